@@ -1,0 +1,44 @@
+# Two commands are all a fresh machine needs: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check slow schema clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+demo: $(STAMP)  ## the whole pipeline on a small model, on this machine's CPU
+	$(BIN)/sft-dpo run deployments/configs/practice.yaml
+
+test: $(STAMP)  ## all tests that need neither a GPU nor patience; warnings are errors
+	$(BIN)/python -m pytest -m 'not gpu and not slow'
+
+check: $(STAMP)  ## format, lint, types, direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/architecture
+
+slow: $(STAMP)  ## the long tests: servers, crashes, whole runs
+	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+schema: $(STAMP)  ## docs/config.schema.json again, from the config's classes
+	$(BIN)/python -m alignment.config docs/config.schema.json
+
+clean:  ## the virtual environment and every cache; runs and artifacts stay
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find alignment tasks flows deployments tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an install that was interrupted is done again.
+# torch goes first, alone and exact: where a CPU build lies within pip's reach, pip prefers it.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "Python 3.11 or newer is needed: sudo apt install python3, or make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { \
+	    echo "Python's venv module is missing: sudo apt install python3-venv" >&2; exit 1; }
+	@test -e $@ || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
