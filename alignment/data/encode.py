@@ -1,0 +1,334 @@
+"""Text to token ids, and which of them are learnt: the assistant's words and the stop token.
+
+Everything is derived from the tokenizer's own chat template; no id is written down here.
+Targets are found by *position*. Masking by token id, as collators do where pad is the stop
+token, takes the stop token out of the labels, and the model never learns to stop.
+Not here: batches by token budget (`train/`), the text itself (`clean.py`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+
+from alignment.data.clean import Reason, Rejected, control_tokens
+from alignment.errors import DataError, ModelError
+from alignment.records import Conversation, Message, PreferencePair
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+"""The label of a position that is no target, in torch's and transformers' convention."""
+
+Span = tuple[int, int]
+"""Positions start <= i < end."""
+
+_QUESTION = (Message(role="user", content="Question"),)
+_ANSWERED = (*_QUESTION, Message(role="assistant", content="Answer"))
+
+
+def render(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = False,
+) -> list[int]:
+    """Token ids of a chat under the tokenizer's template, with the opening of a reply if asked."""
+    encoding = tokenizer.apply_chat_template(
+        [message.model_dump() for message in messages],
+        add_generation_prompt=add_generation_prompt,
+        tokenize=True,
+        return_dict=True,
+    )
+    return cast(list[int], cast(Any, encoding)["input_ids"])
+
+
+def longer_than(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Message],
+    limit: int,
+    *,
+    add_generation_prompt: bool = False,
+) -> bool:
+    """Whether a chat under the template has more than `limit` tokens.
+
+    No token stands for less than one byte, so text of at most `limit` bytes is not encoded;
+    1,000 UltraFeedback pairs take 1.8 s so instead of 7.3 s.
+    """
+    text = tokenizer.apply_chat_template(
+        [message.model_dump() for message in messages],
+        add_generation_prompt=add_generation_prompt,
+        tokenize=False,
+    )
+    if len(str(text).encode()) <= limit:
+        return False
+    return len(render(tokenizer, messages, add_generation_prompt=add_generation_prompt)) > limit
+
+
+def response_template_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Ids that open an assistant turn: what the generation prompt adds to a question.
+
+    Raises:
+        ModelError: the tokenizer has no chat template, or one that opens no reply.
+    """
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"tokenizer {tokenizer.name_or_path!r} has no chat template; take an instruct model's"
+        )
+    question = render(tokenizer, _QUESTION)
+    opened = render(tokenizer, _QUESTION, add_generation_prompt=True)
+    opening = opened[len(question) :]
+    answered = render(tokenizer, _ANSWERED)
+    if not opening or opened[: len(question)] != question or answered[: len(opened)] != opened:
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path!r} does not open a finished reply as "
+            "it opens a new one, so replies cannot be found in a chat; use another template"
+        )
+    return opening
+
+
+def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Id of the token that closes an assistant turn, e.g. `<|im_end|>`; the stop token.
+
+    Raises:
+        ModelError: the template closes a reply without an added token.
+    """
+    reply_start = len(render(tokenizer, _QUESTION)) + len(response_template_ids(tokenizer))
+    control = control_tokens(tokenizer)
+    after = render(tokenizer, _ANSWERED)[reply_start:]
+    closing = next((token for token in after if token in control), None)
+    if closing is None:
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path!r} closes a reply without a special "
+            "token, so a model cannot learn to stop; use another template"
+        )
+    return closing
+
+
+def encode_conversation(
+    tokenizer: "PreTrainedTokenizerBase", conversation: Conversation
+) -> dict[str, object]:
+    """A training row: `input_ids`, and `id`, `task_type`, `source` for the metrics."""
+    return {
+        "input_ids": render(tokenizer, conversation.messages),
+        "id": conversation.id,
+        "task_type": conversation.task_type,
+        "source": conversation.source,
+    }
+
+
+@dataclass(frozen=True)
+class CompletionOnlyCollator:
+    """Pads rows to a batch whose labels are the assistant turns, each with its stop token.
+
+    Attributes:
+        response_template: ids that open an assistant turn.
+        end_of_turn: id that closes it; a target even where it is also the padding.
+        pad_token: id to pad with, on the right.
+    """
+
+    response_template: tuple[int, ...]
+    end_of_turn: int
+    pad_token: int
+
+    @classmethod
+    def of(cls, tokenizer: "PreTrainedTokenizerBase") -> Self:
+        """The collator of a tokenizer's chat template.
+
+        Raises:
+            ModelError: the template does not mark replies, or there is no padding token.
+        """
+        if tokenizer.pad_token_id is None:
+            raise ModelError(f"tokenizer {tokenizer.name_or_path!r} has no padding token; set one")
+        return cls(
+            response_template=tuple(response_template_ids(tokenizer)),
+            end_of_turn=end_of_turn_id(tokenizer),
+            pad_token=int(cast(int, tokenizer.pad_token_id)),
+        )
+
+    def spans(self, ids: Sequence[int]) -> list[Span]:
+        """Positions of the replies in one chat: after the opening, up to and with the stop token.
+
+        A turn that was cut before its stop token ends with the ids.
+        """
+        row, template = list(ids), list(self.response_template)
+        spans: list[Span] = []
+        at = 0
+        while at + len(template) <= len(row):
+            start = at + len(template)
+            if row[at:start] != template:
+                at += 1
+                continue
+            stops = (i + 1 for i in range(start, len(row)) if row[i] == self.end_of_turn)
+            at = next(stops, len(row))
+            if at > start:
+                spans.append((start, at))
+        return spans
+
+    def labels(self, ids: Sequence[int], *, where: str) -> list[int]:
+        """The ids with `IGNORED` wherever no reply stands.
+
+        Raises:
+            DataError: there is no reply at all.
+        """
+        spans = self.spans(ids)
+        if not spans:
+            raise DataError(
+                f"{where}: no reply found in {len(ids)} tokens: the opening "
+                f"{list(self.response_template)} does not occur, or nothing follows it. "
+                "Prepare the data with this tokenizer, or raise max_length."
+            )
+        labels = [IGNORED] * len(ids)
+        for start, end in spans:
+            labels[start:end] = ids[start:end]
+        return labels
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, "Tensor"]:
+        """`input_ids`, `attention_mask` and `labels`, each [rows, longest row] of int64.
+
+        Raises:
+            DataError: a row without any reply, named by its `id` or its place in the batch.
+        """
+        import torch
+
+        rows = [list(feature["input_ids"]) for feature in features]
+        names = [f"row {feature.get('id', at)}" for at, feature in enumerate(features)]
+        labels = [self.labels(ids, where=name) for ids, name in zip(rows, names, strict=True)]
+        ones = [[1] * len(ids) for ids in rows]
+        return {
+            "input_ids": torch.tensor(_padded(rows, self.pad_token)),
+            "attention_mask": torch.tensor(_padded(ones, 0)),
+            "labels": torch.tensor(_padded(labels, IGNORED)),
+        }
+
+
+def supervised_spans_from_template(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]
+) -> list[Span]:
+    """Positions of the replies, found by rendering the chat turn by turn instead of by search.
+
+    A reply starts where the turns before it, with the opening of a reply, end; it ends with the
+    last stop token of the turns up to it.
+    """
+    stop = end_of_turn_id(tokenizer)
+    spans: list[Span] = []
+    for at, message in enumerate(messages):
+        if message.role == "assistant":
+            start = len(render(tokenizer, messages[:at], add_generation_prompt=True))
+            until = render(tokenizer, messages[: at + 1])
+            spans.append((start, len(until) - until[::-1].index(stop)))
+    return spans
+
+
+def check_spans(
+    tokenizer: "PreTrainedTokenizerBase", conversations: Iterable[Conversation]
+) -> None:
+    """Compare the collator's replies with the template's own, chat by chat.
+
+    Raises:
+        DataError: they differ for one, which the message names.
+    """
+    collator = CompletionOnlyCollator.of(tokenizer)
+    for conversation in conversations:
+        found = collator.spans(render(tokenizer, conversation.messages))
+        expected = supervised_spans_from_template(tokenizer, conversation.messages)
+        if found != expected:
+            raise DataError(
+                f"conversation {conversation.id} ({conversation.source}): the replies stand at "
+                f"{expected} by the chat template, but the opening of a reply is found at {found}. "
+                "White space at the start of a reply does this; strip it, or drop the row."
+            )
+
+
+def fit_conversation(
+    tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, *, max_length: int
+) -> None:
+    """Accept a conversation of at most `max_length` tokens; a cut one would never learn to stop.
+
+    Raises:
+        Rejected: it is longer.
+    """
+    if longer_than(tokenizer, conversation.messages, max_length):
+        tokens = len(render(tokenizer, conversation.messages))
+        raise Rejected(Reason.too_long, f"{tokens} tokens, max_length is {max_length}")
+
+
+class Trimmed(NamedTuple):
+    """A pair whose prompt fits.
+
+    Attributes:
+        pair: the pair, its oldest turns left out where they had to be.
+        replies_cut: how many of its two replies go beyond `max_length`, where training cuts.
+    """
+
+    pair: PreferencePair
+    replies_cut: int
+
+
+def trim_prompt(
+    tokenizer: "PreTrainedTokenizerBase",
+    pair: PreferencePair,
+    *,
+    max_prompt_length: int,
+    max_length: int,
+    min_completion: int,
+) -> Trimmed:
+    """The pair with as many of its newest turns as fit into `max_prompt_length` tokens.
+
+    The system turn and the last user turn always stay. All lengths are in tokens; the prompt's
+    includes the opening of the reply.
+
+    Raises:
+        Rejected: `prompt_too_long` when even those two do not fit; `too_long` when `max_length`
+            cuts a reply to fewer than `min_completion` tokens, or both to the same text.
+    """
+    prompt = _newest_turns(tokenizer, pair.prompt, max_prompt_length=max_prompt_length)
+    chats = [(*prompt, *reply) for reply in (pair.chosen, pair.rejected)]
+    cut = sum(longer_than(tokenizer, chat, max_length) for chat in chats)
+    if cut:
+        opened = len(render(tokenizer, prompt, add_generation_prompt=True))
+        _check_cut(
+            [render(tokenizer, chat)[opened:max_length] for chat in chats],
+            room=max_length - opened,
+            min_completion=min_completion,
+        )
+    if len(prompt) == len(pair.prompt):
+        return Trimmed(pair, cut)
+    trimmed = PreferencePair.of(
+        prompt,
+        chosen=pair.chosen,
+        rejected=pair.rejected,
+        task_type=pair.task_type,
+        source=pair.source,
+        strength=pair.strength,
+    )
+    return Trimmed(trimmed, cut)
+
+
+def _newest_turns(
+    tokenizer: "PreTrainedTokenizerBase", prompt: tuple[Message, ...], *, max_prompt_length: int
+) -> tuple[Message, ...]:
+    """The prompt without as few of its oldest exchanges as possible."""
+    system = prompt[:1] if prompt[0].role == "system" else ()
+    talk = prompt[len(system) :]
+    for oldest in range(0, len(talk), 2):  # user and assistant leave together
+        kept = (*system, *talk[oldest:])
+        if not longer_than(tokenizer, kept, max_prompt_length, add_generation_prompt=True):
+            return kept
+    tokens = len(render(tokenizer, kept, add_generation_prompt=True))
+    detail = f"{tokens} tokens to the last user turn, max_prompt_length is {max_prompt_length}"
+    raise Rejected(Reason.prompt_too_long, detail)
+
+
+def _check_cut(replies: Sequence[list[int]], *, room: int, min_completion: int) -> None:
+    """Accept two replies of which `room` tokens remain, at least one of them being cut."""
+    if room < min_completion:
+        raise Rejected(Reason.too_long, f"{max(room, 0)} tokens left for a reply that is cut")
+    if replies[0] == replies[1]:
+        raise Rejected(Reason.too_long, f"both replies begin with the same {room} tokens")
+
+
+def _padded(rows: list[list[int]], padding: int) -> list[list[int]]:
+    longest = max(map(len, rows))
+    return [row + [padding] * (longest - len(row)) for row in rows]

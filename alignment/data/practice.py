@@ -1,0 +1,242 @@
+"""The practice set: short tasks with verifiable answers, generated, seeded, without a download.
+
+Every prompt sets four rules (`practice_tasks`). All replies to learn from are *drafts* of one
+careless writer, who breaks each rule of a prompt with probability `flaw_rate`. A conversation is
+one draft. A pair is two drafts to one prompt, where the flaws of the chosen one are a proper
+subset of those of the rejected one; so most chosen replies still break some rule, and what no
+draft shows, a reply without a flaw, must come from the direction of the preferences. Pairs
+alternate between the chosen reply being the longer and the shorter one.
+
+Each instance belongs to exactly one part by the hash of its slot values, so parts never share one.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from alignment.data.practice_tasks import (
+    AFTERWORDS,
+    MARKS,
+    NOTHING_ELSE,
+    PREAMBLES,
+    SEEN,
+    TASKS,
+    WRAPS,
+    Flaw,
+    Slots,
+    Task,
+)
+from alignment.data.verifiers import VerifiablePrompt
+from alignment.errors import DataError
+from alignment.records import Conversation, Frozen, Message, PreferencePair, digest_of
+
+Part = Literal[
+    "sft",
+    "round-1",
+    "round-2",
+    "round-3",
+    "round-4",
+    "round-5",
+    "round-6",
+    "round-7",
+    "round-8",
+    "development",
+    "held-out",
+]
+BUCKETS: tuple[Part, ...] = (
+    *("sft",) * 4,
+    *(f"round-{number}" for number in range(1, 9)),
+    *("development",) * 2,
+    *("held-out",) * 2,
+)
+"""A sixteenth of all instances each; a part owns the buckets that bear its name."""
+
+SOURCE = "practice"
+SYSTEM = Message(role="system", content="Follow the instruction exactly.")
+TRIES = 10_000
+
+GENERATOR = 1
+"""Counts changes of the generator that give other rows for the same fields."""
+
+
+class Instance(NamedTuple):
+    """A task with its slots filled, a phrasing chosen, and the words a draft may add around it."""
+
+    task: Task
+    slots: Slots
+    phrasing: tuple[int, int, int]
+    chatter: tuple[str, str]
+
+    @property
+    def key(self) -> str:
+        """What is asked, whatever the phrasing, brackets and closing word."""
+        return digest_of([self.task.name, [self.slots[slot] for slot in self.task.slots]])
+
+    @property
+    def part(self) -> Part:
+        """The one part that may use this instance."""
+        return BUCKETS[int(self.key[:8], 16) % len(BUCKETS)]
+
+    @property
+    def unseen(self) -> bool:
+        """True when the phrasing is kept from training."""
+        return self.phrasing[0] >= SEEN
+
+    def prompt(self) -> tuple[Message, ...]:
+        """The system turn and the user turn."""
+        ask, shape, rest = self.phrasing
+        sentences = (self.task.asks[ask], self.task.shapes[shape])
+        text = " ".join(sentence.format(**self.slots) for sentence in sentences)
+        return SYSTEM, Message(role="user", content=f"{text} {NOTHING_ELSE[rest]}")
+
+    def draft(self, flaws: frozenset[Flaw]) -> tuple[Message, ...]:
+        """The assistant turn of a reply with exactly these flaws."""
+        before, after = self.chatter
+        opening = before if "preamble" in flaws else ""
+        closing = after if "afterword" in flaws else ""
+        text = opening + self.task.body(self.slots, flaws) + closing
+        return (Message(role="assistant", content=text),)
+
+
+class PracticeSource(Frozen):
+    """Rows of one part of the practice set.
+
+    The same source gives the same rows, and one with more `rows` begins with them. Task types
+    take turns. In "development" and "held-out" every second round of types is phrased as training
+    never is.
+    """
+
+    name: Literal["practice"] = "practice"
+    part: Part = Field(
+        "sft", description="which of the disjoint parts; recipes are chosen on development"
+    )
+    rows: PositiveInt = Field(96, description="rows, spread evenly over the task types")
+    seed: NonNegativeInt = Field(0, description="draws other instances of the same part")
+    preamble_rate: float = Field(
+        0.3, ge=0, lt=1, description="share of drafts with words before the answer, 0..1"
+    )
+    afterword_rate: float = Field(
+        0.8, ge=0, lt=1, description="share of drafts with words after the answer, 0..1"
+    )
+    form_rate: float = Field(
+        0.2, ge=0, lt=1, description="share of drafts bare, and of drafts cut, 0..1"
+    )
+    slip_rate: float = Field(
+        0.2, ge=0, lt=1, description="share of drafts that name the wrong thing, 0..1"
+    )
+
+    def digest(self) -> str:
+        """What names these rows in a key: the generator's version and the fields."""
+        return digest_of([GENERATOR, self.model_dump(mode="json")])
+
+    def conversations(self) -> Iterator[Conversation]:
+        """One draft to each prompt, to imitate."""
+        for instance, rng in self._instances():
+            messages = (*instance.prompt(), *instance.draft(self._flaws(rng)))
+            yield Conversation.of(messages, task_type=instance.task.name, source=SOURCE)
+
+    def pairs(self) -> Iterator[PreferencePair]:
+        """Two drafts to each prompt, the one whose flaws are among the other's preferred.
+
+        Raises:
+            DataError: when drafts have no flaws to tell them apart.
+        """
+        if not (self.preamble_rate + self.afterword_rate and self.form_rate):
+            raise DataError(
+                f"practice part {self.part!r}: pairs need drafts that are too long and drafts that "
+                "are too short; set afterword_rate and form_rate above 0"
+            )
+        for number, (instance, rng) in enumerate(self._instances()):
+            chosen, rejected = self._drafts(instance, rng, longer=bool(number // len(TASKS) % 2))
+            yield PreferencePair.of(
+                instance.prompt(),
+                chosen=chosen,
+                rejected=rejected,
+                task_type=instance.task.name,
+                source=SOURCE,
+            )
+
+    def prompts(self) -> Iterator[VerifiablePrompt]:
+        """Prompts with the program that judges a reply."""
+        for instance, _ in self._instances():
+            yield VerifiablePrompt(
+                id=instance.key[:16],
+                prompt=instance.prompt(),
+                verifier=instance.task.verifier(instance.slots),
+                task_type=instance.task.name,
+                source=SOURCE,
+                unseen=instance.unseen,
+            )
+
+    def _instances(self) -> Iterator[tuple[Instance, random.Random]]:
+        """Each row's instance with the generator that goes on to write its drafts."""
+        taken: set[str] = set()
+        for number in range(self.rows):
+            rng = seeded(self.seed, self.part, number)
+            instance = self._fresh(number, rng, taken)
+            taken.add(instance.key)
+            yield instance, rng
+
+    def _fresh(self, number: int, rng: random.Random, taken: set[str]) -> Instance:
+        """An instance of this part that no row before has used."""
+        task = TASKS[number % len(TASKS)]
+        evaluates = self.part in ("development", "held-out")
+        unseen = evaluates and number // len(TASKS) % 2 == 1
+        for _ in range(TRIES):
+            chatter = rng.choice(PREAMBLES), rng.choice(AFTERWORDS)
+            instance = Instance(task, fill(task, rng), phrase(task, rng, unseen=unseen), chatter)
+            if instance.part == self.part and instance.key not in taken:
+                return instance
+        raise DataError(
+            f"practice part {self.part!r} has no further {task.name!r} task after "
+            f"{number // len(TASKS)}; ask for fewer rows than {number}"
+        )
+
+    def _flaws(self, rng: random.Random) -> frozenset[Flaw]:
+        """What one draft gets wrong."""
+        rates: dict[Flaw, float] = {
+            "preamble": self.preamble_rate,
+            "afterword": self.afterword_rate,
+            "bare": self.form_rate,
+            "cut": self.form_rate,
+            "slip": self.slip_rate,
+        }
+        return frozenset(flaw for flaw, rate in rates.items() if rng.random() < rate)
+
+    def _drafts(
+        self, instance: Instance, rng: random.Random, *, longer: bool
+    ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+        """Two drafts drawn until one is better in every respect and as long as asked."""
+        while True:
+            better, worse = sorted((self._flaws(rng), self._flaws(rng)), key=len)
+            chosen, rejected = instance.draft(better), instance.draft(worse)
+            gap = len(chosen[0].content) - len(rejected[0].content)
+            if better < worse and (gap > 0 if longer else gap < 0):
+                return chosen, rejected
+
+
+def seeded(seed: int, part: str, number: int) -> random.Random:
+    """A generator of its own for every row, the same on every machine."""
+    return random.Random(hashlib.sha256(f"{seed}/{part}/{number}".encode()).digest())
+
+
+def fill(task: Task, rng: random.Random) -> Slots:
+    """Values for the task's slots, no value twice, and the brackets and closing word to ask for."""
+    slots: Slots = {}
+    for name, words in task.slots.items():
+        slots[name] = rng.choice([word for word in words if word not in slots.values()])
+    wrap = rng.choice(WRAPS)
+    return slots | {"left": wrap[0], "right": wrap[1], "mark": rng.choice(MARKS)}
+
+
+def phrase(task: Task, rng: random.Random, *, unseen: bool) -> tuple[int, int, int]:
+    """Which phrasing of the question, of the shape and of "nothing else"."""
+    sentences = (task.asks, task.shapes, NOTHING_ELSE)
+    ask, shape, rest = (
+        rng.randrange(SEEN, len(choices)) if unseen else rng.randrange(SEEN)
+        for choices in sentences
+    )
+    return ask, shape, rest

@@ -1,0 +1,190 @@
+"""Where data comes from: files, the Hugging Face hub, or the practice set.
+
+A source is a frozen model with a literal `name`; `read` gives its raw rows with their place, and
+`digest` what a cache key must know of its content. A row's own text columns `task_type` and
+`source` win over the labels that the config gives.
+Not here: bytes (`files.py`), what columns mean (`formats.py`), generated rows (`practice.py`).
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import PurePath
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from alignment.data import files
+from alignment.data.clean import Rejected
+from alignment.data.formats import Auto, Format
+from alignment.data.practice import PracticeSource
+from alignment.data.rows import RawRow
+from alignment.errors import DataError
+from alignment.records import Frozen, Json, Quarantined, digest_of
+
+
+class RowSource(Frozen):
+    """What all sources of raw rows have in common. Abstract."""
+
+    format: Format = Field(
+        default=Auto(),
+        description="what the columns mean; default auto: told by the columns and stated, "
+        "an error when in doubt",
+    )
+    task_type: str = Field(
+        default="general",
+        min_length=1,
+        description="what the rows practise; metrics are also reported by it. For rows without "
+        "a column task_type",
+    )
+    use: Literal["split", "held_out"] = Field(
+        default="split",
+        description="split: train and held out by the set's held_out_share; held_out: a file of "
+        "its own for evaluation, no row is trained on",
+    )
+    limit: PositiveInt | None = Field(
+        default=None, description="read no more than the first so many rows; default: all"
+    )
+
+
+class FileSource(RowSource):
+    """JSON Lines, JSON or Parquet files; `.jsonl` and `.json` also as `.gz`."""
+
+    name: Literal["file"] = "file"
+    path: str = Field(
+        min_length=1,
+        description="a file, a folder (searched downwards) or a glob pattern; "
+        "local, or a URL that fsspec opens",
+    )
+    sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="refuse a file with other bytes, 64 hex digits; default: take what lies there",
+    )
+
+    @property
+    def label(self) -> str:
+        """The source's name for people."""
+        return self.path
+
+    def digest(self) -> str:
+        """The sha256 of all files' names and bytes.
+
+        Raises:
+            DataError: no file, one that cannot be read, or not the pinned bytes.
+        """
+        found = files.find(self.path)
+        digests = [files.sha256(file) for file in found]
+        if self.sha256 and digests != [self.sha256]:
+            have = digests[0] if len(digests) == 1 else f"{len(digests)} files"
+            raise DataError(
+                f"{self.path}: expected one file with sha256 {self.sha256}, found {have}. "
+                "Fetch the file again, or pin what it is now."
+            )
+        names = [PurePath(file).name for file in found]
+        return digest_of(list(zip(names, digests, strict=True)))
+
+    def read(self) -> Iterator[RawRow | Quarantined]:
+        """The rows, file after file in order of their names.
+
+        Raises:
+            DataError: as `digest`, and for a file without a single readable row.
+        """
+        if self.sha256:
+            self.digest()
+        rows = (
+            _placed(self, file, number, row, source=_stem(file))
+            for file in files.find(self.path)
+            for number, row in files.read(file)
+        )
+        return islice(rows, self.limit)
+
+
+class HubSource(RowSource):
+    """A data set of the Hugging Face hub, at one commit."""
+
+    name: Literal["hub"] = "hub"
+    dataset: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="the data set's id, owner/name")
+    config: str | None = Field(default=None, description="its configuration; default: its only one")
+    split: str = Field(default="train", min_length=1, description="its split")
+    revision: str = Field(
+        default="main",
+        min_length=1,
+        description="branch, tag or commit; pin a commit (40 hex digits) for a run that can be "
+        "repeated, and for one without a network",
+    )
+
+    @property
+    def label(self) -> str:
+        """The source's name for people: owner/name[/config]/split."""
+        return "/".join(filter(None, (self.dataset, self.config, self.split)))
+
+    def digest(self) -> str:
+        """The id at the commit that `revision` now names.
+
+        Raises:
+            DataError: the hub cannot be reached or does not know it.
+        """
+        return digest_of([self.dataset, self.config, self.split, self._commit()])
+
+    def read(self) -> Iterator[RawRow | Quarantined]:
+        """The rows of the split.
+
+        Raises:
+            DataError: the hub cannot be reached, or has no such data set, configuration or split.
+        """
+        import datasets
+
+        commit = self._commit()
+        try:
+            table = datasets.load_dataset(
+                self.dataset, self.config, split=self.split, revision=commit
+            )
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise self._unavailable(error) from error
+        numbered = enumerate(islice(table, self.limit), start=1)
+        return (
+            _placed(self, self.label, number, row, source=self.dataset) for number, row in numbered
+        )
+
+    def _commit(self) -> str:
+        if len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef"):
+            return self.revision
+        import huggingface_hub
+
+        try:
+            info = huggingface_hub.HfApi().dataset_info(self.dataset, revision=self.revision)
+        except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+            raise self._unavailable(error) from error
+        return str(info.sha)
+
+    def _unavailable(self, error: Exception) -> DataError:
+        problem = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return DataError(
+            f"hub data set {self.dataset!r} (config {self.config}, split {self.split!r}, revision "
+            f"{self.revision!r}) cannot be loaded: {problem}. Check the names and the network; "
+            "offline, pin a commit that is in the local cache, or use a file source."
+        )
+
+
+Source = Annotated[FileSource | HubSource | PracticeSource, Field(discriminator="name")]
+
+
+def _placed(
+    defaults: RowSource, file: str, number: int, row: Json | Rejected, *, source: str
+) -> RawRow | Quarantined:
+    if isinstance(row, Rejected):
+        return Quarantined(file=file, row=number, reason=row.reason, detail=row.detail)
+    task_type = _label(row, "task_type", defaults.task_type)
+    return RawRow(file, number, row, task_type, _label(row, "source", source))
+
+
+def _label(row: Json, column: str, default: str) -> str:
+    value = row.get(column)
+    return value.strip() if isinstance(value, str) and value.strip() else default
+
+
+def _stem(file: str) -> str:
+    """A file's name without folder and known suffix: the source of its rows."""
+    name = PurePath(file).name
+    suffix = max((known for known in files.SUFFIXES if name.lower().endswith(known)), key=len)
+    return name[: -len(suffix)]
