@@ -1,0 +1,151 @@
+"""Adapters become weights: the fp32 sum of all deltas on the original base, written to a folder.
+
+W = W_origin + sum_i (alpha_i / r_i) * B_i A_i, in fp32, then cast once. Never into 4-bit weights,
+which destroys the training, and never onto an earlier bfloat16 merge, which rounds small deltas
+away stage by stage. What the cast loses is measured and recorded, and so is the distance between
+the model as it was trained (perhaps quantised) and the folder that was written.
+"""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from alignment.models.load import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_folder, check_adapter
+from alignment.models.sources import tokenizer_files
+from alignment.progress import Progress
+from alignment.records import AdapterRef, BaseRef, Frozen, ModelRef
+from alignment.store import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+SHARD_SIZE = "4GB"
+
+
+class Merge(Frozen):
+    """Hand a stage's result over as one folder of full weights."""
+
+    name: Literal["merge"] = "merge"
+    dtype: Literal["bfloat16", "float32"] = Field(
+        default="bfloat16",
+        description="Of the weights written. bfloat16 halves the folder and loses the part of "
+        "the training that the record calls 1 - kept_share; float32 loses nothing.",
+    )
+
+
+class Deltas(Frozen):
+    """What a merge will add, and to what."""
+
+    origin: BaseRef
+    adapters: tuple[AdapterRef, ...]
+
+
+def plan_merge(trained: ModelRef) -> Deltas:
+    """The original base and every delta on the way from it to `trained`, oldest first."""
+    earlier = trained.materialised
+    if earlier is None:
+        return Deltas(origin=trained.base, adapters=trained.adapters)
+    return Deltas(origin=earlier.origin, adapters=(*earlier.deltas, *trained.adapters))
+
+
+def write_merge(
+    deltas: Deltas, *, store: Store, dtype: str, folder: Path, progress: Progress
+) -> float:
+    """Add the deltas in fp32, write weights and tokenizer to `folder`, return the kept share.
+
+    The kept share is the projection of the change that was written on the exact one,
+    <W_written - W_origin, D> / <D, D> over all adapted weights, D the fp32 sum of the deltas.
+    1.0 means that the cast lost nothing of the training's direction.
+    """
+    import torch
+
+    origin = base_folder(deltas.origin, store)
+    folders = [store.path(adapter.uri) for adapter in deltas.adapters]
+    model = _merged(origin, folders, progress)
+    kept = _kept_share(model, origin, folders, getattr(torch, dtype))
+    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    for file in tokenizer_files(origin):
+        shutil.copy(file, folder / file.name)
+    return kept
+
+
+def _merged(origin: Path, folders: Sequence[Path], progress: Progress) -> "PreTrainedModel":
+    import torch
+    from peft import AutoPeftModelForCausalLM, PeftModel
+
+    with _with_base(folders[0], origin) as first:
+        model = AutoPeftModelForCausalLM.from_pretrained(
+            first, dtype=torch.float32
+        ).merge_and_unload()
+    progress.update("merging", 1, len(folders))
+    for done, adapter in enumerate(folders[1:], start=2):
+        check_adapter(adapter)
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        progress.update("merging", done, len(folders))
+    return model
+
+
+@contextlib.contextmanager
+def _with_base(adapter: Path, base: Path) -> Iterator[Path]:
+    """A stand-in for an adapter folder whose config names the base to load, for AutoPeft."""
+    check_adapter(adapter)
+    settings = json.loads((adapter / ADAPTER_CONFIG).read_text())
+    settings["base_model_name_or_path"] = str(base.absolute())
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(settings))
+        (folder / ADAPTER_WEIGHTS).symlink_to((adapter / ADAPTER_WEIGHTS).absolute())
+        yield folder
+
+
+def _kept_share(
+    model: "PreTrainedModel", origin: Path, folders: Sequence[Path], dtype: "object"
+) -> float:
+    """Projection of the written change on the exact one; `model` holds the fp32 merge."""
+    from safetensors import safe_open
+
+    from alignment.models.sources import weight_files
+
+    parameters = dict(model.named_parameters())
+    along = exact = 0.0
+    for file in weight_files(origin):
+        with safe_open(file, framework="pt") as tensors:
+            for name in sorted(set(tensors.keys()) & parameters.keys()):
+                delta = _delta(name, folders)
+                if delta is None:
+                    continue
+                written = parameters[name].data.to(dtype).float()  # type: ignore[call-overload]
+                change = written.cpu() - tensors.get_tensor(name).float()
+                along += float((change.double() * delta).sum())
+                exact += float((delta * delta).sum())
+    return along / exact if exact else 1.0
+
+
+def _delta(name: str, folders: Sequence[Path]) -> "Tensor | None":
+    """The exact fp64 sum of all adapters' deltas of one weight, or None where there is none."""
+    total = None
+    for delta in _deltas(name, folders):
+        total = delta if total is None else total + delta
+    return total
+
+
+def _deltas(name: str, folders: Sequence[Path]) -> "Iterator[Tensor]":
+    from safetensors import safe_open
+
+    module = f"base_model.model.{name.removesuffix('.weight')}"
+    for folder in folders:
+        settings = json.loads((folder / ADAPTER_CONFIG).read_text())
+        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as tensors:
+            key = f"{module}.lora_A.weight"
+            if key not in tensors.keys():  # noqa: SIM118 (not a dict)
+                continue
+            a = tensors.get_tensor(key).double()
+            b = tensors.get_tensor(key.replace("lora_A", "lora_B")).double()
+            yield (settings["lora_alpha"] / settings["r"]) * (b @ a)
