@@ -1,0 +1,157 @@
+"""Watching a training run: progress, checkpoints, stopping, sample generations, per-task rewards.
+
+Each is a `transformers.TrainerCallback` that knows one thing; the trainers know none of them.
+The classes are made inside functions because importing transformers' trainer takes seconds.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignment.errors import TrainingError
+from alignment.evaluate.generate import generate
+from alignment.progress import Progress
+from alignment.records import Message, PreferencePair
+from alignment.store import Workspace
+from alignment.train.checkpoints import seal
+from alignment.train.logprobs import pair_logprobs
+from alignment.train.losses import Loss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+
+def watch(workspace: Workspace, progress: Progress, *, phase: str) -> "TrainerCallback":
+    """Marks progress after every step, seals checkpoints, and leaves when asked to.
+
+    Raises (inside training):
+        TrainingError: the loss is not a finite number.
+    """
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            loss = (logs or {}).get("loss")
+            if loss is None:
+                return
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss} at step {state.global_step}. Lower learning_rate, or look "
+                    "for broken rows in the data; a checkpoint from before is kept."
+                )
+            progress.mark(phase, state.global_step, state.max_steps, loss=loss)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if progress.asked_to_stop:
+                control.should_save = True
+                control.should_training_stop = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            staged = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            seal(staged, workspace.checkpoints, step=state.global_step)
+
+    return Watch()
+
+
+def sample_generations(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[tuple[Message, ...]],
+    path: Path,
+    *,
+    max_new_tokens: int,
+) -> "TrainerCallback":
+    """The seed's SampleGenerationCallback: greedy replies to a few prompts at each evaluation.
+
+    One JSON line each in `path`: step, prompt, reply. Rows from after the step that a resumed
+    run continues at are dropped, so that none stands twice.
+    """
+    from transformers import TrainerCallback
+
+    class SampleGenerationCallback(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            _keep_until(path, state.global_step)
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+            replies = generate(
+                parts["model"], tokenizer, prompts, max_new_tokens=max_new_tokens, batch=8
+            )
+            with path.open("a", encoding="utf-8") as stream:
+                for prompt, reply in zip(prompts, replies, strict=True):
+                    row = {"step": state.global_step, "prompt": prompt[-1].content}
+                    stream.write(json.dumps({**row, "reply": reply.text}) + "\n")
+
+    return SampleGenerationCallback()
+
+
+def rewards_by_task(
+    tokenizer: "PreTrainedTokenizerBase",
+    pairs: Sequence[PreferencePair],
+    loss: Loss,
+    *,
+    batch: int,
+    max_length: int,
+) -> "TrainerCallback":
+    """Reward margin and accuracy of held-out pairs, per task_type and per source.
+
+    At each evaluation every pair is scored with the adapter on and off; reward = beta times the
+    difference (Rafailov et al. 2023, eq. 5). Logged as `eval_rewards/margins/<task_type>` and so on.
+    """
+    from transformers import TrainerCallback
+
+    class RewardsByTask(TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+            model = parts["model"]
+            policy = pair_logprobs(model, tokenizer, pairs, batch=batch, max_length=max_length)
+            with model.disable_adapter():
+                reference = pair_logprobs(
+                    model, tokenizer, pairs, batch=batch, max_length=max_length
+                )
+            margins = (loss.beta * (policy.ratio - reference.ratio)).tolist()
+            row = {f"eval_rewards/{name}": value for name, value in _grouped(pairs, margins)}
+            state.log_history.append({"step": state.global_step, **row})
+
+    return RewardsByTask()
+
+
+def check_start(loss: Loss, measured: float, *, tolerance: float) -> None:
+    """Refuse a DPO round whose policy and reference differ before the first step.
+
+    A fresh adapter adds exactly nothing, so the loss must be that of a zero margin (ln 2 for
+    sigmoid). Anything else means that the reference is not the round's starting model.
+
+    Raises:
+        TrainingError: saying both numbers.
+    """
+    expected = loss.at_start()
+    if abs(measured - expected) > tolerance * max(1.0, expected):
+        raise TrainingError(
+            f"the {loss.name} loss before the first step is {measured:.6f}, expected "
+            f"{expected:.6f}: policy and reference are not the same model. Nothing was trained. "
+            "Rebuild the round's starting model, or report this."
+        )
+
+
+def _grouped(pairs: Sequence[PreferencePair], margins: Sequence[float]) -> list[tuple[str, float]]:
+    groups: dict[str, list[float]] = defaultdict(list)
+    for pair, margin in zip(pairs, margins, strict=True):
+        groups[pair.task_type].append(margin)
+        groups[f"source:{pair.source}"].append(margin)
+    share: Callable[[list[float]], float] = lambda xs: sum(x > 0 for x in xs) / len(xs)  # noqa: E731
+    return [
+        entry
+        for name, values in sorted(groups.items())
+        for entry in (
+            (f"margins/{name}", sum(values) / len(values)),
+            (f"accuracies/{name}", share(values)),
+        )
+    ]
+
+
+def _keep_until(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+    path.write_text("".join(f"{row}\n" for row in rows))

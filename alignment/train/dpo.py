@@ -1,0 +1,144 @@
+"""One DPO round: a fresh LoRA adapter, the reference being the same model with it disabled.
+
+By TRL's DPOTrainer (Rafailov et al. 2023). Prompts arrive trimmed (`data.encode.trim_prompt`):
+TRL has no prompt limit and would cut replies instead. Not here: choosing pairs, merging.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from alignment.models.load import LoadedModel
+from alignment.progress import Progress
+from alignment.records import PreferencePair
+from alignment.store import Workspace
+from alignment.train.callbacks import check_start, rewards_by_task, sample_generations, watch
+from alignment.train.checkpoints import newest
+from alignment.train.losses import Loss, PairLogProbs, Sigmoid
+from alignment.train.settings import Lora, TrainingSettings, on_this_machine
+from alignment.train.sft import TrainingSummary, fit
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from trl import DPOTrainer
+
+
+class DpoConfig(TrainingSettings):
+    """One round of direct preference optimisation. Defaults are the seed's."""
+
+    lora: Lora = Field(default=Lora(r=32, alpha=64), description="The round's fresh adapter.")
+    learning_rate: PositiveFloat = Field(default=5e-6, description="Peak learning rate.")
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1, description="Share of warm-up steps.")
+    epochs: PositiveFloat = Field(default=1, description="Passes over the round's pairs.")
+    loss: Loss = Field(default=Sigmoid(), description="The preference loss.")
+    sft_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the chosen reply's mean negative log-likelihood, added to the "
+        "loss (Pang et al. 2024, eq. 4). 0 = plain DPO, the seed's.",
+    )
+    max_prompt_length: PositiveInt = Field(
+        default=2048,
+        description="Tokens of the prompt; the oldest turns are dropped until it fits, system "
+        "and last user turn stay.",
+    )
+    min_completion_tokens: PositiveInt = Field(
+        default=1,
+        description="Tokens of a reply that must be left after cutting to max_length; pairs with "
+        "less are quarantined.",
+    )
+
+    def trl_arguments(self, *, seed: int) -> dict[str, Any]:
+        """These settings under the argument names of `trl.DPOConfig`.
+
+        `disable_dropout` is off, or the adapter's dropout would be ignored; a fresh adapter adds
+        nothing with or without it, so the reference is the same.
+        """
+        arguments = {**self.trainer_arguments(seed=seed), **self.loss.trl_arguments()}
+        if self.sft_weight:
+            arguments["loss_type"] = [*arguments["loss_type"], "sft"]
+            arguments["loss_weights"] = [1.0, self.sft_weight]
+        return {**arguments, "disable_dropout": False}
+
+
+def train_dpo(
+    config: DpoConfig,
+    *,
+    policy: LoadedModel,
+    pairs: Sequence[PreferencePair],
+    held_out: Sequence[PreferencePair],
+    seed: int,
+    workspace: Workspace,
+    progress: Progress,
+) -> TrainingSummary:
+    """Train a fresh adapter on `policy` and write it to `workspace.out`/adapter.
+
+    Beside it: history.jsonl (per-task rewards among it) and samples.jsonl. Continues from the
+    newest sound checkpoint in `workspace.checkpoints`.
+
+    Raises:
+        Interrupted: asked to stop; a checkpoint was written.
+        TrainingError: policy and reference differ before the first step, or the loss is not
+            finite.
+    """
+    from peft import LoraConfig
+    from trl import DPOConfig, DPOTrainer
+
+    seen = list(held_out)[: config.evaluation_rows]
+    samples = sample_generations(
+        policy.tokenizer,
+        [pair.prompt for pair in seen[: config.samples]],
+        workspace.out / "samples.jsonl",
+        max_new_tokens=config.sample_tokens,
+    )
+    rewards = rewards_by_task(
+        policy.tokenizer,
+        seen,
+        config.loss,
+        batch=2 * config.batch.per_device,
+        max_length=config.max_length,
+    )
+    arguments = on_this_machine(
+        config.trl_arguments(seed=seed), workspace.folder / "trl", evaluates=bool(seen)
+    )
+    trainer = DPOTrainer(
+        model=policy.model,
+        args=DPOConfig(**arguments),
+        train_dataset=_rows(pairs),
+        eval_dataset=_rows(seen) if seen else None,
+        processing_class=policy.tokenizer,
+        peft_config=LoraConfig(**config.lora.peft_arguments()),
+        callbacks=[watch(workspace, progress, phase="training"), samples, rewards],
+    )
+    if newest(workspace.checkpoints) is None:
+        tolerance = 1e-2 if config.bf16 else 1e-4
+        check_start(config.loss, loss_before_training(trainer, config.loss), tolerance=tolerance)
+    return fit(trainer, workspace=workspace, progress=progress)
+
+
+def loss_before_training(trainer: "DPOTrainer", loss: Loss) -> float:
+    """The preference loss of the first batch, as the trainer itself sees policy and reference."""
+    import torch
+
+    first = range(min(trainer.args.train_batch_size, len(trainer.train_dataset)))
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in first])
+    batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    was_training = trainer.model.training
+    trainer.model.eval()
+    with torch.no_grad(), trainer.accelerator.autocast():
+        output = trainer.model(**inputs, labels=labels, fused_lm_head=True, use_cache=False)
+    policy = PairLogProbs(*output.log_probs.sum(dim=1).float().chunk(2))
+    reference = PairLogProbs(*trainer.compute_ref_log_probs(trainer.model, batch))
+    trainer.model.train(was_training)
+    return float(loss(policy, reference).mean())
+
+
+def _rows(pairs: Sequence[PreferencePair]) -> "Dataset":
+    from datasets import Dataset
+
+    return Dataset.from_list(
+        [pair.model_dump(include=set(PreferencePair.model_fields) - {"strength"}) for pair in pairs]
+    )

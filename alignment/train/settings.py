@@ -1,0 +1,172 @@
+"""What SFT and DPO have in common: one adapter, one optimiser, one pass of the trainer library.
+
+Every field is resolved here into the argument names of TRL, PEFT and transformers
+(`trainer_arguments`, `Lora.peft_arguments`), and the trainers are built from exactly that, so
+that `sft-dpo plan --json` shows what will run. Not here: losses, data, anything that trains.
+"""
+
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from alignment.records import Frozen
+
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Lora(Frozen):
+    """A low-rank adapter (Hu et al. 2021): y += (alpha / r) * B A x, B starting at zero."""
+
+    r: PositiveInt = Field(description="Rank of A and B. Seed: 64 in SFT, 32 in DPO.")
+    alpha: PositiveFloat = Field(description="Scale; the delta is alpha / r * B A. Seed: 2 r.")
+    dropout: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of the adapter's inputs dropped in training."
+    )
+    target_modules: tuple[str, ...] = Field(
+        default=ALL_LINEAR,
+        min_length=1,
+        description="Linear layers that get an adapter; the seed's seven are all but the head.",
+    )
+
+    def peft_arguments(self) -> dict[str, Any]:
+        """This adapter under the argument names of `peft.LoraConfig`."""
+        return {
+            "r": self.r,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "target_modules": list(self.target_modules),
+            "bias": "none",
+            "task_type": "CAUSAL_LM",
+        }
+
+
+class Batch(Frozen):
+    """How the rows of one optimiser step reach the device."""
+
+    per_device: PositiveInt = Field(default=2, description="Rows (pairs in DPO) per forward pass.")
+    accumulation: PositiveInt = Field(
+        default=8, description="Forward passes per optimiser step. Effective batch = the product."
+    )
+
+    @property
+    def effective(self) -> int:
+        """Rows per optimiser step on one device."""
+        return self.per_device * self.accumulation
+
+
+class TrainingSettings(Frozen):
+    """Fields that SFT and a DPO round share. Defaults are the seed's for 7B on one 40 GB card."""
+
+    lora: Lora
+    learning_rate: PositiveFloat = Field(description="Peak rate. Seed: 2e-5 in SFT, 5e-6 in DPO.")
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = Field(
+        default="cosine", description="How the rate falls after warm-up."
+    )
+    warmup_ratio: float = Field(
+        ge=0, lt=1, description="Share of the steps over which the rate rises from 0."
+    )
+    batch: Batch = Field(default=Batch(), description="Seed: 2 x 8 = 16 rows a step.")
+    epochs: PositiveFloat = Field(description="Passes over the data. Seed: 3 in SFT, 1 in DPO.")
+    max_steps: PositiveInt | None = Field(
+        default=None, description="Optimiser steps; overrides `epochs`. For short runs."
+    )
+    max_length: PositiveInt = Field(
+        default=4096, description="Tokens of prompt and reply together; longer rows are cut."
+    )
+    optimiser: Literal["adamw_torch_fused", "adamw_torch", "paged_adamw_8bit"] = Field(
+        default="adamw_torch_fused", description="As transformers names it."
+    )
+    weight_decay: float = Field(default=0.01, ge=0, description="Decoupled weight decay.")
+    max_grad_norm: PositiveFloat = Field(default=1.0, description="Gradients are clipped to it.")
+    bf16: bool = Field(
+        default=True,
+        description="Compute in bfloat16. Adapter weights stay fp32: at these rates their "
+        "updates are below what bfloat16 resolves. Off on a CPU, where fp32 is faster.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=True,
+        description="Recompute activations in the backward pass: less memory, about a third more "
+        "time. Never re-entrant.",
+    )
+    save_every: PositiveInt = Field(
+        default=25, description="Optimiser steps between checkpoints: what a kill can cost."
+    )
+    evaluate_every: PositiveInt | None = Field(
+        default=None,
+        description="Optimiser steps between evaluations during training; one always follows the "
+        "last step.",
+    )
+    evaluation_rows: int = Field(
+        default=128, ge=0, description="Held-out rows looked at in such an evaluation; 0 = none."
+    )
+    samples: int = Field(
+        default=4, ge=0, description="Held-out prompts answered at each evaluation, to be read."
+    )
+    sample_tokens: PositiveInt = Field(default=128, description="Longest sample, in tokens.")
+
+    def trainer_arguments(self, *, seed: int) -> dict[str, Any]:
+        """These settings under the argument names of transformers and TRL.
+
+        What depends on the machine (`output_dir`, `use_cpu`) is added by `on_this_machine`.
+        """
+        evaluate = "no" if self.evaluate_every is None else "steps"
+        return {
+            "seed": seed,
+            "data_seed": seed,
+            "learning_rate": self.learning_rate,
+            "lr_scheduler_type": self.schedule,
+            "warmup_steps": self.warmup_ratio,  # below 1 it is a ratio; warmup_ratio is gone
+            "per_device_train_batch_size": self.batch.per_device,
+            "per_device_eval_batch_size": self.batch.per_device,
+            "gradient_accumulation_steps": self.batch.accumulation,
+            "num_train_epochs": self.epochs,
+            "max_steps": self.max_steps or -1,
+            "max_length": self.max_length,
+            "optim": self.optimiser,
+            "weight_decay": self.weight_decay,
+            "max_grad_norm": self.max_grad_norm,
+            "bf16": self.bf16,
+            **checkpointing_arguments(on=self.gradient_checkpointing),
+            "logging_steps": 1,
+            "save_strategy": "steps",
+            "save_steps": self.save_every,
+            "eval_strategy": evaluate,
+            "eval_steps": self.evaluate_every,
+            "remove_unused_columns": False,
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+
+
+def checkpointing_arguments(*, on: bool) -> dict[str, Any]:
+    """Activation checkpointing under the name that the installed transformers gives it."""
+    name = "activation_checkpointing" if _renamed_checkpointing() else "gradient_checkpointing"
+    arguments: dict[str, Any] = {name: on}
+    if on:
+        arguments[f"{name}_kwargs"] = {"use_reentrant": False}
+    return arguments
+
+
+def on_this_machine(
+    arguments: dict[str, Any], folder: Path, *, evaluates: bool
+) -> dict[str, Any]:
+    """Trainer arguments completed with what only the machine and the data know."""
+    import torch
+
+    return {
+        **arguments,
+        "eval_strategy": arguments["eval_strategy"] if evaluates else "no",
+        "output_dir": str(folder),
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+
+
+@cache
+def _renamed_checkpointing() -> bool:
+    # transformers 5.23 renames gradient_checkpointing and warns about the old name.
+    major, minor = (int(part) for part in version("transformers").split(".")[:2])
+    return (major, minor) >= (5, 23)

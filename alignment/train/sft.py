@@ -1,0 +1,191 @@
+"""Supervised fine-tuning of one LoRA adapter on assistant tokens, by TRL's SFTTrainer.
+
+The loss is the mean negative log-likelihood of the assistant's tokens, the closing end-of-turn
+token among them; which tokens those are is decided by position (`data.encode`) and checked
+against the chat template before the first step. Not here: loading the model, merging.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, PositiveFloat
+
+from alignment.data.encode import CompletionOnlyCollator, check_spans
+from alignment.errors import Interrupted
+from alignment.models.load import LoadedModel
+from alignment.progress import Progress
+from alignment.records import Conversation, Frozen
+from alignment.store import Workspace
+from alignment.train.callbacks import sample_generations, watch
+from alignment.train.checkpoints import newest
+from alignment.train.settings import Lora, TrainingSettings, on_this_machine
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase, Trainer
+
+
+class SftConfig(TrainingSettings):
+    """One pass of supervised fine-tuning. Defaults are the seed's."""
+
+    lora: Lora = Field(default=Lora(r=64, alpha=128), description="The adapter that is trained.")
+    learning_rate: PositiveFloat = Field(default=2e-5, description="Peak learning rate.")
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1, description="Share of warm-up steps.")
+    epochs: PositiveFloat = Field(default=3, description="Passes over the conversations.")
+
+    def trl_arguments(self, *, seed: int) -> dict[str, Any]:
+        """These settings under the argument names of `trl.SFTConfig`.
+
+        `packing` is off: no token may attend across two conversations.
+        """
+        return {**self.trainer_arguments(seed=seed), "packing": False}
+
+
+class TrainingSummary(Frozen):
+    """What one training run did.
+
+    Attributes:
+        steps: optimiser steps.
+        loss: mean training loss over the last tenth of the steps.
+        evaluation: the last evaluation's metrics under the trainer's names.
+        trainable, parameters: numbers in the adapter, and in model and adapter together.
+    """
+
+    steps: int
+    loss: float
+    evaluation: dict[str, float]
+    trainable: int
+    parameters: int
+
+
+def train_sft(
+    config: SftConfig,
+    *,
+    policy: LoadedModel,
+    conversations: Sequence[Conversation],
+    held_out: Sequence[Conversation],
+    seed: int,
+    workspace: Workspace,
+    progress: Progress,
+) -> TrainingSummary:
+    """Train a fresh adapter on `policy` and write it to `workspace.out`/adapter.
+
+    Beside it: history.jsonl (what the trainer logged, a line a step) and samples.jsonl.
+    Continues from the newest sound checkpoint in `workspace.checkpoints`.
+
+    Raises:
+        DataError: the chat template and the loss mask disagree on a conversation.
+        Interrupted: asked to stop; a checkpoint was written.
+        TrainingError: the loss is not finite.
+    """
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer = policy.tokenizer
+    check_spans(tokenizer, conversations)
+    seen = list(held_out)[: config.evaluation_rows]
+    samples = sample_generations(
+        tokenizer,
+        [_up_to_last_user_turn(row) for row in seen[: config.samples]],
+        workspace.out / "samples.jsonl",
+        max_new_tokens=config.sample_tokens,
+    )
+    arguments = on_this_machine(
+        config.trl_arguments(seed=seed), workspace.folder / "trl", evaluates=bool(seen)
+    )
+    trainer = SFTTrainer(
+        model=policy.model,
+        args=SFTConfig(**arguments),
+        train_dataset=_rows(conversations),
+        eval_dataset=_rows(seen) if seen else None,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(**config.lora.peft_arguments()),
+        formatting_func=_formatter(tokenizer),
+        data_collator=CompletionOnlyCollator.of(tokenizer),
+        callbacks=[watch(workspace, progress, phase="training"), samples],
+    )
+    return fit(trainer, workspace=workspace, progress=progress)
+
+
+def fit(trainer: "Trainer", *, workspace: Workspace, progress: Progress) -> TrainingSummary:
+    """Run a built trainer to its end: what SFT and DPO do alike.
+
+    Adapter weights are put into fp32 first: TRL leaves those of a quantised model in bfloat16,
+    where the updates of small learning rates vanish.
+
+    Raises:
+        Interrupted: asked to stop; a checkpoint was written.
+    """
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    checkpoint = newest(workspace.checkpoints)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if progress.asked_to_stop and trainer.state.global_step < trainer.state.max_steps:
+        raise Interrupted(
+            f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
+            "the same command continues from there"
+        )
+    evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    write_adapter(trainer, workspace.out / "adapter")
+    history = trainer.state.log_history
+    (workspace.out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    losses = [row["loss"] for row in history if "loss" in row]
+    tail = losses[-max(1, math.ceil(len(losses) / 10)) :]
+    return TrainingSummary(
+        steps=trainer.state.global_step,
+        loss=sum(tail) / len(tail),
+        evaluation={k: v for k, v in evaluation.items() if isinstance(v, float)},
+        trainable=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        parameters=trainer.model.num_parameters(),
+    )
+
+
+def write_adapter(trainer: "Trainer", folder: Path) -> None:
+    """Save the adapter alone, in fp32, without the place of its base on this machine.
+
+    The trainer library records a local path as the base model; whoever loads the adapter by it
+    later gets the wrong model or none. Which model it belongs to stands in `AdapterRef`.
+    """
+    trainer.model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    if Path(settings["base_model_name_or_path"] or "").is_absolute():
+        settings["base_model_name_or_path"] = None
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True))
+
+
+def _rows(conversations: Sequence[Conversation]) -> "Dataset":
+    from datasets import Dataset
+
+    # The column must not be called "messages": TRL then ignores formatting_func without a word.
+    return Dataset.from_list(
+        [
+            {
+                "turns": [message.model_dump() for message in row.messages],
+                "id": row.id,
+                "task_type": row.task_type,
+                "source": row.source,
+            }
+            for row in conversations
+        ]
+    )
+
+
+def _formatter(tokenizer: "PreTrainedTokenizerBase") -> Any:
+    def format_one(row: dict[str, Any]) -> str:
+        text = tokenizer.apply_chat_template(row["turns"], tokenize=False)
+        # TRL appends the end-of-turn token to text that does not end with it; the template's
+        # last newline would make it stand twice.
+        return str(text).rstrip("\n")
+
+    return format_one
+
+
+def _up_to_last_user_turn(row: Conversation) -> tuple[Any, ...]:
+    last = max(i for i, message in enumerate(row.messages) if message.role == "user")
+    return row.messages[: last + 1]
