@@ -1,0 +1,256 @@
+"""One model of the chain on the held-out rows: score pairs, answer prompts, count.
+
+Every model sees the same rows, so that models can be compared row by row. The base model's own
+scores come from its evaluation, so the base is loaded once per run, not once per model.
+Not here: arithmetic and intervals (`metrics.py`), comparing models (`report.compare`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, PositiveInt
+
+from alignment.data.prepare import PairSetConfig
+from alignment.data.verifiers import Verifier, VerifiablePrompt
+from alignment.evaluate.fidelity import probe_rows
+from alignment.evaluate.generate import generate
+from alignment.evaluate.metrics import summarise
+from alignment.models.load import LoadedModel
+from alignment.progress import Progress
+from alignment.records import EvalReport, Frozen, Generation, Message, PairScore, PreferencePair
+from alignment.train.logprobs import Completion, encode, reply_distributions, reply_logprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GENERATIONS, PAIRS, DISTRIBUTIONS = "generations.jsonl", "pairs.jsonl", "distributions.safetensors"
+
+
+class EvaluationConfig(Frozen):
+    """What every model of the chain is measured on."""
+
+    data: PairSetConfig | None = Field(
+        default=None,
+        description="Sources used for nothing but evaluation, beside the held-out share of every "
+        "round. Their prompts are kept out of every training set.",
+    )
+    pairs: PositiveInt = Field(default=500, description="Held-out pairs scored, at most.")
+    prompts: PositiveInt = Field(default=250, description="Held-out prompts answered, at most.")
+    max_new_tokens: PositiveInt = Field(default=256, description="Longest reply, in tokens.")
+    max_length: PositiveInt = Field(default=4096, description="Tokens scored per prompt and reply.")
+    dtype: Literal["bfloat16", "float32"] = Field(
+        default="bfloat16",
+        description="Of the weights in memory. What is measured is the merged folder as it is "
+        "handed on, never quantised.",
+    )
+    batch: PositiveInt = Field(
+        default=16, description="Rows per forward pass; changes memory and speed only."
+    )
+
+
+@dataclass(frozen=True)
+class Question:
+    """A held-out prompt, with what verifies its reply where something does."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    task_type: str
+    source: str
+    verifier: Verifier | None = None
+    unseen: bool | None = None
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What a model is measured against: the base model's scores, and its parent's.
+
+    Attributes:
+        base: scores of the same pairs under the base model.
+        distributions: file with the base model's distributions on the probe pairs.
+        parent: scores under the model this one was trained from.
+    """
+
+    base: Sequence[PairScore]
+    distributions: Path
+    parent: Sequence[PairScore]
+
+
+def questions(
+    verifiable: Iterable[VerifiablePrompt], pairs: Iterable[PreferencePair], *, limit: int
+) -> list[Question]:
+    """The prompts to answer: the verifiable ones, or the held-out pairs' where there are none."""
+    found = [
+        Question(
+            id=row.id,
+            prompt=row.prompt,
+            task_type=row.task_type,
+            source=row.source,
+            verifier=row.verifier,
+            unseen=row.unseen,
+        )
+        for row in verifiable
+    ]
+    found = found or [
+        Question(id=row.id, prompt=row.prompt, task_type=row.task_type, source=row.source)
+        for row in pairs
+    ]
+    return found[:limit]
+
+
+def evaluate(
+    config: EvaluationConfig,
+    *,
+    label: str,
+    model: LoadedModel,
+    pairs: Sequence[PreferencePair],
+    asked: Sequence[Question],
+    yardstick: Yardstick | None,
+    seed: int,
+    out: Path,
+    progress: Progress,
+) -> EvalReport:
+    """Score and generate; write the rows to `out` and return the numbers.
+
+    Args:
+        config: sizes and batch.
+        label: the model's name in tables.
+        model: what is measured, adapters included.
+        pairs: held-out pairs; the same for every model.
+        asked: held-out prompts; the same for every model.
+        yardstick: None for the base model, which is its own.
+        seed: of the bootstrap.
+        out: gets generations.jsonl, pairs.jsonl and, for the base model, distributions.
+        progress: told after every batch; raises when the run is to stop.
+
+    Returns:
+        The report; `generations` and `pairs` are file names within `out`.
+    """
+    rows = _encoded(model, pairs, max_length=config.max_length)
+    scores = _score(model, pairs, rows, yardstick, batch=config.batch, progress=progress)
+    generations = _answer(config, model, asked, progress)
+    kl = _kl_from_base(model, pairs, rows[::2], yardstick, out / DISTRIBUTIONS)
+    summary = summarise(
+        scores,
+        generations,
+        kl_from_base=kl,
+        logprob_drift=_drift(scores, yardstick),
+        seed=seed,
+    )
+    _write(out / PAIRS, scores)
+    _write(out / GENERATIONS, generations)
+    return EvalReport(model=label, **summary._asdict(), generations=GENERATIONS, pairs=PAIRS)
+
+
+def _encoded(
+    model: LoadedModel, pairs: Sequence[PreferencePair], *, max_length: int
+) -> list[Completion]:
+    """Chosen and rejected of every pair, in turn: [2 * pairs]."""
+    return [
+        encode(model.tokenizer, pair.prompt, reply, max_length=max_length)
+        for pair in pairs
+        for reply in (pair.chosen, pair.rejected)
+    ]
+
+
+def _score(
+    model: LoadedModel,
+    pairs: Sequence[PreferencePair],
+    rows: Sequence[Completion],
+    yardstick: Yardstick | None,
+    *,
+    batch: int,
+    progress: Progress,
+) -> list[PairScore]:
+    found = reply_logprobs(
+        model.model,
+        rows,
+        batch=batch,
+        on_batch=lambda done: progress.update("scoring", done, len(rows)),
+    )
+    sums = [float(row.sum()) for row in found]
+    base = {score.id: score for score in yardstick.base} if yardstick else {}
+    scores = []
+    for i, pair in enumerate(pairs):
+        chosen, rejected = sums[2 * i], sums[2 * i + 1]
+        own = base.get(pair.id)
+        scores.append(
+            PairScore(
+                id=pair.id,
+                task_type=pair.task_type,
+                source=pair.source,
+                chosen=chosen,
+                rejected=rejected,
+                base_chosen=own.chosen if own else chosen,
+                base_rejected=own.rejected if own else rejected,
+                chosen_tokens=len(rows[2 * i].reply),
+                rejected_tokens=len(rows[2 * i + 1].reply),
+            )
+        )
+    return scores
+
+
+def _answer(
+    config: EvaluationConfig, model: LoadedModel, asked: Sequence[Question], progress: Progress
+) -> list[Generation]:
+    replies = generate(
+        model.model,
+        model.tokenizer,
+        [question.prompt for question in asked],
+        max_new_tokens=config.max_new_tokens,
+        batch=config.batch,
+        on_batch=lambda done: progress.update("answering", done, len(asked)),
+    )
+    return [
+        Generation(
+            id=question.id,
+            task_type=question.task_type,
+            source=question.source,
+            prompt=question.prompt[-1].content,
+            reply=reply.text,
+            tokens=reply.tokens,
+            stopped=reply.stopped,
+            passed=question.verifier(reply.text) if question.verifier else None,
+            unseen=question.unseen,
+        )
+        for question, reply in zip(asked, replies, strict=True)
+    ]
+
+
+def _kl_from_base(
+    model: LoadedModel,
+    pairs: Sequence[PreferencePair],
+    chosen: Sequence[Completion],
+    yardstick: Yardstick | None,
+    own: Path,
+) -> dict[str, float]:
+    """KL(model || base) per token of the chosen reply, nats, by pair id, on the probe pairs.
+
+    The base model writes its distributions to `own` instead, and is 0 from itself.
+    """
+    from safetensors.torch import load_file, save_file
+
+    rows = probe_rows(chosen)
+    ids = [pair.id for pair in pairs[: len(rows)]]
+    found = dict(zip(ids, reply_distributions(model.model, rows, batch=8), strict=True))
+    if yardstick is None:
+        save_file(found, own)
+        return dict.fromkeys(ids, 0.0)
+    base = load_file(yardstick.distributions)
+    return {name: _mean_kl(found[name], base[name]) for name in ids}
+
+
+def _mean_kl(model: "Tensor", base: "Tensor") -> float:
+    return float((model.exp() * (model - base)).sum(1).mean())
+
+
+def _drift(scores: Sequence[PairScore], yardstick: Yardstick | None) -> dict[str, float]:
+    if yardstick is None:
+        return {}
+    parent = {score.id: score.chosen for score in yardstick.parent}
+    return {score.id: score.chosen - parent[score.id] for score in scores if score.id in parent}
+
+
+def _write(path: Path, rows: Iterable[Frozen]) -> None:
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")

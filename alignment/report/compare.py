@@ -1,0 +1,188 @@
+"""The model that a run hands on against the others, row by row, and what may be said of it.
+
+A sentence follows from the numbers alone: "beats" needs an interval that excludes zero *and* an
+exact p below .05. p-values are not corrected for how many comparisons are made.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal, TypeVar
+
+from alignment.evaluate import metrics
+from alignment.evaluate.intervals import PairedDifference, paired_means, paired_shares
+from alignment.records import Estimate, Frozen, Generation, PairScore
+from alignment.report.metric import METRICS, show_interval, show_p, show_value
+from alignment.report.table import Cell, Table, Tone
+
+Verdict = Literal["better", "worse", "higher", "lower", "not shown"]
+Value = TypeVar("Value", bool, float)
+_TONES: dict[Verdict, Tone] = {"better": "good", "worse": "bad", "not shown": "muted"}
+_READINGS: dict[Verdict, str] = {
+    "better": "better than",
+    "worse": "worse than",
+    "not shown": "not shown to differ from",
+}
+_NAMES = {"base": "the base model", "sft": "SFT", "control": "the control"}
+
+
+class Comparison(Frozen):
+    """Two models on the same rows in one metric; `final` is the one that the run hands on."""
+
+    final: str
+    other: str
+    metric: str
+    paired: PairedDifference
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the numbers allow to say of `final`."""
+        if not self.paired.shown:
+            return "not shown"
+        direction: Literal["higher", "lower"] = (
+            "higher" if self.paired.difference.value > 0 else "lower"
+        )
+        wished = METRICS[self.metric].better
+        if wished is None:
+            return direction
+        return "better" if direction == wished else "worse"
+
+    @property
+    def tone(self) -> Tone:
+        """How the verdict is meant to feel: higher or lower alone is neither good nor bad."""
+        return _TONES.get(self.verdict, "")
+
+    @property
+    def words(self) -> str:
+        """The claim up to its numbers: 'Round 3 beats the control in pass rate by'."""
+        final, other = name_of(self.final), name_of(self.other)
+        metric = METRICS[self.metric].in_words
+        if self.verdict == "not shown":
+            return f"No difference shown between {final} and {other} in {metric}:"
+        verbs = {"better": "beats", "worse": "falls behind"}
+        verb = verbs.get(self.verdict, f"is {self.verdict} than")
+        return _capitalised(f"{final} {verb} {other} in {metric} by")
+
+    @property
+    def numbers(self) -> str:
+        """'.120 [.050, .190] (p = .001)': without a sign where the words say who is ahead."""
+        difference = self.paired.difference
+        if self.verdict != "not shown" and difference.value < 0:
+            difference = _negative(difference)
+        value = show_value(self.metric, difference.value)
+        interval = show_interval(self.metric, difference)
+        return f"{value} {interval} ({show_p(self.paired.p_value)})".replace("  ", " ")
+
+    @property
+    def claim(self) -> str:
+        """Words and numbers as one sentence."""
+        return f"{self.words} {self.numbers}."
+
+
+def name_of(label: str) -> str:
+    """How a model is called inside a sentence."""
+    return _NAMES.get(label, label)
+
+
+def final_model(labels: Sequence[str]) -> str | None:
+    """The last round; without rounds the last label that is not the control; else the last."""
+    rounds = [label for label in labels if label.startswith("round ")]
+    trained = [label for label in labels if label != "control"]
+    candidates = rounds or trained or list(labels)
+    return candidates[-1] if candidates else None
+
+
+def compare(
+    final: str,
+    *,
+    generations: Mapping[str, Iterable[Generation]],
+    pairs: Mapping[str, Iterable[PairScore]],
+) -> tuple[Comparison, ...]:
+    """`final` against every model that is not another round, in the metrics they share.
+
+    Rounds among themselves are the gate's matter and in its notes.
+    """
+    passes = {label: metrics.passes_by_id(rows) for label, rows in generations.items()}
+    preferences = {label: metrics.preferences_by_id(rows) for label, rows in pairs.items()}
+    margins = {label: metrics.margins_by_id(rows) for label, rows in pairs.items()}
+    return (
+        *_against_others(final, "pass_rate", passes, paired_shares),
+        *_against_others(final, "preference_accuracy", preferences, paired_shares),
+        *_against_others(final, "margin", margins, paired_means),
+    )
+
+
+def claims(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """The comparisons worth a sentence: those in a metric with a direction to wish for."""
+    return tuple(c for c in comparisons if METRICS[c.metric].better)
+
+
+def headline(comparisons: Sequence[Comparison]) -> str:
+    """One sentence on the first metric: what the final model is better than, and what not."""
+    worded = claims(comparisons)
+    if not worded:
+        return "Nothing to compare: only one model has held-out rows."
+    first = [c for c in worded if c.metric == worded[0].metric]
+    parts = [
+        f"{words} {_listed([name_of(c.other) for c in chosen])}"
+        for verdict, words in _READINGS.items()
+        if (chosen := [c for c in first if c.verdict == verdict])
+    ]
+    metric = METRICS[first[0].metric].in_words
+    return f"In {metric}, {name_of(first[0].final)} is {', and '.join(parts)}."
+
+
+def paired_table(comparisons: Sequence[Comparison]) -> Table:
+    """A row for each comparison: difference, interval, rows won and lost, p."""
+    final = comparisons[0].final if comparisons else "the last model"
+    rows = [
+        [
+            Cell(text=c.other),
+            Cell(text=METRICS[c.metric].label),
+            Cell(
+                text=show_value(c.metric, c.paired.difference.value),
+                small=show_interval(c.metric, c.paired.difference),
+                tone=c.tone,
+            ),
+            Cell(text=f"{c.paired.wins} / {c.paired.losses} / {c.paired.ties}"),
+            Cell(text=show_p(c.paired.p_value)),
+            Cell(text=c.verdict, tone=c.tone),
+        ]
+        for c in comparisons
+    ]
+    return Table.of(
+        f"{_capitalised(final)} against the others, on the same rows",
+        ["Against", "Metric", "Difference", "Won / lost / tied", "Sign test", "Reading"],
+        rows,
+        align="llrrrl",
+        note="The sign test is exact and two-sided, over rows (McNemar's on pass and fail), and "
+        "not corrected for the number of comparisons. A difference is called shown when p < .05 "
+        "and the 95 % interval excludes zero.",
+    )
+
+
+def _against_others(
+    final: str,
+    metric: str,
+    by_model: Mapping[str, Mapping[str, Value]],
+    paired: Callable[[Mapping[str, Value], Mapping[str, Value]], PairedDifference | None],
+) -> Iterator[Comparison]:
+    for other, values in by_model.items():
+        if other == final or other.startswith("round "):
+            continue
+        if difference := paired(by_model.get(final, {}), values):
+            yield Comparison(final=final, other=other, metric=metric, paired=difference)
+
+
+def _negative(difference: Estimate) -> Estimate:
+    return Estimate(
+        value=-difference.value, low=-difference.high, high=-difference.low, n=difference.n
+    )
+
+
+def _listed(words: Sequence[str]) -> str:
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _capitalised(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]

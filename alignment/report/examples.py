@@ -1,0 +1,86 @@
+"""Which rows a person should read: replies side by side, and pairs that are still wrong.
+
+The choice is a rule, so that nobody can pick: where models disagree first, what was lost beside
+what was gained, task types in turn. Ties fall by id.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Literal, NamedTuple
+
+from alignment.evaluate.metrics import is_preferred
+from alignment.records import Generation, PairScore, PreferencePair
+
+Change = Literal["lost", "gained", "never", "always", "unverified"]
+CHANGES: dict[Change, str] = {
+    "lost": "lost: another model passes",
+    "gained": "gained: another model fails",
+    "never": "no model passes",
+    "always": "every model passes",
+    "unverified": "nothing verifies it",
+}
+
+
+class SideBySide(NamedTuple):
+    """One prompt and what every model replied, in the order of the models."""
+
+    prompt: Generation
+    change: Change
+    replies: dict[str, Generation]
+
+
+class WrongPair(NamedTuple):
+    """A held-out pair whose rejected reply is still the likelier, and its text where known."""
+
+    score: PairScore
+    text: PreferencePair | None
+
+
+def side_by_side(
+    generations: Mapping[str, Sequence[Generation]], final: str, *, limit: int = 24
+) -> list[SideBySide]:
+    """At most `limit` prompts that `final` answered, a quarter of them without a change."""
+    by_model = {label: {row.id: row for row in rows} for label, rows in generations.items()}
+    groups: dict[Change, list[SideBySide]] = {change: [] for change in CHANGES}
+    for row_id, prompt in sorted(by_model.get(final, {}).items()):
+        replies = {label: rows[row_id] for label, rows in by_model.items() if row_id in rows}
+        change = _change(replies, final)
+        groups[change].append(SideBySide(prompt, change, replies))
+    mixed = {change: _task_types_in_turn(rows) for change, rows in groups.items()}
+    changed = _in_turn([mixed["lost"], mixed["gained"]])
+    same = _in_turn([mixed["never"], mixed["always"], mixed["unverified"]])
+    room = max(limit - len(same), limit * 3 // 4)
+    shown = changed[:room]
+    return [*shown, *same[: limit - len(shown)]]
+
+
+def wrong_pairs(
+    scores: Iterable[PairScore], texts: Iterable[PreferencePair], *, limit: int = 10
+) -> list[WrongPair]:
+    """The pairs where the model is furthest on the wrong side, worst first."""
+    by_id = {text.id: text for text in texts}
+    wrong = [score for score in scores if not is_preferred(score)]
+    wrong.sort(key=lambda score: (score.chosen - score.rejected, score.id))
+    return [WrongPair(score, by_id.get(score.id)) for score in wrong[:limit]]
+
+
+def _change(replies: Mapping[str, Generation], final: str) -> Change:
+    passed = replies[final].passed
+    if passed is None:
+        return "unverified"
+    others = {reply.passed for label, reply in replies.items() if label != final}
+    if passed:
+        return "gained" if False in others else "always"
+    return "lost" if True in others else "never"
+
+
+def _task_types_in_turn(rows: Iterable[SideBySide]) -> list[SideBySide]:
+    by_task: defaultdict[str, list[SideBySide]] = defaultdict(list)
+    for row in rows:
+        by_task[row.prompt.task_type].append(row)
+    return _in_turn([by_task[task] for task in sorted(by_task)])
+
+
+def _in_turn(lists: Sequence[Sequence[SideBySide]]) -> list[SideBySide]:
+    return [row for turn in zip_longest(*lists) for row in turn if row is not None]

@@ -1,0 +1,252 @@
+"""The report of a run: one HTML file that needs nothing else, and a summary in Markdown.
+
+No script, no network, no font file: what is shown was written by models and strangers, so every
+text is escaped by the template and the page forbids itself to load anything. The same report
+gives the same bytes. Not here: reading the store; the caller brings the records.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import Field
+
+from alignment.evaluate.metrics import is_preferred
+from alignment.records import (
+    DataRef,
+    EvalReport,
+    Frozen,
+    Generation,
+    PairScore,
+    PreferencePair,
+    StageRecord,
+)
+from alignment.report import compare, examples, metric, pictures, tables
+from alignment.report.table import escape_markdown
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_LONGEST_TEXT = 1500
+_LONGEST_CONFIG = 100_000
+_SAMPLE_PROMPTS = 4
+_SAMPLE_STEPS = 6
+_MARKDOWN_MODELS = 16
+_MARKDOWN_SENTENCES = 8
+_LONGEST_LINE = 400
+_FALLBACK = "preference_accuracy"
+"""What is shown by task type where no reply is verified."""
+_TILES = ("pass_rate", "preference_accuracy", "margin", "reply_tokens")
+
+
+class Sample(Frozen):
+    """One reply generated during training, after `step` optimiser steps."""
+
+    step: int
+    prompt: str
+    reply: str
+
+
+class RunReport(Frozen):
+    """All that the page shows.
+
+    Attributes:
+        created: date and time, as it is to be read.
+        command: the command that made the run.
+        config: the resolved configuration, as YAML.
+        notes: sentences about the whole run that a reader must not miss.
+        final: label of the model that the run hands on; None means the last round.
+        evaluations: one per model, in the order of the chain.
+        generations, pairs: rows behind the evaluations, by model label.
+        pair_texts: the held-out pairs themselves, joined to `pairs` by id.
+        histories: rows that the trainer logged, by step ("sft", "dpo-1").
+        samples: replies during training, by step.
+        records: every stage, in the order of the run.
+        data: the prepared sets, by name.
+        timings: seconds that this run spent, by step; a step that is missing was reused. None
+            where it is not known.
+    """
+
+    title: str
+    created: str
+    command: str
+    config: str = ""
+    notes: tuple[str, ...] = ()
+    final: str | None = None
+    evaluations: tuple[EvalReport, ...] = ()
+    generations: dict[str, tuple[Generation, ...]] = Field(default_factory=dict)
+    pairs: dict[str, tuple[PairScore, ...]] = Field(default_factory=dict)
+    pair_texts: tuple[PreferencePair, ...] = ()
+    histories: dict[str, tuple[dict[str, object], ...]] = Field(default_factory=dict)
+    samples: dict[str, tuple[Sample, ...]] = Field(default_factory=dict)
+    records: tuple[StageRecord, ...] = ()
+    data: dict[str, DataRef] = Field(default_factory=dict)
+    timings: dict[str, float] | None = None
+
+    @property
+    def final_model(self) -> str | None:
+        """`final`, or else what `compare.final_model` makes of the labels."""
+        labels = [report.model for report in self.evaluations]
+        return self.final or compare.final_model(labels or [*self.generations, *self.pairs])
+
+    @property
+    def final_pairs(self) -> tuple[PairScore, ...]:
+        """The pair scores of the final model."""
+        return self.pairs.get(self.final_model or "", ())
+
+    @property
+    def comparisons(self) -> tuple[compare.Comparison, ...]:
+        """The final model against the others."""
+        if self.final_model is None:
+            return ()
+        return compare.compare(self.final_model, generations=self.generations, pairs=self.pairs)
+
+
+class Tile(NamedTuple):
+    """One large number at the top: the final model's, and the first model's beside it."""
+
+    label: str
+    value: str
+    interval: str
+    before: str
+
+
+def render(report: RunReport) -> str:
+    """The page as one HTML document; write it as UTF-8."""
+    final, pairs = report.final_model or "", report.final_pairs
+    comparisons = report.comparisons
+    by_task = "pass_rate" if tables.tasks_with("pass_rate", report.evaluations) else _FALLBACK
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            final=final,
+            headline=compare.headline(comparisons),
+            claims=compare.claims(comparisons),
+            tiles=_tiles(report.evaluations, final),
+            evaluation=tables.evaluation_table(report.evaluations),
+            meanings=_meanings(report.evaluations),
+            paired=compare.paired_table(comparisons),
+            result_pictures=pictures.result_pictures(
+                report.evaluations, final=final, generations=report.generations, pairs=pairs
+            ),
+            tasks=tables.task_table(report.evaluations, by_task),
+            sources=tables.source_table(report.evaluations, by_task),
+            task_pictures=pictures.task_picture(report.evaluations, by_task),
+            side_by_side=examples.side_by_side(report.generations, final),
+            changes=examples.CHANGES,
+            wrong=examples.wrong_pairs(pairs, report.pair_texts),
+            wrong_count=sum(not is_preferred(pair) for pair in pairs),
+            pairs=pairs,
+            training_pictures=list(pictures.training_pictures(report.histories)),
+            samples={step: _by_prompt(rows) for step, rows in report.samples.items() if rows},
+            data=tables.data_table(report.data),
+            merges=tables.merge_table(report.records),
+            stages=tables.stage_table(report.records, report.timings),
+            config=clip(report.config, _LONGEST_CONFIG),
+        )
+    )
+
+
+def to_markdown(report: RunReport) -> str:
+    """The verdict, the table and the notes in at most 60 lines."""
+    comparisons = report.comparisons
+    claims = [claim.claim for claim in compare.claims(comparisons)][:_MARKDOWN_SENTENCES]
+    reports = report.evaluations
+    if len(reports) > _MARKDOWN_MODELS:
+        reports = (*reports[:2], *reports[2 - _MARKDOWN_MODELS :])
+    parts = [
+        f"# {_one_line(report.title)}",
+        f"**{_one_line(compare.headline(comparisons))}**",
+        _bullets(claims),
+        tables.evaluation_table(reports).to_markdown() if reports else "",
+        _bullets(report.notes[:_MARKDOWN_SENTENCES]),
+        f"{_one_line(report.created)} · {_one_line(report.command)}",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def clip(text: str, longest: int = _LONGEST_TEXT) -> str:
+    """The text, or its beginning and how much is missing."""
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest]}… (+{len(text) - longest:,} characters)"
+
+
+def readable(value: object) -> object:
+    """Strings with characters that HTML or UTF-8 cannot carry as '�'; the rest as it is."""
+    if not isinstance(value, str) or value.isprintable() or hasattr(value, "__html__"):
+        return value
+    return "".join(
+        "�" if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" else c for c in value
+    )
+
+
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=readable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["clip"] = clip
+    environment.filters["nats"] = lambda number: metric.show(number, digits=1)
+    return environment
+
+
+def _tiles(reports: Sequence[EvalReport], final: str) -> list[Tile]:
+    """Headline metrics of the final model; beside them the first model's, if that is another."""
+    by_model = {report.model: report.overall for report in reports}
+    numbers = by_model.get(final, {})
+    first = reports[0].model if reports and reports[0].model != final else None
+    before = by_model[first] if first is not None else {}
+    return [
+        Tile(
+            label=metric.METRICS[name].label,
+            value=metric.show_value(name, numbers[name].value),
+            interval=metric.show_interval(name, numbers[name]),
+            before=f"{first} {metric.show_value(name, before[name].value)}"
+            if name in before
+            else "",
+        )
+        for name in _TILES
+        if name in numbers
+    ]
+
+
+def _meanings(reports: Sequence[EvalReport]) -> dict[str, str]:
+    return {
+        metric.METRICS[name].label: metric.METRICS[name].meaning
+        for name in tables.HEADLINE_METRICS
+        if any(name in report.overall for report in reports)
+    }
+
+
+def _by_prompt(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """The first few prompts, each with its replies from first to last, a few evenly chosen."""
+    prompts: dict[str, list[Sample]] = {}
+    for sample in sorted(samples, key=lambda sample: sample.step):
+        prompts.setdefault(sample.prompt, []).append(sample)
+    chosen = list(prompts.items())[:_SAMPLE_PROMPTS]
+    return {prompt: _evenly(replies, _SAMPLE_STEPS) for prompt, replies in chosen}
+
+
+def _evenly(samples: list[Sample], most: int) -> list[Sample]:
+    """At most `most` of them, the first and the last among them."""
+    if len(samples) <= most:
+        return samples
+    return [samples[round(i * (len(samples) - 1) / (most - 1))] for i in range(most)]
+
+
+def _bullets(sentences: Sequence[str]) -> str:
+    return "\n".join(f"- {_one_line(sentence)}" for sentence in sentences)
+
+
+def _one_line(text: str) -> str:
+    return escape_markdown(clip(text, _LONGEST_LINE))

@@ -1,0 +1,71 @@
+"""The figures of the page, in order, each with a sentence that says what to see in it.
+
+A figure whose rows are missing is left out.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from alignment.records import EvalReport, Generation, PairScore
+from alignment.report import plots
+from alignment.report.svg import to_svg
+from alignment.report.tables import tasks_with
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Picture(NamedTuple):
+    """A figure, its caption, its own width in pixels, and whether it has a row to itself.
+
+    `svg` is markup that matplotlib wrote and escaped; it goes into the page as it is.
+    """
+
+    caption: str
+    svg: str
+    width: int
+    wide: bool = False
+
+
+def result_pictures(
+    reports: Sequence[EvalReport],
+    *,
+    final: str,
+    generations: Mapping[str, Sequence[Generation]],
+    pairs: Sequence[PairScore],
+) -> Iterator[Picture]:
+    """What the models scored. `pairs` are those of `final`."""
+    if _measured("pass_rate", reports):
+        yield _picture("pass-rate", "Pass rate with 95 % intervals.", plots.pass_rates(reports))
+    if _measured("preference_accuracy", reports):
+        caption = "Preference accuracy; the dashed line is chance."
+        yield _picture("preference", caption, plots.preference_accuracies(reports))
+    if replies := {label: rows for label, rows in generations.items() if rows}:
+        caption = "Reply length: median, middle half, and 5 to 95 %."
+        yield _picture("length", caption, plots.reply_lengths(replies))
+    if pairs:
+        caption = f"Margin of {final} by length: a slope is a taste for length."
+        yield _picture("margin", caption, plots.margin_by_length(pairs))
+
+
+def task_picture(reports: Sequence[EvalReport], metric: str) -> Iterator[Picture]:
+    """The heat map of one metric, where some report has it by task type."""
+    if tasks_with(metric, reports):
+        caption = "The stronger the colour, the higher."
+        yield _picture("tasks", caption, plots.task_heat_map(reports, metric), wide=True)
+
+
+def training_pictures(histories: Mapping[str, plots.History]) -> Iterator[Picture]:
+    """The curves of every step that logged a loss."""
+    for number, (step, history) in enumerate(histories.items()):
+        if any("loss" in row for row in history):
+            yield _picture(f"training-{number}", step, plots.training_curves(history))
+
+
+def _measured(metric: str, reports: Sequence[EvalReport]) -> bool:
+    return any(metric in report.overall for report in reports)
+
+
+def _picture(name: str, caption: str, figure: "Figure", *, wide: bool = False) -> Picture:
+    width = round(figure.get_figwidth() * figure.dpi)
+    return Picture(caption=caption, svg=to_svg(figure, name=name), width=width, wide=wide)

@@ -1,0 +1,277 @@
+"""The figures of a run. Each function takes records and returns a matplotlib `Figure`.
+
+Nothing is saved and pyplot, with its global list of open figures, is not touched. Sizes are in
+pixels at the width at which the page shows them, so that a label of 11 is 11 pixels high.
+Colours are those of Okabe and Ito (2008), told apart by every kind of colour vision, and no
+series is told by colour alone; `svg.py` swaps them for the page's own, light or dark.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from alignment.evaluate.metrics import reward_margin
+from alignment.records import EvalReport, Generation, PairScore
+from alignment.report.metric import MINUS, show, show_value
+from alignment.report.table import printable
+from alignment.report.tables import tasks_with
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, GRID, PAPER = "#24292f", "#6b7280", "#e3e6ea", "#fefefe"
+BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+
+History = Sequence[Mapping[str, object]]
+"""Rows as a trainer logs them: `step` and any of `loss`, `eval_loss`, `rewards/margins`, ..."""
+
+WIDTH = 480
+_PIXELS_PER_INCH = 72
+_MOST_POINTS = 400
+_LONGEST_LABEL = 22
+
+
+class Series(NamedTuple):
+    """One metric as marks in a plot."""
+
+    metric: str
+    label: str
+    colour: str
+    marker: str
+
+
+PASS_RATES = (
+    Series("pass_rate_seen", "seen phrasing", BLUE, "o"),
+    Series("pass_rate_unseen", "unseen phrasing", VERMILION, "D"),
+)
+PASS_RATE = (Series("pass_rate", "all prompts", BLUE, "o"),)
+ACCURACIES = (
+    Series("preference_accuracy", "summed log-prob", BLUE, "o"),
+    Series("preference_accuracy_per_token", "per token", VERMILION, "D"),
+)
+
+
+def pass_rates(reports: Sequence[EvalReport]) -> "Figure":
+    """Pass rate of every model with its interval, phrasings seen in training and not apart."""
+    parts = any("pass_rate_unseen" in report.overall for report in reports)
+    return _shares(reports, PASS_RATES if parts else PASS_RATE, xlabel="pass rate")
+
+
+def preference_accuracies(reports: Sequence[EvalReport]) -> "Figure":
+    """Preference accuracy of every model, by summed log-prob and per token; .5 is chance."""
+    figure = _shares(reports, ACCURACIES, xlabel="preference accuracy")
+    figure.axes[0].axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
+    return figure
+
+
+def reply_lengths(generations: Mapping[str, Sequence[Generation]]) -> "Figure":
+    """Reply tokens of every model: middle half as a bar, 5 to 95 % as a line, median as a dot."""
+    figure, axes = _figure(height=_height_for(len(generations)))
+    for row, replies in enumerate(generations.values()):
+        lengths = sorted(reply.tokens for reply in replies)
+        p5, q1, median, q3, p95 = (_quantile(lengths, q) for q in (0.05, 0.25, 0.5, 0.75, 0.95))
+        axes.plot([p5, p95], [row, row], color=BLUE, linewidth=1.5, zorder=2)
+        axes.plot([q1, q3], [row, row], color=BLUE, linewidth=7, alpha=0.45, zorder=3)
+        axes.plot([median], [row], "o", color=PAPER, markeredgecolor=BLUE, markersize=7, zorder=4)
+    _name_rows(axes, list(generations))
+    axes.set_xlim(left=0)
+    axes.set_xlabel("tokens of a greedy reply")
+    return figure
+
+
+def margin_by_length(pairs: Sequence[PairScore]) -> "Figure":
+    """Margin of each pair against how much longer its chosen reply is.
+
+    A slope means that part of what was learned is a preference for length.
+    """
+    figure, axes = _figure(height=300)
+    longer = [float(pair.chosen_tokens - pair.rejected_tokens) for pair in pairs]
+    margins = [reward_margin(pair) for pair in pairs]
+    axes.axhline(0, color=MUTED, linewidth=1)
+    axes.axvline(0, color=MUTED, linewidth=1)
+    for wanted, colour, marker in ((True, BLUE, "o"), (False, VERMILION, "D")):
+        points = [(x, y) for x, y in zip(longer, margins, strict=True) if (y > 0) == wanted]
+        xs, ys = zip(*_thinned(points), strict=True) if points else ((), ())
+        label = "chosen gained" if wanted else "rejected gained"
+        axes.plot(xs, ys, marker, color=colour, alpha=0.5, markersize=5, label=label)
+    axes.set_xlabel(f"chosen {MINUS} rejected, tokens{_correlation(longer, margins)}")
+    axes.set_ylabel("margin, nats")
+    _legend(axes)
+    return figure
+
+
+def training_curves(history: History) -> "Figure":
+    """Loss of one step of training, and below it the reward margin where it was logged."""
+    margins = _column(history, "rewards/margins")
+    figure, axes = _figure(height=340 if margins else 230, rows=2 if margins else 1)
+    axes.plot(*_xy(_column(history, "loss")), color=BLUE, linewidth=1.6, label="training loss")
+    held_out = _column(history, "eval_loss")
+    axes.plot(*_xy(held_out), "D-", color=VERMILION, markersize=5, label="held-out loss")
+    axes.set_ylabel("loss")
+    if margins:
+        below = figure.axes[1]
+        below.plot(*_xy(margins), color=GREEN, linewidth=1.6, label="training margin")
+        held_out = _column(history, "eval_rewards/margins")
+        below.plot(*_xy(held_out), "D-", color=PURPLE, markersize=5, label="held-out margin")
+        below.set_ylabel("reward margin")
+        _legend(below)
+    _legend(axes)
+    figure.axes[-1].set_xlabel("optimiser step")
+    return figure
+
+
+def task_heat_map(reports: Sequence[EvalReport], metric: str = "pass_rate") -> "Figure":
+    """A cell for each task type and model, the deeper the higher the share written in it."""
+    tasks = tasks_with(metric, reports)
+    figure, axes = _figure(height=40 + 26 * len(tasks), width=140 + 96 * len(reports))
+    for row, task in enumerate(tasks):
+        for column, report in enumerate(reports):
+            estimate = report.by_task_type.get(task, {}).get(metric)
+            if estimate is not None:
+                _cell(axes, column, row, estimate.value, show_value(metric, estimate.value))
+    axes.set_xlim(-0.5, len(reports) - 0.5)
+    _name_rows(axes, tasks)
+    axes.set_xticks(range(len(reports)), [_label(report.model) for report in reports])
+    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.grid(visible=False)
+    return figure
+
+
+def _shares(reports: Sequence[EvalReport], series: Sequence[Series], *, xlabel: str) -> "Figure":
+    """Models from top to bottom; a mark and its interval for each series, beside each other."""
+    figure, axes = _figure(height=_height_for(len(reports)))
+    for number, (metric, label, colour, marker) in enumerate(series):
+        shift = 0.22 * (number - (len(series) - 1) / 2)
+        points = [(row + shift, r.overall.get(metric)) for row, r in enumerate(reports)]
+        known = [(row, estimate) for row, estimate in points if estimate is not None]
+        axes.errorbar(
+            [estimate.value for _, estimate in known],
+            [row for row, _ in known],
+            xerr=[
+                [max(0.0, estimate.value - estimate.low) for _, estimate in known],
+                [max(0.0, estimate.high - estimate.value) for _, estimate in known],
+            ],
+            fmt=marker,
+            color=colour,
+            markersize=6,
+            elinewidth=1.6,
+            label=label,
+        )
+    _name_rows(axes, [report.model for report in reports])
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".50", ".75", "1"])
+    axes.set_xlabel(xlabel)
+    if len(series) > 1:
+        _legend(axes)
+    return figure
+
+
+def _figure(*, height: int, width: int = WIDTH, rows: int = 1) -> "tuple[Figure, Axes]":
+    """An empty figure of this many pixels, and the first of its axes, ready to draw on."""
+    from matplotlib.figure import Figure
+
+    size = (width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH)
+    figure = Figure(figsize=size, dpi=_PIXELS_PER_INCH, layout="constrained")
+    figure.patch.set_alpha(0)
+    for axes in figure.subplots(rows, 1, sharex=True, squeeze=False).flat:
+        axes.patch.set_alpha(0)
+        axes.set_axisbelow(True)
+        axes.grid(color=GRID, linewidth=1)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, labelsize=11, labelcolor=INK, pad=6)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set(color=MUTED, fontsize=11)
+    return figure, figure.axes[0]
+
+
+def _height_for(models: int) -> int:
+    return 84 + 34 * models
+
+
+def _name_rows(axes: "Axes", names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), [_label(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _label(text: str) -> str:
+    """A short text that matplotlib does not take for a formula."""
+    line = printable(text)
+    clipped = line if len(line) <= _LONGEST_LABEL else f"{line[: _LONGEST_LABEL - 1]}…"
+    return clipped.replace("$", r"\$")
+
+
+def _legend(axes: "Axes") -> None:
+    """The names of the series in one line above the plot; none where nothing was drawn."""
+    drawn = [
+        (handle, label)
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        if not _is_empty(handle)
+    ]
+    if drawn:
+        handles, labels = zip(*drawn, strict=True)
+        axes.legend(
+            handles,
+            labels,
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=len(drawn),
+            frameon=False,
+            fontsize=11,
+            labelcolor=INK,
+            handletextpad=0.5,
+            columnspacing=1.6,
+            borderaxespad=0.2,
+        )
+
+
+def _is_empty(handle: object) -> bool:
+    import numpy as np
+    from matplotlib.lines import Line2D
+
+    return isinstance(handle, Line2D) and not np.size(handle.get_xdata())
+
+
+def _cell(axes: "Axes", column: int, row: int, share: float, text: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    depth = min(max(share, 0.0), 1.0)
+    axes.add_patch(
+        Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, color=BLUE, alpha=0.06 + 0.9 * depth)
+    )
+    colour = PAPER if depth > 0.7 else INK
+    axes.text(column, row, text, color=colour, fontsize=11, ha="center", va="center_baseline")
+
+
+def _column(history: History, name: str) -> list[tuple[float, float]]:
+    """(step, value) of every row that has a finite number under this name."""
+    points = []
+    for row in history:
+        step, value = row.get("step"), row.get(name)
+        if isinstance(step, int | float) and isinstance(value, int | float):
+            points.append((float(step), float(value)))
+    return _thinned([point for point in points if math.isfinite(point[1])])
+
+
+def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Every k-th point, so that a long run does not make a heavy page."""
+    return points[:: math.ceil(len(points) / _MOST_POINTS) or 1]
+
+
+def _quantile(ordered: Sequence[int], share: float) -> float:
+    """By linear interpolation between the two nearest of the sorted numbers."""
+    position = share * (len(ordered) - 1)
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+
+
+def _correlation(first: Sequence[float], second: Sequence[float]) -> str:
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return ""
+    return f"   (r = {show(statistics.correlation(first, second), digits=2)})"

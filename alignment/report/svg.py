@@ -1,0 +1,60 @@
+"""A figure as SVG that belongs to the page around it.
+
+Text stays text in the page's font, colours become the page's variables with the drawn colour as
+fallback, and the same figure gives the same bytes.
+"""
+
+import io
+import re
+import warnings
+from typing import TYPE_CHECKING
+
+from alignment.report import plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_VARIABLES = {
+    plots.INK: "--ink",
+    plots.MUTED: "--muted",
+    plots.GRID: "--grid",
+    plots.PAPER: "--paper",
+    plots.BLUE: "--blue",
+    plots.VERMILION: "--vermilion",
+    plots.GREEN: "--green",
+    plots.PURPLE: "--purple",
+}
+_COLOUR = re.compile("|".join(_VARIABLES))
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+
+def to_svg(figure: "Figure", *, name: str) -> str:
+    """The `<svg>` element. `name` (letters, digits, hyphens) keeps its ids apart from others'."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    drawn = io.StringIO()
+    with rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}), warnings.catch_warnings():
+        # The text is drawn by the reader's browser, which has fonts that matplotlib lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        FigureCanvasSVG(figure)
+        figure.savefig(drawn, format="svg", metadata=_NO_METADATA)
+    return _themed(_with_own_ids(_element(drawn.getvalue()), name))
+
+
+def _element(document: str) -> str:
+    """From the document: the svg element, its fixed size left to the page's style."""
+    element = document[document.index("<svg") :].strip()
+    head, rest = element.split(">", 1)
+    return re.sub(r' (?:width|height)="[^"]*"', "", head) + ">" + rest
+
+
+def _with_own_ids(element: str, name: str) -> str:
+    element = re.sub(r'<g id="[^"]*">', "<g>", element)
+    element = re.sub(r' id="', f' id="{name}-', element)
+    return element.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+
+
+def _themed(element: str) -> str:
+    return _COLOUR.sub(lambda colour: f"var({_VARIABLES[colour[0]]}, {colour[0]})", element)

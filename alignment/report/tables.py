@@ -1,0 +1,193 @@
+"""The tables of a run: what every model scored, what went in, what each step did.
+
+Each function takes records and returns a `Table`; a column or metric that no record has is left
+out. Comparisons of two models are in `compare.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from alignment.records import DataRef, Estimate, EvalReport, Materialised, StageRecord
+from alignment.report.metric import (
+    METRICS,
+    MISSING,
+    show,
+    show_any,
+    show_interval,
+    show_seconds,
+    show_value,
+)
+from alignment.report.table import Cell, Table
+
+HEADLINE_METRICS = (
+    "pass_rate",
+    "preference_accuracy",
+    "margin",
+    "nll",
+    "kl_from_base",
+    "reply_tokens",
+)
+_HEADLINE_NUMBERS = 3
+Groups = Mapping[str, Mapping[str, Estimate]]
+
+
+def evaluation_table(reports: Sequence[EvalReport]) -> Table:
+    """A row for each model in the order given, a column for each headline metric."""
+    names = [name for name in HEADLINE_METRICS if any(name in r.overall for r in reports)]
+    rows = [
+        [Cell(text=report.model), *(_estimate(name, report.overall.get(name)) for name in names)]
+        for report in reports
+    ]
+    return Table.of(
+        "Held-out evaluation",
+        ["Model", *(METRICS[name].label for name in names)],
+        rows,
+        note=" ".join(["95 % intervals over held-out rows.", *_row_counts(reports, names)]),
+    )
+
+
+def task_table(reports: Sequence[EvalReport], metric: str = "pass_rate") -> Table:
+    """A row for each task type, a column for each model."""
+    groups = [report.by_task_type for report in reports]
+    return _group_table("Task type", reports, groups, metric)
+
+
+def source_table(reports: Sequence[EvalReport], metric: str = "pass_rate") -> Table:
+    """A row for each source of held-out rows, a column for each model."""
+    return _group_table("Source", reports, [report.by_source for report in reports], metric)
+
+
+def tasks_with(metric: str, reports: Sequence[EvalReport]) -> list[str]:
+    """The task types that have the metric in some report, sorted."""
+    return _groups_with(metric, [report.by_task_type for report in reports])
+
+
+def data_table(data: Mapping[str, DataRef]) -> Table:
+    """A row for each data set: rows kept, held out and quarantined, with the reasons."""
+    rows = [
+        [
+            name,
+            f"{ref.kept:,}",
+            f"{ref.held:,}",
+            f"{ref.prompt_count:,}",
+            f"{sum(ref.quarantined.values()):,}",
+            _by_reason(ref.quarantined),
+        ]
+        for name, ref in data.items()
+    ]
+    return Table.of(
+        "Data",
+        ["Set", "Train", "Held out", "Prompts", "Quarantined", "Reasons"],
+        rows,
+        align="lrrrrl",
+    )
+
+
+def stage_table(
+    records: Sequence[StageRecord], timings: Mapping[str, float] | None = None
+) -> Table:
+    """A row for each step: its key, its time, its headline numbers and its notes.
+
+    Args:
+        records: in the order of the run.
+        timings: seconds that this run spent on a step; a step that is not in it was reused.
+            None leaves the question open, and the column out.
+    """
+    rows = []
+    for record in records:
+        spent = [] if timings is None else [_spent(timings.get(record.name))]
+        rows.append(
+            [
+                Cell(text=record.name),
+                Cell(text=record.key, tone="muted"),
+                Cell(text=show_seconds(record.seconds)),
+                *spent,
+                Cell(text=_headline(record.metrics)),
+                Cell(text=" ".join(record.notes)),
+            ]
+        )
+    spent_column = [] if timings is None else ["This run"]
+    columns = ["Step", "Key", "Built in", *spent_column, "Headline", "Notes"]
+    return Table.of("Steps", columns, rows, align="llr" + "r" * len(spent_column) + "ll")
+
+
+def merge_table(records: Sequence[StageRecord]) -> Table:
+    """A row for each merge: how much of the adapters is still there after rounding."""
+    rows = [_merge_row(record, merged) for record in records if (merged := _merged(record))]
+    return Table.of(
+        "Merges",
+        ["Merge", "Adapters", "Written as", "Kept share", "KL", "Top-1"],
+        rows,
+        align="lllrrr",
+        note="Kept share: projection of the written change of the weights on the exact one. KL "
+        "(nats per token) and top-1 (equal arg-max): the merged model against the one that was "
+        "trained, on a probe set.",
+    )
+
+
+def _group_table(
+    kind: str, reports: Sequence[EvalReport], by_group: Sequence[Groups], metric: str
+) -> Table:
+    rows = [
+        [Cell(text=name), *(_estimate(metric, g.get(name, {}).get(metric)) for g in by_group)]
+        for name in _groups_with(metric, by_group)
+    ]
+    title = f"{METRICS[metric].label} by {kind.lower()}"
+    return Table.of(title, [kind, *(report.model for report in reports)], rows)
+
+
+def _groups_with(metric: str, by_group: Sequence[Groups]) -> list[str]:
+    return sorted({name for g in by_group for name, metrics in g.items() if metric in metrics})
+
+
+def _merged(record: StageRecord) -> Materialised | None:
+    """What a merge step wrote. Later steps carry it along in their output and are not asked."""
+    if record.stage != "merge" or not (written := record.output.get("materialised")):
+        return None
+    return Materialised.model_validate(written)
+
+
+def _merge_row(record: StageRecord, merged: Materialised) -> list[str]:
+    kl, top1 = merged.probe.get("kl"), merged.probe.get("top1")
+    return [
+        record.name,
+        " + ".join(adapter.stage for adapter in merged.deltas) or MISSING,
+        merged.dtype,
+        show(merged.kept_share, digits=4),
+        MISSING if kl is None else f"{kl:.1e}",
+        MISSING if top1 is None else show(top1),
+    ]
+
+
+def _estimate(name: str, estimate: Estimate | None) -> Cell:
+    if estimate is None:
+        return Cell(text=MISSING, tone="muted")
+    return Cell(text=show_value(name, estimate.value), small=show_interval(name, estimate))
+
+
+def _row_counts(reports: Sequence[EvalReport], names: Sequence[str]) -> list[str]:
+    """'Pass rate, Reply tokens: n = 240.' for each count of rows that occurs."""
+    counts: dict[str, list[str]] = {}
+    for name in names:
+        sizes = sorted({r.overall[name].n for r in reports if name in r.overall})
+        counts.setdefault(" or ".join(f"{n:,}" for n in sizes), []).append(METRICS[name].label)
+    return [f"{', '.join(labels)}: n = {n}." for n, labels in counts.items()]
+
+
+def _by_reason(quarantined: Mapping[str, int]) -> str:
+    ordered = sorted(quarantined.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{reason} {count:,}" for reason, count in ordered if count) or MISSING
+
+
+def _spent(seconds: float | None) -> Cell:
+    if seconds is None:
+        return Cell(text="reused", tone="muted")
+    return Cell(text=show_seconds(seconds))
+
+
+def _headline(metrics: Mapping[str, float]) -> str:
+    known = [name for name in HEADLINE_METRICS if name in metrics]
+    chosen = [*known, *(name for name in metrics if name not in known)][:_HEADLINE_NUMBERS]
+    return (
+        " · ".join(f"{name.replace('_', ' ')} {show_any(metrics[name])}" for name in chosen)
+        or MISSING
+    )
