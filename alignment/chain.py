@@ -1,0 +1,290 @@
+"""The chain: a config becomes steps in the order they run.
+
+    data -> SFT -> merge -> for each round: pairs -> DPO -> merge -> evaluation -> report
+
+Rounds are a fold: each starts from the merge of the one before. Steps name their parents by
+key, so the whole chain with all its keys exists before anything runs, and `plan`, `run` and a
+scheduler cannot disagree about it.
+"""
+
+from collections.abc import Iterator
+
+from alignment.config import AdapterSft, PipelineConfig, TrainedSft
+from alignment.data.prepare import Lengths, PairSetConfig
+from alignment.records import Frozen, digest_of
+from alignment.stages import (
+    EvaluateModel,
+    MergeAdapter,
+    OpenBase,
+    PrepareConversations,
+    PreparePairs,
+    Step,
+    TrainDpo,
+    TrainSft,
+    UseAdapter,
+)
+from alignment.train.dpo import DpoConfig
+
+
+class Round(Frozen):
+    """The steps of one DPO round."""
+
+    pairs: PreparePairs
+    train: TrainDpo
+    merge: MergeAdapter
+    evaluate: EvaluateModel
+
+
+class Control(Frozen):
+    """The steps of the control: plain SFT in place of the rounds."""
+
+    train: TrainSft
+    merge: MergeAdapter
+    evaluate: EvaluateModel
+
+
+class Chain(Frozen):
+    """All steps of a run; `steps` gives them in order."""
+
+    base: OpenBase
+    held_out: PreparePairs | None
+    conversations: PrepareConversations | None
+    sft: TrainSft | UseAdapter | None
+    merge: MergeAdapter
+    evaluate_base: EvaluateModel
+    evaluate_sft: EvaluateModel
+    rounds: tuple[Round, ...]
+    control: Control | None
+
+    def steps(self) -> Iterator[Step]:
+        """Every step, each after its parents."""
+        first = (self.base, self.held_out, self.conversations)
+        yield from (step for step in first if step is not None)
+        yield from (round_.pairs for round_ in self.rounds)
+        if self.sft is not None:
+            yield self.sft
+        yield self.merge
+        yield from (self.evaluate_base, self.evaluate_sft)
+        for round_ in self.rounds:
+            yield from (round_.train, round_.merge, round_.evaluate)
+        if self.control is not None:
+            yield from (self.control.train, self.control.merge, self.control.evaluate)
+
+    def evaluations(self) -> tuple[EvaluateModel, ...]:
+        """Every evaluation in the order of the table: base, SFT, rounds, control."""
+        control = (self.control.evaluate,) if self.control else ()
+        rounds = (round_.evaluate for round_ in self.rounds)
+        return (self.evaluate_base, self.evaluate_sft, *rounds, *control)
+
+
+def seed_for(seed: int, purpose: str) -> int:
+    """A seed of its own for each purpose of a run, 0 .. 2^31 - 1."""
+    return int(digest_of([seed, purpose])[:8], 16) >> 1
+
+
+def chain(config: PipelineConfig) -> Chain:
+    """The steps of a run.
+
+    Raises:
+        DataError, ModelError: a source that is hashed by content cannot be read.
+    """
+    return _Weaver(config).weave()
+
+
+class _Weaver:
+    """Puts one chain together; holds what most steps need: the config, the base, sets so far."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        self._config = config
+        self._base = OpenBase(
+            name="base",
+            source=config.model,
+            quantisation=config.quantisation,
+            digest=config.model.digest(),
+        )
+        self._sets: dict[str, str] = {}
+
+    def weave(self) -> Chain:
+        config = self._config
+        held_out = self._held_out()
+        conversations = self._conversations()
+        pairs = [self._pairs(number) for number in range(1, len(config.rounds) + 1)]
+        shown = tuple(step.key for step in (held_out, *pairs) if step is not None)
+        sft = self._sft(conversations)
+        probe = (conversations.key,) if conversations else shown
+        merge = self._merge("sft", self._base, sft, probe, bf16=self._sft_bf16())
+        evaluate_base = self._evaluate("base", self._base, shown)
+        evaluate_sft = self._evaluate("sft", merge, shown, evaluate_base, evaluate_base)
+        rounds: list[Round] = []
+        model, parent = merge, evaluate_sft
+        for number, data in enumerate(pairs, start=1):
+            rounds.append(self._round(number, data, model, shown, evaluate_base, parent))
+            model, parent = rounds[-1].merge, rounds[-1].evaluate
+        return Chain(
+            base=self._base,
+            held_out=held_out,
+            conversations=conversations,
+            sft=sft,
+            merge=merge,
+            evaluate_base=evaluate_base,
+            evaluate_sft=evaluate_sft,
+            rounds=tuple(rounds),
+            control=self._control(pairs, merge, shown, evaluate_base, evaluate_sft),
+        )
+
+    # --- data ---
+
+    def _held_out(self) -> PreparePairs | None:
+        data = self._config.evaluation.data
+        if data is None:
+            return None
+        return self._prepare_pairs("evaluation", data, self._config.dpo)
+
+    def _pairs(self, number: int) -> PreparePairs:
+        round_ = self._config.rounds[number - 1]
+        return self._prepare_pairs(f"{number}", round_.data, self._dpo(number))
+
+    def _prepare_pairs(self, name: str, data: PairSetConfig, dpo: DpoConfig) -> PreparePairs:
+        step = PreparePairs(
+            name=f"pairs-{name}",
+            seed=self._seed("split"),
+            config=data,
+            lengths=Lengths(
+                max_length=dpo.max_length,
+                max_prompt_length=dpo.max_prompt_length,
+                min_completion_tokens=dpo.min_completion_tokens,
+            ),
+            digest=data.digest(),
+            base=self._base.key,
+            earlier=dict(self._sets),
+        )
+        self._sets[name] = step.key
+        return step
+
+    def _conversations(self) -> PrepareConversations | None:
+        sft = self._config.sft
+        if not isinstance(sft, TrainedSft):
+            return None
+        step = PrepareConversations(
+            name="conversations",
+            seed=self._seed("split"),
+            config=sft.data,
+            max_length=sft.training.max_length,
+            digest=sft.data.digest(),
+            base=self._base.key,
+            earlier=dict(self._sets),
+        )
+        self._sets["sft"] = step.key
+        return step
+
+    # --- models ---
+
+    def _sft(self, conversations: PrepareConversations | None) -> TrainSft | UseAdapter | None:
+        sft = self._config.sft
+        if isinstance(sft, TrainedSft):
+            assert conversations is not None
+            return TrainSft(
+                name="sft",
+                seed=self._seed("sft"),
+                config=sft.training,
+                policy=self._base.key,
+                data=(conversations.key,),
+            )
+        if isinstance(sft, AdapterSft) and sft.present():
+            return UseAdapter(
+                name="sft", path=sft.path, digest=sft.digest(), policy=self._base.key
+            )
+        return None
+
+    def _sft_bf16(self) -> bool:
+        sft = self._config.sft
+        return sft.training.bf16 if isinstance(sft, TrainedSft) else self._config.dpo.bf16
+
+    def _dpo(self, number: int) -> DpoConfig:
+        return self._config.rounds[number - 1].training or self._config.dpo
+
+    def _round(
+        self,
+        number: int,
+        pairs: PreparePairs,
+        policy: Step,
+        shown: tuple[str, ...],
+        base: EvaluateModel,
+        parent: EvaluateModel,
+    ) -> Round:
+        train = TrainDpo(
+            name=f"dpo-{number}",
+            seed=self._seed(f"dpo-{number}"),
+            config=self._dpo(number),
+            policy=policy.key,
+            data=pairs.key,
+        )
+        merge = self._merge(train.name, policy, train, (pairs.key,), bf16=train.config.bf16)
+        evaluate = self._evaluate(f"round {number}", merge, shown, base, parent)
+        return Round(pairs=pairs, train=train, merge=merge, evaluate=evaluate)
+
+    def _control(
+        self,
+        pairs: list[PreparePairs],
+        policy: Step,
+        shown: tuple[str, ...],
+        base: EvaluateModel,
+        parent: EvaluateModel,
+    ) -> Control | None:
+        sft, control = self._config.sft, self._config.control
+        if control is None or not pairs or not isinstance(sft, TrainedSft):
+            return None
+        settings = {
+            "learning_rate": control.learning_rate or sft.training.learning_rate,
+            "batch": self._config.dpo.batch,
+            "epochs": self._config.dpo.epochs,
+            "max_steps": None,
+        }
+        data = tuple(step.key for step in pairs)
+        train = TrainSft(
+            name="control",
+            seed=self._seed("control"),
+            config=sft.training.model_copy(update=settings),
+            policy=policy.key,
+            data=data,
+        )
+        merge = self._merge("control", policy, train, data, bf16=train.config.bf16)
+        return Control(
+            train=train,
+            merge=merge,
+            evaluate=self._evaluate("control", merge, shown, base, parent),
+        )
+
+    def _merge(
+        self, name: str, policy: Step, adapter: Step | None, probe: tuple[str, ...], *, bf16: bool
+    ) -> MergeAdapter:
+        return MergeAdapter(
+            name=f"merge-{name}",
+            config=self._config.compose,
+            policy=policy.key,
+            adapter=adapter.key if adapter else None,
+            probe=probe,
+            probe_dtype="bfloat16" if bf16 else "float32",
+        )
+
+    def _evaluate(
+        self,
+        label: str,
+        model: Step,
+        shown: tuple[str, ...],
+        base: EvaluateModel | None = None,
+        parent: EvaluateModel | None = None,
+    ) -> EvaluateModel:
+        return EvaluateModel(
+            name=f"evaluate-{label.replace(' ', '-')}",
+            seed=self._seed("bootstrap"),
+            config=self._config.evaluation,
+            label=label,
+            model=model.key,
+            data=shown,
+            base=base.key if base else None,
+            parent=parent.key if parent else None,
+        )
+
+    def _seed(self, purpose: str) -> int:
+        return seed_for(self._config.seed, purpose)

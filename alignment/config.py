@@ -1,0 +1,326 @@
+"""The whole configuration of a run: the stages' own configs, composed. Read it as a contents page.
+
+`load` reads a YAML file, applies `--set` overrides and says for every mistake in which file,
+under which key and on which line it is, and which name was probably meant. The defaults are the
+seed's values for Qwen2.5-7B-Instruct on one 40 GB card.
+`python -m alignment.config FILE` writes the JSON schema that editors use.
+"""
+
+import difflib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, Field, PositiveFloat, ValidationError
+
+from alignment.data.prepare import ConversationSetConfig, PairSetConfig
+from alignment.errors import ConfigError
+from alignment.evaluate.suite import EvaluationConfig
+from alignment.models.load import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
+from alignment.models.merge import Merge
+from alignment.models.sources import ModelSource
+from alignment.records import Frozen, Quantisation, digest_of
+from alignment.store import file_sha256
+from alignment.train.dpo import DpoConfig
+from alignment.train.sft import SftConfig
+
+
+class TrainedSft(Frozen):
+    """Fine-tune an adapter on conversations first."""
+
+    name: Literal["train"] = "train"
+    data: ConversationSetConfig = Field(description="Conversations to imitate.")
+    training: SftConfig = Field(default=SftConfig(), description="How the adapter is trained.")
+
+
+class AdapterSft(Frozen):
+    """Start from an SFT adapter that was trained elsewhere.
+
+    A folder that is not there, or holds no adapter, means: no SFT adapter, the base model takes
+    its place. A damaged adapter is an error.
+    """
+
+    name: Literal["adapter"] = "adapter"
+    path: Path = Field(description="Folder written by PEFT's save_pretrained.")
+
+    def present(self) -> bool:
+        """Whether there is an adapter to start from, sound or not."""
+        return any((self.path / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
+
+    def digest(self) -> str:
+        """What names this adapter in a key: its bytes.
+
+        Raises:
+            ModelError: the adapter is incomplete or damaged.
+        """
+        check_adapter(self.path)
+        files = [self.path / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+        return digest_of([file_sha256(file) for file in files])
+
+
+class NoSft(Frozen):
+    """No SFT: the rounds start from the base model."""
+
+    name: Literal["none"] = "none"
+
+
+Sft = Annotated[TrainedSft | AdapterSft | NoSft, Field(discriminator="name")]
+
+
+class RoundConfig(Frozen):
+    """One DPO round: its pairs, and its settings where they differ from `dpo`."""
+
+    data: PairSetConfig = Field(description="Preference pairs of this round.")
+    training: DpoConfig | None = Field(
+        default=None, description="Settings of this round alone; the run's `dpo` otherwise."
+    )
+
+
+class ControlConfig(Frozen):
+    """Beside the rounds: the SFT model trained on, by plain SFT, for as many steps.
+
+    It imitates the chosen replies of the rounds' pairs, in the rounds' batch size, one pass: the
+    same prompts and the same number of steps, without the preference.
+    """
+
+    learning_rate: PositiveFloat | None = Field(
+        default=None, description="Peak learning rate; that of `sft.training` when absent."
+    )
+
+
+class PipelineConfig(Frozen):
+    """One run of the pipeline."""
+
+    name: str = Field(
+        default="run", pattern=r"^[a-z0-9][a-z0-9-]*$", description="Name of the run in reports."
+    )
+    seed: int = Field(
+        default=0, ge=0, lt=2**31, description="Every stage derives a seed of its own from it."
+    )
+    store: Path = Field(default=Path("runs"), description="Folder in which artifacts live.")
+    model: ModelSource = Field(description="The chat model to start from.")
+    quantisation: Quantisation | None = Field(
+        default=Quantisation(),
+        description="4-bit weights under the adapter in training; null for full weights.",
+    )
+    sft: Sft = Field(description="How the rounds' starting model comes to be.")
+    dpo: DpoConfig = Field(default=DpoConfig(), description="Settings of every DPO round.")
+    rounds: tuple[RoundConfig, ...] = Field(
+        default=(), description="The DPO rounds, in order; each starts from the one before."
+    )
+    compose: Merge = Field(
+        default=Merge(), description="How a stage's adapter is handed to the next stage."
+    )
+    control: ControlConfig | None = Field(
+        default=None, description="A plain-SFT control beside the rounds; null for none."
+    )
+    evaluation: EvaluationConfig = Field(
+        default=EvaluationConfig(), description="What every model of the chain is measured on."
+    )
+
+    def first_rounds(self, number: int) -> "PipelineConfig":
+        """This run with its first rounds only."""
+        return self.model_copy(update={"rounds": self.rounds[:number]})
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """The configuration of a YAML file with overrides applied.
+
+    Args:
+        path: a YAML file.
+        overrides: `dotted.key=value`; numbers select list items, the value is YAML.
+
+    Raises:
+        ConfigError: all mistakes at once, each with file, line, key and a remedy.
+    """
+    tree = _read(path)
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return PipelineConfig.model_validate(_plain(tree))
+    except ValidationError as error:
+        problems = [_explain(problem, tree, path) for problem in error.errors()]
+        raise ConfigError("\n".join(problems)) from error
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a config file."""
+    return PipelineConfig.model_json_schema()
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(path.stem, _shipped(path.parent), n=3, cutoff=0.4)
+        hint = f" Did you mean {', '.join(f'{n}.yaml' for n in near)}?" if near else ""
+        raise ConfigError(f"no config file {path}.{hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    try:
+        tree = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines, found {type(tree).__name__}")
+    return tree
+
+
+def _shipped(folder: Path) -> list[str]:
+    return sorted(file.stem for file in folder.glob("*.yaml"))
+
+
+def _plain(node: Any) -> Any:
+    """The tree without ruamel's types, which pydantic would treat as strangers."""
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    if isinstance(node, bool) or node is None:
+        return node
+    for kind in (int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _apply(tree: Any, override: str) -> None:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"--set {override!r}: expected dotted.key=value")
+    try:
+        value = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
+    *parents, last = dotted.split(".")
+    node, default = tree, PipelineConfig.model_construct()
+    for part in parents:
+        default = getattr(default, part, None)
+        node = _step_into(node, part, override, default)
+    _assign(node, last, value, override)
+
+
+def _step_into(node: Any, part: str, override: str, default: object) -> Any:
+    """The item below; where the file says nothing, what it stands for by default."""
+    if isinstance(node, list):
+        return node[_index(node, part, override)]
+    if not isinstance(node, dict):
+        raise ConfigError(f"--set {override!r}: nothing can stand below {part!r} there")
+    if node.get(part) is None:
+        node[part] = default.model_dump() if isinstance(default, BaseModel) else {}
+    return node[part]
+
+
+def _assign(node: Any, last: str, value: Any, override: str) -> None:
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise ConfigError(f"--set {override!r}: {last!r} would stand below a plain value")
+
+
+def _index(node: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ConfigError(
+            f"--set {override!r}: {part!r} is not one of the {len(node)} items (0 .. "
+            f"{len(node) - 1}) of that list"
+        )
+    return int(part)
+
+
+# --- explaining -------------------------------------------------------------------------------
+
+
+def _explain(problem: Mapping[str, Any], tree: Any, path: Path) -> str:
+    where, line = _locate(tree, problem["loc"])
+    place = f"{path}:{line}" if line else f"{path}"
+    key = ".".join(map(str, where)) or "the file"
+    if problem["type"] == "extra_forbidden":
+        valid = sorted(_valid_names(PipelineConfig, problem["loc"][:-1]))
+        near = difflib.get_close_matches(str(where[-1]), valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid names: {', '.join(valid)}"
+        return f"{place}: unknown key {key}; {hint}"
+    if problem["type"] == "missing":
+        return f"{place}: {key} is missing"
+    if problem["type"] == "union_tag_not_found":
+        return f"{place}: {key} needs a `name` that says which kind it is"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    shown = repr(problem["input"])
+    given = f", got {shown}" if len(shown) <= 60 else ""
+    return f"{place}: {key}: {message[:1].lower()}{message[1:]}{given}"
+
+
+def _locate(tree: Any, location: Sequence[str | int]) -> tuple[list[str | int], int | None]:
+    """The key path within the file and its line; union tags, which no file has, are left out."""
+    where: list[str | int] = []
+    line: int | None = None
+    node = tree
+    for position, part in enumerate(location):
+        is_last = position == len(location) - 1
+        if isinstance(node, dict) and (part in node or is_last):
+            line = _line(node, part) or line
+            node = node.get(part)
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            line = _line(node, part) or line
+            node = node[part]
+        else:
+            continue
+        where.append(part)
+    return where, line
+
+
+def _line(node: Any, part: str | int) -> int | None:
+    marks = getattr(node, "lc", None)
+    data = getattr(marks, "data", None) or {}
+    return data[part][0] + 1 if part in data else None
+
+
+def _valid_names(model: Any, location: Sequence[str | int]) -> Iterator[str]:
+    """Field names that are valid at a place of the config."""
+    for candidate in _models(model):
+        if not location:
+            yield from candidate.model_fields
+            continue
+        part, *rest = location
+        if part in candidate.model_fields:
+            yield from _valid_names(candidate.model_fields[str(part)].annotation, rest)
+        elif part in _tags(candidate):
+            yield from _valid_names(candidate, rest)
+        elif isinstance(part, int):
+            yield from _valid_names(candidate, rest)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models inside an annotation: unions, optionals, tuples and Annotated opened."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, Annotated, tuple, list) or get_args(annotation):
+        for part in get_args(annotation):
+            yield from _models(part)
+
+
+def _tags(model: type[BaseModel]) -> tuple[object, ...]:
+    field = model.model_fields.get("name")
+    return get_args(field.annotation) if field is not None else ()
+
+
+def _write_schema(path: Path) -> None:
+    import json
+
+    path.write_text(json.dumps(schema(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _write_schema(Path(sys.argv[1]))

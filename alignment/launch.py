@@ -1,0 +1,272 @@
+"""Reuse or build one step, if need be in a child process that gives its memory back.
+
+`run_step` is what a scheduler calls. A finished artifact is opened and verified; otherwise one
+process builds it under the key's lock while others wait and then reuse it. A child runs in the
+caller's process group (a cancelled run reaches it), dies with its parent, writes its own log and
+holds an OS lock on its GPU. SIGTERM and Ctrl-C let it save a checkpoint first.
+Not here: which steps there are, in which order, who watches.
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from alignment.errors import ERRORS, AlignmentError, Interrupted, StorageError
+from alignment.progress import Follower, Mark, Progress
+from alignment.records import CodeVersion, StageRecord, digest_of
+from alignment.stages import Context, Outcome, Step, read_step
+from alignment.store import Store, Workspace, storage_errors
+
+logger = logging.getLogger(__name__)
+
+Watcher = Callable[[Mark], None]
+GRACE_SECONDS = 25.0
+"""How long a child may take to save a checkpoint after it was asked to stop."""
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "prefect")
+
+
+def run_step(store: Store, step: Step, *, watch: Watcher = lambda _: None) -> StageRecord:
+    """The record of a step: reused if its artifact is sound, built otherwise.
+
+    Args:
+        store: where artifacts live.
+        step: what to build.
+        watch: called with every mark of progress.
+
+    Raises:
+        AlignmentError: of the kind the step itself raised, wherever it ran.
+        Interrupted: the building process was stopped or killed; run again to continue.
+    """
+    record = store.reuse(step.key)
+    if record is not None:
+        return record
+    if not step.in_child:
+        return build(store, step, Progress())
+    _in_child(store, step, watch)
+    return store.open(step.key)
+
+
+def build(store: Store, step: Step, progress: Progress) -> StageRecord:
+    """Build a step in this process, under its lock, and commit the artifact."""
+    with store.lock(step.key):
+        record = store.reuse(step.key)  # another process may have built it while we waited
+        if record is not None:
+            return record
+        workspace = store.workspace(step.key)
+        started, clock = datetime.now(UTC), time.monotonic()
+        with storage_errors(store.root), _gpu_lock(enabled=step.in_child):
+            outcome = step.build(Context(store, workspace, progress))
+        seconds = time.monotonic() - clock
+        return store.commit(_record(step, outcome, started, seconds), workspace)
+
+
+def _record(step: Step, outcome: Outcome, started: datetime, seconds: float) -> StageRecord:
+    return StageRecord(
+        key=step.key,
+        stage=step.stage,
+        version=step.version,
+        name=step.name,
+        parents=step.parents,
+        config=step.settings,
+        seed=step.seed,
+        output=outcome.output,
+        metrics=outcome.metrics,
+        notes=outcome.notes,
+        files=(),
+        code=code_version(),
+        libraries=libraries(),
+        hardware=hardware(),
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+    )
+
+
+# --- the parent's side ------------------------------------------------------------------------
+
+
+def _in_child(store: Store, step: Step, watch: Watcher) -> None:
+    workspace = store.workspace(step.key)
+    (workspace.folder / "error.json").unlink(missing_ok=True)
+    spec = workspace.folder / "step.json"
+    spec.write_text(step.model_dump_json())
+    follower = Follower(workspace.progress)
+    command = [sys.executable, "-m", "alignment.launch", str(store.root.absolute()), str(spec)]
+    with workspace.log.open("ab") as log:
+        child = subprocess.Popen(
+            [*command, str(os.getpid())], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        while child.poll() is None:
+            for mark in follower.new():
+                watch(mark)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=0.3)
+    except BaseException:
+        _end(child)
+        raise
+    _raise_failure(child.returncode, workspace, step)
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    """Ask a child to save and leave; insist after `GRACE_SECONDS`."""
+    child.terminate()
+    try:
+        child.wait(timeout=GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _raise_failure(code: int, workspace: Workspace, step: Step) -> None:
+    if code == 0:
+        return
+    report = workspace.folder / "error.json"
+    if report.exists():
+        error = json.loads(report.read_text())
+        raise ERRORS[error["kind"]](error["message"])
+    if code < 0:
+        name = signal.Signals(-code).name
+        raise Interrupted(
+            f"the process of {step.name!r} was ended by {name} (out of memory, or killed). "
+            f"The same command continues from its last checkpoint. Log: {workspace.log}"
+        )
+    lines = workspace.log.read_text(errors="replace").strip().splitlines()
+    raise AlignmentError(
+        f"{step.name!r} failed: {lines[-1] if lines else f'exit code {code}'}. "
+        f"Log: {workspace.log}"
+    )
+
+
+# --- the child's side -------------------------------------------------------------------------
+
+
+def main(root: str, spec: str, parent: str) -> int:
+    """Build the step of a spec file; the exit code says how it went, error.json says why."""
+    _die_with(int(parent))
+    store, path = Store(root=Path(root)), Path(spec)
+    step = read_step(path.read_text())
+    progress = Progress(path.with_name("progress.jsonl"))
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: progress.ask_to_stop())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        build(store, step, progress)
+    except Exception as error:
+        known = error if isinstance(error, AlignmentError) else _recognised(error, store.root)
+        if known is None:
+            raise
+        logger.exception("%s failed", step.name)
+        report = {"kind": type(known).__name__, "message": str(known)}
+        with contextlib.suppress(OSError):  # a full disk has no room for its own report
+            path.with_name("error.json").write_text(json.dumps(report))
+        return known.exit_code
+    return 0
+
+
+def _recognised(error: Exception, root: Path) -> AlignmentError | None:
+    """A full disk, however deep in a library it was noticed."""
+    text = str(error)
+    if "No space left" in text or "os error 28" in text or "PytorchStreamWriter" in text:
+        try:
+            with storage_errors(root):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except StorageError as known:
+            return known
+    return None
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when its parent is gone (Linux)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the parent process is gone")
+
+
+@contextlib.contextmanager
+def _gpu_lock(*, enabled: bool) -> Iterator[None]:
+    """One training process per GPU, whoever started it; free when the process dies."""
+    if not enabled:
+        yield
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        yield
+        return
+    from filelock import FileLock
+
+    uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+    with FileLock(Path(tempfile.gettempdir()) / f"sft-dpo-gpu-{uuid}.lock"):
+        yield
+
+
+# --- where and with what it ran -----------------------------------------------------------------
+
+
+@cache
+def code_version() -> CodeVersion:
+    """The commit of this code and the digest of what differs from it; the version outside git."""
+    here = Path(__file__).parent.parent
+    git = shutil.which("git")
+    if git is None or not (here / ".git").exists():
+        return CodeVersion(revision=_version("sft-dpo"))
+
+    def ask(*words: str) -> str:
+        run = subprocess.run([git, *words], cwd=here, capture_output=True, text=True, check=False)
+        return run.stdout.strip()
+
+    diff = ask("diff", "HEAD")
+    return CodeVersion(
+        revision=ask("rev-parse", "HEAD") or "no commit yet",
+        diff_sha256=digest_of(diff) if diff else None,
+    )
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that decide a result."""
+    return {name: _version(name) for name in LIBRARIES}
+
+
+@cache
+def hardware() -> dict[str, str]:
+    """What the machine is; the GPU is asked only where torch is loaded already."""
+    found = {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cores": str(os.cpu_count()),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

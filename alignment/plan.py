@@ -1,0 +1,76 @@
+"""What a run would do, step by step, before it does anything.
+
+`Planned.resolved` holds the values under the names that TRL, PEFT and bitsandbytes give them:
+the trainers are built from the same dictionaries. Not here: running.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from alignment.chain import Chain
+from alignment.models.load import quantisation_arguments
+from alignment.records import Frozen, Quantisation
+from alignment.stages import OpenBase, Step, TrainDpo, TrainSft
+from alignment.store import Store
+
+Status = Literal["RUN", "SKIP", "RESUME"]
+
+
+class Planned(Frozen):
+    """One step of a run that has not happened yet.
+
+    Attributes:
+        status: SKIP, its artifact exists; RESUME, a checkpoint exists; RUN otherwise.
+        resolved: library name to its arguments, for training steps.
+    """
+
+    name: str
+    stage: str
+    key: str
+    status: Status
+    parents: dict[str, str]
+    seed: int
+    settings: dict[str, Any]
+    resolved: dict[str, dict[str, Any]]
+
+
+def plan(chain: Chain, store: Store) -> Iterator[Planned]:
+    """Every step of a chain in order, with what would happen to it."""
+    for step in chain.steps():
+        yield Planned(
+            name=step.name,
+            stage=step.stage,
+            key=step.key,
+            status=_status(store, step.key),
+            parents=step.parents,
+            seed=step.seed,
+            settings=step.settings,
+            resolved=resolved(step, chain.base.quantisation),
+        )
+
+
+def resolved(step: Step, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
+    """A step's values under the argument names of the libraries it calls."""
+    quantised = quantisation_arguments(quantisation) if quantisation else {}
+    if isinstance(step, TrainSft):
+        return {
+            "trl.SFTConfig": step.config.trl_arguments(seed=step.seed),
+            "peft.LoraConfig": step.config.lora.peft_arguments(),
+            "bitsandbytes": quantised,
+        }
+    if isinstance(step, TrainDpo):
+        return {
+            "trl.DPOConfig": step.config.trl_arguments(seed=step.seed),
+            "peft.LoraConfig": step.config.lora.peft_arguments(),
+            "bitsandbytes": quantised,
+            "prompts": {"max_prompt_length": step.config.max_prompt_length},
+        }
+    if isinstance(step, OpenBase):
+        return {"bitsandbytes": quantised}
+    return {}
+
+
+def _status(store: Store, key: str) -> Status:
+    if store.find(key) is not None:
+        return "SKIP"
+    return "RESUME" if store.has_checkpoint(key) else "RUN"
