@@ -1,0 +1,289 @@
+"""The command line: parse, call, print. Every decision is made elsewhere.
+
+Exit codes: 0 done, 1 the run failed, 2 bad usage, config, data or model (the message says what,
+where and what to do), 75 interrupted but resumable, 130 / 143 stopped by Ctrl-C / SIGTERM.
+The environment is read here and nowhere else.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from alignment.chain import Chain
+    from alignment.config import PipelineConfig
+    from alignment.records import StageRecord
+    from alignment.store import Store
+
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Iterative alignment: SFT, merge, rounds of DPO and evaluation, as one resumable run.",
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file, e.g. deployments/configs/a100.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override dotted.key=value; repeatable."),
+]
+StoreFolder = Annotated[Path, typer.Option("--store", help="Folder that holds the artifacts.")]
+Reference = Annotated[str, typer.Argument(help="A key, its beginning, or a step's name.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def run(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Run the whole pipeline in this process; finished stages are reused."""
+    _run(config, overrides or [], rounds=None)
+
+
+@app.command("round")
+def round_(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Run the chain up to the first round of the config that has not been trained yet."""
+    settings = _load(config, overrides or [])
+    number = _next_round(settings)
+    if number is None:
+        print(f"no new round: all {len(settings.rounds)} rounds of {config} are in the store.")
+        print("Add an item to `rounds` and run this again.")
+        return
+    _run(config, overrides or [], rounds=number)
+
+
+@app.command()
+def plan(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Show per stage whether it would run, resume or be skipped, and with which values."""
+    from alignment.chain import chain
+    from alignment.plan import plan as plan_steps
+    from alignment.store import Store
+
+    settings = _load(config, overrides or [])
+    planned = list(plan_steps(chain(settings), Store(root=settings.store)))
+    if as_json:
+        print(json.dumps([step.model_dump(mode="json") for step in planned], indent=2))
+        return
+    for step in planned:
+        print(f"{step.status:<7} {step.name:<22} {step.key}")
+
+
+@app.command()
+def show(
+    reference: Annotated[str | None, typer.Argument(help="A key, its beginning, or a name.")] = None,
+    store: StoreFolder = Path("runs"),
+    lineage: Annotated[bool, typer.Option("--lineage", help="All ancestors, oldest first.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show one artifact's record, its ancestry, or everything in the store."""
+    from alignment.lineage import ancestors
+    from alignment.store import Store
+
+    opened = Store(root=store)
+    if reference is None:
+        found = [record for key in opened.keys() if (record := opened.find(key)) is not None]
+        records = sorted(found, key=lambda record: record.started)
+    else:
+        record = _find(opened, reference)
+        records = ancestors(opened, record.key) if lineage else [record]
+    if as_json:
+        dumped = [record.model_dump(mode="json") for record in records]
+        print(json.dumps(dumped if reference is None or lineage else dumped[0], indent=2))
+    elif reference is None or lineage:
+        _print_list(records)
+    else:
+        _print_record(records[0])
+
+
+@app.command()
+def export(
+    reference: Reference,
+    to: Annotated[Path, typer.Option("--to", help="Folder to write; must not exist yet.")],
+    store: StoreFolder = Path("runs"),
+) -> None:
+    """Copy a model or an adapter out of the store, with its record and lineage."""
+    from alignment.export import export as export_artifact
+    from alignment.store import Store
+
+    opened = Store(root=store)
+    files = export_artifact(opened, _find(opened, reference), to)
+    print(f"{len(files)} files written to {to}")
+
+
+@app.command()
+def chat(
+    reference: Reference,
+    store: StoreFolder = Path("runs"),
+    tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.")] = 256,
+) -> None:
+    """Talk to a model of the store; one line is one message, an empty line starts afresh."""
+    from alignment.export import open_for_chat
+    from alignment.store import Store
+
+    opened = Store(root=store)
+    reply = open_for_chat(opened, _find(opened, reference), max_new_tokens=tokens)
+    prompt = "> " if sys.stdin.isatty() else ""
+    turns: list[tuple[str, str]] = []
+    while (line := _read_line(prompt)) is not None:
+        if not line:
+            turns = []
+            continue
+        turns.append(("user", line))
+        turns.append(("assistant", reply(turns)))
+        print(turns[-1][1])
+
+
+def main() -> NoReturn:
+    """The console script: run a command, turn a known error into one line and its exit code."""
+    from alignment.errors import AlignmentError
+
+    try:
+        app()
+    except AlignmentError as error:
+        _exit(str(error), error.exit_code)
+    except BrokenPipeError:  # the reader of a pipe went away, as in `show | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+# --- running ----------------------------------------------------------------------------------
+
+
+def _run(config: Path, overrides: list[str], *, rounds: int | None) -> None:
+    from alignment.chain import chain
+    from alignment.store import Store
+    from flows.display import Display
+
+    settings = _load(config, overrides, rounds=rounds)
+    steps = chain(settings)
+    display = Display(list(steps.steps()), _history(Store(root=settings.store)))
+    _quiet_prefect()
+    try:
+        with _stopping_on_sigterm(), display.shown():
+            result = _flow(config, overrides, rounds, display.watch)
+    except KeyboardInterrupt:
+        _exit("stopped; the same command continues from here", 130)
+    print(result.table)
+    print(f"report: {result.report}")
+
+
+def _flow(
+    config: Path,
+    overrides: list[str],
+    rounds: int | None,
+    watch: Callable[..., None],
+) -> Any:
+    from flows.sft_dpo import sft_dpo
+    from tasks.stage import watching
+
+    with watching(watch):
+        return sft_dpo(config=str(config), overrides=overrides, rounds=rounds)
+
+
+def _load(path: Path, overrides: list[str], *, rounds: int | None = None) -> "PipelineConfig":
+    from alignment.config import load
+
+    settings = load(path, overrides)
+    return settings if rounds is None else settings.first_rounds(rounds)
+
+
+def _next_round(settings: "PipelineConfig") -> int | None:
+    from alignment.chain import chain
+    from alignment.store import Store
+
+    store = Store(root=settings.store)
+    for number, step in enumerate(chain(settings).rounds, start=1):
+        if store.find(step.evaluate.key) is None:
+            return number
+    return None
+
+
+def _history(store: "Store") -> dict[str, float]:
+    """Seconds that the last build of each kind of step took, as far as the store knows."""
+    records = [record for key in store.keys() if (record := store.find(key)) is not None]
+    return {record.stage: record.seconds for record in sorted(records, key=lambda r: r.started)}
+
+
+def _quiet_prefect() -> None:
+    """Keep a run from a shell to what the person asked for: no analytics, no scheduler chatter."""
+    defaults = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_LEVEL": "ERROR",
+        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+        "PREFECT_CLI_PROMPT": "false",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _stopping_on_sigterm() -> Any:
+    """Within the block, SIGTERM ends the run as Ctrl-C does, with exit code 143."""
+    import contextlib
+    import signal
+
+    @contextlib.contextmanager
+    def block() -> Any:
+        def stop(*_: object) -> None:
+            raise SystemExit(143)
+
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return block()
+
+
+# --- finding and printing ---------------------------------------------------------------------
+
+
+def _find(store: "Store", reference: str) -> "StageRecord":
+    from alignment.errors import UsageError
+    from alignment.lineage import resolve
+
+    keys = resolve(store, reference)
+    if not keys:
+        raise UsageError(
+            f"nothing called {reference!r} in {store.root}. `sft-dpo show` lists what there is."
+        )
+    records = [record for key in keys if (record := store.find(key)) is not None]
+    if len(records) > 1:
+        listed = "\n".join(f"  {record.key}  {record.started}" for record in records)
+        raise UsageError(f"{reference!r} names {len(records)} artifacts; give a key:\n{listed}")
+    return records[0]
+
+
+def _print_list(records: "list[StageRecord]") -> None:
+    for record in records:
+        numbers = ", ".join(f"{name} {value:.3g}" for name, value in record.metrics.items())
+        print(f"{record.started}  {record.name:<20} {record.key:<40} {numbers[:80]}")
+
+
+def _print_record(record: "StageRecord") -> None:
+    print(f"{record.name}  {record.key}")
+    print(f"built {record.started} in {record.seconds:.1f} s from {record.code.revision[:12]}")
+    for role, key in record.parents.items():
+        print(f"  {role:<12} {key}")
+    for note in record.notes:
+        print(f"  note: {note}")
+    for name, value in record.metrics.items():
+        print(f"  {name:<36} {value:.6g}")
+    for file in record.files:
+        print(f"  {file.size:>12,}  {file.path}  {file.sha256[:12]}")
+
+
+def _read_line(prompt: str) -> str | None:
+    try:
+        return input(prompt).strip()
+    except EOFError:
+        return None

@@ -1,0 +1,149 @@
+"""What a person sees while a run goes on: the step at work, how far it is, what remains.
+
+On a terminal two live bars; elsewhere a line per step and one every ten seconds.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from alignment.progress import Mark
+from alignment.records import StageRecord
+from alignment.stages import Step
+
+NOMINAL = {
+    "base": 40.0,
+    "conversations": 4.0,
+    "pairs": 4.0,
+    "adapter": 2.0,
+    "sft": 60.0,
+    "dpo": 80.0,
+    "merge": 15.0,
+    "evaluate": 55.0,
+}
+"""Seconds by kind of step, of the practice run on two cores: only their ratio is used, and only
+until a step of the kind has finished here or is on record."""
+QUIET_SECONDS = 10.0
+
+
+class Forecast:
+    """Seconds that remain, from what steps of the same kind took."""
+
+    def __init__(self, steps: Sequence[Step], history: Mapping[str, float]) -> None:
+        self._left = {step.key: step.stage for step in steps}
+        self._seen = dict(history)
+        self._scale = 1.0
+
+    def finished(self, step: Step, seconds: float, *, reused: bool) -> None:
+        """Take a step off the list, and learn from it if it was really built."""
+        self._left.pop(step.key, None)
+        if not reused:
+            self._seen[step.stage] = seconds
+            self._scale = seconds / NOMINAL.get(step.stage, seconds or 1.0)
+
+    def remaining(self, running: Step | None, spent: float, share: float) -> float:
+        """Seconds left, given how long the running step has run and which share is done."""
+        total = 0.0
+        for key, stage in self._left.items():
+            expected = self._seen.get(stage, NOMINAL.get(stage, 30.0) * self._scale)
+            if running is not None and key == running.key:
+                expected = spent * (1 - share) / share if share > 0.1 else max(expected - spent, 1)
+            total += expected
+        return total
+
+
+class Display:
+    """Shows the steps of one run; hand `watch` to the tasks."""
+
+    def __init__(self, steps: Sequence[Step], history: Mapping[str, float]) -> None:
+        self._console = Console(stderr=True)
+        self._live = sys.stderr.isatty()
+        self._forecast = Forecast(steps, history)
+        self._total = len(steps)
+        self._done = 0
+        self._step: Step | None = None
+        self._since = self._said = time.monotonic()
+        self._bars = Progress(
+            TextColumn("{task.description}", justify="left"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._live,
+        )
+        self._run = self._bars.add_task("run", total=self._total, note="")
+        self._part = self._bars.add_task("", total=None, note="")
+
+    @contextmanager
+    def shown(self) -> Iterator["Display"]:
+        """Draw while the block runs."""
+        with self._bars:
+            yield self
+
+    def watch(self, step: Step, mark: Mark | None, record: StageRecord | None) -> None:
+        """A step started (no mark, no record), moved on (mark) or finished (record)."""
+        if record is not None:
+            self._finish(step, record)
+        elif mark is not None:
+            self._move(step, mark)
+        else:
+            self._start(step)
+
+    def _start(self, step: Step) -> None:
+        self._step, self._since = step, time.monotonic()
+        self._bars.update(self._part, description=step.name, total=None, completed=0, note="")
+
+    def _move(self, step: Step, mark: Mark) -> None:
+        numbers = " ".join(f"{name} {value:.3g}" for name, value in mark.numbers.items())
+        note = f"{mark.phase} {mark.done}/{mark.total} {numbers}".strip()
+        self._bars.update(
+            self._part, total=mark.total or None, completed=mark.done, note=note, refresh=self._live
+        )
+        share = mark.done / mark.total if mark.total else 0.0
+        left = self._forecast.remaining(step, time.monotonic() - self._since, share)
+        self._bars.update(self._run, note=f"step {self._done + 1}/{self._total}, {_about(left)}")
+        if not self._live and time.monotonic() - self._said > QUIET_SECONDS:
+            self._say(f"  {step.name}: {note} ({_about(left)})")
+
+    def _finish(self, step: Step, record: StageRecord) -> None:
+        spent = time.monotonic() - self._since
+        reused = spent < record.seconds / 2
+        self._done += 1
+        self._forecast.finished(step, record.seconds, reused=reused)
+        left = self._forecast.remaining(None, 0, 0)
+        self._bars.update(self._run, completed=self._done, note=_about(left))
+        how = "reused" if reused else f"{spent:.0f} s"
+        self._say(f"[{self._done:>2}/{self._total}] {step.name:<20} {how:>7}  {_summary(record)}")
+
+    def _say(self, line: str) -> None:
+        self._said = time.monotonic()
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _about(seconds: float) -> str:
+    if seconds < 60:
+        return f"about {seconds:.0f} s left"
+    return f"about {seconds / 60:.0f} min left"
+
+
+SHOWN = {
+    "sft": ("loss", "eval_loss"),
+    "dpo": ("loss", "eval_rewards/accuracies", "eval_rewards/margins"),
+    "merge": ("kept_share", "kl"),
+    "evaluate": ("pass_rate", "preference_accuracy", "margin"),
+    "pairs": ("kept", "held_out", "quarantined"),
+    "conversations": ("kept", "held_out", "quarantined"),
+}
+
+
+def _summary(record: StageRecord) -> str:
+    names = SHOWN.get(record.stage, ())
+    metrics: dict[str, Any] = record.metrics
+    numbers = [f"{n.removeprefix('eval_')} {metrics[n]:.3g}" for n in names if n in metrics]
+    return ", ".join(numbers) or "; ".join(record.notes)
