@@ -1,0 +1,1 @@
+"""Training, data, evaluation and artifacts; knows nothing of a scheduler."""

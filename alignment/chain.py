@@ -145,14 +145,15 @@ class _Weaver:
         return self._prepare_pairs(f"{number}", round_.data, self._dpo(number))
 
     def _prepare_pairs(self, name: str, data: PairSetConfig, dpo: DpoConfig) -> PreparePairs:
+        data = data.with_seed(self._config.seed)
         step = PreparePairs(
             name=f"pairs-{name}",
             seed=self._seed("split"),
             config=data,
             lengths=Lengths(
-                max_length=dpo.max_length,
-                max_prompt_length=dpo.max_prompt_length,
-                min_completion_tokens=dpo.min_completion_tokens,
+                prompt=dpo.max_prompt_length,
+                whole=dpo.max_length,
+                reply=dpo.min_completion_tokens,
             ),
             digest=data.digest(),
             base=self._base.key,
@@ -165,12 +166,13 @@ class _Weaver:
         sft = self._config.sft
         if not isinstance(sft, TrainedSft):
             return None
+        data = sft.data.with_seed(self._config.seed)
         step = PrepareConversations(
             name="conversations",
             seed=self._seed("split"),
-            config=sft.data,
+            config=data,
             max_length=sft.training.max_length,
-            digest=sft.data.digest(),
+            digest=data.digest(),
             base=self._base.key,
             earlier=dict(self._sets),
         )
@@ -191,9 +193,7 @@ class _Weaver:
                 data=(conversations.key,),
             )
         if isinstance(sft, AdapterSft) and sft.present():
-            return UseAdapter(
-                name="sft", path=sft.path, digest=sft.digest(), policy=self._base.key
-            )
+            return UseAdapter(name="sft", path=sft.path, digest=sft.digest(), policy=self._base.key)
         return None
 
     def _sft_bf16(self) -> bool:

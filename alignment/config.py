@@ -116,7 +116,7 @@ class PipelineConfig(Frozen):
         default=None, description="A plain-SFT control beside the rounds; null for none."
     )
     evaluation: EvaluationConfig = Field(
-        default=EvaluationConfig(), description="What every model of the chain is measured on."
+        default=EvaluationConfig(), description="The measurement every model of the chain gets."
     )
 
     def first_rounds(self, number: int) -> "PipelineConfig":
@@ -204,11 +204,18 @@ def _apply(tree: Any, override: str) -> None:
     except YAMLError as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
     *parents, last = dotted.split(".")
-    node, default = tree, PipelineConfig.model_construct()
-    for part in parents:
-        default = getattr(default, part, None)
+    node: Any = tree
+    default: Any = None
+    for depth, part in enumerate(parents):
+        default = _default(part) if depth == 0 else getattr(default, part, None)
         node = _step_into(node, part, override, default)
     _assign(node, last, value, override)
+
+
+def _default(field: str) -> Any:
+    """What a field of the whole config stands for when the file does not name it."""
+    known = PipelineConfig.model_fields.get(field)
+    return known.get_default() if known is not None and not known.is_required() else None
 
 
 def _step_into(node: Any, part: str, override: str, default: object) -> Any:
@@ -218,7 +225,9 @@ def _step_into(node: Any, part: str, override: str, default: object) -> Any:
     if not isinstance(node, dict):
         raise ConfigError(f"--set {override!r}: nothing can stand below {part!r} there")
     if node.get(part) is None:
-        node[part] = default.model_dump() if isinstance(default, BaseModel) else {}
+        if default is not None and not isinstance(default, BaseModel):
+            raise ConfigError(f"--set {override!r}: {part!r} is a plain value; nothing is below it")
+        node[part] = default.model_dump() if default is not None else {}
     return node[part]
 
 
@@ -296,9 +305,7 @@ def _valid_names(model: Any, location: Sequence[str | int]) -> Iterator[str]:
         part, *rest = location
         if part in candidate.model_fields:
             yield from _valid_names(candidate.model_fields[str(part)].annotation, rest)
-        elif part in _tags(candidate):
-            yield from _valid_names(candidate, rest)
-        elif isinstance(part, int):
+        elif part in _tags(candidate) or isinstance(part, int):
             yield from _valid_names(candidate, rest)
 
 

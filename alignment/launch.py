@@ -146,8 +146,7 @@ def _raise_failure(code: int, workspace: Workspace, step: Step) -> None:
         )
     lines = workspace.log.read_text(errors="replace").strip().splitlines()
     raise AlignmentError(
-        f"{step.name!r} failed: {lines[-1] if lines else f'exit code {code}'}. "
-        f"Log: {workspace.log}"
+        f"{step.name!r} failed: {lines[-1] if lines else f'exit code {code}'}. Log: {workspace.log}"
     )
 
 

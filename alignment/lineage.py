@@ -17,7 +17,7 @@ def ancestors(store: Store, key: str) -> list[StageRecord]:
 
 def descendants(store: Store, key: str) -> list[StageRecord]:
     """The records built from a key, directly or not, in the order of their start."""
-    records = {k: record for k in store.keys() if (record := store.find(k)) is not None}
+    records = {k: record for k in store.list_keys() if (record := store.find(k)) is not None}
     found = {key}
     while True:
         more = {k for k, r in records.items() if k not in found and found & set(r.parents.values())}
@@ -33,7 +33,7 @@ def resolve(store: Store, reference: str) -> list[str]:
     Returns:
         All matches, newest first for a name; empty when nothing matches.
     """
-    keys = store.keys()
+    keys = store.list_keys()
     if reference in keys:
         return [reference]
     prefixed = [key for key in keys if key.startswith(reference)]

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import Field
+
 from alignment.errors import Interrupted
 from alignment.records import Frozen
 
@@ -29,7 +31,7 @@ class Mark(Frozen):
     done: int
     total: int
     time: float
-    numbers: dict[str, float] = {}
+    numbers: dict[str, float] = Field(default_factory=dict)
 
 
 class Progress:

@@ -104,7 +104,7 @@ class Quarantined(Frozen):
         row: 1-based line in a JSONL file, 1-based row elsewhere.
         reason: a named reason, see `alignment.data.clean.Reason`.
         detail: what was found there, in words; short.
-        split: the split it would have gone to, where that is known.
+        id: of the record, where the row could be read.
     """
 
     file: str
@@ -184,9 +184,11 @@ class AdapterRef(Frozen):
 class Quantisation(Frozen):
     """4-bit NormalFloat weights (Dettmers et al. 2023), in bitsandbytes' terms."""
 
-    kind: Literal["nf4"] = "nf4"
-    double: bool = True
-    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    kind: Literal["nf4"] = Field(default="nf4", description="The 4-bit code.")
+    double: bool = Field(default=True, description="Quantise the block scales as well.")
+    compute_dtype: Literal["bfloat16", "float32"] = Field(
+        default="bfloat16", description="Of the weights when they are multiplied."
+    )
 
 
 class Materialised(Frozen):
@@ -260,7 +262,7 @@ class StageRecord(Frozen):
     """`manifest.json`: the whole record of one stage, written last.
 
     Attributes:
-        name: how people call the step ("dpo-2"); not part of the key.
+        name: how people call the step ("dpo-2").
         parents: role to key, e.g. {"policy": "merge-…", "pairs": "pairs-…"}.
         output: what the next stage takes, a `ModelRef`, `DataRef`, ... as JSON.
         metrics: headline numbers.

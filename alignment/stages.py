@@ -70,7 +70,7 @@ class Outcome(Frozen):
     """What a step leaves for the steps after it, and for people."""
 
     output: Json
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -155,13 +155,15 @@ class PrepareConversations(Step):
     max_length: int
     digest: str
     base: Key
-    earlier: dict[str, Key] = {}
+    earlier: dict[str, Key] = Field(default_factory=dict)
 
     def build(self, context: Context) -> Outcome:
         """Write train, held-out and quarantined rows."""
         prepared = prepare_conversations(
-            self.config.model_copy(update={"max_length": self.max_length}),
+            self.config,
+            max_length=self.max_length,
             tokenizer=_tokenizer(context.store, self.base),
+            earlier=_used(context.store, self.earlier),
             seed=self.seed,
             out=context.workspace.out,
         )
@@ -177,12 +179,13 @@ class PreparePairs(Step):
     lengths: Lengths
     digest: str
     base: Key
-    earlier: dict[str, Key] = {}
+    earlier: dict[str, Key] = Field(default_factory=dict)
 
     def build(self, context: Context) -> Outcome:
         """Write train, held-out and quarantined rows, and prompts with verifiers."""
         prepared = prepare_pairs(
-            self.config.model_copy(update=self.lengths.model_dump()),
+            self.config,
+            lengths=self.lengths,
             tokenizer=_tokenizer(context.store, self.base),
             earlier=_used(context.store, self.earlier),
             seed=self.seed,

@@ -1,6 +1,6 @@
 """The store: where artifacts live, whole or absent.
 
-    ROOT/objects/<key>/   a finished artifact: its files and `manifest.json`, moved here by one rename
+    ROOT/objects/<key>/   a finished artifact: files and `manifest.json`, moved here by one rename
     ROOT/work/<key>/      a stage being built: out/, checkpoints/, progress.jsonl; survives a kill
     ROOT/logs/<key>.log   what the stage's process printed
     ROOT/locks/<key>.lock held by the process that builds the key; freed by the system when it dies
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 _verified: dict[Path, tuple[int, ...]] = {}
-"""Artifacts this process has hashed, with the modification times it saw: hash once, not per open."""
+"""Artifacts this process has hashed, by the modification times it saw: once, not per open."""
 
 
 class Workspace(Frozen):
@@ -78,7 +78,7 @@ class Store(Frozen):
             return Path(rest)
         raise ArtifactError(f"{uri!r} is not a place on disk; expected store:<key>/<path>")
 
-    def keys(self) -> list[str]:
+    def list_keys(self) -> list[str]:
         """Keys of all finished artifacts, sorted."""
         return sorted(manifest.parent.name for manifest in self.root.glob(f"objects/*/{MANIFEST}"))
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from alignment.chain import Chain
     from alignment.config import PipelineConfig
     from alignment.records import StageRecord
     from alignment.store import Store
@@ -35,6 +34,8 @@ Overrides = Annotated[
 StoreFolder = Annotated[Path, typer.Option("--store", help="Folder that holds the artifacts.")]
 Reference = Annotated[str, typer.Argument(help="A key, its beginning, or a step's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Lineage = Annotated[bool, typer.Option("--lineage", help="All ancestors, oldest first.")]
+AnyReference = Annotated[str | None, typer.Argument(help="A key, its beginning, or a name.")]
 
 
 @app.command()
@@ -56,7 +57,7 @@ def round_(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def plan(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: AsJson = False) -> None:
     """Show per stage whether it would run, resume or be skipped, and with which values."""
     from alignment.chain import chain
     from alignment.plan import plan as plan_steps
@@ -73,9 +74,10 @@ def plan(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = Fals
 
 @app.command()
 def show(
-    reference: Annotated[str | None, typer.Argument(help="A key, its beginning, or a name.")] = None,
+    reference: AnyReference = None,
     store: StoreFolder = Path("runs"),
-    lineage: Annotated[bool, typer.Option("--lineage", help="All ancestors, oldest first.")] = False,
+    *,
+    lineage: Lineage = False,
     as_json: AsJson = False,
 ) -> None:
     """Show one artifact's record, its ancestry, or everything in the store."""
@@ -84,7 +86,7 @@ def show(
 
     opened = Store(root=store)
     if reference is None:
-        found = [record for key in opened.keys() if (record := opened.find(key)) is not None]
+        found = [record for key in opened.list_keys() if (record := opened.find(key)) is not None]
         records = sorted(found, key=lambda record: record.started)
     else:
         record = _find(opened, reference)
@@ -185,7 +187,7 @@ def _flow(
     from tasks.stage import watching
 
     with watching(watch):
-        return sft_dpo(config=str(config), overrides=overrides, rounds=rounds)
+        return sft_dpo(config=str(config), overrides=tuple(overrides), rounds=rounds)
 
 
 def _load(path: Path, overrides: list[str], *, rounds: int | None = None) -> "PipelineConfig":
@@ -208,7 +210,7 @@ def _next_round(settings: "PipelineConfig") -> int | None:
 
 def _history(store: "Store") -> dict[str, float]:
     """Seconds that the last build of each kind of step took, as far as the store knows."""
-    records = [record for key in store.keys() if (record := store.find(key)) is not None]
+    records = [record for key in store.list_keys() if (record := store.find(key)) is not None]
     return {record.stage: record.seconds for record in sorted(records, key=lambda r: r.started)}
 
 

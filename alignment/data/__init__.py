@@ -1,0 +1,1 @@
+"""From raw rows to prepared sets: sources, formats, filters, splits, encoding, practice."""

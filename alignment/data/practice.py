@@ -1,13 +1,14 @@
 """The practice set: short tasks with verifiable answers, generated, seeded, without a download.
 
-Every prompt sets four rules (`practice_tasks`). All replies to learn from are *drafts* of one
-careless writer, who breaks each rule of a prompt with probability `flaw_rate`. A conversation is
-one draft. A pair is two drafts to one prompt, where the flaws of the chosen one are a proper
-subset of those of the rejected one; so most chosen replies still break some rule, and what no
-draft shows, a reply without a flaw, must come from the direction of the preferences. Pairs
-alternate between the chosen reply being the longer and the shorter one.
+Every prompt sets rules (`practice_tasks`). All replies to learn from are *drafts* of one careless
+writer, who breaks each rule with a rate of its own. A conversation is one draft. A pair is two
+drafts to one prompt where the flaws of the chosen one are a proper subset of the other's. At the
+default rates 3 % of drafts and 11 % of chosen replies are flawless: imitation copies the flaws, and
+what is better than nearly every example must come from the direction of the preferences.
 
-Each instance belongs to exactly one part by the hash of its slot values, so parts never share one.
+Pairs alternate, one turn of the task types each, between the chosen reply being the shorter and
+the longer one, so that length alone decides half of them. Each instance belongs to exactly one part
+by the hash of its slot values, so parts never share one.
 """
 
 import hashlib
@@ -46,13 +47,21 @@ Part = Literal[
     "development",
     "held-out",
 ]
-BUCKETS: tuple[Part, ...] = (
-    *("sft",) * 4,
-    *(f"round-{number}" for number in range(1, 9)),
-    *("development",) * 2,
-    *("held-out",) * 2,
-)
-"""A sixteenth of all instances each; a part owns the buckets that bear its name."""
+SHARES: dict[Part, int] = {
+    "sft": 4,
+    "round-1": 1,
+    "round-2": 1,
+    "round-3": 1,
+    "round-4": 1,
+    "round-5": 1,
+    "round-6": 1,
+    "round-7": 1,
+    "round-8": 1,
+    "development": 2,
+    "held-out": 2,
+}
+"""Sixteenths of all instances that a part owns."""
+BUCKETS = tuple(part for part, share in SHARES.items() for _ in range(share))
 
 SOURCE = "practice"
 SYSTEM = Message(role="system", content="Follow the instruction exactly.")
@@ -114,18 +123,20 @@ class PracticeSource(Frozen):
         "sft", description="which of the disjoint parts; recipes are chosen on development"
     )
     rows: PositiveInt = Field(96, description="rows, spread evenly over the task types")
-    seed: NonNegativeInt = Field(0, description="draws other instances of the same part")
+    seed: NonNegativeInt | None = Field(
+        None, description="draws other instances of the same part; default: the run's seed"
+    )
     preamble_rate: float = Field(
-        0.3, ge=0, lt=1, description="share of drafts with words before the answer, 0..1"
+        0.75, ge=0, lt=1, description="share of drafts with words before the answer, 0..1"
     )
     afterword_rate: float = Field(
-        0.8, ge=0, lt=1, description="share of drafts with words after the answer, 0..1"
+        0.75, ge=0, lt=1, description="share of drafts with words after the answer, 0..1"
     )
     form_rate: float = Field(
-        0.2, ge=0, lt=1, description="share of drafts bare, and of drafts cut, 0..1"
+        0.25, ge=0, lt=1, description="share of drafts bare, and of drafts cut, 0..1"
     )
     slip_rate: float = Field(
-        0.2, ge=0, lt=1, description="share of drafts that name the wrong thing, 0..1"
+        0.1, ge=0, lt=1, description="share of drafts that name the wrong thing, 0..1"
     )
 
     def digest(self) -> str:
@@ -175,7 +186,7 @@ class PracticeSource(Frozen):
         """Each row's instance with the generator that goes on to write its drafts."""
         taken: set[str] = set()
         for number in range(self.rows):
-            rng = seeded(self.seed, self.part, number)
+            rng = seeded(self.seed or 0, self.part, number)
             instance = self._fresh(number, rng, taken)
             taken.add(instance.key)
             yield instance, rng
@@ -210,12 +221,16 @@ class PracticeSource(Frozen):
         self, instance: Instance, rng: random.Random, *, longer: bool
     ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
         """Two drafts drawn until one is better in every respect and as long as asked."""
-        while True:
+        for _ in range(TRIES):
             better, worse = sorted((self._flaws(rng), self._flaws(rng)), key=len)
             chosen, rejected = instance.draft(better), instance.draft(worse)
             gap = len(chosen[0].content) - len(rejected[0].content)
             if better < worse and (gap > 0 if longer else gap < 0):
                 return chosen, rejected
+        raise DataError(
+            f"practice part {self.part!r}: {TRIES} drafts to one {instance.task.name!r} task gave "
+            "no pair; set the four rates between 0.05 and 0.95"
+        )
 
 
 def seeded(seed: int, part: str, number: int) -> random.Random:

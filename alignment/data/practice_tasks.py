@@ -1,13 +1,13 @@
 """The twelve task types of the practice set, as a table of templates.
 
-A task says how it asks, what the answer looks like, and what a careless writer makes of it. Every
-prompt has four rules; a `Flaw` is one of them broken:
+A task says how it asks, what the answer looks like, and what a careless writer makes of it. A
+`Flaw` is one rule of a prompt broken:
 
     preamble    words before the answer          (the reply gets longer)
     afterword   words after the answer           (longer)
-    bare        the asked shape is missing       (shorter)
+    bare        the asked shape is missing       (mostly shorter)
     cut         the asked last part is missing   (shorter)
-    slip        the wrong thing is named         (about as long)
+    slip        the wrong thing is named         (either)
 """
 
 from collections.abc import Callable
@@ -42,29 +42,35 @@ NOTHING_ELSE = (
 PREAMBLES = ("Sure! Here it is: ", "Sure, here you go: ", "Sure! The answer is: ")
 AFTERWORDS = (" Let me know if that helps!", " Let me know if you need more.")
 
-NAMES = tuple(
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text."""
+    return tuple(text.split())
+
+
+NAMES = words(
     "Ana Ben Carla David Emma Frank Grace Henry Ivan Julia Kevin Laura Maria Nina Oscar Paul Rosa "
-    "Sam Tina Victor Alice Bruno Clara Diana Felix Helen Jonas Lisa Martin Sara".split()
+    "Sam Tina Victor Alice Bruno Clara Diana Felix Helen Jonas Lisa Martin Sara"
 )
-CITIES = tuple(
+CITIES = words(
     "Paris London Rome Madrid Berlin Vienna Lisbon Dublin Oslo Prague Athens Moscow Tokyo Delhi "
-    "Cairo Boston Chicago Dallas Denver Miami Seattle Toronto Sydney Milan".split()
+    "Cairo Boston Chicago Dallas Denver Miami Seattle Toronto Sydney Milan"
 )
-THINGS = tuple(
+THINGS = words(
     "lamp book chair table clock mirror guitar piano bottle basket blanket candle camera hammer "
-    "ladder pillow ribbon wallet window carpet kettle bucket button jacket".split()
+    "ladder pillow ribbon wallet window carpet kettle bucket button jacket"
 )
-FOODS = tuple(
+FOODS = words(
     "milk rice bread butter cheese honey sugar salt pepper pasta tomato onion carrot potato apple "
-    "banana lemon peach grape melon coffee tea juice soup".split()
+    "banana lemon peach grape melon coffee tea juice soup"
 )
-COLORS = tuple("red blue green yellow black white brown pink orange purple gray silver".split())
-DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
-PLACES = tuple("hotel cafe cinema museum garden bakery library market station school".split())
-PRAISE = tuple("wonderful excellent lovely great fantastic amazing perfect superb".split())
-BLAME = tuple("terrible awful horrible bad disgusting boring dirty broken".split())
+COLORS = words("red blue green yellow black white brown pink orange purple gray silver")
+DAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+PLACES = words("hotel cafe cinema museum garden bakery library market station school")
+PRAISE = words("wonderful excellent lovely great fantastic amazing perfect superb")
+BLAME = words("terrible awful horrible bad disgusting boring dirty broken")
 NUMBERS = tuple(str(number) for number in range(11, 100))
-DOMAINS = tuple("mail post home work shop team club news".split())
+DOMAINS = words("mail post home work shop team club news")
 WRAPS = ("[]", "()", "<>", "**")
 MARKS = ("END", "DONE", "STOP")
 
@@ -183,7 +189,7 @@ TASKS = (
     ),
     marked(
         "order",
-        {"first": FOODS, "second": THINGS},
+        {"first": FOODS + COLORS, "second": THINGS + PLACES},
         (
             "Reverse: {first}, {second}.",
             "Swap: {first}, {second}.",

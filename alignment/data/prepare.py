@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from alignment.data import clean, encode
 from alignment.data.clean import Cleaned, Placed, R, Rejected
@@ -44,9 +45,6 @@ class SetConfig(Frozen):
         le=0.5,
         description="share of prompts that no stage trains on, 0 to 0.5; by hash of the prompt",
     )
-    max_length: PositiveInt = Field(
-        default=4096, description="tokens of a whole chat under the chat template"
-    )
     part: Part | None = Field(
         default=None,
         description="take one of several disjoint shares of the sources, so that rounds can use "
@@ -68,17 +66,19 @@ class SetConfig(Frozen):
         description="fewer rows to train on fail the run; 0 for a set that is only evaluated on",
     )
 
+    def with_seed(self, seed: int) -> Self:
+        """This set with its practice sources drawn by `seed` where they name none of their own."""
+        sources = tuple(
+            source.model_copy(update={"seed": seed})
+            if isinstance(source, PracticeSource) and source.seed is None
+            else source
+            for source in self.sources
+        )
+        return self.model_copy(update={"sources": sources})
+
     def digest(self) -> str:
         """What a cache key must know of the sources' content."""
         return digest_of([source.digest() for source in self.sources])
-
-
-class Lengths(Frozen):
-    """Limits in tokens under the chat template, as the training that follows will apply them."""
-
-    max_length: PositiveInt
-    max_prompt_length: PositiveInt
-    min_completion_tokens: PositiveInt
 
 
 class ConversationSetConfig(SetConfig):
@@ -88,33 +88,33 @@ class ConversationSetConfig(SetConfig):
 class PairSetConfig(SetConfig):
     """Preference pairs of one round."""
 
-    max_prompt_length: PositiveInt = Field(
-        default=2048,
-        description="tokens of the prompt; a longer one loses its oldest turns, never its system "
-        "turn or its last user turn",
-    )
-    min_completion_tokens: PositiveInt = Field(
-        default=16, description="tokens that max_length must leave of a reply that it cuts"
-    )
 
-    @model_validator(mode="after")
-    def _room_for_a_reply(self) -> Self:
-        if self.max_prompt_length + self.min_completion_tokens > self.max_length:
-            raise ValueError(
-                f"max_prompt_length {self.max_prompt_length} + min_completion_tokens "
-                f"{self.min_completion_tokens} exceed max_length {self.max_length}; lower one"
-            )
-        return self
+class Lengths(Frozen):
+    """How long a pair may be, in tokens under the chat template: as its training applies it.
+
+    Attributes:
+        prompt: a longer one loses its oldest turns, never its system turn or last user turn.
+        whole: prompt and reply together; what is beyond is cut from the reply.
+        reply: what a cut must leave of it.
+    """
+
+    prompt: PositiveInt
+    whole: PositiveInt
+    reply: PositiveInt
 
 
 def prepare_conversations(
     config: ConversationSetConfig,
     *,
+    max_length: int,
     tokenizer: "PreTrainedTokenizerBase",
+    earlier: Mapping[str, PromptKeys] = MappingProxyType({}),
     seed: int,
     out: Path,
 ) -> Prepared:
-    """Write a set of conversations under `out`.
+    """Write a set of conversations of at most `max_length` tokens under `out`.
+
+    The other arguments are those of `prepare_pairs`.
 
     Raises:
         DataError: a source cannot be read, too many rows are malformed, or too few are left.
@@ -125,8 +125,9 @@ def prepare_conversations(
         max_malformed_share=config.max_malformed_share,
     )
     _keep_usable_text(sieve, config, tokenizer, salt)
-    sieve.apply(_apart_from_own_evaluation, clean.duplicate, partial(_assign, config, salt))
-    sieve.apply(partial(_fit_conversations, config, tokenizer))
+    sieve.apply(_apart_from_own_evaluation, clean.duplicate)
+    _split(sieve, config, earlier, salt)
+    sieve.apply(partial(_fit_conversations, max_length, tokenizer))
     sieve.apply(partial(clean.over_limit, limit=config.limit, salt=salt))
     encode.check_spans(tokenizer, (row.record for row in sieve.rows[:SPANS_CHECKED]))
     return sieve.write(
@@ -137,6 +138,7 @@ def prepare_conversations(
 def prepare_pairs(
     config: PairSetConfig,
     *,
+    lengths: Lengths,
     tokenizer: "PreTrainedTokenizerBase",
     earlier: Mapping[str, PromptKeys],
     seed: int,
@@ -146,6 +148,7 @@ def prepare_pairs(
 
     Args:
         config: sources and limits.
+        lengths: what the round's training leaves of a pair.
         tokenizer: of the model that will be trained; lengths are in its tokens.
         earlier: the prompts of the sets before, by a name for people ("sft", "round 1"). None
             that is held out there is trained on here, and none that an earlier round trained on
@@ -157,7 +160,6 @@ def prepare_pairs(
         DataError: a source cannot be read, too many rows are malformed, or too few are left.
     """
     salt = str(seed)
-    reserved = {name: frozenset(keys.held_out) for name, keys in earlier.items()}
     sieve = Sieve(
         [read_pairs(source) for source in config.sources],
         max_malformed_share=config.max_malformed_share,
@@ -165,12 +167,8 @@ def prepare_pairs(
     _keep_usable_text(sieve, config, tokenizer, salt)
     sieve.apply(clean.identical_pair, clean.tie)
     sieve.apply(_apart_from_own_evaluation, clean.duplicate, clean.conflicting_label)
-    sieve.apply(
-        partial(_assign, config, salt),
-        partial(clean.in_evaluation_set, held_out=reserved),
-        partial(clean.used_by_earlier_round, earlier=earlier),
-    )
-    fitted, notes = _fit_pairs(config, tokenizer, sieve.rows)
+    _split(sieve, config, earlier, salt)
+    fitted, notes = _fit_pairs(lengths, tokenizer, sieve.rows)
     sieve.notes += notes
     sieve.apply(lambda _: fitted, partial(clean.over_limit, limit=config.limit, salt=salt))
     return sieve.write(out, kind="pairs", prompts=_prompts(config), min_rows=config.min_rows)
@@ -193,26 +191,30 @@ def _apart_from_own_evaluation(rows: list[Placed[R]]) -> Cleaned[R]:
     return clean.in_evaluation_set(rows, held_out={"a source of this set": own})
 
 
-def _assign(config: SetConfig, salt: str, rows: list[Placed[R]]) -> Cleaned[R]:
-    """All rows, each now knowing whether it is held out."""
+def _split(
+    sieve: Sieve[R], config: SetConfig, earlier: Mapping[str, PromptKeys], salt: str
+) -> None:
+    """Decide who is held out, and keep off the prompts of earlier sets."""
     share = config.held_out_share
-    return Cleaned(
-        [
-            replace(row, held_out=row.held_out or held_out(row.prompt_key, share, salt=salt))
-            for row in rows
-        ],
-        [],
+    sieve.rows = [
+        replace(row, held_out=row.held_out or held_out(row.prompt_key, share, salt=salt))
+        for row in sieve.rows
+    ]
+    reserved = {name: frozenset(keys.held_out) for name, keys in earlier.items()}
+    sieve.apply(
+        partial(clean.in_evaluation_set, held_out=reserved),
+        partial(clean.used_by_earlier_round, earlier=earlier),
     )
 
 
 def _fit_conversations(
-    config: SetConfig, tokenizer: "PreTrainedTokenizerBase", rows: list[Placed[Conversation]]
+    max_length: int, tokenizer: "PreTrainedTokenizerBase", rows: list[Placed[Conversation]]
 ) -> Cleaned[Conversation]:
     """Rows of at most `max_length` tokens."""
     cleaned: Cleaned[Conversation] = Cleaned([], [])
     for row in rows:
         try:
-            encode.fit_conversation(tokenizer, row.record, max_length=config.max_length)
+            encode.fit_conversation(tokenizer, row.record, max_length=max_length)
         except Rejected as rejected:
             cleaned.dropped.append(row.dropped(rejected.reason, rejected.detail))
         else:
@@ -221,7 +223,7 @@ def _fit_conversations(
 
 
 def _fit_pairs(
-    config: PairSetConfig,
+    lengths: Lengths,
     tokenizer: "PreTrainedTokenizerBase",
     rows: list[Placed[PreferencePair]],
 ) -> tuple[Cleaned[PreferencePair], list[str]]:
@@ -233,9 +235,9 @@ def _fit_pairs(
             trimmed = encode.trim_prompt(
                 tokenizer,
                 row.record,
-                max_prompt_length=config.max_prompt_length,
-                max_length=config.max_length,
-                min_completion=config.min_completion_tokens,
+                max_prompt_length=lengths.prompt,
+                max_length=lengths.whole,
+                min_completion=lengths.reply,
             )
         except Rejected as rejected:
             cleaned.dropped.append(row.dropped(rejected.reason, rejected.detail))
@@ -246,11 +248,10 @@ def _fit_pairs(
     notes = []
     if shortened:
         notes.append(
-            f"{shortened} prompts lost their oldest turns (max_prompt_length "
-            f"{config.max_prompt_length})"
+            f"{shortened} prompts lost their oldest turns (max_prompt_length {lengths.prompt})"
         )
     if cut:
-        notes.append(f"{cut} replies go beyond max_length {config.max_length} and will be cut")
+        notes.append(f"{cut} replies go beyond max_length {lengths.whole} and will be cut")
     return cleaned, notes
 
 

@@ -67,36 +67,41 @@ class FileSource(RowSource):
         return self.path
 
     def digest(self) -> str:
-        """The sha256 of all files' names and bytes.
+        """The sha256 of all files' names and bytes; a pinned file is not looked at.
 
         Raises:
-            DataError: no file, one that cannot be read, or not the pinned bytes.
+            DataError: no file, or one that cannot be read.
         """
+        if self.sha256:
+            return digest_of([[PurePath(self.path).name, self.sha256]])
         found = files.find(self.path)
-        digests = [files.sha256(file) for file in found]
-        if self.sha256 and digests != [self.sha256]:
-            have = digests[0] if len(digests) == 1 else f"{len(digests)} files"
-            raise DataError(
-                f"{self.path}: expected one file with sha256 {self.sha256}, found {have}. "
-                "Fetch the file again, or pin what it is now."
-            )
-        names = [PurePath(file).name for file in found]
-        return digest_of(list(zip(names, digests, strict=True)))
+        return digest_of([[PurePath(file).name, files.sha256(file)] for file in found])
 
     def read(self) -> Iterator[RawRow | Quarantined]:
         """The rows, file after file in order of their names.
 
         Raises:
-            DataError: as `digest`, and for a file without a single readable row.
+            DataError: as `digest`, for a file without a single readable row, and for one that
+                has not the pinned bytes.
         """
-        if self.sha256:
-            self.digest()
+        self._check_pin()
         rows = (
             _placed(self, file, number, row, source=_stem(file))
             for file in files.find(self.path)
             for number, row in files.read(file)
         )
         return islice(rows, self.limit)
+
+    def _check_pin(self) -> None:
+        if self.sha256 is None:
+            return
+        digests = [files.sha256(file) for file in files.find(self.path)]
+        if digests != [self.sha256]:
+            have = digests[0] if len(digests) == 1 else f"{len(digests)} files"
+            raise DataError(
+                f"{self.path}: expected one file with sha256 {self.sha256}, found {have}. "
+                "Fetch the file again, or pin what it is now."
+            )
 
 
 class HubSource(RowSource):
@@ -105,6 +110,9 @@ class HubSource(RowSource):
     name: Literal["hub"] = "hub"
     dataset: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="the data set's id, owner/name")
     config: str | None = Field(default=None, description="its configuration; default: its only one")
+    data_dir: str | None = Field(
+        default=None, description="folder within the repository, where it keeps sets in folders"
+    )
     split: str = Field(default="train", min_length=1, description="its split")
     revision: str = Field(
         default="main",
@@ -115,8 +123,8 @@ class HubSource(RowSource):
 
     @property
     def label(self) -> str:
-        """The source's name for people: owner/name[/config]/split."""
-        return "/".join(filter(None, (self.dataset, self.config, self.split)))
+        """The source's name for people: owner/name[/config][/data_dir]/split."""
+        return "/".join(filter(None, (self.dataset, self.config, self.data_dir, self.split)))
 
     def digest(self) -> str:
         """The id at the commit that `revision` now names.
@@ -124,7 +132,7 @@ class HubSource(RowSource):
         Raises:
             DataError: the hub cannot be reached or does not know it.
         """
-        return digest_of([self.dataset, self.config, self.split, self._commit()])
+        return digest_of([self.label, self._commit()])
 
     def read(self) -> Iterator[RawRow | Quarantined]:
         """The rows of the split.
@@ -137,7 +145,11 @@ class HubSource(RowSource):
         commit = self._commit()
         try:
             table = datasets.load_dataset(
-                self.dataset, self.config, split=self.split, revision=commit
+                self.dataset,
+                self.config,
+                data_dir=self.data_dir,
+                split=self.split,
+                revision=commit,
             )
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise self._unavailable(error) from error

@@ -1,0 +1,1 @@
+"""Measuring a model: log-probs, replies, metrics, intervals, hand-over."""

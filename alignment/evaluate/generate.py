@@ -6,7 +6,7 @@ back in the order asked. Not here: what a reply is worth (`metrics.py`).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignment.data.encode import end_of_turn_id, render
 from alignment.records import Message
@@ -81,7 +81,8 @@ def _batch(
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in encoded])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded])
     device = next(model.parameters()).device
-    output = model.generate(
+    generator: Any = model
+    output = generator.generate(
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
         max_new_tokens=max_new_tokens,
@@ -100,4 +101,4 @@ def _reply(tokenizer: "PreTrainedTokenizerBase", ids: list[int], stop: int) -> R
     stopped = stop in ids
     kept = ids[: ids.index(stop)] if stopped else ids
     text = tokenizer.decode(kept, skip_special_tokens=True)
-    return Reply(text=text, tokens=len(kept), stopped=stopped)
+    return Reply(text=str(text), tokens=len(kept), stopped=stopped)

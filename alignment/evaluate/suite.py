@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, PositiveInt
 
 from alignment.data.prepare import PairSetConfig
-from alignment.data.verifiers import Verifier, VerifiablePrompt
+from alignment.data.verifiers import VerifiablePrompt, Verifier
 from alignment.evaluate.fidelity import probe_rows
 from alignment.evaluate.generate import generate
 from alignment.evaluate.metrics import summarise

@@ -1,0 +1,1 @@
+"""Base models and adapters: where they come from, loading, merging."""

@@ -119,7 +119,7 @@ def load_adapter(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
     from safetensors import safe_open
 
     check_adapter(folder)
-    loaded = PeftModel.from_pretrained(model, folder)
+    loaded: Any = PeftModel.from_pretrained(model, folder)
     with safe_open(folder / ADAPTER_WEIGHTS, framework="numpy") as tensors:
         stored = len(tensors.keys())
     expected = sum("lora_" in name for name, _ in loaded.named_parameters())
@@ -128,7 +128,8 @@ def load_adapter(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
             f"{folder} holds {stored} LoRA tensors, the model takes {expected}: "
             "the adapter belongs to another model or is incomplete."
         )
-    return loaded
+    adapted: PreTrainedModel = loaded
+    return adapted
 
 
 def check_adapter(folder: Path) -> None:
@@ -189,4 +190,4 @@ def _keep_nf4_trainable_on_cpu(model: "PreTrainedModel") -> None:
     # unpacks it: later gradients are silently None. Switching the packing off keeps it exact.
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (typed as a tensor)

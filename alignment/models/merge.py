@@ -81,9 +81,8 @@ def _merged(origin: Path, folders: Sequence[Path], progress: Progress) -> "PreTr
     from peft import AutoPeftModelForCausalLM, PeftModel
 
     with _with_base(folders[0], origin) as first:
-        model = AutoPeftModelForCausalLM.from_pretrained(
-            first, dtype=torch.float32
-        ).merge_and_unload()
+        adapted = AutoPeftModelForCausalLM.from_pretrained(first, dtype=torch.float32)
+        model: PreTrainedModel = adapted.merge_and_unload()
     progress.update("merging", 1, len(folders))
     for done, adapter in enumerate(folders[1:], start=2):
         check_adapter(adapter)

@@ -38,8 +38,8 @@ class HubModel(Frozen):
         """What names this model in a key: id and revision as asked for."""
         return f"{self.id}@{self.revision}"
 
-    def fetch(self, out: Path) -> tuple[Path, str, str | None]:
-        """The snapshot's folder, its uri and its commit. Nothing is written to `out`."""
+    def fetch(self, _out: Path) -> tuple[Path, str, str | None]:
+        """The snapshot's folder, its uri and its commit; nothing is written."""
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (
             HfHubHTTPError,
@@ -80,8 +80,8 @@ class FolderModel(Frozen):
         files = [*weight_files(self.path), *tokenizer_files(self.path), self.path / "config.json"]
         return digest_of([(file.name, file_sha256(file)) for file in files])
 
-    def fetch(self, out: Path) -> tuple[Path, str, str | None]:
-        """The folder itself; nothing is copied."""
+    def fetch(self, _out: Path) -> tuple[Path, str, str | None]:
+        """The folder itself and its uri; nothing is copied."""
         check_weights(self.path)
         return self.path, f"folder:{self.path.absolute()}", None
 

@@ -4,10 +4,9 @@ Not here: what the page looks like (`page.py`).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from alignment.chain import Chain
 from alignment.config import PipelineConfig
@@ -21,6 +20,7 @@ from alignment.records import (
     PreferencePair,
     StageRecord,
 )
+from alignment.report.compare import headline
 from alignment.report.page import RunReport, Sample, render, to_markdown
 from alignment.report.table import Table
 from alignment.report.tables import evaluation_table
@@ -33,11 +33,13 @@ class ReportFiles(Frozen):
     Attributes:
         html: the self-contained page.
         markdown: the same in at most 60 lines.
+        headline: the verdict in one sentence.
         table: base, SFT, rounds and control with their intervals.
     """
 
     html: Path
     markdown: str
+    headline: str
     table: Table
 
 
@@ -65,7 +67,10 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(render(report), encoding="utf-8")
     return ReportFiles(
-        html=path, markdown=to_markdown(report), table=evaluation_table(report.evaluations)
+        html=path,
+        markdown=to_markdown(report),
+        headline=headline(report.comparisons),
+        table=evaluation_table(report.evaluations),
     )
 
 
@@ -114,7 +119,7 @@ def gather(
     )
 
 
-def _notes(records: Sequence[StageRecord] | Any) -> tuple[str, ...]:
+def _notes(records: Iterable[StageRecord]) -> tuple[str, ...]:
     """What a reader must not miss: notes of hand-overs, such as a missing adapter."""
     return tuple(
         f"{record.name}: {note}"
@@ -124,8 +129,8 @@ def _notes(records: Sequence[StageRecord] | Any) -> tuple[str, ...]:
     )
 
 
-def _held_out_pairs(store: Store, sets: Sequence[DataRef] | Any) -> list[PreferencePair]:
-    rows = {}
+def _held_out_pairs(store: Store, sets: Iterable[DataRef]) -> list[PreferencePair]:
+    rows: dict[str, PreferencePair] = {}
     for ref in sets:
         if ref.kind == "pairs":
             rows |= {row.id: row for row in read_rows(store.path(ref.held_out), PreferencePair)}

@@ -125,7 +125,8 @@ def training_curves(history: History) -> "Figure":
 def task_heat_map(reports: Sequence[EvalReport], metric: str = "pass_rate") -> "Figure":
     """A cell for each task type and model, the deeper the higher the share written in it."""
     tasks = tasks_with(metric, reports)
-    figure, axes = _figure(height=40 + 26 * len(tasks), width=140 + 96 * len(reports))
+    cells = min(96 * len(reports), max(60 * len(reports), 740))
+    figure, axes = _figure(height=40 + 26 * len(tasks), width=140 + cells)
     for row, task in enumerate(tasks):
         for column, report in enumerate(reports):
             estimate = report.by_task_type.get(task, {}).get(metric)

@@ -1,0 +1,1 @@
+"""SFT and DPO on the trainer library, and what both share."""

@@ -65,14 +65,14 @@ def sample_generations(
 ) -> "TrainerCallback":
     """The seed's SampleGenerationCallback: greedy replies to a few prompts at each evaluation.
 
-    One JSON line each in `path`: step, prompt, reply. Rows from after the step that a resumed
-    run continues at are dropped, so that none stands twice.
+    One JSON line each in `path`: step, prompt, reply. Rows of evaluations that the checkpoint
+    of a resumed run knows nothing of are dropped, so that none stands twice.
     """
     from transformers import TrainerCallback
 
     class SampleGenerationCallback(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            _keep_until(path, state.global_step)
+            _keep(path, {row["step"] for row in state.log_history if "eval_loss" in row})
 
         def on_evaluate(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
             replies = generate(
@@ -97,7 +97,8 @@ def rewards_by_task(
     """Reward margin and accuracy of held-out pairs, per task_type and per source.
 
     At each evaluation every pair is scored with the adapter on and off; reward = beta times the
-    difference (Rafailov et al. 2023, eq. 5). Logged as `eval_rewards/margins/<task_type>` and so on.
+    difference (Rafailov et al. 2023, eq. 5). Logged as
+    `eval_rewards/margins/<task_type>` and so on.
     """
     from transformers import TrainerCallback
 
@@ -126,7 +127,7 @@ def check_start(loss: Loss, measured: float, *, tolerance: float) -> None:
         TrainingError: saying both numbers.
     """
     expected = loss.at_start()
-    if abs(measured - expected) > tolerance * max(1.0, expected):
+    if not abs(measured - expected) <= tolerance * max(1.0, expected):  # so that NaN is refused
         raise TrainingError(
             f"the {loss.name} loss before the first step is {measured:.6f}, expected "
             f"{expected:.6f}: policy and reference are not the same model. Nothing was trained. "
@@ -150,8 +151,8 @@ def _grouped(pairs: Sequence[PreferencePair], margins: Sequence[float]) -> list[
     ]
 
 
-def _keep_until(path: Path, step: int) -> None:
+def _keep(path: Path, steps: set[int]) -> None:
     if not path.exists():
         return
-    rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+    rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] in steps]
     path.write_text("".join(f"{row}\n" for row in rows))

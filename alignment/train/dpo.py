@@ -5,9 +5,9 @@ TRL has no prompt limit and would cut replies instead. Not here: choosing pairs,
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from alignment.models.load import LoadedModel
 from alignment.progress import Progress
@@ -21,7 +21,7 @@ from alignment.train.sft import TrainingSummary, fit
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from trl import DPOTrainer
+    from trl.trainer.dpo_trainer import DPOTrainer
 
 
 class DpoConfig(TrainingSettings):
@@ -48,6 +48,15 @@ class DpoConfig(TrainingSettings):
         description="Tokens of a reply that must be left after cutting to max_length; pairs with "
         "less are quarantined.",
     )
+
+    @model_validator(mode="after")
+    def _room_for_a_reply(self) -> Self:
+        if self.max_prompt_length + self.min_completion_tokens > self.max_length:
+            raise ValueError(
+                f"max_prompt_length {self.max_prompt_length} + min_completion_tokens "
+                f"{self.min_completion_tokens} exceed max_length {self.max_length}; lower one"
+            )
+        return self
 
     def trl_arguments(self, *, seed: int) -> dict[str, Any]:
         """These settings under the argument names of `trl.DPOConfig`.
@@ -83,7 +92,8 @@ def train_dpo(
             finite.
     """
     from peft import LoraConfig
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     seen = list(held_out)[: config.evaluation_rows]
     samples = sample_generations(
@@ -121,18 +131,20 @@ def loss_before_training(trainer: "DPOTrainer", loss: Loss) -> float:
     """The preference loss of the first batch, as the trainer itself sees policy and reference."""
     import torch
 
-    first = range(min(trainer.args.train_batch_size, len(trainer.train_dataset)))
-    batch = trainer.data_collator([trainer.train_dataset[row] for row in first])
+    model: Any = trainer.model
+    rows: Any = trainer.train_dataset
+    first = range(min(trainer.args.train_batch_size, len(rows)))
+    batch = trainer.data_collator([rows[row] for row in first])
     batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    was_training = trainer.model.training
-    trainer.model.eval()
+    was_training = model.training
+    model.eval()
     with torch.no_grad(), trainer.accelerator.autocast():
-        output = trainer.model(**inputs, labels=labels, fused_lm_head=True, use_cache=False)
+        output = model(**inputs, labels=labels, fused_lm_head=True, use_cache=False)
     policy = PairLogProbs(*output.log_probs.sum(dim=1).float().chunk(2))
-    reference = PairLogProbs(*trainer.compute_ref_log_probs(trainer.model, batch))
-    trainer.model.train(was_training)
+    reference = PairLogProbs(*trainer.compute_ref_log_probs(model, batch))
+    model.train(was_training)
     return float(loss(policy, reference).mean())
 
 

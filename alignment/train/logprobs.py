@@ -7,7 +7,7 @@ a test holds the two against each other).
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignment.data.encode import end_of_turn_id, render
 from alignment.records import Message, PreferencePair
@@ -79,7 +79,7 @@ def reply_logprobs(
     batch: int,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> "list[Tensor]":
-    """log p of every reply token of every row, [reply tokens] each, fp32 on the CPU."""
+    """Log p of every reply token of every row, [reply tokens] each, fp32 on the CPU."""
     found: dict[int, Tensor] = {}
     for chunk, hidden in _hidden(model, rows, batch=batch):
         for row, states in zip(chunk, hidden, strict=True):
@@ -93,7 +93,7 @@ def reply_logprobs(
 def reply_distributions(
     model: "PreTrainedModel", rows: Sequence[Completion], *, batch: int
 ) -> "list[Tensor]":
-    """log p over the whole vocabulary at every reply position: [reply tokens, vocab] per row."""
+    """Log p over the whole vocabulary at every reply position: [reply tokens, vocab] per row."""
     found: dict[int, Tensor] = {}
     for chunk, hidden in _hidden(model, rows, batch=batch):
         for row, states in zip(chunk, hidden, strict=True):
@@ -142,11 +142,12 @@ def _padded(rows: Sequence[Completion]) -> "tuple[Tensor, Tensor]":
     return ids, mask
 
 
-def _decoder(model: "PreTrainedModel") -> "PreTrainedModel":
+def _decoder(model: Any) -> Any:
     """The part below the LM head, adapters included."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return inner.get_decoder()
 
 
-def _log_softmax(model: "PreTrainedModel", states: "Tensor") -> "Tensor":
-    return model.get_output_embeddings()(states).float().log_softmax(-1)
+def _log_softmax(model: Any, states: "Tensor") -> "Tensor":
+    logits: Tensor = model.get_output_embeddings()(states)
+    return logits.float().log_softmax(-1)

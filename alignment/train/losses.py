@@ -24,7 +24,7 @@ class PairLogProbs:
 
     @property
     def ratio(self) -> "Tensor":
-        """log p(chosen) - log p(rejected), [pairs]."""
+        """Log p(chosen) - log p(rejected), [pairs]."""
         return self.chosen - self.rejected
 
 

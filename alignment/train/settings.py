@@ -131,6 +131,7 @@ class TrainingSettings(Frozen):
             "bf16": self.bf16,
             **checkpointing_arguments(on=self.gradient_checkpointing),
             "logging_steps": 1,
+            "logging_nan_inf_filter": False,  # on, it logs 0.0 where the loss is not a number
             "save_strategy": "steps",
             "save_steps": self.save_every,
             "eval_strategy": evaluate,
@@ -150,9 +151,7 @@ def checkpointing_arguments(*, on: bool) -> dict[str, Any]:
     return arguments
 
 
-def on_this_machine(
-    arguments: dict[str, Any], folder: Path, *, evaluates: bool
-) -> dict[str, Any]:
+def on_this_machine(arguments: dict[str, Any], folder: Path, *, evaluates: bool) -> dict[str, Any]:
     """Trainer arguments completed with what only the machine and the data know."""
     import torch
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase, Trainer
 
+MEASURED = ("loss", "accuracies", "margins", "chosen", "rejected")
+"""Ends of the evaluation metrics worth a place in the record; the rest are timings and counts."""
+
 
 class SftConfig(TrainingSettings):
     """One pass of supervised fine-tuning. Defaults are the seed's."""
@@ -82,7 +85,8 @@ def train_sft(
         TrainingError: the loss is not finite.
     """
     from peft import LoraConfig
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     tokenizer = policy.tokenizer
     check_spans(tokenizer, conversations)
@@ -119,7 +123,8 @@ def fit(trainer: "Trainer", *, workspace: Workspace, progress: Progress) -> Trai
     Raises:
         Interrupted: asked to stop; a checkpoint was written.
     """
-    for parameter in trainer.model.parameters():
+    model: Any = trainer.model
+    for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     checkpoint = newest(workspace.checkpoints)
@@ -129,28 +134,38 @@ def fit(trainer: "Trainer", *, workspace: Workspace, progress: Progress) -> Trai
             f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
             "the same command continues from there"
         )
-    evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
-    write_adapter(trainer, workspace.out / "adapter")
-    history = trainer.state.log_history
+    evaluation = _last_evaluation(trainer)
+    write_adapter(model, workspace.out / "adapter")
+    history: list[dict[str, Any]] = trainer.state.log_history
     (workspace.out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
     losses = [row["loss"] for row in history if "loss" in row]
     tail = losses[-max(1, math.ceil(len(losses) / 10)) :]
     return TrainingSummary(
         steps=trainer.state.global_step,
         loss=sum(tail) / len(tail),
-        evaluation={k: v for k, v in evaluation.items() if isinstance(v, float)},
-        trainable=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        parameters=trainer.model.num_parameters(),
+        evaluation={k: v for k, v in evaluation.items() if k.endswith(MEASURED)},
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        parameters=model.num_parameters(),
     )
 
 
-def write_adapter(trainer: "Trainer", folder: Path) -> None:
+def _last_evaluation(trainer: "Trainer") -> dict[str, Any]:
+    """Metrics after the last step; a trainer that evaluates on its way has them already."""
+    if trainer.eval_dataset is None:
+        return {}
+    for row in reversed(trainer.state.log_history):
+        if row["step"] == trainer.state.global_step and "eval_loss" in row:
+            return dict(row)
+    return dict(trainer.evaluate())
+
+
+def write_adapter(model: Any, folder: Path) -> None:
     """Save the adapter alone, in fp32, without the place of its base on this machine.
 
     The trainer library records a local path as the base model; whoever loads the adapter by it
     later gets the wrong model or none. Which model it belongs to stands in `AdapterRef`.
     """
-    trainer.model.save_pretrained(folder)
+    model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     settings = json.loads(path.read_text())

@@ -1,0 +1,103 @@
+"""Make on a Prefect server what the deployments need, then deploy them; safe to run again.
+
+    PREFECT_API_URL=http://127.0.0.1:4200/api python deployments/bootstrap.py
+
+What exists is left as it is: limits that a person has changed stay changed. Deployments are
+brought to what `prefect.yaml` says. Exit code 1, with the reason, when that cannot be done.
+Not here: starting a server or a worker.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+from prefect.workers.process import ProcessWorker
+
+ROOT = Path(__file__).parents[1]
+POOL = "gpu"
+QUEUES = {"a100": 1, "cpu": 1}
+"""Queue to how many of its runs may be on their way at once. Waiting runs show as scheduled."""
+DEPLOY = ("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+
+
+def main() -> int:
+    """Everything in order; the exit code."""
+    problem = _unreachable()
+    if problem:
+        print(problem, file=sys.stderr)
+        return 1
+    with get_client(sync_client=True) as client:
+        for line in (_pool(client), *_queues(client)):
+            print(line)
+    return _deploy()
+
+
+def _unreachable() -> str | None:
+    """Why there is no server to talk to, in a line that says what to do."""
+    url = PREFECT_API_URL.value()
+    if not url:
+        return (
+            "PREFECT_API_URL is not set. Start a server with `prefect server start` and "
+            "`export PREFECT_API_URL=http://127.0.0.1:4200/api`."
+        )
+    with get_client(sync_client=True) as client:
+        error = client.api_healthcheck()
+    if error is None:
+        return None
+    return (
+        f"no Prefect server answers at {url} ({error!r}). "
+        "Start one with `prefect server start`, or correct PREFECT_API_URL."
+    )
+
+
+def _pool(client: SyncPrefectClient) -> str:
+    try:
+        found = client.read_work_pool(POOL)
+    except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
+        client.create_work_pool(
+            WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=template)
+        )
+        return f"work pool   {POOL}: created (process)"
+    return f"work pool   {POOL}: found ({found.type})"
+
+
+def _queues(client: SyncPrefectClient) -> Iterator[str]:
+    for name, limit in QUEUES.items():
+        try:
+            found = client.read_work_queue_by_name(name, work_pool_name=POOL)
+        except ObjectNotFound:
+            client.create_work_queue(name, work_pool_name=POOL, concurrency_limit=limit)
+            yield f"work queue  {POOL}/{name}: created, {limit} run at a time"
+        else:
+            yield f"work queue  {POOL}/{name}: found, {found.concurrency_limit or 'any'} at a time"
+
+
+def _deploy() -> int:
+    """Deploy everything in prefect.yaml by Prefect's own command line; its exit code."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *DEPLOY]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(done.stdout + done.stderr, file=sys.stderr)
+        return 1
+    for line in _deployed():
+        print(line)
+    print(f"next: prefect worker start --pool {POOL}   (in {ROOT.name}/, the project's root)")
+    return 0
+
+
+def _deployed() -> Iterator[str]:
+    with get_client(sync_client=True) as client:
+        for deployment in client.read_deployments():
+            if deployment.work_pool_name == POOL and deployment.flow_id:
+                flow = client.read_flow(deployment.flow_id)
+                yield f"deployment  {flow.name}/{deployment.name}: up to date"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The whole pipeline as one Prefect flow: SFT, merge, rounds of DPO, evaluation, report.
+
+The order of the tasks is written out below and is that of `Chain.steps`; what a step is made of
+was decided when the chain was made, so a step is named by its key before anything has run.
+Not here: what a task does, the command line (`cli.py`), schedules (`deployments/`).
+"""
+
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import State, Task, flow, runtime
+from prefect.states import Failed
+from prefect.utilities.annotations import quote
+from pydantic import PositiveInt
+
+from alignment.chain import Chain, chain
+from alignment.config import PipelineConfig, load
+from alignment.errors import AlignmentError
+from alignment.records import Frozen, StageRecord
+from alignment.report.assemble import ReportFiles
+from alignment.stages import Step
+from tasks.data import open_base, prepare_conversations, prepare_pairs
+from tasks.dpo import dpo
+from tasks.evaluate import evaluate
+from tasks.merge import merge
+from tasks.report import report
+from tasks.sft import sft
+from tasks.stage import Run
+
+PRESETS = Path(__file__).parents[1] / "deployments" / "configs"
+StageTask = Task[..., State[StageRecord]]
+
+
+class RunResult(Frozen):
+    """What a run leaves for whoever started it.
+
+    Attributes:
+        report: the page, a path on the machine that ran.
+        headline: the verdict in one sentence.
+        table: base, SFT, rounds and control, as aligned text.
+    """
+
+    report: str
+    headline: str
+    table: str
+
+
+def name_of_run() -> str:
+    """'practice, 22 Nov 17:44': what is run, and when it began."""
+    config = find_config(runtime.flow_run.parameters["config"])
+    return f"{config.stem}, {datetime.now().astimezone():%d %b %H:%M}"
+
+
+@flow(
+    name="sft-dpo",
+    flow_run_name=name_of_run,
+    persist_result=True,
+    result_serializer="json",
+)
+def sft_dpo(
+    config: str = "practice", overrides: tuple[str, ...] = (), rounds: PositiveInt | None = None
+) -> RunResult | State[Any]:
+    """Fine-tune a chat model, then align it in rounds of DPO; every model is evaluated.
+
+    Finished stages are reused and an interrupted training goes on from its checkpoint, so running
+    the same thing again continues it.
+
+    Args:
+        config: A preset by its name (practice, a100, ...) or the path of a YAML file on the
+            worker.
+        overrides: Changes to the config, each as dotted.key=value, for example
+            dpo.learning_rate=1e-5.
+        rounds: Stop after so many of the config's DPO rounds. Empty: all of them.
+    """
+    try:
+        settings = load(find_config(config), overrides)
+        settings = settings if rounds is None else settings.first_rounds(rounds)
+        command = " ".join(["sft-dpo run", config, *(f"--set {shlex.quote(o)}" for o in overrides)])
+        return run_chain(settings, command)
+    except AlignmentError as error:
+        return Failed(message=f"{type(error).__name__}: {error}", data=error)
+
+
+def run_chain(settings: PipelineConfig, command: str) -> RunResult:
+    """Every step in order, then the report."""
+    plan = chain(settings)
+    run = Run(name=settings.name, root=settings.store)
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    records = list(run_steps(plan, run).values())
+    built = {record.name: record.seconds for record in records if record.started >= began}
+    write: Task[..., ReportFiles] = report
+    given = {"config": settings, "command": command, "timings": built}
+    quoted = {name: quote(value) for name, value in given.items()}
+    files = write(quote(plan), quote(run), **quoted)
+    return RunResult(report=str(files.html), headline=files.headline, table=files.table.to_text())
+
+
+def run_steps(plan: Chain, run: Run) -> dict[str, StageRecord]:
+    """The records of all steps by key."""
+    done: dict[str, State[StageRecord]] = {}
+
+    def stage(task: StageTask, step: Step | None) -> None:
+        if step is None:
+            return
+        # For the run page: one arrow, from the parent made last. Without `quote` Prefect also
+        # guesses arrows from equal strings, and draws dozens.
+        parents = set(step.parents.values())
+        after = [state for key, state in done.items() if key in parents][-1:]
+        done[step.key] = task(quote(step), quote(run), wait_for=after, return_state=True)
+        done[step.key].result()  # a failed step ends the run with its own error
+
+    stage(open_base, plan.base)
+    stage(prepare_pairs, plan.held_out)
+    stage(prepare_conversations, plan.conversations)
+    for round_ in plan.rounds:
+        stage(prepare_pairs, round_.pairs)
+    stage(sft, plan.sft)
+    stage(merge, plan.merge)
+    stage(evaluate, plan.evaluate_base)
+    stage(evaluate, plan.evaluate_sft)
+    for round_ in plan.rounds:
+        stage(dpo, round_.train)
+        stage(merge, round_.merge)
+        stage(evaluate, round_.evaluate)
+    if plan.control is not None:
+        stage(sft, plan.control.train)
+        stage(merge, plan.control.merge)
+        stage(evaluate, plan.control.evaluate)
+    return {key: state.result() for key, state in done.items()}
+
+
+def find_config(config: str) -> Path:
+    """The file of a preset's bare name; anything with a slash or an ending is a path."""
+    path = Path(config)
+    return path if path.suffix or len(path.parts) > 1 else PRESETS / f"{config}.yaml"

@@ -1,0 +1,1 @@
+"""The stages as Prefect tasks: thin, and all alike (`stage.py`)."""

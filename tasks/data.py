@@ -1,0 +1,25 @@
+"""Tasks that make a run's inputs: the base model and the prepared sets."""
+
+from prefect import State, task
+
+from alignment.records import StageRecord
+from alignment.stages import OpenBase, PrepareConversations, PreparePairs
+from tasks.stage import POLICY, Run, run_stage
+
+
+@task(name="open base model", **POLICY)
+def open_base(step: OpenBase, run: Run) -> State[StageRecord]:
+    """Make the base model available, check and describe it."""
+    return run_stage(step, run)
+
+
+@task(name="prepare conversations", **POLICY)
+def prepare_conversations(step: PrepareConversations, run: Run) -> State[StageRecord]:
+    """Read, clean and split the conversations of SFT."""
+    return run_stage(step, run)
+
+
+@task(name="prepare pairs", **POLICY)
+def prepare_pairs(step: PreparePairs, run: Run) -> State[StageRecord]:
+    """Read, clean and split the preference pairs of one round, or of the evaluation."""
+    return run_stage(step, run)

@@ -1,0 +1,13 @@
+"""Task of supervised fine-tuning: an adapter is trained, or taken from elsewhere."""
+
+from prefect import State, task
+
+from alignment.records import StageRecord
+from alignment.stages import TrainSft, UseAdapter
+from tasks.stage import POLICY, Run, run_stage
+
+
+@task(name="SFT", tags=["gpu"], **POLICY)
+def sft(step: TrainSft | UseAdapter, run: Run) -> State[StageRecord]:
+    """Train an SFT adapter on conversations, or check and copy one trained elsewhere."""
+    return run_stage(step, run)

@@ -1,0 +1,106 @@
+"""One finished run of the whole chain, and small parts of it to build tests from."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from alignment.chain import Chain, chain
+from alignment.config import PipelineConfig
+from alignment.records import StageRecord
+from alignment.store import Store, Workspace
+from tests import tiny
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A chain that has run to its end. Its store is shared: read it, copy it, do not change it."""
+
+    config: PipelineConfig
+    chain: Chain
+    store: Store
+    records: dict[str, StageRecord]
+    """By the step's name."""
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_model_folder, tmp_path_factory):
+    """SFT, two rounds of DPO and a control on the tiny model, each step as a scheduler runs it."""
+    from alignment.launch import run_step
+
+    root = tmp_path_factory.mktemp("finished") / "store"
+    config = PipelineConfig.model_validate(tiny.settings(tiny_model_folder, root))
+    woven, store = chain(config), Store(root=root)
+    records = {step.name: run_step(store, step) for step in woven.steps()}
+    return Finished(config=config, chain=woven, store=store, records=records)
+
+
+@pytest.fixture(scope="session")
+def tiny_ref(tiny_model_folder):
+    """The reference to the tiny model where it lies."""
+    from alignment.models.sources import describe
+    from alignment.records import ModelRef
+
+    base, tokenizer = describe(tiny_model_folder, f"folder:{tiny_model_folder}", None)
+    return ModelRef(base=base, tokenizer=tokenizer)
+
+
+@pytest.fixture
+def open_tiny(tiny_ref, tmp_path):
+    """A function that gives the tiny model afresh, in fp32."""
+    from alignment.models.load import open_model
+
+    return lambda ref=tiny_ref: open_model(ref, Store(root=tmp_path), dtype="float32")
+
+
+@pytest.fixture
+def make_adapter(tiny_model_folder, tmp_path):
+    """A function that writes a LoRA adapter of the tiny model, both factors random: a reference."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from alignment.models.load import describe_adapter
+
+    def make(name, *, seed, scale=0.2, r=4, alpha=8, trained_on="", **options):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+        lora = LoraConfig(
+            r=r,
+            lora_alpha=alpha,
+            target_modules=["q_proj", "v_proj", "up_proj", "down_proj"],
+            task_type="CAUSAL_LM",
+            **options,
+        )
+        adapted = get_peft_model(model, lora)
+        for parameter_name, parameter in adapted.named_parameters():
+            if "lora_B" in parameter_name:
+                torch.nn.init.normal_(parameter, std=scale)
+        folder = tmp_path / name
+        adapted.save_pretrained(folder)
+        return describe_adapter(folder, uri=f"folder:{folder}", stage=name, trained_on=trained_on)
+
+    return make
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """An empty place to build something in."""
+    made = Workspace(folder=tmp_path / "work", log=tmp_path / "work.log")
+    made.out.mkdir(parents=True)
+    return made
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    """Eight practice pairs."""
+    from alignment.data.practice import PracticeSource
+
+    return list(PracticeSource(part="round-1", rows=8).pairs())
+
+
+@pytest.fixture(scope="session")
+def conversations():
+    """Eight practice conversations."""
+    from alignment.data.practice import PracticeSource
+
+    return list(PracticeSource(part="sft", rows=8).conversations())

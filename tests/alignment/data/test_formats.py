@@ -1,0 +1,431 @@
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from alignment.data.clean import Reason, Rejected
+from alignment.data.formats import (
+    HH,
+    KNOWN,
+    Auto,
+    Format,
+    GradedSolutions,
+    Gsm8k,
+    Instruction,
+    Messages,
+    Preference,
+    choose_format,
+    chosen_conversation,
+)
+from alignment.data.reading import read_conversations, read_pairs
+from alignment.data.rows import RawRow
+from alignment.data.sources import FileSource
+from alignment.errors import DataError
+from alignment.records import Conversation
+
+
+def parse(format_, **fields):
+    (record,) = format_.parse(RawRow("a.jsonl", 1, fields, "chat", "test"))
+    return record
+
+
+def rejection(format_, **fields):
+    with pytest.raises(Rejected) as rejected:
+        parse(format_, **fields)
+    return rejected.value.reason, rejected.value.detail
+
+
+def said(messages):
+    return [(message.role, message.content) for message in messages]
+
+
+def chat(*turns):
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+# --- messages -----------------------------------------------------------------------------------
+
+
+def test_messages_are_taken_as_they_stand_but_for_white_space_at_the_ends():
+    record = parse(Messages(), messages=chat(("user", "Hi\n"), ("assistant", " Hello\n  there ")))
+    assert said(record.messages) == [("user", "Hi"), ("assistant", "Hello\n  there")]
+    assert (record.task_type, record.source) == ("chat", "test")
+    assert record == Conversation.of(record.messages, task_type="chat", source="test")
+
+
+def test_a_system_turn_without_text_is_no_system_turn():
+    record = parse(Messages(), messages=chat(("system", " "), ("user", "Hi"), ("assistant", "Ho")))
+    assert said(record.messages) == [("user", "Hi"), ("assistant", "Ho")]
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason", "detail"),
+    [
+        ("Hi", Reason.malformed, "column 'messages' holds a str, not a list"),
+        (None, Reason.malformed, "column 'messages' holds nothing, not a list"),
+        (["Hi"], Reason.malformed, "messages[0] holds a str, not {role, content}"),
+        ([{"role": "user"}], Reason.malformed, "messages[0]: content holds nothing, not text"),
+        (
+            [{"role": "user", "content": ["a"]}],
+            Reason.malformed,
+            "messages[0]: content holds a list, not text",
+        ),
+        (
+            chat(("user", "a"), ("tool", "b")),
+            Reason.role_order,
+            "messages[1]: role 'tool' is none of system, user, assistant",
+        ),
+        (
+            [{"from": "human", "value": "a"}],
+            Reason.malformed,
+            "messages[0]: role None is none of system, user, assistant",
+        ),
+    ],
+)
+def test_what_is_no_chat_is_rejected_with_its_place(messages, reason, detail):
+    assert rejection(Messages(), messages=messages) == (reason, detail)
+
+
+# --- preference ---------------------------------------------------------------------------------
+
+
+def test_texts_become_one_turn_each():
+    pair = parse(Preference(), prompt="Why?", chosen=" Because.", rejected="No.")
+    assert said(pair.prompt) == [("user", "Why?")]
+    assert said(pair.chosen) == [("assistant", "Because.")]
+    assert said(pair.rejected) == [("assistant", "No.")]
+    assert pair.strength is None
+
+
+def test_prompt_and_replies_may_be_lists():
+    prompt = chat(("system", "Be brief."), ("user", "Why?"))
+    pair = parse(Preference(), prompt=prompt, chosen=chat(("assistant", "So.")), rejected="No.")
+    assert said(pair.prompt) == [("system", "Be brief."), ("user", "Why?")]
+    assert said(pair.chosen) == [("assistant", "So.")]
+
+
+@pytest.mark.parametrize("columns", [{}, {"prompt": "Second?"}])
+def test_whole_chats_are_split_where_they_part(columns):
+    """Both begin user, assistant, user; a prompt column beside whole chats adds nothing."""
+    start = (("user", "First?"), ("assistant", "One."), ("user", "Second?"))
+    pair = parse(
+        Preference(),
+        chosen=chat(*start, ("assistant", "Good.")),
+        rejected=chat(*start, ("assistant", "Bad.")),
+        **columns,
+    )
+    assert said(pair.prompt) == list(start)
+    assert (said(pair.chosen), said(pair.rejected)) == (
+        [("assistant", "Good.")],
+        [("assistant", "Bad.")],
+    )
+
+
+def test_two_equal_chats_keep_their_last_turn_as_reply():
+    same = chat(("user", "Why?"), ("assistant", "So."))
+    pair = parse(Preference(), chosen=same, rejected=same)
+    assert said(pair.prompt) == [("user", "Why?")]
+    assert pair.chosen == pair.rejected
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_scores_become_a_strength(nested):
+    """(9 - 7.5) / 10 = 0.15, in the row or under metadata as UltraFeedback has it."""
+    scores = {"score_chosen": 9, "score_rejected": 7.5}
+    columns = {"metadata": scores} if nested else scores
+    pair = parse(Preference(), prompt="a", chosen="b", rejected="c", **columns)
+    assert pair.strength == pytest.approx(0.15)
+    wide = parse(Preference(score_scale=1), prompt="a", chosen="b", rejected="c", **columns)
+    assert wide.strength == 1
+
+
+def test_a_chosen_reply_that_scores_lower_is_rejected():
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": 2, "score_rejected": 3.5}
+    assert rejection(Preference(), **row) == (Reason.score_inverted, "chosen 2 < rejected 3.5")
+
+
+@pytest.mark.parametrize("score", ["9", True, float("nan")])
+def test_a_score_that_is_no_number_is_rejected(score):
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": score}
+    reason, detail = rejection(Preference(), **row, score_rejected=1)
+    assert (reason, detail) == (Reason.malformed, f"score {score!r} is not a number")
+
+
+def test_a_reply_that_is_no_text_is_rejected():
+    assert rejection(Preference(), prompt="a", chosen=True, rejected="c") == (
+        Reason.malformed,
+        "column 'chosen' holds a bool, not text",
+    )
+
+
+# --- HH -----------------------------------------------------------------------------------------
+
+
+def hh(*turns: str) -> str:
+    speakers = ("Human", "Assistant")
+    return "".join(f"\n\n{speakers[at % 2]}: {text}" for at, text in enumerate(turns))
+
+
+def test_a_transcript_is_split_into_turns_and_at_the_common_beginning():
+    pair = parse(HH(), chosen=hh("a", "b", "c", "good"), rejected=hh("a", "b", "c", "bad"))
+    assert said(pair.prompt) == [("user", "a"), ("assistant", "b"), ("user", "c")]
+    assert said(pair.chosen) == [("assistant", "good")]
+    assert said(pair.rejected) == [("assistant", "bad")]
+
+
+def test_the_common_beginning_is_of_messages_not_of_characters():
+    """Both replies begin with "The answer", which is not part of the prompt."""
+    pair = parse(HH(), chosen=hh("a", "The answer is 4"), rejected=hh("a", "The answer is 5"))
+    assert said(pair.chosen) == [("assistant", "The answer is 4")]
+
+
+def test_a_marker_without_a_blank_line_is_text():
+    reply = "Try this.\nHuman: hello\nAssistant: hi. Human: bye"
+    pair = parse(HH(), chosen=hh("a", reply), rejected=hh("a", "no"))
+    assert said(pair.chosen) == [("assistant", reply)]
+
+
+def test_a_second_assistant_marker_makes_a_reply_of_two_turns():
+    """`clean.role_order` drops it; guessing where the prompt ends would be worse."""
+    pair = parse(HH(), chosen=hh("a", "b") + "\n\nAssistant: more", rejected=hh("a", "c"))
+    assert said(pair.chosen) == [("assistant", "b"), ("assistant", "more")]
+    assert said(pair.rejected) == [("assistant", "c")]
+
+
+def test_an_empty_reply_is_an_empty_turn():
+    pair = parse(HH(), chosen=hh("a", ""), rejected=hh("a", "c"))
+    assert said(pair.chosen) == [("assistant", "")]
+
+
+def test_text_without_markers_is_rejected():
+    reason, detail = rejection(HH(), chosen="Hello", rejected=hh("a", "b"))
+    assert (reason, detail) == (Reason.malformed, "chosen does not open with 'Human:'")
+    assert rejection(HH(), chosen="Hi" + hh("a", "b"), rejected="")[0] == Reason.malformed
+
+
+# --- instruction, GSM8K, graded solutions -------------------------------------------------------
+
+
+def test_the_input_stands_below_the_instruction():
+    record = parse(Instruction(), instruction="Add.", input="1 2", output="3")
+    assert said(record.messages) == [("user", "Add.\n\n1 2"), ("assistant", "3")]
+    for empty in ({"input": ""}, {"input": None}, {}):
+        record = parse(Instruction(), instruction="Add.", output="3", **empty)
+        assert said(record.messages) == [("user", "Add."), ("assistant", "3")]
+
+
+def test_instruction_reads_columns_of_other_names():
+    answers = Instruction(instruction="question", output="answer")
+    assert said(parse(answers, question="q", answer="a").messages) == [
+        ("user", "q"),
+        ("assistant", "a"),
+    ]
+    reason, detail = rejection(answers, instruction="q", output="a")
+    assert (reason, detail) == (Reason.malformed, "column 'question' holds nothing, not text")
+
+
+def test_calculator_marks_are_removed_and_it_is_said():
+    answer = "She sold 48/2 = <<48/2=24>>24 clips, 3 << 4.\n#### 24"
+    record = parse(Gsm8k(), question="How many?", answer=answer)
+    assert record.messages[1].content == "She sold 48/2 = 24 clips, 3 << 4.\n#### 24"
+    assert "are removed" in Gsm8k.note
+
+
+def graded(**solutions):
+    columns = {
+        name: {"is_correct": verdict, "solution": text}
+        for name, (verdict, text) in solutions.items()
+    }
+    return {"question": "How many?", "ground_truth": "4", **columns}
+
+
+def test_the_right_and_the_wrong_solution_nearest_in_length_make_the_pair():
+    """Lengths: right 10 and 4, wrong 5 and 20; the nearest two are 4 and 5."""
+    row = graded(
+        a=(True, "r" * 10), b=(False, "w" * 20), c=(True, "r" * 4), d=(False, "<<1=1>>" + "w" * 5)
+    )
+    pair = parse(GradedSolutions(), **row)
+    assert said(pair.prompt) == [("user", "How many?")]
+    assert (said(pair.chosen), said(pair.rejected)) == (
+        [("assistant", "rrrr")],
+        [("assistant", "wwwww")],
+    )
+
+
+def test_the_choice_does_not_depend_on_the_order_of_columns():
+    row = graded(a=(True, "one"), b=(False, "two"), c=(True, "six"), d=(False, "ten"))
+    assert parse(GradedSolutions(), **dict(reversed(row.items()))) == parse(
+        GradedSolutions(), **row
+    )
+
+
+def test_solutions_that_are_all_right_or_all_wrong_have_no_contrast():
+    assert rejection(GradedSolutions(), **graded(a=(True, "x"), b=(True, "y"))) == (
+        Reason.no_contrast,
+        "all 2 solutions are right",
+    )
+    assert rejection(GradedSolutions(), **graded(a=(False, "x"), b=(False, "y")))[1].endswith(
+        "wrong"
+    )
+
+
+def test_solutions_of_other_types_are_malformed():
+    assert rejection(GradedSolutions(), **graded(a=("True", "x"), b=(False, "y"))) == (
+        Reason.malformed,
+        "'a' needs a boolean and a text",
+    )
+    assert rejection(GradedSolutions(), question="q")[0] == Reason.malformed
+
+
+# --- detection ----------------------------------------------------------------------------------
+
+TALK = chat(("user", "a"), ("assistant", "b"))
+EXAMPLES = {
+    "messages": ({"messages": TALK}, "column messages holds lists"),
+    "preference": (
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        "columns prompt, chosen, rejected",
+    ),
+    "hh": (
+        {"chosen": hh("a", "b"), "rejected": hh("a", "c")},
+        "columns chosen, rejected open with 'Human:'",
+    ),
+    "instruction": ({"instruction": "a", "output": "b"}, "columns instruction, output"),
+    "gsm8k": (
+        {"question": "a", "answer": "b\n#### 4"},
+        "columns question, answer, and answers end in '#### number'",
+    ),
+    "graded_solutions": (
+        graded(m1=(True, "x"), m2=(False, "y")),
+        "column question, and m1, m2 hold is_correct and solution",
+    ),
+}
+
+
+def test_there_is_an_example_of_every_known_format():
+    assert set(EXAMPLES) == {known.name for known in KNOWN}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_each_format_is_told_by_its_columns_and_says_why(name):
+    row, reason = EXAMPLES[name]
+    stated = choose_format(Auto(), [row] * 3, where="a.jsonl")
+    assert (stated.format.name, stated.reason) == (name, reason)
+    list(stated.format.parse(RawRow("a.jsonl", 1, row, "chat", "test")))
+
+
+def test_chats_as_replies_are_told_without_a_prompt():
+    stated = choose_format(Auto(), [{"chosen": TALK, "rejected": TALK}], where="a")
+    assert (stated.format, stated.reason) == (
+        Preference(),
+        "columns chosen, rejected hold lists of messages",
+    )
+
+
+def test_one_odd_row_does_not_hide_the_format():
+    good = EXAMPLES["instruction"][0]
+    rows: list[dict[str, object]] = [
+        dict(good),
+        {"instruction": 7, "output": None},
+        {"other": 1},
+        dict(good),
+    ]
+    assert choose_format(Auto(), rows, where="a").format == Instruction()
+
+
+def test_a_format_in_the_config_is_not_second_guessed():
+    row: dict[str, object] = {"question": "q", "answer": "a"}
+    wanted = Instruction(instruction="question", output="answer")
+    assert choose_format(wanted, [row], where="a") == (wanted, "named in the config")
+
+
+def test_unknown_columns_are_listed_beside_what_each_format_wants():
+    with pytest.raises(DataError) as error:
+        choose_format(Auto(), [{"text": "x", "label": 1}], where="a.jsonl")
+    message = str(error.value)
+    assert message.startswith("a.jsonl: columns text, label look like no known format. Name one")
+    for known in KNOWN:
+        assert f"{known.name} ({known.wants})" in message
+
+
+def test_two_formats_at_once_are_an_error_that_names_both():
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "messages": TALK}
+    with pytest.raises(DataError, match=r"look like messages and preference. Name one"):
+        choose_format(Auto(), [row], where="a.jsonl")
+
+
+def test_a_format_is_chosen_by_name_and_refuses_anothers_options():
+    union = TypeAdapter(Format)
+    assert union.validate_python({"name": "instruction", "output": "response"}) == Instruction(
+        output="response"
+    )
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        union.validate_python({"name": "hh", "output": "response"})
+    with pytest.raises(ValidationError, match="'graded_solutions'"):
+        union.validate_python({"name": "sharegpt"})
+
+
+# --- a source as records ------------------------------------------------------------------------
+
+
+def source(tmp_path, *rows, **options):
+    import json
+
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return FileSource(path=str(path), **options)
+
+
+def test_pairs_are_read_as_conversations_by_their_chosen_reply(tmp_path):
+    reading = read_conversations(source(tmp_path, EXAMPLES["hh"][0]))
+    assert (reading.format, reading.reason) == ("hh", EXAMPLES["hh"][1])
+    (row,) = reading.rows
+    assert said(row.record.messages) == [("user", "a"), ("assistant", "b")]
+    (pair,) = read_pairs(source(tmp_path, EXAMPLES["hh"][0])).rows
+    assert chosen_conversation(pair.record) == row.record
+
+
+def test_conversations_are_no_pairs(tmp_path):
+    with pytest.raises(
+        DataError, match=r"format 'messages' .* gives conversations, not preference"
+    ):
+        read_pairs(source(tmp_path, EXAMPLES["messages"][0]))
+
+
+def test_rejected_rows_are_set_aside_with_their_place(tmp_path):
+    good = EXAMPLES["instruction"][0]
+    reading = read_conversations(source(tmp_path, good, {"instruction": "x"}, good))
+    (dropped,) = reading.dropped
+    assert (dropped.row, dropped.reason) == (2, Reason.malformed)
+    assert dropped.detail == "column 'output' holds nothing, not text"
+    assert [row.row for row in reading.rows] == [1, 3]
+
+
+def test_a_wrong_format_is_one_error_with_the_columns_that_are_there(tmp_path):
+    wrong = source(tmp_path, {"b": "x", "a": "y"}, format=HH())
+    with pytest.raises(
+        DataError, match=r"no row is in format 'hh', .*; found columns a, b\. .*row 1"
+    ):
+        read_pairs(wrong)
+
+
+# --- real data ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "rows", "unread"),
+    [
+        ("hh-rlhf/helpful-base.test.jsonl.gz", "hh", 2354, {}),
+        ("hh-rlhf/harmless-base.test.jsonl.gz", "hh", 2312, {}),
+        ("hh-rlhf/helpful-rejection-sampled.test.jsonl.gz", "hh", 2749, {}),
+        ("ultrafeedback-1k/train_clean.jsonl", "preference", 1000, {}),
+        ("gsm8k/train.jsonl", "gsm8k", 7473, {}),
+        ("gsm8k/example_model_solutions.jsonl", "graded_solutions", 731, {"no_contrast": 588}),
+        ("llama-factory/alpaca_en_demo.json", "instruction", 999, {}),
+    ],
+)
+def test_real_files_are_read_whole(real_data, file, name, rows, unread):
+    from collections import Counter
+
+    reading = read_conversations(FileSource(path=str(real_data / file)))
+    assert reading.format == name
+    assert len(reading.rows) == rows
+    assert Counter(row.reason for row in reading.dropped) == unread

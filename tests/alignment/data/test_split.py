@@ -1,0 +1,116 @@
+import random
+
+import pytest
+from pydantic import ValidationError
+
+from alignment.data.split import (
+    Part,
+    PromptKeys,
+    first_user_turn,
+    hash_order,
+    held_out,
+    normalise,
+    prompt_key,
+    unit_hash,
+)
+from alignment.errors import ArtifactError
+from alignment.records import Message
+
+KEYS = [f"{number:016x}" for number in range(4000)]
+
+
+def user(text, *, system=None):
+    turns = (Message(role="user", content=text), Message(role="assistant", content="x"))
+    return turns if system is None else (Message(role="system", content=system), *turns)
+
+
+@pytest.mark.parametrize(
+    "same", ["Why  is\nthe sky blue?", " WHY is the SKY blue?\n", "Why is the sky \uff42lue?"]
+)
+def test_case_white_space_and_width_make_no_other_prompt(same):
+    assert normalise(same) == "why is the sky blue?"
+    assert prompt_key(user(same)) == prompt_key(user("Why is the sky blue?"))
+
+
+def test_other_words_make_another_prompt():
+    assert prompt_key(user("Why is the sky blue?")) != prompt_key(user("Why is the sky red?"))
+
+
+def test_the_key_is_of_the_first_user_turn_alone():
+    chat = user("a", system="Be brief.")
+    assert first_user_turn(chat) == "a"
+    assert prompt_key(chat) == prompt_key(user("a")) == prompt_key((*user("a"), *user("b")))
+    assert first_user_turn(()) == ""
+
+
+def test_the_share_held_out_is_the_share_asked_for():
+    """4000 prompts at share 0.1: 400 expected, standard deviation sqrt(4000 * .1 * .9) = 19."""
+    count = sum(held_out(key, 0.1, salt="1") for key in KEYS)
+    assert 400 - 4 * 19 < count < 400 + 4 * 19
+    assert not any(held_out(key, 0, salt="1") for key in KEYS)
+
+
+def test_a_larger_share_holds_out_what_a_smaller_one_does():
+    small = {key for key in KEYS if held_out(key, 0.1, salt="1")}
+    large = {key for key in KEYS if held_out(key, 0.3, salt="1")}
+    assert small < large
+
+
+def test_another_seed_splits_otherwise():
+    one, two = ({key for key in KEYS if held_out(key, 0.1, salt=salt)} for salt in "12")
+    assert one != two
+
+
+def test_parts_are_disjoint_and_together_everything():
+    parts = [
+        {key for key in KEYS if Part(index=index, of=3).holds(key, salt="1")} for index in (1, 2, 3)
+    ]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == len(KEYS)
+    assert all(4000 / 3 - 150 < len(part) < 4000 / 3 + 150 for part in parts)
+
+
+def test_a_part_has_its_share_of_held_out_prompts():
+    """1333 prompts of a part at share 0.1: 133 expected; one salt for both would give 400 or 0."""
+    part = [key for key in KEYS if Part(index=1, of=3).holds(key, salt="1")]
+    assert 90 < sum(held_out(key, 0.1, salt="1") for key in part) < 180
+
+
+@pytest.mark.parametrize("values", [(0, 2), (3, 2), (1, 0)])
+def test_a_part_that_does_not_exist_is_refused(values):
+    index, of = values
+    with pytest.raises(ValidationError, match=r"greater than 0|does not exist; count from 1"):
+        Part(index=index, of=of)
+
+
+def test_a_row_that_is_added_moves_no_other():
+    ids = KEYS[:500]
+    before = [ids[at] for at in hash_order(ids, salt="1")]
+    more = [*ids[:250], "new", *ids[250:]]
+    after = [more[at] for at in hash_order(more, salt="1")]
+    assert [name for name in after if name != "new"] == before
+    assert before != ids
+
+
+def test_the_order_does_not_depend_on_the_order_of_reading():
+    shuffled = KEYS[:500]
+    random.Random(0).shuffle(shuffled)
+    orders = [[ids[at] for at in hash_order(ids, salt="1")] for ids in (KEYS[:500], shuffled)]
+    assert orders[0] == orders[1]
+
+
+def test_the_numbers_never_change():
+    """A split that moved between two versions would train on what was held out."""
+    assert prompt_key(user("Why is the sky blue?")) == "ff880e2bc6febec9"
+    assert unit_hash("a", salt="1") == pytest.approx(0.014302931499, abs=1e-12)
+
+
+def test_prompt_keys_are_read_back_and_a_wrong_file_is_named(tmp_path):
+    keys = PromptKeys(kind="pairs", trained=("a",), held_out=("b",))
+    path = tmp_path / "prompt_keys.json"
+    path.write_text(keys.model_dump_json())
+    assert PromptKeys.read(path) == keys
+    path.write_text("{}")
+    with pytest.raises(ArtifactError, match=r"prompt_keys\.json does not list the prompts"):
+        PromptKeys.read(path)
+    with pytest.raises(ArtifactError, match="does not list"):
+        PromptKeys.read(tmp_path / "none.json")

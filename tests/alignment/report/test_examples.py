@@ -1,0 +1,56 @@
+from collections import Counter
+
+from alignment.report import examples
+
+
+def test_a_quarter_of_the_prompts_is_without_a_change(run):
+    chosen = examples.side_by_side(run.generations, "round 1", limit=24)
+    counts = Counter(row.change for row in chosen)
+    assert counts["lost"] + counts["gained"] == 18
+    assert counts["never"] + counts["always"] == 6
+
+
+def test_what_was_lost_stands_beside_what_was_gained(run):
+    """Round 1 passes rows 0-25: the base fails 2-25 (gained), round 2 passes 26-33 (lost)."""
+    chosen = examples.side_by_side(run.generations, "round 1", limit=24)
+    assert [row.change for row in chosen[:4]] == ["lost", "gained", "lost", "gained"]
+
+
+def test_task_types_take_turns(run):
+    chosen = examples.side_by_side(run.generations, "round 2", limit=24)
+    first = [row.prompt.task_type for row in chosen if row.change == "gained"][:4]
+    assert first == ["city", "email", "lower", "number"]
+
+
+def test_every_model_that_answered_is_shown_in_order(run):
+    row = examples.side_by_side(run.generations, "round 2")[0]
+    assert list(row.replies) == ["base", "sft", "round 1", "round 2", "control"]
+
+
+def test_prompts_without_a_verifier_still_fill_the_page(run):
+    silent = {
+        label: tuple(row.model_copy(update={"passed": None}) for row in rows)
+        for label, rows in run.generations.items()
+    }
+    chosen = examples.side_by_side(silent, "round 2", limit=24)
+    assert Counter(row.change for row in chosen) == {"unverified": 24}
+
+
+def test_a_model_that_answered_nothing_has_nothing_to_show(run):
+    assert examples.side_by_side(run.generations, "round 9") == []
+    assert examples.side_by_side({}, "base") == []
+
+
+def test_wrong_pairs_come_worst_first_with_their_text(run):
+    """chosen - rejected under the base model = (-10 + row % 3) - (-14 + row / 2).
+
+    Row 27: -10 - -0.5 = -9.5; row 28: -9 - 0 = -9; row 29: -8 - 0.5 = -8.5.
+    """
+    wrong = examples.wrong_pairs(run.pairs["base"], run.pair_texts, limit=3)
+    assert [pair.score.id for pair in wrong] == ["q27", "q28", "q29"]
+    assert [pair.text.id for pair in wrong if pair.text] == ["q27", "q28", "q29"]
+
+
+def test_a_pair_with_equal_log_probs_is_not_yet_right(run):
+    tie = run.pairs["base"][0].model_copy(update={"chosen": -5.0, "rejected": -5.0})
+    assert examples.wrong_pairs([tie], ()) == [examples.WrongPair(tie, None)]

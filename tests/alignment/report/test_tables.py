@@ -1,0 +1,103 @@
+from alignment.records import Estimate
+from alignment.report import metric, tables
+
+
+def texts(table):
+    return [[cell.plain for cell in row] for row in table.rows]
+
+
+def test_the_evaluation_table_has_a_row_per_model_in_order(run):
+    table = tables.evaluation_table(run.evaluations)
+    assert [row[0] for row in texts(table)] == ["base", "sft", "round 1", "round 2", "control"]
+    assert table.columns == (
+        "Model",
+        "Pass rate",
+        "Preference acc.",
+        "Margin",
+        "NLL",
+        "KL from base",
+        "Reply tokens",
+    )
+
+
+def test_a_cell_is_a_value_with_its_interval(run):
+    """SFT passes 20 of 40; Wilson: [.352, .648]. It lowers each rejected reply by 2 nats."""
+    sft = texts(tables.evaluation_table(run.evaluations))[1]
+    assert sft[1] == ".500 [.352, .648]"
+    assert sft[3] == "2.0 [2.0, 2.0]"
+
+
+def test_the_evaluation_table_fits_a_terminal(run):
+    assert max(map(len, tables.evaluation_table(run.evaluations).to_text().splitlines())) <= 120
+
+
+def test_the_note_says_over_how_many_rows(run):
+    note = tables.evaluation_table(run.evaluations).note
+    assert "Pass rate, Reply tokens: n = 40." in note
+    assert "Preference acc., Margin, NLL, KL from base: n = 30." in note
+
+
+def test_a_metric_that_no_model_has_is_left_out_and_a_missing_one_is_a_dash(run):
+    base, sft, *_ = run.evaluations
+    without = base.model_copy(update={"overall": {"nll": base.overall["nll"]}})
+    table = tables.evaluation_table([without])
+    assert table.columns == ("Model", "NLL")
+    assert texts(tables.evaluation_table([without, sft]))[0][1] == "—"
+
+
+def test_the_task_table_has_a_column_per_model(run):
+    table = tables.task_table(run.evaluations)
+    assert table.columns == ("Task type", "base", "sft", "round 1", "round 2", "control")
+    assert [row[0] for row in texts(table)] == ["city", "email", "lower", "number"]
+    assert texts(table)[0][2] == ".500 [.237, .763]"
+
+
+def test_the_data_table_names_every_reason_the_largest_first(run):
+    assert texts(tables.data_table(run.data)) == [
+        ["pairs-1", "1,384", "150", "40", "11", "duplicate 9, tie 2"]
+    ]
+
+
+def test_the_stage_table_says_what_was_reused(run):
+    rows = texts(tables.stage_table(run.records, run.timings))
+    assert rows[0] == [
+        "sft",
+        "sft-0123456789abcdef",
+        "1 min 01 s",
+        "reused",
+        "loss 0.7 · tokens 48,211",
+        "",
+    ]
+    assert rows[2][3] == "1 min 01 s"
+    assert rows[2][5] == "Three prompts were trimmed."
+
+
+def test_the_stage_table_without_timings_leaves_the_question_open(run):
+    assert "This run" not in tables.stage_table(run.records).columns
+
+
+def test_the_merge_table_lists_merges_and_not_the_steps_after_them(run):
+    """The DPO step hands on the same merged base; it is not a second merge."""
+    assert texts(tables.merge_table(run.records)) == [
+        ["merge-sft", "sft", "bfloat16", ".9987", "3.4e-05", ".997"]
+    ]
+
+
+def test_numbers_have_fixed_digits_a_real_minus_and_no_negative_zero():
+    assert metric.show(0.4286) == ".429"
+    assert metric.show(1.0) == "1.000"
+    assert metric.show(-0.0667) == "\N{MINUS SIGN}.067"
+    assert metric.show(-0.0001) == ".000"
+    assert metric.show(0.5, digits=1) == "0.5"
+    assert metric.show(float("nan")) == "—"
+
+
+def test_one_row_shows_no_interval():
+    one = Estimate(value=0.5, low=0.5, high=0.5, n=1)
+    assert metric.show_interval("pass_rate", one) == ""
+
+
+def test_seconds_are_said_as_people_do():
+    assert metric.show_seconds(4.2) == "4.2 s"
+    assert metric.show_seconds(185) == "3 min 05 s"
+    assert metric.show_seconds(7805) == "2 h 10 min"

@@ -1,0 +1,115 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from alignment.config import PipelineConfig, load, schema
+from alignment.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_an_unknown_key_is_refused_with_file_line_path_and_the_nearest_name(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {name: package}\nsft: {name: none}\ndpo:\n  learning_rat: 1e-4\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    expected = f"{path}:4: unknown key dpo.learning_rat; did you mean 'learning_rate'?"
+    assert str(caught.value) == expected
+
+
+def test_a_key_of_another_choice_is_refused_inside_a_union(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {name: package, revision: main}\nsft: {name: none}\n")
+    with pytest.raises(ConfigError, match=r"run.yaml:1: unknown key model.revision; valid names"):
+        load(path)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {name: package}\nsft: {name: none}\nseeed: 1\ndpo: {weight_decay: -1}")
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert any("did you mean 'seed'?" in line for line in lines)
+    assert any(":4: dpo.weight_decay: input should be greater than" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected `key: value` lines, found NoneType"),
+        ("- a\n", "expected `key: value` lines"),
+        ("a: [1\n", "not valid YAML"),
+        ("sft: {name: none}\n", "model is missing"),
+        ("model: {name: huub}\nsft: {name: none}\n", r":1: model: input tag 'huub'"),
+        ("model: {}\nsft: {name: none}\n", "model needs a `name`"),
+    ],
+)
+def test_a_file_that_is_no_config_says_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(path)
+
+
+def test_a_missing_file_names_its_neighbours():
+    with pytest.raises(ConfigError, match=r"no config file .*Did you mean practice\.yaml"):
+        load(ROOT / "deployments" / "configs" / "practise.yaml")
+
+
+def test_overrides_reach_list_items_defaults_and_whole_branches(tiny_settings, write_config):
+    config = load(
+        write_config(tiny_settings),
+        [
+            "seed=7",
+            "rounds.1.data.limit=5",
+            "dpo.loss.beta=0.3",
+            "sft={name: none}",
+        ],
+    )
+    assert config.seed == 7
+    assert config.rounds[1].data.limit == 5
+    assert config.rounds[0].data.limit is None
+    assert config.dpo.loss.beta == 0.3
+    assert config.sft.name == "none"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", "expected dotted.key=value"),
+        ("rounds.9.data.limit=5", r"'9' is not one of the 2 items \(0 .. 1\)"),
+        ("seed.deeper=1", "'seed' is a plain value"),
+        ("name.deeper=1", "would stand below a plain value"),
+        ("name=[1", "not valid YAML"),
+    ],
+)
+def test_an_override_that_fits_nowhere_is_refused(tiny_settings, write_config, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(write_config(tiny_settings), [override])
+
+
+def test_the_committed_schema_is_the_one_the_classes_give():
+    committed = json.loads((ROOT / "docs" / "config.schema.json").read_text())
+    assert committed == json.loads(json.dumps(schema())), "run `make schema`"
+
+
+def test_every_field_of_the_schema_says_what_it_is():
+    def silent(name, node):
+        kinds = node.get("properties", {}) if isinstance(node, dict) else {}
+        return [
+            f"{name}.{key}"
+            for key, field in kinds.items()
+            if "description" not in field and "const" not in field
+        ]
+
+    definitions = schema()["$defs"]
+    found = [entry for name, node in definitions.items() for entry in silent(name, node)]
+    assert found + silent("PipelineConfig", schema()) == []
+
+
+def test_a_config_survives_the_journey_through_json(tiny_settings, write_config):
+    config = load(write_config(tiny_settings))
+    assert PipelineConfig.model_validate_json(config.model_dump_json()) == config

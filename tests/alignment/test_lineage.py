@@ -1,0 +1,70 @@
+import pytest
+
+from alignment.errors import ArtifactError
+from alignment.lineage import ancestors, descendants, resolve
+from alignment.records import CodeVersion, StageRecord
+from alignment.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    """base -> sft -> merge, and a second sft on the same base, an hour later."""
+    store = Store(root=tmp_path)
+    for hour, (key, name, parents) in enumerate(
+        [
+            ("base-1", "base", {}),
+            ("sft-1", "sft", {"policy": "base-1"}),
+            ("merge-1", "merge-sft", {"policy": "base-1", "adapter": "sft-1"}),
+            ("sft-2", "sft", {"policy": "base-1"}),
+        ]
+    ):
+        record = StageRecord(
+            key=key,
+            stage=key.split("-")[0],
+            version=1,
+            name=name,
+            parents=parents,
+            config={},
+            seed=0,
+            output={},
+            metrics={},
+            files=(),
+            code=CodeVersion(revision="abc"),
+            libraries={},
+            hardware={},
+            started=f"2026-01-01T0{hour}:00:00+00:00",
+            seconds=1.0,
+        )
+        store.commit(record, store.workspace(key))
+    return store
+
+
+def keys(records):
+    return [record.key for record in records]
+
+
+def test_ancestors_come_after_their_own_parents_and_each_once(store):
+    assert keys(ancestors(store, "merge-1")) == ["base-1", "sft-1", "merge-1"]
+
+
+def test_descendants_come_in_the_order_of_their_start(store):
+    assert keys(descendants(store, "base-1")) == ["sft-1", "merge-1", "sft-2"]
+    assert keys(descendants(store, "sft-1")) == ["merge-1"]
+    assert descendants(store, "merge-1") == []
+
+
+def test_an_ancestor_that_is_gone_is_an_error(store):
+    (store.folder("base-1") / "manifest.json").unlink()
+    with pytest.raises(ArtifactError, match="no artifact 'base-1'"):
+        ancestors(store, "merge-1")
+
+
+def test_a_name_stands_for_its_records_newest_first(store):
+    assert resolve(store, "sft") == ["sft-1", "sft-2"], "also the beginning of two keys"
+    assert resolve(store, "merge-sft") == ["merge-1"]
+
+
+def test_a_key_stands_for_itself_and_its_beginning_for_it(store):
+    assert resolve(store, "sft-2") == ["sft-2"]
+    assert resolve(store, "mer") == ["merge-1"]
+    assert resolve(store, "dpo-3") == []

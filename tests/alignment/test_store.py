@@ -1,0 +1,230 @@
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+from alignment.errors import ArtifactError, StorageError
+from alignment.records import CodeVersion, StageRecord
+from alignment.store import MANIFEST, Store, storage_errors
+
+KEY = "sft-0123456789abcdef01234567"
+
+CRASHES = """
+import json, os, signal, sys
+from pathlib import Path
+from alignment.launch import build
+from alignment.progress import Progress
+from alignment.stages import Outcome, Step
+from alignment.store import Store
+
+class Writes(Step):
+    stage: str = "writes"
+
+    def build(self, context):
+        for name in ("a.txt", "b/c.txt"):
+            path = context.workspace.out / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name * 50)
+        return Outcome(output={})
+
+def crash_at(countdown, root):
+    left = [countdown]
+
+    def hook(event, arguments):
+        touches = event in ("open", "shutil.rmtree") or event.startswith("os.")
+        if touches and any(str(root) in str(argument) for argument in arguments):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+step, fates = Writes(name="writes"), []
+build(Store(root=Path(sys.argv[1]) / "warm"), step, Progress())  # imports, git: done before a fork
+for operation in range(1, 500):
+    store = Store(root=Path(sys.argv[1]) / f"store-{operation}")
+    child = os.fork()
+    if child == 0:
+        crash_at(operation, store.root)
+        build(store, step, Progress())
+        os._exit(0)
+    died = os.waitpid(child, 0)[1] != 0
+    whole = store.find(step.key) is not None
+    sound = not whole or store.open(step.key) is not None
+    manifests = len(list(store.root.glob("objects/*/manifest.json")))
+    rebuilt = len(build(store, step, Progress()).files)
+    fates.append([died, whole, sound, manifests, rebuilt])
+    if not died:
+        break
+print(json.dumps(fates))
+"""
+
+
+def record(key=KEY, **fields):
+    defaults = {
+        "stage": "sft",
+        "version": 1,
+        "name": "sft",
+        "parents": {},
+        "config": {},
+        "seed": 0,
+        "output": {},
+        "metrics": {},
+        "files": (),
+        "code": CodeVersion(revision="abc"),
+        "libraries": {},
+        "hardware": {},
+        "started": "2026-01-01T00:00:00+00:00",
+        "seconds": 1.0,
+    }
+    return StageRecord(key=key, **{**defaults, **fields})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(root=tmp_path / "store")
+
+
+@pytest.fixture
+def committed(store):
+    """An artifact of two files."""
+    workspace = store.workspace(KEY)
+    (workspace.out / "weights.bin").write_bytes(bytes(range(256)) * 16)
+    (workspace.out / "logs").mkdir()
+    (workspace.out / "logs" / "history.jsonl").write_text('{"loss": 1.0}\n')
+    return store.commit(record(), workspace)
+
+
+def test_a_commit_records_size_and_sha256_of_every_file(store, committed):
+    found = {file.path: (file.size, file.sha256) for file in committed.files}
+    expected = {
+        "weights.bin": bytes(range(256)) * 16,
+        "logs/history.jsonl": b'{"loss": 1.0}\n',
+    }
+    assert found == {
+        name: (len(content), hashlib.sha256(content).hexdigest())
+        for name, content in expected.items()
+    }
+    assert store.open(KEY) == committed == store.find(KEY)
+
+
+def test_a_commit_leaves_no_workspace_behind(store, committed):
+    assert not (store.root / "work" / KEY).exists()
+    assert store.list_keys() == [KEY]
+
+
+def test_manifest_is_absent_after_a_crash(store):
+    """A process that dies in the middle of a build leaves files in its workspace and no more."""
+    workspace = store.workspace(KEY)
+    (workspace.out / "weights.bin").write_bytes(b"half of the wei")
+    assert store.find(KEY) is None
+    assert store.reuse(KEY) is None
+    assert store.list_keys() == []
+    assert not list(store.root.rglob(MANIFEST))
+
+
+def test_a_kill_at_any_file_operation_leaves_an_artifact_whole_or_absent(tmp_path):
+    """A process builds and is killed -9 at its first file operation; the next one at its second...
+
+    until one comes through. After each death the artifact is either absent or opens with every
+    digest right, and building again gives both of its files.
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", CRASHES, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    fates = json.loads(run.stdout)
+    assert len(fates) > 15, "hardly any operation was hit"
+    assert all(died for died, *_ in fates[:-1])
+    for _, whole, sound, manifests, rebuilt in fates:
+        assert sound
+        assert manifests == whole
+        assert rebuilt == 2
+    assert {whole for _, whole, *_ in fates} == {True, False}, "no kill came after the rename"
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "logs/history.jsonl"])
+def test_any_flipped_bit_is_found(store, committed, name):
+    path = store.folder(KEY) / name
+    intact = path.read_bytes()
+    generator = random.Random(0)
+    for _ in range(20):
+        bit = generator.randrange(8 * len(intact))
+        damaged = bytearray(intact)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match="does not match the digest in its manifest"):
+            store.open(KEY)
+    path.write_bytes(intact)
+    assert store.open(KEY) == committed
+
+
+def test_a_cut_file_is_found(store, committed):
+    os.truncate(store.folder(KEY) / "weights.bin", 100)
+    with pytest.raises(ArtifactError, match=r"weights\.bin does not match the digest"):
+        store.open(KEY)
+
+
+def test_a_missing_file_is_found(store, committed):
+    (store.folder(KEY) / "weights.bin").unlink()
+    with pytest.raises(ArtifactError, match=r"weights\.bin is missing from its artifact"):
+        store.open(KEY)
+
+
+def test_opening_what_is_not_there_names_key_and_store(store):
+    with pytest.raises(ArtifactError, match=f"no artifact '{KEY}' in {store.root}"):
+        store.open(KEY)
+
+
+def test_a_damaged_artifact_is_moved_aside_and_not_reused(store, committed, caplog):
+    os.truncate(store.folder(KEY) / "weights.bin", 100)
+    assert store.reuse(KEY) is None
+    assert not store.folder(KEY).exists()
+    (aside,) = (store.root / "damaged").iterdir()
+    assert (aside / "weights.bin").stat().st_size == 100
+    assert "built again" in caplog.text
+
+
+def test_an_unreadable_manifest_is_an_error_that_says_what_to_remove(store, committed):
+    (store.folder(KEY) / MANIFEST).write_text('{"key": "sft')
+    with pytest.raises(ArtifactError, match=f"Remove {store.folder(KEY)} and run again"):
+        store.find(KEY)
+    assert store.reuse(KEY) is None, "a whole run goes on: the stage is built again"
+
+
+def test_what_an_earlier_attempt_left_in_the_workspace_is_kept(store):
+    (store.workspace(KEY).out / "half").write_text("x")
+    assert (store.workspace(KEY).out / "half").read_text() == "x"
+
+
+def test_a_uri_becomes_a_place_on_disk(store):
+    assert store.path(f"store:{KEY}/model") == store.root / "objects" / KEY / "model"
+    assert str(store.path("folder:/models/qwen")) == "/models/qwen"
+
+
+def test_a_hub_uri_has_no_place_on_disk(store):
+    with pytest.raises(ArtifactError, match="'hub:Qwen/Qwen2.5' is not a place on disk"):
+        store.path("hub:Qwen/Qwen2.5")
+
+
+def test_a_store_below_a_file_says_which_setting_to_change(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="--set store=FOLDER"):
+        Store(root=tmp_path / "file" / "store").workspace(KEY)
+
+
+def test_errors_that_are_not_about_the_disk_pass_unchanged(tmp_path):
+    with pytest.raises(TimeoutError), storage_errors(tmp_path):
+        raise TimeoutError
+
+
+def test_only_a_sealed_checkpoint_counts_as_one(store):
+    checkpoint = store.workspace(KEY).checkpoints / "step-00000003"
+    checkpoint.mkdir(parents=True)
+    assert not store.has_checkpoint(KEY)
+    (checkpoint / "digests.json").write_text("{}")
+    assert store.has_checkpoint(KEY)

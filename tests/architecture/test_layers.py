@@ -1,0 +1,190 @@
+"""What may import what, read from the source with `ast`.
+
+alignment  <-  tasks  <-  flows  <-  deployments
+errors, records  <-  store, data, models  <-  train, evaluate  <-  config, stages
+    <-  chain, export, launch, plan  <-  report
+"""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+HOUSE = ["alignment", "tasks", "flows", "deployments"]
+"""Left to right: a package imports itself and what stands to its left."""
+
+ROOMS = [
+    {"errors", "records"},
+    {"store", "lineage", "progress", "data", "models"},
+    {"train", "evaluate"},
+    {"config", "stages"},
+    {"chain", "export", "launch", "plan"},
+    {"report"},
+]
+"""The same inside `alignment`; rooms of one row may know each other."""
+
+HEAVY = {
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "matplotlib",
+    "pandas",
+    "peft",
+    "pyarrow",
+    "scipy",
+    "torch",
+    "transformers",
+    "trl",
+}
+"""Each costs up to seven seconds and half a gigabyte, so a function that needs one imports it."""
+
+NEVER_IN_ALIGNMENT = {"prefect", "tasks", "flows", "deployments"}
+
+
+def sources(*packages: str) -> Iterator[tuple[Path, ast.Module]]:
+    for package in packages:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
+    """Every import below `tree` with the dotted name it fetches; `from a import b` gives `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: write the whole name of the package"
+            yield from ((node, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def at_import(tree: ast.Module) -> Iterator[tuple[ast.stmt, str]]:
+    """The imports that run when the module is imported: not in a function, not for types only."""
+    late = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"))
+        for inner in ast.walk(node)
+    }
+    yield from ((node, name) for node, name in imported(tree) if id(node) not in late)
+
+
+def room(dotted: str) -> int | None:
+    """The row of `alignment.<room>...` in ROOMS; None for the package itself and for others."""
+    parts = dotted.split(".")
+    if parts[0] != "alignment" or len(parts) == 1:
+        return None
+    rows = [row for row, rooms in enumerate(ROOMS) if parts[1] in rooms]
+    assert rows, f"alignment.{parts[1]} has no row in ROOMS: decide what it may import"
+    return rows[0]
+
+
+def dotted_name(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_packages_import_only_to_their_left():
+    wrong = [
+        f"{path}:{node.lineno} imports {name}"
+        for path, tree in sources(*HOUSE)
+        for node, name in imported(tree)
+        if (top := name.split(".")[0]) in HOUSE and HOUSE.index(top) > HOUSE.index(path.parts[0])
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_alignment_knows_neither_prefect_nor_its_callers():
+    wrong = [
+        f"{path}:{node.lineno} imports {name}"
+        for path, tree in sources("alignment")
+        for node, name in imported(tree)
+        if name.split(".")[0] in NEVER_IN_ALIGNMENT
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_rooms_of_alignment_import_only_from_their_row_or_above():
+    wrong = [
+        f"{path}:{node.lineno} imports {name}"
+        for path, tree in sources("alignment")
+        if (here := room(dotted_name(path))) is not None
+        for node, name in imported(tree)
+        if (there := room(name)) is not None and there > here
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_alignment_reads_no_environment():
+    wrong = [
+        f"{path}:{node.lineno}"
+        for path, tree in sources("alignment")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.environ", "os.getenv"}
+    ]
+    assert not wrong, "configuration comes as an argument:\n" + "\n".join(wrong)
+
+
+def test_heavy_libraries_are_imported_inside_functions():
+    wrong = [
+        f"{path}:{node.lineno} imports {name}"
+        for path, tree in sources("alignment", "tasks", "flows")
+        for node, name in at_import(tree)
+        if name.split(".")[0] in HEAVY
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_importing_every_module_loads_no_heavy_library():
+    modules = [dotted_name(path) for path, _ in sources("alignment", "tasks", "flows")]
+    done = run_python(
+        f"import sys, importlib; [importlib.import_module(name) for name in {modules}]\n"
+        f"print(sorted(set(sys.modules) & {HEAVY}))"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_alignment_can_be_imported_without_prefect():
+    modules = [dotted_name(path) for path, _ in sources("alignment")]
+    done = run_python(
+        "import sys, importlib\n"
+        "sys.modules['prefect'] = None  # from here on `import prefect` raises\n"
+        f"[importlib.import_module(name) for name in {modules}]"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_three_packages_are_listed_by_name_and_nothing_else():
+    patterns = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert sorted({pattern.split(".")[0] for pattern in patterns}) == sorted(HOUSE[:3])
+
+
+def test_every_library_that_is_imported_is_a_declared_dependency():
+    declared = {canonical(line) for line in PROJECT["project"]["dependencies"]}
+    providers = packages_distributions()
+    wrong = [
+        f"{path}:{node.lineno} imports {name}"
+        for path, tree in sources(*HOUSE)
+        for node, name in imported(tree)
+        if (top := name.split(".")[0]) not in {*HOUSE, *sys.stdlib_module_names}
+        and not declared & set(map(canonical, providers.get(top, [])))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def canonical(requirement: str) -> str:
+    """`ruamel.yaml>=0.19` -> `ruamel-yaml`: the name of the distribution as indexes compare it."""
+    end = next((i for i, c in enumerate(requirement) if c in "<>=!~[; "), len(requirement))
+    return requirement[:end].lower().replace("_", "-").replace(".", "-")

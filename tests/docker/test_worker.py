@@ -1,0 +1,64 @@
+"""Stopping a worker, with real processes: the run saves first, then the worker is told."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parents[2] / "docker/worker.py"
+
+RUN = """
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(0.3)
+    pathlib.Path("saved").touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("running").touch()
+time.sleep(30)
+"""
+
+WORKER = f"""
+import pathlib, signal, subprocess, sys
+run = subprocess.Popen([sys.executable, "-c", {RUN!r}], start_new_session=True)
+def stop(*_):
+    run.kill()  # as Prefect's worker does
+    pathlib.Path("told").write_text(str(pathlib.Path("saved").exists()))
+    sys.exit(7)
+signal.signal(signal.SIGTERM, stop)
+run.wait()
+while True:
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, PROGRAM, sys.executable, "-c", WORKER], cwd=tmp_path
+    )
+    until = time.monotonic() + 20
+    while not (tmp_path / "running").exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    yield process
+    process.kill()
+    process.wait(5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_has_saved_before_the_worker_is_told(program, tmp_path, number):
+    program.send_signal(number)
+    assert program.wait(20) == 7, "the worker's own exit code"
+    assert (tmp_path / "told").read_text() == "True"
+
+
+def test_second_signal_does_not_cut_the_saving_short(program, tmp_path):
+    program.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    program.send_signal(signal.SIGINT)
+    assert program.wait(20) == 7
+    assert (tmp_path / "saved").exists()
