@@ -140,7 +140,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
     try:
         return PipelineConfig.model_validate(_plain(tree))
     except ValidationError as error:
-        problems = [_explain(problem, tree, path) for problem in error.errors()]
+        problems = [_explain(problem, tree, path, overrides) for problem in error.errors()]
         raise ConfigError("\n".join(problems)) from error
 
 
@@ -252,10 +252,10 @@ def _index(node: list[Any], part: str, override: str) -> int:
 # --- explaining -------------------------------------------------------------------------------
 
 
-def _explain(problem: Mapping[str, Any], tree: Any, path: Path) -> str:
+def _explain(problem: Mapping[str, Any], tree: Any, path: Path, overrides: Sequence[str]) -> str:
     where, line = _locate(tree, problem["loc"])
-    place = f"{path}:{line}" if line else f"{path}"
     key = ".".join(map(str, where)) or "the file"
+    place = _override_of(key, overrides) or (f"{path}:{line}" if line else f"{path}")
     if problem["type"] == "extra_forbidden":
         valid = sorted(_valid_names(PipelineConfig, problem["loc"][:-1]))
         near = difflib.get_close_matches(str(where[-1]), valid, n=1, cutoff=0.5)
@@ -269,6 +269,15 @@ def _explain(problem: Mapping[str, Any], tree: Any, path: Path) -> str:
     shown = repr(problem["input"])
     given = f", got {shown}" if len(shown) <= 60 else ""
     return f"{place}: {key}: {message[:1].lower()}{message[1:]}{given}"
+
+
+def _override_of(key: str, overrides: Sequence[str]) -> str | None:
+    """The override that a key, or what it stands in, was set by."""
+    for override in reversed(overrides):
+        dotted = override.partition("=")[0]
+        if f"{key}.".startswith(f"{dotted}."):
+            return f"--set {override!r}"
+    return None
 
 
 def _locate(tree: Any, location: Sequence[str | int]) -> tuple[list[str | int], int | None]:

@@ -84,7 +84,7 @@ def _record(step: Step, outcome: Outcome, started: datetime, seconds: float) -> 
         config=step.settings,
         seed=step.seed,
         output=outcome.output,
-        metrics=outcome.metrics,
+        metrics={**outcome.metrics, **_peak_memory()},
         notes=outcome.notes,
         files=(),
         code=code_version(),
@@ -258,6 +258,14 @@ def hardware() -> dict[str, str]:
     if torch is not None and torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def _peak_memory() -> dict[str, float]:
+    """Most GPU memory this process held in tensors, GiB; nothing where torch is not loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    return {"peak_gpu_gib": torch.cuda.max_memory_allocated() / 2**30}
 
 
 def _version(name: str) -> str:

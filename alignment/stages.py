@@ -6,9 +6,10 @@ own key follows from its fields alone: `plan` knows every key before anything ha
 Not here: the order of the steps (`chain.py`), processes and locks (`launch.py`).
 """
 
+import contextlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -25,6 +26,7 @@ from alignment.data.prepare import (
 from alignment.data.sieve import Prepared, read_rows
 from alignment.data.split import PromptKeys
 from alignment.data.verifiers import VerifiablePrompt
+from alignment.errors import DataError
 from alignment.evaluate.suite import (
     DISTRIBUTIONS,
     PAIRS,
@@ -40,7 +42,6 @@ from alignment.records import (
     AdapterRef,
     Conversation,
     DataRef,
-    EvalReport,
     Frozen,
     Json,
     ModelRef,
@@ -159,14 +160,15 @@ class PrepareConversations(Step):
 
     def build(self, context: Context) -> Outcome:
         """Write train, held-out and quarantined rows."""
-        prepared = prepare_conversations(
-            self.config,
-            max_length=self.max_length,
-            tokenizer=_tokenizer(context.store, self.base),
-            earlier=_used(context.store, self.earlier),
-            seed=self.seed,
-            out=context.workspace.out,
-        )
+        with _naming(self):
+            prepared = prepare_conversations(
+                self.config,
+                max_length=self.max_length,
+                tokenizer=_tokenizer(context.store, self.base),
+                earlier=_used(context.store, self.earlier),
+                seed=self.seed,
+                out=context.workspace.out,
+            )
         return _prepared(self, prepared)
 
 
@@ -183,14 +185,15 @@ class PreparePairs(Step):
 
     def build(self, context: Context) -> Outcome:
         """Write train, held-out and quarantined rows, and prompts with verifiers."""
-        prepared = prepare_pairs(
-            self.config,
-            lengths=self.lengths,
-            tokenizer=_tokenizer(context.store, self.base),
-            earlier=_used(context.store, self.earlier),
-            seed=self.seed,
-            out=context.workspace.out,
-        )
+        with _naming(self):
+            prepared = prepare_pairs(
+                self.config,
+                lengths=self.lengths,
+                tokenizer=_tokenizer(context.store, self.base),
+                earlier=_used(context.store, self.earlier),
+                seed=self.seed,
+                out=context.workspace.out,
+            )
         return _prepared(self, prepared)
 
 
@@ -416,6 +419,15 @@ def _used(store: Store, earlier: dict[str, str]) -> dict[str, PromptKeys]:
     }
 
 
+@contextlib.contextmanager
+def _naming(step: Step) -> Iterator[None]:
+    """Say which of several sets a complaint about data is about."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{step.name}: {error}") from error
+
+
 def _dtype(*, bf16: bool) -> str:
     return "bfloat16" if bf16 else "float32"
 
@@ -483,6 +495,3 @@ def _merge_notes(kept_share: float) -> tuple[str, ...]:
         f"the merge kept {kept_share:.2f} of the training's change: write it in fp32 with "
         "compose.dtype=float32",
     )
-
-
-__all__ = ["AnyStep", "Context", "EvalReport", "Outcome", "Step", "read_step"]

@@ -8,7 +8,7 @@ Not here: what a task does, the command line (`cli.py`), schedules (`deployments
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from prefect import State, Task, flow, runtime
 from prefect.states import Failed
@@ -61,7 +61,7 @@ def name_of_run() -> str:
 )
 def sft_dpo(
     config: str = "practice", overrides: tuple[str, ...] = (), rounds: PositiveInt | None = None
-) -> RunResult | State[Any]:
+) -> RunResult:
     """Fine-tune a chat model, then align it in rounds of DPO; every model is evaluated.
 
     Finished stages are reused and an interrupted training goes on from its checkpoint, so running
@@ -80,7 +80,9 @@ def sft_dpo(
         command = " ".join(["sft-dpo run", config, *(f"--set {shlex.quote(o)}" for o in overrides)])
         return run_chain(settings, command)
     except AlignmentError as error:
-        return Failed(message=f"{type(error).__name__}: {error}", data=error)
+        # Returned, not raised: the run page then has this line and no traceback. Whoever called
+        # the flow gets `error` raised.
+        return cast("RunResult", Failed(message=f"{type(error).__name__}: {error}", data=error))
 
 
 def run_chain(settings: PipelineConfig, command: str) -> RunResult:
@@ -88,7 +90,7 @@ def run_chain(settings: PipelineConfig, command: str) -> RunResult:
     plan = chain(settings)
     run = Run(name=settings.name, root=settings.store)
     began = datetime.now(UTC).isoformat(timespec="seconds")
-    records = list(run_steps(plan, run).values())
+    records = run_steps(plan, run)
     built = {record.name: record.seconds for record in records if record.started >= began}
     write: Task[..., ReportFiles] = report
     given = {"config": settings, "command": command, "timings": built}
@@ -97,19 +99,21 @@ def run_chain(settings: PipelineConfig, command: str) -> RunResult:
     return RunResult(report=str(files.html), headline=files.headline, table=files.table.to_text())
 
 
-def run_steps(plan: Chain, run: Run) -> dict[str, StageRecord]:
-    """The records of all steps by key."""
-    done: dict[str, State[StageRecord]] = {}
+def run_steps(plan: Chain, run: Run) -> list[StageRecord]:
+    """The records of all steps, in order."""
+    records: list[StageRecord] = []
+    states: dict[str, State[StageRecord]] = {}
 
     def stage(task: StageTask, step: Step | None) -> None:
         if step is None:
             return
-        # For the run page: one arrow, from the parent made last. Without `quote` Prefect also
-        # guesses arrows from equal strings, and draws dozens.
+        # The run page gets one arrow, from the parent made last. Values are quoted and states
+        # emptied because Prefect guesses further arrows from equal strings, and draws dozens.
         parents = set(step.parents.values())
-        after = [state for key, state in done.items() if key in parents][-1:]
-        done[step.key] = task(quote(step), quote(run), wait_for=after, return_state=True)
-        done[step.key].result()  # a failed step ends the run with its own error
+        after = [state for key, state in states.items() if key in parents][-1:]
+        state = task(quote(step), quote(run), wait_for=after, return_state=True)
+        records.append(state.result())  # a failed step ends the run with its own error
+        states[step.key] = state.model_copy(update={"data": True})
 
     stage(open_base, plan.base)
     stage(prepare_pairs, plan.held_out)
@@ -128,10 +132,10 @@ def run_steps(plan: Chain, run: Run) -> dict[str, StageRecord]:
         stage(sft, plan.control.train)
         stage(merge, plan.control.merge)
         stage(evaluate, plan.control.evaluate)
-    return {key: state.result() for key, state in done.items()}
+    return records
 
 
 def find_config(config: str) -> Path:
     """The file of a preset's bare name; anything with a slash or an ending is a path."""
     path = Path(config)
-    return path if path.suffix or len(path.parts) > 1 else PRESETS / f"{config}.yaml"
+    return path if "/" in config or path.suffix else PRESETS / f"{config}.yaml"

@@ -13,6 +13,8 @@ import pytest
 from tests import tiny
 from tests.qwen_tokenizer import fetch
 
+pytest_plugins = ["tests.prefect_service"]
+
 ROOT = Path(__file__).parent.parent
 
 

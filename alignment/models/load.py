@@ -50,7 +50,9 @@ def open_tokenizer(ref: ModelRef, store: Store) -> "PreTrainedTokenizerBase":
     """The tokenizer of a reference; right padding, as training wants it."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base_folder(ref.base, store), padding_side="right")
+    tokenizer = AutoTokenizer.from_pretrained(
+        base_folder(ref.base, store), padding_side="right", trust_remote_code=False
+    )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -81,7 +83,11 @@ def load_base(
     if torch.cuda.is_available():
         extra["device_map"] = {"": torch.cuda.current_device()}
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", **extra
+        folder,
+        dtype=getattr(torch, dtype),
+        attn_implementation="sdpa",
+        trust_remote_code=False,
+        **extra,
     )
     _keep_nf4_trainable_on_cpu(model)
     return model

@@ -23,6 +23,7 @@ from alignment.records import AdapterRef, BaseRef, Frozen, ModelRef
 from alignment.store import Store
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -105,37 +106,39 @@ def _with_base(adapter: Path, base: Path) -> Iterator[Path]:
 
 
 def _kept_share(
-    model: "PreTrainedModel", origin: Path, folders: Sequence[Path], dtype: "object"
+    model: "PreTrainedModel", origin: Path, folders: Sequence[Path], dtype: "torch.dtype"
 ) -> float:
     """Projection of the written change on the exact one; `model` holds the fp32 merge."""
+    import torch
     from safetensors import safe_open
 
     from alignment.models.sources import weight_files
 
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parameters = dict(model.named_parameters())
     along = exact = 0.0
     for file in weight_files(origin):
         with safe_open(file, framework="pt") as tensors:
             for name in sorted(set(tensors.keys()) & parameters.keys()):
-                delta = _delta(name, folders)
+                delta = _delta(name, folders, device)
                 if delta is None:
                     continue
-                written = parameters[name].data.to(dtype).float()  # type: ignore[call-overload]
-                change = written.cpu() - tensors.get_tensor(name).float()
-                along += float((change.double() * delta).sum())
-                exact += float((delta * delta).sum())
+                written = parameters[name].data.to(device, dtype).float()
+                change = written - tensors.get_tensor(name).to(device).float()
+                along += float((change * delta).sum(dtype=torch.float64))
+                exact += float((delta * delta).sum(dtype=torch.float64))
     return along / exact if exact else 1.0
 
 
-def _delta(name: str, folders: Sequence[Path]) -> "Tensor | None":
-    """The exact fp64 sum of all adapters' deltas of one weight, or None where there is none."""
+def _delta(name: str, folders: Sequence[Path], device: "torch.device") -> "Tensor | None":
+    """The fp32 sum of all adapters' deltas of one weight, or None where there is none."""
     total = None
-    for delta in _deltas(name, folders):
+    for delta in _deltas(name, folders, device):
         total = delta if total is None else total + delta
     return total
 
 
-def _deltas(name: str, folders: Sequence[Path]) -> "Iterator[Tensor]":
+def _deltas(name: str, folders: Sequence[Path], device: "torch.device") -> "Iterator[Tensor]":
     from safetensors import safe_open
 
     module = f"base_model.model.{name.removesuffix('.weight')}"
@@ -145,6 +148,6 @@ def _deltas(name: str, folders: Sequence[Path]) -> "Iterator[Tensor]":
             key = f"{module}.lora_A.weight"
             if key not in tensors.keys():  # noqa: SIM118 (not a dict)
                 continue
-            a = tensors.get_tensor(key).double()
-            b = tensors.get_tensor(key.replace("lora_A", "lora_B")).double()
+            a = tensors.get_tensor(key).to(device).float()
+            b = tensors.get_tensor(key.replace("lora_A", "lora_B")).to(device).float()
             yield (settings["lora_alpha"] / settings["r"]) * (b @ a)

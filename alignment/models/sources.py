@@ -20,6 +20,7 @@ from alignment.store import file_sha256
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 TOKENIZER_FILES = ("tokenizer*", "*.jinja", "vocab*", "merges.txt", "special_tokens_map.json")
+VOCABULARY_FILES = ("tokenizer.json", "*.model", "vocab*")
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "*.model", "tokenizer*")
 
 
@@ -141,9 +142,11 @@ def describe(folder: Path, uri: str, revision: str | None) -> tuple[BaseRef, Tok
     """The references to a folder of weights and its tokenizer, with their digests.
 
     Raises:
-        ModelError: weights are missing, pickled or damaged; there is no chat template.
+        ModelError: weights are missing, pickled or damaged; the architecture is unknown; there
+            is no tokenizer or no chat template.
     """
     check_weights(folder)
+    _check_architecture(folder)
     weights = digest_of([(file.name, file_sha256(file)) for file in weight_files(folder)])
     base = BaseRef(uri=uri, revision=revision, sha256=weights, dtype=stored_dtype(folder))
     return base, describe_tokenizer(folder, uri)
@@ -157,8 +160,14 @@ def describe_tokenizer(folder: Path, uri: str) -> TokenizerRef:
     """
     from transformers import AutoTokenizer
 
+    if not any(path for pattern in VOCABULARY_FILES for path in folder.glob(pattern)):
+        # transformers makes an empty tokenizer of the model's kind, without a word
+        raise ModelError(
+            f"no usable tokenizer in {folder}: none of {', '.join(VOCABULARY_FILES)} is there. "
+            "Copy the model's tokenizer files to it."
+        )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"no usable tokenizer in {folder}: {_one_line(error)}") from error
     if not tokenizer.chat_template:
@@ -211,6 +220,18 @@ def check_weights(folder: Path) -> None:
             raise ModelError(
                 f"{file} is damaged ({_one_line(error)}). Fetch or export it again."
             ) from error
+
+
+def _check_architecture(folder: Path) -> None:
+    from transformers import AutoConfig
+
+    try:  # left open, trust_remote_code is a question to whoever sits at the terminal
+        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"transformers cannot open the model in {folder}: {_one_line(error)} "
+            "Code that comes with a model is never run: take a model that transformers knows."
+        ) from error
 
 
 def stored_dtype(folder: Path) -> str:

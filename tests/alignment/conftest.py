@@ -1,5 +1,6 @@
 """One finished run of the whole chain, and small parts of it to build tests from."""
 
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import pytest
@@ -24,13 +25,31 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def finished(tiny_model_folder, tmp_path_factory):
-    """SFT, two rounds of DPO and a control on the tiny model, each step as a scheduler runs it."""
+    """SFT, two rounds of DPO and a control on the tiny model, each step as a scheduler runs it.
+
+    Two epochs, so that training has 10 and 8 steps, and an evaluation at every third. Two steps
+    at a time where both have what they need: most of the time goes into starting processes.
+    """
     from alignment.launch import run_step
 
     root = tmp_path_factory.mktemp("finished") / "store"
-    config = PipelineConfig.model_validate(tiny.settings(tiny_model_folder, root))
+    settings = tiny.settings(tiny_model_folder, root)
+    settings["sft"]["training"].update(epochs=2, evaluate_every=3)
+    settings["dpo"].update(epochs=2, evaluate_every=3)
+    for data in (settings["sft"]["data"], *(round_["data"] for round_ in settings["rounds"])):
+        data["held_out_share"] = 0.2
+    config = PipelineConfig.model_validate(settings)
     woven, store = chain(config), Store(root=root)
-    records = {step.name: run_step(store, step) for step in woven.steps()}
+    futures: dict[str, Future[StageRecord]] = {}
+
+    def run(step):
+        wait([futures[parent] for parent in step.parents.values()])
+        return run_step(store, step)
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for step in woven.steps():  # parents come first, so whoever waits waits for one at work
+            futures[step.key] = pool.submit(run, step)
+    records = {step.name: futures[step.key].result() for step in woven.steps()}
     return Finished(config=config, chain=woven, store=store, records=records)
 
 

@@ -106,9 +106,7 @@ def test_rewards_are_beta_times_what_the_adapter_changed(
         pair.model_copy(update={"task_type": task, "source": "one"})
         for pair, task in zip(pairs[:3], ("x", "y", "y"), strict=True)
     ]
-    callback = rewards_by_task(
-        adapted.tokenizer, named, Sigmoid(beta=0.5), batch=4, max_length=256
-    )
+    callback = rewards_by_task(adapted.tokenizer, named, Sigmoid(beta=0.5), batch=4, max_length=256)
     event = at_step(5, model=adapted.model)
     callback.on_evaluate(**event)
     policy, reference = (

@@ -88,7 +88,9 @@ def test_a_run_leaves_adapter_history_and_samples(trained):
     losses = [row["loss"] for row in history if "loss" in row]
     assert summary.steps == len(losses) == 3
     assert summary.loss == losses[-1], "the last tenth of three steps is the last one"
-    assert summary.evaluation["eval_loss"] == history[-1]["eval_loss"]
+    evaluations = {row["step"]: row["eval_loss"] for row in history if "eval_loss" in row}
+    assert list(evaluations) == [2, 3], "every second step, and after the last"
+    assert summary.evaluation["eval_loss"] == evaluations[3]
     assert [row["step"] for row in lines(out / "samples.jsonl")] == [2, 3]
     assert sorted(path.name for path in (out / "adapter").iterdir()) == [
         "adapter_config.json",

@@ -1,0 +1,94 @@
+"""A step of a finished run, to be built again in another store, by processes that can be killed."""
+
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import psutil
+
+from alignment.lineage import ancestors
+from alignment.store import Store
+
+RUN = """
+import sys
+from pathlib import Path
+from alignment.errors import AlignmentError
+from alignment.launch import run_step
+from alignment.stages import read_step
+from alignment.store import Store
+
+step = read_step(Path(sys.argv[2]).read_text())
+print("ready", flush=True)
+try:
+    record = run_step(Store(root=Path(sys.argv[1])), step)
+except AlignmentError as error:
+    print(type(error).__name__, error)
+    sys.exit(error.exit_code)
+print(record.model_dump_json())
+"""
+
+
+class Elsewhere:
+    """Another store that holds what a step needs, and not the step's own artifact."""
+
+    def __init__(self, finished, name, root):
+        self.step = next(step for step in finished.chain.steps() if step.name == name)
+        self.store = Store(root=root)
+        for record in ancestors(finished.store, self.step.key)[:-1]:
+            shutil.copytree(finished.store.folder(record.key), self.store.folder(record.key))
+        self._spec = root / "step.json"
+        self._spec.write_text(self.step.model_dump_json())
+
+    @contextmanager
+    def running(self):
+        """A process that builds the step in a child of its own; both are gone afterwards."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(self.store.root), str(self._spec)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            family = [*children(process), psutil.Process(process.pid)] if alive(process) else []
+            for member in family:
+                member.kill()
+            process.wait(timeout=10)
+            process.stdout.close()
+
+    def run(self, *, timeout=120):
+        """Build the step to its end; the exit code and what was printed after the start."""
+        with self.running() as process:
+            return finish(process, timeout=timeout)
+
+    def sealed(self):
+        """Steps of the checkpoints that are whole."""
+        folder = self.store.root / "work" / self.step.key / "checkpoints"
+        return {int(path.parent.name[5:]) for path in folder.glob("step-*/digests.json")}
+
+    def await_checkpoint(self, process, *, after=0, timeout=120):
+        """Wait until a checkpoint of a later step than `after` is whole."""
+        until = time.monotonic() + timeout
+        while max(self.sealed(), default=0) <= after:
+            assert process.poll() is None, f"it came to its end: {process.stdout.read()}"
+            assert time.monotonic() < until, f"no checkpoint within {timeout} s"
+            time.sleep(0.005)
+
+    def file(self, path):
+        """The bytes of a file of the artifact."""
+        return (self.store.folder(self.step.key) / path).read_bytes()
+
+
+def finish(process, *, timeout=120):
+    output, _ = process.communicate(timeout=timeout)
+    return process.returncode, output.removeprefix("ready\n").strip()
+
+
+def alive(process):
+    return process.poll() is None
+
+
+def children(process):
+    return psutil.Process(process.pid).children(recursive=True)

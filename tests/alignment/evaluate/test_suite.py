@@ -1,0 +1,162 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from alignment.data.practice import PracticeSource
+from alignment.evaluate.generate import generate
+from alignment.evaluate.suite import (
+    DISTRIBUTIONS,
+    GENERATIONS,
+    PAIRS,
+    EvaluationConfig,
+    Yardstick,
+    evaluate,
+    questions,
+)
+from alignment.progress import Progress
+from alignment.records import Generation, PairScore
+from alignment.train.logprobs import encode, pair_logprobs
+
+SMALL = EvaluationConfig(dtype="float32", max_new_tokens=4, max_length=256, batch=4)
+
+
+@pytest.fixture
+def verifiable():
+    return list(PracticeSource(part="held-out", rows=6).prompts())
+
+
+@pytest.fixture
+def run(tmp_path, pairs, verifiable):
+    """A function that evaluates a model: its report, its pair scores, its generations, its folder."""
+    made = iter(range(100))
+
+    def evaluate_one(loaded, *, yardstick=None, config=SMALL):
+        out = tmp_path / f"out-{next(made)}"
+        out.mkdir()
+        report = evaluate(
+            config,
+            label="model",
+            model=loaded,
+            pairs=pairs,
+            asked=questions(verifiable, pairs, limit=4),
+            yardstick=yardstick,
+            seed=0,
+            out=out,
+            progress=Progress(),
+        )
+        rows = {
+            name: [kind.model_validate_json(line) for line in (out / name).read_text().splitlines()]
+            for name, kind in ((PAIRS, PairScore), (GENERATIONS, Generation))
+        }
+        return SimpleNamespace(
+            report=report, scores=rows[PAIRS], generations=rows[GENERATIONS], out=out
+        )
+
+    return evaluate_one
+
+
+def against(base):
+    """What a model trained from the base directly is measured against."""
+    return Yardstick(base=base.scores, distributions=base.out / DISTRIBUTIONS, parent=base.scores)
+
+
+def test_the_base_model_is_its_own_yardstick(run, open_tiny, pairs):
+    found = run(open_tiny())
+    assert [score.id for score in found.scores] == [pair.id for pair in pairs]
+    assert all(s.chosen == s.base_chosen and s.rejected == s.base_rejected for s in found.scores)
+    assert found.report.overall["margin"].value == 0
+    assert found.report.overall["kl_from_base"].value == 0
+    assert "logprob_drift" not in found.report.overall
+    assert found.report.overall["preference_accuracy"].n == len(pairs)
+
+
+def test_pairs_are_scored_as_everywhere_else(run, open_tiny, pairs):
+    loaded = open_tiny()
+    found = run(loaded)
+    expected = pair_logprobs(loaded.model, loaded.tokenizer, pairs, batch=1, max_length=256)
+    assert [s.chosen for s in found.scores] == pytest.approx(expected.chosen.tolist(), rel=1e-5)
+    assert [s.rejected for s in found.scores] == pytest.approx(expected.rejected.tolist(), rel=1e-5)
+    for score, pair in zip(found.scores, pairs, strict=True):
+        row = encode(loaded.tokenizer, pair.prompt, pair.chosen, max_length=256)
+        assert score.chosen_tokens == len(row.reply)
+
+
+def test_a_trained_model_is_compared_with_the_bases_scores(run, open_tiny, tiny_ref, make_adapter):
+    base = run(open_tiny())
+    trained = run(open_tiny(tiny_ref.push(make_adapter("a", seed=1))), yardstick=against(base))
+    assert [s.base_chosen for s in trained.scores] == [s.chosen for s in base.scores]
+    drift = [abs(t.chosen - b.chosen) for t, b in zip(trained.scores, base.scores, strict=True)]
+    assert trained.report.overall["logprob_drift"].value == pytest.approx(sum(drift) / len(drift))
+    assert trained.report.overall["margin"].value != 0
+
+
+def test_kl_from_the_base_is_the_mean_over_all_tokens_of_the_chosen_replies(
+    run, open_tiny, tiny_ref, make_adapter, pairs
+):
+    """The mean of sum_v p(v) (log p(v) - log q(v)), p the trained model, q the base.
+
+    By whole forward passes, one row at a time.
+    """
+    base, trained = open_tiny(), open_tiny(tiny_ref.push(make_adapter("a", seed=1)))
+    found = run(trained, yardstick=against(run(base)))
+    per_token: list[float] = []
+    for pair in pairs:
+        row = encode(base.tokenizer, pair.prompt, pair.chosen, max_length=256)
+        ids = torch.tensor([[*row.prompt, *row.reply]])
+        with torch.no_grad():
+            q, p = (m.model(input_ids=ids).logits[0].log_softmax(-1) for m in (base, trained))
+        kl = (p.exp() * (p - q)).sum(-1)[len(row.prompt) - 1 : -1]
+        per_token += kl.tolist()
+    estimate = found.report.overall["kl_from_base"]
+    assert estimate.value > 1e-4
+    assert estimate.n == len(pairs)
+    assert estimate.value == pytest.approx(sum(per_token) / len(per_token), rel=1e-3)
+
+
+def test_the_batch_size_changes_no_number(run, open_tiny):
+    small, large = (
+        run(open_tiny(), config=SMALL.model_copy(update={"batch": size})) for size in (1, 16)
+    )
+    assert small.generations == large.generations
+    assert [s.chosen for s in small.scores] == pytest.approx(
+        [s.chosen for s in large.scores], rel=1e-5
+    )
+
+
+def test_replies_are_the_models_own_and_judged_by_the_prompts_verifier(run, open_tiny, verifiable):
+    loaded = open_tiny()
+    found = run(loaded)
+    asked = verifiable[:4]
+    replies = generate(
+        loaded.model, loaded.tokenizer, [row.prompt for row in asked], max_new_tokens=4, batch=1
+    )
+    for row, reply, generation in zip(asked, replies, found.generations, strict=True):
+        assert generation.id == row.id
+        assert generation.reply == reply.text
+        assert generation.passed is row.verifier(reply.text)
+        assert generation.unseen is row.unseen
+
+
+def test_verifiable_prompts_are_asked_before_those_of_the_pairs(verifiable, pairs):
+    assert [q.id for q in questions(verifiable, pairs, limit=3)] == [r.id for r in verifiable[:3]]
+    from_pairs = questions([], pairs, limit=100)
+    assert [question.id for question in from_pairs] == [pair.id for pair in pairs]
+    assert all(question.verifier is None for question in from_pairs)
+
+
+def test_what_no_program_can_judge_has_no_verdict(tmp_path, open_tiny, pairs):
+    evaluate(
+        SMALL,
+        label="model",
+        model=open_tiny(),
+        pairs=pairs[:1],
+        asked=questions([], pairs, limit=1),
+        yardstick=None,
+        seed=0,
+        out=tmp_path,
+        progress=Progress(),
+    )
+    (row,) = (tmp_path / GENERATIONS).read_text().splitlines()
+    assert json.loads(row)["passed"] is None

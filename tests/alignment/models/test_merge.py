@@ -1,0 +1,200 @@
+"""Merging: W = W_origin + sum of alpha / r * B A in fp32, on the original base and no other.
+
+The expected weights are computed here from the files alone, with numpy.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from alignment.errors import ModelError
+from alignment.models.load import open_model
+from alignment.models.merge import plan_merge, write_merge
+from alignment.progress import Follower, Progress
+from alignment.records import Materialised, Quantisation
+from alignment.store import Store
+
+
+def weights(folder):
+    """All tensors of a folder in fp32, by name; numpy has no bfloat16 of its own."""
+    from safetensors.torch import load_file as load
+
+    (file,) = folder.glob("*.safetensors")
+    return {name: tensor.float().numpy() for name, tensor in load(file).items()}
+
+
+def delta(folder, name):
+    """alpha / r * B A of one weight in fp64; 0 where the adapter has none."""
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    tensors = load_file(folder / "adapter_model.safetensors")
+    key = f"base_model.model.{name.removesuffix('.weight')}"
+    if f"{key}.lora_A.weight" not in tensors:
+        return 0.0
+    a, b = (tensors[f"{key}.lora_{side}.weight"].astype(np.float64) for side in "AB")
+    return settings["lora_alpha"] / settings["r"] * (b @ a)
+
+
+@pytest.fixture
+def merge(tmp_path):
+    """A function that merges a model with adapters: (folder, kept share)."""
+    made = iter(range(100))
+
+    def run(ref, dtype="float32"):
+        folder = tmp_path / f"merged-{next(made)}"
+        kept = write_merge(
+            plan_merge(ref),
+            store=Store(root=tmp_path),
+            dtype=dtype,
+            folder=folder,
+            progress=Progress(),
+        )
+        return folder, kept
+
+    return run
+
+
+def test_merged_logits_match_adapter_logits(merge, open_tiny, tiny_ref, make_adapter):
+    from transformers import AutoModelForCausalLM
+
+    trained = tiny_ref.push(make_adapter("a", seed=1))
+    folder, _ = merge(trained)
+    ids = torch.tensor([[3, 4, 5, 6, 7, 8]])
+    with torch.no_grad():
+        base = open_tiny().model(input_ids=ids).logits
+        adapted = open_tiny(trained).model(input_ids=ids).logits
+        merged = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits
+    torch.testing.assert_close(merged, adapted, rtol=1e-4, atol=1e-5)
+    assert (adapted - base).abs().max() > 0.01, "an adapter that matters"
+
+
+def test_a_merge_is_the_base_and_the_delta_and_nothing_else_moves(
+    merge, tiny_ref, make_adapter, tiny_model_folder, tmp_path
+):
+    folder, _ = merge(tiny_ref.push(make_adapter("a", seed=1)))
+    base, merged = weights(tiny_model_folder), weights(folder)
+    assert merged.keys() == base.keys()
+    for name, weight in base.items():
+        expected = weight + delta(tmp_path / "a", name)
+        np.testing.assert_allclose(merged[name], expected, rtol=1e-5, atol=1e-6)
+    moved = {name for name in base if not np.array_equal(base[name], merged[name])}
+    assert len(moved) == 8, "q, v, up and down of both layers"
+
+
+def test_sft_and_round_one_add_up_on_the_original_base(
+    merge, tiny_ref, make_adapter, tiny_model_folder, tmp_path
+):
+    """Not round one onto a rounded merge of SFT: W + D_sft + D_1, then one cast.
+
+    The intermediate merge is written in bfloat16. What it lost must not show in the second.
+    """
+    sft, first = make_adapter("sft", seed=1, r=2, alpha=6), make_adapter("dpo-1", seed=2)
+    stage, kept = merge(tiny_ref.push(sft), dtype="bfloat16")
+    merged = tiny_ref.model_copy(
+        update={
+            "base": tiny_ref.base.model_copy(update={"uri": f"folder:{stage}"}),
+            "materialised": Materialised(
+                dtype="bfloat16", origin=tiny_ref.base, deltas=(sft,), kept_share=kept, probe={}
+            ),
+        }
+    )
+    deltas = plan_merge(merged.push(first))
+    assert deltas.origin == tiny_ref.base
+    assert deltas.adapters == (sft, first)
+    folder, _ = merge(merged.push(first))
+    base, final = weights(tiny_model_folder), weights(folder)
+    for name, weight in base.items():
+        expected = weight + delta(tmp_path / "sft", name) + delta(tmp_path / "dpo-1", name)
+        np.testing.assert_allclose(final[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_trained_in_four_bits_is_merged_into_the_weights_before_quantising(
+    merge, tiny_ref, make_adapter
+):
+    adapter = make_adapter("a", seed=1)
+    quantised = tiny_ref.model_copy(update={"quantisation": Quantisation()})
+    full, _ = merge(tiny_ref.push(adapter))
+    from_four_bits, _ = merge(quantised.push(adapter))
+    expected, found = weights(full), weights(from_four_bits)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert "quantization_config" not in json.loads((from_four_bits / "config.json").read_text())
+
+
+def test_a_merge_in_fp32_keeps_everything(merge, tiny_ref, make_adapter):
+    for scale in (0.2, 1e-3):
+        _, kept = merge(tiny_ref.push(make_adapter(f"a{scale}", seed=1, scale=scale)))
+        assert kept == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-5])
+def test_a_small_delta_is_lost_in_bfloat16_by_the_share_that_is_recorded(
+    merge, tiny_ref, make_adapter, tiny_model_folder, tmp_path, scale
+):
+    """<W_written - W, D> / <D, D> over all adapted weights, here with numpy from the files."""
+    folder, kept = merge(tiny_ref.push(make_adapter("a", seed=1, scale=scale)), dtype="bfloat16")
+    base, written = weights(tiny_model_folder), weights(folder)
+    along = exact = 0.0
+    for name, weight in base.items():
+        d = np.asarray(delta(tmp_path / "a", name))
+        if d.any():
+            along += ((written[name] - weight).astype(np.float64) * d).sum()
+            exact += (d * d).sum()
+    assert kept == pytest.approx(along / exact, rel=1e-4)
+
+
+def test_what_bfloat16_keeps_shrinks_with_the_delta(merge, tiny_ref, make_adapter):
+    """Of a base whose weights lie on the bfloat16 grid, as those of published models do.
+
+    A weight of 0.02 has neighbours 1.2e-4 apart, and a delta below half of that is rounded away.
+    """
+    on_grid, _ = merge(tiny_ref.push(make_adapter("none", seed=1, scale=0.0)), dtype="bfloat16")
+    base = tiny_ref.base.model_copy(update={"uri": f"folder:{on_grid}", "dtype": "bfloat16"})
+    ref = tiny_ref.model_copy(update={"base": base})
+    shares = [
+        merge(ref.push(make_adapter(f"a{scale}", seed=1, scale=scale)), dtype="bfloat16")[1]
+        for scale in (1e-1, 3e-5, 1e-6)
+    ]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.99
+    assert 0.05 < shares[1] < 0.95
+    assert shares[2] < 0.05
+
+
+def test_an_adapter_without_effect_keeps_all_of_nothing(merge, tiny_ref, make_adapter):
+    _, kept = merge(tiny_ref.push(make_adapter("none", seed=1, scale=0.0)))
+    assert kept == 1
+
+
+def test_a_merged_folder_is_a_model_of_its_own(merge, tiny_ref, make_adapter, tmp_path):
+    """Its tokenizer is the base's, and it opens without the base or the adapter."""
+    from alignment.models.sources import describe
+
+    folder, _ = merge(tiny_ref.push(make_adapter("a", seed=1)), dtype="bfloat16")
+    base, tokenizer = describe(folder, f"folder:{folder}", None)
+    assert base.dtype == "bfloat16"
+    assert tokenizer.sha256 == tiny_ref.tokenizer.sha256
+    ref = tiny_ref.model_copy(update={"base": base, "tokenizer": tokenizer})
+    opened = open_model(ref, Store(root=tmp_path), dtype="float32")
+    assert not hasattr(opened.model, "peft_config")
+
+
+def test_the_merge_tells_of_every_adapter(tiny_ref, make_adapter, tmp_path):
+    follower = Follower(tmp_path / "progress.jsonl")
+    write_merge(
+        plan_merge(tiny_ref.push(make_adapter("a", seed=1)).push(make_adapter("b", seed=2))),
+        store=Store(root=tmp_path),
+        dtype="float32",
+        folder=tmp_path / "merged",
+        progress=Progress(tmp_path / "progress.jsonl"),
+    )
+    assert [(mark.done, mark.total) for mark in follower.new()] == [(1, 2), (2, 2)]
+
+
+def test_a_damaged_adapter_is_not_merged(merge, tiny_ref, make_adapter, tmp_path):
+    trained = tiny_ref.push(make_adapter("a", seed=1)).push(make_adapter("b", seed=2))
+    weights_of_b = tmp_path / "b" / "adapter_model.safetensors"
+    weights_of_b.write_bytes(weights_of_b.read_bytes()[:200])
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors is damaged"):
+        merge(trained)

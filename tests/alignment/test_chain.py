@@ -1,0 +1,308 @@
+from collections.abc import Iterator
+
+import pytest
+
+from alignment.chain import chain, seed_for
+from alignment.config import PipelineConfig
+from alignment.errors import ModelError
+from alignment.launch import build, run_step
+from alignment.plan import plan
+from alignment.progress import Progress
+from alignment.records import AdapterRef, EvalReport, ModelRef
+from alignment.store import Store
+
+EVALUATIONS = {f"evaluate-{name}" for name in ("base", "sft", "round-1", "round-2", "control")}
+CONTROL = {"control", "merge-control", "evaluate-control"}
+ROUND_1 = {"dpo-1", "merge-dpo-1", "evaluate-round-1"}
+ROUND_2 = {"dpo-2", "merge-dpo-2", "evaluate-round-2"}
+
+
+def keys(settings):
+    """Name to key of every step of a run. Reads the base model's bytes, runs nothing."""
+    return {step.name: step.key for step in chain(PipelineConfig.model_validate(settings)).steps()}
+
+
+@pytest.fixture
+def changed(tiny_settings):
+    """A function that gives the names of the steps whose keys a change of the settings moves."""
+    before = keys(tiny_settings)
+
+    def compare(change):
+        change(tiny_settings)
+        after = keys(tiny_settings)
+        return {
+            name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+        }
+
+    return compare
+
+
+def files(store) -> Iterator[tuple[str, int, int]]:
+    for path in sorted(store.root.rglob("*")):
+        if path.is_file() and "locks" not in path.parts:
+            yield str(path), path.stat().st_ino, path.stat().st_mtime_ns
+
+
+# --- the order ------------------------------------------------------------------------------------
+
+
+def test_every_step_comes_after_its_parents(tiny_settings):
+    seen: set[str] = set()
+    for step in chain(PipelineConfig.model_validate(tiny_settings)).steps():
+        assert set(step.parents.values()) <= seen, step.name
+        seen.add(step.key)
+
+
+def test_two_rounds_and_a_control_are_eighteen_steps(tiny_settings):
+    """A base, four data sets, SFT and its merge, two evaluations, three steps for each round
+
+    and three for the control: 1 + 4 + 2 + 2 + 2 * 3 + 3 = 18, each with a key of its own.
+    """
+    names = keys(tiny_settings)
+    assert len(names) == len(set(names.values())) == 18
+
+
+def test_round_two_starts_from_round_one(tiny_settings):
+    names = chain(PipelineConfig.model_validate(tiny_settings))
+    first, second = names.rounds
+    assert first.train.policy == names.merge.key
+    assert second.train.policy == first.merge.key
+    assert second.evaluate.parent == first.evaluate.key
+
+
+def test_no_round_shares_a_seed_with_another_purpose(tiny_settings):
+    woven = chain(PipelineConfig.model_validate(tiny_settings))
+    training = [step.seed for step in woven.steps() if step.stage in ("sft", "dpo")]
+    assert len(set(training)) == len(training) == 4
+    assert seed_for(0, "dpo-1") == seed_for(0, "dpo-1") != seed_for(1, "dpo-1")
+
+
+# --- what a change rebuilds -------------------------------------------------------------------------
+
+
+def test_changing_beta_rebuilds_only_dpo_and_later(changed):
+    def change(settings):
+        settings["dpo"]["loss"] = {"name": "sigmoid", "beta": 0.2}
+
+    assert changed(change) == ROUND_1 | ROUND_2
+
+
+def test_changing_the_beta_of_round_two_leaves_round_one(changed):
+    def change(settings):
+        beta = {"name": "sigmoid", "beta": 0.2}
+        settings["rounds"][1]["training"] = {**settings["dpo"], "loss": beta}
+
+    assert changed(change) == ROUND_2
+
+
+def test_changing_round_twos_data_leaves_round_ones_training(changed):
+    """All evaluations change: every model is measured on the held-out rows of every round.
+
+    The control changes: it imitates the chosen replies of all rounds.
+    """
+
+    def change(settings):
+        settings["rounds"][1]["data"]["sources"][0]["rows"] = 17
+
+    assert changed(change) == {"pairs-2"} | (ROUND_2 | EVALUATIONS | CONTROL)
+
+
+def test_changing_the_seed_leaves_only_the_base_model(changed, tiny_settings):
+    everything = set(keys(tiny_settings))
+
+    def change(settings):
+        settings["seed"] = 1
+
+    assert changed(change) == everything - {"base"}
+
+
+def test_moving_the_store_or_renaming_the_run_changes_nothing(changed):
+    def change(settings):
+        settings.update(store="elsewhere", name="other")
+
+    assert changed(change) == set()
+
+
+def test_one_round_more_keeps_the_training_of_those_before(tiny_settings):
+    config = PipelineConfig.model_validate(tiny_settings)
+    longer, shorter = (
+        {step.name: step.key for step in chain(c).steps()} for c in (config, config.first_rounds(1))
+    )
+    for name in ("base", "conversations", "sft", "merge-sft", "pairs-1", "dpo-1", "merge-dpo-1"):
+        assert shorter[name] == longer[name]
+
+
+def test_what_a_run_without_sft_leaves_out(tiny_settings):
+    tiny_settings["sft"] = {"name": "none"}
+    names = keys(tiny_settings)
+    assert not {"sft", "conversations", "control"} & names.keys()
+    assert "merge-sft" in names
+
+
+# --- an SFT adapter from elsewhere -------------------------------------------------------------------
+
+
+def merged(config, name):
+    """The record of one merge, everything before it built in this process."""
+    store = Store(root=config.store)
+    steps = {step.key: step for step in chain(config).steps()}
+    wanted = next(step for step in steps.values() if step.name == name)
+
+    def ensure(key):
+        for parent in steps[key].parents.values():
+            ensure(parent)
+        return build(store, steps[key], Progress())
+
+    ensure(wanted.key)
+    return store.open(wanted.key)
+
+
+@pytest.fixture
+def with_adapter(tiny_settings, tmp_path):
+    """A function that gives the configuration of a run on an SFT adapter from a folder."""
+
+    def configure(folder):
+        tiny_settings["sft"] = {"name": "adapter", "path": str(folder)}
+        tiny_settings["rounds"] = tiny_settings["rounds"][:1]
+        return PipelineConfig.model_validate(tiny_settings)
+
+    return configure
+
+
+def test_without_an_sft_adapter_the_base_takes_its_place_and_the_record_says_so(
+    with_adapter, tmp_path
+):
+    config = with_adapter(tmp_path / "no-such-folder")
+    record = merged(config, "merge-sft")
+    base = Store(root=config.store).open(chain(config).base.key)
+    assert record.notes == ("no SFT adapter: the base model takes its place",)
+    assert record.output == base.output
+
+
+def test_an_sft_adapter_from_elsewhere_is_merged(with_adapter, make_adapter, tmp_path):
+    adapter = make_adapter("given", seed=1)
+    record = merged(with_adapter(tmp_path / "given"), "merge-sft")
+    made = ModelRef.model_validate(record.output).materialised
+    assert [delta.sha256 for delta in made.deltas] == [adapter.sha256]
+    assert "no SFT adapter" not in str(record.notes)
+
+
+def test_a_damaged_sft_adapter_is_an_error_and_never_a_fallback(
+    with_adapter, make_adapter, tmp_path
+):
+    make_adapter("given", seed=1)
+    weights = tmp_path / "given" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-7])
+    with pytest.raises(ModelError, match="A damaged adapter is never replaced by the base model"):
+        chain(with_adapter(tmp_path / "given"))
+
+
+# --- a run ------------------------------------------------------------------------------------------
+
+
+def test_a_run_builds_every_step_of_the_plan(finished):
+    assert finished.store.list_keys() == sorted(step.key for step in finished.chain.steps())
+    assert {planned.status for planned in plan(finished.chain, finished.store)} == {"SKIP"}
+    assert not any((finished.store.root / "work").iterdir()), "nothing unfinished is left"
+
+
+def test_second_run_with_same_config_builds_nothing(finished):
+    """The same records come back, no file of the store is touched, nobody reports progress."""
+    before, marks = list(files(finished.store)), []
+    again = {
+        step.name: run_step(finished.store, step, watch=marks.append)
+        for step in finished.chain.steps()
+    }
+    assert again == finished.records
+    assert list(files(finished.store)) == before
+    assert marks == []
+
+
+def test_a_plan_after_changing_beta_runs_only_dpo_and_later(finished):
+    settings = finished.config.model_dump(mode="json")
+    settings["dpo"]["loss"]["beta"] = 0.2
+    planned = plan(chain(PipelineConfig.model_validate(settings)), finished.store)
+    assert {step.name for step in planned if step.status == "RUN"} == ROUND_1 | ROUND_2
+
+
+def test_each_adapter_was_trained_on_the_merge_of_the_stage_before(finished):
+    """By what the models compute: `ref_hash` covers weights, not names or places."""
+    for adapter, policy in [
+        ("sft", "base"),
+        ("dpo-1", "merge-sft"),
+        ("dpo-2", "merge-dpo-1"),
+        ("control", "merge-sft"),
+    ]:
+        ref = AdapterRef.model_validate(finished.records[adapter].output)
+        assert ref.trained_on == ModelRef.model_validate(finished.records[policy].output).ref_hash
+
+
+def test_a_merge_names_the_original_base_and_every_delta_since(finished):
+    base = ModelRef.model_validate(finished.records["base"].output)
+    made = ModelRef.model_validate(finished.records["merge-dpo-2"].output).materialised
+    assert made.origin == base.base
+    assert [delta.stage for delta in made.deltas] == ["sft", "dpo-1", "dpo-2"]
+
+
+def test_a_merge_in_fp32_computes_what_was_trained(finished):
+    for name in ("merge-sft", "merge-dpo-1", "merge-dpo-2", "merge-control"):
+        metrics = finished.records[name].metrics
+        assert metrics["kept_share"] == pytest.approx(1, abs=1e-5)
+        assert metrics["kl"] == pytest.approx(0, abs=1e-6)
+        assert metrics["top1"] == 1
+
+
+def test_every_round_begins_with_the_loss_of_equal_models(finished):
+    """ln 2, from the history that the rounds left. What follows differs, so something moved."""
+    import json
+    import math
+
+    for name in ("dpo-1", "dpo-2"):
+        folder = finished.store.folder(finished.records[name].key)
+        rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        first, *_, last = [row["loss"] for row in rows if "loss" in row]
+        assert first == pytest.approx(math.log(2), abs=1e-6)
+        assert abs(last - first) > 1e-4
+
+
+def test_all_models_are_measured_on_the_same_rows(finished):
+    reports = [
+        EvalReport.model_validate(finished.records[step.name].output)
+        for step in finished.chain.evaluations()
+    ]
+    assert [report.model for report in reports] == ["base", "sft", "round 1", "round 2", "control"]
+    for uri in ("generations", "pairs"):
+        asked = {
+            tuple(
+                line.split('"')[3]
+                for line in finished.store.path(getattr(report, uri)).read_text().splitlines()
+            )
+            for report in reports
+        }
+        assert len(asked) == 1, f"all have the same ids in {uri}"
+        assert len(asked.pop()) > 4
+
+
+def test_a_model_is_nothing_away_from_itself_and_something_from_the_base(finished):
+    base = finished.records["evaluate-base"].metrics
+    assert base["kl_from_base"] == base["margin"] == 0
+    for name in ("sft", "round-1", "round-2"):
+        assert finished.records[f"evaluate-{name}"].metrics["kl_from_base"] > 1e-6
+
+
+def test_a_record_says_what_went_in_and_with_what(finished):
+    record = finished.records["dpo-2"]
+    assert record.config["config"]["loss"] == {"name": "sigmoid", "beta": 0.1}
+    assert record.parents == {
+        "policy": finished.records["merge-dpo-1"].key,
+        "data": finished.records["pairs-2"].key,
+    }
+    assert record.libraries["trl"].split(".")[0].isdigit()
+    assert record.code.revision
+    assert "4,096 of" in record.notes[0]
+
+
+def test_the_parts_of_a_run_do_not_know_where_the_store_lies(finished):
+    """Only the base, which is a folder of the person's own, is named by its place."""
+    for record in finished.records.values():
+        assert str(finished.store.root) not in record.model_dump_json(), record.name

@@ -1,0 +1,178 @@
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from alignment.errors import AlignmentError, ArtifactError, ModelError, StorageError
+from alignment.launch import build, code_version, libraries, run_step
+from alignment.models.merge import Merge
+from alignment.models.sources import FolderModel
+from alignment.progress import Progress
+from alignment.stages import MergeAdapter, OpenBase
+from alignment.store import Store
+from tests.alignment.elsewhere import Elsewhere, finish
+
+ADAPTER = "adapter/adapter_model.safetensors"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(root=tmp_path / "store")
+
+
+@contextlib.contextmanager
+def small_disk(folder, *, kibibytes):
+    """A file system of its own with little room; the test is skipped where none can be mounted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+# --- reuse -------------------------------------------------------------------------------------
+
+
+def test_two_processes_that_want_one_key_build_it_once(finished, tmp_path):
+    """Both wait for the lock, which this test holds; then one builds and both have its record.
+
+    A second build would have another start and another duration.
+    """
+    elsewhere = Elsewhere(finished, "pairs-1", tmp_path / "store")
+    with elsewhere.running() as first, elsewhere.running() as second:
+        with elsewhere.store.lock(elsewhere.step.key):
+            for process in (first, second):
+                assert process.stdout.readline() == "ready\n"
+        (code, one), (other_code, other) = finish(first), finish(second)
+    assert code == other_code == 0, one + other
+    assert json.loads(one) == json.loads(other)
+    assert elsewhere.store.open(elsewhere.step.key).model_dump(mode="json") == json.loads(one)
+
+
+def test_a_damaged_artifact_is_refused_and_built_again_to_the_same_bytes(finished, tmp_path):
+    elsewhere = Elsewhere(finished, "sft", tmp_path / "store")
+    key, store = elsewhere.step.key, elsewhere.store
+    shutil.copytree(finished.store.folder(key), store.folder(key))
+    intact = elsewhere.file(ADAPTER)
+    damaged = bytearray(intact)
+    damaged[len(damaged) // 2] ^= 1
+    (store.folder(key) / ADAPTER).write_bytes(damaged)
+    with pytest.raises(ArtifactError, match=r"adapter_model\.safetensors does not match"):
+        store.open(key)
+    rebuilt = build(store, elsewhere.step, Progress())
+    assert rebuilt.started > finished.records["sft"].started
+    assert elsewhere.file(ADAPTER) == intact
+    (aside,) = (store.root / "damaged").iterdir()
+    assert (aside / ADAPTER).read_bytes() == damaged
+
+
+def test_two_stores_give_byte_identical_adapters(finished, tmp_path):
+    """A round of DPO in this process and another place, against the one the chain built."""
+    elsewhere = Elsewhere(finished, "dpo-2", tmp_path / "store")
+    build(elsewhere.store, elsewhere.step, Progress())
+    original = finished.store.folder(elsewhere.step.key)
+    assert elsewhere.file(ADAPTER) == (original / ADAPTER).read_bytes()
+
+
+# --- failures ----------------------------------------------------------------------------------
+
+
+def test_an_error_in_a_child_comes_back_as_it_was_raised(store, tmp_path):
+    step = OpenBase(
+        name="base", source=FolderModel(path=tmp_path / "none"), quantisation=None, digest="x"
+    )
+    with pytest.raises(ModelError, match=f"no model folder {tmp_path / 'none'}. Check the path"):
+        run_step(store, step)
+    assert store.find(step.key) is None
+
+
+def test_an_unexpected_error_in_a_child_names_its_last_words_and_the_log(store, tiny_model_folder):
+    """A merge whose policy is no artifact at all is a bug of the caller, and has no kind."""
+    source = FolderModel(path=tiny_model_folder)
+    base = OpenBase(name="base", source=source, quantisation=None, digest=source.digest())
+    record = build(store, base, Progress())
+    (store.folder(base.key) / "manifest.json").write_text(
+        record.model_copy(update={"output": {}}).model_dump_json()
+    )
+    merge = MergeAdapter(
+        name="merge-sft",
+        config=Merge(),
+        policy=base.key,
+        adapter=None,
+        probe=(),
+        probe_dtype="float32",
+    )
+    log = store.root / "logs" / f"{merge.key}.log"
+    with pytest.raises(AlignmentError, match=f"'merge-sft' failed: .*Log: {log}") as caught:
+        run_step(store, merge)
+    assert caught.value.exit_code == 1
+    assert "ValidationError" in log.read_text()
+
+
+def test_a_child_that_is_not_its_parents_any_more_does_not_start(tmp_path):
+    """The parent may die before the kernel was told to end the child with it."""
+    command = [sys.executable, "-m", "alignment.launch", str(tmp_path), "no-step.json", "1"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 1
+    assert "the parent process is gone" in run.stderr
+
+
+def test_a_full_disk_in_a_child_is_a_usage_error_and_the_run_goes_on_when_there_is_room(
+    finished, tmp_path
+):
+    """Checkpoints fill what is left of a disk of 4 MiB; the same command then finishes."""
+    with small_disk(tmp_path / "disk", kibibytes=4096) as disk:
+        elsewhere = Elsewhere(finished, "sft", disk / "store")
+        filler = disk / "filler"
+        filler.write_bytes(bytes(disk_free(disk) - 200 * 1024))
+        code, words = elsewhere.run()
+        assert code == StorageError.exit_code == 2
+        assert words.startswith("StorageError the disk of ")
+        assert "Free some space and run the same command again" in words
+        assert elsewhere.store.find(elsewhere.step.key) is None
+        filler.unlink()
+        code, words = elsewhere.run()
+        assert code == 0, words
+        original = finished.store.folder(elsewhere.step.key)
+        assert elsewhere.file(ADAPTER) == (original / ADAPTER).read_bytes()
+
+
+def test_a_full_disk_in_this_process_is_a_usage_error(finished, tmp_path):
+    with small_disk(tmp_path / "disk", kibibytes=1024) as disk:
+        elsewhere = Elsewhere(finished, "pairs-1", disk / "store")
+        (disk / "filler").write_bytes(bytes(disk_free(disk) - 12 * 1024))
+        with pytest.raises(StorageError, match=r"the disk of .* is full \(\d+ MiB free\)"):
+            build(elsewhere.store, elsewhere.step, Progress())
+        assert elsewhere.store.find(elsewhere.step.key) is None
+
+
+def disk_free(folder):
+    return shutil.disk_usage(folder).free
+
+
+# --- where it ran -------------------------------------------------------------------------------
+
+
+def test_the_code_version_is_that_of_git(tmp_path):
+    git = shutil.which("git")
+    if git is None:
+        pytest.skip("no git")
+    head = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if head.returncode:
+        pytest.skip("not a checkout")
+    assert code_version().revision == head.stdout.strip()
+
+
+def test_the_versions_of_the_deciding_libraries_are_written_down():
+    import torch
+    import trl
+
+    assert libraries()["torch"] == torch.__version__
+    assert libraries()["trl"] == trl.__version__

@@ -1,0 +1,67 @@
+"""`bootstrap.py` against a real server, twice, and against none."""
+
+import os
+import subprocess
+import sys
+
+import httpx
+
+from tests.prefect_service import ROOT, free_port
+
+BOOTSTRAP = "deployments/bootstrap.py"
+
+
+def bootstrap_alone(**environment):
+    known = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    return subprocess.run(
+        [sys.executable, BOOTSTRAP],
+        cwd=ROOT,
+        env=known | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_each_queue_lets_one_run_through_at_a_time(service):
+    queues = service.ask("/work_pools/gpu/queues/filter", limit=50)
+    limits = {queue["name"]: queue["concurrency_limit"] for queue in queues}
+    assert limits["cpu"] == limits["a100"] == 1
+
+
+def test_second_bootstrap_makes_nothing_and_leaves_what_a_person_has_changed(service):
+    before = {d["id"] for d in service.ask("/deployments/filter", limit=50)}
+    with httpx.Client(base_url=f"{service.url}/work_pools/gpu/queues/") as queues:
+        queues.patch("a100", json={"concurrency_limit": 3}).raise_for_status()
+        done = service.run(BOOTSTRAP)
+        queues.patch("a100", json={"concurrency_limit": 1}).raise_for_status()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:5] == [
+        "work pool   gpu: found (process)",
+        "work queue  gpu/a100: found, 3 at a time",
+        "work queue  gpu/cpu: found, 1 at a time",
+        "deployment  sft-dpo/a100: up to date",
+        "deployment  sft-dpo/cpu: up to date",
+    ]
+    assert {d["id"] for d in service.ask("/deployments/filter", limit=50)} == before
+
+
+def test_deployments_name_no_path_of_this_machine(service):
+    for deployment in service.ask("/deployments/filter", limit=50):
+        said = [deployment[key] for key in ("entrypoint", "path", "pull_steps", "job_variables")]
+        assert str(ROOT) not in str(said)
+
+
+def test_without_an_address_it_says_how_to_get_one(tmp_path):
+    done = bootstrap_alone(PREFECT_HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("PREFECT_API_URL is not set. Start a server with")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_server_it_says_where_none_answers(tmp_path):
+    url = f"http://127.0.0.1:{free_port()}/api"
+    done = bootstrap_alone(PREFECT_HOME=str(tmp_path), PREFECT_API_URL=url)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"no Prefect server answers at {url}")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,39 @@
+"""What a person is told about a mistake, before a run or by it."""
+
+import pytest
+
+from tests.prefect_service import overrides
+
+
+@pytest.mark.parametrize(
+    ("parameter", "reason"),
+    [
+        ("conifg=practice", "were specified but not found on the deployment"),
+        ("overrides=7", "7 is not of type 'array'"),
+        ("rounds=0", "0 is less than or equal to the minimum of 0"),
+    ],
+)
+def test_bad_parameter_is_refused_before_there_is_a_run(service, parameter, reason):
+    count = service.ask("/flow_runs/count", deployments={"name": {"any_": ["cpu"]}})
+    done = service.submit("sft-dpo/cpu", parameter)
+    assert done.returncode == 1
+    assert reason in " ".join((done.stdout + done.stderr).split())
+    assert service.ask("/flow_runs/count", deployments={"name": {"any_": ["cpu"]}}) == count
+
+
+def test_mistake_in_the_config_fails_the_run_with_one_line(service, config):
+    run = service.start("sft-dpo/cpu", f"config={config}", overrides("dpo.learning_rat=1"))
+    state = service.finish(run, seconds=60)
+    assert state["type"] == "FAILED"
+    assert state["message"].startswith(f"ConfigError: {config}")
+    assert state["message"].endswith("unknown key dpo.learning_rat; did you mean 'learning_rate'?")
+    assert len(state["message"].splitlines()) == 1
+    assert "Traceback" not in service.log(run)
+
+
+def test_unknown_preset_names_those_there_are(service):
+    run = service.start("sft-dpo/cpu", "config=a10")
+    state = service.finish(run, seconds=60)
+    assert state["type"] == "FAILED"
+    assert "no config file" in state["message"]
+    assert "Did you mean a100.yaml?" in state["message"]

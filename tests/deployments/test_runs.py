@@ -1,0 +1,166 @@
+"""Runs of both deployments by a real server and a real worker, on the tiny model."""
+
+import json
+import time
+
+import psutil
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from alignment.chain import chain
+from alignment.config import load
+from alignment.records import AdapterRef
+from alignment.store import Store
+from flows.sft_dpo import sft_dpo
+from tasks.stage import watching
+from tests.prefect_service import overrides, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def finished(service, config):
+    """The id of the first run that went through; later ones reuse what it has built."""
+    path = service.folder / "first-run"
+    if not path.exists():
+        run = service.start("sft-dpo/cpu", f"config={config}")
+        state = service.finish(run, seconds=300)
+        assert state["type"] == "COMPLETED", state["message"]
+        path.write_text(run)
+    return path.read_text()
+
+
+def test_cpu_runs_every_step_of_the_chain_in_its_order(service, finished, config):
+    steps = list(chain(load(config)).steps())
+    assert service.tasks(finished) == [
+        *((step.name, "Built") for step in steps),
+        ("report", "Completed"),
+    ]
+    assert {step.key for step in steps} <= set(Store(root=service.store).list_keys())
+
+
+def test_run_page_shows_a_card_for_each_step_and_the_report(service, finished, config):
+    shown = service.artifacts(finished)
+    assert {f"tiny-{step.name}" for step in chain(load(config)).steps()} <= set(shown)
+    assert "| Model |" in shown["tiny-report"]["data"]
+    models = json.loads(shown["tiny-models"]["data"])
+    assert [row["Model"] for row in models] == ["base", "sft", "round 1"]
+    assert shown["tiny-report"]["description"].startswith("In pass rate, round 1 is ")
+    assert (service.store / "reports" / "tiny.html").as_uri() in shown["tiny-page"]["data"]
+
+
+def test_adapter_is_shown_with_kind_key_path_digest_and_metrics(service, finished, config):
+    store, round_ = Store(root=service.store), chain(load(config)).rounds[0]
+    record = store.open(round_.train.key)
+    ref = AdapterRef.model_validate(record.output)
+    (row,) = json.loads(service.artifacts(finished)["tiny-dpo-1-adapter"]["data"])
+    assert row["kind"] == "dpo"
+    assert row["key"] == record.key
+    assert row["path"] == str(store.path(ref.uri))
+    assert row["sha256"] == ref.sha256
+    assert row["loss"] == pytest.approx(record.metrics["loss"])
+
+
+@pytest.mark.usefixtures("finished")
+def test_second_run_builds_nothing(service, config):
+    before = {path: path.stat().st_mtime_ns for path in service.store.glob("objects/*/*")}
+    run = service.start("sft-dpo/cpu", f"config={config}")
+    assert service.finish(run, seconds=90)["type"] == "COMPLETED"
+    assert {state for _, state in service.tasks(run)} == {"Reused", "Completed"}
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.usefixtures("finished")
+def test_flow_in_this_process_tells_a_watcher_of_each_step(service, config):
+    told = []
+
+    def watcher(step, mark, record):
+        told.append((step.name, mark, record is not None))
+
+    with temporary_settings({PREFECT_API_URL: service.url}), watching(watcher):
+        result = sft_dpo(config=str(config))
+    steps = [step.name for step in chain(load(config)).steps()]
+    assert told == [call for name in steps for call in ((name, None, False), (name, None, True))]
+    assert result.report.endswith("tiny.html")
+    assert "round 1" in result.table
+
+
+@pytest.mark.usefixtures("finished")
+def test_preset_a100_runs_on_a_tiny_model_with_overrides(service, tiny_model_folder):
+    held_out = {"name": "practice", "part": "held-out", "rows": 24}
+    run = service.start(
+        "sft-dpo/a100",
+        overrides(
+            "name=a100-tiny",
+            f"store={service.store}",
+            f"model={{name: folder, path: {tiny_model_folder}}}",
+            "quantisation=null",
+            "sft={name: none}",
+            "dpo.bf16=false",
+            "rounds=[]",
+            f"evaluation={{data: {{sources: [{json.dumps(held_out)}], min_rows: 0}}, "
+            "max_new_tokens: 4, max_length: 256, dtype: float32}",
+        ),
+    )
+    state = service.finish(run, seconds=180)
+    assert state["type"] == "COMPLETED", state["message"]
+    assert dict(service.tasks(run))["base"] == "Reused"
+    assert dict(service.tasks(run))["evaluate-sft"] == "Built"
+    card = service.artifacts(run)["a100-tiny-merge-sft"]
+    assert "no SFT adapter: the base model takes its place" in card["description"]
+
+
+@pytest.mark.usefixtures("finished")
+def test_bad_data_fails_task_and_run_with_the_same_line(service, config):
+    run = service.start("sft-dpo/cpu", f"config={config}", overrides("sft.data.min_rows=999"))
+    state = service.finish(run, seconds=60)
+    assert state["type"] == "FAILED"
+    assert state["message"].startswith("DataError: only ")
+    assert dict(service.tasks(run))["conversations"] == "Failed"
+    assert "Traceback" not in service.log(run)
+
+
+@pytest.mark.usefixtures("finished")
+def test_cancelled_training_ends_its_process_and_the_next_run_goes_on(service, config):
+    longer = overrides("sft.training.max_steps=20000")
+    sft = chain(load(config, ["sft.training.max_steps=20000"])).sft
+    assert sft is not None
+    work = service.store / "work" / sft.key
+
+    def steps_done(more_than):
+        marks = work / "progress.jsonl"
+        lines = marks.read_text().splitlines() if marks.exists() else []
+        done = [json.loads(line)["done"] for line in lines]
+        return done if done and done[-1] > more_than else None
+
+    def gone():
+        return None if trainers(sft.key) else True
+
+    run = service.start("sft-dpo/cpu", f"config={config}", longer)
+    wait_for("training", lambda: steps_done(3), seconds=90, log=service.folder / "log")
+    assert trainers(sft.key)
+    service.run("-m", "prefect", "flow-run", "cancel", run)
+    asked = time.monotonic()
+    wait_for("end of the process", gone, seconds=30, log=service.folder / "log")
+    assert time.monotonic() - asked < 30
+    assert service.finish(run, seconds=30)["type"] == "CANCELLED"
+    stopped_at = steps_done(0)[-1]
+
+    run = service.start("sft-dpo/cpu", f"config={config}", longer)
+    done = wait_for(
+        "more steps", lambda: steps_done(stopped_at), seconds=90, log=service.folder / "log"
+    )
+    assert done == sorted(set(done)), "no step was done twice"
+    service.run("-m", "prefect", "flow-run", "cancel", run)
+    wait_for("end of the process", gone, seconds=30, log=service.folder / "log")
+    assert service.finish(run, seconds=30)["type"] == "CANCELLED"
+
+
+def trainers(key):
+    """Processes that build a step."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "alignment.launch" in words and any(key in word for word in words):
+            found.append(process.pid)
+    return found

@@ -1,0 +1,147 @@
+"""What a person at a shell meets: exit codes, one line, nothing half-written."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PAIR = {"prompt": "Say yes.", "chosen": "yes", "rejected": "no"}
+
+
+@pytest.fixture
+def sft_dpo(server):
+    """Run the command against a real server, which spares each call one of its own."""
+
+    def run(*words):
+        code = "import sys; from flows.cli import main; main()"
+        return server.run("-c", code, *words)
+
+    return run
+
+
+def one_round(settings, source):
+    """A chain without SFT whose only round reads this source."""
+    settings["sft"] = {"name": "none"}
+    settings["control"] = None
+    settings["rounds"] = [{"data": {"sources": [source], "held_out_share": 0.0}}]
+    return settings
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from flows.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "heavy = {'torch', 'transformers', 'trl', 'prefect', 'pydantic', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_plan_shows_every_step_and_builds_nothing(sft_dpo, tiny_settings, write_config, tmp_path):
+    done = sft_dpo("plan", str(write_config(tiny_settings)))
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0
+    assert len(lines) == 18
+    assert all(line.startswith("RUN ") for line in lines)
+    assert not (tmp_path / "store").exists()
+
+
+def test_plan_as_json_has_the_libraries_own_names(sft_dpo, tiny_settings, write_config):
+    steps = json.loads(sft_dpo("plan", str(write_config(tiny_settings)), "--json").stdout)
+    (first,) = (step for step in steps if step["name"] == "dpo-1")
+    assert first["resolved"]["trl.DPOConfig"]["per_device_train_batch_size"] == 4
+    assert first["resolved"]["peft.LoraConfig"]["lora_alpha"] == 8
+
+
+def refused(done, *parts):
+    """The call ended with code 2 and one line that holds these parts."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    said = lines[-1]
+    for part in parts:
+        assert part in said, said
+    assert "Traceback" not in done.stderr
+
+
+def test_a_typo_in_the_config_names_line_and_nearest_key(sft_dpo, tiny_settings, write_config):
+    tiny_settings["dpo"]["learning_rat"] = 1
+    refused(sft_dpo("run", str(write_config(tiny_settings))), "tiny.yaml:", "'learning_rate'?")
+
+
+def test_a_typo_in_an_override_is_not_blamed_on_the_file(sft_dpo, tiny_settings, write_config):
+    done = sft_dpo("run", str(write_config(tiny_settings)), "--set", "dpo.learning_rat=1")
+    refused(done, "--set 'dpo.learning_rat=1': unknown key", "'learning_rate'?")
+
+
+def test_a_missing_data_file_is_named(sft_dpo, tiny_settings, write_config, tmp_path):
+    source = {"name": "file", "path": str(tmp_path / "none.jsonl")}
+    done = sft_dpo("run", str(write_config(one_round(tiny_settings, source))))
+    refused(done, str(tmp_path / "none.jsonl"))
+    assert not (tmp_path / "store" / "objects").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ("rows.jsonl", "empty")),
+        (json.dumps(PAIR) + "\n{broken\n", ("rows.jsonl", "line 2", "broken JSON")),
+        ('{"question": 1, "colour": 2}\n', ("rows.jsonl", "colour", "question")),
+        (json.dumps(PAIR | {"rejected": "yes"}) + "\n", ("pairs-1: no usable pairs", "identical_pair 1")),
+    ],
+    ids=["empty file", "broken line", "wrong columns", "no usable pairs"],
+)
+def test_data_that_cannot_be_used_ends_the_run_with_one_line(
+    sft_dpo, tiny_settings, write_config, tmp_path, text, parts
+):
+    (tmp_path / "rows.jsonl").write_text(text)
+    source = {"name": "file", "path": str(tmp_path / "rows.jsonl")}
+    refused(sft_dpo("run", str(write_config(one_round(tiny_settings, source)))), *parts)
+    assert not list((tmp_path / "store" / "objects").glob("pairs-*/train.jsonl"))[1:]
+
+
+def test_an_unknown_model_is_named_with_a_way_out(sft_dpo, tiny_settings, write_config):
+    tiny_settings["model"] = {"name": "hub", "id": "nobody/nothing"}
+    refused(sft_dpo("run", str(write_config(tiny_settings))), "'nobody/nothing'", "name: folder")
+
+
+def test_a_model_folder_with_damaged_weights_is_refused(
+    sft_dpo, tiny_settings, write_config, tiny_model_folder, tmp_path
+):
+    import shutil
+
+    copy = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    tiny_settings["model"]["path"] = str(copy)
+    refused(sft_dpo("run", str(write_config(tiny_settings))), "model.safetensors is damaged")
+
+
+def test_an_adapter_folder_without_weights_is_no_fallback(
+    sft_dpo, tiny_settings, write_config, tmp_path
+):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    tiny_settings["sft"] = {"name": "adapter", "path": str(tmp_path / "adapter")}
+    done = sft_dpo("run", str(write_config(tiny_settings)))
+    refused(done, "has no adapter_model.safetensors")
+
+
+def test_a_store_that_cannot_be_written_is_refused(sft_dpo, tiny_settings, write_config, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    tiny_settings["store"] = str(tmp_path / "file" / "store")
+    refused(sft_dpo("run", str(write_config(tiny_settings))), "cannot write", "--set store=FOLDER")
+
+
+def test_bad_usage_has_code_two(sft_dpo):
+    assert sft_dpo("run").returncode == 2
+    assert sft_dpo("nothing").returncode == 2
+
+
+def test_show_names_what_there_is_when_asked_for_what_is_not(sft_dpo, tmp_path):
+    refused(
+        sft_dpo("show", "merge-dpo-9", "--store", str(tmp_path)), "nothing called 'merge-dpo-9'"
+    )

@@ -1,0 +1,42 @@
+import pytest
+from prefect.utilities.callables import parameter_schema
+
+from alignment.chain import Chain
+from flows.sft_dpo import PRESETS, find_config, sft_dpo
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+def test_preset_is_found_by_its_bare_name(preset):
+    assert find_config(preset) == PRESETS / f"{preset}.yaml"
+
+
+@pytest.mark.parametrize("path", ["mine.yaml", "configs/mine", "./practice", "/data/mine.yml"])
+def test_anything_with_a_slash_or_an_ending_is_a_path(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(path).absolute() == (tmp_path / path).absolute()
+
+
+def test_form_in_the_browser_explains_every_parameter():
+    properties = parameter_schema(sft_dpo).properties
+    assert list(properties) == ["config", "overrides", "rounds"]
+    assert all(len(field["description"]) > 40 for field in properties.values())
+
+
+def test_flow_needs_no_more_than_its_defaults():
+    assert not parameter_schema(sft_dpo).required
+    assert sft_dpo.name == "sft-dpo"
+
+
+def test_chain_has_no_step_that_the_flow_does_not_know():
+    """A new field of `Chain` must be given its line in `run_steps`."""
+    assert list(Chain.model_fields) == [
+        "base",
+        "held_out",
+        "conversations",
+        "sft",
+        "merge",
+        "evaluate_base",
+        "evaluate_sft",
+        "rounds",
+        "control",
+    ]

@@ -1,0 +1,194 @@
+"""A real Prefect server and a real process worker, for tests that need the whole service."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parent.parent
+T = TypeVar("T")
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+SETTINGS = {
+    "DO_NOT_TRACK": "1",
+    "OMP_NUM_THREADS": "1",
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    ),
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a test may ask of the server and worker that run for the whole session."""
+
+    url: str
+    folder: Path
+    environment: dict[str, str]
+
+    @property
+    def store(self) -> Path:
+        """A store that the tests share, so that what one has built another reuses."""
+        return self.folder / "store"
+
+    def run(self, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """A program of the environment in the project's root, to its end."""
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=ROOT,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def ask(self, path: str, **body: Any) -> Any:
+        """The server's answer: to a GET, or to a POST where there is a body."""
+        method = "POST" if body else "GET"
+        answer = httpx.request(method, f"{self.url}{path}", json=body or None, timeout=30)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def submit(self, deployment: str, *parameters: str) -> "subprocess.CompletedProcess[str]":
+        """`prefect deployment run` with parameters as KEY=JSON."""
+        given = [word for parameter in parameters for word in ("--param", parameter)]
+        return self.run("-m", "prefect", "deployment", "run", deployment, *given)
+
+    def start(self, deployment: str, *parameters: str) -> str:
+        """The id of a run that the server took."""
+        done = self.submit(deployment, *parameters)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = re.search(r"UUID: ([0-9a-f-]{36})", done.stdout)
+        assert found, done.stdout
+        return found[1]
+
+    def finish(self, run: str, *, seconds: float) -> dict[str, Any]:
+        """The final state of a run."""
+        return wait_for(
+            f"run {run}",
+            lambda: state if (state := self.state(run))["type"] in FINAL else None,
+            seconds=seconds,
+            log=self.folder / "log",
+        )
+
+    def state(self, run: str) -> dict[str, Any]:
+        """The state of a run."""
+        state: dict[str, Any] = self.ask(f"/flow_runs/{run}")["state"]
+        return state
+
+    def tasks(self, run: str) -> list[tuple[str, str]]:
+        """Name and state of each task of a run, in order."""
+        found = self.of_run("/task_runs/filter", run, sort="EXPECTED_START_TIME_ASC")
+        return [(task["name"], task["state_name"]) for task in found]
+
+    def artifacts(self, run: str) -> dict[str, dict[str, Any]]:
+        """What the page of a run shows, by key."""
+        found = self.of_run("/artifacts/filter", run)
+        return {artifact["key"]: artifact for artifact in found if artifact["key"]}
+
+    def log(self, run: str) -> str:
+        """What the page of a run shows as its log."""
+        chosen = {"flow_run_id": {"any_": [run]}}
+        return "\n".join(line["message"] for line in self.ask("/logs/filter", logs=chosen))
+
+    def of_run(self, path: str, run: str, **more: Any) -> list[dict[str, Any]]:
+        """Everything of one kind that belongs to a run."""
+        found: list[dict[str, Any]] = self.ask(path, flow_runs={"id": {"any_": [run]}}, **more)
+        return found
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A server with an empty database, on this machine only."""
+    folder, port = tmp_path_factory.mktemp("prefect"), free_port()
+    own = {"PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    service = Service(own["PREFECT_API_URL"], folder, inherited | SETTINGS | own)
+    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with running(service, *command):
+        wait_for("server", lambda: healthy(service.url), seconds=90, log=folder / "log")
+        yield service
+
+
+@pytest.fixture(scope="session")
+def service(server: Service) -> Iterator[Service]:
+    """The server after `bootstrap.py`, with a worker for its pool."""
+    done = server.run("deployments/bootstrap.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with running(server, "prefect", "worker", "start", "--pool", "gpu"):
+        yield server
+
+
+@contextmanager
+def running(service: Service, *words: str) -> Iterator[None]:
+    """A program in a process group of its own, which is ended with all it has started."""
+    with (service.folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=ROOT,
+            env=service.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield
+    finally:
+        end_group(process)
+
+
+def end_group(process: "subprocess.Popen[bytes]") -> None:
+    """SIGTERM, ten seconds, SIGKILL."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(10)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def wait_for(what: str, look: Callable[[], T | None], *, seconds: float, log: Path) -> T:
+    """What `look` finds, asked four times a second; the end of the log when it takes too long."""
+    until = time.monotonic() + seconds
+    while (found := look()) is None:
+        if time.monotonic() > until:
+            said = log.read_text(errors="replace")[-3000:]
+            raise AssertionError(f"{what}: nothing after {seconds:.0f} s\n{said}")
+        time.sleep(0.25)
+    return found
+
+
+def overrides(*changes: str) -> str:
+    """The flow's parameter of that name, as `Service.submit` wants it."""
+    return f"overrides={json.dumps(changes)}"
+
+
+def healthy(url: str) -> bool | None:
+    """True once the server answers."""
+    try:
+        return httpx.get(f"{url}/health", timeout=2).is_success or None
+    except httpx.HTTPError:
+        return None
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

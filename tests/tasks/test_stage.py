@@ -1,0 +1,87 @@
+from typing import Any
+
+import pytest
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, Failed
+
+from alignment.data.practice import PracticeSource
+from alignment.data.prepare import ConversationSetConfig
+from alignment.errors import ERRORS, ArtifactError
+from alignment.stages import PrepareConversations
+from tasks.data import open_base, prepare_conversations, prepare_pairs
+from tasks.dpo import dpo
+from tasks.evaluate import evaluate
+from tasks.merge import merge
+from tasks.sft import sft
+from tasks.stage import Run, is_transient, run_stage, watching
+
+AnyTask = Task[..., Any]
+TASKS: list[AnyTask] = [open_base, prepare_conversations, prepare_pairs, sft, merge, dpo, evaluate]
+
+
+@pytest.fixture
+def orphan():
+    """A step whose parent is not in the store."""
+    return PrepareConversations(
+        name="conversations",
+        config=ConversationSetConfig(sources=(PracticeSource(),)),
+        max_length=256,
+        digest="0",
+        base="base-missing",
+    )
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_tasks_leave_the_question_of_reuse_to_the_store(task):
+    assert task.cache_policy == NO_CACHE
+    assert task.persist_result is False
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_tasks_retry_only_what_may_pass(task):
+    assert task.retries == 2
+    assert task.retry_condition_fn is is_transient
+    assert task.task_run_name == "{step.name}"
+
+
+def test_tasks_that_need_the_gpu_carry_the_tag():
+    assert [task.name for task in TASKS if "gpu" in task.tags] == [
+        "SFT",
+        "merge",
+        "DPO round",
+        "evaluate",
+    ]
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), OSError(5, "I/O error")])
+def test_network_and_disk_errors_are_tried_again(error):
+    assert is_transient(None, None, Failed(data=error))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [*(kind("no") for kind in ERRORS.values()), MemoryError(), ValueError(), AssertionError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_would_fail_the_same_way_is_not_tried_again(error):
+    assert not is_transient(None, None, Failed(data=error))
+
+
+def test_known_error_is_the_one_line_of_a_failed_state(orphan, tmp_path):
+    state = run_stage(orphan, Run(name="run", root=tmp_path))
+    assert state.is_failed()
+    assert state.message == f"ArtifactError: no artifact 'base-missing' in {tmp_path}"
+    assert isinstance(state.data, ArtifactError)
+
+
+def test_watcher_hears_of_a_step_within_its_block_only(orphan, tmp_path):
+    heard = []
+    with watching(lambda step, mark, record: heard.append((step.name, mark, record))):
+        run_stage(orphan, Run(name="run", root=tmp_path))
+    run_stage(orphan, Run(name="run", root=tmp_path))
+    assert heard == [("conversations", None, None)]
+
+
+def test_state_of_a_finished_step_is_not_transient():
+    assert not is_transient(None, None, Completed(data=1))
