@@ -1,0 +1,50 @@
+"""The stages of the chain as values: one class each, and the union that reads them from JSON.
+
+A step's `build` opens its parents, calls one pure function and returns what the next steps take.
+Not here: the order of the steps (`chain.py`), processes and locks (`launch.py`).
+"""
+
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
+
+from alignment.stages.base import OpenBase
+from alignment.stages.data import PrepareConversations, PreparePairs
+from alignment.stages.evaluation import EvaluateModel
+from alignment.stages.merge import MergeAdapter
+from alignment.stages.step import Context, Outcome, Step
+from alignment.stages.training import TrainDpo, TrainSft, UseAdapter
+
+AnyStep = Annotated[
+    OpenBase
+    | PrepareConversations
+    | PreparePairs
+    | UseAdapter
+    | TrainSft
+    | TrainDpo
+    | MergeAdapter
+    | EvaluateModel,
+    Field(discriminator="stage"),
+]
+
+
+def read_step(text: str) -> Step:
+    """The step of a JSON text that `Step.model_dump_json` wrote."""
+    step: Step = TypeAdapter(AnyStep).validate_json(text)
+    return step
+
+
+__all__ = [
+    "Context",
+    "EvaluateModel",
+    "MergeAdapter",
+    "OpenBase",
+    "Outcome",
+    "PrepareConversations",
+    "PreparePairs",
+    "Step",
+    "TrainDpo",
+    "TrainSft",
+    "UseAdapter",
+    "read_step",
+]

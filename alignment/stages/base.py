@@ -1,0 +1,30 @@
+"""The first step: a base model is made available."""
+
+from typing import Literal
+
+from alignment.models.sources import ModelSource
+from alignment.records import ModelRef, Quantisation
+from alignment.stages.step import Context, Outcome, Step, as_json
+
+
+class OpenBase(Step):
+    """Make a base model available and describe it. A hub model stays in the hub's cache."""
+
+    stage: Literal["base"] = "base"
+    source: ModelSource
+    quantisation: Quantisation | None
+    digest: str
+
+    def build(self, context: Context) -> Outcome:
+        """Fetch, convert if need be, check, describe."""
+        from alignment.models.sources import describe
+
+        context.progress.update("fetching", 0, 1)
+        folder, uri, revision = self.source.fetch(context.workspace.out)
+        base, tokenizer = describe(folder, uri, revision)
+        if uri.startswith("out:"):
+            inside = f"store:{self.key}/{uri[4:]}"
+            base = base.model_copy(update={"uri": inside})
+            tokenizer = tokenizer.model_copy(update={"uri": inside})
+        ref = ModelRef(base=base, tokenizer=tokenizer, quantisation=self.quantisation)
+        return Outcome(output=as_json(ref), notes=(f"base model {uri} {revision or ''}".strip(),))

@@ -1,0 +1,107 @@
+"""The data steps: sources become prepared sets."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from alignment.data.prepare import (
+    ConversationSetConfig,
+    Lengths,
+    PairSetConfig,
+    prepare_conversations,
+    prepare_pairs,
+)
+from alignment.data.sieve import Prepared
+from alignment.data.split import PromptKeys
+from alignment.errors import DataError
+from alignment.stages.step import Context, Key, Outcome, Step, as_json, model_of
+from alignment.store import Store
+
+
+class PrepareConversations(Step):
+    """Read, clean and split the conversations of SFT."""
+
+    stage: Literal["conversations"] = "conversations"
+    in_child: ClassVar[bool] = False
+    config: ConversationSetConfig
+    max_length: int
+    digest: str
+    base: Key
+    earlier: dict[str, Key] = Field(default_factory=dict)
+
+    def build(self, context: Context) -> Outcome:
+        """Write train, held-out and quarantined rows."""
+        with _naming(self):
+            prepared = prepare_conversations(
+                self.config,
+                max_length=self.max_length,
+                tokenizer=_tokenizer(context.store, self.base),
+                earlier=_used(context.store, self.earlier),
+                seed=self.seed,
+                out=context.workspace.out,
+            )
+        return _prepared(self, prepared)
+
+
+class PreparePairs(Step):
+    """Read, clean and split the preference pairs of one round, or of the evaluation."""
+
+    stage: Literal["pairs"] = "pairs"
+    in_child: ClassVar[bool] = False
+    config: PairSetConfig
+    lengths: Lengths
+    digest: str
+    base: Key
+    earlier: dict[str, Key] = Field(default_factory=dict)
+
+    def build(self, context: Context) -> Outcome:
+        """Write train, held-out and quarantined rows, and prompts with verifiers."""
+        with _naming(self):
+            prepared = prepare_pairs(
+                self.config,
+                lengths=self.lengths,
+                tokenizer=_tokenizer(context.store, self.base),
+                earlier=_used(context.store, self.earlier),
+                seed=self.seed,
+                out=context.workspace.out,
+            )
+        return _prepared(self, prepared)
+
+
+def _tokenizer(store: Store, base: str) -> Any:
+    from alignment.models.load import open_tokenizer
+
+    return open_tokenizer(model_of(store, base), store)
+
+
+def _used(store: Store, earlier: dict[str, str]) -> dict[str, PromptKeys]:
+    return {
+        name: PromptKeys.read(store.folder(store.open(key).key) / "prompt_keys.json")
+        for name, key in earlier.items()
+    }
+
+
+@contextlib.contextmanager
+def _naming(step: Step) -> Iterator[None]:
+    """Say which of several sets a complaint about data is about."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{step.name}: {error}") from error
+
+
+def _prepared(step: Step, prepared: Prepared) -> Outcome:
+    ref = prepared.ref
+    files = {
+        role: f"store:{step.key}/{getattr(ref, role)}"
+        for role in ("train", "held_out", "prompts", "quarantine")
+        if getattr(ref, role) is not None
+    }
+    metrics = {"kept": ref.kept, "held_out": ref.held, "quarantined": sum(ref.quarantined.values())}
+    return Outcome(
+        output=as_json(ref.model_copy(update=files)),
+        metrics={name: float(count) for name, count in metrics.items()},
+        notes=prepared.report.notes,
+    )
