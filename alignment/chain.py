@@ -114,7 +114,8 @@ class _Weaver:
         probe = (conversations.key,) if conversations else shown
         merge = self._merge("sft", self._base, sft, probe, bf16=self._sft_bf16())
         evaluate_base = self._evaluate("base", self._base, shown)
-        evaluate_sft = self._evaluate("sft", merge, shown, evaluate_base, evaluate_base)
+        label = "sft" if sft is not None else "no sft"
+        evaluate_sft = self._evaluate(label, merge, shown, evaluate_base, evaluate_base)
         rounds: list[Round] = []
         model, parent = merge, evaluate_sft
         for number, data in enumerate(pairs, start=1):

@@ -8,7 +8,6 @@ Not here: which steps there are, in which order, who watches.
 """
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -29,7 +28,7 @@ from alignment.errors import ERRORS, AlignmentError, Interrupted, StorageError
 from alignment.progress import Follower, Mark, Progress
 from alignment.records import CodeVersion, StageRecord, digest_of
 from alignment.stages import Context, Outcome, Step, read_step
-from alignment.store import Store, Workspace, storage_errors
+from alignment.store import Store, Workspace, disk_full, storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +101,8 @@ def _in_child(store: Store, step: Step, watch: Watcher) -> None:
     workspace = store.workspace(step.key)
     (workspace.folder / "error.json").unlink(missing_ok=True)
     spec = workspace.folder / "step.json"
-    spec.write_text(step.model_dump_json())
+    with storage_errors(store.root):
+        spec.write_text(step.model_dump_json())
     follower = Follower(workspace.progress)
     command = [sys.executable, "-m", "alignment.launch", str(store.root.absolute()), str(spec)]
     with workspace.log.open("ab") as log:
@@ -118,7 +118,7 @@ def _in_child(store: Store, step: Step, watch: Watcher) -> None:
     except BaseException:
         _end(child)
         raise
-    _raise_failure(child.returncode, workspace, step)
+    _raise_failure(child.returncode, store, workspace, step)
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
@@ -131,13 +131,15 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
         child.wait()
 
 
-def _raise_failure(code: int, workspace: Workspace, step: Step) -> None:
+def _raise_failure(code: int, store: Store, workspace: Workspace, step: Step) -> None:
     if code == 0:
         return
     report = workspace.folder / "error.json"
-    if report.exists():
+    if report.exists() and report.stat().st_size:
         error = json.loads(report.read_text())
         raise ERRORS[error["kind"]](error["message"])
+    if code == StorageError.exit_code:  # and no report: the disk had no room for it either
+        raise disk_full(store.root)
     if code < 0:
         name = signal.Signals(-code).name
         raise Interrupted(
@@ -180,11 +182,7 @@ def _recognised(error: Exception, root: Path) -> AlignmentError | None:
     """A full disk, however deep in a library it was noticed."""
     text = str(error)
     if "No space left" in text or "os error 28" in text or "PytorchStreamWriter" in text:
-        try:
-            with storage_errors(root):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except StorageError as known:
-            return known
+        return disk_full(root)
     return None
 
 

@@ -182,17 +182,22 @@ def storage_errors(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            free = f"{_free(place) / 2**20:.0f} MiB"
-            raise StorageError(
-                f"the disk of {place} is full ({free} free). Free some space and run the same "
-                "command again: finished stages are kept."
-            ) from error
+            raise disk_full(place) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise StorageError(
                 f"cannot write {error.filename or place}: {error.strerror}. "
                 "Choose another folder with --set store=FOLDER, or mend its permissions."
             ) from error
         raise
+
+
+def disk_full(place: Path) -> StorageError:
+    """The error of a full disk, with the room that is left on it."""
+    free = f"{_free(place) / 2**20:.0f} MiB"
+    return StorageError(
+        f"the disk of {place} is full ({free} free). Free some space and run the same "
+        "command again: finished stages are kept."
+    )
 
 
 def file_sha256(path: Path) -> str:

@@ -3,6 +3,8 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,7 @@ from alignment.models.sources import FolderModel
 from alignment.progress import Progress
 from alignment.stages import MergeAdapter, OpenBase
 from alignment.store import Store
-from tests.alignment.elsewhere import Elsewhere, finish
+from tests.alignment.elsewhere import Elsewhere, children, finish
 
 ADAPTER = "adapter/adapter_model.safetensors"
 
@@ -144,6 +146,21 @@ def test_a_full_disk_in_a_child_is_a_usage_error_and_the_run_goes_on_when_there_
         assert elsewhere.file(ADAPTER) == (original / ADAPTER).read_bytes()
 
 
+def test_a_disk_too_full_for_the_childs_own_report_is_still_named(finished, tmp_path):
+    """The child is starting when the last byte of the disk is taken; it can write nothing."""
+    with small_disk(tmp_path / "disk", kibibytes=1024) as disk:
+        elsewhere = Elsewhere(finished, "base", disk / "store")
+        with elsewhere.running() as process:
+            until = time.monotonic() + 60
+            while not children(process):
+                assert time.monotonic() < until, "no child within a minute"
+                time.sleep(0.005)
+            (disk / "filler").write_bytes(bytes(disk_free(disk)))
+            code, words = finish(process)
+        assert code == 2, words
+        assert words.startswith("StorageError the disk of ")
+
+
 def test_a_full_disk_in_this_process_is_a_usage_error(finished, tmp_path):
     with small_disk(tmp_path / "disk", kibibytes=1024) as disk:
         elsewhere = Elsewhere(finished, "pairs-1", disk / "store")
@@ -160,13 +177,15 @@ def disk_free(folder):
 # --- where it ran -------------------------------------------------------------------------------
 
 
-def test_the_code_version_is_that_of_git(tmp_path):
-    git = shutil.which("git")
+def test_the_code_version_is_that_of_git():
+    git, here = shutil.which("git"), Path(__file__).parent
     if git is None:
         pytest.skip("no git")
-    head = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    command = [git, "rev-parse", "HEAD"]
+    head = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
     if head.returncode:
         pytest.skip("not a checkout")
+    code_version.cache_clear()
     assert code_version().revision == head.stdout.strip()
 
 

@@ -18,20 +18,20 @@ def tiny(open_tiny):
 
 
 @pytest.fixture
-def biased(tiny):
-    """A function that makes the model end its turn always (1e4), or never (-1e4)."""
+def head(tiny):
+    """The model's last layer with a bias of its own, apart from the embedding it is tied to."""
+    tied = tiny.model.get_output_embeddings()
+    own = torch.nn.Linear(tied.in_features, tied.out_features)
+    own.load_state_dict({"weight": tied.weight, "bias": torch.zeros(tied.out_features)})
+    tiny.model.lm_head = own.requires_grad_(requires_grad=False)
+    return own
 
-    def make(bias):
-        head = tiny.model.get_output_embeddings()
-        with_bias = torch.nn.Linear(head.in_features, head.out_features)
-        with torch.no_grad():
-            with_bias.weight.copy_(head.weight)
-            with_bias.bias.zero_()
-            with_bias.bias[end_of_turn_id(tiny.tokenizer)] = bias
-        tiny.model.lm_head = with_bias
-        return tiny
 
-    return make
+@pytest.fixture
+def talkative(tiny, head):
+    """A model that never ends its turn."""
+    head.bias[end_of_turn_id(tiny.tokenizer)] = -1e4
+    return tiny
 
 
 def ask(loaded, prompts, **options):
@@ -40,69 +40,65 @@ def ask(loaded, prompts, **options):
 
 
 def naive(loaded, prompt, tokens):
-    """The most likely token, appended, and again, until it is the stop token; no cache, no padding.
-
-    The ids, and by how much the stop token lost at each of them.
-    """
-    stop = end_of_turn_id(loaded.tokenizer)
+    """Ids of the most likely token, appended, and again, until the stop; no cache, no padding."""
     ids = render(loaded.tokenizer, prompt, add_generation_prompt=True)
     reply: list[int] = []
-    gaps = []
     while len(reply) < tokens:
         with torch.no_grad():
             logits = loaded.model(input_ids=torch.tensor([ids + reply])).logits[0, -1]
-        if int(logits.argmax()) == stop:
+        if int(logits.argmax()) == end_of_turn_id(loaded.tokenizer):
             break
         reply.append(int(logits.argmax()))
-        gaps.append((logits.max() - logits[stop]).item())
-    return reply, gaps
+    return reply
 
 
 def words(loaded, ids):
     return loaded.tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def test_a_reply_is_the_most_likely_token_again_and_again(biased):
-    loaded = biased(-1e4)
-    (reply,) = ask(loaded, [LONG])
-    assert reply.text == words(loaded, naive(loaded, LONG, 8)[0])
+def test_a_reply_is_the_most_likely_token_again_and_again(talkative):
+    (reply,) = ask(talkative, [LONG])
+    assert reply.text == words(talkative, naive(talkative, LONG, 8))
     assert (reply.tokens, reply.stopped) == (8, False)
 
 
-def test_a_short_prompt_beside_a_long_one_gets_the_reply_it_gets_alone(biased):
+def test_a_short_prompt_beside_a_long_one_gets_the_reply_it_gets_alone(talkative):
     """Left padding that the model looked at, or positions that it shifted, would change it."""
-    loaded = biased(-1e4)
-    together = ask(loaded, [LONG, ASK, LONG])
-    assert together == [*ask(loaded, [LONG]), *ask(loaded, [ASK]), *ask(loaded, [LONG])]
-    assert together[1].text == words(loaded, naive(loaded, ASK, 8)[0])
+    together = ask(talkative, [LONG, ASK, LONG])
+    assert together == [*ask(talkative, [LONG]), *ask(talkative, [ASK]), *ask(talkative, [LONG])]
+    assert together[1].text == words(talkative, naive(talkative, ASK, 8))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
-def test_replies_come_in_the_order_of_the_prompts_whatever_the_batch(biased, batch):
-    loaded = biased(-1e4)
-    assert ask(loaded, [LONG, ASK, LONG, ASK], batch=batch) == ask(loaded, [LONG, ASK] * 2)
+def test_replies_come_in_the_order_of_the_prompts_whatever_the_batch(talkative, batch):
+    assert ask(talkative, [LONG, ASK, LONG, ASK], batch=batch) == ask(talkative, [LONG, ASK] * 2)
 
 
-def test_a_model_that_ends_its_turn_at_once_says_nothing_and_has_stopped(biased):
-    (reply,) = ask(biased(1e4), [ASK])
+def test_a_model_that_ends_its_turn_at_once_says_nothing_and_has_stopped(tiny, head):
+    head.bias[end_of_turn_id(tiny.tokenizer)] = 1e4
+    (reply,) = ask(tiny, [ASK])
     assert (reply.text, reply.tokens, reply.stopped) == ("", 0, True)
 
 
-def test_a_reply_ends_before_its_stop_token_which_is_not_counted(biased):
-    """The stop token gets what it lacks most narrowly on the way of one reply, and a bit more.
+def test_a_reply_ends_before_its_stop_token_which_is_not_counted(tiny, head):
+    """Made to stop after three tokens: in the row h of states that is so, and in no other row.
 
-    So that reply ends there, and those beside it go their own way.
+    All states have the length of h, so h * state is largest at h itself, and far below elsewhere.
     """
-    prompts = [(Message(role="user", content=f"Question {n}?"),) for n in range(12)]
-    ways = [naive(biased(0), prompt, 8)[1] for prompt in prompts]
-    bias = next(min(gaps) for gaps in ways if min(gaps) < gaps[0]) + 1e-3
-    loaded = biased(bias)
-    replies = ask(loaded, prompts)
-    assert any(0 < reply.tokens < 8 for reply in replies)
-    for prompt, reply in zip(prompts, replies, strict=True):
-        expected, _ = naive(loaded, prompt, 8)
-        assert reply.text == words(loaded, expected)
-        assert (reply.tokens, reply.stopped) == (len(expected), len(expected) < 8)
+    stop = end_of_turn_id(tiny.tokenizer)
+    head.bias[stop] = -1e4
+    first_three = naive(tiny, LONG, 3)
+    ids = render(tiny.tokenizer, LONG, add_generation_prompt=True) + first_three
+    with torch.no_grad():
+        h = tiny.model.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
+    highest = head(h).max()
+    head.weight[stop] = 100 * h
+    head.bias[stop] = highest + 1 - 100 * h @ h
+    ended, beside_it = ask(tiny, [LONG, ASK])
+    assert (ended.tokens, ended.stopped) == (3, True)
+    assert ended.text == words(tiny, first_three)
+    assert (beside_it.tokens, beside_it.stopped) == (8, False)
+    assert beside_it.text == words(tiny, naive(tiny, ASK, 8))
 
 
 def test_dropout_is_off_while_answering_and_the_mode_is_put_back(open_tiny, tiny_ref, make_adapter):

@@ -1,0 +1,102 @@
+"""The first 20 steps of SFT and of DPO, as they were when they were last looked at.
+
+A pipeline that computes the same has the same losses, to 1e-3 of each: a change of a library may
+move the last digits. One that moves more is a change of what is trained; it is meant or a mistake.
+Meant: `make golden`, and the commit says why.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alignment.models.load import open_model
+from alignment.models.sources import describe
+from alignment.progress import Progress
+from alignment.records import Conversation, Message, ModelRef, PreferencePair
+from alignment.store import Store, Workspace
+from alignment.train.dpo import DpoConfig, train_dpo
+from alignment.train.settings import Batch, Lora
+from alignment.train.sft import SftConfig, train_sft
+
+TOLERANCE = 1e-3
+SHARED = {
+    "lora": Lora(r=4, alpha=8, dropout=0.05),
+    "learning_rate": 1e-2,
+    "batch": Batch(per_device=2, accumulation=2),
+    "max_steps": 20,
+    "max_length": 256,
+    "bf16": False,
+    "gradient_checkpointing": True,
+}
+
+
+def question(number):
+    return (Message(role="user", content=f"What is {number} and {number + 3}?"),)
+
+
+def answer(number):
+    return (Message(role="assistant", content=f"The answer is {2 * number + 3}."),)
+
+
+CONVERSATIONS = [
+    Conversation.of((*question(n), *answer(n)), task_type="sum", source="golden") for n in range(40)
+]
+PAIRS = [
+    PreferencePair.of(
+        question(n), chosen=answer(n), rejected=answer(n + 1), task_type="sum", source="golden"
+    )
+    for n in range(40)
+]
+
+
+@pytest.fixture
+def trained(tiny_model_folder, tmp_path):
+    """A function that trains the tiny model by one of the two: the losses of its steps."""
+    workspace = Workspace(folder=tmp_path / "work", log=tmp_path / "log")
+    workspace.out.mkdir(parents=True)
+    base, tokenizer = describe(tiny_model_folder, f"folder:{tiny_model_folder}", None)
+    ref = ModelRef(base=base, tokenizer=tokenizer)
+
+    def run(train, config, **rows):
+        policy = open_model(ref, Store(root=tmp_path), dtype="float32")
+        train(
+            config,
+            policy=policy,
+            **rows,
+            held_out=[],
+            seed=0,
+            workspace=workspace,
+            progress=Progress(),
+        )
+        history = (workspace.out / "history.jsonl").read_text().splitlines()
+        return [row["loss"] for row in map(json.loads, history) if "loss" in row]
+
+    return run
+
+
+@pytest.fixture
+def golden(request):
+    """A function that compares losses with a recorded trajectory, or records them."""
+
+    def compare(name, losses):
+        path = Path(__file__).with_name(f"{name}.json")
+        if request.config.getoption("--golden"):
+            path.write_text(json.dumps(losses, indent=2) + "\n")
+            pytest.skip(f"recorded {path.name}")
+        assert losses == pytest.approx(json.loads(path.read_text()), rel=TOLERANCE)
+
+    return compare
+
+
+def test_sft_takes_its_recorded_way(trained, golden):
+    losses = trained(train_sft, SftConfig(**SHARED), conversations=CONVERSATIONS)
+    assert len(losses) == 20
+    assert losses[-1] < 0.9 * losses[0]
+    golden("sft", losses)
+
+
+def test_dpo_takes_its_recorded_way(trained, golden):
+    losses = trained(train_dpo, DpoConfig(**SHARED, max_prompt_length=200), pairs=PAIRS)
+    assert len(losses) == 20
+    golden("dpo", losses)
