@@ -25,6 +25,9 @@ from alignment.stages import (
 )
 from alignment.train.dpo import DpoConfig
 
+EVALUATION = "evaluation"
+"""Name of the set that is used for nothing but evaluation."""
+
 
 class Round(Frozen):
     """The steps of one DPO round."""
@@ -139,7 +142,7 @@ class _Weaver:
         data = self._config.evaluation.data
         if data is None:
             return None
-        return self._prepare_pairs("evaluation", data, self._config.dpo)
+        return self._prepare_pairs(EVALUATION, data, self._config.dpo)
 
     def _pairs(self, number: int) -> PreparePairs:
         round_ = self._config.rounds[number - 1]
@@ -192,6 +195,7 @@ class _Weaver:
                 config=sft.training,
                 policy=self._base.key,
                 data=(conversations.key,),
+                watched=self._watched(conversations.key),
             )
         if isinstance(sft, AdapterSft) and sft.present():
             return UseAdapter(name="sft", path=sft.path, digest=sft.digest(), policy=self._base.key)
@@ -219,6 +223,7 @@ class _Weaver:
             config=self._dpo(number),
             policy=policy.key,
             data=pairs.key,
+            watched=self._watched(pairs.key),
         )
         merge = self._merge(train.name, policy, train, (pairs.key,), bf16=train.config.bf16)
         evaluate = self._evaluate(f"round {number}", merge, shown, base, parent)
@@ -248,6 +253,7 @@ class _Weaver:
             config=sft.training.model_copy(update=settings),
             policy=policy.key,
             data=data,
+            watched=self._watched(*data),
         )
         merge = self._merge("control", policy, train, data, bf16=train.config.bf16)
         return Control(
@@ -286,6 +292,11 @@ class _Weaver:
             base=base.key if base else None,
             parent=parent.key if parent else None,
         )
+
+    def _watched(self, *own: str) -> tuple[str, ...]:
+        """Sets to look at during training: its own, then those for evaluation only."""
+        evaluation = self._sets.get(EVALUATION)
+        return (*own, evaluation) if evaluation else own
 
     def _seed(self, purpose: str) -> int:
         return seed_for(self._config.seed, purpose)

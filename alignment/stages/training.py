@@ -14,18 +14,23 @@ from alignment.stages.step import (
     conversations_of,
     data_of,
     model_of,
+    rows_of,
 )
 from alignment.train.dpo import DpoConfig, train_dpo
 from alignment.train.sft import SftConfig, TrainingSummary, train_sft
 
 
 class TrainSft(Step):
-    """Train an SFT adapter. Pairs among the data are imitated: prompt and chosen reply."""
+    """Train an SFT adapter. Pairs among the data are imitated: prompt and chosen reply.
+
+    `watched` are the sets whose held-out rows are looked at during training.
+    """
 
     stage: Literal["sft"] = "sft"
     config: SftConfig
     policy: Key
     data: tuple[Key, ...]
+    watched: tuple[Key, ...]
 
     def build(self, context: Context) -> Outcome:
         """Train and write the adapter."""
@@ -33,11 +38,12 @@ class TrainSft(Step):
 
         policy = model_of(context.store, self.policy)
         sets = [data_of(context.store, key) for key in self.data]
+        watched = [data_of(context.store, key) for key in self.watched]
         summary = train_sft(
             self.config,
             policy=open_model(policy, context.store, dtype=_dtype(bf16=self.config.bf16)),
             conversations=conversations_of(context.store, sets, "train"),
-            held_out=conversations_of(context.store, sets, "held_out"),
+            held_out=conversations_of(context.store, watched, "held_out"),
             seed=self.seed,
             workspace=context.workspace,
             progress=context.progress,
@@ -46,12 +52,13 @@ class TrainSft(Step):
 
 
 class TrainDpo(Step):
-    """Train the adapter of one DPO round."""
+    """Train the adapter of one DPO round; `watched` as in `TrainSft`."""
 
     stage: Literal["dpo"] = "dpo"
     config: DpoConfig
     policy: Key
     data: Key
+    watched: tuple[Key, ...]
 
     def build(self, context: Context) -> Outcome:
         """Train and write the adapter."""
@@ -59,11 +66,12 @@ class TrainDpo(Step):
 
         policy = model_of(context.store, self.policy)
         data = data_of(context.store, self.data)
+        watched = [data_of(context.store, key) for key in self.watched]
         summary = train_dpo(
             self.config,
             policy=open_model(policy, context.store, dtype=_dtype(bf16=self.config.bf16)),
             pairs=list(read_rows(context.store.path(data.train), PreferencePair)),
-            held_out=list(read_rows(context.store.path(data.held_out), PreferencePair)),
+            held_out=list(rows_of(context.store, watched, "held_out", PreferencePair)),
             seed=self.seed,
             workspace=context.workspace,
             progress=context.progress,
