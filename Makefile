@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check slow schema clean
+.PHONY: help demo test check slow golden schema clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -23,6 +23,10 @@ check: $(STAMP)  ## format, lint, types, direction of imports
 
 slow: $(STAMP)  ## the long tests: servers, crashes, whole runs
 	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+golden: $(STAMP)  ## the recorded trajectories again; what moved shows in the diff
+	$(BIN)/python -m pytest -q --golden tests/golden
+	git diff --stat -- tests/golden
 
 schema: $(STAMP)  ## docs/config.schema.json again, from the config's classes
 	$(BIN)/python -m alignment.config docs/config.schema.json

@@ -38,6 +38,7 @@ class Elsewhere:
         self.store = Store(root=root)
         for record in ancestors(finished.store, self.step.key)[:-1]:
             shutil.copytree(finished.store.folder(record.key), self.store.folder(record.key))
+        root.mkdir(parents=True, exist_ok=True)
         self._spec = root / "step.json"
         self._spec.write_text(self.step.model_dump_json())
 
@@ -56,17 +57,22 @@ class Elsewhere:
             for member in family:
                 member.kill()
             process.wait(timeout=10)
+            assert process.stdout is not None
             process.stdout.close()
 
-    def run(self, *, timeout=120):
-        """Build the step to its end; the exit code and what was printed after the start."""
+    def run(self):
+        """Build the step to its end: exit code and last words."""
         with self.running() as process:
-            return finish(process, timeout=timeout)
+            return finish(process)
+
+    @property
+    def checkpoints(self):
+        """Where the step's sealed checkpoints lie until it is finished."""
+        return self.store.root / "work" / self.step.key / "checkpoints"
 
     def sealed(self):
         """Steps of the checkpoints that are whole."""
-        folder = self.store.root / "work" / self.step.key / "checkpoints"
-        return {int(path.parent.name[5:]) for path in folder.glob("step-*/digests.json")}
+        return {int(path.parent.name[5:]) for path in self.checkpoints.glob("step-*/digests.json")}
 
     def await_checkpoint(self, process, *, after=0, timeout=120):
         """Wait until a checkpoint of a later step than `after` is whole."""
@@ -82,6 +88,7 @@ class Elsewhere:
 
 
 def finish(process, *, timeout=120):
+    """Exit code and last words of a process, waited for."""
     output, _ = process.communicate(timeout=timeout)
     return process.returncode, output.removeprefix("ready\n").strip()
 

@@ -7,7 +7,7 @@ from alignment.config import PipelineConfig
 from alignment.errors import ModelError
 from alignment.launch import build, run_step
 from alignment.plan import plan
-from alignment.progress import Progress
+from alignment.progress import Mark, Progress
 from alignment.records import AdapterRef, EvalReport, ModelRef
 from alignment.store import Store
 
@@ -43,7 +43,7 @@ def files(store) -> Iterator[tuple[str, int, int]]:
             yield str(path), path.stat().st_ino, path.stat().st_mtime_ns
 
 
-# --- the order ------------------------------------------------------------------------------------
+# --- the order ---------------------------------------------------------------------------------
 
 
 def test_every_step_comes_after_its_parents(tiny_settings):
@@ -77,7 +77,7 @@ def test_no_round_shares_a_seed_with_another_purpose(tiny_settings):
     assert seed_for(0, "dpo-1") == seed_for(0, "dpo-1") != seed_for(1, "dpo-1")
 
 
-# --- what a change rebuilds -------------------------------------------------------------------------
+# --- what a change rebuilds --------------------------------------------------------------------
 
 
 def test_changing_beta_rebuilds_only_dpo_and_later(changed):
@@ -139,7 +139,7 @@ def test_what_a_run_without_sft_leaves_out(tiny_settings):
     assert "merge-sft" in names
 
 
-# --- an SFT adapter from elsewhere -------------------------------------------------------------------
+# --- an SFT adapter from elsewhere -------------------------------------------------------------
 
 
 def merged(config, name):
@@ -158,7 +158,7 @@ def merged(config, name):
 
 
 @pytest.fixture
-def with_adapter(tiny_settings, tmp_path):
+def with_adapter(tiny_settings):
     """A function that gives the configuration of a run on an SFT adapter from a folder."""
 
     def configure(folder):
@@ -183,6 +183,7 @@ def test_an_sft_adapter_from_elsewhere_is_merged(with_adapter, make_adapter, tmp
     adapter = make_adapter("given", seed=1)
     record = merged(with_adapter(tmp_path / "given"), "merge-sft")
     made = ModelRef.model_validate(record.output).materialised
+    assert made is not None
     assert [delta.sha256 for delta in made.deltas] == [adapter.sha256]
     assert "no SFT adapter" not in str(record.notes)
 
@@ -197,7 +198,7 @@ def test_a_damaged_sft_adapter_is_an_error_and_never_a_fallback(
         chain(with_adapter(tmp_path / "given"))
 
 
-# --- a run ------------------------------------------------------------------------------------------
+# --- a run -------------------------------------------------------------------------------------
 
 
 def test_a_run_builds_every_step_of_the_plan(finished):
@@ -208,7 +209,8 @@ def test_a_run_builds_every_step_of_the_plan(finished):
 
 def test_second_run_with_same_config_builds_nothing(finished):
     """The same records come back, no file of the store is touched, nobody reports progress."""
-    before, marks = list(files(finished.store)), []
+    marks: list[Mark] = []
+    before = list(files(finished.store))
     again = {
         step.name: run_step(finished.store, step, watch=marks.append)
         for step in finished.chain.steps()
@@ -240,6 +242,7 @@ def test_each_adapter_was_trained_on_the_merge_of_the_stage_before(finished):
 def test_a_merge_names_the_original_base_and_every_delta_since(finished):
     base = ModelRef.model_validate(finished.records["base"].output)
     made = ModelRef.model_validate(finished.records["merge-dpo-2"].output).materialised
+    assert made is not None
     assert made.origin == base.base
     assert [delta.stage for delta in made.deltas] == ["sft", "dpo-1", "dpo-2"]
 
@@ -296,6 +299,8 @@ def test_a_record_says_what_went_in_and_with_what(finished):
     assert record.parents == {
         "policy": finished.records["merge-dpo-1"].key,
         "data": finished.records["pairs-2"].key,
+        "watched 1": finished.records["pairs-2"].key,
+        "watched 2": finished.records["pairs-evaluation"].key,
     }
     assert record.libraries["trl"].split(".")[0].isdigit()
     assert record.code.revision

@@ -15,6 +15,7 @@ from flows.sft_dpo import sft_dpo
 from tasks.stage import watching
 from tests.prefect_service import overrides, wait_for
 
+
 @pytest.fixture
 def finished(service, config):
     """The id of the first run that went through; later ones reuse what it has built."""

@@ -16,13 +16,14 @@ from alignment.progress import Progress
 from alignment.records import Conversation, Message, ModelRef, PreferencePair
 from alignment.store import Store, Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
+from alignment.train.losses import Sigmoid
 from alignment.train.settings import Batch, Lora
 from alignment.train.sft import SftConfig, train_sft
 
 TOLERANCE = 1e-3
 SHARED = {
     "lora": Lora(r=4, alpha=8, dropout=0.05),
-    "learning_rate": 1e-2,
+    "learning_rate": 3e-2,
     "batch": Batch(per_device=2, accumulation=2),
     "max_steps": 20,
     "max_length": 256,
@@ -39,12 +40,13 @@ def answer(number):
     return (Message(role="assistant", content=f"The answer is {2 * number + 3}."),)
 
 
+WRONG = (Message(role="assistant", content="I do not know."),)
 CONVERSATIONS = [
     Conversation.of((*question(n), *answer(n)), task_type="sum", source="golden") for n in range(40)
 ]
 PAIRS = [
     PreferencePair.of(
-        question(n), chosen=answer(n), rejected=answer(n + 1), task_type="sum", source="golden"
+        question(n), chosen=answer(n), rejected=WRONG, task_type="sum", source="golden"
     )
     for n in range(40)
 ]
@@ -92,11 +94,11 @@ def golden(request):
 def test_sft_takes_its_recorded_way(trained, golden):
     losses = trained(train_sft, SftConfig(**SHARED), conversations=CONVERSATIONS)
     assert len(losses) == 20
-    assert losses[-1] < 0.9 * losses[0]
     golden("sft", losses)
 
 
 def test_dpo_takes_its_recorded_way(trained, golden):
-    losses = trained(train_dpo, DpoConfig(**SHARED, max_prompt_length=200), pairs=PAIRS)
+    config = DpoConfig(**SHARED, max_prompt_length=200, loss=Sigmoid(beta=0.5))
+    losses = trained(train_dpo, config, pairs=PAIRS)
     assert len(losses) == 20
     golden("dpo", losses)

@@ -14,7 +14,13 @@ LONG = (
 
 @pytest.fixture
 def tiny(open_tiny):
-    return open_tiny()
+    """The tiny model with its layers made loud; as it is made, it repeats the last token."""
+    loaded = open_tiny()
+    with torch.no_grad():
+        for layer in loaded.model.model.layers.parameters():
+            if layer.ndim == 2:
+                layer *= 20
+    return loaded
 
 
 @pytest.fixture
@@ -118,7 +124,7 @@ def test_the_tokenizers_padding_side_is_neither_used_nor_changed(tiny):
 
 
 def test_progress_counts_prompts(tiny):
-    seen = []
+    seen: list[int] = []
     ask(tiny, [ASK] * 5, batch=2, max_new_tokens=1, on_batch=seen.append)
     assert seen == [2, 4, 5]
 

@@ -29,7 +29,7 @@ def verifiable():
 
 @pytest.fixture
 def run(tmp_path, pairs, verifiable):
-    """A function that evaluates a model: its report, its pair scores, its generations, its folder."""
+    """A function that evaluates a model: its report, pair scores, generations and folder."""
     made = iter(range(100))
 
     def evaluate_one(loaded, *, yardstick=None, config=SMALL):

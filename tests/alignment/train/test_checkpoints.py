@@ -93,4 +93,5 @@ def test_a_step_can_be_sealed_again(sealed, tmp_path):
     staged.mkdir()
     (staged / "optimizer.pt").write_text("again")
     seal(staged, sealed, step=2)
-    assert (newest(sealed) / "optimizer.pt").read_text() == "again"
+    assert newest(sealed) == sealed / "step-00000002"
+    assert (sealed / "step-00000002" / "optimizer.pt").read_text() == "again"

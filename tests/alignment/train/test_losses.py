@@ -6,7 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from alignment.train.losses import Ipo, Loss, PairLogProbs, Sigmoid
 
-LOSSES = [Sigmoid(beta=0.1), Sigmoid(beta=2.0), Ipo(beta=0.1), Ipo(beta=0.5)]
+LOSSES: list[Sigmoid | Ipo] = [Sigmoid(beta=0.1), Sigmoid(beta=2.0), Ipo(beta=0.1), Ipo(beta=0.5)]
 
 
 def logprobs(chosen, rejected):
@@ -79,6 +79,8 @@ def test_the_gradient_raises_chosen_and_lowers_rejected_alike():
     chosen, rejected = (torch.tensor([-4.0], requires_grad=True) for _ in range(2))
     reference = logprobs([-4.0], [-4.0])
     Sigmoid(beta=0.1)(PairLogProbs(chosen, rejected), reference).sum().backward()
+    assert chosen.grad is not None
+    assert rejected.grad is not None
     assert chosen.grad.item() == pytest.approx(-0.05)
     assert rejected.grad.item() == pytest.approx(+0.05)
 
@@ -91,7 +93,7 @@ def test_a_margin_of_a_thousand_nats_overflows_nowhere():
 
 @pytest.mark.parametrize("loss", [Sigmoid(beta=0.3), Ipo(beta=0.3)], ids=repr)
 def test_the_trainer_library_gets_the_same_loss_by_its_own_names(loss):
-    from trl import DPOConfig
+    from trl.trainer.dpo_config import DPOConfig
 
     arguments = DPOConfig(output_dir="unused", use_cpu=True, bf16=False, **loss.trl_arguments())
     assert arguments.loss_type == [loss.name]
