@@ -25,7 +25,7 @@ def test_mistake_in_the_config_fails_the_run_with_one_line(service, config):
     run = service.start("sft-dpo/cpu", f"config={config}", overrides("dpo.learning_rat=1"))
     state = service.finish(run, seconds=60)
     assert state["type"] == "FAILED"
-    assert state["message"].startswith(f"ConfigError: {config}")
+    assert state["message"].startswith("ConfigError: --set 'dpo.learning_rat=1': ")
     assert state["message"].endswith("unknown key dpo.learning_rat; did you mean 'learning_rate'?")
     assert len(state["message"].splitlines()) == 1
     assert "Traceback" not in service.log(run)
