@@ -166,10 +166,10 @@ class Store(Frozen):
             record = record.model_copy(update={"files": files})
             (workspace.out / MANIFEST).write_text(record.model_dump_json(indent=2))
             for path in workspace.out.rglob("*"):
-                _flush(path)
-            _flush(workspace.out)
+                flush(path)
+            flush(workspace.out)
             workspace.out.rename(target)
-            _flush(target.parent)
+            flush(target.parent)
         shutil.rmtree(workspace.folder, ignore_errors=True)
         _verified[target] = _times(target, record)
         return record
@@ -236,7 +236,7 @@ def _times(folder: Path, record: StageRecord) -> tuple[int, ...]:
     return tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in paths)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Make a file or folder durable (a rename of unflushed data may survive without the data)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

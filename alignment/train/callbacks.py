@@ -7,7 +7,7 @@ The classes are made inside functions because importing transformers' trainer ta
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,13 +140,12 @@ def _grouped(pairs: Sequence[PreferencePair], margins: Sequence[float]) -> list[
     for pair, margin in zip(pairs, margins, strict=True):
         groups[pair.task_type].append(margin)
         groups[f"source:{pair.source}"].append(margin)
-    share: Callable[[list[float]], float] = lambda xs: sum(x > 0 for x in xs) / len(xs)  # noqa: E731
     return [
         entry
         for name, values in sorted(groups.items())
         for entry in (
             (f"margins/{name}", sum(values) / len(values)),
-            (f"accuracies/{name}", share(values)),
+            (f"accuracies/{name}", sum(value > 0 for value in values) / len(values)),
         )
     ]
 

@@ -9,11 +9,10 @@ the last one whose digests hold.
 
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 
-from alignment.store import file_sha256
+from alignment.store import file_sha256, flush
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +32,13 @@ def seal(staged: Path, directory: Path, *, step: int, keep: int = 2) -> Path:
     digests = {path.relative_to(staged).as_posix(): file_sha256(path) for path in files}
     (staged / DIGESTS).write_text(json.dumps(digests, indent=2, sort_keys=True))
     for path in [*files, staged / DIGESTS, staged]:
-        _flush(path)
+        flush(path)
     directory.mkdir(parents=True, exist_ok=True)
     target = directory / f"step-{step:08d}"
     if target.exists():
         shutil.rmtree(target)
     staged.rename(target)
-    _flush(directory)
+    flush(directory)
     for old in _sealed(directory)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -72,11 +71,3 @@ def _problem(folder: Path) -> str | None:
         if file_sha256(path) != expected:
             return f"{name} has changed"
     return None
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
