@@ -11,8 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import platform
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,13 +18,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from alignment.errors import ERRORS, AlignmentError, Interrupted, StorageError
 from alignment.progress import Follower, Mark, Progress
-from alignment.records import CodeVersion, StageRecord, digest_of
+from alignment.provenance import code_version, hardware, libraries, peak_memory
+from alignment.records import StageRecord
 from alignment.stages import Context, Outcome, Step, read_step
 from alignment.store import Store, Workspace, disk_full, storage_errors
 
@@ -35,7 +32,6 @@ logger = logging.getLogger(__name__)
 Watcher = Callable[[Mark], None]
 GRACE_SECONDS = 25.0
 """How long a child may take to save a checkpoint after it was asked to stop."""
-LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "prefect")
 
 
 def run_step(store: Store, step: Step, *, watch: Watcher = lambda _: None) -> StageRecord:
@@ -83,7 +79,7 @@ def _record(step: Step, outcome: Outcome, started: datetime, seconds: float) -> 
         config=step.settings,
         seed=step.seed,
         output=outcome.output,
-        metrics={**outcome.metrics, **_peak_memory()},
+        metrics={**outcome.metrics, **peak_memory()},
         notes=outcome.notes,
         files=(),
         code=code_version(),
@@ -213,64 +209,6 @@ def _gpu_lock(*, enabled: bool) -> Iterator[None]:
     uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
     with FileLock(Path(tempfile.gettempdir()) / f"sft-dpo-gpu-{uuid}.lock"):
         yield
-
-
-# --- where and with what it ran -----------------------------------------------------------------
-
-
-@cache
-def code_version() -> CodeVersion:
-    """The commit of this code and the digest of what differs from it; the version outside git."""
-    here = Path(__file__).parent.parent
-    git = shutil.which("git")
-    if git is None or not (here / ".git").exists():
-        return CodeVersion(revision=_version("sft-dpo"))
-
-    def ask(*words: str) -> str:
-        run = subprocess.run([git, *words], cwd=here, capture_output=True, text=True, check=False)
-        return run.stdout.strip()
-
-    diff = ask("diff", "HEAD")
-    return CodeVersion(
-        revision=ask("rev-parse", "HEAD") or "no commit yet",
-        diff_sha256=digest_of(diff) if diff else None,
-    )
-
-
-@cache
-def libraries() -> dict[str, str]:
-    """Versions of the libraries that decide a result."""
-    return {name: _version(name) for name in LIBRARIES}
-
-
-@cache
-def hardware() -> dict[str, str]:
-    """What the machine is; the GPU is asked only where torch is loaded already."""
-    found = {
-        "machine": platform.machine(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "cores": str(os.cpu_count()),
-    }
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
-
-
-def _peak_memory() -> dict[str, float]:
-    """Most GPU memory this process held in tensors, GiB; nothing where torch is not loaded."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return {}
-    return {"peak_gpu_gib": torch.cuda.max_memory_allocated() / 2**30}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 if __name__ == "__main__":

@@ -167,6 +167,7 @@ def _run(config: Path, overrides: list[str], *, rounds: int | None) -> None:
     settings = _load(config, overrides, rounds=rounds)
     steps = chain(settings)
     display = Display(list(steps.steps()), _history(Store(root=settings.store)))
+    _advise(settings)
     _quiet_prefect()
     try:
         with _stopping_on_sigterm(), display.shown():
@@ -175,6 +176,17 @@ def _run(config: Path, overrides: list[str], *, rounds: int | None) -> None:
         _exit("stopped; the same command continues from here", 130)
     print(result.table)
     print(f"report: {result.report}")
+
+
+def _advise(settings: "PipelineConfig") -> None:
+    from alignment.provenance import slow_bfloat16
+
+    if settings.dpo.bf16 and slow_bfloat16():
+        print(
+            "note: this CPU is about four times slower in bfloat16 than in float32. Faster here: "
+            "--set sft.training.bf16=false --set dpo.bf16=false --set evaluation.dtype=float32",
+            file=sys.stderr,
+        )
 
 
 def _flow(

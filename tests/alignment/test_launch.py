@@ -4,12 +4,11 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from alignment.errors import AlignmentError, ArtifactError, ModelError, StorageError
-from alignment.launch import build, code_version, libraries, run_step
+from alignment.launch import build, run_step
 from alignment.models.merge import Merge
 from alignment.models.sources import FolderModel
 from alignment.progress import Progress
@@ -171,26 +170,3 @@ def test_a_full_disk_in_this_process_is_a_usage_error(finished, tmp_path):
 
 def disk_free(folder):
     return shutil.disk_usage(folder).free
-
-
-# --- where it ran -------------------------------------------------------------------------------
-
-
-def test_the_code_version_is_that_of_git():
-    git, here = shutil.which("git"), Path(__file__).parent
-    if git is None:
-        pytest.skip("no git")
-    command = [git, "rev-parse", "HEAD"]
-    head = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-    if head.returncode:
-        pytest.skip("not a checkout")
-    code_version.cache_clear()
-    assert code_version().revision == head.stdout.strip()
-
-
-def test_the_versions_of_the_deciding_libraries_are_written_down():
-    import torch
-    import trl
-
-    assert libraries()["torch"] == torch.__version__
-    assert libraries()["trl"] == trl.__version__

@@ -1,0 +1,42 @@
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from alignment.provenance import code_version, libraries, slow_bfloat16
+
+
+def test_the_code_version_is_that_of_git():
+    git, here = shutil.which("git"), Path(__file__).parent
+    if git is None:
+        pytest.skip("no git")
+    command = [git, "rev-parse", "HEAD"]
+    head = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    if head.returncode:
+        pytest.skip("not a checkout")
+    code_version.cache_clear()
+    assert code_version().revision == head.stdout.strip()
+
+
+def test_the_versions_of_the_deciding_libraries_are_written_down():
+    import torch
+    import trl
+
+    assert libraries()["torch"] == torch.__version__
+    assert libraries()["trl"] == trl.__version__
+
+
+@pytest.mark.parametrize(
+    ("flags", "slow"),
+    [
+        ("flags : sse2 avx2 fma", True),
+        ("flags : sse2 avx2 avx512f avx512_bf16", False),
+        ("Features : asimd bf16", False),
+    ],
+)
+def test_a_cpu_without_wide_vectors_is_known_to_be_slow_in_bfloat16(tmp_path, flags, slow):
+    if Path("/proc/driver/nvidia").exists():
+        pytest.skip("there is a GPU")
+    (tmp_path / "cpuinfo").write_text(flags)
+    assert slow_bfloat16(tmp_path / "cpuinfo") is slow
