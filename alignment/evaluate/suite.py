@@ -20,7 +20,8 @@ from alignment.evaluate.metrics import summarise
 from alignment.models.load import LoadedModel
 from alignment.progress import Progress
 from alignment.records import EvalReport, Frozen, Generation, Message, PairScore, PreferencePair
-from alignment.train.logprobs import Completion, encode, reply_distributions, reply_logprobs
+from alignment.train.engine import Engine, Stock
+from alignment.train.logprobs import Completion, encode, reply_distributions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +48,11 @@ class EvaluationConfig(Frozen):
     )
     batch: PositiveInt = Field(
         default=16, description="Rows per forward pass; changes memory and speed only."
+    )
+    engine: Engine = Field(
+        default=Stock(),
+        description="How pairs are scored: stock, padded batches of `batch` rows; packed, end to "
+        "end, each prompt once for both replies. Changes memory and speed only.",
     )
 
 
@@ -128,7 +134,7 @@ def evaluate(
         The report; `generations` and `pairs` are file names within `out`.
     """
     rows = _encoded(model, pairs, max_length=config.max_length)
-    scores = _score(model, pairs, rows, yardstick, batch=config.batch, progress=progress)
+    scores = _score(config, model, pairs, rows, yardstick, progress)
     generations = _answer(config, model, asked, progress)
     kl = _kl_from_base(model, pairs, rows[::2], yardstick, out / DISTRIBUTIONS)
     summary = summarise(
@@ -155,18 +161,17 @@ def _encoded(
 
 
 def _score(
+    config: EvaluationConfig,
     model: LoadedModel,
     pairs: Sequence[PreferencePair],
     rows: Sequence[Completion],
     yardstick: Yardstick | None,
-    *,
-    batch: int,
     progress: Progress,
 ) -> list[PairScore]:
-    found = reply_logprobs(
+    found = config.engine.reply_logprobs(
         model.model,
         rows,
-        batch=batch,
+        batch=config.batch,
         on_batch=lambda done: progress.update("scoring", done, len(rows)),
     )
     sums = [float(row.sum()) for row in found]

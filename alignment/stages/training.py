@@ -115,6 +115,8 @@ def _trained(step: Step, context: Context, policy: ModelRef, summary: TrainingSu
     )
     share = 100 * summary.trainable / summary.parameters
     metrics = {"steps": float(summary.steps), "loss": summary.loss, **summary.evaluation}
+    if summary.tokens_per_micro_batch is not None:
+        metrics["tokens_per_micro_batch"] = float(summary.tokens_per_micro_batch)
     note = f"{summary.trainable:,} of {summary.parameters:,} parameters trained ({share:.2f} %)"
     return Outcome(output=as_json(ref), metrics=metrics, notes=(note,))
 

@@ -17,8 +17,9 @@ from alignment.progress import Progress
 from alignment.records import Message, PreferencePair
 from alignment.store import Workspace
 from alignment.train.checkpoints import seal
+from alignment.train.engine import Engine, Stock
 from alignment.train.logprobs import pair_logprobs
-from alignment.train.losses import Loss
+from alignment.train.losses import Loss, PairLogProbs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -93,24 +94,27 @@ def rewards_by_task(
     *,
     batch: int,
     max_length: int,
+    engine: Engine = Stock(),  # noqa: B008 (frozen)
 ) -> "TrainerCallback":
     """Reward margin and accuracy of held-out pairs, per task_type and per source.
 
-    At each evaluation every pair is scored with the adapter on and off; reward = beta times the
-    difference (Rafailov et al. 2023, eq. 5). Logged as
-    `eval_rewards/margins/<task_type>` and so on.
+    At each evaluation every pair is scored with the adapter on and off; what the reward is, the
+    loss says. Logged as `eval_rewards/margins/<task_type>` and so on.
     """
     from transformers import TrainerCallback
+
+    def score(model: Any) -> PairLogProbs:
+        return pair_logprobs(
+            model, tokenizer, pairs, batch=batch, max_length=max_length, engine=engine
+        )
 
     class RewardsByTask(TrainerCallback):
         def on_evaluate(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
             model = parts["model"]
-            policy = pair_logprobs(model, tokenizer, pairs, batch=batch, max_length=max_length)
+            policy = score(model)
             with model.disable_adapter():
-                reference = pair_logprobs(
-                    model, tokenizer, pairs, batch=batch, max_length=max_length
-                )
-            margins = (loss.beta * (policy.ratio - reference.ratio)).tolist()
+                reference = score(model)
+            margins = loss.rewards(policy, reference).ratio.tolist()
             row = {f"eval_rewards/{name}": value for name, value in _grouped(pairs, margins)}
             state.log_history.append({"step": state.global_step, **row})
 

@@ -1,7 +1,8 @@
 """One DPO round: a fresh LoRA adapter, the reference being the same model with it disabled.
 
-By TRL's DPOTrainer (Rafailov et al. 2023). Prompts arrive trimmed (`data.encode.trim_prompt`):
-TRL has no prompt limit and would cut replies instead. Not here: choosing pairs, merging.
+By TRL's DPOTrainer or on it (Rafailov et al. 2023). Prompts arrive trimmed
+(`data.encode.trim_prompt`): TRL has no prompt limit and would cut replies instead.
+Not here: choosing pairs, merging.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from alignment.records import PreferencePair
 from alignment.store import Workspace
 from alignment.train.callbacks import check_start, rewards_by_task, sample_generations, watch
 from alignment.train.checkpoints import newest
-from alignment.train.losses import Loss, PairLogProbs, Sigmoid
+from alignment.train.engine import Engine
+from alignment.train.losses import Loss, Sigmoid
 from alignment.train.settings import Lora, TrainingSettings, on_this_machine
 from alignment.train.sft import TrainingSummary, fit
 
@@ -58,6 +60,15 @@ class DpoConfig(TrainingSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _loss_that_the_engine_has(self) -> Self:
+        if self.loss.trl_type is None and not self.engine.any_loss:
+            raise ValueError(
+                f"engine {self.engine.name} has no {self.loss.name} loss (TRL's trainer lacks it); "
+                "set engine: {name: packed}, or another loss"
+            )
+        return self
+
     def trl_arguments(self, *, seed: int) -> dict[str, Any]:
         """These settings under the argument names of `trl.DPOConfig`.
 
@@ -65,7 +76,7 @@ class DpoConfig(TrainingSettings):
         nothing with or without it, so the reference is the same.
         """
         arguments = {**self.trainer_arguments(seed=seed), **self.loss.trl_arguments()}
-        if self.sft_weight:
+        if self.sft_weight and self.loss.trl_type:
             arguments["loss_type"] = [*arguments["loss_type"], "sft"]
             arguments["loss_weights"] = [1.0, self.sft_weight]
         return {**arguments, "disable_dropout": False}
@@ -88,12 +99,12 @@ def train_dpo(
 
     Raises:
         Interrupted: asked to stop; a checkpoint was written.
+        ModelError: the engine does not know this kind of model.
         TrainingError: policy and reference differ before the first step, or the loss is not
             finite.
     """
     from peft import LoraConfig
     from trl.trainer.dpo_config import DPOConfig
-    from trl.trainer.dpo_trainer import DPOTrainer
 
     seen = list(held_out)[: config.evaluation_rows]
     samples = sample_generations(
@@ -108,11 +119,14 @@ def train_dpo(
         config.loss,
         batch=2 * config.batch.per_device,
         max_length=config.max_length,
+        engine=config.engine,
     )
     arguments = on_this_machine(
         config.trl_arguments(seed=seed), workspace.folder / "trl", evaluates=bool(seen)
     )
-    trainer = DPOTrainer(
+    trainer = config.engine.dpo_trainer(
+        loss=config.loss,
+        sft_weight=config.sft_weight,
         model=policy.model,
         args=DPOConfig(**arguments),
         train_dataset=_rows(pairs),
@@ -121,30 +135,15 @@ def train_dpo(
         peft_config=LoraConfig(**config.lora.peft_arguments()),
         callbacks=[watch(workspace, progress, phase="training"), samples, rewards],
     )
-    if newest(workspace.checkpoints) is None:
-        tolerance = 1e-2 if config.bf16 else 1e-4
-        check_start(config.loss, loss_before_training(trainer, config.loss), tolerance=tolerance)
+    if config.loss.uses_reference and newest(workspace.checkpoints) is None:
+        measured = loss_before_training(trainer, config.loss, config.engine)
+        check_start(config.loss, measured, tolerance=1e-2 if config.bf16 else 1e-4)
     return fit(trainer, workspace=workspace, progress=progress)
 
 
-def loss_before_training(trainer: "DPOTrainer", loss: Loss) -> float:
+def loss_before_training(trainer: "DPOTrainer", loss: Loss, engine: Engine) -> float:
     """The preference loss of the first batch, as the trainer itself sees policy and reference."""
-    import torch
-
-    model: Any = trainer.model
-    rows: Any = trainer.train_dataset
-    first = range(min(trainer.args.train_batch_size, len(rows)))
-    batch = trainer.data_collator([rows[row] for row in first])
-    batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
-    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), trainer.accelerator.autocast():
-        output = model(**inputs, labels=labels, fused_lm_head=True, use_cache=False)
-    policy = PairLogProbs(*output.log_probs.sum(dim=1).float().chunk(2))
-    reference = PairLogProbs(*trainer.compute_ref_log_probs(model, batch))
-    model.train(was_training)
+    policy, reference = engine.first_logprobs(trainer)
     return float(loss(policy, reference).mean())
 
 

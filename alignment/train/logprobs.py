@@ -1,21 +1,30 @@
-"""Log-probs of replies under a model: what DPO's reference, evaluation and merge checks share.
+"""Log-probs of replies under a model: what training, evaluation and merge checks share.
 
 The LM head sees only the positions that predict a reply's tokens: full logits of
-[rows, tokens, vocab] never exist. Not here: losses, training (TRL computes its own log-probs;
-a test holds the two against each other).
+[rows, tokens, vocab] never exist. Not here: losses (with engine stock TRL computes its own
+log-probs in training; a test holds the two against each other).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from alignment.data.encode import end_of_turn_id, render
+from alignment.data.encode import IGNORED, end_of_turn_id, render
 from alignment.records import Message, PreferencePair
+from alignment.train.attention import use_packed_attention
+from alignment.train.batches import MicroBatch, Tree, lay_out
+from alignment.train.budget import Setting, scoring_budget
+from alignment.train.engine import Engine, Stock
 from alignment.train.losses import PairLogProbs
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+HEAD_ROWS = 1024
+"""Positions that go through the LM head at once: 0.6 GB of fp32 logits for 152,064 tokens."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,7 @@ def pair_logprobs(
     *,
     batch: int,
     max_length: int,
+    engine: Engine = Stock(),  # noqa: B008 (frozen)
 ) -> PairLogProbs:
     """Summed log-probs of both replies of each pair, [pairs] each, in nats, on the CPU."""
     import torch
@@ -66,10 +76,10 @@ def pair_logprobs(
         for pair in pairs
         for reply in (pair.chosen, pair.rejected)
     ]
-    sums = torch.tensor(
-        [row.sum().item() for row in reply_logprobs(model, rows, batch=batch)]
-    ).view(-1, 2)
-    return PairLogProbs(chosen=sums[:, 0], rejected=sums[:, 1])
+    found = engine.reply_logprobs(model, rows, batch=batch)
+    sums = torch.tensor([row.sum().item() for row in found]).view(-1, 2)
+    tokens = torch.tensor([len(row.reply) for row in rows]).view(-1, 2)
+    return PairLogProbs(sums[:, 0], sums[:, 1], tokens[:, 0], tokens[:, 1])
 
 
 def reply_logprobs(
@@ -88,6 +98,98 @@ def reply_logprobs(
             found[row] = full.gather(1, targets[:, None])[:, 0].cpu()
         on_batch(len(found))
     return [found[row] for row in range(len(rows))]
+
+
+def packed_reply_logprobs(
+    model: "PreTrainedModel",
+    rows: Sequence[Completion],
+    *,
+    tokens: Setting,
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> "list[Tensor]":
+    """The same without padding; neighbours with one prompt compute it once.
+
+    Raises:
+        ModelError: the packed engine does not know the model's attention.
+        TrainingError: a single row does not fit into memory.
+    """
+    import torch
+
+    use_packed_attention(model)
+    device = next(model.parameters()).device
+    trees = [
+        Tree(prompt, [row.reply for row in group])
+        for prompt, group in groupby(rows, key=lambda row: row.prompt)
+    ]
+    budget = scoring_budget(tokens, cuda=device.type == "cuda")
+    left = budget.groups([tree.tokens for tree in trees])
+    found: dict[int, Sequence[Tensor]] = {}
+    was_training = model.training
+    model.eval()
+    while left:
+        group = left[-1]
+        micro = lay_out([trees[at] for at in group])
+        try:
+            with torch.no_grad():
+                values = predicted_logprobs(model, micro.to(device)).cpu()
+        except torch.OutOfMemoryError:
+            values = None
+        if values is None:
+            left = _smaller(budget, trees, left)
+            continue
+        left.pop()
+        replies = iter(values.split(micro.predicted.tolist()))
+        found.update({at: [next(replies) for _ in trees[at].branches] for at in group})
+        on_batch(sum(map(len, found.values())))
+    model.train(was_training)
+    return [reply for at in range(len(trees)) for reply in found[at]]
+
+
+def predicted_logprobs(model: Any, micro: MicroBatch) -> "Tensor":
+    """Log p of every target of a micro-batch, [predictions] of fp32, with gradients if enabled.
+
+    `use_packed_attention` was called on the model; adapters are among its modules.
+    """
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    hidden = _decoder(model)(
+        input_ids=micro.ids[None],
+        position_ids=micro.positions[None],
+        # a mask of four axes is taken as it is, so that none of [tokens, tokens] is built
+        attention_mask=micro.ids.new_ones(1, 1, 1, 1),
+        use_cache=False,
+        segments=micro.segments,
+    ).last_hidden_state[0]
+    parts = zip(hidden[micro.sources].split(HEAD_ROWS), micro.targets.split(HEAD_ROWS), strict=True)
+    head = model.get_output_embeddings()
+    if not torch.is_grad_enabled():
+        return torch.cat([_target_logprobs(head, *part) for part in parts])
+    return torch.cat(
+        [checkpoint(_target_logprobs, head, *part, use_reentrant=False) for part in parts]
+    )
+
+
+def trl_logprobs(trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
+    """Policy and reference on TRL's first batch, computed by TRL's means."""
+    import torch
+
+    model: Any = trainer.model
+    rows: Any = trainer.train_dataset
+    first = range(min(trainer.args.train_batch_size, len(rows)))
+    batch = trainer.data_collator([rows[row] for row in first])
+    batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), trainer.accelerator.autocast():
+        output = model(**inputs, labels=labels, fused_lm_head=True, use_cache=False)
+    policy = output.log_probs.sum(dim=1).float().chunk(2)
+    reference = trainer.compute_ref_log_probs(model, batch)
+    model.train(was_training)
+    tokens = batch["completion_mask"].sum(dim=1).chunk(2)
+    return PairLogProbs(*policy, *tokens), PairLogProbs(*reference, *tokens)
 
 
 def reply_distributions(
@@ -151,3 +253,17 @@ def _decoder(model: Any) -> Any:
 def _log_softmax(model: Any, states: "Tensor") -> "Tensor":
     logits: Tensor = model.get_output_embeddings()(states)
     return logits.float().log_softmax(-1)
+
+
+def _target_logprobs(head: Any, states: "Tensor", targets: "Tensor") -> "Tensor":
+    from torch.nn.functional import cross_entropy
+
+    return -cross_entropy(head(states).float(), targets, reduction="none")
+
+
+def _smaller(budget: Any, trees: Sequence[Tree], left: list[list[int]]) -> list[list[int]]:
+    """What is left to do, in smaller groups, after an out-of-memory with the last one."""
+    budget.halve([trees[at].tokens for at in left[-1]])
+    rows = [at for group in left for at in group]
+    groups = budget.groups([trees[at].tokens for at in rows])
+    return [[rows[at] for at in group] for group in groups]

@@ -4,8 +4,9 @@ Shapes: every tensor is [pairs]; a log-prob is the sum over a reply's tokens, in
 Not here: models, batches, the pass that makes the log-probs (`logprobs.py`).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 
@@ -17,48 +18,94 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairLogProbs:
-    """Summed log-probs of the chosen and the rejected replies, [pairs] each."""
+    """Summed log-probs of the chosen and the rejected replies, and how many tokens they have.
+
+    Four times [pairs]; operators act on the log-probs and leave the lengths alone.
+    """
 
     chosen: "Tensor"
     rejected: "Tensor"
+    chosen_tokens: "Tensor"
+    rejected_tokens: "Tensor"
 
     @property
     def ratio(self) -> "Tensor":
         """Log p(chosen) - log p(rejected), [pairs]."""
         return self.chosen - self.rejected
 
+    def __sub__(self, other: "PairLogProbs") -> "PairLogProbs":
+        """Log-ratios of the same replies under two models."""
+        return self._with(self.chosen - other.chosen, self.rejected - other.rejected)
 
-class Sigmoid(Frozen):
-    """-log sigmoid(beta * margin). Rafailov et al. 2023, eq. 7."""
+    def scaled(self, factor: float) -> "PairLogProbs":
+        """Both log-probs times a factor."""
+        return self._with(factor * self.chosen, factor * self.rejected)
 
-    name: Literal["sigmoid"] = "sigmoid"
+    def per_token(self) -> "PairLogProbs":
+        """Means over a reply's tokens in place of sums."""
+        lengths = (self.chosen_tokens.clamp(min=1), self.rejected_tokens.clamp(min=1))
+        return self._with(self.chosen / lengths[0], self.rejected / lengths[1])
+
+    def _with(self, chosen: "Tensor", rejected: "Tensor") -> "PairLogProbs":
+        return PairLogProbs(chosen, rejected, self.chosen_tokens, self.rejected_tokens)
+
+
+class PreferenceLoss(Frozen, ABC):
+    """What every loss has: a beta, and what it asks of the engine.
+
+    Attributes:
+        uses_reference: whether the reference's log-probs matter.
+        trl_type: its name in `trl.DPOConfig.loss_type`; None where TRL's trainer lacks it.
+    """
+
+    uses_reference: ClassVar[bool] = True
+    trl_type: ClassVar[str | None] = None
+    name: str
     beta: PositiveFloat = Field(
         default=0.1, description="Strength of the pull towards the reference, 1/nats. Seed: 0.1."
     )
 
+    @abstractmethod
     def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
-        """The loss of each pair, [pairs]; ln 2 where policy and reference agree."""
-        from torch.nn.functional import logsigmoid
+        """The loss of each pair, [pairs]."""
 
-        return -logsigmoid(self.beta * (policy.ratio - reference.ratio))
+    def rewards(self, policy: PairLogProbs, reference: PairLogProbs) -> PairLogProbs:
+        """The implicit rewards, beta times the log-ratios. Rafailov et al. 2023, eq. 5."""
+        return (policy - reference).scaled(self.beta)
 
     def at_start(self) -> float:
-        """The loss when the policy is the reference: -log sigmoid(0) = ln 2."""
-        import math
+        """The loss where policy and reference agree, whatever they say."""
+        from torch import ones, zeros
 
-        return math.log(2.0)
+        same = PairLogProbs(zeros(1), zeros(1), ones(1), ones(1))
+        return float(self(same, same))
 
     def trl_arguments(self) -> dict[str, Any]:
-        """This loss under the argument names of `trl.DPOConfig`."""
-        return {"loss_type": ["sigmoid"], "beta": self.beta}
+        """This loss under the argument names of `trl.DPOConfig`; nothing where TRL lacks it."""
+        return {"loss_type": [self.trl_type], "beta": self.beta} if self.trl_type else {}
 
 
-class Ipo(Frozen):
-    """(margin per token - 1 / (2 beta))^2. Azar et al. 2023, eq. 17.
+class Sigmoid(PreferenceLoss):
+    """-log sigmoid(beta * margin). Rafailov et al. 2023, eq. 7. At the start ln 2."""
 
-    As in TRL, log-probs are averaged over the reply's tokens before they get here.
+    trl_type: ClassVar[str | None] = "sigmoid"
+    name: Literal["sigmoid"] = "sigmoid"
+
+    def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
+        """The loss of each pair, [pairs]."""
+        from torch.nn.functional import logsigmoid
+
+        return -logsigmoid(self.rewards(policy, reference).ratio)
+
+
+class Ipo(PreferenceLoss):
+    """(margin per token - 1 / (2 beta))^2. Azar et al. 2023, eq. 17. At the start 1 / (4 beta^2).
+
+    Log-ratios are averaged over the reply's tokens, which the paper leaves open and its authors
+    confirmed to TRL's.
     """
 
+    trl_type: ClassVar[str | None] = "ipo"
     name: Literal["ipo"] = "ipo"
     beta: PositiveFloat = Field(
         default=0.1, description="The paper's tau: the margin aimed at is 1 / (2 beta) nats."
@@ -66,15 +113,116 @@ class Ipo(Frozen):
 
     def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
         """The loss of each pair, [pairs]."""
-        return (policy.ratio - reference.ratio - 1 / (2 * self.beta)) ** 2
+        return ((policy - reference).per_token().ratio - 1 / (2 * self.beta)) ** 2
 
-    def at_start(self) -> float:
-        """The loss when the policy is the reference: 1 / (4 beta^2)."""
-        return 1 / (4 * self.beta**2)
+
+class Hinge(PreferenceLoss):
+    """max(0, 1 - beta * margin): the hinge-norm loss of Liu et al. 2023 (RSO)."""
+
+    trl_type: ClassVar[str | None] = "hinge"
+    name: Literal["hinge"] = "hinge"
+
+    def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
+        """The loss of each pair, [pairs]; 1 at the start."""
+        return (1 - self.rewards(policy, reference).ratio).relu()
+
+
+class Robust(PreferenceLoss):
+    """The sigmoid loss, unbiased where a share of the labels is flipped; may be negative.
+
+    ((1 - e) L(margin) - e L(-margin)) / (1 - 2e). Chowdhury et al. 2024 (rDPO), section 3.
+    """
+
+    trl_type: ClassVar[str | None] = "robust"
+    name: Literal["robust"] = "robust"
+    label_smoothing: float = Field(
+        default=0.1, ge=0, lt=0.5, description="Share e of pairs whose label is thought flipped."
+    )
+
+    def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
+        """The loss of each pair, [pairs]; ln 2 at the start."""
+        from torch.nn.functional import logsigmoid
+
+        margin, flipped = self.rewards(policy, reference).ratio, self.label_smoothing
+        kept = -(1 - flipped) * logsigmoid(margin) + flipped * logsigmoid(-margin)
+        return kept / (1 - 2 * flipped)
 
     def trl_arguments(self) -> dict[str, Any]:
         """This loss under the argument names of `trl.DPOConfig`."""
-        return {"loss_type": ["ipo"], "beta": self.beta}
+        return {**super().trl_arguments(), "label_smoothing": self.label_smoothing}
 
 
-Loss = Annotated[Sigmoid | Ipo, Field(discriminator="name")]
+class SigmoidNorm(PreferenceLoss):
+    """-log sigmoid(beta * margin per token). Lambert et al. 2024 (Tülu 3), eq. 6.
+
+    Per token the log-ratios are small: betas of 2 to 10 take the place of 0.1.
+    """
+
+    trl_type: ClassVar[str | None] = "sigmoid_norm"
+    name: Literal["sigmoid_norm"] = "sigmoid_norm"
+    beta: PositiveFloat = Field(default=5.0, description="Of the mean log-ratio of a token.")
+
+    def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
+        """The loss of each pair, [pairs]; ln 2 at the start."""
+        from torch.nn.functional import logsigmoid
+
+        return -logsigmoid(self.rewards(policy, reference).per_token().ratio)
+
+
+class SimPo(PreferenceLoss):
+    """-log sigmoid(beta * (difference of mean log-probs) - gamma). Meng et al. 2024, eq. 6.
+
+    Needs no reference; the loss at the start says nothing about one.
+    """
+
+    uses_reference: ClassVar[bool] = False
+    name: Literal["simpo"] = "simpo"
+    beta: PositiveFloat = Field(default=2.0, description="Of the mean log-prob of a token.")
+    gamma: float = Field(default=1.0, ge=0, description="Margin of the rewards aimed at.")
+
+    def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
+        """The loss of each pair, [pairs]."""
+        from torch.nn.functional import logsigmoid
+
+        return -logsigmoid(self.rewards(policy, reference).ratio - self.gamma)
+
+    def rewards(self, policy: PairLogProbs, reference: PairLogProbs) -> PairLogProbs:
+        """Beta times the mean log-prob of a reply's tokens: the paper's eq. 4."""
+        del reference
+        return policy.per_token().scaled(self.beta)
+
+
+class ApoZero(PreferenceLoss):
+    """1 - sigmoid(chosen reward) + sigmoid(rejected reward). D'Oosterlinck et al. 2024, eq. 7.
+
+    Raises the chosen and lowers the rejected reply's likelihood each on its own.
+    """
+
+    trl_type: ClassVar[str | None] = "apo_zero"
+    name: Literal["apo_zero"] = "apo_zero"
+
+    def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
+        """The loss of each pair, [pairs]; 1 at the start."""
+        rewards = self.rewards(policy, reference)
+        return 1 - rewards.chosen.sigmoid() + rewards.rejected.sigmoid()
+
+
+class SppoHard(PreferenceLoss):
+    """(log-ratio of chosen - 1/(2 beta))^2 + (of rejected + 1/(2 beta))^2.
+
+    Wu et al. 2024 (SPPO), eq. 4.7, with win probabilities 1 and 0. At the start 1 / (2 beta^2).
+    """
+
+    trl_type: ClassVar[str | None] = "sppo_hard"
+    name: Literal["sppo_hard"] = "sppo_hard"
+
+    def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
+        """The loss of each pair, [pairs]."""
+        ratios, aim = policy - reference, 0.5 / self.beta
+        return (ratios.chosen - aim) ** 2 + (ratios.rejected + aim) ** 2
+
+
+Loss = Annotated[
+    Sigmoid | Ipo | Hinge | Robust | SigmoidNorm | SimPo | ApoZero | SppoHard,
+    Field(discriminator="name"),
+]

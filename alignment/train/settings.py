@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from alignment.records import Frozen
+from alignment.train.engine import Engine, Stock
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -69,6 +70,11 @@ class TrainingSettings(Frozen):
         ge=0, lt=1, description="Share of the steps over which the rate rises from 0."
     )
     batch: Batch = Field(default=Batch(), description="Seed: 2 x 8 = 16 rows a step.")
+    engine: Engine = Field(
+        default=Stock(),
+        description="How those rows reach the model: stock, TRL's padded batches; packed, end to "
+        "end within a token budget, each prompt of a pair once. Same gradients, other speed.",
+    )
     epochs: PositiveFloat = Field(description="Passes over the data. Seed: 3 in SFT, 1 in DPO.")
     max_steps: PositiveInt | None = Field(
         default=None, description="Optimiser steps; overrides `epochs`. For short runs."
@@ -119,9 +125,7 @@ class TrainingSettings(Frozen):
             "learning_rate": self.learning_rate,
             "lr_scheduler_type": self.schedule,
             "warmup_steps": self.warmup_ratio,  # below 1 it is a ratio; warmup_ratio is gone
-            "per_device_train_batch_size": self.batch.per_device,
-            "per_device_eval_batch_size": self.batch.per_device,
-            "gradient_accumulation_steps": self.batch.accumulation,
+            **self.engine.batch_arguments(self.batch),
             "num_train_epochs": self.epochs,
             "max_steps": self.max_steps or -1,
             "max_length": self.max_length,

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of one LoRA adapter on assistant tokens, by TRL's SFTTrainer.
+"""Supervised fine-tuning of one LoRA adapter on assistant tokens, by TRL's SFTTrainer or on it.
 
 The loss is the mean negative log-likelihood of the assistant's tokens, the closing end-of-turn
 token among them; which tokens those are is decided by position (`data.encode`) and checked
@@ -55,6 +55,7 @@ class TrainingSummary(Frozen):
         loss: mean training loss over the last tenth of the steps.
         evaluation: the last evaluation's metrics under the trainer's names.
         trainable, parameters: numbers in the adapter, and in model and adapter together.
+        tokens_per_micro_batch: the packed engine's budget at the end; None with engine stock.
     """
 
     steps: int
@@ -62,6 +63,7 @@ class TrainingSummary(Frozen):
     evaluation: dict[str, float]
     trainable: int
     parameters: int
+    tokens_per_micro_batch: int | None = None
 
 
 def train_sft(
@@ -82,11 +84,11 @@ def train_sft(
     Raises:
         DataError: the chat template and the loss mask disagree on a conversation.
         Interrupted: asked to stop; a checkpoint was written.
+        ModelError: the engine does not know this kind of model.
         TrainingError: the loss is not finite.
     """
     from peft import LoraConfig
     from trl.trainer.sft_config import SFTConfig
-    from trl.trainer.sft_trainer import SFTTrainer
 
     tokenizer = policy.tokenizer
     check_spans(tokenizer, conversations)
@@ -100,7 +102,7 @@ def train_sft(
     arguments = on_this_machine(
         config.trl_arguments(seed=seed), workspace.folder / "trl", evaluates=bool(seen)
     )
-    trainer = SFTTrainer(
+    trainer = config.engine.sft_trainer(
         model=policy.model,
         args=SFTConfig(**arguments),
         train_dataset=_rows(conversations),
@@ -138,7 +140,8 @@ def fit(trainer: "Trainer", *, workspace: Workspace, progress: Progress) -> Trai
     write_adapter(model, workspace.out / "adapter")
     history: list[dict[str, Any]] = trainer.state.log_history
     (workspace.out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
-    losses = [row["loss"] for row in history if "loss" in row]
+    steps = [row for row in history if "loss" in row]
+    losses = [row["loss"] for row in steps]
     tail = losses[-max(1, math.ceil(len(losses) / 10)) :]
     return TrainingSummary(
         steps=trainer.state.global_step,
@@ -146,6 +149,7 @@ def fit(trainer: "Trainer", *, workspace: Workspace, progress: Progress) -> Trai
         evaluation={k: v for k, v in evaluation.items() if k.endswith(MEASURED)},
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         parameters=model.num_parameters(),
+        tokens_per_micro_batch=steps[-1].get("tokens_per_micro_batch"),
     )
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from alignment.progress import Progress
 from alignment.train.dpo import DpoConfig, train_dpo
+from alignment.train.engine import Stock
 from alignment.train.settings import Batch, Lora
 from alignment.train.sft import SftConfig, train_sft
 
@@ -15,11 +16,18 @@ class Caught(Exception):
 
 
 @pytest.fixture
-def sft_config():
+def engine():
+    """The engine of `sft_config` and `dpo_config`; a test that holds for both is parametrised."""
+    return Stock()
+
+
+@pytest.fixture
+def sft_config(engine):
     return SftConfig(
         lora=LORA,
         learning_rate=1e-2,
         batch=Batch(per_device=4, accumulation=1),
+        engine=engine,
         epochs=1,
         max_length=256,
         bf16=False,
@@ -29,11 +37,12 @@ def sft_config():
 
 
 @pytest.fixture
-def dpo_config():
+def dpo_config(engine):
     return DpoConfig(
         lora=LORA,
         learning_rate=1e-2,
         batch=Batch(per_device=4, accumulation=1),
+        engine=engine,
         max_length=256,
         max_prompt_length=200,
         bf16=False,

@@ -10,7 +10,12 @@ from alignment.progress import Progress
 from alignment.records import Quantisation
 from alignment.train.callbacks import check_start
 from alignment.train.dpo import DpoConfig, loss_before_training, train_dpo
+from alignment.train.engine import Packed, Stock
 from alignment.train.losses import Ipo, Sigmoid
+
+both_engines = pytest.mark.parametrize(
+    "engine", [Stock(), Packed(tokens_per_micro_batch=150)], ids=lambda engine: engine.name
+)
 
 
 def lines(path):
@@ -36,6 +41,7 @@ def trained(open_tiny, dpo_config, pairs, workspace):
     return train(config, open_tiny(), pairs, workspace, held_out=pairs[:3]), workspace.out
 
 
+@both_engines
 def test_loss_is_log_two_when_policy_equals_reference(trained):
     """A fresh adapter adds nothing, dropout or not: every margin is 0, the loss -log(1/2)."""
     _, out = trained
@@ -45,6 +51,7 @@ def test_loss_is_log_two_when_policy_equals_reference(trained):
     assert second["loss"] == pytest.approx(math.log(2), abs=1e-6), "warm-up begins at rate 0"
 
 
+@both_engines
 def test_a_round_leaves_adapter_history_and_samples(trained, pairs):
     summary, out = trained
     history = lines(out / "history.jsonl")
@@ -73,7 +80,7 @@ def test_training_raises_the_margin_of_the_pairs_trained_on(
 def test_a_round_starts_from_the_loss_of_equal_models(open_tiny, pairs, dpo_trainer, loss):
     """What is compared before the first step is what the trainer itself computes."""
     trainer = dpo_trainer(open_tiny(), pairs)
-    assert loss_before_training(trainer, loss) == pytest.approx(loss.at_start(), abs=1e-6)
+    assert loss_before_training(trainer, loss, Stock()) == pytest.approx(loss.at_start(), abs=1e-6)
 
 
 def test_an_adapter_that_is_not_fresh_is_noticed_before_the_first_step(
@@ -86,7 +93,7 @@ def test_an_adapter_that_is_not_fresh_is_noticed_before_the_first_step(
             torch.nn.init.normal_(parameter, std=0.5)
     loss = Sigmoid(beta=0.5)
     with pytest.raises(TrainingError, match="policy and reference are not the same model"):
-        check_start(loss, loss_before_training(trainer, loss), tolerance=1e-4)
+        check_start(loss, loss_before_training(trainer, loss, Stock()), tolerance=1e-4)
 
 
 def test_measuring_the_first_loss_leaves_the_mode_and_the_generator_alone(
@@ -96,7 +103,7 @@ def test_measuring_the_first_loss_leaves_the_mode_and_the_generator_alone(
     trainer = dpo_trainer(open_tiny(), pairs)
     trainer.model.train()
     before = torch.get_rng_state()
-    loss_before_training(trainer, Sigmoid())
+    loss_before_training(trainer, Sigmoid(), Stock())
     assert trainer.model.training
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -111,6 +118,7 @@ def test_a_loss_that_is_not_a_number_ends_the_round_before_it_starts(
         train(dpo_config, loaded, pairs, workspace)
 
 
+@both_engines
 def test_a_loss_that_becomes_infinite_ends_the_round(open_tiny, dpo_config, pairs, workspace):
     config = dpo_config.model_copy(
         update={"learning_rate": 1e30, "max_grad_norm": 1e30, "warmup_ratio": 0.0, "max_steps": 4}
@@ -120,6 +128,7 @@ def test_a_loss_that_becomes_infinite_ends_the_round(open_tiny, dpo_config, pair
     assert not (workspace.out / "adapter").exists()
 
 
+@both_engines
 def test_a_stopped_round_saves_a_checkpoint_and_says_where_it_stands(
     open_tiny, dpo_config, pairs, workspace
 ):
@@ -137,6 +146,7 @@ def test_pairs_reach_the_trainer_with_who_they_are(open_tiny, pairs, dpo_trainer
     assert trainer.train_dataset["id"] == [pair.id for pair in pairs]
 
 
+@both_engines
 def test_one_dpo_step_on_a_quantised_base_moves_an_fp32_adapter(
     open_tiny, tiny_ref, dpo_config, pairs, workspace
 ):

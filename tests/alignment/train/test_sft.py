@@ -9,7 +9,12 @@ from alignment.data.encode import end_of_turn_id
 from alignment.errors import DataError, Interrupted, TrainingError
 from alignment.progress import Progress
 from alignment.records import Conversation, Message, Quantisation
+from alignment.train.engine import Packed, Stock
 from alignment.train.sft import SftConfig, train_sft
+
+both_engines = pytest.mark.parametrize(
+    "engine", [Stock(), Packed(tokens_per_micro_batch=150)], ids=lambda engine: engine.name
+)
 
 
 def lines(path):
@@ -82,6 +87,7 @@ def trained(open_tiny, sft_config, conversations, workspace):
     return summary, workspace.out
 
 
+@both_engines
 def test_a_run_leaves_adapter_history_and_samples(trained):
     summary, out = trained
     history = lines(out / "history.jsonl")
@@ -117,6 +123,7 @@ def test_the_trainable_share_is_the_adapters(trained):
     assert summary.trainable < summary.parameters / 5
 
 
+@both_engines
 def test_the_loss_is_the_mean_over_the_targets_of_the_batch(
     open_tiny, sft_config, conversations, workspace
 ):
@@ -139,6 +146,7 @@ def test_the_loss_is_the_mean_over_the_targets_of_the_batch(
     assert first["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
+@both_engines
 def test_a_loss_that_is_not_a_number_ends_the_run(open_tiny, sft_config, conversations, workspace):
     """The trainer library would write 0.0 in its place and go on."""
     loaded = open_tiny()
@@ -149,6 +157,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(open_tiny, sft_config, convers
     assert not (workspace.out / "adapter").exists()
 
 
+@both_engines
 def test_a_stopped_run_saves_a_checkpoint_and_says_where_it_stands(
     open_tiny, sft_config, conversations, workspace
 ):
@@ -174,6 +183,7 @@ def test_a_conversation_whose_replies_cannot_be_found_is_refused_before_training
         train(sft_config, open_tiny(), [row], workspace)
 
 
+@both_engines
 def test_adapter_weights_are_fp32_on_a_quantised_base(
     open_tiny, tiny_ref, sft_config, conversations, workspace
 ):

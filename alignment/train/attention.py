@@ -1,0 +1,156 @@
+"""Attention in which rows that lie end to end never see each other.
+
+Registered with transformers under the name `packed`, so that a model's own code calls it. Without
+`segments` (generation, a padded batch) it is transformers' SDPA, unchanged. On CUDA in half
+precision one variable-length kernel of torch does all rows; elsewhere each segment is one call of
+SDPA, exact in fp32. Not here: what the segments are (`batches.py`).
+"""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from alignment.errors import ModelError
+from alignment.train.batches import Segments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "packed"
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+"""Model types known to pass `segments` on to their attention; a test holds each to it."""
+
+
+def use_packed_attention(model: Any) -> None:
+    """Let a model, with adapters around it or not, attend by `segments` where they are given.
+
+    Raises:
+        ModelError: the packed engine does not know its attention.
+    """
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    reason = _unknown(inner.config)
+    if reason:
+        raise ModelError(
+            f"the packed engine cannot run this model: {reason}; set engine.name=stock"
+        )
+    if inner.config._attn_implementation != NAME:
+        AttentionInterface.register(NAME, _attend)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        inner.set_attn_implementation(NAME)
+
+
+def attend_packed(
+    query: "Tensor", key: "Tensor", value: "Tensor", segments: Segments, *, scale: float | None
+) -> "Tensor":
+    """Causal attention within each segment.
+
+    Args:
+        query: [1, heads, tokens, head size].
+        key: [1, key heads, tokens, head size]; heads are a multiple of key heads.
+        value: like key.
+        segments: who sees whom.
+        scale: of the products; None is 1 / sqrt(head size).
+
+    Returns:
+        [1, tokens, heads, head size], as transformers wants it.
+    """
+    import torch
+
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # SDPA is on autocast's list, this not
+        half = torch.get_autocast_dtype("cuda")
+        query, key, value = query.to(half), key.to(half), value.to(half)
+    if segments.gather is not None:
+        key, value = key.index_select(2, segments.gather), value.index_select(2, segments.gather)
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        return _by_kernel(query, key, value, segments, scale=scale)
+    return _by_segment(query, key, value, segments, scale=scale)
+
+
+def _attend(
+    module: Any, query: "Tensor", key: "Tensor", value: "Tensor", mask: Any, **options: Any
+) -> "tuple[Tensor, None]":
+    """What transformers calls in place of SDPA."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    segments = options.pop("segments", None)
+    if segments is None:
+        return sdpa_attention_forward(module, query, key, value, mask, **options)
+    return attend_packed(query, key, value, segments, scale=options["scaling"]), None
+
+
+def _by_kernel(
+    query: "Tensor", key: "Tensor", value: "Tensor", segments: Segments, *, scale: float | None
+) -> "Tensor":
+    from torch.nn.attention.varlen import varlen_attn
+
+    known = _kernel_options()
+    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
+    options: dict[str, Any] = {"scale": scale} if "scale" in known else {}
+    options |= {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if "enable_gqa" in known:
+        options["enable_gqa"] = True
+    else:
+        repeats = query.shape[1] // key.shape[1]
+        key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
+    found: Any = varlen_attn(
+        query.contiguous(),
+        key.contiguous(),
+        value.contiguous(),
+        segments.queries_from,
+        segments.keys_from,
+        max(segments.queries),
+        max(segments.keys),
+        **options,
+    )
+    return found.unsqueeze(0)  # type: ignore[no-any-return]
+
+
+@cache
+def _kernel_options() -> frozenset[str]:
+    """Arguments of torch's kernel: they differ between 2.11 and 2.13."""
+    import inspect
+
+    from torch.nn.attention.varlen import varlen_attn
+
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def _by_segment(
+    query: "Tensor", key: "Tensor", value: "Tensor", segments: Segments, *, scale: float | None
+) -> "Tensor":
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    found = []
+    parts = zip(
+        query.split(segments.queries, dim=2),
+        key.split(segments.keys, dim=2),
+        value.split(segments.keys, dim=2),
+        strict=True,
+    )
+    for own, keys, values in parts:
+        before = keys.shape[2] - own.shape[2]
+        mask = None
+        if before:  # is_causal counts from the top left; a branch begins after its trunk
+            mask = torch.ones(own.shape[2], keys.shape[2], dtype=torch.bool, device=own.device)
+            mask = mask.tril(before)
+        found.append(
+            scaled_dot_product_attention(
+                own, keys, values, mask, is_causal=mask is None, scale=scale, enable_gqa=True
+            )
+        )
+    return torch.cat(found, dim=2).transpose(1, 2)
+
+
+def _unknown(config: Any) -> str | None:
+    """Why a model's attention is not known, in words; None where it is."""
+    if config.model_type not in FAMILIES:
+        return f"{config.model_type!r} is not among the families it knows, {', '.join(FAMILIES)}"
+    if getattr(config, "sliding_window", None) is not None:
+        return f"its attention slides over a window of {config.sliding_window} tokens"
+    if config.attention_dropout:
+        return f"it drops {config.attention_dropout:.0%} of its attention"
+    return None

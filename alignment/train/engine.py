@@ -1,0 +1,146 @@
+"""How rows reach the model: in TRL's padded batches, or end to end within a budget of tokens.
+
+Both take the same rows of a step in the same order and end with the same gradients; they differ
+in speed and memory. Not here: how rows are packed (`batches.py`, `packed.py`).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt
+
+from alignment.records import Frozen
+from alignment.train.losses import PairLogProbs, PreferenceLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from trl.trainer.dpo_trainer import DPOTrainer
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    from alignment.train.logprobs import Completion
+    from alignment.train.settings import Batch
+
+
+class Stock(Frozen):
+    """TRL's trainers as they come: `per_device` rows a forward pass, padded to the longest.
+
+    `any_loss`: whether losses that TRL lacks can be trained on.
+    """
+
+    any_loss: ClassVar[bool] = False
+    name: Literal["stock"] = "stock"
+
+    def batch_arguments(self, batch: "Batch") -> dict[str, Any]:
+        """A step's rows under the argument names of transformers."""
+        return {
+            "per_device_train_batch_size": batch.per_device,
+            "per_device_eval_batch_size": batch.per_device,
+            "gradient_accumulation_steps": batch.accumulation,
+        }
+
+    def sft_trainer(self, **arguments: Any) -> "SFTTrainer":
+        """TRL's trainer, not yet started."""
+        from trl.trainer.sft_trainer import SFTTrainer
+
+        return SFTTrainer(**arguments)
+
+    def dpo_trainer(
+        self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any
+    ) -> "DPOTrainer":
+        """TRL's trainer, not yet started; its arguments name loss and weight."""
+        from trl.trainer.dpo_trainer import DPOTrainer
+
+        del loss, sft_weight  # stand in the arguments
+        return DPOTrainer(**arguments)
+
+    def first_logprobs(self, trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
+        """Policy's and reference's log-probs of the first batch, as the trainer sees them."""
+        from alignment.train.logprobs import trl_logprobs
+
+        return trl_logprobs(trainer)
+
+    def reply_logprobs(
+        self,
+        model: Any,
+        rows: "Sequence[Completion]",
+        *,
+        batch: int,
+        on_batch: Callable[[int], None] = lambda _: None,
+    ) -> "list[Tensor]":
+        """Log p of every reply token of every row, [reply tokens] each, fp32 on the CPU."""
+        from alignment.train.logprobs import reply_logprobs
+
+        return reply_logprobs(model, rows, batch=batch, on_batch=on_batch)
+
+
+class Packed(Frozen):
+    """Rows end to end, without padding, in as few micro-batches as a token budget allows.
+
+    The two replies of a pair share their prompt. `batch` keeps its meaning for the optimiser:
+    per_device x accumulation rows a step; evaluations in training take as many at a time.
+    """
+
+    any_loss: ClassVar[bool] = True
+    name: Literal["packed"] = "packed"
+    tokens_per_micro_batch: Literal["auto"] | PositiveInt = Field(
+        default="auto",
+        description="Tokens that go through the model at once; a longer row goes alone. auto: "
+        "what fits into the GPU's memory by measurement, a fixed number on a CPU.",
+    )
+
+    def batch_arguments(self, batch: "Batch") -> dict[str, Any]:
+        """A step's rows under the argument names of transformers: all at once."""
+        return {
+            "per_device_train_batch_size": batch.effective,
+            "per_device_eval_batch_size": batch.effective,
+            "gradient_accumulation_steps": 1,
+        }
+
+    def sft_trainer(self, **arguments: Any) -> "SFTTrainer":
+        """TRL's trainer with packed steps, not yet started."""
+        from trl.trainer.sft_trainer import SFTTrainer
+
+        from alignment.train.packed import packed_trainer
+        from alignment.train.tasks import ConversationTask
+
+        tokens = self.tokens_per_micro_batch
+        trainer: SFTTrainer = packed_trainer(SFTTrainer, ConversationTask(), tokens, **arguments)
+        return trainer
+
+    def dpo_trainer(
+        self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any
+    ) -> "DPOTrainer":
+        """TRL's trainer with packed steps, not yet started."""
+        from trl.trainer.dpo_trainer import DPOTrainer
+
+        from alignment.train.packed import packed_trainer
+        from alignment.train.tasks import PairTask
+
+        task, tokens = PairTask(loss, sft_weight), self.tokens_per_micro_batch
+        trainer: DPOTrainer = packed_trainer(DPOTrainer, task, tokens, **arguments)
+        return trainer
+
+    def first_logprobs(self, trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
+        """Policy's and reference's log-probs of the first pairs, as the trainer sees them."""
+        from alignment.train.packed import first_logprobs
+
+        return first_logprobs(trainer)
+
+    def reply_logprobs(
+        self,
+        model: Any,
+        rows: "Sequence[Completion]",
+        *,
+        batch: int,
+        on_batch: Callable[[int], None] = lambda _: None,
+    ) -> "list[Tensor]":
+        """Log p of every reply token of every row; neighbours with one prompt share it."""
+        from alignment.train.logprobs import packed_reply_logprobs
+
+        del batch
+        return packed_reply_logprobs(
+            model, rows, tokens=self.tokens_per_micro_batch, on_batch=on_batch
+        )
+
+
+Engine = Annotated[Stock | Packed, Field(discriminator="name")]

@@ -1,0 +1,251 @@
+"""TRL's trainers with packed steps: all rows of an optimiser step come together and are split.
+
+A step's rows arrive in the batch that the stock collators make, are freed of their padding, laid
+end to end in as few micro-batches as the token budget allows, and passed forward and backward one
+micro-batch after another. Every row's share of the loss is divided by the totals of the step, so
+how it is split changes no gradient. Optimiser, schedule, checkpoints and logs are the library's.
+Not here: what a row's loss is (`tasks.py`), log-probs (`logprobs.py`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import wraps
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+from alignment.errors import TrainingError
+from alignment.train.attention import use_packed_attention
+from alignment.train.batches import Tree, lay_out
+from alignment.train.budget import Budget, Setting, scoring_budget, training_budget
+from alignment.train.logprobs import predicted_logprobs
+from alignment.train.losses import PairLogProbs
+from alignment.train.tasks import Batch, Objective, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAMES = "names"
+"""Key of a batch under which the ids of its rows travel; no stock collator has it."""
+
+
+def packed_trainer(trainer_class: Any, task: Task, tokens: Setting, **arguments: Any) -> Any:
+    """One of TRL's trainers with packed steps, not yet started.
+
+    Raises:
+        ModelError: the packed engine does not know the model's attention.
+    """
+
+    class PackedTrainer(trainer_class):  # type: ignore[misc]
+        steps: Steps
+
+        def training_step(self, model: Any, inputs: Batch, *_: Any, **__: Any) -> "Tensor":
+            return self.steps.train(model, inputs)
+
+        def prediction_step(
+            self, model: Any, inputs: Batch, *_: Any, **__: Any
+        ) -> "tuple[Tensor, None, None]":
+            return self.steps.evaluate(model, inputs), None, None
+
+    use_packed_attention(arguments["model"])
+    trainer = PackedTrainer(**arguments)
+    _take_micro_batches(trainer.model.get_base_model())
+    trainer.data_collator = _with_names(trainer.data_collator)
+    trainer.steps = Steps(trainer, task, tokens)
+    return trainer
+
+
+def first_logprobs(trainer: Any) -> tuple[PairLogProbs, PairLogProbs]:
+    """Policy's and reference's log-probs of a step's worth of pairs, before any step."""
+    import torch
+
+    rows, task = trainer.train_dataset, trainer.steps.task
+    first = range(min(trainer.args.train_batch_size, len(rows)))
+    batch = trainer.data_collator([rows[row] for row in first])
+
+    def columns(model: Any, micro: Any) -> "Tensor":
+        policy, reference = task.logprobs(model, micro)
+        lengths = (policy.chosen_tokens, policy.rejected_tokens)
+        values = (policy.chosen, policy.rejected, reference.chosen, reference.rejected, *lengths)
+        return torch.stack(values, dim=1)
+
+    was_training = trainer.model.training
+    trainer.model.eval()
+    found = trainer.steps.run(trainer.model, task.trees(batch), columns, learn=False).unbind(dim=1)
+    trainer.model.train(was_training)
+    return PairLogProbs(*found[:2], *found[4:]), PairLogProbs(*found[2:])
+
+
+class Steps:
+    """Takes rows through a trainer's model: the steps of training, the batches of evaluation."""
+
+    def __init__(self, trainer: Any, task: Task, tokens: Setting) -> None:
+        self.task = task
+        self._trainer = trainer
+        self._setting: Setting = tokens
+        self._budget: Budget | None = None
+
+    def train(self, model: Any, inputs: Batch) -> "Tensor":
+        """Gradients of one optimiser step on all its rows; returns its loss.
+
+        Args:
+            model: as the library has wrapped it.
+            inputs: the collated rows of this process.
+
+        Raises:
+            TrainingError: a row's loss is not finite, named by its id; or no memory is left.
+        """
+        trees = self.task.trees(inputs)
+        objective = self.task.objective(self._mean_over_processes(self.task.totals(trees)))
+        model.train()
+        self._budget = self._budget or self._measure(model, objective)
+        found = self.run(model, trees, objective, learn=True)
+        self._refuse_non_finite(found[:, 0], inputs[NAMES])
+        self.task.report(self._trainer, "train", found[:, 1:])
+        sizes = [tree.tokens for tree in trees]
+        logged = self._trainer._metrics["train"]
+        logged["tokens_per_micro_batch"] = [self._budget.tokens]
+        logged["micro_batches"].append(len(self._budget.groups(sizes)))
+        return found[:, 0].sum()
+
+    def evaluate(self, model: Any, inputs: Batch) -> "Tensor":
+        """The loss of a batch, without gradients."""
+        trees = self.task.trees(inputs)
+        model.eval()
+        found = self.run(model, trees, self.task.objective(self.task.totals(trees)), learn=False)
+        self.task.report(self._trainer, "eval", found[:, 1:])
+        return found[:, 0].sum()
+
+    def run(
+        self, model: Any, trees: Sequence[Tree], objective: Objective, *, learn: bool
+    ) -> "Tensor":
+        """The objective of every row, [rows, columns], in as many tries as memory asks for.
+
+        A try that runs out of memory leaves nothing behind: its gradients are dropped, and the
+        next, with half the budget, starts from the same random state.
+
+        Raises:
+            TrainingError: a single row does not fit, or one of several processes ran out.
+        """
+        import torch
+
+        budget = self._budget or scoring_budget(self._setting, cuda=_on_cuda(model))
+        sizes = [tree.tokens for tree in trees]
+        while True:
+            state = _random_state(model)
+            try:
+                return self._attempt(model, trees, objective, budget.groups(sizes), learn=learn)
+            except torch.OutOfMemoryError as error:
+                if self._trainer.accelerator.num_processes > 1:
+                    raise TrainingError(
+                        f"one of {self._trainer.accelerator.num_processes} processes ran out of "
+                        f"memory with {budget.tokens} tokens in a micro-batch; set "
+                        f"engine.tokens_per_micro_batch to {budget.tokens // 2}"
+                    ) from error
+            budget.halve(sizes)  # outside `except`: there the failed try's tensors are still alive
+            model.zero_grad(set_to_none=True)
+            _set_random_state(model, state)
+
+    def _attempt(
+        self,
+        model: Any,
+        trees: Sequence[Tree],
+        objective: Objective,
+        groups: Sequence[Sequence[int]],
+        *,
+        learn: bool,
+    ) -> "Tensor":
+        import torch
+
+        accelerator, parts = self._trainer.accelerator, []
+        device = next(model.parameters()).device
+        for number, group in enumerate(groups, start=1):
+            micro = lay_out([trees[row] for row in group]).to(device)
+            last = number == len(groups)
+            with nullcontext() if last or not learn else accelerator.no_sync(model):
+                with torch.set_grad_enabled(learn), self._trainer.compute_loss_context_manager():
+                    rows = objective(model, micro)
+                if learn:
+                    accelerator.backward(rows[:, 0].sum())
+            parts.append(rows.detach())
+        order = torch.tensor([row for group in groups for row in group], device=device)
+        return torch.cat(parts)[order.argsort()]
+
+    def _mean_over_processes(self, totals: Sequence[int]) -> list[float]:
+        """The library averages gradients over processes, so each divides by the mean total."""
+        import torch
+
+        own = torch.tensor([totals], dtype=torch.float64, device=self._trainer.args.device)
+        found: list[float] = self._trainer.accelerator.gather(own).mean(dim=0).tolist()
+        return found
+
+    def _measure(self, model: Any, objective: Objective) -> Budget:
+        plain = self._trainer.accelerator.unwrap_model(model)
+        learnt = [parameter for parameter in plain.parameters() if parameter.requires_grad]
+
+        def attempt(tokens: int) -> None:
+            state = _random_state(plain)
+            try:
+                self._attempt(plain, [self.task.probe(tokens)], objective, [[0]], learn=True)
+            finally:
+                plain.zero_grad(set_to_none=True)
+                _set_random_state(plain, state)
+
+        return training_budget(
+            self._setting,
+            cuda=_on_cuda(model),
+            longest=self.task.longest(self._trainer),
+            attempt=attempt,
+            later=sum(12 * parameter.numel() for parameter in learnt),  # gradient, two moments
+        )
+
+    def _refuse_non_finite(self, shares: "Tensor", names: Sequence[str]) -> None:
+        wrong = [
+            name for name, fine in zip(names, shares.isfinite().tolist(), strict=True) if not fine
+        ]
+        if wrong:
+            raise TrainingError(
+                f"the loss is {float(shares.sum())} at step {self._trainer.state.global_step + 1}, "
+                f"by {len(wrong)} of its {len(names)} rows: {', '.join(wrong)}. Look at these in "
+                "the data, or lower learning_rate; a checkpoint from before is kept."
+            )
+
+
+def _take_micro_batches(model: Any) -> None:
+    """Let a causal model be called as `model(packed=micro_batch)`, giving [predictions] log-probs.
+
+    Through `forward`, so that every wrapper (adapters, DDP, autocast) sees the call.
+    """
+    original = model.forward
+
+    @wraps(type(model).forward)
+    def forward(self: Any, *args: Any, packed: Any = None, **kwargs: Any) -> Any:
+        if packed is None:
+            return original(*args, **kwargs)
+        return predicted_logprobs(self, packed)
+
+    model.forward = MethodType(forward, model)
+
+
+def _with_names(collate: Callable[[Sequence[Mapping[str, Any]]], Any]) -> Any:
+    def collate_with_names(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {**collate(rows), NAMES: [row["id"] for row in rows]}
+
+    return collate_with_names
+
+
+def _on_cuda(model: Any) -> bool:
+    return bool(next(model.parameters()).is_cuda)
+
+
+def _random_state(model: Any) -> "list[Tensor]":
+    import torch
+
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if _on_cuda(model) else [])]
+
+
+def _set_random_state(model: Any, state: "list[Tensor]") -> None:
+    import torch
+
+    torch.set_rng_state(state[0])
+    if _on_cuda(model):
+        torch.cuda.set_rng_state(state[1])

@@ -1,0 +1,177 @@
+"""What the packed engine trains on: conversations (SFT) and pairs (DPO).
+
+A task makes trees of a stock batch, gives every row its share of the step's loss, and reports
+under TRL's names. Not here: how rows are split and passed (`packed.py`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from alignment.data.encode import IGNORED
+from alignment.train.batches import MicroBatch, Tree
+from alignment.train.losses import PairLogProbs, PreferenceLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Batch = Mapping[str, Any]
+"""What a stock collator makes: right-padded tensors."""
+
+Objective = Callable[[Any, MicroBatch], "Tensor"]
+"""(model, micro-batch) to [rows, columns]: each row's share of the loss, then what to report."""
+
+
+class Task(Protocol):
+    """One kind of training."""
+
+    def longest(self, trainer: Any) -> int:
+        """Tokens of the longest row of the training set."""
+
+    def probe(self, tokens: int) -> Tree:
+        """A row of so many tokens, to measure memory with."""
+
+    def trees(self, batch: Batch) -> list[Tree]:
+        """The batch's rows without padding."""
+
+    def totals(self, trees: Sequence[Tree]) -> list[int]:
+        """What the losses of a step's rows are divided by."""
+
+    def objective(self, totals: Sequence[float]) -> Objective:
+        """The loss of a step with these totals."""
+
+    def report(self, trainer: Any, mode: str, columns: "Tensor") -> None:
+        """Hand a step's columns, [rows, columns] without the loss, to the trainer's log."""
+
+
+@dataclass(frozen=True)
+class ConversationTask:
+    """Mean negative log-likelihood of the step's targets."""
+
+    def longest(self, trainer: Any) -> int:
+        """Tokens of the longest conversation."""
+        return max(map(len, trainer.train_dataset["input_ids"]))
+
+    def probe(self, tokens: int) -> Tree:
+        """A conversation of so many tokens, each a target."""
+        return Tree((), ([0] * tokens,))
+
+    def trees(self, batch: Batch) -> list[Tree]:
+        """One branch a row and no trunk."""
+        lengths = batch["attention_mask"].sum(dim=1).tolist()
+        rows = zip(batch["input_ids"].tolist(), batch["labels"].tolist(), lengths, strict=True)
+        return [Tree((), (ids[:n],), (labels[:n],)) for ids, labels, n in rows]
+
+    def totals(self, trees: Sequence[Tree]) -> list[int]:
+        """Targets; the first token of a row is none, as nothing stands before it."""
+        labels = ((tree.labels or tree.branches)[0][1:] for tree in trees)
+        return [max(1, sum(label != IGNORED for row in labels for label in row))]
+
+    def objective(self, totals: Sequence[float]) -> Objective:
+        """A row's summed negative log-likelihood over the step's targets: [rows, 1]."""
+        (targets,) = totals
+
+        def objective(model: Any, micro: MicroBatch) -> "Tensor":
+            return -micro.per_branch(model(packed=micro))[:, None] / targets
+
+        return objective
+
+    def report(self, trainer: Any, mode: str, columns: "Tensor") -> None:
+        """Nothing beside the loss."""
+
+
+@dataclass(frozen=True)
+class PairTask:
+    """A preference loss, and a weight for the chosen reply's likelihood."""
+
+    loss: PreferenceLoss
+    sft_weight: float
+
+    def longest(self, trainer: Any) -> int:
+        """Tokens of the longest pair: its prompt once, and both replies as far as they go."""
+        rows, limit = trainer.train_dataset, int(trainer.args.max_length)
+        prompts, chosen, rejected = (
+            map(len, rows[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")
+        )
+        return max(
+            p + min(c, limit - p) + min(r, limit - p)
+            for p, c, r in zip(prompts, chosen, rejected, strict=True)
+        )
+
+    def probe(self, tokens: int) -> Tree:
+        """A pair whose prompt and replies are a third each."""
+        third = [0] * (tokens // 3)
+        return Tree(third, (third, third))
+
+    def trees(self, batch: Batch) -> list[Tree]:
+        """The prompt as trunk, the chosen and the rejected reply as branches."""
+        ids = batch["input_ids"].tolist()
+        lengths = batch["attention_mask"].sum(dim=1).tolist()
+        replies = batch["completion_mask"].sum(dim=1).tolist()
+        whole = [row[:length] for row, length in zip(ids, lengths, strict=True)]
+        starts = [length - reply for length, reply in zip(lengths, replies, strict=True)]
+        half = len(ids) // 2
+        return [
+            Tree(
+                whole[i][: starts[i]],
+                (whole[i][starts[i] :], whole[half + i][starts[half + i] :]),
+            )
+            for i in range(half)
+        ]
+
+    def logprobs(self, model: Any, micro: MicroBatch) -> tuple[PairLogProbs, PairLogProbs]:
+        """Policy and reference; the reference is the model without the trained adapter."""
+        import torch
+
+        reference = None
+        if self.loss.uses_reference:
+            plain = model.module if hasattr(model, "module") else model
+            with torch.no_grad(), plain.disable_adapter():
+                reference = _pairs(micro, plain(packed=micro))
+        policy = _pairs(micro, model(packed=micro))
+        return policy, policy if reference is None else reference
+
+    def totals(self, trees: Sequence[Tree]) -> list[int]:
+        """Pairs, and tokens of their chosen replies."""
+        return [len(trees), max(1, sum(len(tree.branches[0]) for tree in trees))]
+
+    def objective(self, totals: Sequence[float]) -> Objective:
+        """A pair's loss over the step's pairs; rewards and log-probs: [pairs, 5]."""
+        pairs, chosen_tokens = totals
+
+        def objective(model: Any, micro: MicroBatch) -> "Tensor":
+            import torch
+
+            policy, reference = self.logprobs(model, micro)
+            share = self.loss(policy, reference) / pairs
+            if self.sft_weight:
+                share = share - self.sft_weight * policy.chosen / chosen_tokens
+            rewards = self.loss.rewards(policy, reference)
+            columns = (share, rewards.chosen, rewards.rejected, policy.chosen, policy.rejected)
+            return torch.stack(columns, dim=1)
+
+        return objective
+
+    def report(self, trainer: Any, mode: str, columns: "Tensor") -> None:
+        """Means over the pairs, under the names that TRL's trainer uses."""
+        import torch
+
+        chosen, rejected = columns[:, 0], columns[:, 1]
+        known = torch.column_stack((columns, chosen - rejected, (chosen > rejected).float()))
+        means = trainer.accelerator.gather(known.mean(dim=0, keepdim=True)).mean(dim=0)
+        names = (
+            "rewards/chosen",
+            "rewards/rejected",
+            "logps/chosen",
+            "logps/rejected",
+            "rewards/margins",
+            "rewards/accuracies",
+        )
+        for name, value in zip(names, means.tolist(), strict=True):
+            trainer._metrics[mode][name].append(value)
+
+
+def _pairs(micro: MicroBatch, logprobs: "Tensor") -> PairLogProbs:
+    """[predictions] to the pairs' sums and lengths."""
+    sums, tokens = micro.per_branch(logprobs).view(-1, 2), micro.predicted.view(-1, 2)
+    return PairLogProbs(sums[:, 0], sums[:, 1], tokens[:, 0], tokens[:, 1])

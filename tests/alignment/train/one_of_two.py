@@ -1,0 +1,80 @@
+"""One process of a data-parallel training on the CPU, for `test_processes`.
+
+python -m tests.alignment.train.one_of_two KIND MODEL FOLDER, with torchrun's variables in the
+environment: trains the tiny model with the packed engine and leaves its artifact in FOLDER.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from alignment.models.load import open_model
+from alignment.models.sources import describe
+from alignment.progress import Progress
+from alignment.records import Conversation, Message, ModelRef, PreferencePair
+from alignment.store import Store, Workspace
+from alignment.train.dpo import DpoConfig, train_dpo
+from alignment.train.engine import Packed
+from alignment.train.settings import Batch, Lora
+from alignment.train.sft import SftConfig, train_sft
+
+STEPS, ROWS = 3, 24
+BUDGETS = {"sft": 400, "dpo": 500}
+
+
+def text(role, number):
+    """Up to 44 words, so that processes need different numbers of micro-batches."""
+    return Message(role=role, content=f"{number} " + "word " * (number * 7 % 12 * 4))
+
+
+def conversation(number):
+    turns = text("user", number), text("assistant", number + 1)
+    return Conversation.of(turns, task_type="test", source="test")
+
+
+def pair(number):
+    return PreferencePair.of(
+        (text("user", number),),
+        chosen=(text("assistant", number + 1),),
+        rejected=(text("assistant", number + 5),),
+        task_type="test",
+        source="test",
+    )
+
+
+def train(kind: str, model: Path, folder: Path, *, per_device: int) -> Path:
+    base, tokenizer = describe(model, f"folder:{model}", None)
+    policy = open_model(
+        ModelRef(base=base, tokenizer=tokenizer), Store(root=folder), dtype="float32"
+    )
+    workspace = Workspace(folder=folder / "work", log=folder / "log")
+    workspace.out.mkdir(parents=True)
+    settings: Any = {
+        "lora": Lora(r=4, alpha=8, dropout=0.0),
+        "engine": Packed(tokens_per_micro_batch=BUDGETS[kind]),
+        "learning_rate": 1e-2,
+        "warmup_ratio": 0.0,
+        "batch": Batch(per_device=per_device, accumulation=1),
+        "max_steps": STEPS,
+        "max_length": 400,
+        "bf16": False,
+        "gradient_checkpointing": True,
+    }
+    shared: Any = {
+        "policy": policy,
+        "held_out": [],
+        "seed": 0,
+        "workspace": workspace,
+        "progress": Progress(),
+    }
+    if kind == "sft":
+        conversations = list(map(conversation, range(ROWS)))
+        train_sft(SftConfig(**settings), conversations=conversations, **shared)
+    else:
+        config = DpoConfig(**settings, max_prompt_length=300, sft_weight=0.1)
+        train_dpo(config, pairs=list(map(pair, range(ROWS))), **shared)
+    return workspace.out
+
+
+if __name__ == "__main__":
+    train(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), per_device=4)

@@ -1,0 +1,139 @@
+"""Rows laid end to end: that each is computed as if it stood alone, whatever lies beside it."""
+
+import pytest
+import torch
+
+from alignment.data.encode import IGNORED
+from alignment.errors import ModelError
+from alignment.train.attention import FAMILIES, use_packed_attention
+from alignment.train.batches import Tree, lay_out, split
+from alignment.train.engine import Packed
+from alignment.train.logprobs import Completion, predicted_logprobs, reply_logprobs
+from tests.alignment.train.models import random_model
+
+PAIR = Tree((10, 11, 12), ((20, 21), (30,)))
+
+
+def test_rows_are_split_into_as_few_groups_as_fit():
+    """7 alone; 5 + 2 and 4 + 3 fill seven each."""
+    assert split([5, 2, 7, 4, 3], budget=7) == [[2], [0, 1], [3, 4]]
+
+
+def test_a_row_larger_than_the_budget_goes_alone():
+    assert split([3, 9, 3], budget=6) == [[1], [0, 2]]
+
+
+def test_a_pair_stores_its_prompt_once():
+    micro = lay_out([PAIR])
+    assert micro.ids.tolist() == [10, 11, 12, 20, 21, 30]
+    assert micro.positions.tolist() == [0, 1, 2, 3, 4, 3], "both replies follow the prompt"
+
+
+def test_each_reply_sees_the_prompt_and_itself():
+    segments = lay_out([PAIR]).segments
+    assert segments.queries == (3, 2, 1)
+    assert segments.keys == (3, 3 + 2, 3 + 1)
+    assert segments.gather is not None
+    assert segments.gather.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 2, 5]
+
+
+def test_the_prompts_last_token_predicts_the_first_of_both_replies():
+    micro = lay_out([PAIR])
+    assert micro.sources.tolist() == [2, 3, 2]
+    assert micro.targets.tolist() == [20, 21, 30]
+    assert micro.owners.tolist() == [0, 0, 1]
+
+
+def test_a_conversations_targets_are_its_labels_but_never_its_first_token():
+    row = Tree((), ((10, 11, 12, 13),), ((10, IGNORED, 12, 13),))
+    micro = lay_out([PAIR, row])
+    assert micro.sources.tolist()[3:] == [6 + 1, 6 + 2]
+    assert micro.targets.tolist()[3:] == [12, 13]
+    assert micro.predicted.tolist() == [2, 1, 2]
+
+
+def test_values_are_summed_over_each_branch():
+    assert lay_out([PAIR]).per_branch(torch.tensor([1.0, 2.0, 4.0])).tolist() == [3.0, 4.0]
+
+
+def completions(seed=0):
+    """Six prompts of 1 to 40 tokens with two replies each, neighbours sharing the prompt."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(count):
+        return tuple(torch.randint(3, 500, (count,), generator=generator).tolist())
+
+    rows = []
+    for prompt, chosen, rejected in [(7, 33, 5), (40, 9, 30), (1, 1, 9), (12, 1, 1), (25, 40, 40)]:
+        shared = ids(prompt)
+        rows += [Completion(shared, ids(chosen)), Completion(shared, ids(rejected))]
+    return rows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tokens", [40, 10_000], ids=["many micro-batches", "one"])
+def test_packed_logprobs_are_those_of_one_row_at_a_time(family, tokens):
+    model, rows = random_model(family), completions()
+    alone = [reply_logprobs(model, [row], batch=1)[0] for row in rows]
+    packed = Packed(tokens_per_micro_batch=tokens).reply_logprobs(model, rows, batch=1)
+    for found, expected in zip(packed, alone, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sharing_a_prompt_changes_no_logprob():
+    model, rows = random_model("qwen2"), completions()
+    use_packed_attention(model)
+    pairs = zip(rows[::2], rows[1::2], strict=True)
+    shared = [Tree(chosen.prompt, (chosen.reply, rejected.reply)) for chosen, rejected in pairs]
+    single = [Tree(row.prompt, (row.reply,)) for row in rows]
+    with torch.no_grad():
+        micro = lay_out(shared)
+        together = predicted_logprobs(model, micro)
+        apart = predicted_logprobs(model, lay_out(single))
+    assert len(micro.ids) == sum(row.length for row in rows) - sum(
+        len(row.prompt) for row in rows[::2]
+    )
+    torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_row_ever_attends_to_another(family):
+    """Every token of one pair is replaced: the log-probs of the others stay as they are."""
+    model, engine = random_model(family), Packed(tokens_per_micro_batch=10_000)
+    rows, other = completions(), completions(seed=1)
+    before = engine.reply_logprobs(model, rows, batch=1)
+    after = engine.reply_logprobs(model, [*rows[:4], *other[4:6], *rows[6:]], batch=1)
+    for at in (0, 1, 2, 3, 6, 7, 8, 9):
+        torch.testing.assert_close(after[at], before[at], rtol=0, atol=1e-6)
+    assert (after[5] - before[5]).abs().max() > 1e-3
+
+
+def test_the_chosen_reply_does_not_see_the_rejected_one():
+    model, engine = random_model("qwen2"), Packed()
+    rows = completions()
+    changed = [rows[0], Completion(rows[1].prompt, (9, 8, 7)), *rows[2:]]
+    before, after = (engine.reply_logprobs(model, each, batch=1)[0] for each in (rows, changed))
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
+
+
+def test_without_segments_the_model_attends_as_before():
+    """Generation and padded batches on a model that the packed engine has touched."""
+    rows = completions()
+    untouched = reply_logprobs(random_model("llama"), rows, batch=4)
+    touched = random_model("llama")
+    use_packed_attention(touched)
+    for found, expected in zip(reply_logprobs(touched, rows, batch=4), untouched, strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "reason"),
+    [
+        ("gpt2", {}, "'gpt2' is not among the families it knows, llama, mistral, qwen2, qwen3"),
+        ("mistral", {"sliding_window": 64}, "slides over a window of 64 tokens"),
+        ("llama", {"attention_dropout": 0.1}, "drops 10% of its attention"),
+    ],
+)
+def test_a_model_whose_attention_is_not_known_is_refused(family, changes, reason):
+    with pytest.raises(ModelError, match=f"{reason}.*; set engine.name=stock"):
+        use_packed_attention(random_model(family, **changes))

@@ -1,0 +1,269 @@
+"""Two engines, one training: stock and packed take the same steps on the same rows.
+
+In fp32 and without dropout they differ by rounding alone; the bounds are a tenth of a thousandth.
+"""
+
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from alignment.errors import Interrupted, ModelError, TrainingError
+from alignment.progress import Progress
+from alignment.store import Workspace
+from alignment.train.dpo import DpoConfig, train_dpo
+from alignment.train.engine import Packed, Stock
+from alignment.train.losses import (
+    ApoZero,
+    Hinge,
+    Ipo,
+    Robust,
+    Sigmoid,
+    SigmoidNorm,
+    SimPo,
+    SppoHard,
+)
+from alignment.train.settings import Batch, Lora
+from alignment.train.sft import SftConfig, train_sft
+from tests.alignment.train.models import random_model
+from tests.golden.test_trajectories import CONVERSATIONS, PAIRS
+
+PACKED = Packed(tokens_per_micro_batch=150)
+"""Three or four of the rows here at a time, one or two of the pairs: every step is split."""
+
+LORA = Lora(r=4, alpha=8, dropout=0.0)
+DROPPING = Lora(r=4, alpha=8, dropout=0.3)
+SETTINGS = {
+    "lora": LORA,
+    "learning_rate": 1e-2,
+    "batch": Batch(per_device=4, accumulation=2),
+    "max_length": 256,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "warmup_ratio": 0.0,
+    "epochs": 4,
+}
+
+
+@pytest.fixture
+def run(open_tiny, tmp_path):
+    """A function that trains the tiny model: the losses of its steps, and its workspace."""
+
+    def run(kind, name, engine, *, rows=None, progress=None, held_out=(), loaded=None, **changes):
+        workspace = Workspace(folder=tmp_path / name, log=tmp_path / f"{name}.log")
+        workspace.out.mkdir(parents=True, exist_ok=True)
+        shared = {
+            "policy": loaded or open_tiny(),
+            "held_out": held_out,
+            "seed": 0,
+            "workspace": workspace,
+            "progress": progress or Progress(),
+        }
+        settings = {**SETTINGS, "engine": engine, **changes}
+        if kind == "sft":
+            rows = CONVERSATIONS if rows is None else rows
+            train_sft(SftConfig(**settings), conversations=rows, **shared)
+        else:
+            rows = PAIRS if rows is None else rows
+            train_dpo(DpoConfig(**settings, max_prompt_length=200), pairs=rows, **shared)
+        history = (workspace.out / "history.jsonl").read_text().splitlines()
+        return [row for row in map(json.loads, history) if "loss" in row], workspace
+
+    return run
+
+
+def losses(history):
+    return [row["loss"] for row in history]
+
+
+def weights(workspace):
+    return load_file(workspace.out / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_twenty_steps_have_the_same_losses(run, kind):
+    stock, _ = run(kind, "stock", Stock())
+    packed, _ = run(kind, "packed", PACKED, gradient_checkpointing=True)
+    assert len(packed) == 20
+    assert losses(packed) == pytest.approx(losses(stock), rel=1e-4)
+    assert packed[-1]["loss"] < 0.99 * packed[0]["loss"], "of a model that learns"
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_one_step_has_the_same_gradient(kind, open_tiny, run, monkeypatch):
+    """As the optimiser gets it, after all micro-batches, before clipping has a say."""
+    found = {}
+    for name, engine in (("stock", Stock()), ("packed", PACKED)):
+        loaded = open_tiny()
+
+        def keep(parameters, *_, name=name, **__):
+            found[name] = [p.grad.clone() for p in parameters if p.grad is not None]
+            return torch.tensor(1.0)
+
+        monkeypatch.setattr(
+            "accelerate.Accelerator.clip_grad_norm_", lambda _, *a, **k: keep(*a, **k)
+        )
+        run(kind, name, engine, loaded=loaded, max_steps=1)
+    assert len(found["stock"]) == 2 * 7 * 2, "A and B of seven layers in two blocks"
+    for stock, packed in zip(found["stock"], found["packed"], strict=True):
+        assert (packed - stock).norm() <= 1e-5 * max(stock.norm(), 1e-3)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [Sigmoid(), Ipo(), Hinge(), Robust(), SigmoidNorm(), ApoZero(), SppoHard()],
+    ids=lambda loss: loss.name,
+)
+def test_every_loss_of_the_trainer_library_has_its_value(run, loss):
+    """Three steps at a rate that moves the margin; one epoch, so each row is new."""
+    changes = {"loss": loss, "max_steps": 3}
+    stock, _ = run("dpo", "stock", Stock(), **changes)
+    packed, _ = run("dpo", "packed", PACKED, **changes)
+    assert losses(packed) == pytest.approx(losses(stock), rel=1e-4)
+    for name in ("rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"):
+        expected = [row[name] for row in stock]
+        assert [row[name] for row in packed] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_the_weight_of_the_chosen_replys_likelihood_is_the_librarys(run):
+    """One padded batch a step, so that both take the mean over the same tokens."""
+    changes = {"sft_weight": 0.5, "max_steps": 3, "batch": Batch(per_device=8, accumulation=1)}
+    stock, _ = run("dpo", "stock", Stock(), **changes)
+    packed, _ = run("dpo", "packed", PACKED, **changes)
+    assert losses(packed) == pytest.approx(losses(stock), rel=1e-4)
+
+
+def test_simpo_raises_the_margin_of_mean_logprobs(run):
+    packed, _ = run("dpo", "packed", PACKED, loss=SimPo(), max_steps=8)
+    assert packed[-1]["loss"] < packed[0]["loss"]
+    assert packed[-1]["rewards/margins"] > packed[0]["rewards/margins"]
+
+
+def test_a_loss_that_the_library_lacks_is_refused_with_engine_stock():
+    with pytest.raises(ValidationError, match=r"engine stock has no simpo loss.*name: packed"):
+        DpoConfig(loss=SimPo())
+
+
+@pytest.mark.parametrize(
+    ("kind", "engines"),
+    [
+        ("sft", (PACKED, PACKED)),
+        ("dpo", (PACKED, PACKED)),
+        ("sft", (Stock(), PACKED)),
+        ("dpo", (PACKED, Stock())),
+    ],
+)
+def test_a_checkpoint_of_either_engine_is_continued(run, kind, engines):
+    """Stopped after step 1 and continued; the same engine gives the same bytes, dropout and all."""
+    first, second = engines
+    same = first == second
+    changes = {"max_steps": 4, "lora": DROPPING if same else LORA}
+    undisturbed, whole = run(kind, "whole", second, **changes)
+    stopping = Progress()
+    stopping.ask_to_stop()
+    with pytest.raises(Interrupted, match="stopped at step 1 of 4"):
+        run(kind, "parts", first, progress=stopping, **changes)
+    continued, parts = run(kind, "parts", second, **changes)
+    assert losses(continued) == pytest.approx(losses(undisturbed), rel=0 if same else 1e-4)
+    for name, expected in weights(whole).items():
+        if same:
+            assert torch.equal(weights(parts)[name], expected)
+        else:
+            torch.testing.assert_close(weights(parts)[name], expected, rtol=1e-3, atol=1e-4)
+
+
+def limit_memory(loaded, tokens):
+    """The tiny model as it would be on a device that holds so many tokens at a time."""
+
+    def refuse(_, positional, named):
+        if named.get("segments") is not None and named["input_ids"].shape[1] > tokens:
+            raise torch.OutOfMemoryError(f"more than {tokens} tokens")
+        return positional, named
+
+    loaded.model.get_decoder().register_forward_pre_hook(refuse, with_kwargs=True)
+    return loaded
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_out_of_memory_halves_the_budget_and_repeats_the_same_step(run, kind, open_tiny, caplog):
+    """With dropout: the same rows and random numbers as if the budget had been 150 all along.
+
+    The first micro-batch of a step may fit and leave gradients behind before a later one fails.
+    """
+    changes = {"max_steps": 3, "lora": DROPPING}
+    _, expected = run(kind, "small", PACKED, **changes)
+    small = limit_memory(open_tiny(), tokens=150)
+    history, found = run(
+        kind, "halved", Packed(tokens_per_micro_batch=600), loaded=small, **changes
+    )
+    assert "out of memory with 300 tokens in a micro-batch: the same rows again with 150" in (
+        caplog.text
+    )
+    assert {row["tokens_per_micro_batch"] for row in history} == {150}
+    for name, tensor in weights(expected).items():
+        assert torch.equal(weights(found)[name], tensor)
+
+
+def test_a_row_that_does_not_fit_alone_ends_the_run(run, open_tiny):
+    with pytest.raises(TrainingError, match=r"a single row of up to \d+ tokens"):
+        run("sft", "tiny", PACKED, loaded=limit_memory(open_tiny(), tokens=10))
+
+
+def test_the_configured_budget_is_warned_about_and_recorded(run, caplog):
+    history, _ = run("sft", "low", Packed(tokens_per_micro_batch=16), max_steps=1)
+    assert "tokens_per_micro_batch is 16, but the longest row has" in caplog.text
+    assert history[0]["tokens_per_micro_batch"] == 16
+
+
+def test_the_automatic_budget_gives_the_same_weights_every_time(run, caplog):
+    with caplog.at_level(logging.INFO, logger="alignment"):
+        first, second = (run("dpo", name, Packed(), max_steps=2)[1] for name in "ab")
+    assert "tokens_per_micro_batch: auto is 1024 here" in caplog.text
+    for name, tensor in weights(first).items():
+        assert torch.equal(weights(second)[name], tensor)
+
+
+def test_a_loss_that_is_not_finite_names_the_rows(run, open_tiny):
+    """One word's embedding is broken: only rows that hold it are named, and nothing is written."""
+    loaded = open_tiny()
+    (broken,) = loaded.tokenizer.encode("7", add_special_tokens=False)
+    with torch.no_grad():
+        loaded.model.get_input_embeddings().weight[broken] = torch.nan
+        loaded.model.lm_head.weight = torch.nn.Parameter(torch.zeros(len(loaded.tokenizer), 32))
+    rows = CONVERSATIONS[:8]
+    sick = {row.id for row in rows if any("7" in m.content for m in row.messages)}
+    assert 0 < len(sick) < 8
+    with pytest.raises(TrainingError, match="the loss is nan at step 1") as stopped:
+        run("sft", "sick", PACKED, rows=rows, loaded=loaded)
+    assert {row.id for row in rows if row.id in str(stopped.value)} == sick
+
+
+def test_held_out_rows_are_looked_at_in_both_engines(run):
+    stock, packed = (
+        run("dpo", engine.name, engine, max_steps=2, held_out=PAIRS[:5], sample_tokens=2)[1]
+        for engine in (Stock(), PACKED)
+    )
+    found = [
+        next(
+            row
+            for row in map(json.loads, (each.out / "history.jsonl").read_text().splitlines())
+            if "eval_loss" in row
+        )
+        for each in (stock, packed)
+    ]
+    for name in ("eval_loss", "eval_rewards/margins", "eval_logps/chosen"):
+        assert found[1][name] == pytest.approx(found[0][name], rel=0.05)
+    samples = [(each.out / "samples.jsonl").read_text() for each in (stock, packed)]
+    assert samples[0] == samples[1], "generation does not know the engine"
+
+
+def test_a_family_that_the_packed_engine_does_not_know_is_refused(run, open_tiny):
+    tiny = open_tiny()
+    gpt2 = replace(tiny, model=random_model("gpt2"))
+    lora = Lora(r=4, alpha=8, target_modules=("c_attn",))
+    with pytest.raises(ModelError, match=r"'gpt2' is not among .* set engine.name=stock"):
+        run("sft", "gpt2", PACKED, loaded=gpt2, lora=lora)

@@ -1,0 +1,67 @@
+"""Data-parallel training: two processes with half the rows each take the steps of one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.alignment.train.one_of_two import STEPS, train
+
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def history(out):
+    lines = (out / "history.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if "loss" in row]
+
+
+@pytest.fixture(params=["sft", "dpo"])
+def trained(request, tiny_model_folder, tmp_path):
+    """Artifacts of two real processes over gloo, and of one process with all rows."""
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = []
+    for rank in range(2):
+        folder = tmp_path / f"rank-{rank}"
+        folder.mkdir()
+        command = [sys.executable, "-m", "tests.alignment.train.one_of_two", request.param]
+        processes.append(
+            subprocess.Popen(
+                [*command, str(tiny_model_folder), str(folder)],
+                env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    (tmp_path / "alone").mkdir()
+    alone = train(request.param, tiny_model_folder, tmp_path / "alone", per_device=8)
+    return [tmp_path / f"rank-{rank}" / "work" / "out" for rank in range(2)], alone
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one_with_all_the_rows(trained):
+    ranks, alone = trained
+    counts = [[row["micro_batches"] for row in history(out)] for out in ranks]
+    assert counts[0] != counts[1], "processes that differ in their number of micro-batches"
+    expected = history(alone)
+    assert len(expected) == STEPS
+    for out in ranks:
+        losses = [row["loss"] for row in history(out)]
+        assert losses == pytest.approx([row["loss"] for row in expected], rel=1e-4)
+    weights = [load_file(out / WEIGHTS) for out in (*ranks, alone)]
+    for name, of_one in weights[2].items():
+        assert torch.equal(weights[0][name], weights[1][name]), "both hold the same adapter"
+        torch.testing.assert_close(weights[0][name], of_one, rtol=1e-3, atol=1e-5)
