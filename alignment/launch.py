@@ -32,11 +32,12 @@ logger = logging.getLogger(__name__)
 Watcher = Callable[[Mark], None]
 GRACE_SECONDS = 25.0
 """How long a child may take to save a checkpoint after it was asked to stop."""
-KEEP_FREED_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
-    "MALLOC_TOP_PAD_": str(64 * 2**20),
-}
+KEEP_FREED_MEMORY = (
+    "env",
+    "MALLOC_MMAP_MAX_=0",
+    f"MALLOC_TRIM_THRESHOLD_={4 * 2**30}",
+    f"MALLOC_TOP_PAD_={64 * 2**20}",
+)
 """glibc gives the memory of every large tensor back and gets it zeroed for the next one: a fifth of
 a training step on a CPU. A child ends with its step, so it may keep what it has freed."""
 
@@ -110,11 +111,10 @@ def _in_child(store: Store, step: Step, watch: Watcher) -> None:
     command = [sys.executable, "-m", "alignment.launch", str(store.root.absolute()), str(spec)]
     with workspace.log.open("ab") as log:
         child = subprocess.Popen(
-            [*command, str(os.getpid())],
+            [*KEEP_FREED_MEMORY, *command, str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**KEEP_FREED_MEMORY, **os.environ},
         )
     try:
         while child.poll() is None:

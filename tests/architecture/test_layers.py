@@ -21,7 +21,7 @@ HOUSE = ["alignment", "tasks", "flows", "deployments"]
 
 ROOMS = [
     {"errors", "records"},
-    {"store", "lineage", "progress", "data", "models"},
+    {"store", "lineage", "progress", "provenance", "data", "models"},
     {"train", "evaluate"},
     {"config", "stages"},
     {"chain", "export", "launch", "plan"},
