@@ -101,8 +101,7 @@ def _by_kernel(
         value.contiguous(),
         segments.queries_from,
         segments.keys_from,
-        max(segments.queries),
-        max(segments.keys),
+        *segments.longest,
         **options,
     )
     return found.unsqueeze(0)  # type: ignore[no-any-return]

@@ -47,12 +47,14 @@ class Segments:
 
     Attributes:
         queries, keys: lengths of the segments.
+        longest: the longest of each.
         gather: [keys in all] places of the keys among the tokens; None where keys = queries.
         queries_from, keys_from: [segments + 1] int32, where each segment starts.
     """
 
     queries: tuple[int, ...]
     keys: tuple[int, ...]
+    longest: tuple[int, int]
     gather: "Tensor | None"
     queries_from: "Tensor"
     keys_from: "Tensor"
@@ -62,6 +64,7 @@ class Segments:
         return type(self)(
             self.queries,
             self.keys,
+            self.longest,
             None if self.gather is None else self.gather.to(device),
             self.queries_from.to(device),
             self.keys_from.to(device),
@@ -191,6 +194,7 @@ def _segments(queries: Sequence[int], seen: "Sequence[tuple[Tensor, ...]]") -> S
     return Segments(
         queries=tuple(queries),
         keys=tuple(keys),
+        longest=(max(queries), max(keys)),
         gather=torch.cat([part for parts in seen for part in parts]) if shared else None,
         queries_from=torch.tensor([0, *accumulate(queries)], dtype=torch.int32),
         keys_from=torch.tensor([0, *accumulate(keys)], dtype=torch.int32),

@@ -87,6 +87,19 @@ class Packed(Frozen):
         description="Tokens that go through the model at once; a longer row goes alone. auto: "
         "what fits into the GPU's memory by measurement, a fixed number on a CPU.",
     )
+    fuse_adapters: bool = Field(
+        default=False, description="Add LoRA's product within its matmul, not in passes of its own."
+    )
+    compile: bool = Field(
+        default=False, description="Compile each decoder layer (torch.compile): a slower start."
+    )
+    recompute: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="With gradient_checkpointing, share of the layers that recompute their "
+        "activations. Less is faster and takes more memory.",
+    )
 
     def batch_arguments(self, batch: "Batch") -> dict[str, Any]:
         """A step's rows under the argument names of transformers: all at once."""
@@ -103,8 +116,7 @@ class Packed(Frozen):
         from alignment.train.packed import packed_trainer
         from alignment.train.tasks import ConversationTask
 
-        tokens = self.tokens_per_micro_batch
-        trainer: SFTTrainer = packed_trainer(SFTTrainer, ConversationTask(), tokens, **arguments)
+        trainer: SFTTrainer = packed_trainer(SFTTrainer, ConversationTask(), self, **arguments)
         return trainer
 
     def dpo_trainer(
@@ -116,8 +128,8 @@ class Packed(Frozen):
         from alignment.train.packed import packed_trainer
         from alignment.train.tasks import PairTask
 
-        task, tokens = PairTask(loss, sft_weight), self.tokens_per_micro_batch
-        trainer: DPOTrainer = packed_trainer(DPOTrainer, task, tokens, **arguments)
+        task = PairTask(loss, sft_weight)
+        trainer: DPOTrainer = packed_trainer(DPOTrainer, task, self, **arguments)
         return trainer
 
     def first_logprobs(self, trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:

@@ -161,7 +161,8 @@ def predicted_logprobs(model: Any, micro: MicroBatch) -> "Tensor":
         use_cache=False,
         segments=micro.segments,
     ).last_hidden_state[0]
-    parts = zip(hidden[micro.sources].split(HEAD_ROWS), micro.targets.split(HEAD_ROWS), strict=True)
+    states = hidden.index_select(0, micro.sources)
+    parts = zip(states.split(HEAD_ROWS), micro.targets.split(HEAD_ROWS), strict=True)
     head = model.get_output_embeddings()
     if not torch.is_grad_enabled():
         return torch.cat([_target_logprobs(head, *part) for part in parts])

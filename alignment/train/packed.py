@@ -14,9 +14,11 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import TrainingError
+from alignment.train.acceleration import compile_layers, fuse_adapters, recompute
 from alignment.train.attention import use_packed_attention
 from alignment.train.batches import Tree, lay_out
-from alignment.train.budget import Budget, Setting, scoring_budget, training_budget
+from alignment.train.budget import Budget, scoring_budget, training_budget
+from alignment.train.engine import Packed
 from alignment.train.logprobs import predicted_logprobs
 from alignment.train.losses import PairLogProbs
 from alignment.train.tasks import Batch, Objective, Task
@@ -28,7 +30,7 @@ NAMES = "names"
 """Key of a batch under which the ids of its rows travel; no stock collator has it."""
 
 
-def packed_trainer(trainer_class: Any, task: Task, tokens: Setting, **arguments: Any) -> Any:
+def packed_trainer(trainer_class: Any, task: Task, engine: Packed, **arguments: Any) -> Any:
     """One of TRL's trainers with packed steps, not yet started.
 
     Raises:
@@ -50,7 +52,7 @@ def packed_trainer(trainer_class: Any, task: Task, tokens: Setting, **arguments:
     trainer = PackedTrainer(**arguments)
     _take_micro_batches(trainer.model.get_base_model())
     trainer.data_collator = _with_names(trainer.data_collator)
-    trainer.steps = Steps(trainer, task, tokens)
+    trainer.steps = Steps(trainer, task, engine)
     return trainer
 
 
@@ -78,10 +80,10 @@ def first_logprobs(trainer: Any) -> tuple[PairLogProbs, PairLogProbs]:
 class Steps:
     """Takes rows through a trainer's model: the steps of training, the batches of evaluation."""
 
-    def __init__(self, trainer: Any, task: Task, tokens: Setting) -> None:
+    def __init__(self, trainer: Any, task: Task, engine: Packed) -> None:
         self.task = task
         self._trainer = trainer
-        self._setting: Setting = tokens
+        self._engine = engine
         self._budget: Budget | None = None
 
     def train(self, model: Any, inputs: Batch) -> "Tensor":
@@ -97,11 +99,12 @@ class Steps:
         trees = self.task.trees(inputs)
         objective = self.task.objective(self._mean_over_processes(self.task.totals(trees)))
         model.train()
-        self._budget = self._budget or self._measure(model, objective)
+        self._budget = self._budget or self._begin(model, objective)
         found = self.run(model, trees, objective, learn=True)
         self._refuse_non_finite(found[:, 0], inputs[NAMES])
         self.task.report(self._trainer, "train", found[:, 1:])
         sizes = [tree.tokens for tree in trees]
+        self._count(inputs["attention_mask"])
         logged = self._trainer._metrics["train"]
         logged["tokens_per_micro_batch"] = [self._budget.tokens]
         logged["micro_batches"].append(len(self._budget.groups(sizes)))
@@ -128,7 +131,9 @@ class Steps:
         """
         import torch
 
-        budget = self._budget or scoring_budget(self._setting, cuda=_on_cuda(model))
+        budget = self._budget or scoring_budget(
+            self._engine.tokens_per_micro_batch, cuda=_on_cuda(model)
+        )
         sizes = [tree.tokens for tree in trees]
         while True:
             state = _random_state(model)
@@ -170,6 +175,12 @@ class Steps:
         order = torch.tensor([row for group in groups for row in group], device=device)
         return torch.cat(parts)[order.argsort()]
 
+    def _count(self, mask: "Tensor") -> None:
+        """Tokens so far, as the library counts and logs them: a pair's prompt twice."""
+        trainer = self._trainer
+        trainer._total_train_tokens += int(trainer.accelerator.gather(mask.sum()).sum())
+        trainer._metrics["train"]["num_tokens"] = [trainer._total_train_tokens]
+
     def _mean_over_processes(self, totals: Sequence[int]) -> list[float]:
         """The library averages gradients over processes, so each divides by the mean total."""
         import torch
@@ -178,8 +189,14 @@ class Steps:
         found: list[float] = self._trainer.accelerator.gather(own).mean(dim=0).tolist()
         return found
 
-    def _measure(self, model: Any, objective: Objective) -> Budget:
+    def _begin(self, model: Any, objective: Objective) -> Budget:
+        """Before the first step, when the library has set the model up: speed, then the budget."""
         plain = self._trainer.accelerator.unwrap_model(model)
+        if self._engine.fuse_adapters:
+            fuse_adapters(plain)
+        if self._engine.compile:
+            compile_layers(plain)
+        recompute(plain, self._engine.recompute)
         learnt = [parameter for parameter in plain.parameters() if parameter.requires_grad]
 
         def attempt(tokens: int) -> None:
@@ -191,7 +208,7 @@ class Steps:
                 _set_random_state(plain, state)
 
         return training_budget(
-            self._setting,
+            self._engine.tokens_per_micro_batch,
             cuda=_on_cuda(model),
             longest=self.task.longest(self._trainer),
             attempt=attempt,

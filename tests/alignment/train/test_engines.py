@@ -94,10 +94,15 @@ def test_twenty_steps_have_the_same_losses(run, kind):
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
-def test_one_step_has_the_same_gradient(kind, open_tiny, run, monkeypatch):
+@pytest.mark.parametrize(
+    "engine",
+    [PACKED, PACKED.model_copy(update={"fuse_adapters": True, "recompute": 0.5})],
+    ids=["plain", "accelerated"],
+)
+def test_one_step_has_the_same_gradient(kind, engine, open_tiny, run, monkeypatch):
     """As the optimiser gets it, after all micro-batches, before clipping has a say."""
     found = {}
-    for name, engine in (("stock", Stock()), ("packed", PACKED)):
+    for name, used in (("stock", Stock()), ("packed", engine)):
         loaded = open_tiny()
 
         def keep(parameters, *_, name=name, **__):
@@ -107,7 +112,7 @@ def test_one_step_has_the_same_gradient(kind, open_tiny, run, monkeypatch):
         monkeypatch.setattr(
             "accelerate.Accelerator.clip_grad_norm_", lambda _, *a, **k: keep(*a, **k)
         )
-        run(kind, name, engine, loaded=loaded, max_steps=1)
+        run(kind, name, used, loaded=loaded, max_steps=1, gradient_checkpointing=True)
     assert len(found["stock"]) == 2 * 7 * 2, "A and B of seven layers in two blocks"
     for stock, packed in zip(found["stock"], found["packed"], strict=True):
         assert (packed - stock).norm() <= 1e-5 * max(stock.norm(), 1e-3)

@@ -1,0 +1,60 @@
+"""Less element-wise work around the matmuls of a LoRA training step; the results are the same.
+
+Each is an option of the packed engine, off until it was measured. All act on a model as the
+trainer library has built it, and leave weights, their fp32 masters and checkpoints alone.
+Not here: Liger's kernels. They need a GPU to be proven right, and did not go with `compile`.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def fuse_adapters(model: Any) -> None:
+    """Add every LoRA layer's low-rank product to the base layer's output in one matmul.
+
+    PEFT copies that output, scales the product and adds it: three passes over [tokens, out] that
+    `addmm` does without, the scale being folded into the small B.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        if not layer.lora_variant:
+            layer.forward = partial(_fused_forward, layer, layer.forward)
+
+
+def compile_layers(model: Any) -> None:
+    """Compile each decoder layer for any number of tokens; the first steps take a minute."""
+    import torch
+
+    for layer in model.get_base_model().get_decoder().layers:
+        layer.forward = torch.compile(layer.forward, dynamic=True)
+
+
+def recompute(model: Any, share: float) -> None:
+    """With checkpointing on, recompute the activations of this share of the layers, the last ones.
+
+    The others keep theirs: more memory, less work.
+    """
+    layers = model.get_base_model().get_decoder().layers
+    for layer in layers[: round((1 - share) * len(layers))]:
+        layer.gradient_checkpointing = False
+
+
+def _fused_forward(layer: Any, plain: Any, x: "Tensor", *args: Any, **kwargs: Any) -> "Tensor":
+    import torch
+
+    adapters = [name for name in layer.active_adapters if name in layer.lora_A]
+    cast = torch.is_autocast_enabled(x.device.type)
+    same = all(layer.lora_A[name].weight.dtype == x.dtype for name in adapters)
+    if layer.disable_adapters or layer.merged or args or kwargs or not (cast or same):
+        return plain(x, *args, **kwargs)  # type: ignore[no-any-return]
+    result: Tensor = layer.base_layer(x)
+    rows = result.flatten(0, -2)
+    for name in adapters:
+        low = layer.lora_A[name](layer.lora_dropout[name](x)).flatten(0, -2)
+        rows = torch.addmm(rows, low, (layer.scaling[name] * layer.lora_B[name].weight).T)
+    return rows.view_as(result)

@@ -1,0 +1,98 @@
+"""Faster ways to the same numbers."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from alignment.train.acceleration import compile_layers, fuse_adapters, recompute
+from alignment.train.attention import use_packed_attention
+from alignment.train.batches import Tree, lay_out
+from alignment.train.logprobs import predicted_logprobs
+from tests.alignment.train.models import random_model
+
+TREES = [Tree((5, 6, 7), ((8, 9), (10, 11, 12))), Tree((), ((20, 21, 22, 23),))]
+
+
+@pytest.fixture
+def adapted():
+    """A function that gives a model with an adapter that matters, the same each time."""
+
+    def make(dropout=0.0):
+        model = random_model("qwen2")
+        use_packed_attention(model)
+        lora = LoraConfig(
+            r=4,
+            lora_alpha=12,
+            lora_dropout=dropout,
+            target_modules=["q_proj", "v_proj", "down_proj"],
+            task_type="CAUSAL_LM",
+        )
+        found = get_peft_model(model, lora)
+        torch.manual_seed(1)
+        for name, parameter in found.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.2)
+        return found.train()
+
+    return make
+
+
+def gradients(model, *, autocast=False):
+    """Log-probs of the trees and the adapter's gradients of their sum."""
+    torch.manual_seed(2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = predicted_logprobs(model, lay_out(TREES))
+    found.sum().backward()
+    return found.detach(), [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def assert_same(found, expected, *, rtol):
+    torch.testing.assert_close(found[0], expected[0], rtol=rtol, atol=rtol)
+    assert len(found[1]) == len(expected[1]) == 2 * 3 * 2
+    for own, other in zip(found[1], expected[1], strict=True):
+        assert own.dtype == torch.float32
+        assert (own - other).norm() <= rtol * other.norm()
+
+
+def test_a_fused_adapter_computes_the_same_also_with_dropout(adapted):
+    """The same random numbers are dropped; only the order of additions differs."""
+    expected = gradients(adapted(dropout=0.5))
+    fused = adapted(dropout=0.5)
+    fuse_adapters(fused)
+    assert_same(gradients(fused), expected, rtol=1e-5)
+
+
+def test_a_fused_adapter_computes_in_bfloat16_what_peft_does(adapted):
+    """A bfloat16 has 8 bits, 2^-8 = 0.004 of rounding in each of several products."""
+    expected = gradients(adapted(), autocast=True)
+    fused = adapted()
+    fuse_adapters(fused)
+    assert_same(gradients(fused, autocast=True), expected, rtol=0.03)
+
+
+def test_a_fused_adapter_can_still_be_switched_off(adapted):
+    fused = adapted()
+    fuse_adapters(fused)
+    with fused.disable_adapter(), torch.no_grad():
+        off = predicted_logprobs(fused, lay_out(TREES))
+    plain = random_model("qwen2")
+    use_packed_attention(plain)
+    with torch.no_grad():
+        assert torch.equal(off, predicted_logprobs(plain, lay_out(TREES)))
+
+
+def test_half_of_the_layers_keep_their_activations(adapted):
+    model = adapted()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute(model, 0.5)
+    layers = model.get_base_model().get_decoder().layers
+    assert [layer.gradient_checkpointing for layer in layers] == [False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own parts
+def test_compiled_layers_compute_the_same(adapted):
+    expected = gradients(adapted())
+    compiled = adapted()
+    compile_layers(compiled)
+    assert_same(gradients(compiled), expected, rtol=1e-4)
