@@ -1,0 +1,169 @@
+"""Both engines on the same rows, phase by phase: a table, results.json and speed.png.
+
+    python -m benchmarks.speed --model 7b --lengths real --out speed-7b
+    python -m benchmarks.speed --model 7b --phase dpo --engine packed --set compile=true
+
+Without `--engine` stock is measured, then packed. On a GPU the defaults are the seed's: NF4,
+bfloat16, checkpointing, 2 x 8 rows a step; on a CPU fp32 without any of them.
+"""
+
+import argparse
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import TypeAdapter
+
+from alignment.data.sieve import read_rows
+from alignment.records import PreferencePair
+from alignment.train.engine import Engine
+from alignment.train.settings import Batch
+from benchmarks.phases import Measured, Phase, Setup, matmul_limit, measure
+from benchmarks.workload import DISTRIBUTIONS, SHAPES, pairs_of, write_model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LIBRARIES = ("torch", "transformers", "trl", "peft")
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Measured]:
+    """Measure what the arguments say, print it and write it to `--out`."""
+    asked = _parser().parse_args(arguments)
+    setup = _setup(asked)
+    limit = matmul_limit(bf16=setup.bf16)
+    print(f"matmul limit here: {limit / 1e12:.2f} TFLOP/s")
+    found: list[Measured] = []
+    for phase in asked.phase or get_args(Phase):
+        pairs = _pairs(asked, setup)
+        for engine in _engines(asked):
+            found.append(measure(phase, engine, setup, pairs, limit=limit))
+            print(_row(found[-1]), flush=True)
+    _write(asked.out, asked, found, limit)
+    return found
+
+
+def figure(found: Sequence[Measured]) -> "Figure":
+    """Bars of tokens per second, a group for each phase, a colour for each engine."""
+    from matplotlib.figure import Figure
+
+    engines = list(dict.fromkeys(_name(row) for row in found))
+    phases = list(dict.fromkeys(row.phase for row in found))
+    drawn = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = drawn.subplots()
+    for at, engine in enumerate(engines):
+        rows = [row for row in found if _name(row) == engine]
+        places = [phases.index(row.phase) + at / (len(engines) + 1) for row in rows]
+        bars = axes.bar(
+            places,
+            [row.tokens_per_second for row in rows],
+            width=0.9 / (len(engines) + 1),
+            label=engine,
+        )
+        axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
+    axes.set_xticks([i + (len(engines) - 1) / 2 / (len(engines) + 1) for i in range(len(phases))])
+    axes.set_xticklabels(phases)
+    axes.set_ylabel("tokens per second")
+    axes.legend(frameon=False, fontsize=8)
+    return drawn
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser.add_argument("--model", default="tiny", help=f"{', '.join(SHAPES)}, or a folder")
+    parser.add_argument("--lengths", default="real", choices=DISTRIBUTIONS)
+    parser.add_argument("--data", type=Path, help="pairs as prepared by sft-dpo (JSON Lines)")
+    parser.add_argument("--phase", action="append", choices=get_args(Phase))
+    parser.add_argument("--engine", action="append", help="stock, packed; both by default")
+    parser.add_argument("--set", action="append", default=[], help="field=value of packed")
+    parser.add_argument("--steps", type=int, default=8, help="counted steps")
+    parser.add_argument("--warm-up", type=int, default=2)
+    parser.add_argument("--batch", default="2x8", help="rows a pass x passes a step")
+    parser.add_argument("--fp32", action="store_true", help="also on a GPU, and no NF4")
+    parser.add_argument("--bf16", action="store_true", help="also on a CPU")
+    parser.add_argument("--no-checkpointing", action="store_true")
+    parser.add_argument("--scratch", type=Path, default=Path("runs/benchmark-models"))
+    parser.add_argument("--out", type=Path, default=Path("runs/speed"))
+    return parser
+
+
+def _setup(asked: argparse.Namespace) -> Setup:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    per_device, accumulation = map(int, asked.batch.split("x"))
+    shape = asked.model in SHAPES
+    folder = write_model(asked.model, asked.scratch / asked.model) if shape else Path(asked.model)
+    return Setup(
+        model=folder,
+        bf16=asked.bf16 or (cuda and not asked.fp32),
+        nf4=cuda and not asked.fp32,
+        checkpointing=cuda and not asked.no_checkpointing,
+        batch=Batch(per_device=per_device, accumulation=accumulation),
+        steps=asked.steps,
+        warm_up=asked.warm_up,
+    )
+
+
+def _pairs(asked: argparse.Namespace, setup: Setup) -> list[PreferencePair]:
+    count = (setup.steps + setup.warm_up) * setup.batch.effective
+    if asked.data is None:
+        return list(pairs_of(asked.lengths, count, seed=0))
+    rows = list(read_rows(asked.data, PreferencePair))
+    return [rows[i % len(rows)] for i in range(count)]
+
+
+def _engines(asked: argparse.Namespace) -> list[Engine]:
+    adapter: TypeAdapter[Engine] = TypeAdapter(Engine)
+    options = dict(pair.split("=", 1) for pair in asked.set)
+    return [
+        adapter.validate_python({"name": name, **(options if name == "packed" else {})})
+        for name in asked.engine or ("stock", "packed")
+    ]
+
+
+def _name(row: Measured) -> str:
+    """The engine and what of it is not as usual."""
+    usual = TypeAdapter(Engine).validate_python({"name": row.engine["name"]}).model_dump()
+    changed = [f"{key}={value}" for key, value in row.engine.items() if value != usual[key]]
+    return " ".join([row.engine["name"], *changed])
+
+
+def _row(row: Measured) -> str:
+    peak = "-" if row.peak_gib is None else f"{row.peak_gib:.1f} GiB"
+    return (
+        f"{row.phase:8} {_name(row):40} {row.tokens_per_second:10,.0f} tokens/s "
+        f"{row.rows_per_second:8.2f} rows/s {peak:>10} {row.limit_share:7.1%} of the limit"
+    )
+
+
+def _write(out: Path, asked: argparse.Namespace, found: Sequence[Measured], limit: float) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    about: dict[str, Any] = {
+        "machine": _machine(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "arguments": {key: str(value) for key, value in vars(asked).items()},
+        "matmul_limit": limit,
+    }
+    results = [row.model_dump() for row in found]
+    (out / "results.json").write_text(json.dumps({**about, "results": results}, indent=2))
+    if find_spec("matplotlib") is None:
+        print("matplotlib is not installed: no speed.png")
+        return
+    figure(found).savefig(out / "speed.png", dpi=120)
+
+
+def _machine() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    main()

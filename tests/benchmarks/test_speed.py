@@ -1,0 +1,48 @@
+"""The benchmark at a size that says nothing about speed: that it runs, and counts right."""
+
+import json
+import random
+
+import pytest
+
+from alignment.train.logprobs import encode
+from benchmarks.speed import main
+from benchmarks.workload import DISTRIBUTIONS, pairs_of, tokenizer
+
+
+def test_rows_have_exactly_the_lengths_that_were_drawn():
+    """Prompt with the reply's opening, and each reply with its end-of-turn token."""
+    draw, words = random.Random(0), tokenizer()
+    for pair in pairs_of("short", 20, seed=0):
+        lengths = DISTRIBUTIONS["short"](draw)
+        for reply, expected in ((pair.chosen, lengths.chosen), (pair.rejected, lengths.rejected)):
+            row = encode(words, pair.prompt, reply, max_length=4096)
+            assert (len(row.prompt), len(row.reply)) == (lengths.prompt, expected)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("speed")
+    places = ["--scratch", str(folder / "models"), "--out", str(folder / "out")]
+    sizes = ["--lengths", "short", "--steps", "1", "--warm-up", "1", "--batch", "2x2"]
+    return main([*places, *sizes]), folder / "out"
+
+
+def test_both_engines_are_measured_on_the_same_rows_in_every_phase(results):
+    found, _ = results
+    assert [(row.phase, row.engine["name"]) for row in found] == [
+        (phase, engine) for phase in ("sft", "dpo", "scoring") for engine in ("stock", "packed")
+    ]
+    for stock, packed in zip(found[::2], found[1::2], strict=True):
+        assert stock.tokens_per_second * stock.seconds == pytest.approx(
+            packed.tokens_per_second * packed.seconds
+        ), "as many tokens"
+        assert packed.losses[:1] == pytest.approx(stock.losses[:1], rel=1e-4)
+
+
+def test_numbers_and_picture_are_written(results):
+    found, out = results
+    written = json.loads((out / "results.json").read_text())
+    assert [row["seconds"] for row in written["results"]] == [row.seconds for row in found]
+    assert written["matmul_limit"] > 0
+    assert (out / "speed.png").read_bytes().startswith(b"\x89PNG")
