@@ -15,10 +15,10 @@ from alignment.train.batches import split
 logger = logging.getLogger(__name__)
 
 CPU_TOKENS = 1024
-"""A few GB of activations for a model of 135 M parameters; more tokens are no faster there."""
+"""A step of sixteen short rows in one or two passes; bounds the memory of longer ones."""
 
 CUDA_TOKENS = 16384
-"""Where the speed of a 7B model on one H100 stops rising."""
+"""The most that was tried with a 7B model on one H100; from there on matmuls are large enough."""
 
 PROBES = (2048, 4096)
 """Tokens of the two passes that measure memory."""
