@@ -1,8 +1,9 @@
 """The chain: a config becomes steps in the order they run.
 
-    data -> SFT -> merge -> for each round: pairs -> DPO -> merge -> evaluation -> report
+    data -> SFT -> hand-over -> for each round: pairs -> DPO -> hand-over -> evaluation -> report
 
-Rounds are a fold: each starts from the merge of the one before. Steps name their parents by
+A hand-over merges the stage's adapter or stacks it; the steps after it do not know which.
+Rounds are a fold: each starts from the hand-over of the one before. Steps name their parents by
 key, so the whole chain with all its keys exists before anything runs, and `plan`, `run` and a
 scheduler cannot disagree about it.
 """
@@ -11,13 +12,16 @@ from collections.abc import Iterator
 
 from alignment.config import AdapterSft, PipelineConfig, TrainedSft
 from alignment.data.prepare import Lengths, PairSetConfig
+from alignment.models.merge import Merge
 from alignment.records import Frozen, digest_of
 from alignment.stages import (
     EvaluateModel,
+    HandOver,
     MergeAdapter,
     OpenBase,
     PrepareConversations,
     PreparePairs,
+    StackAdapter,
     Step,
     TrainDpo,
     TrainSft,
@@ -34,7 +38,7 @@ class Round(Frozen):
 
     pairs: PreparePairs
     train: TrainDpo
-    merge: MergeAdapter
+    hand_over: HandOver
     evaluate: EvaluateModel
 
 
@@ -42,7 +46,7 @@ class Control(Frozen):
     """The steps of the control: plain SFT in place of the rounds."""
 
     train: TrainSft
-    merge: MergeAdapter
+    hand_over: HandOver
     evaluate: EvaluateModel
 
 
@@ -53,7 +57,7 @@ class Chain(Frozen):
     held_out: PreparePairs | None
     conversations: PrepareConversations | None
     sft: TrainSft | UseAdapter | None
-    merge: MergeAdapter
+    hand_over: HandOver
     evaluate_base: EvaluateModel
     evaluate_sft: EvaluateModel
     rounds: tuple[Round, ...]
@@ -66,12 +70,12 @@ class Chain(Frozen):
         yield from (round_.pairs for round_ in self.rounds)
         if self.sft is not None:
             yield self.sft
-        yield self.merge
+        yield self.hand_over
         yield from (self.evaluate_base, self.evaluate_sft)
         for round_ in self.rounds:
-            yield from (round_.train, round_.merge, round_.evaluate)
+            yield from (round_.train, round_.hand_over, round_.evaluate)
         if self.control is not None:
-            yield from (self.control.train, self.control.merge, self.control.evaluate)
+            yield from (self.control.train, self.control.hand_over, self.control.evaluate)
 
     def evaluations(self) -> tuple[EvaluateModel, ...]:
         """Every evaluation in the order of the table: base, SFT, rounds, control."""
@@ -113,27 +117,26 @@ class _Weaver:
         conversations = self._conversations()
         pairs = [self._pairs(number) for number in range(1, len(config.rounds) + 1)]
         shown = tuple(step.key for step in (held_out, *pairs) if step is not None)
-        sft = self._sft(conversations)
-        probe = (conversations.key,) if conversations else shown
-        merge = self._merge("sft", self._base, sft, probe, bf16=self._sft_bf16())
+        sft = self._sft(conversations, shown)
+        start = self._hand_over("sft", self._base, sft, bf16=self._sft_bf16())
         evaluate_base = self._evaluate("base", self._base, shown)
         label = "sft" if sft is not None else "no sft"
-        evaluate_sft = self._evaluate(label, merge, shown, evaluate_base, evaluate_base)
+        evaluate_sft = self._evaluate(label, start, shown, evaluate_base, evaluate_base)
         rounds: list[Round] = []
-        model, parent = merge, evaluate_sft
+        model, parent = start, evaluate_sft
         for number, data in enumerate(pairs, start=1):
             rounds.append(self._round(number, data, model, shown, evaluate_base, parent))
-            model, parent = rounds[-1].merge, rounds[-1].evaluate
+            model, parent = rounds[-1].hand_over, rounds[-1].evaluate
         return Chain(
             base=self._base,
             held_out=held_out,
             conversations=conversations,
             sft=sft,
-            merge=merge,
+            hand_over=start,
             evaluate_base=evaluate_base,
             evaluate_sft=evaluate_sft,
             rounds=tuple(rounds),
-            control=self._control(pairs, merge, shown, evaluate_base, evaluate_sft),
+            control=self._control(pairs, start, shown, evaluate_base, evaluate_sft),
         )
 
     # --- data ---
@@ -185,7 +188,9 @@ class _Weaver:
 
     # --- models ---
 
-    def _sft(self, conversations: PrepareConversations | None) -> TrainSft | UseAdapter | None:
+    def _sft(
+        self, conversations: PrepareConversations | None, shown: tuple[str, ...]
+    ) -> TrainSft | UseAdapter | None:
         sft = self._config.sft
         if isinstance(sft, TrainedSft):
             assert conversations is not None
@@ -198,7 +203,14 @@ class _Weaver:
                 watched=self._watched(conversations.key),
             )
         if isinstance(sft, AdapterSft) and sft.present():
-            return UseAdapter(name="sft", path=sft.path, digest=sft.digest(), policy=self._base.key)
+            return UseAdapter(
+                name="sft",
+                path=sft.path,
+                digest=sft.digest(),
+                policy=self._base.key,
+                probe=shown,
+                bf16=self._sft_bf16(),
+            )
         return None
 
     def _sft_bf16(self) -> bool:
@@ -225,9 +237,9 @@ class _Weaver:
             data=pairs.key,
             watched=self._watched(pairs.key),
         )
-        merge = self._merge(train.name, policy, train, (pairs.key,), bf16=train.config.bf16)
-        evaluate = self._evaluate(f"round {number}", merge, shown, base, parent)
-        return Round(pairs=pairs, train=train, merge=merge, evaluate=evaluate)
+        after = self._hand_over(train.name, policy, train, bf16=train.config.bf16)
+        evaluate = self._evaluate(f"round {number}", after, shown, base, parent)
+        return Round(pairs=pairs, train=train, hand_over=after, evaluate=evaluate)
 
     def _control(
         self,
@@ -255,23 +267,22 @@ class _Weaver:
             data=data,
             watched=self._watched(*data),
         )
-        merge = self._merge("control", policy, train, data, bf16=train.config.bf16)
+        after = self._hand_over("control", policy, train, bf16=train.config.bf16)
         return Control(
             train=train,
-            merge=merge,
-            evaluate=self._evaluate("control", merge, shown, base, parent),
+            hand_over=after,
+            evaluate=self._evaluate("control", after, shown, base, parent),
         )
 
-    def _merge(
-        self, name: str, policy: Step, adapter: Step | None, probe: tuple[str, ...], *, bf16: bool
-    ) -> MergeAdapter:
-        return MergeAdapter(
-            name=f"merge-{name}",
-            config=self._config.compose,
+    def _hand_over(self, name: str, policy: Step, adapter: Step | None, *, bf16: bool) -> HandOver:
+        config = self._config.compose
+        kind = MergeAdapter if isinstance(config, Merge) else StackAdapter
+        return kind(
+            name=f"{config.name}-{name}",
+            config=config,
             policy=policy.key,
             adapter=adapter.key if adapter else None,
-            probe=probe,
-            probe_dtype="bfloat16" if bf16 else "float32",
+            dtype="bfloat16" if bf16 else "float32",
         )
 
     def _evaluate(

@@ -17,9 +17,10 @@ from pydantic import BaseModel, Field, PositiveFloat, ValidationError
 from alignment.data.prepare import ConversationSetConfig, PairSetConfig
 from alignment.errors import ConfigError
 from alignment.evaluate.suite import EvaluationConfig
-from alignment.models.load import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
+from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
 from alignment.models.merge import Merge
 from alignment.models.sources import ModelSource
+from alignment.models.stack import Stack
 from alignment.records import Frozen, Quantisation, digest_of
 from alignment.store import file_sha256
 from alignment.train.dpo import DpoConfig
@@ -68,6 +69,9 @@ class NoSft(Frozen):
 Sft = Annotated[TrainedSft | AdapterSft | NoSft, Field(discriminator="name")]
 
 
+Compose = Annotated[Merge | Stack, Field(discriminator="name")]
+
+
 class RoundConfig(Frozen):
     """One DPO round: its pairs, and its settings where they differ from `dpo`."""
 
@@ -109,7 +113,7 @@ class PipelineConfig(Frozen):
     rounds: tuple[RoundConfig, ...] = Field(
         default=(), description="The DPO rounds, in order; each starts from the one before."
     )
-    compose: Merge = Field(
+    compose: Compose = Field(
         default=Merge(), description="How a stage's adapter is handed to the next stage."
     )
     control: ControlConfig | None = Field(

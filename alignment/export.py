@@ -70,8 +70,8 @@ def _folder(store: Store, record: StageRecord) -> Path:
 
 
 def _model(record: StageRecord) -> ModelRef:
-    if record.stage not in ("base", "merge"):
+    if record.stage not in ("base", "merge", "stack"):
         raise UsageError(
-            f"{record.name!r} is not a model. Name a base or a merge, such as merge-dpo-1."
+            f"{record.name!r} is not a model. Name a base, a merge or a stack, such as merge-dpo-1."
         )
     return ModelRef.model_validate(record.output)

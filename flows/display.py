@@ -24,6 +24,7 @@ NOMINAL = {
     "sft": 60.0,
     "dpo": 80.0,
     "merge": 15.0,
+    "stack": 5.0,
     "evaluate": 55.0,
 }
 """Seconds by kind of step, of the practice run on two cores: only their ratio is used, and only
@@ -136,6 +137,7 @@ SHOWN = {
     "sft": ("loss", "eval_loss"),
     "dpo": ("loss", "eval_rewards/accuracies", "eval_rewards/margins"),
     "merge": ("kept_share", "kl"),
+    "stack": ("mean_abs_logprob", "kl"),
     "evaluate": ("pass_rate", "preference_accuracy", "margin"),
     "pairs": ("kept", "held_out", "quarantined"),
     "conversations": ("kept", "held_out", "quarantined"),

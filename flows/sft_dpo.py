@@ -121,16 +121,16 @@ def run_steps(plan: Chain, run: Run) -> list[StageRecord]:
     for round_ in plan.rounds:
         stage(prepare_pairs, round_.pairs)
     stage(sft, plan.sft)
-    stage(merge, plan.merge)
+    stage(merge, plan.hand_over)
     stage(evaluate, plan.evaluate_base)
     stage(evaluate, plan.evaluate_sft)
     for round_ in plan.rounds:
         stage(dpo, round_.train)
-        stage(merge, round_.merge)
+        stage(merge, round_.hand_over)
         stage(evaluate, round_.evaluate)
     if plan.control is not None:
         stage(sft, plan.control.train)
-        stage(merge, plan.control.merge)
+        stage(merge, plan.control.hand_over)
         stage(evaluate, plan.control.evaluate)
     return records
 

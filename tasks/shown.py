@@ -34,6 +34,7 @@ HEADLINES: Mapping[str, tuple[str, ...]] = {
     "sft": ("loss", "eval_loss"),
     "dpo": ("loss", "eval_rewards/accuracies", "eval_rewards/margins"),
     "merge": ("kept_share", "kl"),
+    "stack": ("mean_abs_logprob", "kl"),
     "evaluate": ("pass_rate", "preference_accuracy", "margin"),
 }
 ADAPTERS = {"sft", "dpo", "adapter"}

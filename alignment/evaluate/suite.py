@@ -14,9 +14,9 @@ from pydantic import Field, PositiveInt
 
 from alignment.data.prepare import PairSetConfig
 from alignment.data.verifiers import VerifiablePrompt, Verifier
-from alignment.evaluate.fidelity import probe_rows
 from alignment.evaluate.generate import generate
 from alignment.evaluate.metrics import summarise
+from alignment.evaluate.probe import probe_rows
 from alignment.models.load import LoadedModel
 from alignment.progress import Progress
 from alignment.records import EvalReport, Frozen, Generation, Message, PairScore, PreferencePair

@@ -1,21 +1,19 @@
-"""A `ModelRef` becomes a model in memory.
+"""A `ModelRef` becomes a model in memory: its base, perhaps quantised, and its adapters, frozen.
 
-Not here: creating adapters for training (TRL does, from a `peft_config`), merging (`merge.py`).
+Not here: creating adapters for training (TRL does, from a `peft_config`), merging (`merge.py`),
+how a frozen adapter takes part in a layer (`stack.py`).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignment.errors import ModelError
-from alignment.records import AdapterRef, BaseRef, ModelRef, Quantisation
+from alignment.models.stack import attach
+from alignment.records import BaseRef, ModelRef, Quantisation
 from alignment.store import Store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class LoadedModel:
 
 
 def open_model(ref: ModelRef, store: Store, *, dtype: str, quantised: bool = True) -> LoadedModel:
-    """Load a reference: its base, quantised as it says, with its adapters on top.
+    """Load a reference: its base, quantised as it says, its adapters frozen in its layers.
 
     Args:
         ref: what to load.
@@ -41,8 +39,7 @@ def open_model(ref: ModelRef, store: Store, *, dtype: str, quantised: bool = Tru
     """
     quantisation = ref.quantisation if quantised else None
     model = load_base(base_folder(ref.base, store), dtype=dtype, quantisation=quantisation)
-    for adapter in ref.adapters:
-        model = load_adapter(model, store.path(adapter.uri))
+    attach(model, [store.path(adapter.uri) for adapter in ref.adapters])
     return LoadedModel(model=model.eval(), tokenizer=open_tokenizer(ref, store), ref=ref)
 
 
@@ -111,84 +108,6 @@ def quantisation_arguments(quantisation: Quantisation) -> dict[str, Any]:
         "bnb_4bit_use_double_quant": quantisation.double,
         "bnb_4bit_compute_dtype": quantisation.compute_dtype,
     }
-
-
-def load_adapter(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
-    """A model with the LoRA adapter of a folder on it, for inference.
-
-    PEFT only warns when weights are missing from the file; here that is an error.
-
-    Raises:
-        ModelError: the folder has no adapter, or not all of it.
-    """
-    from peft import PeftModel
-    from safetensors import safe_open
-
-    check_adapter(folder)
-    loaded: Any = PeftModel.from_pretrained(model, folder)
-    with safe_open(folder / ADAPTER_WEIGHTS, framework="numpy") as tensors:
-        stored = len(tensors.keys())
-    expected = sum("lora_" in name for name, _ in loaded.named_parameters())
-    if stored != expected:
-        raise ModelError(
-            f"{folder} holds {stored} LoRA tensors, the model takes {expected}: "
-            "the adapter belongs to another model or is incomplete."
-        )
-    adapted: PreTrainedModel = loaded
-    return adapted
-
-
-def check_adapter(folder: Path) -> None:
-    """Refuse an adapter folder that is incomplete or damaged.
-
-    Raises:
-        ModelError: saying which file is missing or damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (folder / name).is_file():
-            raise ModelError(
-                f"the adapter folder {folder} has no {name}. Point to a folder written by "
-                "save_pretrained, with safetensors weights."
-            )
-    try:
-        with safe_open(folder / ADAPTER_WEIGHTS, framework="numpy"):
-            pass
-    except SafetensorError as error:
-        raise ModelError(
-            f"{folder / ADAPTER_WEIGHTS} is damaged ({' '.join(str(error).split())[:120]}). "
-            "A damaged adapter is never replaced by the base model: fetch or train it again."
-        ) from error
-
-
-def describe_adapter(folder: Path, *, uri: str, stage: str, trained_on: str) -> AdapterRef:
-    """The reference to an adapter folder.
-
-    Raises:
-        ModelError: the adapter is damaged, or of a kind whose delta is not (alpha / r) * B A.
-    """
-    import json
-
-    from alignment.store import file_sha256
-
-    check_adapter(folder)
-    config = json.loads((folder / ADAPTER_CONFIG).read_text())
-    for option in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"):
-        if config.get(option):
-            raise ModelError(
-                f"{folder} uses {option}, which this pipeline cannot merge exactly. "
-                "Use a plain LoRA adapter."
-            )
-    return AdapterRef(
-        uri=uri,
-        sha256=file_sha256(folder / ADAPTER_WEIGHTS),
-        stage=stage,
-        r=config["r"],
-        alpha=config["lora_alpha"],
-        target_modules=tuple(sorted(config["target_modules"])),
-        trained_on=trained_on,
-    )
 
 
 def _keep_nf4_trainable_on_cpu(model: "PreTrainedModel") -> None:

@@ -10,13 +10,20 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
-from alignment.models.load import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_folder, check_adapter
+from alignment.models.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    Factors,
+    check_adapter,
+    read_factors,
+)
+from alignment.models.load import base_folder
 from alignment.models.sources import tokenizer_files
 from alignment.progress import Progress
 from alignment.records import AdapterRef, BaseRef, Frozen, ModelRef
@@ -38,6 +45,12 @@ class Merge(Frozen):
         default="bfloat16",
         description="Of the weights written. bfloat16 halves the folder and loses the part of "
         "the training that the record calls 1 - kept_share; float32 loses nothing.",
+    )
+    max_kl: PositiveFloat = Field(
+        default=0.3,
+        description="Largest mean KL of the merged model, as the next stage loads it, from the one "
+        "that was trained, nats per token of a probe; beyond it the run stops. Measured on "
+        "SmolLM2-135M, merged in bfloat16 and quantised again: 0.05-0.12; training lost: 0.57.",
     )
 
 
@@ -95,8 +108,7 @@ def _merged(origin: Path, folders: Sequence[Path], progress: Progress) -> "PreTr
 @contextlib.contextmanager
 def _with_base(adapter: Path, base: Path) -> Iterator[Path]:
     """A stand-in for an adapter folder whose config names the base to load, for AutoPeft."""
-    check_adapter(adapter)
-    settings = json.loads((adapter / ADAPTER_CONFIG).read_text())
+    settings = check_adapter(adapter)
     settings["base_model_name_or_path"] = str(base.absolute())
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -116,11 +128,12 @@ def _kept_share(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parameters = dict(model.named_parameters())
+    adapters = [read_factors(one) for one in folders]
     along = exact = 0.0
     for file in weight_files(origin):
         with safe_open(file, framework="pt") as tensors:
             for name in sorted(set(tensors.keys()) & parameters.keys()):
-                delta = _delta(name, folders, device)
+                delta = _delta(name, adapters, device)
                 if delta is None:
                     continue
                 written = parameters[name].data.to(device, dtype).float()
@@ -130,24 +143,15 @@ def _kept_share(
     return along / exact if exact else 1.0
 
 
-def _delta(name: str, folders: Sequence[Path], device: "torch.device") -> "Tensor | None":
+def _delta(
+    name: str, adapters: Sequence[Mapping[str, Factors]], device: "torch.device"
+) -> "Tensor | None":
     """The fp32 sum of all adapters' deltas of one weight, or None where there is none."""
     total = None
-    for delta in _deltas(name, folders, device):
+    for adapter in adapters:
+        factors = adapter.get(name.removesuffix(".weight"))
+        if factors is None:
+            continue
+        delta = factors.b.to(device) @ factors.a.to(device)
         total = delta if total is None else total + delta
     return total
-
-
-def _deltas(name: str, folders: Sequence[Path], device: "torch.device") -> "Iterator[Tensor]":
-    from safetensors import safe_open
-
-    module = f"base_model.model.{name.removesuffix('.weight')}"
-    for folder in folders:
-        settings = json.loads((folder / ADAPTER_CONFIG).read_text())
-        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as tensors:
-            key = f"{module}.lora_A.weight"
-            if key not in tensors.keys():  # noqa: SIM118 (not a dict)
-                continue
-            a = tensors.get_tensor(key).to(device).float()
-            b = tensors.get_tensor(key.replace("lora_A", "lora_B")).to(device).float()
-            yield (settings["lora_alpha"] / settings["r"]) * (b @ a)

@@ -124,7 +124,7 @@ def _notes(records: Iterable[StageRecord]) -> tuple[str, ...]:
     return tuple(
         f"{record.name}: {note}"
         for record in records
-        if record.stage in ("merge", "adapter")
+        if record.stage in ("merge", "stack", "adapter")
         for note in record.notes
     )
 

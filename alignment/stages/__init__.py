@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter
 from alignment.stages.base import OpenBase
 from alignment.stages.data import PrepareConversations, PreparePairs
 from alignment.stages.evaluation import EvaluateModel
-from alignment.stages.merge import MergeAdapter
+from alignment.stages.hand_over import HandOver, MergeAdapter, StackAdapter
 from alignment.stages.step import Context, Outcome, Step
 from alignment.stages.training import TrainDpo, TrainSft, UseAdapter
 
@@ -23,6 +23,7 @@ AnyStep = Annotated[
     | TrainSft
     | TrainDpo
     | MergeAdapter
+    | StackAdapter
     | EvaluateModel,
     Field(discriminator="stage"),
 ]
@@ -37,11 +38,13 @@ def read_step(text: str) -> Step:
 __all__ = [
     "Context",
     "EvaluateModel",
+    "HandOver",
     "MergeAdapter",
     "OpenBase",
     "Outcome",
     "PrepareConversations",
     "PreparePairs",
+    "StackAdapter",
     "Step",
     "TrainDpo",
     "TrainSft",

@@ -1,10 +1,15 @@
-"""The steps that make an adapter: SFT, a DPO round, or taking one from elsewhere."""
+"""The steps that make an adapter: SFT, a DPO round, or taking one from elsewhere.
 
+Each leaves `adapter/` and a probe of the model with that adapter, which the hand-over is held
+against.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from alignment.data.sieve import read_rows
-from alignment.records import ModelRef, PreferencePair
+from alignment.records import Conversation, DataRef, PreferencePair
 from alignment.stages.step import (
     Context,
     Key,
@@ -16,8 +21,12 @@ from alignment.stages.step import (
     model_of,
     rows_of,
 )
+from alignment.store import Store
 from alignment.train.dpo import DpoConfig, train_dpo
 from alignment.train.sft import SftConfig, TrainingSummary, train_sft
+
+if TYPE_CHECKING:
+    from alignment.models.load import LoadedModel
 
 
 class TrainSft(Step):
@@ -27,6 +36,7 @@ class TrainSft(Step):
     """
 
     stage: Literal["sft"] = "sft"
+    version = 2
     config: SftConfig
     policy: Key
     data: tuple[Key, ...]
@@ -34,27 +44,26 @@ class TrainSft(Step):
 
     def build(self, context: Context) -> Outcome:
         """Train and write the adapter."""
-        from alignment.models.load import open_model
-
-        policy = model_of(context.store, self.policy)
+        policy = _open(context.store, self.policy, bf16=self.config.bf16)
         sets = [data_of(context.store, key) for key in self.data]
         watched = [data_of(context.store, key) for key in self.watched]
         summary = train_sft(
             self.config,
-            policy=open_model(policy, context.store, dtype=_dtype(bf16=self.config.bf16)),
+            policy=policy,
             conversations=conversations_of(context.store, sets, "train"),
             held_out=conversations_of(context.store, watched, "held_out"),
             seed=self.seed,
             workspace=context.workspace,
             progress=context.progress,
         )
-        return _trained(self, context, policy, summary)
+        return _trained(self, context, policy, summary, sets)
 
 
 class TrainDpo(Step):
     """Train the adapter of one DPO round; `watched` as in `TrainSft`."""
 
     stage: Literal["dpo"] = "dpo"
+    version = 2
     config: DpoConfig
     policy: Key
     data: Key
@@ -62,64 +71,91 @@ class TrainDpo(Step):
 
     def build(self, context: Context) -> Outcome:
         """Train and write the adapter."""
-        from alignment.models.load import open_model
-
-        policy = model_of(context.store, self.policy)
+        policy = _open(context.store, self.policy, bf16=self.config.bf16)
         data = data_of(context.store, self.data)
         watched = [data_of(context.store, key) for key in self.watched]
         summary = train_dpo(
             self.config,
-            policy=open_model(policy, context.store, dtype=_dtype(bf16=self.config.bf16)),
+            policy=policy,
             pairs=list(read_rows(context.store.path(data.train), PreferencePair)),
             held_out=list(rows_of(context.store, watched, "held_out", PreferencePair)),
             seed=self.seed,
             workspace=context.workspace,
             progress=context.progress,
         )
-        return _trained(self, context, policy, summary)
+        return _trained(self, context, policy, summary, [data])
 
 
 class UseAdapter(Step):
-    """Take an SFT adapter that was trained elsewhere."""
+    """Take an SFT adapter that was trained elsewhere.
+
+    `probe` are the sets whose rows the model is probed on.
+    """
 
     stage: Literal["adapter"] = "adapter"
-    in_child: ClassVar[bool] = False
+    version = 2
     path: Path
     digest: str
     policy: Key
+    probe: tuple[Key, ...]
+    bf16: bool
 
     def build(self, context: Context) -> Outcome:
-        """Check the adapter and copy it into the store."""
+        """Check the adapter, copy it into the store and probe the model it makes."""
         import shutil
 
-        from alignment.models.load import ADAPTER_CONFIG, ADAPTER_WEIGHTS, describe_adapter
+        from alignment.evaluate.probe import PROBE_FILE, last_replies, probe_rows, take_probe
+        from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, describe_adapter
+        from alignment.models.stack import attach
 
         folder = context.workspace.out / "adapter"
         folder.mkdir(exist_ok=True)
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             shutil.copy(self.path / name, folder / name)
-        policy = model_of(context.store, self.policy)
+        policy = _open(context.store, self.policy, bf16=self.bf16)
         uri = f"store:{self.key}/adapter"
-        ref = describe_adapter(folder, uri=uri, stage=self.name, trained_on=policy.ref_hash)
+        ref = describe_adapter(folder, uri=uri, stage=self.name, trained_on=policy.ref.ref_hash)
+        attach(policy.model, [folder])
+        sets = [data_of(context.store, key) for key in self.probe]
+        rows = probe_rows(last_replies(policy.tokenizer, _probed(context.store, sets)))
+        take_probe(policy.model, rows).save(context.workspace.out / PROBE_FILE)
         return Outcome(output=as_json(ref), notes=(f"adapter taken from {self.path}",))
 
 
-def _trained(step: Step, context: Context, policy: ModelRef, summary: TrainingSummary) -> Outcome:
-    from alignment.models.load import describe_adapter
+def _open(store: Store, key: str, *, bf16: bool) -> "LoadedModel":
+    from alignment.models.load import open_model
 
+    return open_model(model_of(store, key), store, dtype="bfloat16" if bf16 else "float32")
+
+
+def _trained(
+    step: TrainSft | TrainDpo,
+    context: Context,
+    policy: "LoadedModel",
+    summary: TrainingSummary,
+    sets: Sequence[DataRef],
+) -> Outcome:
+    from alignment.evaluate.probe import PROBE_FILE, last_replies, leave_probe, probe_rows
+    from alignment.models.adapters import describe_adapter
+
+    out = context.workspace.out
     ref = describe_adapter(
-        context.workspace.out / "adapter",
+        out / "adapter",
         uri=f"store:{step.key}/adapter",
         stage=step.name,
-        trained_on=policy.ref_hash,
+        trained_on=policy.ref.ref_hash,
     )
+    rows = probe_rows(last_replies(policy.tokenizer, _probed(context.store, sets)))
+    gap = leave_probe(policy.model, rows, out / PROBE_FILE, bf16=step.config.bf16)
     share = 100 * summary.trainable / summary.parameters
+    note = f"{summary.trainable:,} of {summary.parameters:,} parameters trained ({share:.2f} %)"
     metrics = {"steps": float(summary.steps), "loss": summary.loss, **summary.evaluation}
     if summary.tokens_per_micro_batch is not None:
         metrics["tokens_per_micro_batch"] = float(summary.tokens_per_micro_batch)
-    note = f"{summary.trainable:,} of {summary.parameters:,} parameters trained ({share:.2f} %)"
+    metrics["freezing_gap"] = gap
     return Outcome(output=as_json(ref), metrics=metrics, notes=(note,))
 
 
-def _dtype(*, bf16: bool) -> str:
-    return "bfloat16" if bf16 else "float32"
+def _probed(store: Store, sets: Sequence[DataRef]) -> list[Conversation]:
+    """What a model is probed on: held-out rows, or those of training where none are held out."""
+    return conversations_of(store, sets, "held_out") or conversations_of(store, sets, "train")

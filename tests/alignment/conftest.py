@@ -78,7 +78,7 @@ def make_adapter(tiny_model_folder, tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from alignment.models.load import describe_adapter
+    from alignment.models.adapters import describe_adapter
 
     def make(name, *, seed, scale=0.2, r=4, alpha=8, trained_on="", **options):
         torch.manual_seed(seed)

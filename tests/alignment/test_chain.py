@@ -65,8 +65,8 @@ def test_two_rounds_and_a_control_are_eighteen_steps(tiny_settings):
 def test_round_two_starts_from_round_one(tiny_settings):
     names = chain(PipelineConfig.model_validate(tiny_settings))
     first, second = names.rounds
-    assert first.train.policy == names.merge.key
-    assert second.train.policy == first.merge.key
+    assert first.train.policy == names.hand_over.key
+    assert second.train.policy == first.hand_over.key
     assert second.evaluate.parent == first.evaluate.key
 
 
@@ -137,6 +137,22 @@ def test_what_a_run_without_sft_leaves_out(tiny_settings):
     names = keys(tiny_settings)
     assert not {"sft", "conversations", "control"} & names.keys()
     assert "merge-sft" in names
+
+
+def test_one_value_switches_from_merging_to_stacking(tiny_settings, changed):
+    """Data and the SFT training stay; whatever comes after the first hand-over is another."""
+    before = set(keys(tiny_settings))
+
+    def change(settings):
+        settings["compose"] = {"name": "stack"}
+
+    stacks = {name.replace("merge-", "stack-") for name in before if name.startswith("merge-")}
+    kept = before - changed(change)
+    assert kept == {
+        *("base", "conversations", "pairs-1", "pairs-2", "pairs-evaluation", "sft"),
+        "evaluate-base",
+    }
+    assert stacks <= set(keys(tiny_settings))
 
 
 # --- an SFT adapter from elsewhere -------------------------------------------------------------

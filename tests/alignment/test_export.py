@@ -73,7 +73,9 @@ def test_a_folder_that_cannot_be_written_is_a_usage_error(finished, tmp_path):
 
 
 def test_a_record_that_is_no_model_says_what_to_name_instead(finished, tmp_path):
-    with pytest.raises(UsageError, match=r"'pairs-1' is not a model\. Name a base or a merge"):
+    with pytest.raises(
+        UsageError, match=r"'pairs-1' is not a model\. Name a base, a merge or a stack"
+    ):
         export(finished.store, finished.records["pairs-1"], tmp_path / "out")
     with pytest.raises(UsageError, match="such as merge-dpo-1"):
         open_for_chat(finished.store, finished.records["sft"], max_new_tokens=4)

@@ -107,8 +107,7 @@ def test_an_unexpected_error_in_a_child_names_its_last_words_and_the_log(store, 
         config=Merge(),
         policy=base.key,
         adapter=None,
-        probe=(),
-        probe_dtype="float32",
+        dtype="float32",
     )
     log = store.root / "logs" / f"{merge.key}.log"
     with pytest.raises(AlignmentError, match=f"'merge-sft' failed: .*Log: {log}") as caught:

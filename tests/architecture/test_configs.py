@@ -102,4 +102,5 @@ def test_each_round_starts_from_the_merge_before_in_bfloat16(seed):
     assert seed["dpo-1"].parents["policy"] == seed["merge-sft"].key
     assert seed["dpo-2"].parents["policy"] == seed["merge-dpo-1"].key
     assert seed["dpo-3"].parents["policy"] == seed["merge-dpo-2"].key
-    assert seed["merge-dpo-1"].settings["config"] == {"name": "merge", "dtype": "bfloat16"}
+    compose = seed["merge-dpo-1"].settings["config"]
+    assert (compose["name"], compose["dtype"]) == ("merge", "bfloat16")

@@ -1,96 +1,77 @@
-import math
+"""Hand-overs on the tiny model: what is recorded, what warns and what stops the run."""
 
 import pytest
 import torch
 
-from alignment.evaluate.fidelity import PROBE_TOKENS, distance, hand_over, probe_rows
+from alignment.errors import TrainingError
+from alignment.evaluate.fidelity import Place, hand_over, kept_notes
+from alignment.evaluate.probe import last_replies, probe_rows, take_probe
 from alignment.models.merge import Merge
+from alignment.models.stack import Stack
 from alignment.progress import Progress
 from alignment.records import Quantisation
 from alignment.store import Store
-from alignment.train.logprobs import Completion, encode, reply_distributions
 
-
-def of_length(tokens):
-    return Completion((1,), (2,) * tokens)
-
-
-def test_a_probe_is_as_many_replies_as_have_512_tokens_together():
-    """200 + 200 = 400 fit; 112 more make 512, which fit too; one more does not."""
-    assert PROBE_TOKENS == 512
-    rows = [of_length(200), of_length(200), of_length(112), of_length(1)]
-    assert probe_rows(rows) == rows[:3]
-
-
-def test_a_probe_has_at_least_one_reply():
-    assert probe_rows([of_length(900), of_length(1)]) == [of_length(900)]
-    assert probe_rows([]) == []
-
-
-def test_a_model_is_at_no_distance_from_itself():
-    same = [torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()]
-    found = distance(same, same, [Completion((1,), (0, 1))])
-    assert found == {"mean_abs_logprob": 0.0, "kl": 0.0, "top1": 1.0}
-
-
-def test_the_distance_of_two_numbers():
-    """Trained (1/2, 1/2), loaded (1/4, 3/4), one reply token, which is 0.
-
-    |log 1/2 - log 1/4| = log 2. KL = 1/2 log 2 + 1/2 log(2/3) = 1/2 log(4/3).
-    The loaded one puts 1 first; the trained one, at a tie, the first, 0: they disagree.
-    """
-    trained, loaded = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
-    found = distance([trained], [loaded], [Completion((1,), (0,))])
-    assert found == pytest.approx(
-        {"mean_abs_logprob": math.log(2), "kl": 0.5 * math.log(4 / 3), "top1": 0.0}
-    )
+NF4 = Quantisation(compute_dtype="float32")
 
 
 @pytest.fixture
-def handed_over(tmp_path, conversations):
-    """A function that hands a trained model over: the reference that comes out."""
+def probe_of(open_tiny, conversations):
+    """A function that takes the probe of a reference as its training would leave it."""
 
-    def run(trained, **config):
-        return hand_over(
-            trained,
-            Merge(**config),
+    def take(ref):
+        loaded = open_tiny(ref)
+        return take_probe(loaded.model, probe_rows(last_replies(loaded.tokenizer, conversations)))
+
+    return take
+
+
+@pytest.fixture
+def handed_over(tmp_path, probe_of):
+    """A function that hands a trained model over, by default against its own probe."""
+
+    def run(trained, config, *, probe=None, dtype="float32"):
+        place = Place(
             store=Store(root=tmp_path),
-            probes=conversations,
-            probe_dtype="float32",
             folder=tmp_path / "merged",
             uri=f"folder:{tmp_path / 'merged'}",
+            dtype=dtype,
             progress=Progress(),
         )
+        return hand_over(trained, config, probe=probe or probe_of(trained), place=place)
 
     return run
 
 
-def test_a_hand_over_in_fp32_loses_nothing(handed_over, tiny_ref, make_adapter):
-    trained = tiny_ref.push(make_adapter("a", seed=1))
-    made = handed_over(trained, dtype="float32")
+@pytest.fixture
+def trained(tiny_ref, make_adapter):
+    """The tiny model with an SFT adapter and that of a round, of ranks 4 and 2."""
+    sft = make_adapter("sft", seed=1)
+    return tiny_ref.push(sft).push(make_adapter("dpo-1", seed=2, r=2, alpha=6))
+
+
+# --- merge ---------------------------------------------------------------------------------------
+
+
+def test_a_merge_in_fp32_loses_nothing(handed_over, trained):
+    made, metrics, notes = handed_over(trained, Merge(dtype="float32"))
     assert made.adapters == ()
     assert made.derived_from == trained.ref_hash
     assert made.materialised.deltas == trained.adapters
-    assert made.materialised.kept_share == pytest.approx(1, abs=1e-4)
-    assert made.materialised.probe["top1"] == 1
-    assert made.materialised.probe["kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics["kept_share"] == pytest.approx(1, abs=1e-4)
+    assert metrics["top1"] == 1
+    assert metrics["kl"] == pytest.approx(0, abs=1e-6)
+    assert notes == ()
 
 
 def test_the_distance_in_the_record_is_that_of_the_two_models(
-    handed_over, tiny_ref, make_adapter, open_tiny, conversations
+    handed_over, trained, open_tiny, conversations
 ):
     """In bfloat16, where there is one; computed again from the folder that was written."""
-    trained = tiny_ref.push(make_adapter("a", seed=1))
-    made = handed_over(trained, dtype="bfloat16")
+    made, metrics, _ = handed_over(trained, Merge(dtype="bfloat16"))
     before, after = open_tiny(trained), open_tiny(made)
-    rows = probe_rows(
-        [
-            encode(before.tokenizer, row.messages[:-1], row.messages[-1:], max_length=4096)
-            for row in conversations
-        ]
-    )
     gaps = []
-    for row in rows:
+    for row in probe_rows(last_replies(before.tokenizer, conversations)):
         ids = torch.tensor([[*row.prompt, *row.reply]])
         with torch.no_grad():
             first, second = (
@@ -100,21 +81,97 @@ def test_the_distance_in_the_record_is_that_of_the_two_models(
             gaps.append(abs(first[at - 1, token] - second[at - 1, token]).item())
     expected = sum(gaps) / len(gaps)
     assert expected > 1e-5
-    assert made.materialised.probe["mean_abs_logprob"] == pytest.approx(expected, rel=1e-3)
+    assert metrics["mean_abs_logprob"] == pytest.approx(expected, rel=1e-3)
+    assert made.materialised.probe == {k: metrics[k] for k in ("mean_abs_logprob", "kl", "top1")}
 
 
-def test_a_model_trained_in_four_bits_is_probed_as_it_was_trained(
-    handed_over, tiny_ref, make_adapter
+def test_a_model_trained_in_four_bits_is_loaded_in_four_bits_again(handed_over, trained):
+    """The distance then holds the noise of the four bits, which the next stage meets."""
+    quantised = trained.model_copy(update={"quantisation": NF4})
+    made, metrics, _ = handed_over(quantised, Merge(dtype="float32"))
+    assert made.quantisation == NF4
+    assert metrics["kept_share"] == pytest.approx(1, abs=1e-4)
+    assert metrics["mean_abs_logprob"] > 1e-4
+
+
+def test_a_merge_beyond_its_bound_stops_the_run_with_the_figures(handed_over, trained):
+    """A model in four bits; the noise of quantising again is more than allowed."""
+    quantised = trained.model_copy(update={"quantisation": NF4})
+    with pytest.raises(TrainingError) as caught:
+        handed_over(quantised, Merge(dtype="bfloat16", max_kl=1e-9))
+    message = str(caught.value)
+    assert message.startswith("the merge of sft + dpo-1 is not the model that was trained: mean |d")
+    assert "KL " in message
+    assert "top-1 " in message
+    assert "kept share " in message
+    assert "compose.max_kl allows 1e-09 nats a token. Set compose.name=stack" in message
+
+
+def test_a_merge_that_keeps_less_than_95_percent_says_what_to_do():
+    assert kept_notes(0.95) == ()
+    (note,) = kept_notes(0.42)
+    assert "kept 0.42" in note
+    assert "compose.name=stack" in note
+    assert "compose.dtype=float32" in note
+
+
+# --- stack ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantisation", [None, NF4], ids=["fp32", "nf4"])
+def test_a_stack_is_handed_over_bit_for_bit_and_nothing_is_written(
+    handed_over, trained, tmp_path, quantisation
 ):
-    """The distance then holds the noise of the four bits, which the next stage meets again."""
-    quantised = tiny_ref.model_copy(update={"quantisation": Quantisation(compute_dtype="float32")})
-    made = handed_over(quantised.push(make_adapter("a", seed=1)), dtype="float32")
-    assert made.quantisation == quantised.quantisation
-    assert made.materialised.kept_share == pytest.approx(1, abs=1e-4)
-    assert made.materialised.probe["mean_abs_logprob"] > 1e-4
+    trained = trained.model_copy(update={"quantisation": quantisation})
+    made, metrics, notes = handed_over(trained, Stack())
+    assert made == trained
+    assert metrics == {"mean_abs_logprob": 0.0, "kl": 0.0, "top1": 1.0}
+    assert notes == ()
+    assert not (tmp_path / "merged").exists()
 
 
-def test_distributions_and_the_probe_agree_on_their_rows(open_tiny):
-    rows = [Completion((3, 4), (5, 6)), Completion((3,), (5,))]
-    found = reply_distributions(open_tiny().model, rows, batch=2)
-    assert [len(one) for one in found] == [2, 1]
+def test_a_stack_that_is_not_what_was_trained_stops_the_run_with_the_figures(
+    handed_over, trained, probe_of
+):
+    """The last training's probe against a stack without it, and in another order of adapters."""
+    with pytest.raises(TrainingError) as caught:
+        handed_over(trained.reference(), Stack(), probe=probe_of(trained))
+    assert "the stack of sft is not the model that was trained: mean |d log-prob| " in str(
+        caught.value
+    )
+    assert "allowed are 0 nats in float32" in str(caught.value)
+
+
+def test_an_adapter_changed_by_one_weight_is_noticed(handed_over, trained, probe_of, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    probe = probe_of(trained)
+    path = tmp_path / "sft" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    key = next(name for name in tensors if "lora_B" in name)
+    tensors[key][0, 0] += 1e-3
+    save_file(tensors, path)
+    with pytest.raises(TrainingError, match="remove that stage's artifact and train it again"):
+        handed_over(trained, Stack(), probe=probe)
+    assert handed_over(trained, Stack(max_gap=1e-2), probe=probe).ref == trained
+
+
+def test_a_stack_beyond_its_rank_becomes_a_new_base_and_the_record_says_so(handed_over, trained):
+    """Ranks 4 and 2 are 6: allowed by 6, not by 5."""
+    assert handed_over(trained, Stack(max_rank=6)).ref.adapters == trained.adapters
+    made, metrics, notes = handed_over(trained, Stack(max_rank=5))
+    assert made.adapters == ()
+    assert made.materialised.deltas == trained.adapters
+    assert made.materialised.dtype == "float32"
+    assert metrics["kept_share"] == pytest.approx(1, abs=1e-4)
+    assert notes == ("rank 6 exceeds compose.max_rank 5: a new base was written",)
+
+
+def test_merged_and_stacked_models_agree_in_fp32(handed_over, trained, open_tiny):
+    """The sum of products is the product of the sum, but for rounding."""
+    ids = torch.tensor([[3, 4, 5, 6, 7, 8]])
+    merged = handed_over(trained, Merge(dtype="float32")).ref
+    stacked = handed_over(trained, Stack()).ref
+    with torch.no_grad():
+        first, second = (open_tiny(ref).model(input_ids=ids).logits for ref in (merged, stacked))
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-5)

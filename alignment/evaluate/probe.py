@@ -1,0 +1,173 @@
+"""A probe: what a model thinks of a few held-out replies, small enough to keep with its adapter.
+
+The stage that trained a model leaves one; whoever loads, merges or exports that model later
+looks at the same tokens and knows how far it is from what was trained.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignment.errors import TrainingError
+from alignment.models.stack import freeze_trained
+from alignment.records import Conversation
+from alignment.train.logprobs import Completion, encode, reply_distributions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PROBE_FILE = "probe.safetensors"
+PROBE_LENGTH = 4096
+"""Longest prompt and reply of a probe, in tokens."""
+PROBE_TOKENS = 512
+"""Reply tokens in a probe: full distributions of that many fit in memory at any vocabulary."""
+PROBE_CHOICES = 1024
+"""Likeliest tokens kept at each position, 4 MB in all; the rest of the vocabulary counts as one."""
+FREEZING_GAP = {"float32": 1e-3, "bfloat16": 0.1}
+"""Largest mean |difference| of a log-prob that another order of summation explains, nats."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Log-probs (nats, fp32) of one model at the reply positions of a few rows.
+
+    Attributes:
+        rows: prompts and replies as token ids.
+        gold: [positions], of the replies' own tokens.
+        choices: [positions, choices], the likeliest tokens' ids, likeliest first.
+        scores: [positions, choices], their log-probs.
+    """
+
+    rows: tuple[Completion, ...]
+    gold: "Tensor"
+    choices: "Tensor"
+    scores: "Tensor"
+
+    def save(self, path: Path) -> None:
+        """Write the probe as one safetensors file."""
+        import torch
+        from safetensors.torch import save_file
+
+        tensors = {
+            "tokens": torch.tensor([t for row in self.rows for t in (*row.prompt, *row.reply)]),
+            "lengths": torch.tensor([(len(row.prompt), len(row.reply)) for row in self.rows]),
+            "gold": self.gold,
+            "choices": self.choices,
+            "scores": self.scores,
+        }
+        save_file(tensors, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Probe":
+        """The probe of a file that `save` wrote."""
+        from safetensors.torch import load_file
+
+        tensors = load_file(path)
+        tokens = iter(tensors["tokens"].tolist())
+        rows = tuple(
+            Completion(tuple(islice(tokens, prompt)), tuple(islice(tokens, reply)))
+            for prompt, reply in tensors["lengths"].tolist()
+        )
+        return cls(rows, tensors["gold"], tensors["choices"], tensors["scores"])
+
+
+def last_replies(
+    tokenizer: "PreTrainedTokenizerBase", conversations: Iterable[Conversation]
+) -> Iterator[Completion]:
+    """The last reply of each conversation as token ids, what stands before it as prompt."""
+    for row in conversations:
+        yield encode(tokenizer, row.messages[:-1], row.messages[-1:], max_length=PROBE_LENGTH)
+
+
+def probe_rows(rows: Iterable[Completion]) -> list[Completion]:
+    """The first rows whose replies have `PROBE_TOKENS` tokens together; at least one."""
+    kept: list[Completion] = []
+    tokens = 0
+    for row in rows:
+        tokens += len(row.reply)
+        if kept and tokens > PROBE_TOKENS:
+            break
+        kept.append(row)
+    return kept
+
+
+def take_probe(model: "PreTrainedModel", rows: Sequence[Completion]) -> Probe:
+    """What a model thinks of the rows now."""
+    found = _distributions(model, rows)
+    scores, choices = found.topk(min(PROBE_CHOICES, found.shape[1]))
+    return Probe(tuple(rows), found.gather(1, _targets(rows))[:, 0].contiguous(), choices, scores)
+
+
+def leave_probe(
+    model: "PreTrainedModel", rows: Sequence[Completion], path: Path, *, bf16: bool
+) -> float:
+    """Write the probe of a model at the end of its training; the model can train no further.
+
+    The trained adapter is moved into the model's frozen branch first, where every later loading
+    has it. That sums the same products in another order; how far it moved the log-probs is
+    measured, and more than rounding is an error.
+
+    Returns:
+        Mean |difference| of a log-prob, nats, between the model as it trained and as probed.
+
+    Raises:
+        TrainingError: it is more than rounding explains.
+    """
+    import torch
+
+    device = model.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        live = take_probe(model, rows)
+    freeze_trained(model)
+    take_probe(model, rows).save(path)
+    gap = distance(live, model)["mean_abs_logprob"]
+    allowed = FREEZING_GAP["bfloat16" if bf16 else "float32"]
+    if not gap <= allowed:
+        raise TrainingError(
+            f"the trained adapter computes something else when frozen: its log-probs move by "
+            f"{gap:.3g} nats, rounding explains {allowed:g}. Please report this with the log."
+        )
+    return gap
+
+
+def distance(trained: Probe, model: "PreTrainedModel") -> dict[str, float]:
+    """How far a model is from the one a probe was taken of.
+
+    Returns:
+        `mean_abs_logprob`: mean |difference| of a reply token's log-prob, nats;
+        `kl`: mean KL(trained || model) per reply token, nats, over the probe's choices and the
+            rest as one, which is at most the whole KL;
+        `top1`: share of reply positions where both put the same token first.
+    """
+    found = _distributions(model, trained.rows)
+    gap = (trained.gold - found.gather(1, _targets(trained.rows))[:, 0]).abs()
+    kl = _kl(trained.scores.double(), found.gather(1, trained.choices).double())
+    same = trained.choices[:, 0] == found.topk(1).indices[:, 0]
+    return {
+        "mean_abs_logprob": float(gap.mean()),
+        "kl": float(kl.mean()),
+        "top1": float(same.float().mean()),
+    }
+
+
+def _kl(first: "Tensor", second: "Tensor") -> "Tensor":
+    """KL of each row in nats, [positions], from log-probs of some choices, [positions, choices]."""
+    p, q = first.exp(), second.exp()
+    rest_p, rest_q = ((1 - part.sum(1)).clamp_min(1e-9) for part in (p, q))
+    kl: Tensor = (p * (first - second)).sum(1) + rest_p * (rest_p / rest_q).log()
+    return kl
+
+
+def _distributions(model: "PreTrainedModel", rows: Sequence[Completion]) -> "Tensor":
+    import torch
+
+    return torch.cat(reply_distributions(model, rows, batch=8))
+
+
+def _targets(rows: Sequence[Completion]) -> "Tensor":
+    import torch
+
+    return torch.tensor([token for row in rows for token in row.reply])[:, None]

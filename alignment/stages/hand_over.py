@@ -1,0 +1,64 @@
+"""The hand-over: an adapter becomes weights or is carried along, or there is none.
+
+Two kinds of step that differ in that alone. Both load the model as the next stage will and hold
+it against the probe that its training left.
+"""
+
+from typing import Literal
+
+from alignment.models.merge import Merge
+from alignment.models.stack import Stack
+from alignment.records import AdapterRef
+from alignment.stages.step import Context, Key, Outcome, Step, as_json, model_of
+
+
+class HandOver(Step):
+    """Hand a trained model to the next stage; without an adapter, the model as it is.
+
+    `dtype` is the compute dtype of the next stage.
+    """
+
+    config: Merge | Stack
+    policy: Key
+    adapter: Key | None
+    dtype: Literal["float32", "bfloat16"]
+
+    def build(self, context: Context) -> Outcome:
+        """Make the model that the next stage takes, and measure it."""
+        from alignment.evaluate.fidelity import Place, hand_over
+        from alignment.evaluate.probe import PROBE_FILE, Probe
+
+        store = context.store
+        policy = model_of(store, self.policy)
+        if self.adapter is None:
+            note = "no SFT adapter: the base model takes its place"
+            return Outcome(output=as_json(policy), notes=(note,))
+        adapter = AdapterRef.model_validate(store.open(self.adapter).output)
+        done = hand_over(
+            policy.push(adapter),
+            self.config,
+            probe=Probe.load(store.folder(self.adapter) / PROBE_FILE),
+            place=Place(
+                store=store,
+                folder=context.workspace.out / "model",
+                uri=f"store:{self.key}/model",
+                dtype=self.dtype,
+                progress=context.progress,
+            ),
+        )
+        return Outcome(output=as_json(done.ref), metrics=done.metrics, notes=done.notes)
+
+
+class MergeAdapter(HandOver):
+    """Write base and adapters as one folder of weights."""
+
+    stage: Literal["merge"] = "merge"
+    version = 2
+    config: Merge
+
+
+class StackAdapter(HandOver):
+    """Carry the adapter along on top of those before it."""
+
+    stage: Literal["stack"] = "stack"
+    config: Stack

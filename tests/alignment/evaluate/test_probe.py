@@ -1,0 +1,150 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from alignment.errors import TrainingError
+from alignment.evaluate import probe as module
+from alignment.evaluate.probe import (
+    PROBE_TOKENS,
+    Probe,
+    distance,
+    last_replies,
+    leave_probe,
+    probe_rows,
+    take_probe,
+)
+from alignment.train.logprobs import Completion, reply_distributions
+
+
+def of_length(tokens):
+    return Completion((1,), (2,) * tokens)
+
+
+def test_a_probe_is_as_many_replies_as_have_512_tokens_together():
+    """200 + 200 = 400 fit; 112 more make 512, which fit too; one more does not."""
+    assert PROBE_TOKENS == 512
+    rows = [of_length(200), of_length(200), of_length(112), of_length(1)]
+    assert probe_rows(rows) == rows[:3]
+
+
+def test_a_probe_has_at_least_one_reply():
+    assert probe_rows([of_length(900), of_length(1)]) == [of_length(900)]
+    assert probe_rows([]) == []
+
+
+def test_distributions_and_the_probe_agree_on_their_rows(open_tiny):
+    rows = [Completion((3, 4), (5, 6)), Completion((3,), (5,))]
+    found = reply_distributions(open_tiny().model, rows, batch=2)
+    assert [len(one) for one in found] == [2, 1]
+
+
+class Same(torch.nn.Module):
+    """A model of one position: it thinks the same of everything."""
+
+    def __init__(self, odds):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(odds).log()[:, None])
+
+    def get_decoder(self):
+        return lambda input_ids, **_: type(
+            "Output", (), {"last_hidden_state": torch.ones(*input_ids.shape, 1)}
+        )
+
+    def get_output_embeddings(self):
+        return lambda states: states @ self.weight.T
+
+
+def says(*odds) -> Any:
+    return Same(odds)
+
+
+def test_the_distance_of_two_numbers():
+    """Trained (1/2, 1/2), loaded (1/4, 3/4), one reply token, which is 0.
+
+    |log 1/2 - log 1/4| = log 2. KL = 1/2 log 2 + 1/2 log(2/3) = 1/2 log(4/3).
+    The loaded one puts 1 first; the trained one, at a tie, the first, 0: they disagree.
+    """
+    trained = take_probe(says(0.5, 0.5), [Completion((1,), (0,))])
+    found = distance(trained, says(0.25, 0.75))
+    assert found == pytest.approx(
+        {"mean_abs_logprob": math.log(2), "kl": 0.5 * math.log(4 / 3), "top1": 0.0}
+    )
+
+
+def test_what_is_not_kept_of_a_distribution_counts_as_one_token(monkeypatch):
+    """Two choices kept of four. Trained (4, 2, 1, 1) / 8, loaded (2, 2, 1, 3) / 8.
+
+    KL over 4/8, 2/8 and the rest, 2/8 against 4/8:
+    1/2 log 2 + 1/4 log 1 + 1/4 log 1/2 = 1/4 log 2. The whole KL is 1/2 log 2 + 1/8 log 1/3.
+    """
+    monkeypatch.setattr(module, "PROBE_CHOICES", 2)
+    trained = take_probe(says(0.5, 0.25, 0.125, 0.125), [Completion((1,), (0,))])
+    found = distance(trained, says(0.25, 0.25, 0.125, 0.375))["kl"]
+    assert found == pytest.approx(0.25 * math.log(2))
+    assert found < 0.5 * math.log(2) + 0.125 * math.log(1 / 3)
+
+
+def test_a_model_is_at_no_distance_from_itself_also_after_the_probe_was_stored(
+    open_tiny, conversations, tmp_path
+):
+    loaded = open_tiny()
+    rows = probe_rows(last_replies(loaded.tokenizer, conversations))
+    take_probe(loaded.model, rows).save(tmp_path / "probe.safetensors")
+    stored = Probe.load(tmp_path / "probe.safetensors")
+    assert list(stored.rows) == rows
+    found = distance(stored, open_tiny().model)
+    assert found == {"mean_abs_logprob": 0.0, "kl": 0.0, "top1": 1.0}
+
+
+def test_a_probe_is_of_the_last_reply_and_what_stands_before_it(open_tiny, conversations):
+    tokenizer = open_tiny().tokenizer
+    first, *_ = last_replies(tokenizer, conversations)
+    reply = conversations[0].messages[-1].content
+    assert tokenizer.decode(first.reply) == f"{reply}<|im_end|>"
+    assert tokenizer.decode(first.prompt).endswith("<|im_start|>assistant\n")
+
+
+@pytest.fixture
+def adapted(open_tiny, make_adapter, tmp_path):
+    """The tiny model with an adapter on it, as PEFT has it at the end of a training."""
+    from peft import PeftModel
+
+    make_adapter("trained", seed=1)
+    model = open_tiny().model
+    PeftModel.from_pretrained(model, tmp_path / "trained")
+    return model
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_training_leaves_the_probe_of_its_model_with_the_adapter_frozen(
+    adapted, open_tiny, conversations, tmp_path, bf16
+):
+    rows = probe_rows(last_replies(open_tiny().tokenizer, conversations))
+    gap = leave_probe(adapted, rows, tmp_path / "probe.safetensors", bf16=bf16)
+    assert 0 <= gap < (0.05 if bf16 else 1e-5)
+    assert distance(Probe.load(tmp_path / "probe.safetensors"), adapted)["mean_abs_logprob"] == 0
+    assert distance(Probe.load(tmp_path / "probe.safetensors"), open_tiny().model)["kl"] > 1e-3
+
+
+def test_an_adapter_that_is_another_one_when_frozen_is_an_error(
+    adapted, open_tiny, conversations, tmp_path
+):
+    """As if its scale were applied twice."""
+    from peft.tuners.lora import LoraLayer
+
+    rows = probe_rows(last_replies(open_tiny().tokenizer, conversations))
+    for layer in adapted.modules():
+        if isinstance(layer, LoraLayer):
+            layer.scaling = Halving(layer.scaling)
+    with pytest.raises(TrainingError, match="computes something else when frozen"):
+        leave_probe(adapted, rows, tmp_path / "probe.safetensors", bf16=False)
+
+
+class Halving(dict[str, float]):
+    """Scales that are half of what they were each time they are asked for."""
+
+    def __getitem__(self, name):
+        self[name] = super().__getitem__(name) / 2
+        return super().__getitem__(name)

@@ -1,0 +1,142 @@
+"""A whole run under `compose: {name: stack}`: SFT and two rounds on the tiny model, in fp32.
+
+Training runs in processes of its own, the rest in this one, so what a hand-over compares was
+written by one process and read by another. One training is killed on its way.
+"""
+
+import json
+import math
+import shutil
+import signal
+
+import pytest
+
+from alignment.chain import chain
+from alignment.config import PipelineConfig
+from alignment.evaluate.probe import PROBE_FILE, Probe, distance
+from alignment.export import open_for_chat
+from alignment.launch import build, run_step
+from alignment.models.load import open_model
+from alignment.plan import plan
+from alignment.progress import Progress
+from alignment.records import AdapterRef, EvalReport, ModelRef
+from alignment.store import Store
+from tests.alignment.conftest import Finished
+from tests.alignment.elsewhere import Elsewhere, children, finish
+
+HAND_OVERS = ("stack-sft", "stack-dpo-1", "stack-dpo-2")
+
+
+@pytest.fixture(scope="module")
+def stacked(finished, tmp_path_factory):
+    """The finished run's data and SFT training, then everything anew on top of stacks."""
+    root = tmp_path_factory.mktemp("stacked") / "store"
+    settings = finished.config.model_dump(mode="json")
+    settings.update(store=str(root), compose={"name": "stack"}, control=None)
+    config = PipelineConfig.model_validate(settings)
+    woven, store = chain(config), Store(root=root)
+    for key in {step.key for step in woven.steps()} & set(finished.store.list_keys()):
+        shutil.copytree(finished.store.folder(key), store.folder(key))
+    records = {}
+    for step in woven.steps():
+        trains = step.stage == "dpo"
+        made = run_step(store, step) if trains else build(store, step, Progress())
+        records[step.name] = made
+    return Finished(config=config, chain=woven, store=store, records=records)
+
+
+def model(run, name):
+    return ModelRef.model_validate(run.records[name].output)
+
+
+def test_every_hand_over_is_exact(stacked):
+    """0 nats from the probe that another process left at the end of its training."""
+    for name in HAND_OVERS:
+        metrics = stacked.records[name].metrics
+        assert (metrics["mean_abs_logprob"], metrics["kl"], metrics["top1"]) == (0, 0, 1), name
+
+
+def test_freezing_the_trained_adapter_only_rounds(stacked):
+    for name in ("sft", "dpo-1", "dpo-2"):
+        assert 0 <= stacked.records[name].metrics["freezing_gap"] < 1e-5
+
+
+def test_each_round_carries_one_adapter_more_on_the_same_base(stacked):
+    base = model(stacked, "base")
+    stages = {name: [a.stage for a in model(stacked, name).adapters] for name in HAND_OVERS}
+    assert stages == {
+        "stack-sft": ["sft"],
+        "stack-dpo-1": ["sft", "dpo-1"],
+        "stack-dpo-2": ["sft", "dpo-1", "dpo-2"],
+    }
+    assert {model(stacked, name).base.sha256 for name in HAND_OVERS} == {base.base.sha256}
+    for name, policy in (("dpo-1", "stack-sft"), ("dpo-2", "stack-dpo-1")):
+        ref = AdapterRef.model_validate(stacked.records[name].output)
+        assert ref.trained_on == model(stacked, policy).ref_hash
+
+
+def test_a_hand_over_writes_no_weights(stacked):
+    for name in HAND_OVERS:
+        assert stacked.records[name].files == ()
+
+
+def test_the_reference_of_a_round_is_the_model_of_the_round_before_exactly(stacked):
+    """The newest adapter off: the log-probs that the training before left, bit for bit."""
+    ref = model(stacked, "stack-dpo-2").reference()
+    assert ref == model(stacked, "stack-dpo-1")
+    loaded = open_model(ref, stacked.store, dtype="float32")
+    probe = Probe.load(stacked.store.folder(stacked.records["dpo-1"].key) / PROBE_FILE)
+    assert distance(probe, loaded.model)["mean_abs_logprob"] == 0
+
+
+def test_every_round_begins_with_the_loss_of_equal_models(stacked):
+    for name in ("dpo-1", "dpo-2"):
+        folder = stacked.store.folder(stacked.records[name].key)
+        rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        first, *_, last = [row["loss"] for row in rows if "loss" in row]
+        assert first == pytest.approx(math.log(2), abs=1e-6)
+        assert abs(last - first) > 1e-4
+
+
+def test_a_second_run_builds_nothing(stacked):
+    assert {planned.status for planned in plan(stacked.chain, stacked.store)} == {"SKIP"}
+    again = {step.name: run_step(stacked.store, step) for step in stacked.chain.steps()}
+    assert again == stacked.records
+
+
+def test_stacked_and_merged_runs_in_fp32_end_at_the_same_evaluation(stacked, finished):
+    """W x + b (a x) against (W + b a) x, through SFT and two rounds of training on either.
+
+    Rounding differs from the first step on, and training carries it along; the metrics that do
+    not jump agree to three digits, and training moved them by far more than that.
+    """
+    for name in ("evaluate-sft", "evaluate-round-1", "evaluate-round-2"):
+        one, other = (
+            EvalReport.model_validate(run.records[name].output).overall
+            for run in (stacked, finished)
+        )
+        base = EvalReport.model_validate(finished.records["evaluate-base"].output).overall
+        for metric in ("nll", "kl_from_base"):
+            assert one[metric].value == pytest.approx(other[metric].value, rel=1e-3), (name, metric)
+        assert abs(one["nll"].value - base["nll"].value) > 0.01
+
+
+def test_a_killed_round_on_a_stack_ends_with_the_weights_of_one_that_was_not(stacked, tmp_path):
+    elsewhere = Elsewhere(stacked, "dpo-2", tmp_path / "elsewhere")
+    with elsewhere.running() as process:
+        elsewhere.await_checkpoint(process)
+        (child,) = children(process)
+        child.send_signal(signal.SIGKILL)
+        code, words = finish(process, timeout=60)
+    assert code == 75, words
+    assert elsewhere.sealed()
+    code, words = elsewhere.run()
+    assert code == 0, words
+    for file in ("adapter/adapter_model.safetensors", PROBE_FILE):
+        undisturbed = stacked.store.folder(elsewhere.step.key) / file
+        assert elsewhere.file(file) == undisturbed.read_bytes(), file
+
+
+def test_a_stack_can_be_talked_to(stacked):
+    reply = open_for_chat(stacked.store, stacked.records["stack-dpo-2"], max_new_tokens=4)
+    assert isinstance(reply([("user", "Is it so?")]), str)

@@ -1,0 +1,146 @@
+"""Training on top of a stack, and the traps around it.
+
+They are those of the trainer library and of PEFT where adapters are carried along; each was met,
+and with a frozen branch inside the layers none is open.
+"""
+
+import json
+import math
+
+import pytest
+import torch
+
+from alignment.records import Quantisation
+
+IDS = torch.tensor([[3, 4, 5, 6, 7, 8]])
+NF4 = Quantisation(compute_dtype="float32")
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+@pytest.fixture
+def two(tiny_ref, make_adapter):
+    """The tiny model with two adapters."""
+    return tiny_ref.push(make_adapter("a", seed=1)).push(make_adapter("b", seed=2, r=2, alpha=6))
+
+
+@pytest.fixture(params=[None, NF4], ids=["fp32", "nf4"])
+def stacked(request, two):
+    """The same in full weights and in four bits."""
+    return two.model_copy(update={"quantisation": request.param})
+
+
+def test_the_reference_is_the_stack_and_not_the_raw_base(open_tiny, stacked, pairs, dpo_trainer):
+    """PEFT's disable_adapter() turns every native adapter off: the loss then starts off ln 2.
+
+    Here it turns the newest off, and the earlier ones, which are no adapters to it, stay.
+    """
+    loaded = open_tiny(stacked)
+    start = logits(loaded.model)
+    trainer = dpo_trainer(loaded, pairs)
+    assert list(trainer.model.peft_config) == ["default"]
+    with trainer.model.disable_adapter():
+        assert torch.equal(logits(trainer.model), start)
+    bare = open_tiny(stacked.model_copy(update={"adapters": ()})).model
+    assert (start - logits(bare)).abs().max() > 0.01
+
+
+def test_only_the_newest_adapter_trains_and_is_saved(open_tiny, stacked, pairs, dpo_trainer):
+    """`set_adapter` of a list makes every native adapter trainable; a buffer never is."""
+    trainer = dpo_trainer(open_tiny(stacked), pairs)
+    with trainer.model.disable_adapter():
+        pass  # leaving it turns requires_grad on again for whatever is active
+    trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(".default." in name for name in trained)
+    assert not any("frozen" in name for name in trainer.model.state_dict())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_flow_through_the_branch_to_the_layers_below(open_tiny, stacked, checkpointing):
+    """With and without activation checkpointing: the same gradients, none of them missing."""
+    from peft import LoraConfig, get_peft_model
+
+    def gradients(*, on):
+        torch.manual_seed(0)
+        model = open_tiny(stacked).model
+        lora = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights="gaussian")
+        adapted = get_peft_model(model, lora)
+        if on:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+        adapted.train()
+        adapted(input_ids=IDS, labels=IDS).loss.backward()
+        return {n: p.grad for n, p in adapted.named_parameters() if "lora_B" in n}
+
+    found = gradients(on=checkpointing)
+    assert len(found) == 4
+    assert all(gradient.abs().max() > 0 for gradient in found.values())
+    for name, gradient in gradients(on=False).items():
+        torch.testing.assert_close(found[name], gradient)
+
+
+def test_gradients_reach_the_layers_below_after_four_bits_were_evaluated(open_tiny, two):
+    """bitsandbytes packs a CPU layer at its first forward without gradients, for good."""
+    model = open_tiny(two.model_copy(update={"quantisation": NF4})).model
+    logits(model)
+    embedded = model.get_input_embeddings()(IDS).detach().requires_grad_()
+    model(inputs_embeds=embedded).logits.sum().backward()
+    assert embedded.grad.abs().sum() > 0
+
+
+def test_precomputed_reference_logprobs_are_those_of_the_stack(
+    open_tiny, two, pairs, dpo_config, workspace
+):
+    """The trainer computes them while it is built: the stack must be there before the trainer is.
+
+    Against a raw base the first loss is not that of equal models.
+    """
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    from alignment.train.settings import on_this_machine
+
+    loaded = open_tiny(two)
+    arguments = on_this_machine(dpo_config.trl_arguments(seed=0), workspace.folder, evaluates=False)
+    trainer = DPOTrainer(
+        model=loaded.model,
+        args=DPOConfig(**arguments | {"precompute_ref_log_probs": True, "max_steps": 1}),
+        train_dataset=Dataset.from_list(
+            [pair.model_dump(include={"prompt", "chosen", "rejected"}) for pair in pairs]
+        ),
+        processing_class=loaded.tokenizer,
+        peft_config=LoraConfig(**dpo_config.lora.peft_arguments()),
+    )
+    assert "ref_chosen_logps" in vars(trainer)["train_dataset"].column_names
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_an_adapter_folder_alone_never_names_a_base(two, open_tiny, workspace):
+    """`AutoPeft` on a folder would load base and newest without the stack between them."""
+    from peft import LoraConfig, get_peft_model
+
+    from alignment.train.sft import write_adapter
+
+    adapted = get_peft_model(open_tiny(two).model, LoraConfig(r=2, target_modules=["q_proj"]))
+    write_adapter(adapted, workspace.out / "adapter")
+    settings = json.loads((workspace.out / "adapter" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] is None
+
+
+def test_a_stack_answers_with_and_without_a_cache(open_tiny, stacked):
+    """Generation goes through the same layers, one token at a time."""
+    model = open_tiny(stacked).model
+    kwargs = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    attention = torch.ones_like(IDS)
+    first, second = (
+        model.generate(IDS, attention_mask=attention, use_cache=cache, **kwargs)
+        for cache in (True, False)
+    )
+    assert torch.equal(first, second)
