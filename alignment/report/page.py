@@ -143,7 +143,7 @@ def render(report: RunReport) -> str:
             training_pictures=list(pictures.training_pictures(report.histories)),
             samples={step: _by_prompt(rows) for step, rows in report.samples.items() if rows},
             data=tables.data_table(report.data),
-            merges=tables.merge_table(report.records),
+            hand_overs=tables.hand_over_table(report.records),
             stages=tables.stage_table(report.records, report.timings),
             config=clip(report.config, _LONGEST_CONFIG),
         )

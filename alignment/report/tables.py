@@ -6,7 +6,7 @@ out. Comparisons of two models are in `compare.py`.
 
 from collections.abc import Mapping, Sequence
 
-from alignment.records import DataRef, Estimate, EvalReport, Materialised, StageRecord
+from alignment.records import DataRef, Estimate, EvalReport, ModelRef, StageRecord
 from alignment.report.metric import (
     METRICS,
     MISSING,
@@ -27,6 +27,7 @@ HEADLINE_METRICS = (
     "reply_tokens",
 )
 _HEADLINE_NUMBERS = 3
+HAND_OVERS = ("merge", "stack")
 Groups = Mapping[str, Mapping[str, Estimate]]
 
 
@@ -110,17 +111,17 @@ def stage_table(
     return Table.of("Steps", columns, rows, align="llr" + "r" * len(spent_column) + "ll")
 
 
-def merge_table(records: Sequence[StageRecord]) -> Table:
-    """A row for each merge: how much of the adapters is still there after rounding."""
-    rows = [_merge_row(record, merged) for record in records if (merged := _merged(record))]
+def hand_over_table(records: Sequence[StageRecord]) -> Table:
+    """A row for each hand-over: what became of the adapters, and how far that is from training."""
+    rows = [_hand_over_row(r) for r in records if r.stage in HAND_OVERS and "kl" in r.metrics]
     return Table.of(
-        "Merges",
-        ["Merge", "Adapters", "Written as", "Kept share", "KL", "Top-1"],
+        "Hand-overs",
+        ["Hand-over", "Adapters", "Written as", "Kept share", "d log-prob", "KL", "Top-1"],
         rows,
-        align="lllrrr",
-        note="Kept share: projection of the written change of the weights on the exact one. KL "
-        "(nats per token) and top-1 (equal arg-max): the merged model against the one that was "
-        "trained, on a probe set.",
+        align="lllrrrr",
+        note="Kept share: projection of the written change of the weights on the exact one. Mean "
+        "absolute d log-prob, KL (nats per token) and top-1 (equal arg-max): the model that the "
+        "next stage loads against the one that was trained, on a probe set.",
     )
 
 
@@ -139,22 +140,17 @@ def _groups_with(metric: str, by_group: Sequence[Groups]) -> list[str]:
     return sorted({name for g in by_group for name, metrics in g.items() if metric in metrics})
 
 
-def _merged(record: StageRecord) -> Materialised | None:
-    """What a merge step wrote. Later steps carry it along in their output and are not asked."""
-    if record.stage != "merge" or not (written := record.output.get("materialised")):
-        return None
-    return Materialised.model_validate(written)
-
-
-def _merge_row(record: StageRecord, merged: Materialised) -> list[str]:
-    kl, top1 = merged.probe.get("kl"), merged.probe.get("top1")
+def _hand_over_row(record: StageRecord) -> list[str]:
+    model = ModelRef.model_validate(record.output)
+    made = model.materialised if not model.adapters else None
+    kept = record.metrics.get("kept_share")
     return [
         record.name,
-        " + ".join(adapter.stage for adapter in merged.deltas) or MISSING,
-        merged.dtype,
-        show(merged.kept_share, digits=4),
-        MISSING if kl is None else f"{kl:.1e}",
-        MISSING if top1 is None else show(top1),
+        " + ".join(adapter.stage for adapter in (made.deltas if made else model.adapters)),
+        made.dtype if made else "adapters",
+        MISSING if kept is None else show(kept, digits=4),
+        *(f"{record.metrics[name]:.1e}" for name in ("mean_abs_logprob", "kl")),
+        show(record.metrics["top1"]),
     ]
 
 

@@ -104,6 +104,9 @@ def record(name: str, stage: str, **fields: object) -> StageRecord:
     )
 
 
+HAND_OVER = {"kept_share": 0.99874, "mean_abs_logprob": 0.01, "kl": 3.4e-5, "top1": 0.997}
+
+
 def merged() -> ModelRef:
     base = BaseRef(uri="store:base", sha256="b", dtype="bfloat16")
     adapter = AdapterRef(
@@ -122,8 +125,8 @@ def merged() -> ModelRef:
             dtype="bfloat16",
             origin=base,
             deltas=(adapter,),
-            kept_share=0.99874,
-            probe={"mean_abs_logprob": 0.01, "kl": 3.4e-5, "top1": 0.997},
+            kept_share=HAND_OVER["kept_share"],
+            probe={name: HAND_OVER[name] for name in ("mean_abs_logprob", "kl", "top1")},
         ),
     )
 
@@ -149,7 +152,7 @@ def run():
         samples={"sft": tuple(Sample(step=s, prompt="Say hi", reply=f"hi {s}") for s in range(9))},
         records=(
             record("sft", "sft", metrics={"loss": 0.7, "tokens": 48211.0}),
-            record("merge-sft", "merge", output=output, metrics={"kept_share": 0.9987}),
+            record("merge-sft", "merge", output=output, metrics=HAND_OVER),
             record("dpo-1", "dpo", output=output, notes=("Three prompts were trimmed.",)),
         ),
         data={

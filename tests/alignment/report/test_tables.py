@@ -1,4 +1,4 @@
-from alignment.records import Estimate
+from alignment.records import Estimate, ModelRef
 from alignment.report import metric, tables
 
 
@@ -76,10 +76,29 @@ def test_the_stage_table_without_timings_leaves_the_question_open(run):
     assert "This run" not in tables.stage_table(run.records).columns
 
 
-def test_the_merge_table_lists_merges_and_not_the_steps_after_them(run):
+def test_the_hand_over_table_lists_hand_overs_and_not_the_steps_after_them(run):
     """The DPO step hands on the same merged base; it is not a second merge."""
-    assert texts(tables.merge_table(run.records)) == [
-        ["merge-sft", "sft", "bfloat16", ".9987", "3.4e-05", ".997"]
+    assert texts(tables.hand_over_table(run.records)) == [
+        ["merge-sft", "sft", "bfloat16", ".9987", "1.0e-02", "3.4e-05", ".997"]
+    ]
+
+
+def test_a_stack_is_listed_with_the_adapters_it_carries_and_no_kept_share(run):
+    (merge,) = [record for record in run.records if record.stage == "merge"]
+    made = ModelRef.model_validate(merge.output)
+    assert made.materialised is not None
+    stacked = made.model_copy(update={"adapters": made.materialised.deltas, "materialised": None})
+    metrics = {"mean_abs_logprob": 0.0, "kl": 0.0, "top1": 1.0}
+    stack = merge.model_copy(
+        update={
+            "name": "stack-sft",
+            "stage": "stack",
+            "output": stacked.model_dump(mode="json"),
+            "metrics": metrics,
+        }
+    )
+    assert texts(tables.hand_over_table([stack])) == [
+        ["stack-sft", "sft", "adapters", "—", "0.0e+00", "0.0e+00", "1.000"]
     ]
 
 
