@@ -1,37 +1,102 @@
-"""A model leaves the store: as a folder others can load, or to be talked to."""
+"""A model leaves the store: as a folder others can load, or to be talked to.
+
+What is exported is what evaluation measured: base and adapters in full weights. Where writing it
+changes it, by a cast or by another order of summation, the distance is measured and stated.
+"""
 
 import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.errors import StorageError, UsageError
 from alignment.lineage import ancestors
-from alignment.records import AdapterRef, Message, ModelRef, StageRecord
+from alignment.progress import Progress
+from alignment.records import AdapterRef, Frozen, Message, ModelRef, StageRecord
 from alignment.store import Store, storage_errors
 
+if TYPE_CHECKING:
+    from alignment.evaluate.probe import Probe
+    from alignment.models.merge import Deltas
 
-def export(store: Store, record: StageRecord, to: Path) -> list[Path]:
-    """Copy the model or adapter of a record to a new folder, with `lineage.json` beside it.
+Form = Literal["merged", "adapter"]
+TRAINED = ("sft", "dpo", "adapter")
+"""Stages whose artifact is an adapter."""
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as --max-lora-rank."""
 
-    The copy appears whole or not at all.
+
+class Exported(Frozen):
+    """What was written; `export.json` in the folder.
+
+    Attributes:
+        form: full weights, or an adapter for the base model.
+        dtype: of the tensors written.
+        kept_share: of the training's change, where weights were merged for the export.
+        rank: of the adapter.
+        from_measured: distance of the folder from the model that evaluation measured.
+        from_trained: its distance from the model as it was trained.
+    """
+
+    form: Form
+    dtype: str | None = None
+    kept_share: float | None = None
+    rank: int | None = None
+    from_measured: dict[str, float] | None = None
+    from_trained: dict[str, float] | None = None
+
+    def notes(self) -> list[str]:
+        """The same in sentences."""
+        found = [f"{self.form}, {self.dtype or 'as it was'}"]
+        if self.kept_share is not None:
+            found.append(f"kept share of the training's change: {self.kept_share:.4f}")
+        if self.rank is not None:
+            fits = next((rank for rank in VLLM_RANKS if rank >= self.rank), None)
+            serve = f"vLLM needs --max-lora-rank {fits}" if fits else "beyond what vLLM takes"
+            found.append(f"rank {self.rank}; {serve}")
+        for name, gap in (("measured", self.from_measured), ("trained", self.from_trained)):
+            if gap is not None:
+                found.append(
+                    f"from the model as {name}: mean |d log-prob| {gap['mean_abs_logprob']:.2g} "
+                    f"nats, KL {gap['kl']:.2g}, top-1 {gap['top1']:.3f}"
+                )
+        return found
+
+
+def export(
+    store: Store, record: StageRecord, to: Path, *, form: Form = "merged", dtype: str | None = None
+) -> Exported:
+    """Write the model or adapter of a record to a new folder, with its lineage and distances.
+
+    The folder appears whole or not at all.
+
+    Args:
+        store: where the record's files are.
+        record: of a model, or of a step that trained an adapter, which is copied as it is.
+        to: folder to write.
+        form: "merged" is one folder of full weights: those of a merge as they are, those of a
+            stack merged once. "adapter" is all adapters since the original base as one.
+        dtype: of merged weights; bfloat16 by default, float32 where that would keep less than
+            95 % of the training's change.
 
     Raises:
-        UsageError: the record is neither a model nor an adapter.
+        UsageError: the record is neither a model nor an adapter, or has nothing of that form.
         StorageError: the folder exists, or cannot be written.
     """
-    source = _folder(store, store.open(record.key))
+    record = store.open(record.key)
     if to.exists():
         raise StorageError(f"{to} exists already; choose a new folder.")
     staging = to.with_name(f".{to.name}.part")
     with storage_errors(to):
-        staging.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
-        shutil.copytree(source, staging)
+        staging.mkdir(parents=True)
+        written = _write(store, record, staging, form, dtype)
         lineage = [found.model_dump(mode="json") for found in ancestors(store, record.key)]
         (staging / "lineage.json").write_text(json.dumps(lineage, indent=2))
+        (staging / "export.json").write_text(written.model_dump_json(indent=2))
         staging.rename(to)
-    return sorted(path for path in to.rglob("*") if path.is_file())
+    return written
 
 
 def open_for_chat(
@@ -61,12 +126,103 @@ def open_for_chat(
     return reply
 
 
-def _folder(store: Store, record: StageRecord) -> Path:
+def _write(
+    store: Store, record: StageRecord, folder: Path, form: Form, dtype: str | None
+) -> Exported:
     from alignment.models.load import base_folder
+    from alignment.models.merge import plan_merge
 
-    if record.stage in ("sft", "dpo", "adapter"):
-        return store.path(AdapterRef.model_validate(record.output).uri)
-    return base_folder(_model(record).base, store)
+    if record.stage in TRAINED:
+        adapter = AdapterRef.model_validate(record.output)
+        _copy(store.path(adapter.uri), folder)
+        return Exported(form="adapter", rank=adapter.r)
+    ref = _model(record)
+    if form == "merged" and not ref.adapters and dtype in (None, ref.base.dtype):
+        _copy(base_folder(ref.base, store), folder)
+        made = ref.materialised
+        return Exported(
+            form="merged", dtype=ref.base.dtype, from_trained=made.probe if made else None
+        )
+    deltas = plan_merge(ref)
+    if not deltas.adapters:
+        raise UsageError(f"{record.name!r} has no adapter: export it without --form and --dtype.")
+    written = (_merge if form == "merged" else _concatenate)(store, deltas, folder, dtype)
+    return _measured(written, store, ref, deltas, folder)
+
+
+def _merge(store: Store, deltas: "Deltas", folder: Path, dtype: str | None) -> Exported:
+    from alignment.evaluate.fidelity import WORTH_A_WARNING
+    from alignment.models.merge import write_merge
+
+    chosen, kept = write_merge(
+        deltas,
+        store=store,
+        dtype=dtype or "bfloat16",
+        folder=folder,
+        progress=Progress(),
+        least=0.0 if dtype else WORTH_A_WARNING,
+    )
+    return Exported(form="merged", dtype=chosen, kept_share=kept)
+
+
+def _concatenate(store: Store, deltas: "Deltas", folder: Path, dtype: str | None) -> Exported:
+    from alignment.models.adapters import write_concatenated
+    from alignment.models.load import base_folder
+    from alignment.models.sources import tokenizer_files
+
+    if dtype not in (None, "float32"):
+        raise UsageError("an adapter is exported in float32; leave --dtype out.")
+    uri = deltas.origin.uri
+    rank = write_concatenated(
+        [store.path(adapter.uri) for adapter in deltas.adapters],
+        folder,
+        base=uri.removeprefix("hub:") if uri.startswith("hub:") else None,
+    )
+    for file in tokenizer_files(base_folder(deltas.origin, store)):
+        shutil.copy(file, folder / file.name)
+    return Exported(form="adapter", dtype="float32", rank=rank)
+
+
+def _measured(
+    written: Exported, store: Store, ref: ModelRef, deltas: "Deltas", folder: Path
+) -> Exported:
+    """The same with its distances, each model loaded as others would load it, in fp32."""
+    from alignment.evaluate.probe import distance, take_probe
+    from alignment.models.load import open_model
+
+    trained = _probe_of(store, deltas.adapters[-1])
+    measured = open_model(ref, store, dtype="float32", quantised=False).model
+    probe = take_probe(measured, trained.rows)
+    del measured
+    model = _as_others_load_it(written, store, deltas, folder)
+    return written.model_copy(
+        update={
+            "from_measured": distance(probe, model),
+            "from_trained": distance(trained, model),
+        }
+    )
+
+
+def _as_others_load_it(written: Exported, store: Store, deltas: "Deltas", folder: Path) -> Any:
+    from peft import PeftModel
+
+    from alignment.models.load import base_folder, load_base
+
+    if written.form == "merged":
+        return load_base(folder, dtype="float32")
+    base = load_base(base_folder(deltas.origin, store), dtype="float32")
+    return PeftModel.from_pretrained(base, str(folder))
+
+
+def _probe_of(store: Store, adapter: AdapterRef) -> "Probe":
+    """The probe that the training of an adapter left beside it."""
+    from alignment.evaluate.probe import PROBE_FILE, Probe
+
+    return Probe.load(store.path(adapter.uri).parent / PROBE_FILE)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
 def _model(record: StageRecord) -> ModelRef:

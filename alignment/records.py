@@ -214,11 +214,16 @@ class ModelRef(Frozen):
 
     Stages take and return these, so whether a stage hands over a merged folder or carries
     adapters along is the reference's own business.
+
+    Attributes:
+        quantised: the base as `quantisation` makes it, already written: read instead of the full
+            weights where those are not needed, with the same result.
     """
 
     base: BaseRef
     tokenizer: TokenizerRef
     quantisation: Quantisation | None = None
+    quantised: BaseRef | None = None
     adapters: tuple[AdapterRef, ...] = ()
     base_view: Literal["original", "nf4_dequantised"] = "original"
     derived_from: str | None = None

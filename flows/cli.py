@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -105,14 +105,24 @@ def export(
     reference: Reference,
     to: Annotated[Path, typer.Option("--to", help="Folder to write; must not exist yet.")],
     store: StoreFolder = Path("runs"),
+    form: Annotated[
+        Literal["merged", "adapter"],
+        typer.Option(help="Full weights, or all adapters since the base model as one."),
+    ] = "merged",
+    dtype: Annotated[
+        Literal["bfloat16", "float32"] | None,
+        typer.Option(help="Of merged weights; chosen by what bfloat16 would lose, otherwise."),
+    ] = None,
 ) -> None:
-    """Copy a model or an adapter out of the store, with its record and lineage."""
+    """Write a model or an adapter as a folder others can load, with its lineage and distances."""
     from alignment.export import export as export_artifact
     from alignment.store import Store
 
     opened = Store(root=store)
-    files = export_artifact(opened, _find(opened, reference), to)
-    print(f"{len(files)} files written to {to}")
+    record = _find(opened, reference)
+    for note in export_artifact(opened, record, to, form=form, dtype=dtype).notes():
+        print(note)
+    print(f"written to {to}")
 
 
 @app.command()

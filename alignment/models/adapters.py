@@ -139,6 +139,40 @@ def concatenate(adapters: Sequence[Mapping[str, Factors]]) -> dict[str, Factors]
     }
 
 
+def write_concatenated(folders: Sequence[Path], to: Path, *, base: str | None) -> int:
+    """Write several adapters as one that plain PEFT loads, in fp32; return its rank.
+
+    Rank = alpha, so that PEFT's scale is 1. Layers that fewer adapters touch are filled up with
+    zeros: PEFT wants one rank everywhere.
+
+    Args:
+        folders: the adapters, oldest first.
+        to: an existing folder.
+        base: hub id of the base model, or None where it has none.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+    from torch.nn.functional import pad
+
+    joined = concatenate([read_factors(folder) for folder in folders])
+    rank = max(factors.a.shape[0] for factors in joined.values())
+    tensors = {}
+    for module, (a, b) in joined.items():
+        missing = rank - a.shape[0]
+        tensors[_key(module, "A")] = pad(a, (0, 0, 0, missing))
+        tensors[_key(module, "B")] = pad(b, (0, missing)).contiguous()
+    save_file(tensors, to / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        target_modules=sorted({module.rpartition(".")[2] for module in joined}),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+        inference_mode=True,
+    ).save_pretrained(str(to))
+    return rank
+
+
 def _key(module: str, side: str) -> str:
     return f"{PREFIX}{module}.lora_{side}.weight"
 

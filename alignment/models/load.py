@@ -37,8 +37,11 @@ def open_model(ref: ModelRef, store: Store, *, dtype: str, quantised: bool = Tru
     Raises:
         ModelError: weights or an adapter cannot be opened.
     """
-    quantisation = ref.quantisation if quantised else None
-    model = load_base(base_folder(ref.base, store), dtype=dtype, quantisation=quantisation)
+    if quantised and ref.quantised is not None:
+        model = load_base(base_folder(ref.quantised, store), dtype=dtype)
+    else:
+        quantisation = ref.quantisation if quantised else None
+        model = load_base(base_folder(ref.base, store), dtype=dtype, quantisation=quantisation)
     attach(model, [store.path(adapter.uri) for adapter in ref.adapters])
     return LoadedModel(model=model.eval(), tokenizer=open_tokenizer(ref, store), ref=ref)
 

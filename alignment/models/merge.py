@@ -70,13 +70,30 @@ def plan_merge(trained: ModelRef) -> Deltas:
 
 
 def write_merge(
-    deltas: Deltas, *, store: Store, dtype: str, folder: Path, progress: Progress
-) -> float:
-    """Add the deltas in fp32, write weights and tokenizer to `folder`, return the kept share.
+    deltas: Deltas,
+    *,
+    store: Store,
+    dtype: str,
+    folder: Path,
+    progress: Progress,
+    least: float = 0.0,
+) -> tuple[str, float]:
+    """Add the deltas in fp32, write weights and tokenizer to `folder`.
 
     The kept share is the projection of the change that was written on the exact one,
     <W_written - W_origin, D> / <D, D> over all adapted weights, D the fp32 sum of the deltas.
     1.0 means that the cast lost nothing of the training's direction.
+
+    Args:
+        deltas: what to add to what.
+        store: resolves the references.
+        dtype: of the weights written.
+        folder: gets weights and tokenizer.
+        progress: told of every adapter added.
+        least: kept share below which the weights are written in float32 instead.
+
+    Returns:
+        The dtype written and the kept share.
     """
     import torch
 
@@ -84,10 +101,12 @@ def write_merge(
     folders = [store.path(adapter.uri) for adapter in deltas.adapters]
     model = _merged(origin, folders, progress)
     kept = _kept_share(model, origin, folders, getattr(torch, dtype))
+    if kept < least:
+        dtype, kept = "float32", _kept_share(model, origin, folders, torch.float32)
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=SHARD_SIZE)
     for file in tokenizer_files(origin):
         shutil.copy(file, folder / file.name)
-    return kept
+    return dtype, kept
 
 
 def _merged(origin: Path, folders: Sequence[Path], progress: Progress) -> "PreTrainedModel":

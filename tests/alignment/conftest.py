@@ -1,5 +1,6 @@
 """One finished run of the whole chain, and small parts of it to build tests from."""
 
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import pytest
 
 from alignment.chain import Chain, chain
 from alignment.config import PipelineConfig
+from alignment.progress import Progress
 from alignment.records import StageRecord
 from alignment.store import Store, Workspace
 from tests import tiny
@@ -50,6 +52,29 @@ def finished(tiny_model_folder, tmp_path_factory):
         for step in woven.steps():  # parents come first, so whoever waits waits for one at work
             futures[step.key] = pool.submit(run, step)
     records = {step.name: futures[step.key].result() for step in woven.steps()}
+    return Finished(config=config, chain=woven, store=store, records=records)
+
+
+@pytest.fixture(scope="session")
+def stacked(finished, tmp_path_factory):
+    """The finished run under `compose: stack`: its data and SFT training, the rest anew.
+
+    Rounds are trained by processes of their own, as a scheduler does; the rest is built here.
+    """
+    from alignment.launch import build, run_step
+
+    root = tmp_path_factory.mktemp("stacked") / "store"
+    settings = finished.config.model_dump(mode="json")
+    settings.update(store=str(root), compose={"name": "stack"}, control=None)
+    config = PipelineConfig.model_validate(settings)
+    woven, store = chain(config), Store(root=root)
+    for key in {step.key for step in woven.steps()} & set(finished.store.list_keys()):
+        shutil.copytree(finished.store.folder(key), store.folder(key))
+    records = {}
+    for step in woven.steps():
+        trains = step.stage == "dpo"
+        made = run_step(store, step) if trains else build(store, step, Progress())
+        records[step.name] = made
     return Finished(config=config, chain=woven, store=store, records=records)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from alignment.errors import StorageError, UsageError
 from alignment.evaluate.generate import generate
-from alignment.export import export, open_for_chat
+from alignment.export import Exported, export, open_for_chat
 from alignment.models.load import open_model
 from alignment.records import Message, ModelRef
 
@@ -34,13 +34,15 @@ def test_the_lineage_goes_with_the_model(finished, tmp_path):
     assert not {"dpo-2", "evaluate-base"} & set(names), "nothing that had no part in it"
 
 
-def test_an_adapter_is_exported_as_an_adapter(finished, tmp_path):
+def test_a_trained_adapter_is_exported_as_it_is(finished, tmp_path):
     written = export(finished.store, finished.records["dpo-1"], tmp_path / "out")
-    assert [path.name for path in written] == [
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "export.json",
         "lineage.json",
     ]
+    assert (written.form, written.rank) == ("adapter", 4)
 
 
 def test_the_base_model_is_exported_from_where_it_lies(finished, tmp_path, tiny_model_folder):
@@ -61,8 +63,8 @@ def test_what_an_interrupted_export_left_is_not_mistaken_for_one(finished, tmp_p
     half = tmp_path / ".out.part"
     half.mkdir()
     (half / "half.safetensors").write_text("x")
-    written = export(finished.store, finished.records["dpo-1"], tmp_path / "out")
-    assert "half.safetensors" not in {path.name for path in written}
+    export(finished.store, finished.records["dpo-1"], tmp_path / "out")
+    assert not (tmp_path / "out" / "half.safetensors").exists()
     assert not half.exists()
 
 
@@ -89,3 +91,92 @@ def test_a_chat_is_the_models_greedy_reply_to_all_turns(finished):
     messages = tuple(Message(role=role, content=text) for role, text in turns)
     (expected,) = generate(loaded.model, loaded.tokenizer, [messages], max_new_tokens=6, batch=1)
     assert reply(turns) == expected.text
+
+
+# --- forms ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(stacked, tmp_path):
+    """A function that exports a stack of three adapters: what is said of it, and its folder."""
+
+    def run(name="out", **options):
+        record = stacked.records["stack-dpo-2"]
+        return export(stacked.store, record, tmp_path / name, **options), tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def judged(stacked):
+    """The same stack as evaluation opens it."""
+    ref = ModelRef.model_validate(stacked.records["stack-dpo-2"].output)
+    return open_model(ref, stacked.store, dtype="float32", quantised=False).model
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(torch.tensor([[3, 4, 5, 6, 7, 8]])).logits
+
+
+def test_a_stack_is_exported_as_one_folder_that_computes_the_same(written, judged):
+    from transformers import AutoModelForCausalLM
+
+    said, folder = written(dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    torch.testing.assert_close(logits(model), logits(judged), rtol=0, atol=1e-5)
+    assert said.kept_share == pytest.approx(1, abs=1e-4)
+    assert said.from_measured["mean_abs_logprob"] < 1e-5
+    assert said.from_trained["mean_abs_logprob"] < 1e-5
+    assert json.loads((folder / "export.json").read_text()) == said.model_dump()
+
+
+def test_an_adapter_of_a_whole_stack_loads_in_plain_peft(written, judged, open_tiny):
+    """Ranks 4, 4 and 4 make 12, which vLLM serves with --max-lora-rank 16."""
+    from peft import PeftModel
+
+    said, folder = written(form="adapter")
+    model = PeftModel.from_pretrained(open_tiny().model, folder)
+    torch.testing.assert_close(logits(model), logits(judged), rtol=0, atol=1e-5)
+    assert said.rank == 12
+    assert "rank 12; vLLM needs --max-lora-rank 16" in said.notes()
+    assert said.from_measured["top1"] == 1
+    assert "tokenizer.json" in {path.name for path in folder.iterdir()}
+
+
+def test_bfloat16_is_written_where_it_keeps_the_training_and_float32_where_not(
+    written, monkeypatch
+):
+    """The tiny adapters were trained at a hundred times the usual rate, so bfloat16 keeps them.
+
+    Asked to keep more than everything, the export falls back.
+    """
+    from alignment.evaluate import fidelity
+
+    said, _ = written()
+    assert said.dtype == "bfloat16"
+    assert said.kept_share >= 0.95
+    assert said.from_measured["kl"] > 0
+    monkeypatch.setattr(fidelity, "WORTH_A_WARNING", 1.5)
+    assert written("full")[0].dtype == "float32"
+
+
+def test_a_merge_can_be_written_again_in_another_precision(finished, tmp_path):
+    """Anew from the deltas, not by casting the folder."""
+    record = finished.records["merge-dpo-1"]
+    said = export(finished.store, record, tmp_path / "out", dtype="bfloat16")
+    assert said.dtype == "bfloat16"
+    assert said.kept_share == pytest.approx(1, abs=0.1)
+    assert said.from_measured is not None
+    assert said.from_measured["mean_abs_logprob"] > 1e-5
+
+
+def test_a_base_has_no_adapter_to_export(finished, tmp_path):
+    with pytest.raises(UsageError, match="'base' has no adapter: export it without --form"):
+        export(finished.store, finished.records["base"], tmp_path / "out", form="adapter")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("rank", "fits"), [(1, 1), (9, 16), (192, 256), (300, 320)])
+def test_the_rank_that_vllm_needs_is_the_next_one_it_takes(rank, fits):
+    assert Exported(form="adapter", rank=rank).notes()[-1].endswith(f"--max-lora-rank {fits}")

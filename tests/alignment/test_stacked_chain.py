@@ -6,43 +6,19 @@ written by one process and read by another. One training is killed on its way.
 
 import json
 import math
-import shutil
 import signal
 
 import pytest
 
-from alignment.chain import chain
-from alignment.config import PipelineConfig
 from alignment.evaluate.probe import PROBE_FILE, Probe, distance
 from alignment.export import open_for_chat
-from alignment.launch import build, run_step
+from alignment.launch import run_step
 from alignment.models.load import open_model
 from alignment.plan import plan
-from alignment.progress import Progress
 from alignment.records import AdapterRef, EvalReport, ModelRef
-from alignment.store import Store
-from tests.alignment.conftest import Finished
 from tests.alignment.elsewhere import Elsewhere, children, finish
 
 HAND_OVERS = ("stack-sft", "stack-dpo-1", "stack-dpo-2")
-
-
-@pytest.fixture(scope="module")
-def stacked(finished, tmp_path_factory):
-    """The finished run's data and SFT training, then everything anew on top of stacks."""
-    root = tmp_path_factory.mktemp("stacked") / "store"
-    settings = finished.config.model_dump(mode="json")
-    settings.update(store=str(root), compose={"name": "stack"}, control=None)
-    config = PipelineConfig.model_validate(settings)
-    woven, store = chain(config), Store(root=root)
-    for key in {step.key for step in woven.steps()} & set(finished.store.list_keys()):
-        shutil.copytree(finished.store.folder(key), store.folder(key))
-    records = {}
-    for step in woven.steps():
-        trains = step.stage == "dpo"
-        made = run_step(store, step) if trains else build(store, step, Progress())
-        records[step.name] = made
-    return Finished(config=config, chain=woven, store=store, records=records)
 
 
 def model(run, name):

@@ -118,16 +118,36 @@ def test_a_merge_that_keeps_less_than_95_percent_says_what_to_do():
 # --- stack ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("quantisation", [None, NF4], ids=["fp32", "nf4"])
-def test_a_stack_is_handed_over_bit_for_bit_and_nothing_is_written(
-    handed_over, trained, tmp_path, quantisation
-):
-    trained = trained.model_copy(update={"quantisation": quantisation})
+def test_a_stack_is_handed_over_bit_for_bit_and_nothing_is_written(handed_over, trained, tmp_path):
     made, metrics, notes = handed_over(trained, Stack())
     assert made == trained
     assert metrics == {"mean_abs_logprob": 0.0, "kl": 0.0, "top1": 1.0}
     assert notes == ()
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_stack_in_four_bits_writes_its_base_once_and_loads_it_bit_for_bit(
+    handed_over, trained, make_adapter, tmp_path
+):
+    """The probe is of a model that was quantised as it was loaded; the next ones read the file."""
+    quantised = trained.model_copy(update={"quantisation": NF4})
+    made, metrics, _ = handed_over(quantised, Stack())
+    assert metrics == {"mean_abs_logprob": 0.0, "kl": 0.0, "top1": 1.0}
+    assert made.quantised.dtype == "nf4"
+    assert made.ref_hash == quantised.ref_hash, "it computes the same"
+    (file,) = (tmp_path / "merged").glob("*.safetensors")
+    written = file.stat().st_mtime_ns
+    longer = made.push(make_adapter("dpo-2", seed=3))
+    after, metrics, _ = handed_over(longer, Stack())
+    assert after == longer
+    assert metrics["mean_abs_logprob"] == 0
+    assert file.stat().st_mtime_ns == written
+
+
+def test_a_new_base_is_quantised_from_its_own_weights(handed_over, trained):
+    quantised = trained.model_copy(update={"quantisation": NF4})
+    made = handed_over(quantised, Stack()).ref
+    assert handed_over(made, Stack(max_rank=5)).ref.quantised is None
 
 
 def test_a_stack_that_is_not_what_was_trained_stops_the_run_with_the_figures(

@@ -44,7 +44,7 @@ def merge(tmp_path):
 
     def run(ref, dtype="float32"):
         folder = tmp_path / f"merged-{next(made)}"
-        kept = write_merge(
+        _, kept = write_merge(
             plan_merge(ref),
             store=Store(root=tmp_path),
             dtype=dtype,
