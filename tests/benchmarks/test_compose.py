@@ -1,0 +1,89 @@
+"""The benchmark of merge against stack, whole, on the tiny model and the practice set."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alignment.errors import Interrupted
+from benchmarks import compose
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_model_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("compose")
+    sizes = ["--rows", "24", "--steps", "3", "--max-length", "256", "--scale", "500"]
+    return ["--model", str(tiny_model_folder), "--fp32", *sizes, "--out", str(out)]
+
+
+@pytest.fixture(scope="module")
+def found(arguments):
+    with pytest.raises(Interrupted, match="time is over before base of merge bf16, seed 0"):
+        compose.main([*arguments, "--minutes", "0"])
+    return compose.main(arguments)
+
+
+@pytest.mark.slow
+def test_every_stage_of_both_arms_is_measured(found):
+    stages = ["sft", "dpo-1", "dpo-2", "dpo-3", "dpo-4"]
+    assert [(s.arm, s.stage) for s in found] == [
+        *(("merge bf16", stage) for stage in stages),
+        *(("stack", stage) for stage in stages),
+    ]
+
+
+@pytest.mark.slow
+def test_a_stack_hands_over_what_was_trained_and_a_merge_does_not(found):
+    for stage in found:
+        trained, start = stage.views["trained"], stage.views["start"]
+        if stage.arm == "stack":
+            assert trained == start
+            assert (stage.written > 0) == (stage.stage == "sft"), "the base in four bits, once"
+            assert stage.hand_over["mean_abs_logprob"] == 0
+        else:
+            assert trained.nll != start.nll
+            assert stage.written > 0
+            assert 0 < stage.hand_over["kept_share"] < 1.2
+
+
+@pytest.mark.slow
+def test_what_was_measured_is_written_and_not_measured_again(found, arguments):
+    """The seconds in every row come from the store: a step built again would have others."""
+    out = Path(arguments[-1])
+    written = json.loads((out / "results.json").read_text())
+    assert [compose.Stage.model_validate(row) for row in written["stages"]] == found
+    assert (out / "compose.png").stat().st_size > 1000
+    assert compose.main(arguments) == found
+
+
+def quality(**fields):
+    return compose.Quality(
+        **{"nll": 2.0, "nll_gain": 0.0, "accuracy": 0.5, "margin": 0.0, **fields}
+    )
+
+
+def stage(arm, name, trained, start):
+    return compose.Stage(
+        arm=arm,
+        seed=0,
+        stage=name,
+        views={"trained": trained, "start": start},
+        hand_over={},
+        seconds=1,
+        step_seconds=1,
+        written=0,
+        peak_gib=None,
+    )
+
+
+def test_gain_kept_is_a_share_of_what_the_stack_gained():
+    """SFT: .3 of .4 nats = .75. Round 1: the stack went from 1 to 5, the merge hands over 3: .5."""
+    stacked = quality(nll_gain=0.4, margin=1.0), quality(margin=5.0)
+    merged = quality(nll_gain=0.3, margin=0.5), quality(margin=3.0)
+    found = [
+        stage(arm, name, *([view] * 2))
+        for arm, views in (("stack", stacked), ("merge bf16", merged))
+        for name, view in zip(("sft", "dpo-1"), views, strict=True)
+    ]
+    assert compose.gain_kept(found, "merge bf16", 0) == pytest.approx({"sft": 0.75, "dpo-1": 0.5})
+    assert compose.gain_kept(found, "stack", 0) == {"sft": 1, "dpo-1": 1}
