@@ -146,6 +146,7 @@ def settings(asked: argparse.Namespace, arm: str, seed: int) -> PipelineConfig:
         "max_length": asked.max_length,
         "bf16": asked.bf16,
         "gradient_checkpointing": asked.bf16,
+        "engine": {"name": asked.engine},
         "samples": 0,
         "evaluation_rows": 0,
         "max_steps": asked.steps,
@@ -416,6 +417,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=int, default=1000, help="held-out pairs that are scored")
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--per-device", type=int, default=8, help="rows of 16 in a forward pass")
+    parser.add_argument("--engine", default="stock", choices=["stock", "packed"])
     parser.add_argument("--fp32", action="store_false", dest="bf16", help="as a CPU wants it")
     parser.add_argument("--costs", action="store_true", help="time, bytes and memory alone")
     parser.add_argument("--minutes", type=float, default=7.0, help="then stop; repeat to continue")

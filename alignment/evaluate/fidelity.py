@@ -71,11 +71,13 @@ def hand_over(
         TrainingError: the model is further from the trained one than `config` allows.
     """
     if isinstance(config, Merge):
-        return _merged(trained, config, probe, place)
+        remedy = "set compose.name=stack, which loses nothing, or raise compose.max_kl"
+        return _merged(trained, config, probe, place, remedy)
     rank = sum(adapter.r for adapter in trained.adapters)
     if rank <= config.max_rank:
         return _stacked(trained, config, probe, place)
-    merged = _merged(trained, Merge(dtype="float32"), probe, place)
+    remedy = f"set compose.max_rank to {rank} or more, so that nothing is merged"
+    merged = _merged(trained, Merge(dtype="float32"), probe, place, remedy)
     note = f"rank {rank} exceeds compose.max_rank {config.max_rank}: a new base was written"
     return merged._replace(notes=(note, *merged.notes))
 
@@ -90,7 +92,9 @@ def kept_notes(kept_share: float) -> tuple[str, ...]:
     )
 
 
-def _merged(trained: ModelRef, config: Merge, probe: Probe, place: Place) -> HandedOver:
+def _merged(
+    trained: ModelRef, config: Merge, probe: Probe, place: Place, remedy: str
+) -> HandedOver:
     deltas = plan_merge(trained)
     _, kept = write_merge(
         deltas,
@@ -107,8 +111,7 @@ def _merged(trained: ModelRef, config: Merge, probe: Probe, place: Place) -> Han
     if not found["kl"] <= config.max_kl:
         raise TrainingError(
             f"the merge of {_names(trained)} is not the model that was trained: {_shown(found)}, "
-            f"kept share {kept:.3f}; compose.max_kl allows {config.max_kl:g} nats a token. Set "
-            "compose.name=stack, which loses nothing, or raise compose.max_kl."
+            f"kept share {kept:.3f}; allowed is a KL of {config.max_kl:g}; {remedy}."
         )
     ref = written.model_copy(
         update={

@@ -104,7 +104,7 @@ def test_a_merge_beyond_its_bound_stops_the_run_with_the_figures(handed_over, tr
     assert "KL " in message
     assert "top-1 " in message
     assert "kept share " in message
-    assert "compose.max_kl allows 1e-09 nats a token. Set compose.name=stack" in message
+    assert "allowed is a KL of 1e-09; set compose.name=stack, which loses nothing" in message
 
 
 def test_a_merge_that_keeps_less_than_95_percent_says_what_to_do():

@@ -10,7 +10,19 @@ import math
 import pytest
 import torch
 
+from alignment.evaluate.probe import (
+    PROBE_FILE,
+    Probe,
+    distance,
+    last_replies,
+    leave_probe,
+    probe_rows,
+)
+from alignment.models.adapters import describe_adapter
+from alignment.progress import Progress
 from alignment.records import Quantisation
+from alignment.train.dpo import train_dpo
+from alignment.train.engine import Packed, Stock
 
 IDS = torch.tensor([[3, 4, 5, 6, 7, 8]])
 NF4 = Quantisation(compute_dtype="float32")
@@ -132,6 +144,30 @@ def test_an_adapter_folder_alone_never_names_a_base(two, open_tiny, workspace):
     write_adapter(adapted, workspace.out / "adapter")
     settings = json.loads((workspace.out / "adapter" / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] is None
+
+
+@pytest.mark.parametrize("engine", [Stock(), Packed()], ids=lambda engine: engine.name)
+def test_a_round_trained_on_a_stack_is_handed_over_bit_for_bit_by_either_engine(
+    open_tiny, stacked, pairs, dpo_config, conversations, workspace, engine
+):
+    """Whatever an engine does to the model it trains, the probe is of the model that is loaded."""
+    loaded = open_tiny(stacked)
+    train_dpo(
+        dpo_config.model_copy(update={"engine": engine}),
+        policy=loaded,
+        pairs=pairs,
+        held_out=(),
+        seed=0,
+        workspace=workspace,
+        progress=Progress(),
+    )
+    rows = probe_rows(last_replies(loaded.tokenizer, conversations))
+    path, folder = workspace.out / PROBE_FILE, workspace.out / "adapter"
+    assert leave_probe(loaded.model, rows, path, bf16=False) < 1e-5
+    newest = describe_adapter(folder, uri=f"folder:{folder}", stage="dpo-1", trained_on="")
+    again = open_tiny(stacked.push(newest)).model
+    assert distance(Probe.load(path), again)["mean_abs_logprob"] == 0
+    assert distance(Probe.load(path), open_tiny(stacked).model)["mean_abs_logprob"] > 1e-4
 
 
 def test_a_stack_answers_with_and_without_a_cache(open_tiny, stacked):
