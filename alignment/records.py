@@ -9,9 +9,16 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 Json = dict[str, object]
 
 
@@ -30,11 +37,50 @@ def digest_of(value: object) -> str:
 # --- text -------------------------------------------------------------------------------------
 
 
+class Function(Frozen):
+    """A function by its name, with the arguments it is called with."""
+
+    name: str
+    arguments: dict[str, JsonValue]
+
+
+class ToolCall(Frozen):
+    """One call of a tool, in the form that chat templates read."""
+
+    type: Literal["function"] = "function"
+    function: Function
+
+
 class Message(Frozen):
-    """One turn of a chat."""
+    """One turn of a chat.
+
+    Attributes:
+        tool_calls: what an assistant turn calls, after its text or in place of it.
+        tools: on the opening system turn, the functions that may be called (JSON schemas). A
+            system turn of tools alone has no text. Most messages have neither, and then neither
+            is written.
+    """
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tools: tuple[dict[str, JsonValue], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Everything of it that a chat template makes text of."""
+        if not self.tool_calls and not self.tools:
+            return self.content
+        beside = [call.function.model_dump() for call in self.tool_calls] + list(self.tools)
+        return "\n".join([self.content, *(json.dumps(b, ensure_ascii=False) for b in beside)])
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        dumped: dict[str, object] = serialise(self)
+        return {name: value for name, value in dumped.items() if value or name in _ALWAYS}
+
+
+_ALWAYS = ("role", "content")
 
 
 class Conversation(Frozen):
@@ -48,7 +94,7 @@ class Conversation(Frozen):
     @classmethod
     def of(cls, messages: tuple[Message, ...], *, task_type: str, source: str) -> "Conversation":
         """The conversation with its content hash as id."""
-        content = [(message.role, message.content) for message in messages]
+        content = [(message.role, message.text) for message in messages]
         return cls(
             id=digest_of(content)[:16], messages=messages, task_type=task_type, source=source
         )
@@ -84,7 +130,7 @@ class PreferencePair(Frozen):
         strength: float | None = None,
     ) -> "PreferencePair":
         """The pair with its content hash as id."""
-        parts = [[(m.role, m.content) for m in part] for part in (prompt, chosen, rejected)]
+        parts = [[(m.role, m.text) for m in part] for part in (prompt, chosen, rejected)]
         return cls(
             id=digest_of(parts)[:16],
             prompt=prompt,
@@ -94,6 +140,21 @@ class PreferencePair(Frozen):
             source=source,
             strength=strength,
         )
+
+
+class Prompt(Frozen):
+    """What a model is asked, without a reply: user turns, perhaps after a system turn."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    task_type: str
+    source: str
+
+    @classmethod
+    def of(cls, prompt: tuple[Message, ...], *, task_type: str, source: str) -> "Prompt":
+        """The prompt with its content hash as id."""
+        content = [(message.role, message.text) for message in prompt]
+        return cls(id=digest_of(content)[:16], prompt=prompt, task_type=task_type, source=source)
 
 
 class Quarantined(Frozen):

@@ -16,6 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from alignment.config import PipelineConfig
+    from alignment.data.intake import Wanted
     from alignment.records import StageRecord
     from alignment.store import Store
 
@@ -70,6 +71,52 @@ def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: AsJson = F
         return
     for step in planned:
         print(f"{step.status:<7} {step.name:<22} {step.key}")
+
+
+@app.command()
+def data(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...", help="File, folder, pattern, URL or hub:owner/name@commit."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for kept.jsonl and quarantine.jsonl.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="Format of all files; default: told by the columns.")
+    ] = "auto",
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="THEIRS=OURS", help="Rename a column; repeatable."),
+    ] = None,
+    near: Annotated[
+        float,
+        typer.Option("--near-duplicates", min=0.5, max=1.0, help="Likeness that is one too much."),
+    ] = 0.9,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Read any data by its path: usable rows, and the others with file, row and reason."""
+    from alignment.data.intake import Wanted, take_in
+    from flows.display import counting
+
+    wanted = {
+        "format": {"name": format_},
+        "columns": dict(_pair_of(column) for column in columns or []),
+        "near_duplicates": near,
+    }
+    with counting() as tell:
+        report = take_in(paths, _validated(Wanted, wanted), out=out, tell=tell)
+    if as_json:
+        print(report.model_dump_json(indent=2))
+        return
+    for file in report.files:
+        print(f"{file.file}: {file.format} ({file.reason}), {file.gives or 'nothing'}")
+        print(f"  {_counts(file.read, file.kept, file.quarantined)}")
+        if file.note:
+            print(f"  note: {file.note}")
+    print(f"in all: {_counts(report.read, report.kept, report.quarantined)}")
+    print(f"written: {out / 'kept.jsonl'}, {out / 'quarantine.jsonl'}")
 
 
 @app.command()
@@ -307,6 +354,32 @@ def _print_record(record: "StageRecord") -> None:
         print(f"  {name:<36} {value:.6g}")
     for file in record.files:
         print(f"  {file.size:>12,}  {file.path}  {file.sha256[:12]}")
+
+
+def _counts(read: int, kept: int, quarantined: dict[str, int]) -> str:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in quarantined.items())
+    total = sum(quarantined.values())
+    return f"{read} read, {kept} kept, {total} quarantined{f' ({reasons})' if reasons else ''}"
+
+
+def _pair_of(column: str) -> tuple[str, str]:
+    from alignment.errors import UsageError
+
+    theirs, equals, ours = column.partition("=")
+    if not (theirs and equals and ours):
+        raise UsageError(f"--column {column!r}: expected THEIRS=OURS, for instance question=prompt")
+    return theirs, ours
+
+
+def _validated(model: "type[Wanted]", values: dict[str, Any]) -> "Wanted":
+    from pydantic import ValidationError
+
+    from alignment.errors import UsageError
+
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"--format: {error.errors()[0]['msg']}") from error
 
 
 def _read_line(prompt: str) -> str | None:

@@ -5,7 +5,7 @@ On a terminal two live bars; elsewhere a line per step and one every ten seconds
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -149,3 +149,25 @@ def _summary(record: StageRecord) -> str:
     metrics: dict[str, Any] = record.metrics
     numbers = [f"{n.removeprefix('eval_')} {metrics[n]:.3g}" for n in names if n in metrics]
     return ", ".join(numbers) or "; ".join(record.notes)
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[str, int, int], None]]:
+    """Draw how far the preparation of data is, while the block runs; gives what is to be told."""
+    console = Console(stderr=True)
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:,.0f} rows"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    task = bars.add_task("reading", total=None)
+
+    def tell(phase: str, done: int, total: int) -> None:
+        bars.update(task, description=phase, completed=done, total=total or None)
+
+    with bars:
+        yield tell

@@ -1,29 +1,25 @@
 """What may be trained on: rows go in, rows come out, and each row left out has one named reason.
 
-Every filter here is a pure function `(rows) -> (kept, dropped)`; none changes a row.
-Not here: reading (`files.py`, `formats.py`), lengths (`encode.py`), who goes to which
-split (`split.py`).
+Every filter here is a pure function `(rows) -> (kept, dropped)` that looks at one row at a time;
+none changes a row. Not here: reading (`files.py`, `formats/`), control tokens (`markers.py`), rows
+against each other (`index.py`), lengths (`encode.py`), who goes to which split (`split.py`).
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import Generic, NamedTuple, TypeVar
 
-from alignment.data.split import Part, PromptKeys, hash_order
-from alignment.records import Conversation, Message, PreferencePair, Quarantined
+from alignment.data.split import Part, PromptKeys
+from alignment.records import Conversation, Message, PreferencePair, Prompt, Quarantined
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-Record = Conversation | PreferencePair
+Record = Conversation | PreferencePair | Prompt
 R = TypeVar("R", bound=Record)
 
-_BATCH = 512
-_DAMAGE = re.compile("[\\0\ufffd\ud800-\udfff]")
+DAMAGE = re.compile("[\\0\ufffd\ud800-\udfff]")
+"""Characters that no text file holds, or that a bad decoding leaves."""
 
 
 class Reason(StrEnum):
@@ -37,18 +33,34 @@ class Reason(StrEnum):
     """Candidates of one question that are all right or all wrong: nothing to prefer."""
     score_inverted = "score_inverted"
     """The chosen reply scores lower than the rejected one."""
+    unknown_format = "unknown_format"
+    """Columns of no known format, in a file that a folder or pattern brought along."""
+    unpaired = "unpaired"
+    """A judged reply without another to the same prompt."""
+    no_prompt = "no_prompt"
+    """A reply whose prompt is not in the file."""
+    merged = "merged"
+    """No record of its own: it is part of the record at another row."""
     empty = "empty"
     """A turn without text, or no turn at all."""
     role_order = "role_order"
     """Not [system] user assistant user ... assistant, or a reply of several turns."""
     special_token = "special_token"
-    """Text that would be encoded to a control token or read as a turn marker."""
+    """Text that would be encoded to a control token, or opens a turn in the chat template."""
+    turn_marker = "turn_marker"
+    """Text that opens or ends a turn in a chat format in use: a forged or a lost turn."""
+    placeholder = "placeholder"
+    """A reply with a blank such as {{name}} that nobody has filled."""
+    no_tool_template = "no_tool_template"
+    """Calls tools, which the chat template leaves out."""
     identical_pair = "identical_pair"
     """Chosen and rejected are one text."""
     tie = "tie"
     """Both replies have the same score."""
     duplicate = "duplicate"
     """The same content stands further up."""
+    near_duplicate = "near_duplicate"
+    """Nearly the same content stands further up, or in an earlier round."""
     conflicting_label = "conflicting_label"
     """A over B here and B over A elsewhere, for one prompt."""
     prompt_too_long = "prompt_too_long"
@@ -61,8 +73,10 @@ class Reason(StrEnum):
     """Its prompt has been trained on by an earlier step."""
     other_part = "other_part"
     """Belongs to another `part` of the source."""
+    not_sampled = "not_sampled"
+    """Beyond the share of its source that `weight` asks for."""
     over_limit = "over_limit"
-    """Beyond the set's `limit`."""
+    """Beyond the set's `limit`, or its task type's."""
 
 
 class Rejected(Exception):
@@ -104,10 +118,15 @@ class Placed(Generic[R]):
 
 
 class Cleaned(NamedTuple, Generic[R]):
-    """Rows that pass, and the others with their reasons. Together: every row that went in."""
+    """Rows that pass, and the others with their reasons. Together: every row that went in.
+
+    Attributes:
+        noted: what else was done, and to how many rows.
+    """
 
     kept: list[Placed[R]]
     dropped: list[Quarantined]
+    noted: Mapping[str, int] = MappingProxyType({})
 
 
 def screen(
@@ -125,10 +144,8 @@ def screen(
 
 
 def turns(record: Record) -> tuple[Message, ...]:
-    """All messages of a record: the conversation, or prompt, chosen and rejected in this order."""
-    if isinstance(record, Conversation):
-        return record.messages
-    return (*record.prompt, *record.chosen, *record.rejected)
+    """All messages of a record, of a pair prompt, chosen and rejected in this order."""
+    return tuple(message for part in _parts(record).values() for message in part)
 
 
 # --- one row at a time ------------------------------------------------------------------------
@@ -139,7 +156,7 @@ def broken_text(rows: Iterable[Placed[R]]) -> Cleaned[R]:
 
     def problem(row: Placed[R]) -> str | None:
         for message in turns(row.record):
-            if found := _DAMAGE.search(message.content):
+            if found := DAMAGE.search(message.text):
                 return f"U+{ord(found[0]):04X} in the {message.role} turn"
         return None
 
@@ -158,7 +175,7 @@ def empty(rows: Iterable[Placed[R]]) -> Cleaned[R]:
             f"turn {number} of {name} ({message.role}) has no text"
             for name, part in parts.items()
             for number, message in enumerate(part, start=1)
-            if not message.content.strip()
+            if not message.text.strip()
         )
         return next(blank, None)
 
@@ -169,6 +186,8 @@ def role_order(rows: Iterable[Placed[R]]) -> Cleaned[R]:
     """Drop what is not [system] user assistant user ...: with one assistant turn as each reply."""
 
     def problem(row: Placed[R]) -> str | None:
+        if isinstance(row.record, Prompt):
+            return None
         if isinstance(row.record, Conversation):
             return _wrong_order(row.record.messages, last="assistant")
         for name, reply in (("chosen", row.record.chosen), ("rejected", row.record.rejected)):
@@ -179,97 +198,37 @@ def role_order(rows: Iterable[Placed[R]]) -> Cleaned[R]:
     return screen(rows, Reason.role_order, problem)
 
 
-def special_token(
-    rows: Sequence[Placed[R]], *, tokenizer: "PreTrainedTokenizerBase", turn_marker: str
-) -> Cleaned[R]:
-    """Drop rows whose text alone encodes to an added token of the tokenizer, special or not.
+def uses_tools(rows: Iterable[Placed[R]]) -> Cleaned[R]:
+    """Drop rows with tools or their answers, for a chat template that would leave them out."""
 
-    Such text would open a turn, or end one, in the middle of a message. `turn_marker` is the
-    opening of an assistant turn as text, which need not be made of added tokens.
-    """
-    control = control_tokens(tokenizer)
-    cleaned: Cleaned[R] = Cleaned([], [])
-    for row, encoded in _encoded(rows, tokenizer):
-        found = None
-        for message, ids in zip(turns(row.record), encoded, strict=True):
-            text = next((control[token] for token in ids if token in control), None)
-            if text is None and turn_marker in message.content:
-                text = turn_marker
-            if text is not None:
-                found = f"{text!r} in the {message.role} turn"
-                break
-        if found is None:
-            cleaned.kept.append(row)
-        else:
-            cleaned.dropped.append(row.dropped(Reason.special_token, found))
-    return cleaned
+    def problem(row: Placed[R]) -> str | None:
+        messages = turns(row.record)
+        tools = any(m.tool_calls or m.tools or m.role == "tool" for m in messages)
+        return "the chat template does not write tool calls" if tools else None
+
+    return screen(rows, Reason.no_tool_template, problem)
 
 
-def _encoded(
-    rows: Sequence[Placed[R]], tokenizer: "PreTrainedTokenizerBase"
-) -> Iterator[tuple[Placed[R], list[list[int]]]]:
-    """Each row with its turns' ids. In batches, because a tokenizer uses all cores for one."""
-    for start in range(0, len(rows), _BATCH):
-        batch = rows[start : start + _BATCH]
-        texts = [message.content for row in batch for message in turns(row.record)]
-        ids = iter(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
-        for row in batch:
-            yield row, list(islice(ids, len(turns(row.record))))
-
-
-def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
-    """Id to text of every token that was added to the vocabulary or has a special meaning."""
-    added = {index: text for text, index in tokenizer.get_added_vocab().items()}
-    special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-    return added | dict(special)
-
-
-def identical_pair(rows: Iterable[Placed[PreferencePair]]) -> Cleaned[PreferencePair]:
+def identical_pair(rows: Iterable[Placed[R]]) -> Cleaned[R]:
     """Drop pairs whose replies differ in white space at most."""
 
-    def problem(row: Placed[PreferencePair]) -> str | None:
-        chosen, rejected = (_squeezed(part) for part in (row.record.chosen, row.record.rejected))
+    def problem(row: Placed[R]) -> str | None:
+        if not isinstance(row.record, PreferencePair):
+            return None
+        chosen, rejected = (squeezed(part) for part in (row.record.chosen, row.record.rejected))
         return "both replies are the same" if chosen == rejected else None
 
     return screen(rows, Reason.identical_pair, problem)
 
 
-def tie(rows: Iterable[Placed[PreferencePair]]) -> Cleaned[PreferencePair]:
+def tie(rows: Iterable[Placed[R]]) -> Cleaned[R]:
     """Drop pairs whose scores say that neither reply is better. Without scores nothing is a tie."""
 
-    def problem(row: Placed[PreferencePair]) -> str | None:
-        return "both replies have the same score" if row.record.strength == 0 else None
+    def problem(row: Placed[R]) -> str | None:
+        tied = isinstance(row.record, PreferencePair) and row.record.strength == 0
+        return "neither reply is better by the scores or votes" if tied else None
 
     return screen(rows, Reason.tie, problem)
-
-
-# --- rows against each other ------------------------------------------------------------------
-
-
-def duplicate(rows: Iterable[Placed[R]]) -> Cleaned[R]:
-    """Drop rows whose content was there before; the first one stays."""
-    first: dict[str, str] = {}
-
-    def problem(row: Placed[R]) -> str | None:
-        here = f"{row.file} row {row.row}"
-        place = first.setdefault(row.record.id, here)
-        return None if place is here else f"same as {place}"
-
-    return screen(rows, Reason.duplicate, problem)
-
-
-def conflicting_label(rows: Sequence[Placed[PreferencePair]]) -> Cleaned[PreferencePair]:
-    """Drop both of two pairs that prefer opposite replies to one prompt."""
-    directions: dict[tuple[str, frozenset[str]], dict[str, str]] = defaultdict(dict)
-    for row in rows:
-        question, better = _question(row.record), _squeezed(row.record.chosen)
-        directions[question].setdefault(better, f"{row.file} row {row.row}")
-
-    def problem(row: Placed[PreferencePair]) -> str | None:
-        opposite = directions[_question(row.record)].get(_squeezed(row.record.rejected))
-        return None if opposite is None else f"{opposite} prefers the other reply"
-
-    return screen(rows, Reason.conflicting_label, problem)
 
 
 # --- rows against the rest of the run -----------------------------------------------------------
@@ -323,45 +282,44 @@ def other_part(rows: Iterable[Placed[R]], *, part: Part, salt: str) -> Cleaned[R
     return screen(rows, Reason.other_part, problem)
 
 
-def over_limit(rows: Sequence[Placed[R]], *, limit: int | None, salt: str) -> Cleaned[R]:
-    """The first `limit` rows in hash order, or all of them in that order."""
-    order = hash_order([row.record.id for row in rows], salt=salt)
-    ordered = [rows[at] for at in order]
-    taken = len(ordered) if limit is None else limit
-    beyond = [row.dropped(Reason.over_limit, f"limit is {limit}") for row in ordered[taken:]]
-    return Cleaned(ordered[:taken], beyond)
-
-
 # --- small words --------------------------------------------------------------------------------
 
 
 def _parts(record: Record) -> dict[str, tuple[Message, ...]]:
     if isinstance(record, Conversation):
         return {"messages": record.messages}
+    if isinstance(record, Prompt):
+        return {"prompt": record.prompt}
     return {"prompt": record.prompt, "chosen": record.chosen, "rejected": record.rejected}
 
 
 def _wrong_order(messages: Sequence[Message], *, last: str) -> str | None:
-    talk = messages[1:] if messages and messages[0].role == "system" else messages
-    expected = ("user", "assistant")
-    for number, message in enumerate(talk):
-        if message.role != expected[number % 2]:
-            place = number + 1 + len(messages) - len(talk)
-            return f"turn {place} is {message.role}, expected {expected[number % 2]}"
-    if not talk or talk[-1].role != last:
+    before: Message | None = None
+    for place, message in enumerate(messages, start=1):
+        if place == 1 and message.role == "system":
+            continue
+        expected = _after(before)
+        if message.role not in expected:
+            return f"turn {place} is {message.role}, expected {' or '.join(expected)}"
+        before = message
+    if before is None or before.role not in ((last, "tool") if last == "user" else (last,)):
         return f"{_roles(messages)} does not end with {last}"
     return None
+
+
+def _after(message: Message | None) -> tuple[str, ...]:
+    """Who may speak after a turn. The answer to a call of tools comes from the tools."""
+    if message is None:
+        return ("user",)
+    if message.role == "assistant":
+        return ("tool",) if message.tool_calls else ("user",)
+    return ("tool", "assistant") if message.role == "tool" else ("assistant",)
 
 
 def _roles(messages: Sequence[Message]) -> str:
     return " ".join(message.role for message in messages) or "nothing"
 
 
-def _squeezed(messages: Sequence[Message]) -> str:
+def squeezed(messages: Sequence[Message]) -> str:
     """The text of some turns with every run of white space as one space."""
-    return "\n".join(" ".join(message.content.split()) for message in messages)
-
-
-def _question(pair: PreferencePair) -> tuple[str, frozenset[str]]:
-    replies = frozenset({_squeezed(pair.chosen), _squeezed(pair.rejected)})
-    return _squeezed(pair.prompt), replies
+    return "\n".join(" ".join(message.text.split()) for message in messages)

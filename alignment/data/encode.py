@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
-from alignment.data.clean import Reason, Rejected, control_tokens
+from alignment.data.clean import Reason, Rejected
+from alignment.data.markers import control_tokens
 from alignment.errors import DataError, ModelError
-from alignment.records import Conversation, Message, PreferencePair
+from alignment.records import Conversation, Function, Message, PreferencePair, ToolCall
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,12 +37,37 @@ def render(
 ) -> list[int]:
     """Token ids of a chat under the tokenizer's template, with the opening of a reply if asked."""
     encoding = tokenizer.apply_chat_template(
-        [message.model_dump() for message in messages],
+        **as_template(messages),
         add_generation_prompt=add_generation_prompt,
         tokenize=True,
         return_dict=True,
     )
     return cast(list[int], cast(Any, encoding)["input_ids"])
+
+
+def as_template(messages: Sequence[Message]) -> dict[str, Any]:
+    """A chat as the arguments of a chat template: `conversation`, and the `tools` it offers."""
+    tools = list(messages[0].tools) if messages else []
+    bare = messages[1:] if tools and not messages[0].content else messages
+    chat = [message.model_dump(exclude={"tools"}) for message in bare]
+    return {"conversation": chat, "tools": tools or None}
+
+
+def offers_tools(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the chat template writes what is called, with which arguments, and the answer."""
+    call = ToolCall(function=Function(name="look_up", arguments={"word": "amber"}))
+    chat = [
+        *_QUESTION,
+        Message(role="assistant", content="", tool_calls=(call,)),
+        Message(role="tool", content="resin"),
+    ]
+    try:
+        text = str(tokenizer.apply_chat_template(**as_template(chat), tokenize=False))
+    except Exception as error:  # a template may refuse roles with any error of its own
+        if type(error).__module__.split(".")[0] not in ("jinja2", "builtins"):
+            raise
+        return False
+    return all(word in text for word in ("look_up", "amber", "resin"))
 
 
 def longer_than(
@@ -57,7 +83,7 @@ def longer_than(
     1,000 UltraFeedback pairs take 1.8 s so instead of 7.3 s.
     """
     text = tokenizer.apply_chat_template(
-        [message.model_dump() for message in messages],
+        **as_template(messages),
         add_generation_prompt=add_generation_prompt,
         tokenize=False,
     )

@@ -1,8 +1,9 @@
-"""Bytes to rows: JSON Lines, JSON and Parquet, on disk or behind any URL that fsspec opens.
+"""Bytes to rows: JSON Lines, JSON, tables, on disk or behind any URL that fsspec opens.
 
 A row that cannot be read is handed on as `Rejected`, with its line; a file that cannot be read
 at all is a `DataError`. A byte order mark, CRLF line ends and blank lines are read as what they
-are: no fault. Not here: what the columns mean (`formats.py`).
+are: no fault. Never more than one row, or the buffer that holds it, is in memory.
+Not here: csv, xlsx and parquet (`tables.py`); what the columns mean (`formats/`).
 """
 
 import contextlib
@@ -11,18 +12,27 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from alignment.data import tables
 from alignment.data.clean import Reason, Rejected
+from alignment.data.tables import Rows
 from alignment.errors import DataError
 from alignment.records import Json
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
-Rows = Iterator[tuple[int, Json | Rejected]]
-"""(1-based line or row, its fields or why there are none)."""
+LINES, LISTS = (".jsonl", ".ndjson"), (".json",)
+KINDS = (*LINES, *LISTS, ".csv", ".tsv", ".xlsx", ".parquet")
+PACKED = (".gz", ".zst")
+SUFFIXES = tuple(kind + packed for kind in KINDS for packed in ("", *PACKED))
+MAX_ROW = 32 * 2**20
+"""Bytes of the longest row that is read, 32 MiB; a longer one is set aside unread."""
+
+_CHUNK = 2**16
+_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def find(path: str) -> list[str]:
@@ -34,11 +44,11 @@ def find(path: str) -> list[str]:
     found, exact = _find_remote(path) if "://" in path else _find_local(path)
     known = sorted(name for name in found if name.lower().endswith(SUFFIXES))
     if exact and not known:
-        raise DataError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)}")
+        raise DataError(f"{path}: unknown kind of file; known are {_known()}")
     if not known:
         what = f"none of the {len(found)} files there" if found else "nothing"
         raise DataError(
-            f"{path}: no such data ({what} ends in {', '.join(SUFFIXES)}). "
+            f"{path}: no such data ({what} is of a known kind: {_known()}). "
             "Check the path; a relative one starts at the folder the command runs in."
         )
     return known
@@ -50,7 +60,7 @@ def sha256(file: str) -> str:
     Raises:
         DataError: the file cannot be read.
     """
-    with _reading(file), _open(file, compression=None) as stream:
+    with _reading(file), _open(file) as stream:
         return hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
 
 
@@ -62,7 +72,7 @@ def read(file: str) -> Rows:
     """
     readable = 0
     first: tuple[int, Rejected] | None = None
-    with _reading(file), _open(file, compression="infer") as stream:
+    with _reading(file), _open(file) as packed, _unpacked(file, packed) as stream:
         for number, row in _rows(file, stream):
             if not isinstance(row, Rejected):
                 readable += 1
@@ -73,17 +83,39 @@ def read(file: str) -> Rows:
         raise DataError(_nothing_readable(file, first))
 
 
+def stem(file: str) -> str:
+    """A file's name without folder and known suffixes: the source of its rows."""
+    name = Path(file).name
+    suffix = max((known for known in SUFFIXES if name.lower().endswith(known)), key=len, default="")
+    return name[: len(name) - len(suffix)]
+
+
+def _known() -> str:
+    return f"{', '.join(KINDS)}, also as {' or '.join(PACKED)}"
+
+
 def _rows(file: str, stream: IO[bytes]) -> Rows:
     name = file.lower()
-    if name.endswith(".parquet"):
-        return _parquet_rows(stream)
-    if name.removesuffix(".gz").endswith(".json"):
-        return _json_rows(file, stream)
-    return _json_lines(stream)
+    for suffix in PACKED:
+        name = name.removesuffix(suffix)
+    kind = name[name.rfind(".") :]
+    readers = {".csv": tables.csv, ".tsv": tables.tsv, ".xlsx": tables.xlsx}
+    if kind in readers:
+        return readers[kind](stream)
+    if kind == ".parquet":
+        return tables.parquet(stream)
+    return _json_rows(file, stream) if kind in LISTS else _json_lines(stream)
 
 
 def _json_lines(stream: IO[bytes]) -> Rows:
-    for number, line in enumerate(stream, start=1):
+    number = 0
+    while line := stream.readline(MAX_ROW):
+        number += 1
+        if len(line) >= MAX_ROW and not line.endswith(b"\n"):
+            while (rest := stream.readline(_CHUNK)) and not rest.endswith(b"\n"):
+                pass
+            yield number, Rejected(Reason.malformed, f"a line of more than {MAX_ROW} bytes")
+            continue
         if not line.strip():
             continue
         try:
@@ -96,35 +128,91 @@ def _json_lines(stream: IO[bytes]) -> Rows:
 
 def _json_rows(file: str, stream: IO[bytes]) -> Rows:
     """A `.json` file: one list of objects, or JSON Lines under that name, which is common."""
-    content = stream.read()
-    if not content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-        yield from _json_lines(io.BytesIO(content))
+    opening = stream.readline(_CHUNK)
+    while not _bare(opening) and (more := stream.readline(_CHUNK)):
+        opening += more
+    whole = cast(IO[bytes], io.BufferedReader(_Chained(opening, stream)))
+    if not _bare(opening).startswith(b"["):
+        yield from _json_lines(whole)
         return
-    try:
-        items = json.loads(_as_text(content))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{file} line {error.lineno}: broken JSON: {_json_problem(error)}. "
-            "A list cannot be read in part; mend the line, or write one object a line (.jsonl)."
-        ) from error
-    except (Rejected, ValueError, RecursionError) as error:
-        problem = error.detail if isinstance(error, Rejected) else _json_problem(error)
-        raise DataError(f"{file}: {problem}. Write it again as UTF-8 JSON.") from error
-    for number, item in enumerate(items, start=1):
+    for number, item in enumerate(_list_items(file, whole), start=1):
         try:
             yield number, _as_object(item)
         except Rejected as rejected:
             yield number, rejected
 
 
-def _parquet_rows(stream: IO[bytes]) -> Rows:
-    import pyarrow.parquet
+def _bare(opening: bytes) -> bytes:
+    return opening.removeprefix(b"\xef\xbb\xbf").lstrip()
 
-    number = 0
-    for batch in pyarrow.parquet.ParquetFile(stream).iter_batches(batch_size=1024):
-        for row in batch.to_pylist():
-            number += 1
-            yield number, row
+
+def _list_items(file: str, stream: IO[bytes]) -> Iterator[object]:
+    """The items of a JSON list, each read as soon as it is whole.
+
+    A byte that is not UTF-8 becomes half a surrogate pair, so that its row is set aside for it
+    and the others are read.
+    """
+    decode = json.JSONDecoder().raw_decode
+    unread = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+    text = unread.read(_CHUNK)
+    lines, at, ended = 0, text.index("[") + 1, False
+    first = True
+    while True:
+        begin = _next_item(text, at, first=first)
+        if text.startswith("]", begin):
+            return
+        try:
+            value, end = decode(text, begin)
+            whole = ended or _after_space(text, end) < len(text)
+        except RecursionError as error:
+            raise _broken(file, lines + text.count("\n", 0, at), "nested too deeply") from error
+        except ValueError as error:
+            whole, problem = False, str(getattr(error, "msg", error))
+            if ended or len(text) - at > MAX_ROW:
+                raise _broken(file, lines + getattr(error, "lineno", 1), problem) from error
+        if whole:
+            yield value
+            first, at = False, end
+            continue
+        lines += text.count("\n", 0, at)
+        more = unread.read(max(_CHUNK, len(text) - at))
+        text, at, ended = text[at:] + more, 0, not more
+
+
+def _next_item(text: str, at: int, *, first: bool) -> int:
+    """Where the next item or the end of the list begins; the end of the text where neither does."""
+    begin = _after_space(text, at)
+    if first or text.startswith("]", begin):
+        return begin
+    return _after_space(text, begin + 1) if text.startswith(",", begin) else len(text)
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+class _Chained(io.RawIOBase):
+    """Bytes that were read already, and then the stream they came from."""
+
+    def __init__(self, first: bytes, rest: IO[bytes]) -> None:
+        self._first, self._rest = first, rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._first[: len(buffer)] or self._rest.read(len(buffer))
+        self._first = self._first[len(data) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _broken(file: str, line: int, problem: str) -> DataError:
+    return DataError(
+        f"{file} line {line}: broken JSON: {problem}. "
+        "A list cannot be read in part; mend the line, or write one object a line (.jsonl)."
+    )
 
 
 def _as_text(content: bytes) -> str:
@@ -139,8 +227,11 @@ def _as_text(content: bytes) -> str:
 
 
 def _as_object(value: object) -> Json:
+    """A row; a text alone is a prompt."""
     if isinstance(value, dict):
         return value
+    if isinstance(value, str):
+        return {"prompt": value}
     kind = "null" if value is None else type(value).__name__
     raise Rejected(Reason.malformed, f"a JSON {kind} where an object is expected")
 
@@ -185,10 +276,22 @@ def _find_remote(path: str) -> tuple[list[str], bool]:
         return [system.unstrip_protocol(name) for name in found], False
 
 
-def _open(file: str, *, compression: str | None) -> IO[bytes]:
+def _open(file: str) -> IO[bytes]:
+    if "://" not in file:
+        return Path(file).open("rb")
     import fsspec
 
-    return cast(IO[bytes], fsspec.open(file, "rb", compression=compression).open())
+    return cast(IO[bytes], fsspec.open(file, "rb").open())
+
+
+def _unpacked(file: str, stream: IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:
+    if file.lower().endswith(".gz"):
+        return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
+    if file.lower().endswith(".zst"):
+        import pyarrow
+
+        return cast(IO[bytes], io.BufferedReader(pyarrow.CompressedInputStream(stream, "zstd")))
+    return contextlib.nullcontext(stream)
 
 
 @contextlib.contextmanager
@@ -207,5 +310,5 @@ def _reading(file: str) -> Iterator[None]:
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
-        problem = str(error).splitlines()[0]
+        problem = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{file} cannot be read: {problem}. Write or fetch it again.") from error

@@ -7,23 +7,27 @@ seed give the same bytes. For each source: rows read = kept + held out + dropped
 Not here: the store, and what the rows are used for.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Generic, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from alignment.data import clean, encode
-from alignment.data.clean import Cleaned, Placed, R, Rejected
+from alignment.data import clean, encode, index, leaks, markers
+from alignment.data.clean import Cleaned, Placed, R, Reason, Rejected
+from alignment.data.formats import Kind
 from alignment.data.practice import PracticeSource
-from alignment.data.reading import read_conversations, read_pairs
-from alignment.data.sieve import Prepared, Sieve
-from alignment.data.sources import Source
+from alignment.data.reading import Reading, read_conversations, read_pairs
+from alignment.data.shards import Pass, Step
+from alignment.data.sieve import Prepared, Sieve, Tell
+from alignment.data.sources import FileSource, Source
 from alignment.data.split import Part, PromptKeys, held_out
 from alignment.data.verifiers import VerifiablePrompt
+from alignment.errors import DataError
 from alignment.records import Conversation, Frozen, PreferencePair, digest_of
 
 if TYPE_CHECKING:
@@ -55,6 +59,28 @@ class SetConfig(Frozen):
         description="keep so many rows, held-out ones included: the first in hash order; "
         "default: all",
     )
+    task_limits: dict[str, PositiveInt] = Field(
+        default_factory=dict,
+        description="keep so many rows of a task type, {math: 500}, held-out ones included: the "
+        "first in hash order; default: all of every type",
+    )
+    evaluation_prompts: tuple[Source, ...] = Field(
+        default=(),
+        description="prompts that will be asked in an evaluation, from any source: no row is "
+        "trained on that holds most of one",
+    )
+    near_duplicates: float | None = Field(
+        default=None,
+        gt=0.5,
+        le=1,
+        description="drop rows that share this much of their text with one further up or with an "
+        "earlier round's, above 0.5 to 1 (0.9 is usual); default: equal rows only",
+    )
+    markers: Literal["quarantine", "as_text"] = Field(
+        default="quarantine",
+        description="rows whose text holds a control token or a turn marker. quarantine: leave "
+        "them out; as_text: spell control tokens out, with a space, so that they stay text",
+    )
     max_malformed_share: float = Field(
         default=0.01,
         ge=0,
@@ -77,8 +103,10 @@ class SetConfig(Frozen):
         return self.model_copy(update={"sources": sources})
 
     def digest(self) -> str:
-        """What a cache key must know of the sources' content."""
-        return digest_of([source.digest() for source in self.sources])
+        """What a cache key must know of the content of its sources and evaluation prompts."""
+        asked = [source.digest() for source in self.evaluation_prompts]
+        read = [source.digest() for source in self.sources]
+        return digest_of([read, asked] if asked else read)
 
 
 class ConversationSetConfig(SetConfig):
@@ -109,8 +137,10 @@ def prepare_conversations(
     max_length: int,
     tokenizer: "PreTrainedTokenizerBase",
     earlier: Mapping[str, PromptKeys] = MappingProxyType({}),
+    alike: Mapping[str, Path] = MappingProxyType({}),
     seed: int,
     out: Path,
+    tell: Tell = lambda *_: None,
 ) -> Prepared:
     """Write a set of conversations of at most `max_length` tokens under `out`.
 
@@ -119,20 +149,14 @@ def prepare_conversations(
     Raises:
         DataError: a source cannot be read, too many rows are malformed, or too few are left.
     """
-    salt = str(seed)
-    sieve = Sieve(
-        [read_conversations(source) for source in config.sources],
-        max_malformed_share=config.max_malformed_share,
-    )
-    _keep_usable_text(sieve, config, tokenizer, salt)
-    sieve.apply(_apart_from_own_evaluation, clean.duplicate)
-    _split(sieve, config, earlier, salt)
-    sieve.apply(partial(_fit_conversations, max_length, tokenizer))
-    sieve.apply(partial(clean.over_limit, limit=config.limit, salt=salt))
-    encode.check_spans(tokenizer, (row.record for row in sieve.rows[:SPANS_CHECKED]))
-    return sieve.write(
-        out, kind="conversations", prompts=_prompts(config), min_rows=config.min_rows
-    )
+    run: _Preparation[Conversation]
+    run = _Preparation(config, tokenizer, earlier, alike, seed, out, tell)
+    fit = partial(_fit_conversations, max_length, tokenizer)
+    sieve = run.sieve(map(read_conversations, config.sources), [], fit, max_length)
+    run.compare(sieve)
+    first = index.in_order(sieve.index, sieve.alive)[:SPANS_CHECKED].tolist()
+    encode.check_spans(tokenizer, map(Conversation.model_validate_json, sieve.lines(first)))
+    return run.write(sieve, "conversations", [])
 
 
 def prepare_pairs(
@@ -141,10 +165,14 @@ def prepare_pairs(
     lengths: Lengths,
     tokenizer: "PreTrainedTokenizerBase",
     earlier: Mapping[str, PromptKeys],
+    alike: Mapping[str, Path] = MappingProxyType({}),
     seed: int,
     out: Path,
+    tell: Tell = lambda *_: None,
 ) -> Prepared:
     """Write a set of preference pairs under `out`.
+
+    Rows wait in `<out>.shards` in between; a call that was killed is continued by the next.
 
     Args:
         config: sources and limits.
@@ -153,58 +181,138 @@ def prepare_pairs(
         earlier: the prompts of the sets before, by a name for people ("sft", "round 1"). None
             that is held out there is trained on here, and none that an earlier round trained on
             is used again.
+        alike: `likeness.npy` of the sets before, by the same names, where they have one.
         seed: of the run; decides the split.
         out: an existing folder.
+        tell: for a progress bar.
 
     Raises:
         DataError: a source cannot be read, too many rows are malformed, or too few are left.
     """
-    salt = str(seed)
-    sieve = Sieve(
-        [read_pairs(source) for source in config.sources],
-        max_malformed_share=config.max_malformed_share,
-    )
-    _keep_usable_text(sieve, config, tokenizer, salt)
-    sieve.apply(clean.identical_pair, clean.tie)
-    sieve.apply(_apart_from_own_evaluation, clean.duplicate, clean.conflicting_label)
-    _split(sieve, config, earlier, salt)
-    fitted, notes = _fit_pairs(lengths, tokenizer, sieve.rows)
-    sieve.notes += notes
-    sieve.apply(lambda _: fitted, partial(clean.over_limit, limit=config.limit, salt=salt))
-    return sieve.write(out, kind="pairs", prompts=_prompts(config), min_rows=config.min_rows)
+    run: _Preparation[PreferencePair]
+    run = _Preparation(config, tokenizer, earlier, alike, seed, out, tell)
+    fit = partial(_fit_pairs, lengths, tokenizer)
+    judged: list[Step[PreferencePair]] = [clean.identical_pair, clean.tie]
+    sieve = run.sieve(map(read_pairs, config.sources), judged, fit, lengths.model_dump())
+    run.compare(sieve)
+    return run.write(sieve, "pairs", _notes(sieve.noted, lengths))
 
 
-def _keep_usable_text(
-    sieve: Sieve[R], config: SetConfig, tokenizer: "PreTrainedTokenizerBase", salt: str
-) -> None:
-    """Apply the filters that look at one row at a time, the cheap ones first."""
-    if config.part is not None:
-        sieve.apply(partial(clean.other_part, part=config.part, salt=salt))
-    sieve.apply(clean.broken_text, clean.empty, clean.role_order)
-    marker = str(tokenizer.decode(encode.response_template_ids(tokenizer))).strip()
-    sieve.apply(partial(clean.special_token, tokenizer=tokenizer, turn_marker=marker))
+class _Preparation(Generic[R]):
+    """What the preparation of conversations and of pairs have in common."""
+
+    def __init__(
+        self,
+        config: SetConfig,
+        tokenizer: "PreTrainedTokenizerBase",
+        earlier: Mapping[str, PromptKeys],
+        alike: Mapping[str, Path],
+        seed: int,
+        out: Path,
+        tell: Tell,
+    ) -> None:
+        _check_files(config.sources)
+        self.config, self.tokenizer, self.earlier = config, tokenizer, earlier
+        self.alike, self.salt, self.out, self.tell = alike, str(seed), out, tell
+
+    def sieve(
+        self,
+        readings: Iterable[Reading[R]],
+        judged: Sequence[Step[R]],
+        fit: Step[R],
+        lengths: object,
+    ) -> Sieve[R]:
+        """All rows through every filter that looks at one row, the cheap ones first."""
+        steps: list[Step[R]] = [*self._usable(), *judged, *self._apart(), fit]
+        key = [
+            self.config.model_dump(mode="json"),
+            self.config.digest(),
+            {name: keys.model_dump() for name, keys in self.earlier.items()},
+            [self.salt, self.tokenizer.name_or_path, lengths],
+        ]
+        sieve = Sieve(
+            readings,
+            Pass(steps, self.salt, likeness=self.config.near_duplicates is not None),
+            work=self.out.with_name(f"{self.out.name}.shards"),
+            key=digest_of(key)[:16],
+            tell=self.tell,
+        )
+        sieve.check_malformed(self.config.max_malformed_share)
+        return sieve
+
+    def _usable(self) -> Iterator[Step[R]]:
+        if self.config.part is not None:
+            yield partial(clean.other_part, part=self.config.part, salt=self.salt)
+        yield from (clean.broken_text, clean.empty, clean.role_order)
+        if self.config.markers == "as_text":
+            yield partial(markers.spelled_out, tokenizer=self.tokenizer)
+        opening = str(self.tokenizer.decode(encode.response_template_ids(self.tokenizer))).strip()
+        yield partial(markers.special_token, tokenizer=self.tokenizer, turn_marker=opening)
+        if self.config.markers == "quarantine":
+            yield markers.turn_marker
+        yield markers.placeholder
+        if not encode.offers_tools(self.tokenizer):
+            yield clean.uses_tools
+
+    def _apart(self) -> Iterator[Step[R]]:
+        """Decide who is held out, and keep off the prompts of earlier sets and evaluations."""
+        share, salt = self.config.held_out_share, self.salt
+        yield lambda rows: Cleaned(
+            [
+                replace(row, held_out=row.held_out or held_out(row.prompt_key, share, salt=salt))
+                for row in rows
+            ],
+            [],
+        )
+        reserved = {name: frozenset(keys.held_out) for name, keys in self.earlier.items()}
+        yield partial(clean.in_evaluation_set, held_out=reserved)
+        yield partial(clean.used_by_earlier_round, earlier=self.earlier)
+        if self.config.evaluation_prompts:
+            exam = leaks.Exam.of(self.config.evaluation_prompts)
+            yield partial(leaks.leaked, exam=exam)
+
+    def compare(self, sieve: Sieve[R]) -> None:
+        """All that are left against each other, and the limits."""
+        sieve.sample(self.salt)
+        sieve.apply(
+            Reason.in_evaluation_set,
+            index.in_own_evaluation,
+            "its prompt is held out by a source of this set, {}".format,
+        )
+        sieve.apply(Reason.duplicate, index.duplicate, "same as {}".format)
+        sieve.apply(
+            Reason.conflicting_label, index.conflicting_label, "{} prefers the other reply".format
+        )
+        if self.config.near_duplicates is not None:
+            sieve.drop_alike(self.config.near_duplicates, self.alike)
+        sieve.limit(self.config.limit, self.config.task_limits)
+
+    def write(self, sieve: Sieve[R], kind: Kind, notes: Sequence[str]) -> Prepared:
+        """The set, and what a person should know about it."""
+        told = [f"{reading.source}: {reading.note}" for reading in sieve.readings if reading.note]
+        if spelled := sieve.noted["spelled_out"]:
+            told.append(f"{spelled} rows had control tokens in their text, now spelled out")
+        return sieve.write(
+            self.out,
+            kind=kind,
+            prompts=_prompts(self.config),
+            min_rows=self.config.min_rows,
+            notes=[*told, *notes],
+        )
 
 
-def _apart_from_own_evaluation(rows: list[Placed[R]]) -> Cleaned[R]:
-    """Without training rows whose prompt is in one of the set's own files for evaluation."""
-    own = frozenset(row.prompt_key for row in rows if row.held_out)
-    return clean.in_evaluation_set(rows, held_out={"a source of this set": own})
-
-
-def _split(
-    sieve: Sieve[R], config: SetConfig, earlier: Mapping[str, PromptKeys], salt: str
-) -> None:
-    """Decide who is held out, and keep off the prompts of earlier sets."""
-    share = config.held_out_share
-    sieve.rows = [
-        replace(row, held_out=row.held_out or held_out(row.prompt_key, share, salt=salt))
-        for row in sieve.rows
-    ]
-    reserved = {name: frozenset(keys.held_out) for name, keys in earlier.items()}
-    sieve.apply(
-        partial(clean.in_evaluation_set, held_out=reserved),
-        partial(clean.used_by_earlier_round, earlier=earlier),
-    )
+def _check_files(sources: Sequence[Source]) -> None:
+    readers: dict[str, str] = {}
+    for source in sources:
+        if not isinstance(source, FileSource):
+            continue
+        for file in source.files():
+            if file in readers:
+                raise DataError(
+                    f"{file} is read by two sources, {readers[file]} and {source.label}; "
+                    "take it out of one"
+                )
+            readers[file] = source.label
 
 
 def _fit_conversations(
@@ -226,10 +334,10 @@ def _fit_pairs(
     lengths: Lengths,
     tokenizer: "PreTrainedTokenizerBase",
     rows: list[Placed[PreferencePair]],
-) -> tuple[Cleaned[PreferencePair], list[str]]:
+) -> Cleaned[PreferencePair]:
     """Rows with prompts that fit, and how many had to give something for it."""
-    cleaned: Cleaned[PreferencePair] = Cleaned([], [])
-    shortened = cut = 0
+    noted: Counter[str] = Counter()
+    cleaned: Cleaned[PreferencePair] = Cleaned([], [], noted)
     for row in rows:
         try:
             trimmed = encode.trim_prompt(
@@ -242,17 +350,21 @@ def _fit_pairs(
         except Rejected as rejected:
             cleaned.dropped.append(row.dropped(rejected.reason, rejected.detail))
             continue
-        shortened += trimmed.pair.id != row.record.id
-        cut += trimmed.replies_cut
+        noted["shortened"] += trimmed.pair.id != row.record.id
+        noted["cut"] += trimmed.replies_cut
         cleaned.kept.append(replace(row, record=trimmed.pair))
+    return cleaned
+
+
+def _notes(noted: Mapping[str, int], lengths: Lengths) -> list[str]:
     notes = []
-    if shortened:
+    if shortened := noted.get("shortened"):
         notes.append(
             f"{shortened} prompts lost their oldest turns (max_prompt_length {lengths.prompt})"
         )
-    if cut:
+    if cut := noted.get("cut"):
         notes.append(f"{cut} replies go beyond max_length {lengths.whole} and will be cut")
-    return cleaned, notes
+    return notes
 
 
 def _prompts(config: SetConfig) -> Iterable[VerifiablePrompt]:

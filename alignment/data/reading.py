@@ -1,53 +1,64 @@
-"""A source's rows as records, with the format stated and unreadable rows set aside.
+"""A source's rows as records, one after the other, with the format stated.
 
 Not here: whether a record may be used (`clean.py`).
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import chain
-from typing import Generic, NamedTuple
+from typing import Generic
 
-from alignment.data.clean import Placed, R, Reason, Record, Rejected, turns
-from alignment.data.formats import Stated, choose_format, chosen_conversation
+from alignment.data.clean import Placed, R, Reason, Record, turns
+from alignment.data.formats import Kind, RowFormats, Stated, choose_format, chosen_conversation
 from alignment.data.practice import PracticeSource
 from alignment.data.rows import RawRow
 from alignment.data.sources import FileSource, HubSource, Source
 from alignment.data.split import prompt_key
 from alignment.errors import DataError
-from alignment.records import Conversation, PreferencePair, Quarantined
+from alignment.records import Conversation, PreferencePair, Prompt, Quarantined
 
 HEAD = 20
 """Rows whose columns tell the format."""
 
 
-class Reading(NamedTuple, Generic[R]):
-    """One source, read.
+@dataclass(frozen=True)
+class Reading(Generic[R]):
+    """One source, open.
 
     Attributes:
         source: its name for people.
-        format: the name of the format its rows were read in.
+        format: the name of the format its rows are read in.
         reason: why that one.
-        note: what the format did to the text, or nothing.
-        rows: what could be read; `dropped` is the rest.
+        note: what the format does to the text, or nothing.
+        items: its rows, those that could not be read among them; can be gone through once, and
+            raises `DataError` at its end where no row was in the format.
+        held_out: the whole source is.
+    weight: share of its prompts that are taken.
     """
 
     source: str
     format: str
     reason: str
     note: str
-    rows: list[Placed[R]]
-    dropped: list[Quarantined]
+    items: Iterator[Placed[R] | Quarantined]
+    held_out: bool = False
+    weight: float = 1.0
 
 
 def read_conversations(source: Source) -> Reading[Conversation]:
     """A source as chats to imitate; pairs give their prompt with the chosen reply.
 
     Raises:
-        DataError: the source cannot be read, or its format is not known.
+        DataError: the source cannot be read, or its format is not known or gives prompts only.
     """
     if isinstance(source, PracticeSource):
         return _generated(source, source.conversations())
-    return _read(source, _state(source), _as_conversation)
+    opened = _open(source)
+    if opened.stated.format.gives == "prompts":
+        raise _gives_other(
+            source, opened.stated, "replies to imitate. Use it as evaluation_prompts"
+        )
+    return _read(source, opened, _as_conversation)
 
 
 def read_pairs(source: Source) -> Reading[PreferencePair]:
@@ -58,20 +69,44 @@ def read_pairs(source: Source) -> Reading[PreferencePair]:
     """
     if isinstance(source, PracticeSource):
         return _generated(source, source.pairs())
-    opened = _state(source)
-    format_, reason = opened[0]
-    if format_.gives != "pairs":
-        raise DataError(
-            f"{source.label}: format {format_.name!r} ({reason}) gives conversations, not "
-            "preference pairs. Use it for SFT, or name a format with two replies to a prompt."
+    opened = _open(source)
+    if opened.stated.format.gives != "pairs":
+        raise _gives_other(
+            source,
+            opened.stated,
+            "preference pairs. Use it for SFT, or name a format with two replies to a prompt",
         )
     return _read(source, opened, _as_pair)
 
 
-Opened = tuple[Stated, Iterator[RawRow | Quarantined]]
+def read_prompts(source: Source) -> Reading[Prompt]:
+    """What a source asks: its prompts, or the prompts of its chats and pairs.
+
+    Raises:
+        DataError: the source cannot be read, or its format is not known.
+    """
+    if isinstance(source, PracticeSource):
+        return _generated(source, map(_as_prompt, source.pairs()))
+    return _read(source, _open(source), _as_prompt)
 
 
-def _state(source: FileSource | HubSource) -> Opened:
+def read_any(source: FileSource | HubSource) -> tuple[Kind, Reading[Record]]:
+    """A source as whatever its format gives.
+
+    Raises:
+        DataError: the source cannot be read, or its format is not known.
+    """
+    opened = _open(source)
+    return opened.stated.format.gives, _read(source, opened, lambda record: record)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    stated: Stated
+    rows: Iterator[RawRow | Quarantined]
+
+
+def _open(source: FileSource | HubSource) -> _Opened:
     """The source's format, told by its first readable rows, and all of its rows."""
     rows = source.read()
     head: list[RawRow | Quarantined] = []
@@ -84,61 +119,95 @@ def _state(source: FileSource | HubSource) -> Opened:
             break
     if not fields:
         raise DataError(f"{source.label}: not one row can be read; check the source")
-    return choose_format(source.format, fields, where=source.label), chain(head, rows)
+    return _Opened(choose_format(source.format, fields, where=source.label), chain(head, rows))
 
 
 def _read(
-    source: FileSource | HubSource, opened: Opened, convert: Callable[[Record], R]
+    source: FileSource | HubSource, opened: _Opened, convert: Callable[[Record], R]
 ) -> Reading[R]:
-    (format_, reason), rows = opened
-    reading: Reading[R] = Reading(source.label, format_.name, reason, format_.note, [], [])
-    columns: set[str] = set()
-    for row in rows:
-        if isinstance(row, Quarantined):
-            reading.dropped.append(row)
+    format_, reason = opened.stated
+    held_out = source.use == "held_out"
+    items = _items(source.label, format_, opened.rows, convert, held_out=held_out)
+    return Reading(source.label, format_.name, reason, format_.note, items, held_out, source.weight)
+
+
+def _items(
+    label: str,
+    format_: RowFormats,
+    rows: Iterator[RawRow | Quarantined],
+    convert: Callable[[Record], R],
+    *,
+    held_out: bool,
+) -> Iterator[Placed[R] | Quarantined]:
+    unreadable: list[Quarantined] = []
+    columns: tuple[str, ...] = ()
+
+    def readable() -> Iterator[RawRow]:
+        nonlocal columns
+        for row in rows:
+            if isinstance(row, RawRow):
+                columns = columns or tuple(row.fields)[:20]
+                yield row
+            else:
+                unreadable.append(row)
+
+    first: Quarantined | None = None
+    usable = False
+    for made in format_.records(readable()):
+        yield from unreadable
+        unreadable.clear()
+        if isinstance(made, Quarantined):
+            first = first or (made if made.reason == Reason.malformed else None)
+            usable = usable or made.reason != Reason.malformed
+            yield made
             continue
-        columns |= row.fields.keys()
-        try:
-            found = [convert(record) for record in format_.parse(row)]
-        except Rejected as rejected:
-            reading.dropped.append(_dropped(row, rejected))
-            continue
-        reading.rows.extend(
-            _placed(row.file, row.row, record, held_out=source.use == "held_out")
-            for record in found
-        )
-    if not reading.rows and all(row.reason == Reason.malformed for row in reading.dropped):
-        first = reading.dropped[0]
+        row, record = made
+        usable = True
+        yield _placed(row.file, row.row, convert(record), held_out=held_out)
+    yield from unreadable
+    if not usable and first is not None:
         raise DataError(
-            f"{source.label}: no row is in format {format_.name!r}, which wants {format_.wants}; "
-            f"found columns {', '.join(sorted(columns))}. The first, {first.file} row {first.row}: "
-            f"{first.detail}. Name another format, or the right columns."
+            f"{label}: no row is in format {format_.name!r}, which wants {format_.wants}; "
+            f"found columns {', '.join(name[:40] for name in sorted(columns))}. "
+            f"The first, {first.file} row {first.row}: {first.detail}. "
+            "Name another format, or the right columns."
         )
-    return reading
 
 
 def _generated(source: PracticeSource, records: Iterator[R]) -> Reading[R]:
     held_out = source.part in ("development", "held-out")
     label = f"practice part {source.part}, seed {source.seed}"
-    rows = [
+    items = (
         _placed(label, number, record, held_out=held_out)
         for number, record in enumerate(records, start=1)
-    ]
-    return Reading(label, "practice", "generated", "", rows, [])
+    )
+    return Reading(label, "practice", "generated", "", items, held_out)
+
+
+def _gives_other(source: FileSource | HubSource, stated: Stated, wanted: str) -> DataError:
+    return DataError(
+        f"{source.label}: format {stated.format.name!r} ({stated.reason}) gives "
+        f"{stated.format.gives}, not {wanted}."
+    )
 
 
 def _placed(file: str, row: int, record: R, *, held_out: bool) -> Placed[R]:
     return Placed(record, file, row, prompt_key(turns(record)), held_out)
 
 
-def _dropped(row: RawRow, rejected: Rejected) -> Quarantined:
-    return Quarantined(file=row.file, row=row.row, reason=rejected.reason, detail=rejected.detail)
-
-
 def _as_conversation(record: Record) -> Conversation:
+    assert not isinstance(record, Prompt), "a format that gives replies gave a prompt"
     return record if isinstance(record, Conversation) else chosen_conversation(record)
 
 
 def _as_pair(record: Record) -> PreferencePair:
-    assert isinstance(record, PreferencePair), "a format that gives pairs gave a conversation"
+    assert isinstance(record, PreferencePair), "a format that gives pairs gave something else"
     return record
+
+
+def _as_prompt(record: Record) -> Prompt:
+    if isinstance(record, Prompt):
+        return record
+    asked = record.prompt if isinstance(record, PreferencePair) else record.messages
+    said = tuple(message for message in asked if message.role == "user")
+    return Prompt.of(said, task_type=record.task_type, source=record.source)

@@ -1,19 +1,51 @@
 """One raw row and what a format reads out of it: texts, chats, a common beginning.
 
+Chats are read in any spelling in use: `{role, content}` and `{from, value}`, content as a text or
+as a list of parts, tool calls as a field, a part or a turn of their own. Inside there is one.
 Every text is stripped of white space at both ends: a reply that starts with a space or a line
 break would melt into the last token of the turn marker before it. A system turn without text is
-dropped. Not here: which columns a format reads (`formats.py`).
+dropped. Not here: which columns a format reads (`formats/`).
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any
+
+from pydantic import ValidationError
 
 from alignment.data.clean import Reason, Rejected
-from alignment.records import Conversation, Json, Message, PreferencePair, Role
+from alignment.records import (
+    Conversation,
+    Json,
+    Message,
+    PreferencePair,
+    Prompt,
+    Role,
+    ToolCall,
+)
 
 Turns = tuple[Message, ...]
 
-_ROLES: tuple[Role, ...] = get_args(Role)
+ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "function_response": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+}
+"""What the speakers are called in data sets, and what they are called here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,34 +70,42 @@ class RawRow:
         Raises:
             Rejected: the column is missing or holds something else.
         """
-        return _text(self.fields.get(column), where=f"column {column!r}")
+        return text(self.fields.get(column), where=f"column {column!r}")
 
     def messages(self, column: str) -> Turns:
-        """The chat in a column: a list of `{role, content}`.
+        """The chat in a column: a list of messages. A column `tools` opens it.
 
         Raises:
             Rejected: it is no such list, or a role is unknown.
         """
         value = self.fields.get(column)
         if not isinstance(value, list):
-            raise Rejected(Reason.malformed, f"column {column!r} holds {_what(value)}, not a list")
-        messages = tuple(_message(item, where=f"{column}[{at}]") for at, item in enumerate(value))
-        blank_system = messages and messages[0].role == "system" and not messages[0].content
-        return messages[1:] if blank_system else messages
+            raise Rejected(Reason.malformed, f"column {column!r} holds {what(value)}, not a list")
+        chat = tuple(_message(item, where=f"{column}[{at}]") for at, item in enumerate(value))
+        if chat and chat[0].role == "system" and not chat[0].text:
+            chat = chat[1:]
+        return _with_tools(chat, self.fields.get("tools"))
 
     def turns(self, column: str, *, role: Role) -> Turns:
-        """The chat in a column, or its text as one turn of this role.
+        """The chat in a column, or its one message, or its text as one turn of this role.
 
         Raises:
-            Rejected: it is neither.
+            Rejected: it is none of them.
         """
-        if isinstance(self.fields.get(column), list):
+        value = self.fields.get(column)
+        if isinstance(value, list):
             return self.messages(column)
+        if isinstance(value, dict):
+            return (_message(value, where=column),)
         return (Message(role=role, content=self.text(column)),)
 
     def conversation(self, messages: Turns) -> Conversation:
         """This chat with the row's labels."""
         return Conversation.of(messages, task_type=self.task_type, source=self.source)
+
+    def prompt(self, messages: Turns) -> Prompt:
+        """This prompt with the row's labels."""
+        return Prompt.of(messages, task_type=self.task_type, source=self.source)
 
     def pair(
         self, prompt: Turns, *, chosen: Turns, rejected: Turns, strength: float | None = None
@@ -81,9 +121,19 @@ class RawRow:
         )
 
 
+def asked(question: str) -> Turns:
+    """A prompt of one question."""
+    return (Message(role="user", content=question),)
+
+
+def answered(answer: str) -> Turns:
+    """A reply of one answer."""
+    return (Message(role="assistant", content=answer),)
+
+
 def exchange(question: str, answer: str) -> Turns:
     """A chat of one question and one answer."""
-    return Message(role="user", content=question), Message(role="assistant", content=answer)
+    return asked(question) + answered(answer)
 
 
 def split_at_common_prefix(chosen: Turns, rejected: Turns) -> tuple[Turns, Turns, Turns]:
@@ -97,21 +147,121 @@ def split_at_common_prefix(chosen: Turns, rejected: Turns) -> tuple[Turns, Turns
     return chosen[:common], chosen[common:], rejected[common:]
 
 
-def _message(item: object, *, where: str) -> Message:
-    if not isinstance(item, dict):
-        raise Rejected(Reason.malformed, f"{where} holds {_what(item)}, not {{role, content}}")
-    role = item.get("role")
-    if role not in _ROLES:
-        reason = Reason.role_order if isinstance(role, str) else Reason.malformed
-        raise Rejected(reason, f"{where}: role {role!r} is none of {', '.join(_ROLES)}")
-    return Message(role=role, content=_text(item.get("content"), where=f"{where}: content"))
+def text(value: object, *, where: str) -> str:
+    """A text, stripped.
 
-
-def _text(value: object, *, where: str) -> str:
+    Raises:
+        Rejected: the value is none.
+    """
     if not isinstance(value, str):
-        raise Rejected(Reason.malformed, f"{where} holds {_what(value)}, not text")
+        raise Rejected(Reason.malformed, f"{where} holds {what(value)}, not text")
     return value.strip()
 
 
-def _what(value: object) -> str:
+def what(value: object) -> str:
+    """A value's kind in words."""
     return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+# --- messages -----------------------------------------------------------------------------------
+
+
+def _message(item: object, *, where: str) -> Message:
+    if not isinstance(item, dict):
+        raise Rejected(Reason.malformed, f"{where} holds {what(item)}, not {{role, content}}")
+    speaker, said = ("from", "value") if "from" in item else ("role", "content")
+    name = item.get(speaker)
+    role = ROLES.get(name) if isinstance(name, str) else None
+    if role is None:
+        reason = Reason.role_order if isinstance(name, str) else Reason.malformed
+        raise Rejected(reason, f"{where}: {speaker} {str(name)[:40]!r} is none of {_known_roles()}")
+    if name == "function_call":
+        calls = _calls(item.get(said), where=where)
+        return Message(role="assistant", content="", tool_calls=calls)
+    calls = _calls(item.get("tool_calls"), where=where)
+    content = item.get(said)
+    if content is None and calls:
+        return Message(role=role, content="", tool_calls=calls)
+    content, more = _content(content, where=f"{where}: {said}")
+    tools = _tools(item.get("tools")) if "tools" in item else ()
+    return Message(role=role, content=content, tool_calls=calls + more, tools=tools)
+
+
+def _known_roles() -> str:
+    return ", ".join(dict.fromkeys(ROLES.values()))
+
+
+def _content(value: object, *, where: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """The text of a turn, and the tool calls among its parts."""
+    if isinstance(value, dict) and isinstance(value.get("answer"), str):
+        return value["answer"].strip(), ()
+    if not isinstance(value, list):
+        return text(value, where=where), ()
+    texts: list[str] = []
+    calls: list[ToolCall] = []
+    for at, part in enumerate(value):
+        place = f"{where}[{at}]"
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        inner = part.get("text", part.get("value")) if isinstance(part, dict) else part
+        if kind == "tool_call":
+            calls += _calls(inner, where=place)
+        elif kind in ("text", "output_text", "input_text"):
+            texts.append(text(inner, where=place))
+        elif kind in ("reasoning", "thinking"):
+            texts.append(f"<think>\n{text(inner, where=place)}\n</think>")
+        else:
+            raise Rejected(
+                Reason.malformed, f"{place}: a part of type {str(kind)[:40]!r}, not text"
+            )
+    return "\n\n".join(texts).strip(), tuple(calls)
+
+
+def _calls(value: object, *, where: str) -> tuple[ToolCall, ...]:
+    """Tool calls as JSON or as objects, one or a list, with or without the `function` around."""
+    value = _parsed(value)
+    if value is None:
+        return ()
+    calls = value if isinstance(value, list) else [value]
+    return tuple(_call(item, where=where) for item in calls)
+
+
+def _call(item: object, *, where: str) -> ToolCall:
+    inner = item.get("function", item) if isinstance(item, dict) else None
+    fields: dict[str, Any] = inner if isinstance(inner, dict) else {}
+    called = {"name": fields.get("name"), "arguments": _parsed(fields.get("arguments"))}
+    try:
+        return ToolCall.model_validate({"function": called})
+    except ValidationError as error:
+        problem = f"{where}: a tool call needs a name and its arguments"
+        raise Rejected(Reason.malformed, problem) from error
+
+
+def _with_tools(chat: Turns, value: object) -> Turns:
+    """The chat with the functions it may call, on its system turn."""
+    tools = _tools(value)
+    if not tools:
+        return chat
+    if chat and chat[0].role == "system":
+        return (chat[0].model_copy(update={"tools": tools}), *chat[1:])
+    return (Message(role="system", content="", tools=tools), *chat)
+
+
+def _tools(value: object) -> tuple[Any, ...]:
+    parsed = _parsed(value)
+    if not parsed:
+        return ()
+    if not isinstance(parsed, list) or not all(isinstance(tool, dict) for tool in parsed):
+        raise Rejected(Reason.malformed, f"tools holds {what(value)}, not a list of functions")
+    return tuple(
+        tool if "function" in tool else {"type": "function", "function": tool} for tool in parsed
+    )
+
+
+def _parsed(value: object) -> Any:
+    """A value that may stand there as JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except (ValueError, RecursionError) as error:
+        raise Rejected(Reason.malformed, "tools or a tool call hold broken JSON") from error

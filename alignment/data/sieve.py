@@ -1,27 +1,39 @@
 """The rows of a set on their way through the filters, and the account of every one of them.
 
+Two passes: each row against the rules, in shards on disk (`shards.py`); then all that are left
+against each other, by their columns (`index.py`). Memory holds 64 bytes a row and one batch.
 For each source, and so in all: rows read = kept + held out + dropped. Not here: which filters.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import IO, Generic, NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from alignment.data.clean import Cleaned, Placed, R, Reason
+from alignment.data.clean import R, Reason
 from alignment.data.formats import Kind
+from alignment.data.index import Alive, Index, Matches, in_order, near_duplicate
 from alignment.data.reading import Reading
-from alignment.data.split import PromptKeys, prompt_key
+from alignment.data.shards import DROPPED, INDEX, ROWS, SIGNATURES, Pass, account_of, pour
+from alignment.data.split import PromptKeys, prompt_key, unit_hash
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
 from alignment.records import DataRef, Frozen, Quarantined
 
 TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held_out.jsonl", "prompts.jsonl"
 QUARANTINE, PROMPT_KEYS = "quarantine.jsonl", "prompt_keys.json"
+LIKENESS = "likeness.npy"
+"""MinHash signatures of the rows of a set, for the near duplicates of later ones."""
 
-Step = Callable[[list[Placed[R]]], Cleaned[R]]
+Comparison = Callable[[Index, Alive], Matches]
+Tell = Callable[[str, int, int], None]
+"""Is told a phase, how many rows of it are done, and of how many; 0 where nobody knows."""
 RowT = TypeVar("RowT", bound=BaseModel)
 
 
@@ -30,6 +42,7 @@ class SourceReport(Frozen):
 
     Attributes:
         format: in which its rows were read, and `reason`: why that one.
+        read: records, and rows that gave none; one row may hold several records.
         kept: rows to train on.
         dropped: rows not used, by reason.
     """
@@ -60,81 +73,228 @@ class Prepared(NamedTuple):
 class Sieve(Generic[R]):
     """The rows still in, and all that fell out so far.
 
+    Args:
+        readings: the sources, each gone through once.
+        made_with: filters of the first pass.
+        work: a folder for the shards. Those of an earlier attempt under the same `key` are used.
+        tell: for a progress bar.
+
     Raises:
-        DataError: more rows are unreadable than tolerated, or two sources read one file.
+        DataError: a source cannot be read.
     """
 
-    def __init__(self, readings: Sequence[Reading[R]], *, max_malformed_share: float) -> None:
-        self.readings = readings
-        self.rows = [row for reading in readings for row in reading.rows]
-        self.dropped = [row for reading in readings for row in reading.dropped]
-        self.notes = [f"{reading.source}: {reading.note}" for reading in readings if reading.note]
-        _check_files(readings)
-        _check_malformed(
-            self.dropped, read=len(self.rows) + len(self.dropped), tolerated=max_malformed_share
+    def __init__(
+        self,
+        readings: Iterable[Reading[R]],
+        made_with: Pass[R],
+        *,
+        work: Path,
+        key: str,
+        tell: Tell,
+    ) -> None:
+        self._work = _workplace(work, key)
+        self.readings: list[Reading[R]] = []
+        self._shards: list[Path] = []
+        self.read: Counter[int] = Counter()
+        self.noted: Counter[str] = Counter()
+        self.dropped: dict[int, Counter[str]] = {}
+        done = 0
+
+        def count(rows: int) -> None:
+            nonlocal done
+            done += rows
+            tell("reading", done, 0)
+
+        for number, reading in enumerate(readings):
+            self.readings.append(reading)
+            self.dropped[number] = Counter()
+            for folder in pour(reading, number, made_with, self._work, count):
+                account = account_of(folder)
+                self._shards.append(folder)
+                self.read[number] += account.read
+                self.noted.update(account.noted)
+                self.dropped[number].update(account.dropped)
+        self._collect(made_with.likeness)
+
+    def _collect(self, likeness: bool) -> None:  # noqa: FBT001 - private, one caller
+        self.files: list[str] = []
+        self.tasks: list[str] = []
+        parts = []
+        for number, folder in enumerate(self._shards):
+            account, part = account_of(folder), np.load(folder / INDEX)
+            part["file"] = _merged(self.files, account.files)[part["file"]]
+            part["task"] = _merged(self.tasks, account.tasks)[part["task"]]
+            part["shard"] = number
+            parts.append(part)
+        self.index: Index = np.concatenate(parts)
+        self.index["exam"] = np.array([reading.held_out for reading in self.readings])[
+            self.index["source"]
+        ]
+        self.alive: Alive = np.ones(len(self.index), dtype=bool)
+        self._late: dict[int, tuple[Reason, str]] = {}
+        self.signatures: list[NDArray[np.uint16]] = (
+            [np.load(folder / SIGNATURES, mmap_mode="r") for folder in self._shards]
+            if likeness
+            else []
         )
 
-    def apply(self, *steps: Step[R]) -> None:
-        """Take the rows through these filters, in order."""
-        for step in steps:
-            self.rows, dropped = step(self.rows)
-            self.dropped += dropped
+    def apply(self, reason: Reason, comparison: Comparison, words: Callable[[str], str]) -> None:
+        """Drop the rows that a comparison finds; `words` says it, given the other row's place."""
+        at, of = comparison(self.index, self.alive)
+        self.drop(at, reason, [words(self.place(int(other))) for other in of])
+
+    def drop(self, rows: NDArray[np.int64], reason: Reason, details: Sequence[str]) -> None:
+        """Put rows into quarantine, each with its words."""
+        self.alive[rows] = False
+        for row, detail in zip(rows.tolist(), details, strict=True):
+            self._late[row] = (reason, detail)
+            self.dropped[int(self.index["source"][row])][reason] += 1
+
+    def sample(self, salt: str) -> None:
+        """Take of each source the share of its prompts that its weight asks for."""
+        for number, weight in enumerate(reading.weight for reading in self.readings):
+            if weight < 1:
+                mine = np.flatnonzero(self.alive & (self.index["source"] == number))
+                keys = (f"{key:016x}" for key in self.index["prompt"][mine].tolist())
+                drawn = np.array([unit_hash(key, salt=f"weight:{salt}") for key in keys])
+                left = mine[drawn >= weight] if len(mine) else mine
+                self.drop(left, Reason.not_sampled, [f"weight is {weight:g}"] * len(left))
+
+    def limit(self, limit: int | None, tasks: Mapping[str, int]) -> None:
+        """Keep the first rows in hash order: so many of a task type, then so many in all."""
+        for task, count in tasks.items():
+            number = self.tasks.index(task) if task in self.tasks else len(self.tasks)
+            mine = self.alive & (self.index["task"] == number)
+            left = in_order(self.index, mine)[count:]
+            self.drop(left, Reason.over_limit, [f"limit of {task} is {count}"] * len(left))
+        if limit is not None:
+            left = in_order(self.index, self.alive)[limit:]
+            self.drop(left, Reason.over_limit, [f"limit is {limit}"] * len(left))
+
+    def drop_alike(self, threshold: float, earlier: Mapping[str, Path]) -> None:
+        """Drop rows that are nearly one further up, or a row of an earlier set by its name."""
+        before = [np.load(path, mmap_mode="r") for path in earlier.values()]
+        at, of = near_duplicate([*self.signatures, *before], self.alive, threshold=threshold)
+        names = [name for name, rows in zip(earlier, before, strict=True) for _ in rows]
+        places = (
+            self.place(other) if other < len(self.alive) else names[other - len(self.alive)]
+            for other in of.tolist()
+        )
+        self.drop(at, Reason.near_duplicate, [f"nearly the same as {place}" for place in places])
+
+    def place(self, row: int) -> str:
+        """Where a row stood, for people."""
+        return f"{self.files[self.index['file'][row]]} row {self.index['row'][row]}"
+
+    def check_malformed(self, tolerated: float) -> None:
+        """Accept a share of unreadable rows.
+
+        Raises:
+            DataError: there are more.
+        """
+        unreadable = (Reason.malformed, Reason.bad_encoding)
+        bad = sum(counts[reason] for counts in self.dropped.values() for reason in unreadable)
+        read = self.read.total()
+        if bad <= tolerated * read:
+            return
+        first = next(row for row in self.quarantine() if row.reason in unreadable)
+        raise DataError(
+            f"{bad} of {read} rows ({bad / read:.1%}) are unreadable, more than "
+            f"max_malformed_share {tolerated:g} tolerates. The first: {first.file} line "
+            f"{first.row}: {first.detail}. Mend the file, or raise max_malformed_share."
+        )
+
+    def quarantine(self) -> Iterator[Quarantined]:
+        """Every row that fell out: by the rules in the order of reading, then by comparison."""
+        for folder in self._shards:
+            yield from read_rows(folder / DROPPED, Quarantined)
+        for row, (reason, detail) in sorted(self._late.items()):
+            yield Quarantined(
+                file=self.files[self.index["file"][row]],
+                row=int(self.index["row"][row]),
+                reason=reason,
+                detail=detail,
+                id=f"{self.index['id'][row]:016x}",
+            )
+
+    def lines(self, rows: Iterable[int]) -> Iterator[bytes]:
+        """The JSON lines of these rows."""
+        with ExitStack() as stack:
+            opened: dict[int, IO[bytes]] = {}
+            for row in rows:
+                shard = int(self.index["shard"][row])
+                if shard not in opened:
+                    opened[shard] = stack.enter_context((self._shards[shard] / ROWS).open("rb"))
+                opened[shard].seek(int(self.index["offset"][row]))
+                yield opened[shard].read(int(self.index["size"][row]))
 
     def write(
-        self, out: Path, *, kind: Kind, prompts: Iterable[VerifiablePrompt], min_rows: int
+        self,
+        out: Path,
+        *,
+        kind: Kind,
+        prompts: Iterable[VerifiablePrompt],
+        min_rows: int,
+        notes: Sequence[str],
     ) -> Prepared:
-        """Write the set under `out` and say what became of every row.
+        """Write the set under `out` in hash order, say what became of every row, and clean up.
 
         Of `prompts` those are written that are held out.
 
         Raises:
             DataError: fewer than `min_rows` rows are left to train on.
         """
-        train = [row for row in self.rows if not row.held_out]
-        held = [row for row in self.rows if row.held_out]
-        report = self._report()
-        if len(train) < min_rows:
-            raise DataError(_too_few(kind, len(train), report, min_rows=min_rows))
-        keys = PromptKeys(kind=kind, trained=_keys(train), held_out=_keys(held))
-        asked = _held_out_prompts(prompts, keys)
-        _write(out / TRAIN, (row.record for row in train))
-        _write(out / HELD_OUT, (row.record for row in held))
-        _write(out / QUARANTINE, self.dropped)
-        if asked:
-            _write(out / PROMPTS, asked)
-        (out / PROMPT_KEYS).write_text(keys.model_dump_json())
-        ref = DataRef(
+        order = in_order(self.index, self.alive)
+        held = self.index["held"][order]
+        report = PreparationReport(sources=tuple(self.accounts()), notes=tuple(notes))
+        if (~held).sum() < min_rows:
+            raise DataError(_too_few(kind, int((~held).sum()), report, min_rows=min_rows))
+        keys = PromptKeys(
             kind=kind,
+            trained=_keys(self.index["prompt"][order[~held]]),
+            held_out=_keys(self.index["prompt"][order[held]]),
+        )
+        asked = _held_out_prompts(prompts, keys)
+        _write(out / TRAIN, self.lines(order[~held].tolist()))
+        _write(out / HELD_OUT, self.lines(order[held].tolist()))
+        _write(out / QUARANTINE, (as_line(row) for row in self.quarantine()))
+        if asked:
+            _write(out / PROMPTS, map(as_line, asked))
+        if self.signatures:
+            np.save(out / LIKENESS, np.concatenate(self.signatures)[np.sort(order)])
+        (out / PROMPT_KEYS).write_text(keys.model_dump_json())
+        self.close()
+        ref = DataRef(
+            kind="pairs" if kind == "pairs" else "conversations",
             train=TRAIN,
             held_out=HELD_OUT,
             prompts=PROMPTS if asked else None,
             quarantine=QUARANTINE,
-            kept=len(train),
-            held=len(held),
+            kept=int((~held).sum()),
+            held=int(held.sum()),
             prompt_count=len(asked),
-            quarantined=_by_reason(self.dropped),
+            quarantined=by_reason(self.dropped.values()),
         )
         return Prepared(ref, report)
 
-    def _report(self) -> PreparationReport:
-        return PreparationReport(
-            sources=tuple(self._account(reading) for reading in self.readings),
-            notes=tuple(self.notes),
-        )
+    def close(self) -> None:
+        """Remove the shards; what is wanted of them has been written."""
+        shutil.rmtree(self._work.parent)
 
-    def _account(self, reading: Reading[R]) -> SourceReport:
-        files = _files(reading)
-        mine = [row for row in self.rows if row.file in files]
-        held = sum(row.held_out for row in mine)
-        return SourceReport(
-            source=reading.source,
-            format=reading.format,
-            reason=reading.reason,
-            read=len(reading.rows) + len(reading.dropped),
-            kept=len(mine) - held,
-            held_out=held,
-            dropped=_by_reason([row for row in self.dropped if row.file in files]),
-        )
+    def accounts(self) -> Iterator[SourceReport]:
+        """What became of each source's rows."""
+        for number, reading in enumerate(self.readings):
+            mine = self.alive & (self.index["source"] == number)
+            held = int((mine & self.index["held"]).sum())
+            yield SourceReport(
+                source=reading.source,
+                format=reading.format,
+                reason=reading.reason,
+                read=self.read[number],
+                kept=int(mine.sum()) - held,
+                held_out=held,
+                dropped=by_reason([self.dropped[number]]),
+            )
 
 
 def read_rows(path: Path, model: type[RowT]) -> Iterator[RowT]:
@@ -144,36 +304,40 @@ def read_rows(path: Path, model: type[RowT]) -> Iterator[RowT]:
             yield model.model_validate_json(line)
 
 
-def _write(path: Path, rows: Iterable[BaseModel]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as lines:
-        lines.writelines(row.model_dump_json() + "\n" for row in rows)
+def as_line(row: BaseModel) -> bytes:
+    """A record as a line of JSON."""
+    return row.model_dump_json().encode() + b"\n"
 
 
-def _files(reading: Reading[R]) -> set[str]:
-    return {row.file for row in reading.rows} | {row.file for row in reading.dropped}
+def by_reason(counts: Iterable[Counter[str]]) -> dict[str, int]:
+    """Rows not used, by reason."""
+    total: Counter[str] = Counter()
+    for counter in counts:
+        total.update(counter)
+    return {str(reason): count for reason, count in sorted(total.items())}
 
 
-def _check_files(readings: Sequence[Reading[R]]) -> None:
-    readers: dict[str, str] = {}
-    for reading in readings:
-        for file in sorted(_files(reading)):
-            if file in readers:
-                raise DataError(
-                    f"{file} is read by two sources, {readers[file]} and {reading.source}; "
-                    "take it out of one"
-                )
-            readers[file] = reading.source
+def _workplace(work: Path, key: str) -> Path:
+    """The folder of this key's shards; what was begun under another key is removed."""
+    if work.is_dir() and not (work / key).is_dir():
+        shutil.rmtree(work)
+    (work / key).mkdir(parents=True, exist_ok=True)
+    return work / key
 
 
-def _check_malformed(dropped: Sequence[Quarantined], *, read: int, tolerated: float) -> None:
-    bad = [row for row in dropped if row.reason in (Reason.malformed, Reason.bad_encoding)]
-    if len(bad) > tolerated * read:
-        first = bad[0]
-        raise DataError(
-            f"{len(bad)} of {read} rows ({len(bad) / read:.1%}) are unreadable, more than "
-            f"max_malformed_share {tolerated:g} tolerates. The first: {first.file} line "
-            f"{first.row}: {first.detail}. Mend the file, or raise max_malformed_share."
-        )
+def _merged(names: list[str], more: Sequence[str]) -> NDArray[np.uint32]:
+    """Where each of `more` stands in `names`, to which new ones are added."""
+    places = {name: at for at, name in enumerate(names)}
+    for name in more:
+        if name not in places:
+            places[name] = len(names)
+            names.append(name)
+    return np.array([places[name] for name in more], dtype=np.uint32)
+
+
+def _write(path: Path, lines: Iterable[bytes]) -> None:
+    with path.open("wb") as file:
+        file.writelines(lines)
 
 
 def _too_few(kind: Kind, kept: int, report: PreparationReport, *, min_rows: int) -> str:
@@ -200,12 +364,8 @@ _ADVICE: Mapping[str, str] = {
 }
 
 
-def _by_reason(dropped: Iterable[Quarantined]) -> dict[str, int]:
-    return dict(sorted(Counter(row.reason for row in dropped).items()))
-
-
-def _keys(rows: Iterable[Placed[R]]) -> tuple[str, ...]:
-    return tuple(sorted({row.prompt_key for row in rows}))
+def _keys(prompts: NDArray[np.uint64]) -> tuple[str, ...]:
+    return tuple(f"{key:016x}" for key in np.unique(prompts).tolist())
 
 
 def _held_out_prompts(

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from alignment.data import files
-from alignment.data.clean import Rejected
+from alignment.data.clean import DAMAGE, Rejected
 from alignment.data.formats import Auto, Format
 from alignment.data.practice import PracticeSource
 from alignment.data.rows import RawRow
@@ -41,13 +41,25 @@ class RowSource(Frozen):
         description="split: train and held out by the set's held_out_share; held_out: a file of "
         "its own for evaluation, no row is trained on",
     )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="other names for its columns, {theirs: ours}, before the format looks at "
+        "them; {old: prompt}, for instance",
+    )
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of its prompts that are taken, above 0 to 1, by hash: a row that is "
+        "added moves no other",
+    )
     limit: PositiveInt | None = Field(
         default=None, description="read no more than the first so many rows; default: all"
     )
 
 
 class FileSource(RowSource):
-    """JSON Lines, JSON or Parquet files; `.jsonl` and `.json` also as `.gz`."""
+    """JSON Lines, JSON, CSV, Excel or Parquet files, also as `.gz` or `.zst`."""
 
     name: Literal["file"] = "file"
     path: str = Field(
@@ -74,8 +86,15 @@ class FileSource(RowSource):
         """
         if self.sha256:
             return digest_of([[PurePath(self.path).name, self.sha256]])
-        found = files.find(self.path)
-        return digest_of([[PurePath(file).name, files.sha256(file)] for file in found])
+        return digest_of([[PurePath(file).name, files.sha256(file)] for file in self.files()])
+
+    def files(self) -> list[str]:
+        """Its files, sorted.
+
+        Raises:
+            DataError: there is none.
+        """
+        return files.find(self.path)
 
     def read(self) -> Iterator[RawRow | Quarantined]:
         """The rows, file after file in order of their names.
@@ -86,7 +105,7 @@ class FileSource(RowSource):
         """
         self._check_pin()
         rows = (
-            _placed(self, file, number, row, source=_stem(file))
+            _placed(self, file, number, row, source=files.stem(file))
             for file in files.find(self.path)
             for number, row in files.read(file)
         )
@@ -186,17 +205,13 @@ def _placed(
 ) -> RawRow | Quarantined:
     if isinstance(row, Rejected):
         return Quarantined(file=file, row=number, reason=row.reason, detail=row.detail)
+    if defaults.columns:
+        row = {defaults.columns.get(name, name): value for name, value in row.items()}
     task_type = _label(row, "task_type", defaults.task_type)
     return RawRow(file, number, row, task_type, _label(row, "source", source))
 
 
 def _label(row: Json, column: str, default: str) -> str:
     value = row.get(column)
-    return value.strip() if isinstance(value, str) and value.strip() else default
-
-
-def _stem(file: str) -> str:
-    """A file's name without folder and known suffix: the source of its rows."""
-    name = PurePath(file).name
-    suffix = max((known for known in files.SUFFIXES if name.lower().endswith(known)), key=len)
-    return name[: -len(suffix)]
+    usable = isinstance(value, str) and value.strip() and not DAMAGE.search(value)
+    return str(value).strip() if usable else default

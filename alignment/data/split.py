@@ -6,7 +6,7 @@ two rows of one thread, share a split and a part, and a row that is added moves 
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Self
 
@@ -89,8 +89,3 @@ def held_out(key: str, share: float, *, salt: str) -> bool:
     run that see the same prompt agree about it.
     """
     return unit_hash(key, salt=f"held-out:{salt}") < share
-
-
-def hash_order(ids: Sequence[str], *, salt: str) -> list[int]:
-    """Positions of `ids` in an order that only ids and salt decide; equal ids keep their order."""
-    return sorted(range(len(ids)), key=lambda at: unit_hash(ids[at], salt=f"order:{salt}"))

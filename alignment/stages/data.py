@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -13,7 +14,7 @@ from alignment.data.prepare import (
     prepare_conversations,
     prepare_pairs,
 )
-from alignment.data.sieve import Prepared
+from alignment.data.sieve import LIKENESS, Prepared
 from alignment.data.split import PromptKeys
 from alignment.errors import DataError
 from alignment.stages.step import Context, Key, Outcome, Step, as_json, model_of
@@ -39,8 +40,10 @@ class PrepareConversations(Step):
                 max_length=self.max_length,
                 tokenizer=_tokenizer(context.store, self.base),
                 earlier=_used(context.store, self.earlier),
+                alike=_alike(context.store, self.earlier),
                 seed=self.seed,
                 out=context.workspace.out,
+                tell=context.progress.update,
             )
         return _prepared(self, prepared)
 
@@ -64,8 +67,10 @@ class PreparePairs(Step):
                 lengths=self.lengths,
                 tokenizer=_tokenizer(context.store, self.base),
                 earlier=_used(context.store, self.earlier),
+                alike=_alike(context.store, self.earlier),
                 seed=self.seed,
                 out=context.workspace.out,
+                tell=context.progress.update,
             )
         return _prepared(self, prepared)
 
@@ -81,6 +86,11 @@ def _used(store: Store, earlier: dict[str, str]) -> dict[str, PromptKeys]:
         name: PromptKeys.read(store.folder(store.open(key).key) / "prompt_keys.json")
         for name, key in earlier.items()
     }
+
+
+def _alike(store: Store, earlier: dict[str, str]) -> dict[str, Path]:
+    places = {name: store.folder(store.open(key).key) / LIKENESS for name, key in earlier.items()}
+    return {name: path for name, path in places.items() if path.exists()}
 
 
 @contextlib.contextmanager

@@ -5,11 +5,13 @@ By TRL's DPOTrainer or on it (Rafailov et al. 2023). Prompts arrive trimmed
 Not here: choosing pairs, merging.
 """
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from alignment.data.encode import as_template
 from alignment.models.load import LoadedModel
 from alignment.progress import Progress
 from alignment.records import PreferencePair
@@ -150,6 +152,12 @@ def loss_before_training(trainer: "DPOTrainer", loss: Loss, engine: Engine) -> f
 def _rows(pairs: Sequence[PreferencePair]) -> "Dataset":
     from datasets import Dataset
 
-    return Dataset.from_list(
-        [pair.model_dump(include=set(PreferencePair.model_fields) - {"strength"}) for pair in pairs]
-    )
+    # As JSON where rows differ in shape, or each tool call would get the arguments of all.
+    return Dataset.from_list([_row(pair) for pair in pairs], on_mixed_types="use_json")
+
+
+def _row(pair: PreferencePair) -> dict[str, Any]:
+    asked = as_template(pair.prompt)
+    row = pair.model_dump(include={"id", "chosen", "rejected", "task_type", "source"})
+    tools = {"tools": json.dumps(asked["tools"])} if asked["tools"] else {}
+    return {**row, "prompt": asked["conversation"], **tools}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveFloat
 
-from alignment.data.encode import CompletionOnlyCollator, check_spans
+from alignment.data.encode import CompletionOnlyCollator, as_template, check_spans
 from alignment.errors import Interrupted
 from alignment.models.load import LoadedModel
 from alignment.progress import Progress
@@ -105,11 +105,10 @@ def train_sft(
     trainer = config.engine.sft_trainer(
         model=policy.model,
         args=SFTConfig(**arguments),
-        train_dataset=_rows(conversations),
-        eval_dataset=_rows(seen) if seen else None,
+        train_dataset=_rows(conversations, tokenizer),
+        eval_dataset=_rows(seen, tokenizer) if seen else None,
         processing_class=tokenizer,
         peft_config=LoraConfig(**config.lora.peft_arguments()),
-        formatting_func=_formatter(tokenizer),
         data_collator=CompletionOnlyCollator.of(tokenizer),
         callbacks=[watch(workspace, progress, phase="training"), samples],
     )
@@ -178,14 +177,14 @@ def write_adapter(model: Any, folder: Path) -> None:
     path.write_text(json.dumps(settings, indent=2, sort_keys=True))
 
 
-def _rows(conversations: Sequence[Conversation]) -> "Dataset":
+def _rows(conversations: Sequence[Conversation], tokenizer: "PreTrainedTokenizerBase") -> "Dataset":
     from datasets import Dataset
 
-    # The column must not be called "messages": TRL then ignores formatting_func without a word.
+    # Rendered here, not by TRL: in a table each tool call would get the arguments of all.
     return Dataset.from_list(
         [
             {
-                "turns": [message.model_dump() for message in row.messages],
+                "text": _rendered(tokenizer, row),
                 "id": row.id,
                 "task_type": row.task_type,
                 "source": row.source,
@@ -195,14 +194,11 @@ def _rows(conversations: Sequence[Conversation]) -> "Dataset":
     )
 
 
-def _formatter(tokenizer: "PreTrainedTokenizerBase") -> Any:
-    def format_one(row: dict[str, Any]) -> str:
-        text = tokenizer.apply_chat_template(row["turns"], tokenize=False)
-        # TRL appends the end-of-turn token to text that does not end with it; the template's
-        # last newline would make it stand twice.
-        return str(text).rstrip("\n")
-
-    return format_one
+def _rendered(tokenizer: "PreTrainedTokenizerBase", row: Conversation) -> str:
+    text = tokenizer.apply_chat_template(**as_template(row.messages), tokenize=False)
+    # TRL appends the end-of-turn token to text that does not end with it; the template's last
+    # newline would make it stand twice.
+    return str(text).rstrip("\n")
 
 
 def _up_to_last_user_turn(row: Conversation) -> tuple[Any, ...]:

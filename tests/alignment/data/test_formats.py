@@ -1,10 +1,13 @@
+from collections import Counter
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from alignment.data.clean import Reason, Rejected
+from alignment.data.clean import Placed, Reason, Rejected
 from alignment.data.formats import (
     HH,
     KNOWN,
+    LAST,
     Auto,
     Format,
     GradedSolutions,
@@ -15,11 +18,11 @@ from alignment.data.formats import (
     choose_format,
     chosen_conversation,
 )
-from alignment.data.reading import read_conversations, read_pairs
+from alignment.data.reading import read_any, read_conversations, read_pairs
 from alignment.data.rows import RawRow
 from alignment.data.sources import FileSource
 from alignment.errors import DataError
-from alignment.records import Conversation
+from alignment.records import Conversation, Quarantined
 
 
 def parse(format_, **fields):
@@ -64,19 +67,24 @@ def test_a_system_turn_without_text_is_no_system_turn():
         (["Hi"], Reason.malformed, "messages[0] holds a str, not {role, content}"),
         ([{"role": "user"}], Reason.malformed, "messages[0]: content holds nothing, not text"),
         (
-            [{"role": "user", "content": ["a"]}],
+            [{"role": "user", "content": [{"type": "image", "url": "a"}]}],
             Reason.malformed,
-            "messages[0]: content holds a list, not text",
+            "messages[0]: content[0]: a part of type 'image', not text",
         ),
         (
-            chat(("user", "a"), ("tool", "b")),
+            chat(("user", "a"), ("critic", "b")),
             Reason.role_order,
-            "messages[1]: role 'tool' is none of system, user, assistant",
+            "messages[1]: role 'critic' is none of system, user, assistant, tool",
         ),
         (
-            [{"from": "human", "value": "a"}],
+            [{"from": None, "value": "a"}],
             Reason.malformed,
-            "messages[0]: role None is none of system, user, assistant",
+            "messages[0]: from 'None' is none of system, user, assistant, tool",
+        ),
+        (
+            [{"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}],
+            Reason.malformed,
+            "messages[0]: a tool call needs a name and its arguments",
         ),
     ],
 )
@@ -139,14 +147,17 @@ def test_scores_become_a_strength(nested):
 
 def test_a_chosen_reply_that_scores_lower_is_rejected():
     row = {"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": 2, "score_rejected": 3.5}
-    assert rejection(Preference(), **row) == (Reason.score_inverted, "chosen 2 < rejected 3.5")
+    assert rejection(Preference(), **row) == (
+        Reason.score_inverted,
+        "chosen scores 1.5 below rejected",
+    )
 
 
 @pytest.mark.parametrize("score", ["9", True, float("nan")])
 def test_a_score_that_is_no_number_is_rejected(score):
     row = {"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": score}
     reason, detail = rejection(Preference(), **row, score_rejected=1)
-    assert (reason, detail) == (Reason.malformed, f"score {score!r} is not a number")
+    assert (reason, detail) == (Reason.malformed, f"score {str(score)!r} is not a number")
 
 
 def test_a_reply_that_is_no_text_is_rejected():
@@ -278,6 +289,12 @@ def test_solutions_of_other_types_are_malformed():
 # --- detection ----------------------------------------------------------------------------------
 
 TALK = chat(("user", "a"), ("assistant", "b"))
+
+
+def ranked(text, rank):
+    return {"role": "assistant", "text": text, "rank": rank, "replies": []}
+
+
 EXAMPLES = {
     "messages": ({"messages": TALK}, "column messages holds lists"),
     "preference": (
@@ -293,6 +310,36 @@ EXAMPLES = {
         {"question": "a", "answer": "b\n#### 4"},
         "columns question, answer, and answers end in '#### number'",
     ),
+    "sharegpt": (
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+        "column conversations holds chats",
+    ),
+    "instances": (
+        {"instruction": "a", "instances": [{"input": "", "output": "b"}]},
+        "columns instruction, instances",
+    ),
+    "compared": (
+        {"input": "a", "output_1": "b", "output_2": "c", "label": 2},
+        "columns output_1, output_2, label",
+    ),
+    "candidates": (
+        {"prompt": "a", "responses": ["b", "c"], "scores": [1, 2]},
+        "columns prompt, responses, scores",
+    ),
+    "open_assistant": (
+        {"prompt": {"role": "prompter", "text": "a", "replies": [ranked("b", 0), ranked("c", 1)]}},
+        "column prompt holds trees",
+    ),
+    "open_assistant_nodes": (
+        {"message_id": "1", "parent_message_id": "", "text": "a", "role": "prompter"},
+        "columns text, role, parent_message_id",
+    ),
+    "unpaired": (
+        {"prompt": "a", "completion": "b", "label": True},
+        "column label holds true and false beside one reply",
+    ),
+    "mt_bench": ({"question_id": 1, "turns": ["a", "b"]}, "columns question_id, turns"),
+    "prompts": ({"prompt": "a", "category": "b"}, "column prompt and no reply"),
     "graded_solutions": (
         graded(m1=(True, "x"), m2=(False, "y")),
         "column question, and m1, m2 hold is_correct and solution",
@@ -301,7 +348,7 @@ EXAMPLES = {
 
 
 def test_there_is_an_example_of_every_known_format():
-    assert set(EXAMPLES) == {known.name for known in KNOWN}
+    assert set(EXAMPLES) == {known.name for known in (*KNOWN, LAST)}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -309,7 +356,8 @@ def test_each_format_is_told_by_its_columns_and_says_why(name):
     row, reason = EXAMPLES[name]
     stated = choose_format(Auto(), [row] * 3, where="a.jsonl")
     assert (stated.format.name, stated.reason) == (name, reason)
-    list(stated.format.parse(RawRow("a.jsonl", 1, row, "chat", "test")))
+    made = list(stated.format.records([RawRow("a.jsonl", 1, row, "chat", "test")]))
+    assert made
 
 
 def test_chats_as_replies_are_told_without_a_prompt():
@@ -360,7 +408,7 @@ def test_a_format_is_chosen_by_name_and_refuses_anothers_options():
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         union.validate_python({"name": "hh", "output": "response"})
     with pytest.raises(ValidationError, match="'graded_solutions'"):
-        union.validate_python({"name": "sharegpt"})
+        union.validate_python({"name": "gpt"})
 
 
 # --- a source as records ------------------------------------------------------------------------
@@ -377,9 +425,11 @@ def source(tmp_path, *rows, **options):
 def test_pairs_are_read_as_conversations_by_their_chosen_reply(tmp_path):
     reading = read_conversations(source(tmp_path, EXAMPLES["hh"][0]))
     assert (reading.format, reading.reason) == ("hh", EXAMPLES["hh"][1])
-    (row,) = reading.rows
+    (row,) = reading.items
+    assert isinstance(row, Placed)
     assert said(row.record.messages) == [("user", "a"), ("assistant", "b")]
-    (pair,) = read_pairs(source(tmp_path, EXAMPLES["hh"][0])).rows
+    (pair,) = read_pairs(source(tmp_path, EXAMPLES["hh"][0])).items
+    assert isinstance(pair, Placed)
     assert chosen_conversation(pair.record) == row.record
 
 
@@ -393,10 +443,11 @@ def test_conversations_are_no_pairs(tmp_path):
 def test_rejected_rows_are_set_aside_with_their_place(tmp_path):
     good = EXAMPLES["instruction"][0]
     reading = read_conversations(source(tmp_path, good, {"instruction": "x"}, good))
-    (dropped,) = reading.dropped
+    items = list(reading.items)
+    (dropped,) = (item for item in items if isinstance(item, Quarantined))
     assert (dropped.row, dropped.reason) == (2, Reason.malformed)
     assert dropped.detail == "column 'output' holds nothing, not text"
-    assert [row.row for row in reading.rows] == [1, 3]
+    assert [item.row for item in items] == [1, 2, 3]
 
 
 def test_a_wrong_format_is_one_error_with_the_columns_that_are_there(tmp_path):
@@ -404,28 +455,49 @@ def test_a_wrong_format_is_one_error_with_the_columns_that_are_there(tmp_path):
     with pytest.raises(
         DataError, match=r"no row is in format 'hh', .*; found columns a, b\. .*row 1"
     ):
-        read_pairs(wrong)
+        list(read_pairs(wrong).items)
 
 
 # --- real data ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("file", "name", "rows", "unread"),
+    ("path", "name", "records", "unread"),
     [
-        ("hh-rlhf/helpful-base.test.jsonl.gz", "hh", 2354, {}),
-        ("hh-rlhf/harmless-base.test.jsonl.gz", "hh", 2312, {}),
-        ("hh-rlhf/helpful-rejection-sampled.test.jsonl.gz", "hh", 2749, {}),
-        ("ultrafeedback-1k/train_clean.jsonl", "preference", 1000, {}),
-        ("gsm8k/train.jsonl", "gsm8k", 7473, {}),
+        ("anthropic-evals/agreeableness.jsonl", "preference", 1000, {}),
+        ("arena-hard/v0.1_question.jsonl", "prompts", 500, {}),
+        ("arena-hard/v2.0_o3-mini-2025-01-31.jsonl", "messages", 750, {}),
+        ("fastchat/dummy_conversation.json", "sharegpt", 500, {}),
+        ("fastchat/mt_bench_question.jsonl", "mt_bench", 80, {}),
+        ("fastchat/mt_bench_reference_gpt-4.jsonl", "mt_bench", 0, {"no_prompt": 30}),
+        ("gpteacher/roleplay-simple-deduped-roleplay-instruct.json", "instruction", 1923, {}),
         ("gsm8k/example_model_solutions.jsonl", "graded_solutions", 731, {"no_contrast": 588}),
+        ("gsm8k/train.jsonl", "gsm8k", 7473, {}),
+        ("hh-rlhf/harmless-base.test.jsonl.gz", "hh", 2312, {}),
+        ("hh-rlhf/helpful-base.test.jsonl.gz", "hh", 2354, {}),
+        ("hh-rlhf/helpful-rejection-sampled.test.jsonl.gz", "hh", 2749, {}),
         ("llama-factory/alpaca_en_demo.json", "instruction", 999, {}),
+        ("llama-factory/dpo_en_demo.json.gz", "preference", 300, {}),
+        ("llama-factory/dpo_zh_demo.json", "preference", 300, {}),
+        ("llama-factory/glaive_toolcall_en_demo.json", "sharegpt", 300, {}),
+        ("llama-factory/kto_en_demo.json", "unpaired", 1, {"merged": 1, "unpaired": 298}),
+        ("llama-factory/reason_tool_use_demo_50.jsonl", "messages", 50, {}),
+        ("llama-factory/v1_dpo_demo.jsonl", "preference", 10, {}),
+        ("llama-factory/v1_sft_demo.jsonl", "messages", 500, {}),
+        ("llmbar/Natural.json", "compared", 100, {}),
+        ("open-assistant/en_100_tree.jsonl", "open_assistant", 212, {}),
+        ("open-assistant/prompt_lottery_en_250_text.jsonl", "prompts", 250, {}),
+        ("open-assistant/realistic_seed_data.json", "open_assistant_nodes", 158, {"merged": 286}),
+        ("open-instruct/eval_annotations_tulu_1.xlsx", "compared", 1150, {}),
+        ("pandalm/testset-v1.json", "compared", 993, {"malformed": 6}),
+        ("self-instruct/seed_tasks.jsonl", "instances", 175, {}),
+        ("ultrafeedback-1k/train_clean.jsonl", "preference", 1000, {}),
     ],
 )
-def test_real_files_are_read_whole(real_data, file, name, rows, unread):
-    from collections import Counter
-
-    reading = read_conversations(FileSource(path=str(real_data / file)))
+def test_real_files_are_read_whole(real_data, path, name, records, unread):
+    _, reading = read_any(FileSource(path=str(real_data / path)))
     assert reading.format == name
-    assert len(reading.rows) == rows
-    assert Counter(row.reason for row in reading.dropped) == unread
+    items = list(reading.items)
+    aside = [item.reason for item in items if isinstance(item, Quarantined)]
+    assert Counter(aside) == unread
+    assert len(items) - len(aside) == records

@@ -390,6 +390,8 @@ REASONS = {
     "identical_pair": Reason.identical_pair,
     "replacement_or_nul_char": Reason.bad_encoding,
     "score_tie": Reason.tie,
+    "role_tag_inside_reply": Reason.turn_marker,
+    "template_like_text": Reason.turn_marker,
 }
 """The faults that are listed row by row beside the real data, and what we call them."""
 
@@ -397,13 +399,13 @@ REASONS = {
 @pytest.mark.parametrize(
     ("path", "faults"),
     [
-        ("hh-rlhf/helpful-base.test.jsonl.gz", 21),
-        ("hh-rlhf/harmless-base.test.jsonl.gz", 13),
-        ("hh-rlhf/helpful-rejection-sampled.test.jsonl.gz", 35),
-        ("ultrafeedback-1k/train_clean.jsonl", 116),
+        ("hh-rlhf/helpful-base.test.jsonl.gz", (47, 9)),
+        ("hh-rlhf/harmless-base.test.jsonl.gz", (45, 12)),
+        ("hh-rlhf/helpful-rejection-sampled.test.jsonl.gz", (59, 7)),
+        ("ultrafeedback-1k/train_clean.jsonl", (120, 6)),
     ],
 )
-def test_the_known_faults_of_real_sets_are_found_and_nothing_else(real_data, prepare, path, faults):
+def test_the_known_faults_of_real_sets_are_found_and_little_else(real_data, prepare, path, faults):
     """A row with two faults is left out for the first that is looked for, so once."""
     listed = [
         json.loads(line) for line in (real_data / "dirty-index.jsonl").read_text().splitlines()
@@ -416,8 +418,9 @@ def test_the_known_faults_of_real_sets_are_found_and_nothing_else(real_data, pre
     config = PairSetConfig(sources=(source,))
     ref, report, out = prepare(config, whole=100_000, prompt=50_000)
     found = {row.row: row.reason for row in rows_of(out, ref.quarantine, Quarantined)}
-    assert found.keys() == expected.keys()
-    assert all(reason in expected[row] for row, reason in found.items())
-    assert len(found) == faults
+    assert expected.keys() <= found.keys()
+    beside = {row: reason for row, reason in found.items() if reason not in expected.get(row, ())}
+    assert set(beside.values()) <= {Reason.turn_marker}  # in earlier turns, which are not listed
+    assert (len(expected), len(beside)) == faults
     (account,) = report.sources
     assert account.read == account.kept + account.held_out + sum(account.dropped.values())

@@ -146,7 +146,7 @@ def test_a_rows_own_labels_win(tmp_path):
         (b'{"a": 1', Reason.malformed, "broken JSON: Expecting ',' delimiter at column 8"),
         (b"not json", Reason.malformed, "broken JSON: Expecting value at column 1"),
         (b"[1, 2]", Reason.malformed, "a JSON list where an object is expected"),
-        (b'"text"', Reason.malformed, "a JSON str where an object is expected"),
+        (b"7", Reason.malformed, "a JSON int where an object is expected"),
         (b"null", Reason.malformed, "a JSON null where an object is expected"),
         (b'{"a":' * 100_000, Reason.malformed, "broken JSON: nested too deeply"),
         (b'{"a": "caf\xe9"}', Reason.bad_encoding, "not UTF-8 at byte 11"),
@@ -176,7 +176,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_folder_without_data_is_named(tmp_path):
     write(tmp_path / "notes.txt", "hello")
-    with pytest.raises(DataError, match=r"none of the 1 files there ends in \.jsonl"):
+    with pytest.raises(DataError, match=r"none of the 1 files there is of a known kind: \.jsonl"):
         read(tmp_path)
 
 
@@ -207,9 +207,7 @@ def test_a_utf16_file_is_told_to_be_utf8(tmp_path):
 
 def test_a_broken_list_names_the_line(tmp_path):
     path = write(tmp_path / "a.json", '[\n{"a": 1},\n{"a": }\n]')
-    with pytest.raises(
-        DataError, match=r"a\.json line 3: broken JSON: Expecting value at column 7"
-    ):
+    with pytest.raises(DataError, match=r"a\.json line 3: broken JSON: Expecting value\."):
         read(path)
 
 

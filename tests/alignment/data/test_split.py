@@ -1,5 +1,3 @@
-import random
-
 import pytest
 from pydantic import ValidationError
 
@@ -7,7 +5,6 @@ from alignment.data.split import (
     Part,
     PromptKeys,
     first_user_turn,
-    hash_order,
     held_out,
     normalise,
     prompt_key,
@@ -80,22 +77,6 @@ def test_a_part_that_does_not_exist_is_refused(values):
     index, of = values
     with pytest.raises(ValidationError, match=r"greater than 0|does not exist; count from 1"):
         Part(index=index, of=of)
-
-
-def test_a_row_that_is_added_moves_no_other():
-    ids = KEYS[:500]
-    before = [ids[at] for at in hash_order(ids, salt="1")]
-    more = [*ids[:250], "new", *ids[250:]]
-    after = [more[at] for at in hash_order(more, salt="1")]
-    assert [name for name in after if name != "new"] == before
-    assert before != ids
-
-
-def test_the_order_does_not_depend_on_the_order_of_reading():
-    shuffled = KEYS[:500]
-    random.Random(0).shuffle(shuffled)
-    orders = [[ids[at] for at in hash_order(ids, salt="1")] for ids in (KEYS[:500], shuffled)]
-    assert orders[0] == orders[1]
 
 
 def test_the_numbers_never_change():

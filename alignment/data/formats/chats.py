@@ -1,0 +1,134 @@
+"""Formats that give conversations to imitate."""
+
+import re
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from alignment.data.clean import Reason, Rejected
+from alignment.data.formats.base import Columns, Kind, RowFormat, is_chat, is_list, is_text, mostly
+from alignment.data.rows import RawRow, exchange, text, what
+from alignment.records import Conversation
+
+_CALCULATOR = re.compile(r"<<[^<>]*>>")
+_REPLIES = {"chosen", "rejected", "chosen_messages", "rejected_messages"}
+THINKING = "parts of type reasoning are kept as text between <think> and </think>"
+
+
+class Messages(RowFormat):
+    """A chat as a list of `{role, content}`; a column `tools` says what may be called."""
+
+    wants: ClassVar[str] = "messages: a list of {role, content}"
+    gives: ClassVar[Kind] = "conversations"
+    name: Literal["messages"] = "messages"
+
+    def detects(self, columns: Columns) -> str | None:
+        """By a column `messages` of lists, without a verdict on it."""
+        if mostly(columns, "label", lambda value: isinstance(value, bool)):
+            return None
+        return "column messages holds lists" if mostly(columns, "messages", is_list) else None
+
+    def parse(self, row: RawRow) -> Iterator[Conversation]:
+        """The chat."""
+        yield row.conversation(row.messages("messages"))
+
+
+class ShareGpt(RowFormat):
+    """A chat as a list of `{from, value}`: system, human, gpt, function_call, observation."""
+
+    wants: ClassVar[str] = "conversations: a list of {from, value}"
+    gives: ClassVar[Kind] = "conversations"
+    name: Literal["sharegpt"] = "sharegpt"
+
+    def detects(self, columns: Columns) -> str | None:
+        """By a column `conversations` of chats, without two replies beside it."""
+        chats = not _REPLIES & columns.keys() and mostly(columns, "conversations", is_chat)
+        return "column conversations holds chats" if chats else None
+
+    def parse(self, row: RawRow) -> Iterator[Conversation]:
+        """The chat."""
+        yield row.conversation(row.messages("conversations"))
+
+
+class Instruction(RowFormat):
+    """One question and one answer, in columns of any name: Alpaca's, or prompt and response."""
+
+    wants: ClassVar[str] = (
+        "instruction, output: texts, and input: more of the question "
+        "(other names: {name: instruction, instruction: question, output: answer})"
+    )
+    gives: ClassVar[Kind] = "conversations"
+    name: Literal["instruction"] = "instruction"
+    instruction: str = Field(default="instruction", description="column of what is asked")
+    input: str = Field(
+        default="input",
+        description="column of what it is asked about, put below the instruction; may be absent",
+    )
+    output: str = Field(default="output", description="column of the answer")
+
+    def detects(self, columns: Columns) -> str | None:
+        """By its instruction and output columns as texts, without a verdict on the answer."""
+        names = (self.instruction, self.output)
+        texts = all(mostly(columns, name, is_text) for name in names)
+        judged = mostly(columns, "label", lambda value: isinstance(value, bool))
+        return f"columns {', '.join(names)}" if texts and not judged else None
+
+    def parse(self, row: RawRow) -> Iterator[Conversation]:
+        """The question and its answer."""
+        question = row.text(self.instruction)
+        if row.fields.get(self.input) is not None:
+            question = f"{question}\n\n{row.text(self.input)}".strip()
+        yield row.conversation(exchange(question, row.text(self.output)))
+
+
+class Instances(RowFormat):
+    """One instruction and several instances of it (Wang et al. 2023, self-instruct)."""
+
+    wants: ClassVar[str] = "instruction: text, and instances: a list of {input, output}"
+    gives: ClassVar[Kind] = "conversations"
+    name: Literal["instances"] = "instances"
+
+    def detects(self, columns: Columns) -> str | None:
+        """By an instruction beside a list of instances."""
+        found = mostly(columns, "instruction", is_text) and mostly(columns, "instances", is_list)
+        return "columns instruction, instances" if found else None
+
+    def parse(self, row: RawRow) -> Iterator[Conversation]:
+        """One conversation for each instance."""
+        instruction, instances = row.text("instruction"), row.fields.get("instances")
+        if not isinstance(instances, list) or not instances:
+            raise Rejected(Reason.malformed, f"instances holds {what(instances)}, not a full list")
+        for at, instance in enumerate(instances):
+            fields = instance if isinstance(instance, dict) else {}
+            given = text(fields.get("input", ""), where=f"instances[{at}]: input")
+            output = text(fields.get("output"), where=f"instances[{at}]: output")
+            yield row.conversation(exchange(f"{instruction}\n\n{given}".strip(), output))
+
+
+class Gsm8k(RowFormat):
+    """Grade-school problems whose answers end in `#### number` (Cobbe et al. 2021)."""
+
+    wants: ClassVar[str] = "question, answer: texts, the answer ending in '#### number'"
+    gives: ClassVar[Kind] = "conversations"
+    note: ClassVar[str] = "calculator marks such as <<48/2=24>> are removed from the answers"
+    name: Literal["gsm8k"] = "gsm8k"
+
+    def detects(self, columns: Columns) -> str | None:
+        """By a question column and answers with a `####` line."""
+        marked = mostly(columns, "question", is_text) and mostly(columns, "answer", _has_result)
+        return "columns question, answer, and answers end in '#### number'" if marked else None
+
+    def parse(self, row: RawRow) -> Iterator[Conversation]:
+        """The problem and its answer without calculator marks."""
+        answer = without_calculator(row.text("answer"))
+        yield row.conversation(exchange(row.text("question"), answer))
+
+
+def without_calculator(solution: str) -> str:
+    """A solution without the calculator marks that were put into it for training."""
+    return _CALCULATOR.sub("", solution).strip()
+
+
+def _has_result(value: object) -> bool:
+    return isinstance(value, str) and "\n#### " in value

@@ -1,0 +1,199 @@
+"""Formats in which each row is one pair: chosen and rejected are told by their columns."""
+
+import re
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+
+from alignment.data.clean import Reason, Rejected
+from alignment.data.formats.base import (
+    Columns,
+    Kind,
+    RowFormat,
+    is_list,
+    is_text,
+    is_turns,
+    mostly,
+    number,
+)
+from alignment.data.formats.chats import without_calculator
+from alignment.data.rows import RawRow, Turns, answered, asked, split_at_common_prefix
+from alignment.records import Message, PreferencePair, Role
+
+_SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
+_MARKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_SPEAKERS: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
+
+
+class Preference(RowFormat):
+    """Prompt, chosen and rejected, each a text, a message or a list of messages.
+
+    Chosen and rejected may be whole chats; their longest common beginning is then the prompt,
+    whatever else a prompt column holds. `score_chosen` and `score_rejected` (or `chosen_score`
+    and `rejected_score`), in the row or under `metadata`, become the pair's strength.
+    """
+
+    wants: ClassVar[str] = (
+        "prompt, chosen, rejected: texts, messages or lists of messages; "
+        "or chosen, rejected: lists of messages with the prompt in both"
+    )
+    gives: ClassVar[Kind] = "pairs"
+    name: Literal["preference"] = "preference"
+    prompt: str = Field(
+        default="prompt", description="column of the prompt; not read where the replies hold it"
+    )
+    chosen: str = Field(default="chosen", description="column of the preferred reply")
+    rejected: str = Field(default="rejected", description="column of the other reply")
+    score_scale: PositiveFloat = Field(
+        default=10.0,
+        description="difference of two scores that counts as strength 1; a larger one too. "
+        "Default: the width of the usual 0 to 10 scale",
+    )
+    tie_below: NonNegativeFloat = Field(
+        default=0.0,
+        description="a difference of two scores up to this is a tie; default: equal scores only",
+    )
+
+    def detects(self, columns: Columns) -> str | None:
+        """By chosen and rejected with a prompt, or as lists of messages without one."""
+        replies = (self.chosen, self.rejected)
+        if all(mostly(columns, name, is_turns) for name in (self.prompt, *replies)):
+            return f"columns {', '.join((self.prompt, *replies))}"
+        whole = all(mostly(columns, name, is_list) for name in replies)
+        # said once, by the format whose prompt column has its usual name
+        told = whole and self.prompt == "prompt"
+        return f"columns {', '.join(replies)} hold lists of messages" if told else None
+
+    def parse(self, row: RawRow) -> Iterator[PreferencePair]:
+        """The pair."""
+        strength = self._strength(row)
+        chosen, rejected = (
+            row.turns(name, role="assistant") for name in (self.chosen, self.rejected)
+        )
+        if _is_chat(chosen) and _is_chat(rejected):
+            prompt, chosen, rejected = split_at_common_prefix(chosen, rejected)
+        else:
+            prompt = row.turns(self.prompt, role="user")
+        yield row.pair(prompt, chosen=chosen, rejected=rejected, strength=strength)
+
+    def _strength(self, row: RawRow) -> float | None:
+        """(score_chosen - score_rejected) / score_scale within 0..1, or None without scores."""
+        metadata = row.fields.get("metadata")
+        places = (row.fields, metadata if isinstance(metadata, dict) else {})
+        for place in places:
+            for names in _SCORES:
+                scores = [place.get(name) for name in names]
+                if None not in scores:
+                    chosen, rejected = (number(score, what="score") for score in scores)
+                    return strength_of(chosen - rejected, self.score_scale, self.tie_below)
+        return None
+
+
+def strength_of(difference: float, scale: float, tie_below: float) -> float:
+    """How strongly a reply is preferred whose score is higher by `difference`: 0..1.
+
+    Raises:
+        Rejected: it is lower.
+    """
+    if abs(difference) <= tie_below:
+        return 0.0
+    if difference < 0:
+        raise Rejected(Reason.score_inverted, f"chosen scores {-difference:g} below rejected")
+    return min(1.0, difference / scale)
+
+
+class HH(RowFormat):
+    r"""Whole transcripts with `\n\nHuman:` and `\n\nAssistant:` before each turn (Bai et al. 2022).
+
+    The prompt is the longest common beginning in messages, not in characters: a reply may hold
+    a marker of its own. A marker without the blank line before it is text.
+    """
+
+    wants: ClassVar[str] = r"chosen, rejected: transcripts with \n\nHuman: and \n\nAssistant:"
+    gives: ClassVar[Kind] = "pairs"
+    name: Literal["hh"] = "hh"
+
+    def detects(self, columns: Columns) -> str | None:
+        """By chosen and rejected that start with a human turn, without a prompt column."""
+        if "prompt" in columns:
+            return None
+        opening = all(mostly(columns, name, _opens_with_human) for name in ("chosen", "rejected"))
+        return "columns chosen, rejected open with 'Human:'" if opening else None
+
+    def parse(self, row: RawRow) -> Iterator[PreferencePair]:
+        """The pair."""
+        chosen, rejected = (_transcript(row, column) for column in ("chosen", "rejected"))
+        prompt, chosen, rejected = split_at_common_prefix(chosen, rejected)
+        yield row.pair(prompt, chosen=chosen, rejected=rejected)
+
+
+class GradedSolutions(RowFormat):
+    """One question and the solutions of several models, each marked right or wrong.
+
+    Of all pairs of a right and a wrong solution the one nearest in length is taken, so that
+    length does not tell them apart; among equals the first by column name.
+    """
+
+    wants: ClassVar[str] = "question: text, and two or more columns of {is_correct, solution}"
+    gives: ClassVar[Kind] = "pairs"
+    note: ClassVar[str] = "calculator marks such as <<48/2=24>> are removed from the solutions"
+    name: Literal["graded_solutions"] = "graded_solutions"
+
+    def detects(self, columns: Columns) -> str | None:
+        """By a question column beside two or more of graded solutions."""
+        graded = [name for name in columns if mostly(columns, name, _is_graded)]
+        if len(graded) < 2 or not mostly(columns, "question", is_text):
+            return None
+        return f"column question, and {', '.join(graded)} hold is_correct and solution"
+
+    def parse(self, row: RawRow) -> Iterator[PreferencePair]:
+        """The right and the wrong solution that are nearest in length."""
+        right, wrong = self._solutions(row)
+        if not right or not wrong:
+            verdict = "right" if right else "wrong"
+            raise Rejected(Reason.no_contrast, f"all {len(right or wrong)} solutions are {verdict}")
+        chosen, rejected = min(
+            ((good, bad) for good in right for bad in wrong),
+            key=lambda pair: abs(len(pair[0]) - len(pair[1])),
+        )
+        yield row.pair(
+            asked(row.text("question")), chosen=answered(chosen), rejected=answered(rejected)
+        )
+
+    def _solutions(self, row: RawRow) -> tuple[list[str], list[str]]:
+        right: list[str] = []
+        wrong: list[str] = []
+        for name, value in sorted(row.fields.items()):
+            if isinstance(value, dict) and _is_graded(value):
+                verdict, solution = value["is_correct"], value["solution"]
+                if not isinstance(verdict, bool) or not isinstance(solution, str):
+                    raise Rejected(Reason.malformed, f"{name[:40]!r} needs a boolean and a text")
+                (right if verdict else wrong).append(without_calculator(solution))
+        if not right and not wrong:
+            raise Rejected(Reason.malformed, "no column holds is_correct and solution")
+        return right, wrong
+
+
+def _opens_with_human(value: object) -> bool:
+    return isinstance(value, str) and value.lstrip().startswith("Human:")
+
+
+def _is_chat(messages: Turns) -> bool:
+    """Whether these are a prompt and a reply, not a reply alone."""
+    return any(message.role == "user" for message in messages)
+
+
+def _is_graded(value: object) -> bool:
+    return isinstance(value, dict) and {"is_correct", "solution"} <= value.keys()
+
+
+def _transcript(row: RawRow, column: str) -> Turns:
+    """The turns of an HH transcript. `re.split` gives text, speaker, text, speaker, text ..."""
+    before, *pieces = _MARKER.split(row.text(column))
+    if before.strip() or not pieces:
+        raise Rejected(Reason.malformed, f"{column} does not open with 'Human:'")
+    return tuple(
+        Message(role=_SPEAKERS[speaker], content=text.strip())
+        for speaker, text in zip(pieces[::2], pieces[1::2], strict=True)
+    )

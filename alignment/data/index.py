@@ -1,0 +1,199 @@
+"""Rows against each other, by columns of numbers: 64 bytes a row in memory, however long the text.
+
+Each filter here is a pure function from columns to `Matches`: which rows leave, and because of
+which others. Not here: rows against a rule (`clean.py`), and the texts, which stay on disk.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignment.data.clean import Placed, R, squeezed
+from alignment.data.grams import BANDS, HASHES, similarity
+from alignment.data.split import unit_hash
+from alignment.records import Conversation, Message, PreferencePair, digest_of
+
+COLUMNS = np.dtype(
+    [
+        ("id", "u8"),
+        ("prompt", "u8"),  # split.prompt_key
+        ("question", "u8"),  # prompt and both replies, whichever way round
+        ("better", "u8"),  # the chosen reply
+        ("order", "f8"),  # place in hash order, 0..1
+        ("offset", "u8"),  # of its line in its shard
+        ("size", "u4"),  # of that line, in bytes
+        ("shard", "u4"),
+        ("file", "u4"),
+        ("row", "u4"),
+        ("source", "u2"),
+        ("task", "u2"),
+        ("held", "?"),
+        ("exam", "?"),  # held out because its whole source is
+    ]
+)
+Index = NDArray[np.void]
+"""Rows in the order they were read, with `COLUMNS`."""
+Alive = NDArray[np.bool_]
+"""Which rows of an index are still in."""
+
+_PAIRS = 2**14
+
+
+class Matches(NamedTuple):
+    """Rows that leave (`at`), and for each the row because of which (`of`); positions."""
+
+    at: NDArray[np.int64]
+    of: NDArray[np.int64]
+
+
+def columns(rows: Sequence[Placed[R]], *, salt: str) -> Index:
+    """The columns of some rows, but for where they lie on disk.
+
+    Args:
+        rows: any.
+        salt: decides their hash order.
+    """
+    described = [
+        {
+            "id": int(row.record.id, 16),
+            "prompt": int(row.prompt_key, 16),
+            "order": unit_hash(row.record.id, salt=f"order:{salt}"),
+            "row": row.row,
+            "held": row.held_out,
+            **_preference(row),
+        }
+        for row in rows
+    ]
+    index = np.zeros(len(rows), dtype=COLUMNS)
+    for name in described[0] if described else ():
+        index[name] = np.array([values[name] for values in described], dtype=COLUMNS[name])
+    return index
+
+
+def _preference(row: Placed[R]) -> dict[str, int]:
+    if not isinstance(row.record, PreferencePair):
+        return {}
+    better, other = squeezed(row.record.chosen), squeezed(row.record.rejected)
+    question = digest_of([squeezed(row.record.prompt), *sorted((better, other))])
+    return {"question": int(question[:16], 16), "better": int(digest_of(better)[:16], 16)}
+
+
+def said(row: Placed[R]) -> list[str]:
+    """What a row asks, and what it answers: by these its likeness to another is told."""
+    record = row.record
+    parts: tuple[Sequence[Message], ...]
+    if isinstance(record, PreferencePair):
+        parts = (record.prompt, record.chosen, record.rejected)
+    elif isinstance(record, Conversation):
+        parts = (record.messages[:-1], record.messages[-1:])
+    else:
+        parts = (record.prompt,)
+    return ["\n".join(message.text for message in part) for part in parts]
+
+
+def duplicate(index: Index, alive: Alive) -> Matches:
+    """Rows whose content was there before; the first one stays."""
+    return _repeats(index["id"], alive)
+
+
+def in_own_evaluation(index: Index, alive: Alive) -> Matches:
+    """Rows to train on whose prompt stands in one of the set's own files for evaluation."""
+    exam = np.flatnonzero(alive & index["exam"])
+    candidates = np.flatnonzero(alive & ~index["exam"])
+    exam = exam[np.argsort(index["prompt"][exam], kind="stable")]
+    keys = index["prompt"][exam]
+    places = np.searchsorted(keys, index["prompt"][candidates])
+    found = places < len(keys)
+    found[found] = keys[places[found]] == index["prompt"][candidates[found]]
+    return Matches(candidates[found], exam[places[found]])
+
+
+def conflicting_label(index: Index, alive: Alive) -> Matches:
+    """Both of two pairs that prefer opposite replies to one prompt."""
+    rows = np.flatnonzero(alive)
+    rows = rows[np.lexsort((rows, index["better"][rows], index["question"][rows]))]
+    question, better = index["question"][rows], index["better"][rows]
+    starts = np.flatnonzero(np.r_[True, question[1:] != question[:-1]][: len(rows)])
+    ends = np.r_[starts[1:], len(rows)][: len(starts)]
+    at: list[int] = []
+    of: list[int] = []
+    for start, end in zip(starts, ends, strict=True):
+        if better[start] != better[end - 1]:
+            ways = (rows[start:end], better[start:end] == better[start])
+            first = {way: int(ways[0][ways[1] == way].min()) for way in (True, False)}
+            at += [int(row) for row in ways[0]]
+            of += [first[not way] for way in ways[1].tolist()]
+    return _sorted(np.array(at, dtype=np.int64), np.array(of, dtype=np.int64))
+
+
+def near_duplicate(
+    signatures: Sequence[NDArray[np.uint16]], alive: Alive, *, threshold: float
+) -> Matches:
+    """Rows that ask and answer nearly what one further up does, by `grams.similarity`.
+
+    Args:
+        signatures: of the rows in one or several parts, [rows, 128], and behind them those of
+            earlier sets, which stay.
+        alive: of the rows.
+        threshold: 0..1, of the n-grams of five words that two prompts share, and two answers.
+
+    `of` counts on into the earlier sets.
+    """
+    rows = len(alive)
+    candidates = np.r_[alive, np.ones(sum(map(len, signatures)) - rows, dtype=bool)].nonzero()[0]
+    found: dict[int, int] = {}
+    for band in np.split(np.arange(HASHES), BANDS):
+        keys = np.concatenate([_key(part[:, band]) for part in signatures])[candidates]
+        order = np.argsort(keys, kind="stable")
+        same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
+        for start in range(0, len(same), _PAIRS):
+            chunk = same[start : start + _PAIRS]
+            one, other = candidates[order[chunk]], candidates[order[chunk + 1]]
+            likeness = similarity(_rows_of(signatures, one), _rows_of(signatures, other))
+            alike = likeness >= threshold
+            for low, high in zip(one[alike].tolist(), other[alike].tolist(), strict=True):
+                # an earlier set's row stays, and so does the one further up
+                at, of = (low, high) if high >= rows else (high, low)
+                if at < rows:
+                    found.setdefault(at, of)
+    at = np.array(sorted(found), dtype=np.int64)
+    return Matches(at, np.array([found[int(row)] for row in at], dtype=np.int64))
+
+
+def in_order(index: Index, alive: Alive) -> NDArray[np.int64]:
+    """Rows in hash order; equal rows keep theirs."""
+    rows = np.flatnonzero(alive)
+    return rows[np.argsort(index["order"][rows], kind="stable")]
+
+
+def _repeats(keys: NDArray[np.uint64], alive: Alive) -> Matches:
+    rows = np.flatnonzero(alive)
+    _, first, which = np.unique(keys[rows], return_index=True, return_inverse=True)
+    again = first[which] != np.arange(len(rows))
+    return Matches(rows[again], rows[first[which][again]])
+
+
+def _sorted(at: NDArray[np.int64], of: NDArray[np.int64]) -> Matches:
+    order = np.argsort(at, kind="stable")
+    return Matches(at[order], of[order])
+
+
+def _key(band: NDArray[np.uint16]) -> NDArray[np.uint64]:
+    """One number for the 128 bits of each row's band."""
+    halves = np.ascontiguousarray(band).view(np.uint64)
+    mixed = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(31)
+    key: NDArray[np.uint64] = mixed + halves[:, 1] * np.uint64(0xC2B2AE3D27D4EB4F)
+    return key
+
+
+def _rows_of(signatures: Sequence[NDArray[np.uint16]], at: NDArray[np.int64]) -> NDArray[np.uint16]:
+    taken = np.empty((len(at), signatures[0].shape[1]), dtype=np.uint16)
+    start = 0
+    for part in signatures:
+        mine = (at >= start) & (at < start + len(part))
+        taken[mine] = part[at[mine] - start]
+        start += len(part)
+    return taken

@@ -1,0 +1,245 @@
+"""Any data, named by its path alone: what could be used of it, and why not the rest.
+
+Needs no configuration, no tokenizer and no model. Written under `out`, both or neither:
+`kept.jsonl` (`Conversation`, `PreferencePair` or `Prompt`, each with its file and row) and
+`quarantine.jsonl` (`Quarantined`). For each file: read = kept + quarantined.
+Not here: lengths, splits, control tokens of one tokenizer (`prepare.py`).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat
+
+from alignment.data import clean, files, index, markers
+from alignment.data.clean import Reason, Record
+from alignment.data.formats import Auto, Format, Kind
+from alignment.data.reading import Reading, read_any
+from alignment.data.shards import Pass, Step
+from alignment.data.sieve import Sieve, Tell, as_line
+from alignment.data.sources import FileSource, HubSource
+from alignment.errors import DataError, StorageError
+from alignment.records import Frozen, Quarantined, digest_of
+
+KEPT, QUARANTINE, WORK = "kept.jsonl", "quarantine.jsonl", ".shards"
+HUB = "hub:"
+
+RULES: tuple[Step[Record], ...] = (
+    clean.broken_text,
+    clean.empty,
+    clean.role_order,
+    markers.turn_marker,
+    markers.placeholder,
+    clean.identical_pair,
+    clean.tie,
+)
+"""The filters that look at one row, in order."""
+
+
+class Wanted(Frozen):
+    """How the files are to be read.
+
+    Attributes:
+        columns: other names for their columns, {theirs: ours}.
+        near_duplicates: drop rows alike by so much to one further up; None: equal rows only.
+    """
+
+    format: Format = Field(default=Auto())
+    columns: dict[str, str] = Field(default_factory=dict)
+    near_duplicates: PositiveFloat | None = 0.9
+
+
+class FileReport(Frozen):
+    """What became of one file: read = kept + sum of `quarantined`.
+
+    Attributes:
+        file: as it was found.
+        format: in which its rows were read, and `reason`: why that one.
+        gives: what its rows are, where the format is known.
+        note: what the format does to the text.
+        read: records, and rows that gave none; one row may hold several records.
+    """
+
+    file: str
+    format: str
+    reason: str
+    gives: Kind | None
+    note: str
+    read: int
+    kept: int
+    quarantined: dict[str, int]
+
+
+class IntakeReport(Frozen):
+    """What became of every row."""
+
+    read: int
+    kept: int
+    quarantined: dict[str, int]
+    files: tuple[FileReport, ...]
+
+
+def take_in(paths: Sequence[str], wanted: Wanted, *, out: Path, tell: Tell) -> IntakeReport:
+    """Read files, folders, patterns, URLs and `hub:owner/name@revision`, and write what is left.
+
+    A file of unknown columns is an error where it was named, and set aside row by row where a
+    folder or pattern brought it along. Rows wait in `out`/.shards in between; the same call goes
+    on where it was stopped.
+
+    Raises:
+        DataError: a path does not exist, or a file cannot be read.
+        StorageError: `out` cannot be written.
+    """
+    _make(out)
+    sources = list(_sources(paths, wanted))
+    kinds: list[Kind | None] = []
+
+    def readings() -> Iterator[Reading[Record]]:
+        for source, named in sources:
+            kind, reading = _open(source, named=named)
+            kinds.append(kind)
+            yield reading
+
+    key = digest_of([wanted.model_dump(mode="json"), [_stamp(source) for source, _ in sources]])
+    likeness = wanted.near_duplicates is not None
+    try:
+        rules: Pass[Record] = Pass(RULES, salt="", likeness=likeness)
+        sieve = Sieve(readings(), rules, work=out / WORK, key=key[:16], tell=tell)
+    except DataError:
+        shutil.rmtree(out / WORK)
+        raise
+    tell("comparing", 0, 0)
+    sieve.apply(Reason.duplicate, index.duplicate, "same as {}".format)
+    conflict = "{} prefers the other reply".format
+    sieve.apply(Reason.conflicting_label, index.conflicting_label, conflict)
+    if wanted.near_duplicates is not None:
+        sieve.drop_alike(wanted.near_duplicates, {})
+    tell("writing", 0, 0)
+    _write(out, {KEPT: _kept(sieve), QUARANTINE: map(as_line, sieve.quarantine())})
+    report = _report(sieve, kinds)
+    sieve.close()
+    return report
+
+
+def _sources(paths: Sequence[str], wanted: Wanted) -> Iterator[tuple[FileSource | HubSource, bool]]:
+    """(a source, whether it was named itself), each file once."""
+    seen: set[str] = set()
+    for path in paths:
+        if path.startswith(HUB):
+            yield _hub(path.removeprefix(HUB), wanted), True
+            continue
+        for file in files.find(path):
+            if file not in seen:
+                seen.add(file)
+                yield (
+                    FileSource(path=file, format=wanted.format, columns=wanted.columns),
+                    (file == str(Path(path).expanduser()) or file == path),
+                )
+
+
+def _hub(name: str, wanted: Wanted) -> HubSource:
+    """`owner/name@revision`, where the revision may be left out."""
+    dataset, _, revision = name.partition("@")
+    try:
+        return HubSource(
+            dataset=dataset,
+            revision=revision or "main",
+            format=wanted.format,
+            columns=wanted.columns,
+        )
+    except ValueError as error:
+        raise DataError(
+            f"{HUB}{name}: expected {HUB}owner/name or {HUB}owner/name@commit"
+        ) from error
+
+
+def _open(source: FileSource | HubSource, *, named: bool) -> tuple[Kind | None, Reading[Record]]:
+    try:
+        return read_any(source)
+    except DataError as error:
+        if named:
+            raise
+        items = _unknown(source, str(error))
+        return None, Reading(source.label, "unknown", "no known format", "", items)
+
+
+def _unknown(source: FileSource | HubSource, problem: str) -> Iterator[Quarantined]:
+    """Every row of a file that nobody can read, or one line for a file without rows."""
+    detail = problem.partition(". ")[0][:300]
+    known = False
+    try:
+        for row in source.read():
+            known = True
+            reason = row.reason if isinstance(row, Quarantined) else Reason.unknown_format
+            yield Quarantined(file=row.file, row=row.row, reason=reason, detail=detail)
+    except DataError:
+        if not known:
+            yield Quarantined(file=source.label, row=0, reason=Reason.malformed, detail=detail)
+
+
+def _stamp(source: FileSource | HubSource) -> object:
+    """What tells whether a source is still what it was when a stopped call read it."""
+    if isinstance(source, HubSource) or "://" in source.path:
+        return source.digest()
+    stat = os.stat(source.path)  # noqa: PTH116 - a name from `find`, not a path of ours
+    return [source.path, stat.st_size, stat.st_mtime_ns]
+
+
+def _kept(sieve: Sieve[Record]) -> Iterator[bytes]:
+    rows = [int(row) for row in sieve.alive.nonzero()[0]]
+    for row, line in zip(rows, sieve.lines(rows), strict=True):
+        file, number = sieve.files[sieve.index["file"][row]], int(sieve.index["row"][row])
+        place = json.dumps({"file": file, "row": number}).encode()
+        yield place[:-1] + b", " + line[1:]
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{out} cannot be made: {error.strerror}. Name another --out."
+        ) from error
+
+
+def _write(out: Path, contents: dict[str, Iterable[bytes]]) -> None:
+    """Write all files beside their places, then move each there."""
+    try:
+        for name, lines in contents.items():
+            with (out / f".{name}.part").open("wb") as file:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        for name in contents:
+            (out / f".{name}.part").replace(out / name)
+    except OSError as error:
+        raise StorageError(f"{out} cannot be written: {error.strerror}.") from error
+
+
+def _report(sieve: Sieve[Record], kinds: Sequence[Kind | None]) -> IntakeReport:
+    parts = tuple(
+        FileReport(
+            file=account.source,
+            format=account.format,
+            reason=account.reason,
+            gives=gives,
+            note=reading.note,
+            read=account.read,
+            kept=account.kept,
+            quarantined=account.dropped,
+        )
+        for account, reading, gives in zip(sieve.accounts(), sieve.readings, kinds, strict=True)
+    )
+    reasons = sorted(set(chain.from_iterable(part.quarantined for part in parts)))
+    return IntakeReport(
+        read=sum(part.read for part in parts),
+        kept=sum(part.kept for part in parts),
+        quarantined={
+            reason: sum(part.quarantined.get(reason, 0) for part in parts) for reason in reasons
+        },
+        files=parts,
+    )

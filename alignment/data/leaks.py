@@ -1,0 +1,96 @@
+"""Training rows that hold an evaluation's prompts.
+
+A prompt has leaked into a row when most of its word 8-grams stand there, wherever and in whichever
+order; one of fewer than 8 words, when it is the row's first user turn (Brown et al. 2020,
+appendix C, counts 13-grams; 8 find a prompt that was shortened). Not here: prompts that this run
+holds out itself, which are compared as a whole (`clean.in_evaluation_set`).
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from alignment.data.clean import Cleaned, Placed, R, Reason, screen, turns
+from alignment.data.grams import grams
+from alignment.data.reading import read_prompts
+from alignment.data.sources import Source
+from alignment.data.split import normalise, prompt_key
+
+WORDS = 8
+SHARE = 0.7
+"""Of a prompt's n-grams that must stand in a row for it to count as leaked."""
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The prompts of an evaluation, ready to be looked for.
+
+    Attributes:
+        holders: n-gram to the prompts that have it, by number.
+        sizes: how many n-grams each prompt has.
+        places: where each stands, for people.
+        short: keys of those with fewer than `WORDS` words, and where they stand.
+    """
+
+    holders: dict[int, list[int]]
+    sizes: list[int]
+    places: list[str]
+    short: dict[str, str]
+
+    @classmethod
+    def of(cls, sources: Sequence[Source]) -> Self:
+        """The prompts of some sources.
+
+        Raises:
+            DataError: one cannot be read.
+        """
+        holders: dict[int, list[int]] = defaultdict(list)
+        sizes: list[int] = []
+        places: list[str] = []
+        short: dict[str, str] = {}
+        rows = (row for source in sources for row in read_prompts(source).items)
+        for row in rows:
+            if not isinstance(row, Placed):
+                continue
+            place = f"{row.file} row {row.row}"
+            for message in row.record.prompt:
+                if message.role != "user":
+                    continue
+                if len(normalise(message.content)) <= WORDS or _few_words(message.content):
+                    short.setdefault(prompt_key([message]), place)
+                    continue
+                found = set(grams(message.content, words=WORDS).tolist())
+                for gram in found:
+                    holders[gram].append(len(sizes))
+                sizes.append(len(found))
+                places.append(place)
+        return cls(dict(holders), sizes, places, short)
+
+
+def leaked(rows: Iterable[Placed[R]], *, exam: Exam) -> Cleaned[R]:
+    """Drop rows to train on that hold a prompt of the exam."""
+
+    def problem(row: Placed[R]) -> str | None:
+        if row.held_out:
+            return None
+        if row.prompt_key in exam.short:
+            return f"asks what {exam.short[row.prompt_key]} asks"
+        counts: Counter[int] = Counter()
+        text = "\n".join(message.text for message in turns(row.record))
+        for gram in set(grams(text, words=WORDS).tolist()):
+            counts.update(exam.holders.get(gram, ()))
+        for prompt, count in counts.most_common():
+            if count >= SHARE * exam.sizes[prompt]:
+                share = count / exam.sizes[prompt]
+                return f"holds {share:.0%} of the prompt at {exam.places[prompt]}"
+        return None
+
+    return screen(rows, Reason.in_evaluation_set, problem)
+
+
+def _few_words(text: str) -> bool:
+    plain = normalise(text)
+    words = plain.split()
+    by_characters = len(words) * 20 < len(plain)
+    return not by_characters and len(words) < WORDS

@@ -1,0 +1,178 @@
+"""Text that would be read as the frame of a chat: control tokens, turn markers, unfilled blanks.
+
+A control token typed into a message opens a turn, or ends one, in the middle of it. Such rows are
+left out, or on request the token is spelled out so that it stays text. Other chat formats' marks
+are no control tokens here, but a reply that holds one mostly holds a forged or a lost turn.
+Not here: the chat template itself (`encode.py`).
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
+
+from alignment.data.clean import Cleaned, Placed, R, Reason, screen, turns
+from alignment.records import Conversation, Message, PreferencePair
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BATCH = 512
+_FRAMES = re.compile(
+    r"<\|[\w ]{1,40}\|>"  # ChatML and its relatives: <|im_start|>, <|eot_id|>, <|user|>
+    r"|\[/?INST\]|<</?SYS>>|</?s>"  # Llama 2
+    r"|(?m:^#{2,3} ?(?:Instruction|Response|Input|Human|Assistant|User|System):)"  # Alpaca
+)
+_SPEAKER = re.compile(r"\b(?:Human|Assistant):")
+_BLANK = re.compile(r"\{\{\s*\w+\s*\}\}")
+
+
+def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
+    """Id to text of every token that was added to the vocabulary or has a special meaning."""
+    added = {index: text for text, index in tokenizer.get_added_vocab().items()}
+    special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+    return added | dict(special)
+
+
+def special_token(
+    rows: Sequence[Placed[R]], *, tokenizer: "PreTrainedTokenizerBase", turn_marker: str
+) -> Cleaned[R]:
+    """Drop rows whose text alone encodes to an added token of the tokenizer, special or not.
+
+    `turn_marker` is the opening of an assistant turn as text, which need not be made of added
+    tokens.
+    """
+    control = control_tokens(tokenizer)
+    suspected = _suspect(rows, tokenizer, control, turn_marker)
+    found: dict[int, str] = {}
+    for at, encoded in _encoded(rows, suspected, tokenizer):
+        for message, ids in zip(turns(rows[at].record), encoded, strict=True):
+            token = next((control[index] for index in ids if index in control), None)
+            if token is None and turn_marker in message.text:
+                token = turn_marker
+            if token is not None:
+                found[at] = f"{token!r} in the {message.role} turn"
+                break
+    dropped = [rows[at].dropped(Reason.special_token, words) for at, words in found.items()]
+    return Cleaned([row for at, row in enumerate(rows) if at not in found], dropped)
+
+
+def turn_marker(rows: Iterable[Placed[R]]) -> Cleaned[R]:
+    """Drop rows with the marks of a chat format in use, or a speaker's name in a reply."""
+
+    def problem(row: Placed[R]) -> str | None:
+        for message in turns(row.record):
+            found = _FRAMES.search(message.content)
+            if found is None and message.role == "assistant":
+                found = _SPEAKER.search(message.content)
+            if found:
+                return f"{found[0].strip()!r} in the {message.role} turn"
+        return None
+
+    return screen(rows, Reason.turn_marker, problem)
+
+
+def placeholder(rows: Iterable[Placed[R]]) -> Cleaned[R]:
+    """Drop rows with a blank such as {{name}} in a reply; among code it may be meant."""
+
+    def problem(row: Placed[R]) -> str | None:
+        for message in turns(row.record):
+            found = _BLANK.search(message.content)
+            if found and message.role == "assistant" and "```" not in message.content:
+                return f"{found[0][:60]} in the assistant turn"
+        return None
+
+    return screen(rows, Reason.placeholder, problem)
+
+
+def spelled_out(rows: Iterable[Placed[R]], *, tokenizer: "PreTrainedTokenizerBase") -> Cleaned[R]:
+    """All rows, with every control token in their text made plain text.
+
+    A space goes in after its first character, `<|im_end|>` to `< |im_end|>`: the trainers' own
+    encoders know no other way to keep one text from being read as a token.
+    """
+    pattern = _any_of(control_tokens(tokenizer).values())
+    kept = [_rewritten(row, pattern) for row in rows]
+    changed = sum(new is not old for new, old in zip(kept, rows, strict=False))
+    return Cleaned(kept, [], {"spelled_out": changed})
+
+
+def _rewritten(row: Placed[R], pattern: "re.Pattern[str]") -> Placed[R]:
+    if not any(pattern.search(message.content) for message in turns(row.record)):
+        return row
+
+    def plain(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        return tuple(
+            message.model_copy(update={"content": _spaced(message.content, pattern)})
+            for message in messages
+        )
+
+    record: Any = row.record
+    labels = {"task_type": record.task_type, "source": record.source}
+    if isinstance(record, Conversation):
+        new: Any = Conversation.of(plain(record.messages), **labels)
+    elif isinstance(record, PreferencePair):
+        new = PreferencePair.of(
+            plain(record.prompt),
+            chosen=plain(record.chosen),
+            rejected=plain(record.rejected),
+            strength=record.strength,
+            **labels,
+        )
+    else:
+        new = type(record).of(plain(record.prompt), **labels)
+    return replace(row, record=cast(R, new))
+
+
+def _spaced(text: str, pattern: "re.Pattern[str]") -> str:
+    while pattern.search(text):  # what stands around a token may make another one of the rest
+        text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+    return text
+
+
+def _any_of(texts: Iterable[str]) -> "re.Pattern[str]":
+    longest_first = sorted((text for text in texts if len(text) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _suspect(
+    rows: Sequence[Placed[R]],
+    tokenizer: "PreTrainedTokenizerBase",
+    control: dict[int, str],
+    turn_marker: str,
+) -> list[int]:
+    """Rows worth encoding. A byte-level BPE makes an added token only of the token's own text."""
+    if not _is_byte_level(tokenizer):
+        return list(range(len(rows)))
+    pattern = _any_of([*control.values(), turn_marker])
+    return [
+        at
+        for at, row in enumerate(rows)
+        if any(_holds(message.text, pattern) for message in turns(row.record))
+    ]
+
+
+def _holds(text: str, pattern: "re.Pattern[str]") -> bool:
+    if pattern.search(text):
+        return True
+    return not text.isascii() and bool(pattern.search(unicodedata.normalize("NFKC", text)))
+
+
+def _is_byte_level(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    plain = type(getattr(backend, "normalizer", "")).__name__ in ("NoneType", "NFC", "NFKC")
+    return plain and "ByteLevel" in repr(getattr(backend, "pre_tokenizer", None))
+
+
+def _encoded(
+    rows: Sequence[Placed[R]], places: Sequence[int], tokenizer: "PreTrainedTokenizerBase"
+) -> Iterator[tuple[int, list[list[int]]]]:
+    """Each place's turns' ids. In batches, because a tokenizer uses all cores for one."""
+    for start in range(0, len(places), _BATCH):
+        batch = places[start : start + _BATCH]
+        texts = [message.text for at in batch for message in turns(rows[at].record)]
+        ids = iter(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+        for at in batch:
+            yield at, list(islice(ids, len(turns(rows[at].record))))

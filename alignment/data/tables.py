@@ -1,0 +1,98 @@
+"""Tables to rows: CSV, Excel's xlsx and Parquet. An empty cell is an absent value.
+
+Not here: JSON (`files.py`); what the columns mean (`formats/`), and their other names, which a
+source's `columns` gives (`sources.py`).
+"""
+
+import csv as csv_module
+import io
+from collections.abc import Iterable, Iterator
+from typing import IO
+
+from alignment.data.clean import Reason, Rejected
+from alignment.records import Json
+
+Rows = Iterator[tuple[int, Json | Rejected]]
+"""(1-based line or row, its fields or why there are none). A table's header is not counted."""
+MAX_CELL = 2**24
+"""Characters of the longest cell of a CSV file."""
+
+
+def csv(stream: IO[bytes], delimiter: str = ",") -> Rows:
+    """Comma-separated values as UTF-8, the first row naming the columns (RFC 4180).
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    csv_module.field_size_limit(MAX_CELL)
+    return _named(_lines(csv_module.reader(text, delimiter=delimiter)))
+
+
+def tsv(stream: IO[bytes]) -> Rows:
+    """The same with tabs."""
+    return csv(stream, "\t")
+
+
+def xlsx(stream: IO[bytes]) -> Rows:
+    """The first sheet of an Excel file, its first row naming the columns.
+
+    Raises:
+        ValueError: it is no such file, or has no row.
+    """
+    import python_calamine
+
+    try:
+        workbook = python_calamine.CalamineWorkbook.from_filelike(stream)
+        sheet = workbook.get_sheet_by_index(0)
+    except (python_calamine.CalamineError, OSError, IndexError) as error:
+        raise ValueError(f"no Excel file: {error}") from error
+    return _named([_plain(cell) for cell in row] for row in sheet.iter_rows())
+
+
+def parquet(stream: IO[bytes]) -> Rows:
+    """The rows of a Parquet file."""
+    import pyarrow.parquet
+
+    number = 0
+    for batch in pyarrow.parquet.ParquetFile(stream).iter_batches(batch_size=1024):
+        for row in batch.to_pylist():
+            number += 1
+            yield number, row
+
+
+def _lines(reader: Iterator[list[str]]) -> Iterator[list[object] | Rejected]:
+    while True:
+        try:
+            yield [cell or None for cell in next(reader)]
+        except StopIteration:
+            return
+        except csv_module.Error as error:
+            yield Rejected(Reason.malformed, f"broken CSV: {error}")
+
+
+def _named(rows: Iterable[list[object] | Rejected]) -> Rows:
+    table = iter(rows)
+    header = next((row for row in table if not isinstance(row, Rejected) and any(row)), None)
+    if not isinstance(header, list):
+        raise ValueError("there is no row that names the columns")
+    names = [str(cell).strip() if cell is not None else "" for cell in header]
+    for number, row in enumerate(table, start=1):
+        yield number, row if isinstance(row, Rejected) else _fields(names, row)
+
+
+def _fields(names: list[str], cells: list[object]) -> Json | Rejected:
+    if all(cell is None for cell in cells):
+        return Rejected(Reason.empty, "every cell is empty")
+    if any(cell is not None for cell in cells[len(names) :]):
+        return Rejected(Reason.malformed, f"{len(cells)} cells under {len(names)} columns")
+    return {name: cell for name, cell in zip(names, cells, strict=False) if name}
+
+
+def _plain(cell: object) -> object:
+    """A cell as JSON has it: whole numbers are not 1.0, dates are text."""
+    if cell is None or cell == "":
+        return None
+    if isinstance(cell, float) and cell.is_integer():
+        return int(cell)
+    return cell if isinstance(cell, str | int | float | bool) else str(cell)

@@ -1,0 +1,48 @@
+"""Rows made by hand for the tests of what becomes of them."""
+
+from alignment.data.clean import Placed
+from alignment.data.split import prompt_key
+from alignment.records import Conversation, Message, PreferencePair
+
+
+def messages(*turns):
+    return tuple(Message(role=role, content=content) for role, content in turns)
+
+
+def chat(*turns, row=1, **place):
+    record = Conversation.of(messages(*turns), task_type="chat", source="test")
+    return Placed(record, "a.jsonl", row, prompt_key(record.messages), **place)
+
+
+def tool_chat(*turns, row=1):
+    record = Conversation.of(turns, task_type="chat", source="test")
+    return Placed(record, "a.jsonl", row, prompt_key(turns))
+
+
+def pair(prompt="Why?", chosen="good", rejected="bad", *, row=1, strength=None, **place):
+    turns = messages(("user", prompt)) if isinstance(prompt, str) else messages(*prompt)
+    replies = [
+        messages(("assistant", reply)) if isinstance(reply, str) else messages(*reply)
+        for reply in (chosen, rejected)
+    ]
+    record = PreferencePair.of(
+        turns,
+        chosen=replies[0],
+        rejected=replies[1],
+        task_type="chat",
+        source="test",
+        strength=strength,
+    )
+    return Placed(record, "a.jsonl", row, prompt_key(turns), **place)
+
+
+def told(cleaned, rows) -> list[tuple[int, str, str]]:
+    """(row, reason, detail) of each row left out, after checking that none is lost."""
+    kept = [row.row for row in cleaned.kept]
+    assert sorted(kept + [row.row for row in cleaned.dropped]) == [row.row for row in rows]
+    by_row = {row.row: row.record.id for row in rows}
+    assert all(row.id == by_row[row.row] and row.file == "a.jsonl" for row in cleaned.dropped)
+    return [(row.row, row.reason, row.detail) for row in cleaned.dropped]
+
+
+GOOD = chat(("user", "Hi"), ("assistant", "Hello"))

@@ -1,0 +1,298 @@
+"""The formats that data sets come in, on rows made by hand: what is read out of each."""
+
+import pytest
+
+from alignment.data.clean import Reason, Rejected, turns
+from alignment.data.formats import (
+    Auto,
+    Candidates,
+    Compared,
+    Instances,
+    Messages,
+    MtBench,
+    OpenAssistantNodes,
+    OpenAssistantTrees,
+    Preference,
+    Prompts,
+    ShareGpt,
+    Unpaired,
+    choose_format,
+)
+from alignment.data.rows import RawRow
+from alignment.errors import DataError
+from alignment.records import Quarantined
+
+
+def rows(*fields):
+    return [RawRow("a", number, row, "t", "s") for number, row in enumerate(fields, start=1)]
+
+
+def parse(format_, **fields):
+    return list(format_.parse(*rows(fields)))
+
+
+def rejection(format_, **fields):
+    with pytest.raises(Rejected) as rejected:
+        parse(format_, **fields)
+    return rejected.value.reason
+
+
+def said(messages):
+    return [(message.role, message.content) for message in messages]
+
+
+def told(pair):
+    """(last words of the prompt, chosen, rejected, strength)."""
+    chosen, rejected = pair.chosen[-1].content, pair.rejected[-1].content
+    return pair.prompt[-1].content, chosen, rejected, pair.strength
+
+
+# --- chats --------------------------------------------------------------------------------------
+
+
+def turn(speaker, value):
+    return {"from": speaker, "value": value}
+
+
+def test_sharegpt_roles_and_tools_keep_their_meaning():
+    (record,) = parse(
+        ShareGpt(),
+        conversations=[
+            turn("system", "Be brief."),
+            turn("human", "Weather?"),
+            turn("function_call", '{"name": "weather", "arguments": {"city": "Bern"}}'),
+            turn("observation", '{"sky": "clear"}'),
+            turn("gpt", "Clear."),
+        ],
+        tools='[{"name": "weather", "parameters": {}}]',
+    )
+    roles = [message.role for message in record.messages]
+    assert roles == ["system", "user", "assistant", "tool", "assistant"]
+    (call,) = record.messages[2].tool_calls
+    assert (call.function.name, call.function.arguments) == ("weather", {"city": "Bern"})
+    assert record.messages[0].tools == (
+        {"type": "function", "function": {"name": "weather", "parameters": {}}},
+    )
+
+
+def test_both_spellings_of_a_message_may_stand_in_one_chat():
+    (record,) = parse(
+        ShareGpt(), conversations=[turn("human", "a"), {"role": "assistant", "content": "b"}]
+    )
+    assert said(record.messages) == [("user", "a"), ("assistant", "b")]
+
+
+def test_content_may_be_a_list_of_parts():
+    content = [
+        {"type": "reasoning", "value": "Two and two."},
+        {"type": "text", "value": "4"},
+        {"type": "tool_call", "value": {"name": "add", "arguments": '{"a": 2}'}},
+    ]
+    (record,) = parse(
+        Messages(),
+        messages=[
+            {"role": "user", "content": [{"type": "text", "text": "2+2?"}]},
+            {"role": "assistant", "content": content},
+        ],
+    )
+    assert said(record.messages) == [
+        ("user", "2+2?"),
+        ("assistant", "<think>\nTwo and two.\n</think>\n\n4"),
+    ]
+    assert record.messages[1].tool_calls[0].function.arguments == {"a": 2}
+
+
+def test_every_instance_of_an_instruction_is_a_chat():
+    instances = [{"input": "x", "output": "1"}, {"input": "", "output": "2"}]
+    records = parse(Instances(), instruction="Do it.", instances=instances)
+    assert [said(record.messages)[0][1] for record in records] == ["Do it.\n\nx", "Do it."]
+    assert rejection(Instances(), instruction="Do it.", instances=[]) == Reason.malformed
+
+
+# --- pairs --------------------------------------------------------------------------------------
+
+
+def test_replies_may_be_messages_of_either_spelling():
+    fields: dict[str, object] = {
+        "conversations": [turn("human", "a")],
+        "chosen": turn("gpt", "b"),
+        "rejected": {"role": "assistant", "content": "c"},
+    }
+    stated = choose_format(Auto(), [fields], where="a")
+    (pair,) = parse(stated.format, **fields)
+    assert told(pair) == ("a", "b", "c", None)
+
+
+def test_whole_chats_may_stand_under_chosen_messages():
+    chats: dict[str, object] = {
+        f"{name}_messages": [
+            {"role": "user", "content": [{"type": "text", "value": "a"}], "loss_weight": 0.0},
+            {"role": "assistant", "content": [{"type": "text", "value": name}]},
+        ]
+        for name in ("chosen", "rejected")
+    }
+    stated = choose_format(Auto(), [chats], where="a")
+    (pair,) = parse(stated.format, **chats)
+    assert told(pair) == ("a", "chosen", "rejected", None)
+
+
+@pytest.mark.parametrize(("difference", "strength"), [(0.5, 0.0), (0.6, 0.06), (-0.3, 0.0)])
+def test_a_difference_of_scores_up_to_the_threshold_is_a_tie(difference, strength):
+    scores = {"chosen_score": 5 + difference, "rejected_score": 5}
+    (pair,) = parse(Preference(tie_below=0.5), prompt="a", chosen="b", rejected="c", **scores)
+    assert pair.strength == pytest.approx(strength)
+
+
+# --- judged -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        ({"label": 1}, ("q", "x", "y", 1.0)),
+        ({"label": "2"}, ("q", "y", "x", 1.0)),
+        ({"preference": "b-is-slightly-better"}, ("q", "y", "x", 0.5)),
+        ({"winner": "tie"}, ("q", "x", "y", 0.0)),
+        (
+            {"annotator1": 1, "annotator2": 1, "annotator3": 2},
+            ("q", "x", "y", pytest.approx(2 / 3)),
+        ),
+        ({"annotator1": 1, "annotator2": 2, "annotator3": 0}, ("q", "x", "y", 0.0)),
+        ({"annotator1": 2, "annotator2": 2, "annotator3": None}, ("q", "y", "x", 1.0)),
+    ],
+)
+def test_the_majority_is_chosen_and_its_share_is_the_strength(verdict, expected):
+    """Two of three votes are 2/3; one each is no majority, which is a tie."""
+    (pair,) = parse(Compared(), prompt="q", response_1="x", response_2="y", **verdict)
+    assert told(pair) == expected
+
+
+def test_a_verdict_of_zero_and_one_is_not_guessed():
+    fields: list[dict[str, object]] = [
+        {"prompt": "q", "response_a": "x", "response_b": "y", "label": label} for label in (0, 1)
+    ]
+    with pytest.raises(DataError, match="no known format"):
+        choose_format(Auto(), fields, where="a")
+    named = [told(*parse(Compared(zero_is="first"), **row))[1] for row in fields]
+    assert named == ["x", "y"]
+    tied = [told(*parse(Compared(zero_is="tie"), **row))[3] for row in fields]
+    assert tied == [0.0, 1.0]
+
+
+def test_a_verdict_that_nobody_knows_is_malformed():
+    row = {"prompt": "q", "response_a": "x", "response_b": "y", "winner": "both"}
+    assert rejection(Compared(), **row) == Reason.malformed
+
+
+RANKED = [{"text": "mid", "rank": 1}, {"text": "best", "rank": 0}, {"text": "worst", "rank": 2}]
+
+
+@pytest.mark.parametrize(
+    ("format_", "columns", "expected"),
+    [
+        (
+            Candidates(),
+            {"responses": ["a", "b", "c"], "scores": [3, 9, 5]},
+            [("q", "b", "a", 0.6)],  # (9 - 3) / 10
+        ),
+        (
+            Candidates(take="all_pairs", margin=2),
+            {"responses": ["a", "b", "c"], "scores": [3, 9, 5]},
+            [("q", "b", "c", 0.4), ("q", "b", "a", 0.6)],  # 5 - 3 is within the margin
+        ),
+        (Candidates(), {"completions": RANKED}, [("q", "best", "worst", 1.0)]),
+        (
+            Candidates(take="all_pairs"),
+            {"answers": ["a", "b"], "ranks": [2, 1]},
+            [("q", "b", "a", 1.0)],
+        ),
+    ],
+)
+def test_candidates_make_pairs_by_score_or_rank(format_, columns, expected):
+    assert [told(pair) for pair in parse(format_, prompt="q", **columns)] == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"responses": ["a", "b"], "scores": [3, 3]}, Reason.tie),
+        ({"responses": ["a"], "scores": [3]}, Reason.no_contrast),
+        ({"responses": ["a", "b"], "scores": [3]}, Reason.malformed),
+        ({"responses": ["a", "b"], "scores": [3, "x"]}, Reason.malformed),
+        ({"completions": [{"text": "a"}]}, Reason.malformed),
+        ({"responses": "a", "scores": [3]}, Reason.malformed),
+    ],
+)
+def test_candidates_that_cannot_be_told_apart_are_rejected(columns, reason):
+    assert rejection(Candidates(), prompt="q", **columns) == reason
+
+
+# --- threads, judgements, prompts -----------------------------------------------------------------
+
+
+def node(role, text, *replies, **more):
+    return {"role": role, "text": text, "replies": list(replies), **more}
+
+
+def test_a_tree_gives_its_best_and_worst_reply_at_every_turn():
+    """Three ranked replies, and below the best one two more; a reply without a rank is no pair."""
+    deeper = node(
+        "prompter", "more", node("assistant", "b", rank=1), node("assistant", "a", rank=0)
+    )
+    tree = node(
+        "prompter",
+        "ask",
+        node("assistant", "worst", rank=2),
+        node("assistant", "best", deeper, rank=0),
+        node("assistant", "mid", rank=1),
+        node("assistant", "unranked"),
+    )
+    first, second = parse(OpenAssistantTrees(), prompt=tree)
+    assert told(first) == ("ask", "best", "worst", pytest.approx(2 / 3))
+    assert said(second.prompt) == [("user", "ask"), ("assistant", "best"), ("user", "more")]
+    assert told(second) == ("more", "a", "b", 1.0)
+    assert len(parse(OpenAssistantTrees(take="all_pairs"), prompt=tree)) == 3 + 1
+    assert rejection(OpenAssistantTrees(), prompt=node("prompter", "ask")) == Reason.no_contrast
+
+
+def test_nodes_become_chats_and_each_row_is_accounted_for():
+    table = rows(
+        {"message_id": "c", "parent_message_id": "b", "role": "prompter", "text": "3"},
+        {"message_id": "a", "parent_message_id": None, "role": "prompter", "text": "1"},
+        {"message_id": "b", "parent_message_id": "a", "role": "assistant", "text": "2"},
+        {"message_id": "d", "parent_message_id": "a", "role": "assistant", "text": "4"},
+        {"message_id": "e", "parent_message_id": "gone", "role": "assistant", "text": "5"},
+        {"message_id": "d", "parent_message_id": "a", "role": "assistant", "text": "6"},
+    )
+    made = list(OpenAssistantNodes().records(table))
+    chats = {row.row: said(turns(record)) for row, record in (m for m in made if type(m) is tuple)}
+    assert chats == {
+        1: [("user", "1"), ("assistant", "2"), ("user", "3")],
+        4: [("user", "1"), ("assistant", "4")],
+    }
+    aside = {one.row: one.reason for one in made if isinstance(one, Quarantined)}
+    assert aside == {2: "merged", 3: "merged", 5: "malformed", 6: "duplicate"}
+
+
+def test_judgements_pair_up_where_a_prompt_has_both():
+    table = rows(
+        {"prompt": "q", "completion": "good", "label": True},
+        {"prompt": "other", "completion": "good", "label": True},
+        {"prompt": "q", "completion": "bad", "label": False},
+        {"prompt": "q", "completion": "bad", "label": "no"},
+    )
+    made = list(Unpaired().records(table))
+    ((row, pair),) = (one for one in made if not isinstance(one, Quarantined))
+    assert (row.row, told(pair)) == (3, ("q", "good", "bad", None))
+    aside = {one.row: (one.reason, one.detail) for one in made if isinstance(one, Quarantined)}
+    assert aside[1] == ("merged", "the other reply of the pair at row 3")
+    assert aside[2][0] == "unpaired"
+    assert "sample a second reply" in aside[2][1]
+    assert aside[4][0] == "malformed"
+
+
+def test_prompts_are_read_without_replies():
+    assert said(*(p.prompt for p in parse(Prompts(), prompt="a"))) == [("user", "a")]
+    (both,) = parse(MtBench(), question_id=1, turns=["a", "b"])
+    assert said(both.prompt) == [("user", "a"), ("user", "b")]
+    assert rejection(MtBench(), question_id=1, choices=[]) == Reason.no_prompt

@@ -1,0 +1,135 @@
+import random
+
+import numpy as np
+import pytest
+
+from alignment.data import grams, index
+from tests.alignment.data.made import chat, pair
+
+
+def compared(comparison, rows):
+    """(row that leaves, row because of which) of some rows."""
+    made = index.columns(rows, salt="1")
+    made["exam"] = [row.held_out for row in rows]
+    at, of = comparison(made, np.ones(len(rows), dtype=bool))
+    return [(rows[a].row, rows[o].row) for a, o in zip(at.tolist(), of.tolist(), strict=True)]
+
+
+def test_the_first_of_equal_rows_stays():
+    rows = [pair(row=1), pair(rejected="worse", row=2), pair(row=3), pair(row=4)]
+    assert compared(index.duplicate, rows) == [(3, 1), (4, 1)]
+
+
+def test_opposite_preferences_both_leave():
+    """a > b and b > a contradict each other; a > b and b > c do not, nor for another prompt."""
+    rows = [
+        pair(chosen="a", rejected="b", row=1),
+        pair(chosen="b ", rejected="a", row=2),
+        pair(chosen="b", rejected="c", row=3),
+        pair(prompt="How?", chosen="b", rejected="a", row=4),
+        pair(chosen="a", rejected=" b", row=5),
+    ]
+    assert compared(index.conflicting_label, rows) == [(1, 2), (2, 1), (5, 2)]
+
+
+def test_conversations_have_no_labels_that_could_conflict():
+    rows = [chat(("user", f"{n}"), ("assistant", "x"), row=n) for n in range(3)]
+    assert compared(index.conflicting_label, rows) == []
+
+
+def test_a_prompt_of_a_source_for_evaluation_is_not_trained_on():
+    rows = [pair("seen", row=1), pair("new", row=2), pair("SEEN ", row=3, held_out=True)]
+    assert compared(index.in_own_evaluation, rows) == [(1, 3)]
+    assert compared(index.in_own_evaluation, rows[:2]) == []
+
+
+def orders(rows):
+    made = index.columns(rows, salt="1")
+    return [rows[at].row for at in index.in_order(made, np.ones(len(rows), dtype=bool))]
+
+
+def test_a_row_that_is_added_moves_no_other():
+    rows = [pair(f"prompt {number}", row=number) for number in range(200)]
+    before = orders(rows)
+    assert before != sorted(before)
+    more = [*rows[:50], pair("new", row=999), *rows[50:]]
+    assert [row for row in orders(more) if row != 999] == before
+    random.Random(0).shuffle(rows)
+    assert orders(rows) == before
+
+
+# --- near duplicates ----------------------------------------------------------------------------
+
+WORDS = [f"word{number}" for number in range(4000)]
+
+
+def text(seed, words=200):
+    return random.Random(seed).choices(WORDS, k=words)
+
+
+def changed(words, every):
+    """Every so many words another one: each change touches five of the n-grams of five words."""
+    return [f"other{at}" if at % every == every - 1 else word for at, word in enumerate(words)]
+
+
+def signed(texts):
+    """Each text as what is asked, and one answer to all."""
+    return grams.signatures([(" ".join(words), "So be it.") for words in texts])
+
+
+def alike(texts, threshold=0.8, earlier=()):
+    made = [signed(texts), *([signed(earlier)] if earlier else [])]
+    alive = np.ones(len(texts), dtype=bool)
+    at, of = index.near_duplicate(made, alive, threshold=threshold)
+    return list(zip(at.tolist(), of.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(("every", "similarity"), [(200, 0.99), (50, 0.82), (20, 0.59)])
+def test_signatures_estimate_how_much_two_texts_share(every, similarity):
+    """Of 196 n-grams of five words a changed word takes five: four changes of 200 words leave
+    177 in both (the last change takes one), of 215 in all, 0.82. Within four standard errors."""
+    one, other = (
+        {tuple(words[at : at + 5]) for at in range(196)}
+        for words in (text(0), changed(text(0), every))
+    )
+    exact = len(one & other) / len(one | other)
+    assert exact == pytest.approx(similarity, abs=0.03)
+    made = signed([text(0), changed(text(0), every)])
+    (estimate,) = grams.similarity(made[:1], made[1:])
+    assert estimate == pytest.approx(exact, abs=4 * (exact * (1 - exact) / 64) ** 0.5)
+
+
+def test_a_long_prompt_does_not_make_two_answers_alike():
+    prompt, *answers = (" ".join(text(seed, words=20 + 400 * (seed == 0))) for seed in range(3))
+    rows = [(prompt, answers[0]), (prompt, answers[1]), (prompt, answers[0] + " indeed")]
+    at, of = index.near_duplicate([grams.signatures(rows)], np.ones(3, dtype=bool), threshold=0.8)
+    assert (at.tolist(), of.tolist()) == ([2], [0])
+
+
+def test_the_other_preference_is_no_near_duplicate():
+    """a over b and b over a have the same words, and say opposite things."""
+    ask, one, other = (" ".join(text(seed, words=40)) for seed in range(3))
+    made = grams.signatures([(ask, one, other), (ask, other, one)])
+    assert grams.similarity(made[:1], made[1:]) < 0.2
+
+
+def test_a_nearly_equal_row_leaves_and_the_one_further_up_stays():
+    rows = [text(1), text(2), changed(text(1), 100), text(3), changed(text(3), 10)]
+    assert alike(rows) == [(2, 0)]
+    assert alike(rows, threshold=1) == []
+
+
+def test_near_duplicates_of_an_earlier_set_leave_whatever_their_place():
+    """Row 1 is like row 0 of the earlier set, which is counted on behind this set's two."""
+    assert alike([text(1), changed(text(2), 100)], earlier=[text(2)]) == [(1, 2)]
+
+
+def test_texts_without_spaces_are_compared_by_characters():
+    one = "".join(chr(0x4E00 + number) for number in random.Random(0).choices(range(2000), k=200))
+    other = one[:100] + "一" + one[101:]
+    assert alike([[one], [other]]) == [(1, 0)]
+
+
+def test_short_and_empty_texts_have_a_signature_of_their_own():
+    assert alike([["a"], ["b"], [""], ["a", "b"]]) == []
+    assert alike([["a"], ["A"]]) == [(1, 0)]
