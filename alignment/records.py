@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
 )
 
@@ -173,6 +174,12 @@ class Quarantined(Frozen):
     reason: str
     detail: str = ""
     id: str | None = None
+
+    @field_validator("file", "detail")
+    @classmethod
+    def _can_be_written(cls, text: str) -> str:
+        """What was found in a broken row may be no text that a file can hold."""
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 # --- references to artifacts ------------------------------------------------------------------

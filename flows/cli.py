@@ -93,6 +93,9 @@ def data(
         float,
         typer.Option("--near-duplicates", min=0.5, max=1.0, help="Likeness that is one too much."),
     ] = 0.9,
+    per_prompt: Annotated[
+        int | None, typer.Option("--max-per-prompt", min=1, help="Rows of one prompt; default all.")
+    ] = None,
     *,
     as_json: AsJson = False,
 ) -> None:
@@ -104,6 +107,7 @@ def data(
         "format": {"name": format_},
         "columns": dict(_pair_of(column) for column in columns or []),
         "near_duplicates": near,
+        "max_per_prompt": per_prompt,
     }
     with counting() as tell:
         report = take_in(paths, _validated(Wanted, wanted), out=out, tell=tell)

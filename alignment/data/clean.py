@@ -61,6 +61,8 @@ class Reason(StrEnum):
     """The same content stands further up."""
     near_duplicate = "near_duplicate"
     """Nearly the same content stands further up, or in an earlier round."""
+    repeated_prompt = "repeated_prompt"
+    """Its prompt stands further up as often as `max_per_prompt` allows."""
     conflicting_label = "conflicting_label"
     """A over B here and B over A elsewhere, for one prompt."""
     prompt_too_long = "prompt_too_long"

@@ -1,24 +1,26 @@
-"""Rows against each other, by columns of numbers: 64 bytes a row in memory, however long the text.
+"""Rows against each other, by columns of numbers: 80 bytes a row in memory, however long the text.
 
 Each filter here is a pure function from columns to `Matches`: which rows leave, and because of
 which others. Not here: rows against a rule (`clean.py`), and the texts, which stay on disk.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.data.clean import Placed, R, squeezed
+from alignment.data.clean import Placed, R, Record, squeezed
 from alignment.data.grams import BANDS, HASHES, similarity
-from alignment.data.split import unit_hash
-from alignment.records import Conversation, Message, PreferencePair, digest_of
+from alignment.data.split import normalise, unit_hash
+from alignment.records import Conversation, Message, PreferencePair
 
 COLUMNS = np.dtype(
     [
         ("id", "u8"),
         ("prompt", "u8"),  # split.prompt_key
+        ("asked", "u8"),  # everything before the reply
         ("question", "u8"),  # prompt and both replies, whichever way round
         ("better", "u8"),  # the chosen reply
         ("order", "f8"),  # place in hash order, 0..1
@@ -59,6 +61,7 @@ def columns(rows: Sequence[Placed[R]], *, salt: str) -> Index:
         {
             "id": int(row.record.id, 16),
             "prompt": int(row.prompt_key, 16),
+            "asked": _hash(_asked(row.record)),
             "order": unit_hash(row.record.id, salt=f"order:{salt}"),
             "row": row.row,
             "held": row.held_out,
@@ -76,8 +79,18 @@ def _preference(row: Placed[R]) -> dict[str, int]:
     if not isinstance(row.record, PreferencePair):
         return {}
     better, other = squeezed(row.record.chosen), squeezed(row.record.rejected)
-    question = digest_of([squeezed(row.record.prompt), *sorted((better, other))])
-    return {"question": int(question[:16], 16), "better": int(digest_of(better)[:16], 16)}
+    question = "\0".join([squeezed(row.record.prompt), *sorted((better, other))])
+    return {"question": _hash(question), "better": _hash(better)}
+
+
+def _asked(record: Record) -> str:
+    before = record.messages[:-1] if isinstance(record, Conversation) else record.prompt
+    return normalise(squeezed(before))
+
+
+def _hash(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
 
 def said(row: Placed[R]) -> list[str]:
@@ -96,6 +109,16 @@ def said(row: Placed[R]) -> list[str]:
 def duplicate(index: Index, alive: Alive) -> Matches:
     """Rows whose content was there before; the first one stays."""
     return _repeats(index["id"], alive)
+
+
+def repeated_prompt(index: Index, alive: Alive, *, at_most: int) -> Matches:
+    """Rows whose whole prompt was asked `at_most` times further up; `of` is the first of these."""
+    rows = np.flatnonzero(alive)
+    rows = rows[np.argsort(index["asked"][rows], kind="stable")]
+    _, first, sizes = np.unique(index["asked"][rows], return_index=True, return_counts=True)
+    start = np.repeat(first, sizes)
+    again = np.arange(len(rows)) - start >= at_most
+    return _sorted(rows[again], rows[start[again]])
 
 
 def in_own_evaluation(index: Index, alive: Alive) -> Matches:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from alignment.data import clean, files, index, markers
 from alignment.data.clean import Reason, Record
@@ -46,11 +46,13 @@ class Wanted(Frozen):
     Attributes:
         columns: other names for their columns, {theirs: ours}.
         near_duplicates: drop rows alike by so much to one further up; None: equal rows only.
+        max_per_prompt: keep the first so many rows of one whole prompt; None: all.
     """
 
     format: Format = Field(default=Auto())
     columns: dict[str, str] = Field(default_factory=dict)
     near_duplicates: PositiveFloat | None = 0.9
+    max_per_prompt: PositiveInt | None = None
 
 
 class FileReport(Frozen):
@@ -116,6 +118,8 @@ def take_in(paths: Sequence[str], wanted: Wanted, *, out: Path, tell: Tell) -> I
     sieve.apply(Reason.duplicate, index.duplicate, "same as {}".format)
     conflict = "{} prefers the other reply".format
     sieve.apply(Reason.conflicting_label, index.conflicting_label, conflict)
+    if wanted.max_per_prompt is not None:
+        sieve.limit_prompts(wanted.max_per_prompt)
     if wanted.near_duplicates is not None:
         sieve.drop_alike(wanted.near_duplicates, {})
     tell("writing", 0, 0)

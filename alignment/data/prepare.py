@@ -76,6 +76,11 @@ class SetConfig(Frozen):
         description="drop rows that share this much of their text with one further up or with an "
         "earlier round's, above 0.5 to 1 (0.9 is usual); default: equal rows only",
     )
+    max_per_prompt: PositiveInt | None = Field(
+        default=None,
+        description="keep so many rows of one whole prompt, the first ones; default: all, as each "
+        "may compare other replies",
+    )
     markers: Literal["quarantine", "as_text"] = Field(
         default="quarantine",
         description="rows whose text holds a control token or a turn marker. quarantine: leave "
@@ -283,6 +288,8 @@ class _Preparation(Generic[R]):
         sieve.apply(
             Reason.conflicting_label, index.conflicting_label, "{} prefers the other reply".format
         )
+        if self.config.max_per_prompt is not None:
+            sieve.limit_prompts(self.config.max_per_prompt)
         if self.config.near_duplicates is not None:
             sieve.drop_alike(self.config.near_duplicates, self.alike)
         sieve.limit(self.config.limit, self.config.task_limits)

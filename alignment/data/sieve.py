@@ -1,7 +1,7 @@
 """The rows of a set on their way through the filters, and the account of every one of them.
 
 Two passes: each row against the rules, in shards on disk (`shards.py`); then all that are left
-against each other, by their columns (`index.py`). Memory holds 64 bytes a row and one batch.
+against each other, by their columns (`index.py`). Memory holds 80 bytes a row and one batch.
 For each source, and so in all: rows read = kept + held out + dropped. Not here: which filters.
 """
 
@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import IO, Generic, NamedTuple, TypeVar
 
@@ -18,7 +19,14 @@ from pydantic import BaseModel
 
 from alignment.data.clean import R, Reason
 from alignment.data.formats import Kind
-from alignment.data.index import Alive, Index, Matches, in_order, near_duplicate
+from alignment.data.index import (
+    Alive,
+    Index,
+    Matches,
+    in_order,
+    near_duplicate,
+    repeated_prompt,
+)
 from alignment.data.reading import Reading
 from alignment.data.shards import DROPPED, INDEX, ROWS, SIGNATURES, Pass, account_of, pour
 from alignment.data.split import PromptKeys, prompt_key, unit_hash
@@ -170,6 +178,11 @@ class Sieve(Generic[R]):
         if limit is not None:
             left = in_order(self.index, self.alive)[limit:]
             self.drop(left, Reason.over_limit, [f"limit is {limit}"] * len(left))
+
+    def limit_prompts(self, at_most: int) -> None:
+        """Keep the first so many rows of one whole prompt."""
+        repeated = partial(repeated_prompt, at_most=at_most)
+        self.apply(Reason.repeated_prompt, repeated, "its prompt stands at {}".format)
 
     def drop_alike(self, threshold: float, earlier: Mapping[str, Path]) -> None:
         """Drop rows that are nearly one further up, or a row of an earlier set by its name."""

@@ -24,9 +24,11 @@ def csv(stream: IO[bytes], delimiter: str = ",") -> Rows:
     Raises:
         ValueError: there is no such row.
     """
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv_module.field_size_limit(MAX_CELL)
-    return _named(_lines(csv_module.reader(text, delimiter=delimiter)))
+    with io.TextIOWrapper(
+        stream, encoding="utf-8-sig", errors="surrogateescape", newline=""
+    ) as text:
+        yield from _named(_lines(csv_module.reader(text, delimiter=delimiter)))
 
 
 def tsv(stream: IO[bytes]) -> Rows:

@@ -267,6 +267,6 @@ def _asked_for(row: RawRow, columns: Columns, replies: tuple[str, str]) -> str:
 
 
 def _word(value: object) -> str:
-    if isinstance(value, float) and value == int(value):
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip().lower()

@@ -1,4 +1,5 @@
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -41,6 +42,15 @@ def test_a_prompt_of_a_source_for_evaluation_is_not_trained_on():
     rows = [pair("seen", row=1), pair("new", row=2), pair("SEEN ", row=3, held_out=True)]
     assert compared(index.in_own_evaluation, rows) == [(1, 3)]
     assert compared(index.in_own_evaluation, rows[:2]) == []
+
+
+def test_a_prompt_is_asked_no_more_often_than_allowed():
+    """Four rows of one prompt, case and spaces aside; another thread may begin with it."""
+    rows = [pair(chosen=f"good {row}", row=row) for row in (1, 2)]
+    rows += [pair(prompt="why? ", chosen="good 3", row=3), pair(prompt="How?", row=4)]
+    rows.append(pair(prompt=[("user", "Why?"), ("assistant", "So."), ("user", "So?")], row=5))
+    assert compared(partial(index.repeated_prompt, at_most=1), rows) == [(2, 1), (3, 1)]
+    assert compared(partial(index.repeated_prompt, at_most=2), rows) == [(3, 1)]
 
 
 def orders(rows):

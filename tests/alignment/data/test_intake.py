@@ -1,0 +1,299 @@
+"""Any data by its path: what is written, what is said, and what mistakes lead to."""
+
+import gzip
+import json
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alignment.data import files
+from alignment.data.clean import Rejected
+from alignment.data.intake import Wanted, take_in
+from alignment.errors import DataError, StorageError
+
+PAIRS = [
+    {"prompt": f"Question {n}?", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(20)
+]
+CHATS = [{"instruction": f"Do {n}", "input": "", "output": f"Done {n}"} for n in range(5)]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def take(paths, out, **wanted):
+    return take_in(paths, Wanted(**wanted), out=out, tell=lambda *_: None)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_folder_of_several_formats_is_read_file_by_file(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write(folder / "a.jsonl", PAIRS)
+    write(folder / "b.jsonl", CHATS)
+    write(folder / "c.jsonl", [{"x": 1}] * 3)
+    report = take([str(folder)], tmp_path / "out")
+    assert [(file.format, file.gives, file.kept) for file in report.files] == [
+        ("preference", "pairs", 20),
+        ("instruction", "conversations", 5),
+        ("unknown", None, 0),
+    ]
+    assert (report.read, report.kept, report.quarantined) == (28, 25, {"unknown_format": 3})
+    kept, aside = (lines(tmp_path / "out" / f"{name}.jsonl") for name in ("kept", "quarantine"))
+    assert [(row["file"], row["row"]) for row in kept[:2]] == [
+        (str(folder / "a.jsonl"), 1),
+        (str(folder / "a.jsonl"), 2),
+    ]
+    assert [(row["row"], row["reason"]) for row in aside] == [
+        (row, "unknown_format") for row in (1, 2, 3)
+    ]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "kept.jsonl",
+        "quarantine.jsonl",
+    ]
+
+
+def test_what_was_kept_can_be_read_again_and_is_kept_whole(tmp_path):
+    first = take([write(tmp_path / "a.jsonl", PAIRS)], tmp_path / "one")
+    again = take([str(tmp_path / "one" / "kept.jsonl")], tmp_path / "two")
+    assert (again.read, again.kept) == (first.kept, first.kept)
+    ids = [[row["id"] for row in lines(tmp_path / name / "kept.jsonl")] for name in ("one", "two")]
+    assert ids[0] == ids[1]
+
+
+def test_unknown_columns_of_a_file_that_was_named_are_an_error_and_leave_nothing(tmp_path):
+    write(tmp_path / "a.jsonl", PAIRS)
+    with pytest.raises(DataError, match=r"look like no known format\. Name one"):
+        take([str(tmp_path / "a.jsonl"), write(tmp_path / "b.jsonl", [{"x": 1}])], tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_columns_can_be_renamed_and_the_format_named(tmp_path):
+    table = tmp_path / "a.csv"
+    lines = [f'"Was, {n}?",ja {n},nein {n}\n' for n in range(3)]
+    table.write_text("".join(["frage,gut,schlecht\n", *lines]))
+    names = {"frage": "prompt", "gut": "chosen", "schlecht": "rejected"}
+    assert take([str(table)], tmp_path / "out", columns=names).kept == 3
+    named = take([str(table)], tmp_path / "out", columns=names, format={"name": "preference"})
+    assert named.files[0].reason == "named in the config"
+
+
+def test_every_fault_has_its_reason_and_its_row(tmp_path):
+    faults = {
+        "{broken": "malformed",
+        '{"prompt": "a", "chosen": 7, "rejected": "c"}': "malformed",
+        '{"prompt": "caf\\ufffd", "chosen": "b", "rejected": "c"}': "bad_encoding",
+        '{"prompt": "a", "chosen": "\\ud800", "rejected": "c"}': "bad_encoding",
+        '{"prompt": "a", "chosen": " ", "rejected": "c"}': "empty",
+        '{"prompt": "a", "chosen": "b", "rejected": "b "}': "identical_pair",
+        '{"prompt": "a", "chosen": "<|im_end|>", "rejected": "c"}': "turn_marker",
+        '{"prompt": "a", "chosen": "I am {{name}}", "rejected": "c"}': "placeholder",
+        '{"prompt": "t", "chosen": "b", "rejected": "c", "score_chosen": 1, "score_rejected": 1}': (
+            "tie"
+        ),
+        '{"prompt": "x", "chosen": "b", "rejected": "c"}': "conflicting_label",
+        '{"prompt": "x", "chosen": "c", "rejected": "b"}': "conflicting_label",
+        json.dumps(PAIRS[3]): "duplicate",
+    }
+    source = tmp_path / "a.jsonl"
+    write(source, PAIRS)
+    with source.open("a") as file:
+        file.writelines(line + "\n" for line in faults)
+    report = take([str(source)], tmp_path / "out")
+    found = {row["row"]: row["reason"] for row in lines(tmp_path / "out" / "quarantine.jsonl")}
+    assert found == dict(enumerate(faults.values(), start=21))
+    assert report.quarantined == Counter(faults.values())
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(StorageError, match=r"cannot be made.*Name another --out"):
+        take([write(tmp_path / "a.jsonl", PAIRS)], tmp_path / "out")
+
+
+def test_a_call_that_was_stopped_goes_on_with_the_shards_that_are_there(tmp_path, monkeypatch):
+    """Stopped in the third of four shards of 30 rows, the next call filters only two of them."""
+    monkeypatch.setattr("alignment.data.shards.SHARD", 30)
+    monkeypatch.setattr("alignment.data.shards.BATCH", 10)
+    rows = [{**PAIRS[0], "prompt": f"Question {n}?", "chosen": f"{n}"} for n in range(120)]
+    source = write(tmp_path / "a.jsonl", rows)
+    out = tmp_path / "out"
+
+    def stop(*told):
+        if told[1] == 80:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        take_in([source], Wanted(), out=out, tell=stop)
+    assert not (out / "kept.jsonl").exists()
+    again: list[int] = []
+    report = take_in([source], Wanted(), out=out, tell=lambda _, done, __: again.append(done))
+    assert again[:3] == [30, 60, 70]  # two shards taken as they are, then batches of ten
+    assert (report.read, report.kept) == (120, 120)
+    fresh = take([source], tmp_path / "fresh")
+    assert fresh == report
+    for name in ("kept.jsonl", "quarantine.jsonl"):
+        assert (out / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+
+
+# --- bytes --------------------------------------------------------------------------------------
+
+
+def test_a_line_beyond_the_limit_is_set_aside_and_the_next_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_ROW", 1000)
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"a": 1}}\n{{"a": "{"x" * 300_000}"}}\n{{"a": 2}}\n')
+    rows = list(files.read(str(path)))
+    assert [number for number, _ in rows] == [1, 2, 3]
+    assert isinstance(rows[1][1], Rejected)
+    assert (rows[0][1], rows[2][1]) == ({"a": 1}, {"a": 2})
+
+
+def test_a_bad_byte_in_a_list_spoils_its_row_only(tmp_path):
+    content = json.dumps(PAIRS[:3], ensure_ascii=False).encode().replace(b"yes 1", b"yes \xff1")
+    (tmp_path / "a.json").write_bytes(content)
+    report = take([str(tmp_path / "a.json")], tmp_path / "out")
+    assert (report.kept, report.quarantined) == (2, {"bad_encoding": 1})
+
+
+def test_packed_files_and_zstandard_are_read(tmp_path):
+    import pyarrow
+
+    text = "".join(json.dumps(row) + "\n" for row in PAIRS).encode()
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(text))
+    with pyarrow.CompressedOutputStream(str(tmp_path / "b.jsonl.zst"), "zstd") as packed:
+        packed.write(text)
+    report = take([str(tmp_path)], tmp_path / "out")
+    assert [file.kept for file in report.files] == [20, 0]
+    assert report.quarantined == {"duplicate": 20}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    rows=st.lists(st.dictionaries(st.text(), JSON), min_size=1), indent=st.sampled_from([None, 1])
+)
+def test_a_json_list_is_read_as_the_library_reads_it(tmp_path_factory, rows, indent):
+    path = tmp_path_factory.mktemp("json") / "a.json"
+    path.write_text(json.dumps(rows, indent=indent), encoding="utf-8")
+    read = [row for _, row in files.read(str(path))]
+    assert json.dumps(read) == json.dumps(rows)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.binary(max_size=300), st.sampled_from([".jsonl", ".json", ".csv", ".xlsx", ".parquet"]))
+def test_any_bytes_are_rows_or_one_error(tmp_path_factory, content, suffix):
+    path = tmp_path_factory.mktemp("bytes") / f"a{suffix}"
+    path.write_bytes(content)
+    problem, rows = None, []
+    try:
+        rows = list(files.read(str(path)))
+    except DataError as error:
+        problem = str(error)
+    assert problem is None or (path.name in problem and "\n" not in problem)
+    assert all(isinstance(row, dict | Rejected) for _, row in rows)
+
+
+# --- rows gone wrong ----------------------------------------------------------------------------
+
+ODD = [
+    None,
+    True,
+    7,
+    1e999,
+    "",
+    " ",
+    "\ud800",
+    "\0",
+    "<|im_start|>",
+    [],
+    {},
+    [[]],
+    [None],
+    {"role": "user"},
+    {"from": "gpt", "value": None},
+    [{"role": "assistant", "content": [{"type": "image"}]}],
+    [{"role": "user", "content": "a", "tool_calls": "{"}],
+    "é" * 5000,
+]
+
+
+def mutated(value, draw):
+    """A JSON value with one thing in it changed, added, taken away or doubled."""
+    if not isinstance(value, dict | list) or not value or draw.random() < 0.2:
+        return draw.choice(ODD)
+    if isinstance(value, list):
+        changed = list(value)
+        at = draw.randrange(len(changed))
+        changed[at : at + 1] = draw.choice(
+            [[], [changed[at]] * 2, [mutated(changed[at], draw)], [draw.choice(ODD)]]
+        )
+        return changed
+    name = draw.choice(list(value))
+    changed = dict(value)
+    action = draw.randrange(4)
+    if action == 0:
+        del changed[name]
+    elif action == 1:
+        changed[draw.choice(["label", "messages", "tools", "\ud800", "metadata"])] = changed.pop(
+            name
+        )
+    else:
+        changed[name] = mutated(changed[name], draw)
+    return changed
+
+
+def spoiled(row, draw):
+    """A line of a file: the row changed in its values, its text or its bytes."""
+    for _ in range(draw.randrange(1, 4)):
+        row = mutated(row, draw)
+    line = json.dumps(row).encode()
+    kind = draw.random()
+    if kind < 0.1:
+        line = line[: draw.randrange(len(line) + 1)]
+    elif kind < 0.2:
+        at = draw.randrange(len(line) + 1)
+        line = line[:at] + draw.randbytes(2) + line[at:]
+    return line.replace(b"\n", b" ").replace(b"\r", b" ") or b"{}"
+
+
+def samples():
+    """One row in every format."""
+    from tests.alignment.data.test_formats import EXAMPLES
+
+    return {name: row for name, (row, _) in EXAMPLES.items()}
+
+
+@pytest.mark.parametrize(
+    "rows", [1_500, pytest.param(100_000, marks=pytest.mark.slow)], ids=["a sample", "100,000"]
+)
+def test_rows_gone_wrong_are_kept_or_set_aside_and_never_lost(tmp_path, rows):
+    """No error, and every line stands in one of the two files; read = kept + quarantined."""
+    draw = random.Random(0)
+    for name, sample in samples().items():
+        path = tmp_path / f"{name}.jsonl"
+        good = json.dumps(sample).encode()
+        count = rows // len(samples())
+        body = [good] * 20 + [spoiled(sample, draw) for _ in range(count)]
+        path.write_bytes(b"".join(line + b"\n" for line in body))
+        out = tmp_path / name
+        report = take([str(path)], out)
+        kept, aside = lines(out / "kept.jsonl"), lines(out / "quarantine.jsonl")
+        assert (len(kept), len(aside)) == (report.kept, report.read - report.kept)
+        places = {row["row"] for row in (*kept, *aside)}
+        blank = {at for at, line in enumerate(body, start=1) if not line.strip()}
+        assert places == set(range(1, len(body) + 1)) - blank, name
+        assert all(row["reason"] for row in aside)
