@@ -46,9 +46,9 @@ def find(path: str) -> list[str]:
     if exact and not known:
         raise DataError(f"{path}: unknown kind of file; known are {_known()}")
     if not known:
-        what = f"none of the {len(found)} files there" if found else "nothing"
+        kinds = f"none of the {len(found)} files there is of a known kind: {_known()}"
         raise DataError(
-            f"{path}: no such data ({what} is of a known kind: {_known()}). "
+            f"{path}: no such data ({kinds if found else 'nothing is there'}). "
             "Check the path; a relative one starts at the folder the command runs in."
         )
     return known

@@ -148,3 +148,26 @@ def test_show_names_what_there_is_when_asked_for_what_is_not(sft_dpo, tmp_path):
     refused(
         sft_dpo("show", "merge-dpo-9", "--store", str(tmp_path)), "nothing called 'merge-dpo-9'"
     )
+
+
+def test_data_is_read_by_its_path_alone(sft_dpo, tmp_path):
+    rows = [{**PAIR, "prompt": f"Say yes {n}."} for n in range(3)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{cut")
+    out = tmp_path / "out"
+    done = sft_dpo("data", str(tmp_path / "a.jsonl"), "--out", str(out))
+    assert done.returncode == 0
+    assert "preference (columns prompt, chosen, rejected), pairs" in done.stdout
+    assert "in all: 4 read, 3 kept, 1 quarantined (malformed 1)" in done.stdout
+    assert len((out / "kept.jsonl").read_text().splitlines()) == 3
+    again = sft_dpo("data", str(out / "kept.jsonl"), "--out", str(tmp_path / "again"), "--json")
+    assert json.loads(again.stdout)["kept"] == 3
+
+
+def test_data_that_cannot_be_read_is_one_line_and_nothing_is_written(sft_dpo, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"x": 1}\n')
+    out = tmp_path / "out"
+    for path, words in (("absent", ()), ("a.jsonl", ()), ("a.jsonl", ("--format", "hw"))):
+        done = sft_dpo("data", str(tmp_path / path), "--out", str(out), *words)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert not out.exists() or not list(out.iterdir())

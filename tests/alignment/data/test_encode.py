@@ -10,13 +10,15 @@ from alignment.data.encode import (
     encode_conversation,
     end_of_turn_id,
     fit_conversation,
+    offers_tools,
     render,
     response_template_ids,
     supervised_spans_from_template,
     trim_prompt,
 )
+from alignment.data.sieve import read_rows
 from alignment.errors import DataError, ModelError
-from alignment.records import Conversation, Message, PreferencePair
+from alignment.records import Conversation, Function, Message, PreferencePair, ToolCall
 
 
 def talk(*contents: str, system: str | None = None) -> tuple[Message, ...]:
@@ -289,3 +291,44 @@ def test_replies_cut_to_the_same_text_are_rejected(tokenizer):
         trim(tokenizer, row, length=opened(tokenizer, row.prompt) + 3)
     assert rejected.value.reason == Reason.too_long
     assert "same 3 tokens" in rejected.value.detail
+
+
+def tool_chat():
+    call = ToolCall(function=Function(name="weather", arguments={"city": "Bern"}))
+    tools = ({"type": "function", "function": {"name": "weather", "parameters": {}}},)
+    messages = (
+        Message(role="system", content="", tools=tools),
+        Message(role="user", content="Weather?"),
+        Message(role="assistant", content="", tool_calls=(call,)),
+        Message(role="tool", content="clear"),
+        Message(role="assistant", content="It is clear."),
+    )
+    return Conversation.of(messages, task_type="tools", source="test")
+
+
+def test_qwens_template_writes_tools_and_both_replies_are_targets(qwen_tokenizer):
+    """The call is the assistant's, the answer is not; tools without a system text add no turn."""
+    assert offers_tools(qwen_tokenizer)
+    chat = tool_chat()
+    ids = render(qwen_tokenizer, chat.messages)
+    text = qwen_tokenizer.decode(ids)
+    assert text.count("<|im_start|>system") == 1
+    assert '"name": "weather"' in text
+    check_spans(qwen_tokenizer, [chat])
+    spans = CompletionOnlyCollator.of(qwen_tokenizer).spans(ids)
+    said = [qwen_tokenizer.decode(ids[start:end]) for start, end in spans]
+    assert said == [
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "Bern"}}\n</tool_call><|im_end|>',
+        "It is clear.<|im_end|>",
+    ]
+
+
+def test_a_template_that_drops_calls_offers_no_tools(chatml_tokenizer):
+    assert not offers_tools(chatml_tokenizer)
+
+
+def test_a_chat_with_tools_survives_a_file(tmp_path):
+    chat = tool_chat()
+    (tmp_path / "a.jsonl").write_text(chat.model_dump_json() + "\n")
+    assert next(read_rows(tmp_path / "a.jsonl", Conversation)) == chat
+    assert chat.messages[1].model_dump() == {"role": "user", "content": "Weather?"}
