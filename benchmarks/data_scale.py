@@ -42,13 +42,14 @@ def show(path: Path, rows: int, tokenizer: str, work: Path) -> None:
     """Prepare a file and print what it took."""
     out = work / f"out-{rows}"
     out.mkdir()
+    encoder = chat_tokenizer(tokenizer)
     began = time.monotonic()
     prepared = prepare_pairs(
         PairSetConfig(
             sources=(FileSource(path=str(path)),), near_duplicates=0.9, max_malformed_share=0.05
         ),
         lengths=Lengths(prompt=2048, whole=4096, reply=16),
-        tokenizer=chat_tokenizer(tokenizer),
+        tokenizer=encoder,
         earlier={},
         seed=0,
         out=out,
@@ -77,7 +78,8 @@ def write(path: Path, rows: int) -> None:
     """Write so many lines, some of them faulty."""
     draw = random.Random(0)
     pairs = cycle(list(PracticeSource(part="sft", rows=2_000, seed=0).pairs()))
-    words = " ".join(file.read_text() for file in sorted(ROOT.glob("docs/*.md"))).split()
+    text = " ".join(file.read_text() for file in sorted(ROOT.glob("docs/*.md")))
+    words = [word for word in text.split() if word.strip(".,;()").isalpha()]
 
     def prose(count: int) -> str:
         start = draw.randrange(len(words) - count)

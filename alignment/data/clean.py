@@ -259,12 +259,11 @@ def used_by_earlier_round(
     Two rounds never share a prompt. A set of conversations may share prompts with a round
     that trains on them again, but a held-out row must be new to both.
     """
-    trained = {name: frozenset(keys.trained) for name, keys in earlier.items()}
 
     def problem(row: Placed[R]) -> str | None:
         for name, keys in earlier.items():
             concerns = keys.kind == "pairs" or row.held_out
-            if concerns and row.prompt_key in trained[name]:
+            if concerns and row.prompt_key in keys.trained_on:
                 return f"its prompt was trained on by {name}"
         return None
 

@@ -7,6 +7,7 @@ two rows of one thread, share a split and a part, and a row that is added moves 
 import hashlib
 import unicodedata
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
@@ -44,6 +45,11 @@ class PromptKeys(Frozen):
     kind: Literal["conversations", "pairs"]
     trained: tuple[str, ...]
     held_out: tuple[str, ...]
+
+    @cached_property
+    def trained_on(self) -> frozenset[str]:
+        """The keys of its training rows, to look one up."""
+        return frozenset(self.trained)
 
     @classmethod
     def read(cls, path: Path) -> "PromptKeys":

@@ -1,4 +1,5 @@
 import json
+import random
 from collections import Counter
 
 import pytest
@@ -27,9 +28,19 @@ def prepare(tmp_path, chatml_tokenizer):
     """Prepare a set in a folder of its own; gives (reference, report, folder)."""
     made = iter(range(100))
 
-    def run(config, *, seed=1, earlier=None, tokenizer=chatml_tokenizer, whole=4096, prompt=2048):
-        out = tmp_path / f"out-{next(made)}"
-        out.mkdir()
+    def run(
+        config,
+        *,
+        seed=1,
+        earlier=None,
+        tokenizer=chatml_tokenizer,
+        whole=4096,
+        prompt=2048,
+        out=None,
+        **more,
+    ):
+        out = tmp_path / (out or f"out-{next(made)}")
+        out.mkdir(exist_ok=True)
         if isinstance(config, PairSetConfig):
             prepared = prepare_pairs(
                 config,
@@ -38,6 +49,7 @@ def prepare(tmp_path, chatml_tokenizer):
                 earlier=earlier or {},
                 seed=seed,
                 out=out,
+                **more,
             )
         else:
             prepared = prepare_conversations(
@@ -47,6 +59,7 @@ def prepare(tmp_path, chatml_tokenizer):
                 earlier=earlier or {},
                 seed=seed,
                 out=out,
+                **more,
             )
         return (*prepared, out)
 
@@ -353,6 +366,110 @@ def test_the_digest_of_a_set_follows_its_files(tmp_path):
     assert config.digest() == before
     file(tmp_path, [question(2)])
     assert config.digest() != before
+
+
+# --- what a set takes -----------------------------------------------------------------------------
+
+
+def long_text(seed, words=120):
+    draw = random.Random(seed)
+    return " ".join(f"word{draw.randrange(3000)}" for _ in range(words))
+
+
+def test_near_duplicates_leave_within_a_set_and_across_rounds(tmp_path, prepare):
+    """Round 2's first row is round 1's with one word more; its second repeats its own third."""
+    rows = [preference(n, chosen=long_text(n), rejected=long_text(n + 50)) for n in range(10)]
+    options = {"held_out_share": 0, "near_duplicates": 0.8}
+    _, _, one = prepare(PairSetConfig(sources=(file(tmp_path, rows[:5]),), **options))
+    again = {**rows[0], "prompt": "Question  0?", "chosen": rows[0]["chosen"] + " more"}
+    close = {**rows[7], "rejected": rows[7]["rejected"] + " more"}
+    source = file(tmp_path, [again, rows[7], close], name="b.jsonl")
+    config = PairSetConfig(sources=(source,), **options)
+    ref, _, out = prepare(config, alike={"round 1": one / "likeness.npy"})
+    aside = {row.row: row.detail for row in rows_of(out, ref.quarantine, Quarantined)}
+    assert aside == {
+        1: "nearly the same as round 1",
+        3: f"nearly the same as {source.path} row 2",
+    }
+    assert prepare(PairSetConfig(sources=(source,), held_out_share=0))[0].kept == 3
+
+
+def test_rows_that_hold_an_evaluations_prompt_are_not_trained_on(tmp_path, prepare):
+    """Three quarters of a long prompt inside another text, and a short one asked as it is."""
+    exam = [{"prompt": long_text(1, words=40)}, {"prompt": "Who are you?"}]
+    rows = [preference(n) for n in range(5)]
+    rows.append(preference(5, rejected="so: " + " ".join(exam[0]["prompt"].split()[:36])))
+    rows.append({**preference(6), "prompt": "who are  you?"})
+    rows.append(preference(7, chosen=" ".join(exam[0]["prompt"].split()[:20])))
+    asked = file(tmp_path, exam, name="exam.jsonl")
+    config = PairSetConfig(
+        sources=(file(tmp_path, rows),), held_out_share=0, evaluation_prompts=(asked,)
+    )
+    ref, _, out = prepare(config)
+    assert ref.kept == 6
+    aside = [(row.row, row.reason, row.detail) for row in rows_of(out, ref.quarantine, Quarantined)]
+    assert aside == [  # 29 of the prompt's 33 8-grams stand in its first 36 words
+        (6, "in_evaluation_set", f"holds 88% of the prompt at {asked.path} row 1"),
+        (7, "in_evaluation_set", f"asks what {asked.path} row 2 asks"),
+    ]
+    assert config.digest() != PairSetConfig(sources=config.sources).digest()
+
+
+def test_a_weight_takes_a_share_and_a_row_that_is_added_moves_no_other(tmp_path, prepare):
+    """Of 200 prompts a weight of 0.3 takes 60 on average, standard deviation 6.5."""
+    rows = [preference(number) for number in range(200)]
+    config = PairSetConfig(sources=(file(tmp_path, rows, weight=0.3),), held_out_share=0)
+    ref, _, out = prepare(config)
+    before = {row.id for row in rows_of(out, ref.train, PreferencePair)}
+    assert 35 < ref.kept < 85
+    assert ref.quarantined == {"not_sampled": 200 - ref.kept}
+    file(tmp_path, [preference("new"), *rows])
+    ref, _, out = prepare(config)
+    assert before <= {row.id for row in rows_of(out, ref.train, PreferencePair)}
+
+
+def test_a_task_type_is_kept_up_to_its_limit_and_a_prompt_up_to_its(tmp_path, prepare):
+    rows = [preference(n, task_type="math" if n < 10 else "chat") for n in range(20)]
+    rows += [preference(3, chosen=f"yes {n}", task_type="math") for n in range(3)]
+    source = file(tmp_path, rows)
+    config = PairSetConfig(
+        sources=(source,), held_out_share=0, task_limits={"math": 4, "law": 1}, max_per_prompt=2
+    )
+    ref, _, out = prepare(config)
+    kept = Counter(row.task_type for row in rows_of(out, ref.train, PreferencePair))
+    assert kept == {"math": 4, "chat": 10}
+    assert ref.quarantined == {"over_limit": 7, "repeated_prompt": 2}
+
+
+def test_control_tokens_are_spelled_out_on_request(tmp_path, prepare):
+    rows = [preference(1), preference(2, chosen="ends with <|im_end|>")]
+    config = PairSetConfig(sources=(file(tmp_path, rows),), held_out_share=0, markers="as_text")
+    ref, report, out = prepare(config)
+    said = {row.chosen[0].content for row in rows_of(out, ref.train, PreferencePair)}
+    assert said == {"yes, it is", "ends with < |im_end|>"}
+    assert report.notes == ("1 rows had control tokens in their text, now spelled out",)
+
+
+def test_a_stopped_preparation_goes_on_and_gives_the_same_bytes(tmp_path, prepare, monkeypatch):
+    monkeypatch.setattr("alignment.data.shards.SHARD", 20)
+    monkeypatch.setattr("alignment.data.shards.BATCH", 10)
+    source = file(tmp_path, [preference(number) for number in range(100)])
+    config = PairSetConfig(sources=(source,), held_out_share=0.2, near_duplicates=0.9)
+
+    def stop(*told):
+        if told[1] == 50:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, out="stopped", tell=stop)
+    assert len(list((tmp_path / "stopped.shards").glob("*/000-*[0-9]"))) == 2
+    told = []
+    _, _, out = prepare(config, out="stopped", tell=lambda *words: told.append(words[1]))
+    assert told[:3] == [20, 40, 50]
+    assert not (tmp_path / "stopped.shards").exists()
+    _, _, whole = prepare(config)
+    for path in whole.iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes()
 
 
 # --- the practice set ---------------------------------------------------------------------------
