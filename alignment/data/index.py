@@ -213,7 +213,7 @@ def _key(band: NDArray[np.uint16]) -> NDArray[np.uint64]:
 
 
 def _rows_of(signatures: Sequence[NDArray[np.uint16]], at: NDArray[np.int64]) -> NDArray[np.uint16]:
-    taken = np.empty((len(at), signatures[0].shape[1]), dtype=np.uint16)
+    taken = np.empty((len(at), HASHES), dtype=np.uint16)
     start = 0
     for part in signatures:
         mine = (at >= start) & (at < start + len(part))

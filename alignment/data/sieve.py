@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import IO, Generic, NamedTuple, TypeVar
+from typing import IO, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from alignment.data.clean import R, Reason
 from alignment.data.formats import Kind
+from alignment.data.grams import HASHES
 from alignment.data.index import (
     Alive,
     Index,
@@ -76,6 +77,28 @@ class Prepared(NamedTuple):
 
     ref: DataRef
     report: PreparationReport
+
+
+class OnDisk(Sequence[NDArray[np.uint16]]):
+    """Arrays of which one at a time is in memory."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, at: int) -> NDArray[np.uint16]: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> "OnDisk": ...
+
+    def __getitem__(self, at: int | slice) -> "NDArray[np.uint16] | OnDisk":
+        if isinstance(at, slice):
+            return OnDisk(self.paths[at])
+        part: NDArray[np.uint16] = np.load(self.paths[at])
+        return part
 
 
 class Sieve(Generic[R]):
@@ -140,11 +163,8 @@ class Sieve(Generic[R]):
         ]
         self.alive: Alive = np.ones(len(self.index), dtype=bool)
         self._late: dict[int, tuple[Reason, str]] = {}
-        self.signatures: list[NDArray[np.uint16]] = (
-            [np.load(folder / SIGNATURES, mmap_mode="r") for folder in self._shards]
-            if likeness
-            else []
-        )
+        shards = self._shards if likeness else []
+        self.signatures = OnDisk([folder / SIGNATURES for folder in shards])
 
     def apply(self, reason: Reason, comparison: Comparison, words: Callable[[str], str]) -> None:
         """Drop the rows that a comparison finds; `words` says it, given the other row's place."""
@@ -186,9 +206,10 @@ class Sieve(Generic[R]):
 
     def drop_alike(self, threshold: float, earlier: Mapping[str, Path]) -> None:
         """Drop rows that are nearly one further up, or a row of an earlier set by its name."""
-        before = [np.load(path, mmap_mode="r") for path in earlier.values()]
-        at, of = near_duplicate([*self.signatures, *before], self.alive, threshold=threshold)
-        names = [name for name, rows in zip(earlier, before, strict=True) for _ in rows]
+        before = OnDisk(list(earlier.values()))
+        parts = OnDisk([*self.signatures.paths, *before.paths])
+        at, of = near_duplicate(parts, self.alive, threshold=threshold)
+        names = [name for name, rows in zip(earlier, before, strict=True) for _ in range(len(rows))]
         places = (
             self.place(other) if other < len(self.alive) else names[other - len(self.alive)]
             for other in of.tolist()
@@ -273,8 +294,8 @@ class Sieve(Generic[R]):
         _write(out / QUARANTINE, (as_line(row) for row in self.quarantine()))
         if asked:
             _write(out / PROMPTS, map(as_line, asked))
-        if self.signatures:
-            np.save(out / LIKENESS, np.concatenate(self.signatures)[np.sort(order)])
+        if self.signatures.paths:
+            self._write_likeness(out / LIKENESS)
         (out / PROMPT_KEYS).write_text(keys.model_dump_json())
         self.close()
         ref = DataRef(
@@ -289,6 +310,17 @@ class Sieve(Generic[R]):
             quarantined=by_reason(self.dropped.values()),
         )
         return Prepared(ref, report)
+
+    def _write_likeness(self, path: Path) -> None:
+        """The signatures of the rows that are in, in the order of reading, part by part."""
+        shape = (int(self.alive.sum()), HASHES)
+        header = {"descr": "<u2", "fortran_order": False, "shape": shape}
+        start = 0
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in self.signatures:
+                file.write(part[self.alive[start : start + len(part)]].astype("<u2").tobytes())
+                start += len(part)
 
     def close(self) -> None:
         """Remove the shards; what is wanted of them has been written."""

@@ -209,7 +209,7 @@ def test_any_bytes_are_rows_or_one_error(tmp_path_factory, content, suffix):
 
 # --- rows gone wrong ----------------------------------------------------------------------------
 
-ODD = [
+ODD: list[object] = [
     None,
     True,
     7,
@@ -236,12 +236,9 @@ def mutated(value, draw):
     if not isinstance(value, dict | list) or not value or draw.random() < 0.2:
         return draw.choice(ODD)
     if isinstance(value, list):
-        changed = list(value)
-        at = draw.randrange(len(changed))
-        changed[at : at + 1] = draw.choice(
-            [[], [changed[at]] * 2, [mutated(changed[at], draw)], [draw.choice(ODD)]]
-        )
-        return changed
+        at = draw.randrange(len(value))
+        new = [[], [value[at]] * 2, [mutated(value[at], draw)], [draw.choice(ODD)]]
+        return [*value[:at], *draw.choice(new), *value[at + 1 :]]
     name = draw.choice(list(value))
     changed = dict(value)
     action = draw.randrange(4)
