@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Generic, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from alignment.data import clean, encode, index, leaks, markers
+from alignment.data.accounts import Prepared
 from alignment.data.clean import Cleaned, Placed, R, Reason, Rejected
 from alignment.data.formats import Kind
 from alignment.data.practice import PracticeSource
 from alignment.data.reading import Reading, read_conversations, read_pairs
 from alignment.data.shards import Pass, Step
-from alignment.data.sieve import Prepared, Sieve, Tell
+from alignment.data.sieve import Sieve, Tell
 from alignment.data.sources import FileSource, Source
 from alignment.data.split import Part, PromptKeys, held_out
 from alignment.data.verifiers import VerifiablePrompt

@@ -11,12 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import IO, Generic, NamedTuple, TypeVar, overload
+from typing import IO, Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from alignment.data.accounts import (
+    PreparationReport,
+    Prepared,
+    SourceReport,
+    by_reason,
+    too_few,
+)
 from alignment.data.clean import R, Reason
 from alignment.data.formats import Kind
 from alignment.data.grams import HASHES
@@ -33,7 +40,7 @@ from alignment.data.shards import DROPPED, INDEX, ROWS, SIGNATURES, Pass, accoun
 from alignment.data.split import PromptKeys, prompt_key, unit_hash
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
-from alignment.records import DataRef, Frozen, Quarantined
+from alignment.records import DataRef, Quarantined
 
 TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held_out.jsonl", "prompts.jsonl"
 QUARANTINE, PROMPT_KEYS = "quarantine.jsonl", "prompt_keys.json"
@@ -44,39 +51,6 @@ Comparison = Callable[[Index, Alive], Matches]
 Tell = Callable[[str, int, int], None]
 """Is told a phase, how many rows of it are done, and of how many; 0 where nobody knows."""
 RowT = TypeVar("RowT", bound=BaseModel)
-
-
-class SourceReport(Frozen):
-    """What became of one source's rows: read = kept + held_out + sum of `dropped`.
-
-    Attributes:
-        format: in which its rows were read, and `reason`: why that one.
-        read: records, and rows that gave none; one row may hold several records.
-        kept: rows to train on.
-        dropped: rows not used, by reason.
-    """
-
-    source: str
-    format: str
-    reason: str
-    read: int
-    kept: int
-    held_out: int
-    dropped: dict[str, int]
-
-
-class PreparationReport(Frozen):
-    """What became of every row, and in words what a person should know about it."""
-
-    sources: tuple[SourceReport, ...]
-    notes: tuple[str, ...] = ()
-
-
-class Prepared(NamedTuple):
-    """A prepared set, its uris being names of files under `out`, and how it came to be."""
-
-    ref: DataRef
-    report: PreparationReport
 
 
 class OnDisk(Sequence[NDArray[np.uint16]]):
@@ -282,7 +256,7 @@ class Sieve(Generic[R]):
         held = self.index["held"][order]
         report = PreparationReport(sources=tuple(self.accounts()), notes=tuple(notes))
         if (~held).sum() < min_rows:
-            raise DataError(_too_few(kind, int((~held).sum()), report, min_rows=min_rows))
+            raise DataError(too_few(kind, int((~held).sum()), report, min_rows=min_rows))
         keys = PromptKeys(
             kind=kind,
             trained=_keys(self.index["prompt"][order[~held]]),
@@ -354,14 +328,6 @@ def as_line(row: BaseModel) -> bytes:
     return row.model_dump_json().encode() + b"\n"
 
 
-def by_reason(counts: Iterable[Counter[str]]) -> dict[str, int]:
-    """Rows not used, by reason."""
-    total: Counter[str] = Counter()
-    for counter in counts:
-        total.update(counter)
-    return {str(reason): count for reason, count in sorted(total.items())}
-
-
 def _workplace(work: Path, key: str) -> Path:
     """The folder of this key's shards; what was begun under another key is removed."""
     if work.is_dir() and not (work / key).is_dir():
@@ -383,30 +349,6 @@ def _merged(names: list[str], more: Sequence[str]) -> NDArray[np.uint32]:
 def _write(path: Path, lines: Iterable[bytes]) -> None:
     with path.open("wb") as file:
         file.writelines(lines)
-
-
-def _too_few(kind: Kind, kept: int, report: PreparationReport, *, min_rows: int) -> str:
-    read = sum(source.read for source in report.sources)
-    held = sum(source.held_out for source in report.sources)
-    reasons: Counter[str] = Counter()
-    for source in report.sources:
-        reasons.update(source.dropped)
-    counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-    advice = [_ADVICE[reason] for reason, _ in reasons.most_common() if reason in _ADVICE]
-    left = f"only {kept} usable {kind} are" if kept else f"no usable {kind} are"
-    return (
-        f"{left} left to train on, min_rows is {min_rows}: {read} rows read, {held} held out, "
-        f"not used: {counts or 'none'}. {advice[0] if advice else 'Add rows or sources.'}"
-    )
-
-
-_ADVICE: Mapping[str, str] = {
-    Reason.used_by_earlier_round: "Give each round its own rows: other sources, or part: "
-    "{index: 1, of: 2} in one round and {index: 2, of: 2} in the next.",
-    Reason.too_long: "Raise max_length, or take shorter rows.",
-    Reason.prompt_too_long: "Raise max_prompt_length, or take shorter prompts.",
-    Reason.in_evaluation_set: "Take other rows: these are held out for evaluation.",
-}
 
 
 def _keys(prompts: NDArray[np.uint64]) -> tuple[str, ...]:

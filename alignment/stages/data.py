@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from alignment.data.accounts import Prepared
 from alignment.data.prepare import (
     ConversationSetConfig,
     Lengths,
@@ -14,7 +15,7 @@ from alignment.data.prepare import (
     prepare_conversations,
     prepare_pairs,
 )
-from alignment.data.sieve import LIKENESS, Prepared
+from alignment.data.sieve import LIKENESS
 from alignment.data.split import PromptKeys
 from alignment.errors import DataError
 from alignment.stages.step import Context, Key, Outcome, Step, as_json, model_of
