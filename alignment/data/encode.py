@@ -338,7 +338,8 @@ def _newest_turns(
     """The prompt without as few of its oldest exchanges as possible."""
     system = prompt[:1] if prompt[0].role == "system" else ()
     talk = prompt[len(system) :]
-    for oldest in range(0, len(talk), 2):  # user and assistant leave together
+    starts = [at for at, message in enumerate(talk) if message.role == "user"]
+    for oldest in starts:  # a question leaves with its answer, and with what its tools said
         kept = (*system, *talk[oldest:])
         if not longer_than(tokenizer, kept, max_prompt_length, add_generation_prompt=True):
             return kept

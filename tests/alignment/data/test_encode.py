@@ -332,3 +332,16 @@ def test_a_chat_with_tools_survives_a_file(tmp_path):
     (tmp_path / "a.jsonl").write_text(chat.model_dump_json() + "\n")
     assert next(read_rows(tmp_path / "a.jsonl", Conversation)) == chat
     assert chat.messages[1].model_dump() == {"role": "user", "content": "Weather?"}
+
+
+def test_a_prompt_is_cut_before_a_question_never_between_a_call_and_its_answer(qwen_tokenizer):
+    asked = (*tool_chat().messages, Message(role="user", content="And tomorrow?"))
+    reply = (Message(role="assistant", content="Rain."),)
+    pair = PreferencePair.of(
+        asked, chosen=reply, rejected=asked[3:4], task_type="tools", source="test"
+    )
+    whole = len(render(qwen_tokenizer, asked, add_generation_prompt=True))
+    trimmed = trim_prompt(
+        qwen_tokenizer, pair, max_prompt_length=whole - 1, max_length=4096, min_completion=1
+    )
+    assert trimmed.pair.prompt == (asked[0], asked[-1])
