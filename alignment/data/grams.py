@@ -28,14 +28,17 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 _SEED = 1
 
 
+def words_of(text: str) -> Sequence[str]:
+    """A text's words, normalised; its characters where the words are longer than words are."""
+    plain = normalise(text)
+    found = plain.split()
+    return found if len(found) * _LONG >= len(plain) else plain
+
+
 def grams(text: str, *, words: int) -> "NDArray[np.uint64]":
     """The hashes of a text's n-grams of `words` words, one at least; shape [n-grams]."""
-    plain = normalise(text)
-    pieces: Sequence[str] = plain.split()
-    if len(pieces) * _LONG < len(plain):
-        pieces = plain
     hashed = np.fromiter(
-        (zlib.crc32(piece.encode("utf-8", "replace")) for piece in pieces), dtype=np.uint64
+        (zlib.crc32(word.encode("utf-8", "replace")) for word in words_of(text)), dtype=np.uint64
     )
     found = np.zeros(max(1, len(hashed) - words + 1), dtype=np.uint64)
     for at in range(min(words, len(hashed))):

@@ -6,6 +6,7 @@ Needs no configuration, no tokenizer and no model. Written under `out`, both or 
 Not here: lengths, splits, control tokens of one tokenizer (`prepare.py`).
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -27,6 +28,9 @@ from alignment.records import Frozen, Quarantined, digest_of
 
 KEPT, QUARANTINE, WORK = "kept.jsonl", "quarantine.jsonl", ".shards"
 HUB = "hub:"
+
+Named = tuple[FileSource | HubSource, bool]
+"""A source, and whether it was named itself rather than found in a folder."""
 
 RULES: tuple[Step[Record], ...] = (
     clean.broken_text,
@@ -96,9 +100,24 @@ def take_in(paths: Sequence[str], wanted: Wanted, *, out: Path, tell: Tell) -> I
         DataError: a path does not exist, or a file cannot be read.
         StorageError: `out` cannot be written.
     """
-    _make(out)
     sources = list(_sources(paths, wanted))
-    kinds: list[Kind | None] = []
+    with _storing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        kinds: list[Kind | None] = []
+        sieve = _read(sources, wanted, kinds, out=out, tell=tell)
+        tell("comparing", 0, 0)
+        _compare(sieve, wanted)
+        tell("writing", 0, 0)
+        _write(out, {KEPT: _kept(sieve), QUARANTINE: map(as_line, sieve.quarantine())})
+        report = _report(sieve, kinds)
+        sieve.close()
+    return report
+
+
+def _read(
+    sources: Sequence[Named], wanted: Wanted, kinds: list[Kind | None], *, out: Path, tell: Tell
+) -> Sieve[Record]:
+    """All rows through the rules; what each source gives is added to `kinds`."""
 
     def readings() -> Iterator[Reading[Record]]:
         for source, named in sources:
@@ -107,14 +126,16 @@ def take_in(paths: Sequence[str], wanted: Wanted, *, out: Path, tell: Tell) -> I
             yield reading
 
     key = digest_of([wanted.model_dump(mode="json"), [_stamp(source) for source, _ in sources]])
-    likeness = wanted.near_duplicates is not None
+    rules: Pass[Record] = Pass(RULES, salt="", likeness=wanted.near_duplicates is not None)
     try:
-        rules: Pass[Record] = Pass(RULES, salt="", likeness=likeness)
-        sieve = Sieve(readings(), rules, work=out / WORK, key=key[:16], tell=tell)
+        return Sieve(readings(), rules, work=out / WORK, key=key[:16], tell=tell)
     except DataError:
         shutil.rmtree(out / WORK)
         raise
-    tell("comparing", 0, 0)
+
+
+def _compare(sieve: Sieve[Record], wanted: Wanted) -> None:
+    """All rows that are left against each other."""
     sieve.apply(Reason.duplicate, index.duplicate, "same as {}".format)
     conflict = "{} prefers the other reply".format
     sieve.apply(Reason.conflicting_label, index.conflicting_label, conflict)
@@ -122,15 +143,10 @@ def take_in(paths: Sequence[str], wanted: Wanted, *, out: Path, tell: Tell) -> I
         sieve.limit_prompts(wanted.max_per_prompt)
     if wanted.near_duplicates is not None:
         sieve.drop_alike(wanted.near_duplicates, {})
-    tell("writing", 0, 0)
-    _write(out, {KEPT: _kept(sieve), QUARANTINE: map(as_line, sieve.quarantine())})
-    report = _report(sieve, kinds)
-    sieve.close()
-    return report
 
 
-def _sources(paths: Sequence[str], wanted: Wanted) -> Iterator[tuple[FileSource | HubSource, bool]]:
-    """(a source, whether it was named itself), each file once."""
+def _sources(paths: Sequence[str], wanted: Wanted) -> Iterator[Named]:
+    """Each file once."""
     seen: set[str] = set()
     for path in paths:
         if path.startswith(HUB):
@@ -139,10 +155,8 @@ def _sources(paths: Sequence[str], wanted: Wanted) -> Iterator[tuple[FileSource 
         for file in files.find(path):
             if file not in seen:
                 seen.add(file)
-                yield (
-                    FileSource(path=file, format=wanted.format, columns=wanted.columns),
-                    (file == str(Path(path).expanduser()) or file == path),
-                )
+                source = FileSource(path=file, format=wanted.format, columns=wanted.columns)
+                yield source, file in (path, str(Path(path).expanduser()))
 
 
 def _hub(name: str, wanted: Wanted) -> HubSource:
@@ -201,27 +215,24 @@ def _kept(sieve: Sieve[Record]) -> Iterator[bytes]:
         yield place[:-1] + b", " + line[1:]
 
 
-def _make(out: Path) -> None:
+@contextlib.contextmanager
+def _storing(out: Path) -> Iterator[None]:
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise StorageError(
-            f"{out} cannot be made: {error.strerror}. Name another --out."
-        ) from error
+        problem = f"{out} cannot be written: {error.strerror or error}. Name another --out."
+        raise StorageError(problem) from error
 
 
 def _write(out: Path, contents: dict[str, Iterable[bytes]]) -> None:
     """Write all files beside their places, then move each there."""
-    try:
-        for name, lines in contents.items():
-            with (out / f".{name}.part").open("wb") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-        for name in contents:
-            (out / f".{name}.part").replace(out / name)
-    except OSError as error:
-        raise StorageError(f"{out} cannot be written: {error.strerror}.") from error
+    for name, lines in contents.items():
+        with (out / f".{name}.part").open("wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+    for name in contents:
+        (out / f".{name}.part").replace(out / name)
 
 
 def _report(sieve: Sieve[Record], kinds: Sequence[Kind | None]) -> IntakeReport:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from alignment.data.clean import Cleaned, Placed, R, Reason, screen, turns
-from alignment.data.grams import grams
+from alignment.data.grams import grams, words_of
 from alignment.data.reading import read_prompts
 from alignment.data.sources import Source
-from alignment.data.split import normalise, prompt_key
+from alignment.data.split import prompt_key
 
 WORDS = 8
 SHARE = 0.7
@@ -57,7 +57,7 @@ class Exam:
             for message in row.record.prompt:
                 if message.role != "user":
                     continue
-                if len(normalise(message.content)) <= WORDS or _few_words(message.content):
+                if len(words_of(message.content)) < WORDS:
                     short.setdefault(prompt_key([message]), place)
                     continue
                 found = set(grams(message.content, words=WORDS).tolist())
@@ -87,10 +87,3 @@ def leaked(rows: Iterable[Placed[R]], *, exam: Exam) -> Cleaned[R]:
         return None
 
     return screen(rows, Reason.in_evaluation_set, problem)
-
-
-def _few_words(text: str) -> bool:
-    plain = normalise(text)
-    words = plain.split()
-    by_characters = len(words) * 20 < len(plain)
-    return not by_characters and len(words) < WORDS

@@ -114,7 +114,7 @@ def test_every_fault_has_its_reason_and_its_row(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "out").write_text("in the way")
-    with pytest.raises(StorageError, match=r"cannot be made.*Name another --out"):
+    with pytest.raises(StorageError, match=r"out cannot be written: .*Name another --out"):
         take([write(tmp_path / "a.jsonl", PAIRS)], tmp_path / "out")
 
 
