@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alignment.errors import ERRORS, AlignmentError, Interrupted, StorageError
 from alignment.progress import Follower, Mark, Progress
@@ -26,6 +27,9 @@ from alignment.provenance import code_version, hardware, libraries, peak_memory
 from alignment.records import StageRecord
 from alignment.stages import Context, Outcome, Step, read_step
 from alignment.store import Store, Workspace, disk_full, storage_errors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +67,17 @@ def run_step(store: Store, step: Step, *, watch: Watcher = lambda _: None) -> St
     return store.open(step.key)
 
 
-def build(store: Store, step: Step, progress: Progress) -> StageRecord:
-    """Build a step in this process, under its lock, and commit the artifact."""
+def build(
+    store: Store,
+    step: Step,
+    progress: Progress,
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+) -> StageRecord:
+    """Build a step in this process, under its lock, and commit the artifact.
+
+    `tokenizer` as in `Context`.
+    """
     with store.lock(step.key):
         record = store.reuse(step.key)  # another process may have built it while we waited
         if record is not None:
@@ -72,7 +85,7 @@ def build(store: Store, step: Step, progress: Progress) -> StageRecord:
         workspace = store.workspace(step.key)
         started, clock = datetime.now(UTC), time.monotonic()
         with storage_errors(store.root), _gpu_lock(enabled=step.in_child):
-            outcome = step.build(Context(store, workspace, progress))
+            outcome = step.build(Context(store, workspace, progress, tokenizer))
         seconds = time.monotonic() - clock
         return store.commit(_record(step, outcome, started, seconds), workspace)
 

@@ -1,9 +1,10 @@
 """The data stage: sources in, a clean and split set of JSON Lines out, every row accounted for.
 
 Written under `out`: `train.jsonl` and `held_out.jsonl` (`Conversation` or `PreferencePair`),
-`prompts.jsonl` (`VerifiablePrompt`, where a source has them), `quarantine.jsonl` (`Quarantined`)
-and `prompt_keys.json` (`PromptKeys`, for the sets that come later). The same config, sources and
-seed give the same bytes. For each source: rows read = kept + held out + dropped.
+`prompts.jsonl` (`VerifiablePrompt`, where a source has them), `quarantine.jsonl` (`Quarantined`),
+`prompt_keys.json` (`PromptKeys`, for the sets that come later) and `report.json`
+(`PreparationReport`). The same config, sources and seed give the same bytes.
+For each source: rows read = kept + held out + dropped.
 Not here: the store, and what the rows are used for.
 """
 

@@ -46,6 +46,8 @@ TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held_out.jsonl", "prompts.jsonl"
 QUARANTINE, PROMPT_KEYS = "quarantine.jsonl", "prompt_keys.json"
 LIKENESS = "likeness.npy"
 """MinHash signatures of the rows of a set, for the near duplicates of later ones."""
+REPORT = "report.json"
+"""`PreparationReport`: what became of every row."""
 
 Comparison = Callable[[Index, Alive], Matches]
 Tell = Callable[[str, int, int], None]
@@ -271,6 +273,7 @@ class Sieve(Generic[R]):
         if self.signatures.paths:
             self._write_likeness(out / LIKENESS)
         (out / PROMPT_KEYS).write_text(keys.model_dump_json())
+        (out / REPORT).write_text(report.model_dump_json())
         self.close()
         ref = DataRef(
             kind="pairs" if kind == "pairs" else "conversations",

