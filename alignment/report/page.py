@@ -118,7 +118,7 @@ def render(report: RunReport) -> str:
     comparisons = report.comparisons
     by_task = "pass_rate" if tables.tasks_with("pass_rate", report.evaluations) else _FALLBACK
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             report=report,
@@ -184,11 +184,12 @@ def readable(value: object) -> object:
     )
 
 
-def _environment() -> "Environment":
+def environment(*folders: Path) -> "Environment":
+    """Templates of these folders and of this one; whatever is put into them is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=readable,

@@ -68,14 +68,14 @@ def preference_accuracies(reports: Sequence[EvalReport]) -> "Figure":
 
 def reply_lengths(generations: Mapping[str, Sequence[Generation]]) -> "Figure":
     """Reply tokens of every model: middle half as a bar, 5 to 95 % as a line, median as a dot."""
-    figure, axes = _figure(height=_height_for(len(generations)))
+    figure, axes = empty_figure(height=height_for(len(generations)))
     for row, replies in enumerate(generations.values()):
         lengths = sorted(reply.tokens for reply in replies)
         p5, q1, median, q3, p95 = (_quantile(lengths, q) for q in (0.05, 0.25, 0.5, 0.75, 0.95))
         axes.plot([p5, p95], [row, row], color=BLUE, linewidth=1.5, zorder=2)
         axes.plot([q1, q3], [row, row], color=BLUE, linewidth=7, alpha=0.45, zorder=3)
         axes.plot([median], [row], "o", color=PAPER, markeredgecolor=BLUE, markersize=7, zorder=4)
-    _name_rows(axes, list(generations))
+    name_rows(axes, list(generations))
     axes.set_xlim(left=0)
     axes.set_xlabel("tokens of a greedy reply")
     return figure
@@ -86,7 +86,7 @@ def margin_by_length(pairs: Sequence[PairScore]) -> "Figure":
 
     A slope means that part of what was learned is a preference for length.
     """
-    figure, axes = _figure(height=300)
+    figure, axes = empty_figure(height=300)
     longer = [float(pair.chosen_tokens - pair.rejected_tokens) for pair in pairs]
     margins = [reward_margin(pair) for pair in pairs]
     axes.axhline(0, color=MUTED, linewidth=1)
@@ -98,14 +98,14 @@ def margin_by_length(pairs: Sequence[PairScore]) -> "Figure":
         axes.plot(xs, ys, marker, color=colour, alpha=0.5, markersize=5, label=label)
     axes.set_xlabel(f"chosen {MINUS} rejected, tokens{_correlation(longer, margins)}")
     axes.set_ylabel("margin, nats")
-    _legend(axes)
+    legend(axes)
     return figure
 
 
 def training_curves(history: History) -> "Figure":
     """Loss of one step of training, and below it the reward margin where it was logged."""
     margins = _column(history, "rewards/margins")
-    figure, axes = _figure(height=340 if margins else 230, rows=2 if margins else 1)
+    figure, axes = empty_figure(height=340 if margins else 230, rows=2 if margins else 1)
     axes.plot(*_xy(_column(history, "loss")), color=BLUE, linewidth=1.6, label="training loss")
     held_out = _column(history, "eval_loss")
     axes.plot(*_xy(held_out), "D-", color=VERMILION, markersize=5, label="held-out loss")
@@ -116,8 +116,8 @@ def training_curves(history: History) -> "Figure":
         held_out = _column(history, "eval_rewards/margins")
         below.plot(*_xy(held_out), "D-", color=PURPLE, markersize=5, label="held-out margin")
         below.set_ylabel("reward margin")
-        _legend(below)
-    _legend(axes)
+        legend(below)
+    legend(axes)
     figure.axes[-1].set_xlabel("optimiser step")
     return figure
 
@@ -126,14 +126,14 @@ def task_heat_map(reports: Sequence[EvalReport], metric: str = "pass_rate") -> "
     """A cell for each task type and model, the deeper the higher the share written in it."""
     tasks = tasks_with(metric, reports)
     cells = min(96 * len(reports), max(60 * len(reports), 740))
-    figure, axes = _figure(height=40 + 26 * len(tasks), width=140 + cells)
+    figure, axes = empty_figure(height=40 + 26 * len(tasks), width=140 + cells)
     for row, task in enumerate(tasks):
         for column, report in enumerate(reports):
             estimate = report.by_task_type.get(task, {}).get(metric)
             if estimate is not None:
                 _cell(axes, column, row, estimate.value, show_value(metric, estimate.value))
     axes.set_xlim(-0.5, len(reports) - 0.5)
-    _name_rows(axes, tasks)
+    name_rows(axes, tasks)
     axes.set_xticks(range(len(reports)), [_label(report.model) for report in reports])
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.grid(visible=False)
@@ -142,7 +142,7 @@ def task_heat_map(reports: Sequence[EvalReport], metric: str = "pass_rate") -> "
 
 def _shares(reports: Sequence[EvalReport], series: Sequence[Series], *, xlabel: str) -> "Figure":
     """Models from top to bottom; a mark and its interval for each series, beside each other."""
-    figure, axes = _figure(height=_height_for(len(reports)))
+    figure, axes = empty_figure(height=height_for(len(reports)))
     for number, (metric, label, colour, marker) in enumerate(series):
         shift = 0.22 * (number - (len(series) - 1) / 2)
         points = [(row + shift, r.overall.get(metric)) for row, r in enumerate(reports)]
@@ -160,16 +160,16 @@ def _shares(reports: Sequence[EvalReport], series: Sequence[Series], *, xlabel: 
             elinewidth=1.6,
             label=label,
         )
-    _name_rows(axes, [report.model for report in reports])
+    name_rows(axes, [report.model for report in reports])
     axes.set_xlim(-0.02, 1.02)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".50", ".75", "1"])
     axes.set_xlabel(xlabel)
     if len(series) > 1:
-        _legend(axes)
+        legend(axes)
     return figure
 
 
-def _figure(*, height: int, width: int = WIDTH, rows: int = 1) -> "tuple[Figure, Axes]":
+def empty_figure(*, height: int, width: int = WIDTH, rows: int = 1) -> "tuple[Figure, Axes]":
     """An empty figure of this many pixels, and the first of its axes, ready to draw on."""
     from matplotlib.figure import Figure
 
@@ -187,11 +187,13 @@ def _figure(*, height: int, width: int = WIDTH, rows: int = 1) -> "tuple[Figure,
     return figure, figure.axes[0]
 
 
-def _height_for(models: int) -> int:
-    return 84 + 34 * models
+def height_for(rows: int) -> int:
+    """Pixels for so many named rows."""
+    return 84 + 34 * rows
 
 
-def _name_rows(axes: "Axes", names: Sequence[str]) -> None:
+def name_rows(axes: "Axes", names: Sequence[str]) -> None:
+    """Names instead of numbers on the left, from top to bottom."""
     axes.set_yticks(range(len(names)), [_label(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
 
@@ -203,7 +205,7 @@ def _label(text: str) -> str:
     return clipped.replace("$", r"\$")
 
 
-def _legend(axes: "Axes") -> None:
+def legend(axes: "Axes") -> None:
     """The names of the series in one line above the plot; none where nothing was drawn."""
     drawn = [
         (handle, label)
