@@ -124,6 +124,42 @@ def data(
 
 
 @app.command()
+def doctor(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Forecast for a100-40gb, a100-80gb, h100-80gb, h200 or cpu (this one)."),
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Check data, template, lengths, rates, memory and time before a GPU is rented."""
+    from rich.console import Console
+
+    from alignment.doctor import examine
+    from alignment.doctor.page import write_page
+    from flows.doctor import print_checkup
+
+    settings = _load(config, overrides or [])
+    notes = Console(stderr=True)
+    checkup = examine(
+        settings,
+        device=device,
+        command=_command("doctor", config, overrides or []),
+        watch=lambda step: notes.print(f"preparing {step}", highlight=False),
+    )
+    page = write_page(checkup, settings.store / "reports" / f"{settings.name}-doctor.html")
+    if as_json:
+        print(checkup.model_dump_json(indent=2))
+    else:
+        print_checkup(checkup, Console(highlight=False, markup=False))
+        print(f"page: {page}")
+    if checkup.verdict == "fail":
+        sys.exit(1)
+
+
+@app.command()
 def show(
     reference: AnyReference = None,
     store: StoreFolder = Path("runs"),
@@ -215,6 +251,13 @@ def main() -> NoReturn:
 def _exit(message: str, code: int) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(code)
+
+
+def _command(name: str, config: Path, overrides: list[str]) -> str:
+    import shlex
+
+    words = [f"sft-dpo {name}", str(config), *(f"--set {shlex.quote(o)}" for o in overrides)]
+    return " ".join(words)
 
 
 # --- running ----------------------------------------------------------------------------------

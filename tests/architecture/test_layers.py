@@ -26,6 +26,7 @@ ROOMS = [
     {"config", "stages"},
     {"chain", "export", "launch", "plan"},
     {"report"},
+    {"doctor"},
 ]
 """The same inside `alignment`; rooms of one row may know each other."""
 

@@ -1,0 +1,123 @@
+"""What became of every row: by source and by reason, with rows to look at for each reason."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+from alignment.data.clean import Reason
+from alignment.doctor.finding import (
+    Example,
+    Finding,
+    Piece,
+    graded,
+    percent,
+    share,
+)
+from alignment.doctor.patient import PreparedSet, shown
+from alignment.records import Quarantined
+from alignment.report.table import Table
+
+BY_CHOICE = frozenset(
+    {Reason.other_part, Reason.over_limit, Reason.not_sampled, Reason.repeated_prompt, Reason.merged}
+)
+"""Reasons that the configuration gave."""
+NO_DEFECT = BY_CHOICE | frozenset(
+    {
+        Reason.no_contrast,
+        Reason.tie,
+        Reason.score_inverted,
+        Reason.duplicate,
+        Reason.near_duplicate,
+        Reason.unpaired,
+        Reason.conflicting_label,
+        Reason.too_long,
+        Reason.prompt_too_long,
+        Reason.in_evaluation_set,
+        Reason.used_by_earlier_round,
+    }
+)
+"""Reasons that say nothing against the text of a row, or have a check of their own."""
+WARN, FAIL = 0.05, 0.5
+"""Share of a source's rows that are damaged."""
+
+
+def check_rows(sets: Sequence[PreparedSet]) -> Finding:
+    """Rows per source and reason; a source that loses much is one that was misread or is bad."""
+    lost = {
+        source.source: _lost(source.read, source.dropped)
+        for set_ in sets
+        for source in set_.report.sources
+    }
+    where = max(lost, key=lost.__getitem__, default="")
+    worst_share = lost.get(where, 0.0)
+    read = sum(set_.read for set_ in sets)
+    unused = sum(row.reason not in NO_DEFECT for set_ in sets for row in set_.dropped)
+    verdict = graded(worst_share, warn=WARN, fail=FAIL)
+    headline = f"{unused:,} of {read:,} rows read are damaged ({percent(share(unused, read))})"
+    if verdict != "ok":
+        headline += f"; of {where} it is {percent(worst_share)}"
+    return Finding(
+        check="rows",
+        verdict=verdict,
+        headline=f"{headline}.",
+        figures={"read": read, "unused": unused, "worst_source_share": worst_share},
+        tables=(_sources(sets), *([_reasons(sets)] if any(s.dropped for s in sets) else [])),
+        examples=tuple(
+            example(set_, row)
+            for set_ in sets
+            for row in shown(set_.dropped)
+            if row.reason not in BY_CHOICE
+        ),
+        remedy="Read the examples below: a format that was misread is named in the source's "
+        "`format`, a bad source is mended or left out."
+        if verdict != "ok"
+        else "",
+    )
+
+
+def example(set_: PreparedSet, row: Quarantined) -> Example:
+    """A row that was left out, with its raw text where the source could be read again."""
+    fields = set_.originals.get((row.file, row.row))
+    text = "" if fields is None else json.dumps(fields, ensure_ascii=False, indent=1)
+    return Example(
+        place=f"{set_.name} · {row.file} row {row.row}",
+        note=f"{row.reason}: {row.detail}" if row.detail else row.reason,
+        pieces=(Piece(text=text),) if text else (),
+    )
+
+
+def _lost(read: int, dropped: dict[str, int]) -> float:
+    """The damaged share of the rows that were looked at."""
+    damaged = sum(count for reason, count in dropped.items() if reason not in NO_DEFECT)
+    return share(damaged, read - dropped.get(Reason.other_part, 0))
+
+
+def _sources(sets: Sequence[PreparedSet]) -> Table:
+    rows = [
+        (
+            set_.name,
+            source.source,
+            f"{source.read:,}",
+            f"{source.kept:,}",
+            f"{source.held_out:,}",
+            f"{sum(source.dropped.values()):,}",
+            f"{source.format}: {source.reason}",
+        )
+        for set_ in sets
+        for source in set_.report.sources
+    ]
+    columns = ("Set", "Source", "Read", "Train", "Held out", "Not used", "Format, and why")
+    return Table.of("Rows by source", columns, rows, align="llrrrrl")
+
+
+def _reasons(sets: Sequence[PreparedSet]) -> Table:
+    counts = {set_.name: Counter(row.reason for row in set_.dropped) for set_ in sets}
+    reasons = sorted({reason for counter in counts.values() for reason in counter})
+    rows = [
+        (
+            reason,
+            *(f"{counter[reason]:,}" if counter[reason] else "" for counter in counts.values()),
+        )
+        for reason in reasons
+    ]
+    return Table.of("Rows not used, by reason", ("Reason", *counts), rows)

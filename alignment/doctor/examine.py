@@ -1,0 +1,93 @@
+"""All checks on one configuration, in the order in which a person should read them."""
+
+import time
+from collections.abc import Iterator
+from datetime import datetime
+
+from alignment.chain import chain
+from alignment.config import PipelineConfig
+from alignment.data.encode import end_of_turn_id
+from alignment.doctor.counts import check_rows
+from alignment.doctor.devices import Device, find_device
+from alignment.doctor.finding import Checkup, Finding
+from alignment.doctor.forecast import check_memory, check_time
+from alignment.doctor.lengths import check_lengths, check_trimmed
+from alignment.doctor.overlap import check_duplicates, check_leaks
+from alignment.doctor.patient import Patient, Watcher, model_folder, prepare_sets
+from alignment.doctor.preference import check_conflicts, check_length_bias, check_ties
+from alignment.doctor.schedule import check_rounds, check_schedule
+from alignment.doctor.shape import Shape
+from alignment.doctor.template import check_prefix, check_stop, check_supervised, check_template
+from alignment.doctor.texts import check_forged_turns, check_refusals
+from alignment.doctor.trainings import trainings
+from alignment.models.load import load_tokenizer
+from alignment.store import Store
+
+
+def examine(
+    config: PipelineConfig,
+    *,
+    device: str | None = None,
+    command: str = "",
+    watch: Watcher = lambda _: None,
+) -> Checkup:
+    """Prepare a run's data as the run would, and check everything that needs no GPU.
+
+    Args:
+        config: the run.
+        device: for which memory and time are forecast; None: `usual_device`.
+        command: how it was started, for whoever wants to repeat it.
+        watch: called with the name of each step that is prepared.
+
+    Raises:
+        DataError, ModelError: what would end the run itself before its first training.
+        UsageError: no such device.
+    """
+    target = find_device(device or usual_device(config))
+    plan, store = chain(config), Store(root=config.store)
+    folder = model_folder(plan, store, watch)
+    tokenizer = load_tokenizer(folder)
+    template = check_template(tokenizer)
+    findings = [template]
+    began = time.monotonic()
+    if template.verdict != "fail":  # without one no row can be encoded
+        sets = prepare_sets(plan, store, tokenizer, watch)
+        patient = Patient(config, plan, tokenizer, Shape.read(folder), sets)
+        began = time.monotonic()
+        findings = list(_findings(patient, template, target))
+    return Checkup(
+        title=f"{config.name}: before the run",
+        created=datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
+        command=command,
+        device=target.name,
+        findings=tuple(findings),
+        seconds=round(time.monotonic() - began, 2),
+    )
+
+
+def usual_device(config: PipelineConfig) -> str:
+    """The card that 4-bit settings are meant for; this machine's CPU for full weights."""
+    return "a100-40gb" if config.quantisation else "cpu"
+
+
+def _findings(patient: Patient, template: Finding, device: Device) -> Iterator[Finding]:
+    sets, shape = patient.sets, patient.shape
+    trained = trainings(patient.chain, sets, gpu=device.is_gpu)
+    yield check_rows(sets)
+    yield template
+    yield check_stop(sets, stop=end_of_turn_id(patient.tokenizer))
+    yield check_prefix(sets)
+    yield check_supervised(sets, patient.tokenizer)
+    yield check_forged_turns(sets)
+    yield check_lengths(sets)
+    yield check_trimmed(sets)
+    yield check_duplicates(sets)
+    yield check_leaks(sets)
+    yield check_conflicts(sets)
+    yield check_ties(sets)
+    yield check_length_bias(sets)
+    yield check_refusals(sets)
+    yield check_rounds(sets)
+    yield check_schedule(trained, shape)
+    yield check_memory(trained, shape, patient.config.quantisation, device)
+    yield check_time(trained, shape, device)

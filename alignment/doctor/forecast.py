@@ -1,0 +1,98 @@
+"""Memory and time on a device, as findings. The arithmetic is in `memory.py` and `timing.py`."""
+
+from collections.abc import Sequence
+
+from alignment.doctor.devices import Device
+from alignment.doctor.finding import Finding, graded
+from alignment.doctor.memory import forecast_memory, in_gib
+from alignment.doctor.shape import Shape
+from alignment.doctor.timing import forecast_seconds
+from alignment.doctor.trainings import Training
+from alignment.records import Quantisation
+from alignment.report.table import Table
+
+TIGHT = 0.85
+"""Share of the memory from which on it may not fit: the forecast errs by about as much."""
+
+
+def check_memory(
+    trainings: Sequence[Training],
+    shape: Shape | None,
+    quantisation: Quantisation | None,
+    device: Device,
+) -> Finding:
+    """Whether every training fits into the device's memory."""
+    if shape is None:
+        return _no_shape("memory")
+    peaks = {t.name: forecast_memory(t, shape, quantisation, device) for t in trainings}
+    where = max(peaks, key=lambda name: peaks[name].total, default="")
+    most = peaks[where].total if where else 0.0
+    verdict = graded(most / device.memory, warn=TIGHT, fail=1.0)
+    rows = [
+        (name, *(in_gib(part) for part in peak), in_gib(peak.total)) for name, peak in peaks.items()
+    ]
+    columns = ("Training", "Weights", "Adapter", "Activations", "Beside tensors", "Peak")
+    return Finding(
+        check="memory",
+        verdict=verdict,
+        headline=f"At most {in_gib(most)} of {in_gib(device.memory)} GiB on {device.name}, in "
+        f"{where}."
+        if where
+        else "Nothing is trained.",
+        figures={f"{name}_gib": round(peak.total / 2**30, 3) for name, peak in peaks.items()}
+        | {"device_gib": round(device.memory / 2**30, 1)},
+        tables=(
+            Table.of(
+                f"Forecast of the peak on {device.name}, GiB",
+                columns,
+                rows,
+                note=f"{device.checked} A forecast, not a measurement.",
+            ),
+        ),
+        remedy="Lower batch.per_device and raise batch.accumulation by as much (the optimiser "
+        "sees the same rows), switch gradient_checkpointing on, or lower max_length."
+        if verdict != "ok"
+        else "",
+    )
+
+
+def check_time(trainings: Sequence[Training], shape: Shape | None, device: Device) -> Finding:
+    """How long the trainings will take."""
+    if shape is None:
+        return _no_shape("time")
+    seconds = {t.name: forecast_seconds(t, shape, device) for t in trainings}
+    rows = [
+        (t.name, f"{t.steps:,}", f"{t.micro_batches:,}", duration(seconds[t.name]))
+        for t in trainings
+    ]
+    return Finding(
+        check="time",
+        verdict="ok",
+        headline=f"About {duration(sum(seconds.values()))} of training steps on {device.name}.",
+        figures={f"{name}_seconds": round(value, 1) for name, value in seconds.items()},
+        tables=(
+            Table.of(
+                f"Forecast of the time on {device.name}",
+                ("Training", "Steps", "Micro-batches", "Time"),
+                rows,
+                note=f"{device.checked} Not in it: loading, evaluation, samples, merges.",
+            ),
+        ),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _no_shape(check: str) -> Finding:
+    return Finding(
+        check=check,
+        verdict="warn",
+        headline=f"No forecast of {check}: config.json does not describe a decoder of the Llama or "
+        "Qwen2 kind.",
+        remedy="Try a few steps on the device with max_steps before the whole run.",
+    )

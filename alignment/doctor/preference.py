@@ -1,0 +1,174 @@
+"""What the pairs teach besides their content: contradictions, ties, and a taste for length."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from alignment.data.clean import Reason
+from alignment.doctor.finding import (
+    Example,
+    Finding,
+    Histogram,
+    Piece,
+    graded,
+    percent,
+    share,
+)
+from alignment.doctor.lengths import BINS, counted
+from alignment.doctor.patient import PreparedSet
+from alignment.doctor.tokens import EncodedPair
+from alignment.evaluate.intervals import proportion
+from alignment.records import Message, PreferencePair
+from alignment.report.table import Table
+
+CONFLICTS_WARN, CONFLICTS_FAIL = 0.02, 0.2
+TIES_WARN, TIES_FAIL = 0.1, 0.5
+BIASED, ONLY_LENGTH = 0.6, 0.9
+"""Share of pairs that "pick the longer" gets right: from which it is worth a look, and from which
+little else is taught. The same below one half, for the shorter."""
+
+
+def check_conflicts(sets: Sequence[PreparedSet]) -> Finding:
+    """Prompts for which one text is both preferred and refused."""
+    pairs = [pair for set_ in sets for pair in set_.train if isinstance(pair, PreferencePair)]
+    chosen, rejected = defaultdict(set), defaultdict(set)
+    for pair in pairs:
+        chosen[_text(pair.prompt)].add(_text(pair.chosen))
+        rejected[_text(pair.prompt)].add(_text(pair.rejected))
+    both = [
+        pair
+        for pair in pairs
+        if chosen[_text(pair.prompt)] & rejected[_text(pair.prompt)]
+    ]  # fmt: skip
+    removed = sum(set_.count(Reason.conflicting_label) for set_ in sets)
+    part = share(removed, removed + len(pairs))
+    verdict = graded(part, warn=CONFLICTS_WARN, fail=CONFLICTS_FAIL)
+    return Finding(
+        check="conflicts",
+        verdict=verdict,
+        headline=f"{removed:,} pairs contradict another and were left out ({percent(part)}); "
+        f"{len(both):,} more have a prompt where one text is both preferred and refused.",
+        figures={"left_out": removed, "share": part, "both_ways": len(both)},
+        examples=tuple(
+            Example(
+                place=f"pair {pair.id} ({pair.source})",
+                note="one of its replies is preferred in one pair and refused in another",
+                pieces=(Piece(text=pair.prompt[-1].content),),
+            )
+            for pair in both[:3]
+        ),
+        remedy="Raters disagree: merge their votes per prompt before making pairs of them."
+        if verdict != "ok"
+        else "",
+    )
+
+
+def check_ties(sets: Sequence[PreparedSet]) -> Finding:
+    """Pairs whose scores prefer neither reply, or the wrong one."""
+    pairs = [pair for set_ in sets for pair in set_.train if isinstance(pair, PreferencePair)]
+    ties = sum(set_.count(Reason.tie) for set_ in sets)
+    inverted = sum(set_.count(Reason.score_inverted) for set_ in sets)
+    strengths = [pair.strength for pair in pairs if pair.strength is not None]
+    parts = {s.name: _tied(s) for s in sets if s.prompt is not None}
+    where = max(parts, key=parts.__getitem__, default="")
+    part = parts.get(where, 0.0)
+    verdict = graded(part, warn=TIES_WARN, fail=TIES_FAIL)
+    weak = share(sum(strength <= 0.05 for strength in strengths), len(strengths))
+    if not strengths and not ties:
+        headline = "The pairs carry no scores, so ties cannot be told."
+    else:
+        headline = (
+            f"{ties:,} ties and {inverted:,} inverted scores were left out ({percent(part)} of "
+            f"{where}); of the pairs kept {percent(weak)} differ by a twentieth of the scale or "
+            "less."
+        )
+    return Finding(
+        check="ties",
+        verdict=verdict,
+        headline=headline,
+        figures={"ties": ties, "inverted": inverted, "share": part, "weak_share": weak},
+        remedy="Nothing need be done for these rows; a source with so many ties says little: "
+        "prefer one whose raters had to choose."
+        if verdict != "ok"
+        else "",
+    )
+
+
+def _tied(set_: PreparedSet) -> float:
+    tied = set_.count(Reason.tie, Reason.score_inverted)
+    return share(tied, tied + len(set_.train) + len(set_.held_out))
+
+
+def check_length_bias(sets: Sequence[PreparedSet]) -> Finding:
+    """How far length alone tells the preferred reply: the accuracy of "pick the longer"."""
+    by_source: defaultdict[str, list[EncodedPair]] = defaultdict(list)
+    for set_ in sets:
+        for row, pair in zip(set_.train, set_.pairs, strict=False):
+            by_source[f"{set_.name} · {row.source}"].append(pair)
+    everything = [pair for pairs in by_source.values() for pair in pairs]
+    if not everything:
+        return Finding(
+            check="length bias", verdict="ok", headline="No preference pairs in this run."
+        )
+    accuracy = pick_the_longer(everything)
+    interval = proportion(round(accuracy * len(everything)), len(everything))
+    wrong_way = max(accuracy, 1 - accuracy)
+    beyond = interval.low > BIASED or interval.high < 1 - BIASED
+    verdict = "ok" if not beyond else graded(wrong_way, warn=0, fail=ONLY_LENGTH)
+    won = [p for p in everything if p.replies[0] != p.replies[1]]
+    longer = share(sum(p.replies[0] > p.replies[1] for p in won), len(won))
+    return Finding(
+        check="length bias",
+        verdict=verdict,
+        headline=f"The longer reply won in {percent(longer)} of the pairs that differ in length; "
+        f"picking the longer is right in {percent(accuracy)} "
+        f"[{percent(interval.low)}, {percent(interval.high)}].",
+        figures={"longer_won": longer, "pick_the_longer": accuracy, "pairs": len(everything)},
+        tables=(_by_source(by_source),),
+        charts=(_differences(everything),),
+        remedy="A model can gain much by "
+        + ("longer" if accuracy > 0.5 else "shorter")
+        + " replies alone. Balance the pairs by length, choose a loss that divides by length, and "
+        "watch reply tokens in the report."
+        if verdict != "ok"
+        else "",
+    )
+
+
+def pick_the_longer(pairs: Sequence[EncodedPair]) -> float:
+    """Share of pairs whose chosen reply has more tokens; of equal ones, half."""
+    points = (1.0 if c > r else 0.5 if c == r else 0.0 for c, r in (p.replies for p in pairs))
+    return share(sum(points), len(pairs))
+
+
+def _by_source(groups: dict[str, list[EncodedPair]]) -> Table:
+    rows = []
+    for name, pairs in groups.items():
+        mean = [share(sum(p.replies[side] for p in pairs), len(pairs)) for side in (0, 1)]
+        rows.append(
+            (
+                name,
+                f"{len(pairs):,}",
+                percent(pick_the_longer(pairs)),
+                f"{mean[0]:.0f}",
+                f"{mean[1]:.0f}",
+            )
+        )
+    columns = ("Set and source", "Pairs", "Pick the longer", "Chosen tokens", "Rejected tokens")
+    return Table.of("Length by source", columns, rows)
+
+
+def _differences(pairs: Sequence[EncodedPair]) -> Histogram:
+    longer = [pair.replies[0] - pair.replies[1] for pair in pairs]
+    reach = max(sorted(map(abs, longer))[int(0.98 * (len(longer) - 1))], 1)
+    edges = [round(reach * (2 * n / BINS - 1), 3) for n in range(BINS + 1)]
+    return Histogram(
+        title="Chosen minus rejected reply",
+        unit="tokens; the outermost bars hold what lies beyond",
+        edges=tuple(edges),
+        counts={"pairs": counted(longer, edges)},
+        marks={"equal": 0.0},
+    )
+
+
+def _text(messages: Iterable[Message]) -> str:
+    return "\n".join(" ".join(message.content.split()) for message in messages)

@@ -1,0 +1,168 @@
+"""The chat template: whether replies are found, what is trained, and whether it ends in a stop."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from alignment.data.encode import end_of_turn_id, response_template_ids
+from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
+from alignment.doctor.patient import PreparedSet
+from alignment.doctor.tokens import Encoded
+from alignment.errors import ModelError
+from alignment.report.table import Table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+READABLE = 300
+"""Tokens up to which a row is short enough to be read as a whole."""
+CUT_WARN, CUT_FAIL = 0.02, 0.2
+"""Share of replies whose stop token is cut off."""
+LITTLE = 0.1
+"""Share of trained tokens below which most of the time goes into prompts."""
+
+
+def check_template(tokenizer: "PreTrainedTokenizerBase") -> Finding:
+    """Whether the template marks where a reply begins and ends; nothing can be trained without."""
+    try:
+        opening = tokenizer.decode(response_template_ids(tokenizer))
+        closing = tokenizer.decode([end_of_turn_id(tokenizer)])
+    except ModelError as error:
+        problem, _, remedy = str(error).rpartition("; ")
+        return Finding(
+            check="template",
+            verdict="fail",
+            headline=f"{problem}.",
+            remedy=f"{remedy[:1].upper()}{remedy[1:]}.",
+        )
+    shared = tokenizer.pad_token == closing
+    padding = ", which is also the padding: targets are found by position" if shared else ""
+    return Finding(
+        check="template",
+        verdict="ok",
+        headline=f"A reply opens with {opening!r} and closes with {closing!r}{padding}.",
+        figures={"padding_is_stop": float(shared)},
+    )
+
+
+def check_prefix(sets: Sequence[PreparedSet]) -> Finding:
+    """Whether a prompt's tokens begin both of its chats; else some of the prompt is trained."""
+    broken = [
+        (set_, at)
+        for set_ in sets
+        for at, pair in enumerate(set_.pairs)
+        if any(chat.spans[0][0] < len(pair.prompt) for chat in (pair.chosen, pair.rejected))
+    ]
+    seen = sum(len(set_.pairs) for set_ in sets)
+    if not broken:
+        return Finding(
+            check="prompt prefix",
+            verdict="ok",
+            headline=f"The prompt's tokens begin both chats in all of {seen:,} pairs."
+            if seen
+            else "No preference pairs in this run.",
+            figures={"pairs": seen, "broken": 0},
+        )
+    return Finding(
+        check="prompt prefix",
+        verdict="fail",
+        headline=f"In {len(broken):,} of {seen:,} pairs the prompt's tokens are not the beginning "
+        "of prompt and reply: tokens of the prompt would be trained.",
+        figures={"pairs": seen, "broken": len(broken)},
+        examples=tuple(
+            Example(place=f"{set_.name} · pair {set_.train[at].id}") for set_, at in broken[:3]
+        ),
+        remedy="The template rewrites earlier turns or white space once a reply follows: take the "
+        "model's own template, or one that only appends.",
+    )
+
+
+def check_stop(sets: Sequence[PreparedSet], *, stop: int) -> Finding:
+    """Whether the stop token is a target of every row, after the cut to the run's length."""
+    missing: list[tuple[PreparedSet, str]] = []
+    replies = 0
+    for set_ in sets:
+        for at, chat in _chats(set_):
+            replies += 1
+            if not _ends_in_stop(chat, stop, set_.whole):
+                missing.append((set_, set_.train[at].id))
+    part = share(len(missing), replies)
+    in_sft = any(set_.chats for set_, _ in missing)
+    verdict = "fail" if in_sft else graded(part, warn=CUT_WARN, fail=CUT_FAIL)
+    return Finding(
+        check="stop token",
+        verdict=verdict,
+        headline=f"The stop token is trained in every one of {replies:,} replies."
+        if not missing
+        else f"{len(missing):,} of {replies:,} replies ({percent(part)}) are trained without "
+        "their stop token.",
+        figures={"replies": replies, "without_stop": len(missing), "share": part},
+        examples=tuple(Example(place=f"{set_.name} · row {row}") for set_, row in missing[:3]),
+        remedy="Raise max_length so that replies are not cut, or leave long rows out."
+        if verdict != "ok"
+        else "",
+    )
+
+
+def check_supervised(sets: Sequence[PreparedSet], tokenizer: "PreTrainedTokenizerBase") -> Finding:
+    """The share of tokens that are targets, and rows as they are rendered, targets marked."""
+    rows, shares = [], {}
+    for set_ in sets:
+        tokens = sum(min(len(chat.ids), set_.whole) for _, chat in _chats(set_))
+        trained = sum(chat.trained(set_.whole) for _, chat in _chats(set_))
+        if tokens:
+            shares[set_.name] = share(trained, tokens)
+            rows.append((set_.name, f"{tokens:,}", f"{trained:,}", percent(shares[set_.name])))
+    least = min(shares, key=shares.__getitem__, default="")
+    little = bool(least) and shares[least] < LITTLE
+    return Finding(
+        check="supervised tokens",
+        verdict="warn" if little else "ok",
+        headline=f"{percent(shares[least])} of the tokens of {least} are trained, "
+        + ("less than in any other set." if len(shares) > 1 else "the rest is context.")
+        if least
+        else "No rows to train on.",
+        figures=shares,
+        tables=(Table.of("Tokens seen and trained", ("Set", "Tokens", "Trained", "Share"), rows),),
+        examples=tuple(rendered(set_, tokenizer) for set_ in sets if set_.chats or set_.pairs),
+        remedy="Most of the time goes into prompts: shorten them with max_prompt_length, or take "
+        "rows with longer replies."
+        if little
+        else "",
+    )
+
+
+def rendered(set_: PreparedSet, tokenizer: "PreTrainedTokenizerBase") -> Example:
+    """The first row of a set that is not long, as training sees it; of a pair, the chosen chat."""
+    rows = [(at, chat) for at, chat in _chats(set_)][:: 1 if set_.chats else 2]
+    at, chat = next((row for row in rows if len(row[1].ids) <= READABLE), rows[0])
+    words = "conversation" if set_.chats else "chosen chat of pair"
+    return Example(
+        place=f"{set_.name} · {words} {set_.train[at].id}",
+        note=f"{min(len(chat.ids), set_.whole):,} tokens, {chat.trained(set_.whole):,} trained",
+        pieces=tuple(_pieces(chat, tokenizer, limit=set_.whole)),
+    )
+
+
+def _pieces(chat: Encoded, tokenizer: "PreTrainedTokenizerBase", *, limit: int) -> Iterator[Piece]:
+    at = 0
+    for start, end in (*chat.spans, (len(chat.ids), len(chat.ids))):
+        for low, high, trained in ((at, start, False), (start, end, True)):
+            ids = list(chat.ids[low : min(high, limit)])
+            if ids:
+                yield Piece(text=str(tokenizer.decode(ids)), trained=trained)
+        at = end
+
+
+def _chats(set_: PreparedSet) -> Iterator[tuple[int, Encoded]]:
+    """Every chat that training sees, with the place of its row in the set."""
+    yield from enumerate(set_.chats)
+    for at, pair in enumerate(set_.pairs):
+        yield at, pair.chosen
+        yield at, pair.rejected
+
+
+def _ends_in_stop(chat: Encoded, stop: int, limit: int) -> bool:
+    """Whether every reply, as far as the cut leaves it, has its stop token among the targets."""
+    return bool(chat.spans) and all(
+        stop in chat.ids[start : min(end, limit)] for start, end in chat.spans
+    )

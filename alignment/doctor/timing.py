@@ -1,0 +1,43 @@
+"""How long a training will take: arithmetic against the device's speed, or the host's launches."""
+
+import statistics
+
+from alignment.doctor.devices import Device
+from alignment.doctor.shape import Shape
+from alignment.doctor.trainings import Training
+
+
+def forecast_seconds(training: Training, shape: Shape, device: Device) -> float:
+    """Wall time of one training's steps, seconds; loading, evaluation and sampling not counted.
+
+    A micro-batch takes as long as the slower of two that overlap: the device's arithmetic and the
+    host that launches it.
+    """
+    tokens = training.tokens()
+    if not tokens:
+        return 0.0
+    flops = statistics.fmean(tokens) * flops_per_token(training, shape)
+    gain = device.bf16_gain if training.config.bf16 else 1.0
+    arithmetic = flops / (device.flops * gain * device.reached)
+    layers = shape.num_hidden_layers * len(training.config.lora.target_modules)
+    launches = passes(training) * layers * device.launch
+    return training.micro_batches * max(arithmetic, launches)
+
+
+def passes(training: Training) -> int:
+    """Times that a micro-batch goes through the model.
+
+    Forward and backward, a second forward where activations are recomputed, and in DPO one more
+    for the reference.
+    """
+    return 2 + training.config.gradient_checkpointing + training.is_dpo
+
+
+def flops_per_token(training: Training, shape: Shape) -> float:
+    """Floating-point operations of one token: 2 a weight and pass (Kaplan et al. 2020, table 1).
+
+    The base is frozen, so its backward pass has one product and not two; the adapter's has two.
+    """
+    config = training.config
+    lora = shape.lora_parameters(config.lora.r, config.lora.target_modules)
+    return 2 * passes(training) * shape.matmul_parameters + 2 * (passes(training) + 1) * lora

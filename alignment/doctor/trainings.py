@@ -1,0 +1,140 @@
+"""The trainings of a run as the trainer will see them: rows, steps, micro-batches."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from alignment.chain import Chain
+from alignment.doctor.patient import PreparedSet
+from alignment.stages import TrainDpo, TrainSft
+from alignment.train.batches import split
+from alignment.train.budget import CPU_TOKENS, CUDA_TOKENS
+from alignment.train.dpo import DpoConfig
+from alignment.train.engine import Engine, Packed
+from alignment.train.sft import SftConfig
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of the chain.
+
+    Attributes:
+        rows: conversations or pairs to train on.
+        sample: for some of these rows, the tokens of each sequence that goes through the model
+            with it, after the cut to `max_length`: one in SFT, two in DPO, and for the packed
+            engine one that has the prompt once and both replies.
+        budget: tokens that the packed engine takes at once.
+    """
+
+    name: str
+    config: SftConfig | DpoConfig
+    rows: int
+    sample: Sequence[tuple[int, ...]]
+    budget: int = CUDA_TOKENS
+
+    @property
+    def is_dpo(self) -> bool:
+        """Whether rows are pairs, and a reference goes through the model as well."""
+        return isinstance(self.config, DpoConfig)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps, counted as transformers' Trainer does."""
+        if self.config.max_steps:
+            return self.config.max_steps
+        batch = self.config.batch
+        forward = math.ceil(self.rows / batch.per_device)
+        return math.ceil(self.config.epochs * math.ceil(forward / batch.accumulation))
+
+    @property
+    def warmup(self) -> int:
+        """Steps over which the rate rises."""
+        return math.ceil(self.steps * self.config.warmup_ratio)
+
+    @property
+    def micro_batches(self) -> int:
+        """Forward and backward passes of the whole training."""
+        batch = self.config.batch
+        if isinstance(self.config.engine, Packed):
+            steps = math.ceil(len(self.sample) / batch.effective)
+            return round(self.steps * len(self.tokens()) / steps) if steps else 0
+        whole = math.ceil(self.config.epochs * math.ceil(self.rows / batch.per_device))
+        return min(whole, self.steps * batch.accumulation) if self.config.max_steps else whole
+
+    def tokens(self) -> list[int]:
+        """Tokens that go through the model with each of the sample's micro-batches.
+
+        Stock: chats times the longest, padding being computed as well. Packed: what the rows have,
+        in as few parts of a step as the budget allows.
+        """
+        batch = self.config.batch
+        if isinstance(self.config.engine, Packed):
+            sizes = [sum(row) for row in self.sample]
+            steps = (sizes[i : i + batch.effective] for i in range(0, len(sizes), batch.effective))
+            return [
+                sum(step[row] for row in group)
+                for step in steps
+                for group in split(step, self.budget)
+            ]
+        size = batch.per_device
+        groups = (self.sample[at : at + size] for at in range(0, len(self.sample), size))
+        return [sum(map(len, group)) * max(map(max, group)) for group in groups]
+
+    @property
+    def largest(self) -> int:
+        """Tokens of the largest micro-batch that may come: every row as long as the longest."""
+        if not self.sample:
+            return 0
+        batch = self.config.batch
+        if isinstance(self.config.engine, Packed):
+            longest = max(map(sum, self.sample))
+            return min(max(self.budget, longest), min(batch.effective, self.rows) * longest)
+        rows = min(batch.per_device, self.rows)
+        return rows * len(self.sample[0]) * max(map(max, self.sample))
+
+
+def trainings(chain: Chain, sets: Sequence[PreparedSet], *, gpu: bool) -> tuple[Training, ...]:
+    """Every training of a chain, in order, as it would run on a GPU or a CPU."""
+    by_key = {set_.key: set_ for set_ in sets}
+    control = chain.control.train if chain.control else None
+    steps = (chain.sft, *(round_.train for round_ in chain.rounds), control)
+    return tuple(
+        _training(step, by_key, gpu=gpu) for step in steps if isinstance(step, TrainSft | TrainDpo)
+    )
+
+
+def _training(step: TrainSft | TrainDpo, by_key: dict[str, PreparedSet], *, gpu: bool) -> Training:
+    keys = step.data if isinstance(step, TrainSft) else (step.data,)
+    sets = [by_key[key] for key in keys]
+    return Training(
+        name=step.name,
+        config=step.config,
+        rows=sum(len(set_.train) for set_ in sets),
+        sample=[
+            row for set_ in sets for row in _lengths(set_, step.config, pairs=step.stage == "dpo")
+        ],
+        budget=_budget(step.config.engine, gpu=gpu),
+    )
+
+
+def _lengths(
+    set_: PreparedSet, config: SftConfig | DpoConfig, *, pairs: bool
+) -> Iterator[tuple[int, ...]]:
+    """Tokens of each row's sequences; SFT on pairs (the control) takes the chosen chat."""
+    limit = config.max_length
+    yield from ((min(len(chat.ids), limit),) for chat in set_.chats)
+    for pair in set_.pairs:
+        chosen, rejected = (min(len(chat.ids), limit) for chat in (pair.chosen, pair.rejected))
+        if not pairs:
+            yield (chosen,)
+        elif isinstance(config.engine, Packed):
+            yield (chosen + rejected - len(pair.prompt),)
+        else:
+            yield chosen, rejected
+
+
+def _budget(engine: Engine, *, gpu: bool) -> int:
+    """The packed engine's tokens at once; auto on a GPU takes at most so many, fewer to fit."""
+    if isinstance(engine, Packed) and engine.tokens_per_micro_batch != "auto":
+        return engine.tokens_per_micro_batch
+    return CUDA_TOKENS if gpu else CPU_TOKENS

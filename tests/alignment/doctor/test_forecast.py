@@ -1,0 +1,189 @@
+"""Memory and time by arithmetic, checked against what was measured."""
+
+import json
+
+import pytest
+
+from alignment.doctor.devices import GIB, find_device
+from alignment.doctor.forecast import check_memory, check_time, duration
+from alignment.doctor.memory import SAVED, activation_bytes, weight_bytes
+from alignment.doctor.shape import Shape
+from alignment.doctor.timing import flops_per_token, forecast_seconds, passes
+from alignment.doctor.trainings import Training
+from alignment.errors import UsageError
+from alignment.records import Quantisation
+from alignment.train.dpo import DpoConfig
+from alignment.train.engine import Packed
+from alignment.train.settings import Batch
+from alignment.train.sft import SftConfig
+from tests.alignment.doctor.test_schedule import QWEN_7B
+
+H100 = find_device("h100-80gb")
+
+
+def sft(sample, **settings):
+    return Training("sft", SftConfig(**settings), 100 * len(sample), sample)
+
+
+def test_parameters_follow_from_the_shape():
+    """A block: 2 x 3584^2 + 2 x 3584 x 512 + 3 x 3584 x 18944; 28 of them; 2 x 152064 x 3584."""
+    assert QWEN_7B.block_parameters == 28 * 233_046_016
+    assert QWEN_7B.embedding_parameters == 2 * 544_997_376
+    assert QWEN_7B.lora_parameters(64, QWEN_7B.linears()) == 161_480_704  # 2.1 % of 7.62 B
+    assert QWEN_7B.lora_parameters(64, ["q_proj"]) == 28 * 64 * 2 * 3584
+
+
+def test_a_shape_is_that_of_the_model_transformers_builds(tiny_model_folder):
+    from transformers import AutoModelForCausalLM
+
+    shape = Shape.read(tiny_model_folder)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    assert shape is not None
+    small = sum(p.numel() for p in model.parameters() if p.dim() == 1)  # biases and norms
+    assert shape.parameters == model.num_parameters() - small
+
+
+@pytest.mark.parametrize("content", ["{}", "no JSON", json.dumps({"hidden_size": "wide"})])
+def test_a_config_without_a_shape_gives_none_and_no_forecast(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    assert Shape.read(tmp_path) is None
+    assert check_memory([], None, None, H100).verdict == "warn"
+    assert check_time([], None, H100).verdict == "warn"
+
+
+def test_four_bit_weights_take_4_127_bits_and_the_embeddings_two_bytes():
+    whole = weight_bytes(QWEN_7B, Quantisation(), bf16=True)
+    assert whole == QWEN_7B.block_parameters * 4.126953125 / 8 + 2 * 2 * 544_997_376
+    assert whole / GIB == pytest.approx(5.17, abs=0.01)
+    assert weight_bytes(QWEN_7B, None, bf16=False) == 4 * QWEN_7B.parameters
+
+
+@pytest.mark.parametrize(("bf16", "dropout"), list(SAVED))
+def test_what_a_block_keeps_for_its_backward_pass_is_counted_by_autograd(bf16, dropout):
+    """Two depths, so that embedding and last norm fall out; within 3 % of the table."""
+    shape = {"hidden_size": 256, "intermediate_size": 1024}
+    kept = _kept(3, bf16=bf16, dropout=dropout, **shape) - _kept(
+        1, bf16=bf16, dropout=dropout, **shape
+    )
+    hidden, mlp = SAVED[bf16, dropout]
+    assert kept / 2 == pytest.approx(hidden * 256 + mlp * 1024, rel=0.03)
+
+
+def _kept(layers, *, bf16, dropout, **shape):
+    """Bytes per token that a forward pass keeps beside weights."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    config = Qwen2Config(
+        vocab_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        dtype="bfloat16" if bf16 else "float32",
+        **shape,
+    )
+    targets = list(QWEN_7B.linears())
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_config(config),
+        LoraConfig(r=1, lora_dropout=0.05 * dropout, target_modules=targets, task_type="CAUSAL_LM"),
+    )
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    weights = {p.untyped_storage().data_ptr() for p in adapted.parameters()}
+    kept, alive = {}, []
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    ids = torch.ones((2, 128), dtype=torch.long)
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        adapted.train()(input_ids=ids, logits_to_keep=1)
+    return sum(kept.values()) / ids.numel()
+
+
+def test_checkpointing_keeps_a_hidden_state_a_block_and_one_block():
+    with_it = activation_bytes(QWEN_7B, 1000, bf16=True, dropout=True, checkpointing=True)
+    block = 1000 * (49 * 3584 + 12 * 18944)
+    assert with_it == 28 * 1000 * 2 * 3584 + block
+    without = activation_bytes(QWEN_7B, 1000, bf16=True, dropout=True, checkpointing=False)
+    assert without == 28 * block
+
+
+def test_the_largest_micro_batch_is_as_wide_as_the_longest_row():
+    training = sft([(10,), (30,), (20,), (20,)], batch=Batch(per_device=2, accumulation=1))
+    assert training.tokens() == [60, 40]
+    assert training.largest == 60
+    pairs = Training("dpo-1", DpoConfig(), 2, [(10, 30), (5, 5)])
+    assert pairs.tokens() == [4 * 30]
+
+
+def test_the_packed_engine_pads_nothing_and_splits_a_step_by_its_budget():
+    """Steps of four rows: 30 + 20 fit into 50, then 20 + 10; the budget may be all of a step."""
+    settings = {"engine": Packed(), "batch": Batch(per_device=4, accumulation=1)}
+    rows = [(10,), (30,), (20,), (20,)]
+    training = Training("sft", SftConfig(**settings), 8, rows, budget=50)
+    assert sorted(training.tokens()) == [30, 50]
+    assert training.micro_batches == 3 * 2 * 2  # epochs, steps each, parts of a step
+    assert training.largest == 50
+    assert Training("sft", SftConfig(**settings), 8, rows, budget=5).largest == 30
+    assert Training("sft", SftConfig(**settings), 2, rows, budget=500).largest == 60
+
+
+def test_memory_fits_is_tight_or_does_not_fit():
+    small = check_memory([sft([(600,)] * 8)], QWEN_7B, Quantisation(), H100)
+    assert small.verdict == "ok"
+    rows = [(4096,)] * 64
+    batch = Batch(per_device=64, accumulation=1)
+    large = check_memory([sft(rows, batch=batch)], QWEN_7B, Quantisation(), H100)
+    assert large.verdict == "fail"
+    assert "per_device" in large.remedy
+    tight = H100.model_copy(update={"memory": small.figures["sft_gib"] * GIB / 0.9})
+    assert check_memory([sft([(600,)] * 8)], QWEN_7B, Quantisation(), tight).verdict == "warn"
+
+
+def test_a_token_costs_two_operations_a_weight_and_pass():
+    """SFT with checkpointing: forward, recomputed forward, backward; DPO: the reference's too."""
+    assert passes(sft([(1,)])) == 3
+    assert passes(sft([(1,)], gradient_checkpointing=False)) == 2
+    assert passes(Training("dpo-1", DpoConfig(), 1, [(1, 1)])) == 4
+    weights = 28 * 233_046_016 + 544_997_376
+    assert flops_per_token(sft([(1,)]), QWEN_7B) == 6 * weights + 8 * 161_480_704
+
+
+MEASURED = [
+    # rows a micro-batch, tokens of a row, seconds of a micro-batch as TRL took them on an H100
+    ("fixed", sft([(4096,)] * 16), 1.22),
+    ("short", sft([(860,)] * 16), 0.89),
+]
+
+
+@pytest.mark.parametrize(
+    ("training", "seconds"), [row[1:] for row in MEASURED], ids=["fixed", "short"]
+)
+def test_the_forecast_meets_the_runs_it_was_fitted_to(training, seconds):
+    a_micro_batch = forecast_seconds(training, QWEN_7B, H100) / training.micro_batches
+    assert a_micro_batch == pytest.approx(seconds, rel=0.05)
+
+
+def test_the_forecast_of_dpo_is_within_a_tenth_of_what_was_measured_there():
+    """2 pairs a micro-batch, 4 chats padded to 1,020 tokens on average: 1.105 s, not fitted to."""
+    training = Training("dpo-1", DpoConfig(), 16, [(1020, 900)] * 16)
+    a_micro_batch = forecast_seconds(training, QWEN_7B, H100) / training.micro_batches
+    assert a_micro_batch == pytest.approx(1.105, rel=0.1)
+
+
+def test_an_unknown_device_is_refused_with_the_names_there_are():
+    with pytest.raises(UsageError, match="'b200' is not known; choose one of a100-40gb"):
+        find_device("b200")
+    assert find_device("cpu").is_gpu is False
+
+
+def test_durations_are_for_people():
+    assert [duration(s) for s in (7, 300, 7200)] == ["7 s", "5 min", "2.0 h"]

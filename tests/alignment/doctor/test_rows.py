@@ -1,0 +1,63 @@
+"""What became of every row, and what stands in the texts."""
+
+from alignment.doctor.counts import check_rows
+from alignment.doctor.texts import check_forged_turns, check_refusals
+from tests.alignment.doctor.conftest import chat, dropped, pair
+
+
+def test_a_few_damaged_rows_are_fine_many_are_looked_at_and_half_stop_the_run(pair_set):
+    rows = [pair(f"Question {n}", "yes", "no") for n in range(96)]
+    for broken, verdict in ((4, "ok"), (6, "warn"), (96, "fail")):  # 4 %, 5.9 %, 50 %
+        found = check_rows([pair_set(rows, quarantined=dropped(malformed=broken))])
+        assert found.verdict == verdict
+        assert found.figures["unused"] == broken
+        assert bool(found.remedy) == (verdict != "ok")
+
+
+def test_rows_left_out_by_limit_or_as_ties_are_not_damage(pair_set):
+    rows = [pair("Question", "yes", "no")]
+    found = check_rows([pair_set(rows, quarantined=dropped(over_limit=97, tie=1, empty=1))])
+    assert found.verdict == "ok"
+    assert found.figures["unused"] == 1
+    assert found.figures["worst_source_share"] == 0.01  # of all that was read, not of what is left
+
+
+def test_every_reason_but_the_configurations_own_has_examples(pair_set):
+    quarantined = dropped(malformed=9, empty=1, over_limit=5)
+    found = check_rows([pair_set([pair("Question", "yes", "no")], quarantined=quarantined)])
+    notes = [example.note for example in found.examples]
+    assert notes == ["malformed: as found"] * 3 + ["empty: as found"]
+    assert found.examples[0].place == "pairs-1 · notes.jsonl row 1"
+
+
+def test_forged_turns_are_counted_and_one_in_ten_stops_the_run(pair_set):
+    rows = [pair(f"Question {n}", "yes", "no") for n in range(89)]
+    for forged, verdict in ((0, "ok"), (1, "warn"), (11, "fail")):
+        found = check_forged_turns([pair_set(rows, quarantined=dropped(special_token=forged))])
+        assert found.verdict == verdict
+        assert found.figures["left_out"] == forged
+
+
+def test_marks_of_other_templates_in_kept_rows_are_found_where_they_open_a_line(pair_set):
+    clean = [pair(f"Is Assistant: a word, {n}?", "yes", "no") for n in range(9)]
+    marked = pair("### Instruction: add", "[INST] no [/INST]", "Human: who?")
+    found = check_forged_turns([pair_set([*clean, marked])])
+    assert found.verdict == "warn"
+    assert found.figures["foreign_marks"] == 1
+    assert "### Instruction:" in found.headline
+    assert check_forged_turns([pair_set(clean)]).verdict == "ok"
+
+
+def test_refusals_warn_where_they_are_preferred_and_not_where_they_are_rejected(pair_set):
+    plain = [pair(f"Question {n}", "Take the train.", "Walk.") for n in range(8)]
+    preferred = [pair(f"How {n}?", "I\u2019m sorry, no.", "Like so.") for n in range(2)]
+    rejected = [pair(f"How {n}?", "Like so.", "I cannot help.") for n in range(2)]
+    taught = check_refusals([pair_set([*plain, *preferred])])
+    assert taught.verdict == "warn"
+    assert taught.figures["pairs-1 · notes / chosen"] == 0.2
+    assert check_refusals([pair_set([*plain, *rejected])]).verdict == "ok"
+
+
+def test_refusals_that_are_imitated_count_as_taught(chat_set):
+    assert check_refusals([chat_set([chat("Hi", "As an AI, I have none.")])]).verdict == "warn"
+    assert check_refusals([chat_set([chat("Hi", "Sorry to hear that!")])]).verdict == "ok"

@@ -1,0 +1,121 @@
+"""The template, the stop token and what is trained."""
+
+import copy
+
+from alignment.data.encode import end_of_turn_id
+from alignment.doctor.finding import Histogram
+from alignment.doctor.lengths import check_lengths, check_trimmed, counted, quantile, useless
+from alignment.doctor.template import check_prefix, check_stop, check_supervised, check_template
+from alignment.doctor.tokens import encode_pairs
+from tests.alignment.doctor.conftest import chat, dropped, pair
+
+REWRITES_PROMPTS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'user' and not loop.last %}Earlier: {% endif %}{{ m['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_sound_template_is_named_with_its_marks(chatml_tokenizer):
+    found = check_template(chatml_tokenizer)
+    assert found.verdict == "ok"
+    assert "'<|im_start|>assistant\\n'" in found.headline
+    assert "also the padding" in found.headline
+
+
+def test_a_template_without_stop_or_opening_fails_with_a_way_out(chatml_tokenizer):
+    broken = copy.deepcopy(chatml_tokenizer)
+    broken.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    found = check_template(broken)
+    assert found.verdict == "fail"
+    assert found.remedy.startswith("Use another template")
+    broken.chat_template = None
+    assert "no chat template" in check_template(broken).headline
+
+
+def test_prompts_must_begin_their_chats(chatml_tokenizer, pair_set):
+    rows = [pair("What is two and two?", "Four.", "Five.")]
+    assert check_prefix([pair_set(rows)]).verdict == "ok"
+    broken = copy.deepcopy(chatml_tokenizer)
+    broken.chat_template = REWRITES_PROMPTS
+    made = pair_set(rows)
+    object.__setattr__(made, "pairs", encode_pairs(broken, rows))
+    found = check_prefix([made])
+    assert found.verdict == "fail"
+    assert found.figures == {"pairs": 1, "broken": 1}
+
+
+def test_a_reply_cut_before_its_end_has_no_stop_token(chatml_tokenizer, pair_set, chat_set):
+    stop = end_of_turn_id(chatml_tokenizer)
+    short = [pair(f"Question {n}", "Yes.", "No.") for n in range(24)]
+    long_reply = pair("Question", "Yes. " * 60, "No.")
+    limit = 100
+    assert check_stop([pair_set(short, whole=limit)], stop=stop).verdict == "ok"
+    one = check_stop([pair_set([*short, long_reply], whole=limit)], stop=stop)
+    assert (one.verdict, one.figures["without_stop"]) == ("warn", 1)  # 1 of 50 replies
+    assert check_stop([pair_set([long_reply] * 2, whole=limit)], stop=stop).verdict == "fail"
+    cut_chat = chat_set([chat("Question", "Yes. " * 60)], whole=limit)
+    assert check_stop([cut_chat], stop=stop).verdict == "fail"
+
+
+def test_the_trained_part_of_a_row_is_the_reply_with_its_stop_token(chatml_tokenizer, chat_set):
+    found = check_supervised([chat_set([chat("Why?", "Because.")])], chatml_tokenizer)
+    trained = [piece.text for piece in found.examples[0].pieces if piece.trained]
+    assert trained == ["Because.<|im_end|>"]
+    assert "".join(p.text for p in found.examples[0].pieces).endswith("<|im_end|>\n")
+    assert found.verdict == "ok"
+
+
+def test_long_prompts_with_short_replies_are_looked_at(chatml_tokenizer, pair_set):
+    found = check_supervised([pair_set([pair("Why? " * 200, "So.", "No.")])], chatml_tokenizer)
+    assert found.verdict == "warn"
+    assert found.figures["pairs-1"] < 0.1
+
+
+def test_lengths_count_what_is_cut_and_what_was_left_out(pair_set):
+    rows = [pair(f"Question {n}", "Yes.", "No.") for n in range(97)]
+    cut = pair("Question", "Yes. " * 60, "No.")
+    assert check_lengths([pair_set(rows, whole=100)]).verdict == "ok"
+    some = check_lengths([pair_set([*rows, cut], whole=100, quarantined=dropped(too_long=2))])
+    assert some.verdict == "warn"
+    assert some.figures["pairs-1"] == 3 / 100  # one cut, two left out, of 100
+    many = check_lengths([pair_set(rows, whole=100, quarantined=dropped(prompt_too_long=97))])
+    assert many.verdict == "fail"
+
+
+def test_the_histogram_counts_every_row_once_and_marks_the_limit(pair_set):
+    rows = [pair(f"Question {n}", "Yes. " * (n + 1), "No.") for n in range(10)]
+    (chart,) = check_lengths([pair_set(rows, whole=80, prompt=60)]).charts
+    assert isinstance(chart, Histogram)
+    assert {name: sum(bins) for name, bins in chart.counts.items()} == {
+        "prompt": 10,
+        "prompt and longer reply": 10,
+    }
+    assert chart.marks == {"max_length": 80, "max_prompt_length": 60}
+
+
+def test_bins_hold_their_lower_edge_and_the_last_its_upper_too():
+    assert counted([0, 1, 2, 3, 4], [0, 2, 4]) == (2, 3)
+    assert quantile([5, 1, 3], 0.5) == 3
+    assert quantile([], 0.5) == 0
+
+
+def test_pairs_that_were_trimmed_away_are_counted_by_the_runs_lengths(pair_set):
+    rows = [pair(f"Question {n}", "Yes.", "No.") for n in range(90)]
+    for lost, verdict in ((1, "ok"), (10, "warn"), (90, "fail")):
+        found = check_trimmed([pair_set(rows, quarantined=dropped(too_long=lost))])
+        assert (found.verdict, found.figures["left_out"]) == (verdict, lost)
+
+
+def test_a_pair_is_useless_where_the_cut_leaves_no_reply_or_two_equal_ones(chatml_tokenizer):
+    start = "The answer is "
+    (made,) = encode_pairs(chatml_tokenizer, [pair("Why?", f"{start}yes.", f"{start}no.")])
+    prompt = len(made.prompt)
+    common = next(
+        at for at, ids in enumerate(zip(made.chosen.ids, made.rejected.ids, strict=False))
+        if ids[0] != ids[1]
+    )  # fmt: skip
+    assert prompt < common
+    assert useless(made, prompt)
+    assert useless(made, common)
+    assert not useless(made, common + 1)
