@@ -18,9 +18,15 @@ from alignment.records import Quarantined
 from alignment.report.table import Table
 
 BY_CHOICE = frozenset(
-    {Reason.other_part, Reason.over_limit, Reason.not_sampled, Reason.repeated_prompt, Reason.merged}
+    {
+        Reason.merged,
+        Reason.not_sampled,
+        Reason.other_part,
+        Reason.over_limit,
+        Reason.repeated_prompt,
+    }
 )
-"""Reasons that the configuration gave."""
+"""Reasons that the configuration gave, or rows that are part of another record."""
 NO_DEFECT = BY_CHOICE | frozenset(
     {
         Reason.no_contrast,

@@ -146,7 +146,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_order(tmp_p
     config = PairSetConfig(sources=(source,), held_out_share=0.2)
     first, again, other = (prepare(config, seed=seed)[2] for seed in (1, 1, 2))
     names = sorted(path.name for path in first.iterdir())
-    assert names == ["held_out.jsonl", "prompt_keys.json", "quarantine.jsonl", "train.jsonl"]
+    assert names == [
+        "held_out.jsonl",
+        "prompt_keys.json",
+        "quarantine.jsonl",
+        "report.json",
+        "train.jsonl",
+    ]
     for name in names:
         assert (first / name).read_bytes() == (again / name).read_bytes()
     assert (first / "train.jsonl").read_bytes() != (other / "train.jsonl").read_bytes()
