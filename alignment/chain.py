@@ -1,16 +1,19 @@
 """The chain: a config becomes steps in the order they run.
 
-    data -> SFT -> hand-over -> for each round: pairs -> DPO -> hand-over -> evaluation -> report
+    data -> SFT -> hand-over -> for each round:
+            pairs -> DPO -> hand-over -> evaluation -> gate -> report
 
 A hand-over merges the stage's adapter or stacks it; the steps after it do not know which.
 Rounds are a fold: each starts from the hand-over of the one before. Steps name their parents by
 key, so the whole chain with all its keys exists before anything runs, and `plan`, `run` and a
-scheduler cannot disagree about it.
+scheduler cannot disagree about it. For that reason a verdict of the gate decides here which model
+the run hands on, and not from which model the next round starts; rounds from an inbox
+(`rounds.py`) are planned one at a time and start from what the gate kept.
 """
 
 from collections.abc import Iterator
 
-from alignment.config import AdapterSft, PipelineConfig, TrainedSft
+from alignment.config import AdapterSft, Compose, PipelineConfig, TrainedSft
 from alignment.data.prepare import Lengths, PairSetConfig
 from alignment.models.merge import Merge
 from alignment.records import Frozen, digest_of
@@ -19,6 +22,8 @@ from alignment.stages import (
     HandOver,
     MergeAdapter,
     OpenBase,
+    PassGate,
+    PrepareBatches,
     PrepareConversations,
     PreparePairs,
     StackAdapter,
@@ -36,10 +41,17 @@ EVALUATION = "evaluation"
 class Round(Frozen):
     """The steps of one DPO round."""
 
-    pairs: PreparePairs
+    pairs: PreparePairs | PrepareBatches
     train: TrainDpo
     hand_over: HandOver
     evaluate: EvaluateModel
+    gate: PassGate | None = None
+
+    def steps(self) -> Iterator[Step]:
+        """Every step after the data, in order."""
+        yield from (self.train, self.hand_over, self.evaluate)
+        if self.gate is not None:
+            yield self.gate
 
 
 class Control(Frozen):
@@ -73,7 +85,7 @@ class Chain(Frozen):
         yield self.hand_over
         yield from (self.evaluate_base, self.evaluate_sft)
         for round_ in self.rounds:
-            yield from (round_.train, round_.hand_over, round_.evaluate)
+            yield from round_.steps()
         if self.control is not None:
             yield from (self.control.train, self.control.hand_over, self.control.evaluate)
 
@@ -87,6 +99,27 @@ class Chain(Frozen):
 def seed_for(seed: int, purpose: str) -> int:
     """A seed of its own for each purpose of a run, 0 .. 2^31 - 1."""
     return int(digest_of([seed, purpose])[:8], 16) >> 1
+
+
+def lengths_of(dpo: DpoConfig) -> Lengths:
+    """How long a pair may be in a round that is trained like this."""
+    return Lengths(
+        prompt=dpo.max_prompt_length, whole=dpo.max_length, reply=dpo.min_completion_tokens
+    )
+
+
+def hand_over(
+    config: Compose, name: str, policy: str, adapter: str | None, *, bf16: bool
+) -> HandOver:
+    """The step that hands on a model and the adapter trained on it, given by their keys."""
+    kind = MergeAdapter if isinstance(config, Merge) else StackAdapter
+    return kind(
+        name=f"{config.name}-{name}",
+        config=config,
+        policy=policy,
+        adapter=adapter,
+        dtype="bfloat16" if bf16 else "float32",
+    )
 
 
 def chain(config: PipelineConfig) -> Chain:
@@ -124,9 +157,13 @@ class _Weaver:
         evaluate_sft = self._evaluate(label, start, shown, evaluate_base, evaluate_base)
         rounds: list[Round] = []
         model, parent = start, evaluate_sft
+        champion = (start.key, evaluate_sft.key)
         for number, data in enumerate(pairs, start=1):
-            rounds.append(self._round(number, data, model, shown, evaluate_base, parent))
-            model, parent = rounds[-1].hand_over, rounds[-1].evaluate
+            made = self._round(number, data, model, shown, evaluate_base, parent)
+            gate = self._gate(number, made, champion)
+            rounds.append(made.model_copy(update={"gate": gate}))
+            model, parent = made.hand_over, made.evaluate
+            champion = (gate.key, gate.key) if gate else champion
         return Chain(
             base=self._base,
             held_out=held_out,
@@ -157,11 +194,7 @@ class _Weaver:
             name=f"pairs-{name}",
             seed=self._seed("split"),
             config=data,
-            lengths=Lengths(
-                prompt=dpo.max_prompt_length,
-                whole=dpo.max_length,
-                reply=dpo.min_completion_tokens,
-            ),
+            lengths=lengths_of(dpo),
             digest=data.digest(),
             base=self._base.key,
             earlier=dict(self._sets),
@@ -241,6 +274,18 @@ class _Weaver:
         evaluate = self._evaluate(f"round {number}", after, shown, base, parent)
         return Round(pairs=pairs, train=train, hand_over=after, evaluate=evaluate)
 
+    def _gate(self, number: int, made: Round, champion: tuple[str, str]) -> PassGate | None:
+        if self._config.gate is None:
+            return None
+        return PassGate(
+            name=f"gate-{number}",
+            config=self._config.gate,
+            candidate=made.hand_over.key,
+            evaluation=made.evaluate.key,
+            champion=champion[0],
+            against=champion[1],
+        )
+
     def _control(
         self,
         pairs: list[PreparePairs],
@@ -275,15 +320,8 @@ class _Weaver:
         )
 
     def _hand_over(self, name: str, policy: Step, adapter: Step | None, *, bf16: bool) -> HandOver:
-        config = self._config.compose
-        kind = MergeAdapter if isinstance(config, Merge) else StackAdapter
-        return kind(
-            name=f"{config.name}-{name}",
-            config=config,
-            policy=policy.key,
-            adapter=adapter.key if adapter else None,
-            dtype="bfloat16" if bf16 else "float32",
-        )
+        adapted = adapter.key if adapter else None
+        return hand_over(self._config.compose, name, policy.key, adapted, bf16=bf16)
 
     def _evaluate(
         self,

@@ -16,7 +16,9 @@ from pydantic import BaseModel, Field, PositiveFloat, ValidationError
 
 from alignment.data.prepare import ConversationSetConfig, PairSetConfig
 from alignment.errors import ConfigError
+from alignment.evaluate.gate import GateConfig
 from alignment.evaluate.suite import EvaluationConfig
+from alignment.intake import InboxConfig
 from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
 from alignment.models.merge import Merge
 from alignment.models.sources import ModelSource
@@ -113,6 +115,11 @@ class PipelineConfig(Frozen):
     rounds: tuple[RoundConfig, ...] = Field(
         default=(), description="The DPO rounds, in order; each starts from the one before."
     )
+    gate: GateConfig | None = Field(
+        default=GateConfig(),
+        description="When a round is kept. The run hands on the last round that was; null: the "
+        "last round, whatever it did.",
+    )
     compose: Compose = Field(
         default=Merge(), description="How a stage's adapter is handed to the next stage."
     )
@@ -121,6 +128,10 @@ class PipelineConfig(Frozen):
     )
     evaluation: EvaluationConfig = Field(
         default=EvaluationConfig(), description="The measurement every model of the chain gets."
+    )
+    inbox: InboxConfig | None = Field(
+        default=None,
+        description="Where `sft-dpo round` finds new pairs after the rounds above; null: nowhere.",
     )
 
     def first_rounds(self, number: int) -> "PipelineConfig":

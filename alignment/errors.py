@@ -8,7 +8,8 @@
     │   └── StorageError    a folder that cannot be written, a full disk
     ├── ArtifactError       something in the store is not what its manifest says
     ├── TrainingError       a training run that must not go on
-    └── Interrupted         stopped from outside; the same command continues  exit code 75
+    ├── Interrupted         stopped from outside; the same command continues  exit code 75
+    └── Overtaken           another run was faster; the same command goes on  exit code 75
 
 A message says what is wrong, where, and what to do. Errors cross process boundaries, so each
 is built from one string and stays picklable. Our own bugs are `assert`s, not these.
@@ -57,6 +58,12 @@ class Interrupted(AlignmentError):
     exit_code = 75
 
 
+class Overtaken(AlignmentError):
+    """Another run has written to the same line of rounds first; look again and go on."""
+
+    exit_code = 75
+
+
 ERRORS: dict[str, type[AlignmentError]] = {
     error.__name__: error
     for error in (
@@ -69,6 +76,7 @@ ERRORS: dict[str, type[AlignmentError]] = {
         ArtifactError,
         TrainingError,
         Interrupted,
+        Overtaken,
     )
 }
 """Name to class, for errors that come back from a child process."""

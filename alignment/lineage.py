@@ -1,7 +1,12 @@
 """Who descends from whom, read from the manifests alone."""
 
+from alignment.errors import UsageError
+from alignment.line import Line
 from alignment.records import StageRecord
 from alignment.store import Store
+
+HAND_OVERS = ("merge", "stack")
+"""The stages whose artifact is a model that was trained here."""
 
 
 def ancestors(store: Store, key: str) -> list[StageRecord]:
@@ -27,12 +32,40 @@ def descendants(store: Store, key: str) -> list[StageRecord]:
     return sorted((records[k] for k in found - {key}), key=lambda record: record.started)
 
 
+def containing(store: Store, batch: str) -> list[StageRecord]:
+    """The models that were trained on a batch, given by its key, in the order of their making."""
+    return [record for record in descendants(store, batch) if record.stage in HAND_OVERS]
+
+
+def find_one(store: Store, reference: str) -> StageRecord:
+    """The one record that a person means, see `resolve`.
+
+    Raises:
+        UsageError: nothing matches, or several do.
+    """
+    keys = resolve(store, reference)
+    if not keys:
+        raise UsageError(
+            f"nothing called {reference!r} in {store.root}. `sft-dpo show` lists what there is."
+        )
+    records = [record for key in keys if (record := store.find(key)) is not None]
+    if len(records) > 1:
+        listed = "\n".join(f"  {record.key}  {record.started}" for record in records)
+        raise UsageError(f"{reference!r} names {len(records)} artifacts; give a key:\n{listed}")
+    return records[0]
+
+
 def resolve(store: Store, reference: str) -> list[str]:
     """Keys that a person may mean: the whole key, its beginning, or a step's name.
+
+    "head" is the champion of the line "main", "head:NAME" that of another line.
 
     Returns:
         All matches, newest first for a name; empty when nothing matches.
     """
+    if reference == "head" or reference.startswith("head:"):
+        champion = Line(store=store, name=reference[5:] or "main").state().head
+        return [champion.model] if champion else []
     keys = store.list_keys()
     if reference in keys:
         return [reference]

@@ -422,3 +422,52 @@ class PairScore(Frozen):
     base_rejected: float
     chosen_tokens: int
     rejected_tokens: int
+
+
+# --- the gate ---------------------------------------------------------------------------------
+
+
+class Check(Frozen):
+    """One question of the gate: its name, whether the round passed, and the numbers in words."""
+
+    name: str
+    passed: bool
+    words: str
+
+
+class Verdict(Frozen):
+    """What the gate says of a round: the candidate against the champion it started from."""
+
+    candidate: str
+    champion: str
+    checks: tuple[Check, ...]
+
+    @property
+    def kept(self) -> bool:
+        """Whether the next round starts from the candidate."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What decided: the checks that broke, or all of them where none did."""
+        broken = tuple(check.words for check in self.checks if not check.passed)
+        return broken or tuple(check.words for check in self.checks)
+
+    @property
+    def words(self) -> str:
+        """'round 3 is rejected, round 2 stays: pass rate fell by ...'."""
+        ending = "is kept" if self.kept else f"is rejected, {self.champion} stays"
+        return f"{self.candidate} {ending}: {'; '.join(self.reasons)}"
+
+
+class Kept(Frozen):
+    """What a gate leaves: the model that goes on, and how it was measured.
+
+    Attributes:
+        model: the candidate's or the champion's.
+        evaluation: key of that model's evaluation.
+    """
+
+    model: ModelRef
+    evaluation: str
+    verdict: Verdict

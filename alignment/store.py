@@ -5,6 +5,7 @@
     ROOT/logs/<key>.log   what the stage's process printed
     ROOT/locks/<key>.lock held by the process that builds the key; freed by the system when it dies
     ROOT/damaged/         artifacts whose digests no longer matched, moved out of the way
+    ROOT/lines/<line>/    the ledger of a line of rounds (`ledger.py`)
 
 A key names an artifact's inputs (`alignment.stages.Step.key`), so "was this done already?" is
 "is there a manifest?". The store is the truth; a scheduler's database may be lost.
@@ -175,12 +176,37 @@ class Store(Frozen):
         return record
 
 
+def create(path: Path, content: bytes) -> None:
+    """Write a new file, whole and flushed, or not at all.
+
+    The content is written beside it and then linked to the name, which fails where the name is
+    taken: of two processes that create one path exactly one succeeds.
+
+    Raises:
+        FileExistsError: there is a file of that name already.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        staged.write_bytes(content)
+        flush(staged)
+        os.link(staged, path)
+        flush(path.parent)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
-def storage_errors(place: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission below `place` into one line that says so."""
+def storage_errors(place: Path, *, expected: type[OSError] | None = None) -> Iterator[None]:
+    """Turn a full disk or a missing permission below `place` into one line that says so.
+
+    An error of the `expected` kind is the caller's own business.
+    """
     try:
         yield
     except OSError as error:
+        if expected is not None and isinstance(error, expected):
+            raise
         if error.errno == errno.ENOSPC:
             raise disk_full(place) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):

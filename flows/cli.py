@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from alignment.data.intake import Wanted
     from alignment.records import StageRecord
     from alignment.store import Store
+    from flows.display import Display
 
 app = typer.Typer(
     add_completion=True,
@@ -36,25 +37,31 @@ StoreFolder = Annotated[Path, typer.Option("--store", help="Folder that holds th
 Reference = Annotated[str, typer.Argument(help="A key, its beginning, or a step's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Lineage = Annotated[bool, typer.Option("--lineage", help="All ancestors, oldest first.")]
+LineName = Annotated[str, typer.Option("--line", help="The line of rounds.")]
+Why = Annotated[str, typer.Option("--why", help="One line for the ledger.")]
 AnyReference = Annotated[str | None, typer.Argument(help="A key, its beginning, or a name.")]
 
 
 @app.command()
 def run(config: ConfigFile, overrides: Overrides = None) -> None:
     """Run the whole pipeline in this process; finished stages are reused."""
-    _run(config, overrides or [], rounds=None)
+    _run(config, overrides or [])
 
 
 @app.command("round")
 def round_(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Run the chain up to the first round of the config that has not been trained yet."""
+    """Train one round on the batches of the config's inbox that no round has used yet."""
+    from flows.display import Display
+
     settings = _load(config, overrides or [])
-    number = _next_round(settings)
-    if number is None:
-        print(f"no new round: all {len(settings.rounds)} rounds of {config} are in the store.")
-        print("Add an item to `rounds` and run this again.")
-        return
-    _run(config, overrides or [], rounds=number)
+    _advise(settings)
+    result = _watched(Display([], _history(settings.store)), _round_flow, config, overrides or [])
+    if result.table:
+        print(result.table)
+        print(f"report: {result.report}")
+    print(result.words)
+    if result.head:
+        print(f"champion: {result.head}")
 
 
 @app.command()
@@ -168,7 +175,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one artifact's record, its ancestry, or everything in the store."""
-    from alignment.lineage import ancestors
+    from alignment.lineage import ancestors, find_one
     from alignment.store import Store
 
     opened = Store(root=store)
@@ -176,15 +183,86 @@ def show(
         found = [record for key in opened.list_keys() if (record := opened.find(key)) is not None]
         records = sorted(found, key=lambda record: record.started)
     else:
-        record = _find(opened, reference)
+        record = find_one(opened, reference)
         records = ancestors(opened, record.key) if lineage else [record]
     if as_json:
         dumped = [record.model_dump(mode="json") for record in records]
         print(json.dumps(dumped if reference is None or lineage else dumped[0], indent=2))
-    elif reference is None or lineage:
+    elif reference is None:
         _print_list(records)
+        _print_lines(opened)
+    elif lineage:
+        _print_ancestry(opened, records)
     else:
         _print_record(records[0])
+
+
+@app.command()
+def promote(
+    reference: Reference, store: StoreFolder = Path("runs"), line: LineName = "main", why: Why = ""
+) -> None:
+    """Make a model the champion of a line; the next round starts from it."""
+    from alignment.line import Line
+    from alignment.lineage import find_one
+    from alignment.rounds import head_of
+    from alignment.store import Store
+
+    opened = Store(root=store)
+    head = head_of(opened, find_one(opened, reference).key)
+    Line(store=opened, name=line).promote(head, why or "from the command line")
+    print(f"champion of {line}: {head.label} {head.model}")
+
+
+@app.command()
+def rollback(
+    reference: AnyReference = None,
+    store: StoreFolder = Path("runs"),
+    line: LineName = "main",
+    why: Why = "",
+) -> None:
+    """Make an earlier champion the champion again: the one before, or the one that is named."""
+    from alignment.line import Line
+    from alignment.lineage import find_one
+    from alignment.store import Store
+
+    opened = Store(root=store)
+    lined = Line(store=opened, name=line)
+    model = find_one(opened, reference).key if reference else None
+    head = lined.state().earlier_champion(model)
+    lined.roll_back(head, why or "from the command line")
+    print(f"champion of {line}: {head.label} {head.model}")
+    print("The batches of the rounds after it stay used: no round trains on them again.")
+
+
+@app.command()
+def revoke(
+    batch: Annotated[str, typer.Argument(help="A batch: its file, or its digest's beginning.")],
+    store: StoreFolder = Path("runs"),
+    line: LineName = "main",
+    why: Why = "",
+    rebuild: Annotated[
+        Path | None,
+        typer.Option("--rebuild", metavar="CONFIG", help="Train the lost rounds again now."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Bar a bad batch, say which models contain it, and take them off the head."""
+    from alignment.line import Line
+    from alignment.lineage import containing
+    from alignment.store import Store
+
+    opened = Store(root=store)
+    lined = Line(store=opened, name=line)
+    bad = lined.state().find_batch(batch)
+    found = containing(opened, bad.key)
+    print(f"batch {bad.digest[:12]} ({bad.file}) is in {len(found)} models of {store}:")
+    _print_list(found)
+    state = lined.revoke(bad, why or "from the command line")
+    assert state.head is not None, "a batch was used, so there is a champion"
+    print(f"champion of {line}: {state.head.label} {state.head.model}")
+    print(f"{len(state.again)} rounds to train again without it")
+    while rebuild is not None and lined.state().again:
+        round_(rebuild, overrides)
 
 
 @app.command()
@@ -203,10 +281,11 @@ def export(
 ) -> None:
     """Write a model or an adapter as a folder others can load, with its lineage and distances."""
     from alignment.export import export as export_artifact
+    from alignment.lineage import find_one
     from alignment.store import Store
 
     opened = Store(root=store)
-    record = _find(opened, reference)
+    record = find_one(opened, reference)
     for note in export_artifact(opened, record, to, form=form, dtype=dtype).notes():
         print(note)
     print(f"written to {to}")
@@ -220,10 +299,11 @@ def chat(
 ) -> None:
     """Talk to a model of the store; one line is one message, an empty line starts afresh."""
     from alignment.export import open_for_chat
+    from alignment.lineage import find_one
     from alignment.store import Store
 
     opened = Store(root=store)
-    reply = open_for_chat(opened, _find(opened, reference), max_new_tokens=tokens)
+    reply = open_for_chat(opened, find_one(opened, reference), max_new_tokens=tokens)
     prompt = "> " if sys.stdin.isatty() else ""
     turns: list[tuple[str, str]] = []
     while (line := _read_line(prompt)) is not None:
@@ -263,21 +343,14 @@ def _command(name: str, config: Path, overrides: list[str]) -> str:
 # --- running ----------------------------------------------------------------------------------
 
 
-def _run(config: Path, overrides: list[str], *, rounds: int | None) -> None:
+def _run(config: Path, overrides: list[str]) -> None:
     from alignment.chain import chain
-    from alignment.store import Store
     from flows.display import Display
 
-    settings = _load(config, overrides, rounds=rounds)
-    steps = chain(settings)
-    display = Display(list(steps.steps()), _history(Store(root=settings.store)))
+    settings = _load(config, overrides)
+    display = Display(list(chain(settings).steps()), _history(settings.store))
     _advise(settings)
-    _quiet_prefect()
-    try:
-        with _stopping_on_sigterm(), display.shown():
-            result = _flow(config, overrides, rounds, display.watch)
-    except KeyboardInterrupt:
-        _exit("stopped; the same command continues from here", 130)
+    result = _watched(display, _run_flow, config, overrides)
     print(result.table)
     print(f"report: {result.report}")
 
@@ -293,39 +366,45 @@ def _advise(settings: "PipelineConfig") -> None:
         )
 
 
-def _flow(
-    config: Path,
-    overrides: list[str],
-    rounds: int | None,
-    watch: Callable[..., None],
+def _watched(
+    display: "Display", flow: Callable[..., Any], config: Path, overrides: list[str]
 ) -> Any:
+    """What a flow returns, with its steps shown while it runs."""
+    _quiet_prefect()
+    try:
+        with _stopping_on_sigterm(), display.shown():
+            return flow(config, overrides, display.watch)
+    except KeyboardInterrupt:
+        _exit("stopped; the same command continues from here", 130)
+
+
+def _run_flow(config: Path, overrides: list[str], watch: Callable[..., None]) -> Any:
     from flows.sft_dpo import sft_dpo
     from tasks.stage import watching
 
     with watching(watch):
-        return sft_dpo(config=str(config), overrides=tuple(overrides), rounds=rounds)
+        return sft_dpo(config=str(config), overrides=tuple(overrides))
 
 
-def _load(path: Path, overrides: list[str], *, rounds: int | None = None) -> "PipelineConfig":
+def _round_flow(config: Path, overrides: list[str], watch: Callable[..., None]) -> Any:
+    from flows.dpo_round import dpo_round
+    from tasks.stage import watching
+
+    with watching(watch):
+        return dpo_round(config=str(config), overrides=tuple(overrides))
+
+
+def _load(path: Path, overrides: list[str]) -> "PipelineConfig":
     from alignment.config import load
 
-    settings = load(path, overrides)
-    return settings if rounds is None else settings.first_rounds(rounds)
+    return load(path, overrides)
 
 
-def _next_round(settings: "PipelineConfig") -> int | None:
-    from alignment.chain import chain
+def _history(root: Path) -> dict[str, float]:
+    """Seconds that the last build of each kind of step took, as far as the store knows."""
     from alignment.store import Store
 
-    store = Store(root=settings.store)
-    for number, step in enumerate(chain(settings).rounds, start=1):
-        if store.find(step.evaluate.key) is None:
-            return number
-    return None
-
-
-def _history(store: "Store") -> dict[str, float]:
-    """Seconds that the last build of each kind of step took, as far as the store knows."""
+    store = Store(root=root)
     records = [record for key in store.list_keys() if (record := store.find(key)) is not None]
     return {record.stage: record.seconds for record in sorted(records, key=lambda r: r.started)}
 
@@ -368,26 +447,30 @@ def _stopping_on_sigterm() -> Any:
 # --- finding and printing ---------------------------------------------------------------------
 
 
-def _find(store: "Store", reference: str) -> "StageRecord":
-    from alignment.errors import UsageError
-    from alignment.lineage import resolve
-
-    keys = resolve(store, reference)
-    if not keys:
-        raise UsageError(
-            f"nothing called {reference!r} in {store.root}. `sft-dpo show` lists what there is."
-        )
-    records = [record for key in keys if (record := store.find(key)) is not None]
-    if len(records) > 1:
-        listed = "\n".join(f"  {record.key}  {record.started}" for record in records)
-        raise UsageError(f"{reference!r} names {len(records)} artifacts; give a key:\n{listed}")
-    return records[0]
-
-
 def _print_list(records: "list[StageRecord]") -> None:
     for record in records:
         numbers = ", ".join(f"{name} {value:.3g}" for name, value in record.metrics.items())
         print(f"{record.started}  {record.name:<20} {record.key:<40} {numbers[:80]}")
+
+
+def _print_lines(store: "Store") -> None:
+    from alignment.line import Line
+
+    for folder in sorted(store.root.glob("lines/*")):
+        state = Line(store=store, name=folder.name).state()
+        if state.head is not None:
+            ends = [closed.fate for _, closed in state.history]
+            counts = ", ".join(f"{ends.count(fate)} {fate}" for fate in dict.fromkeys(ends))
+            print(f"line {folder.name}: champion {state.head.label} {state.head.model}")
+            print(f"  {len(ends)} rounds from the inbox{f': {counts}' if counts else ''}")
+
+
+def _print_ancestry(store: "Store", records: "list[StageRecord]") -> None:
+    from alignment.report.ancestry import ancestry_table
+
+    print(ancestry_table(store, records[-1].key).to_text(width=160))
+    print()
+    _print_list(records)
 
 
 def _print_record(record: "StageRecord") -> None:

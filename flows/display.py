@@ -20,12 +20,15 @@ NOMINAL = {
     "base": 40.0,
     "conversations": 4.0,
     "pairs": 4.0,
+    "batch": 1.0,
+    "intake": 4.0,
     "adapter": 2.0,
     "sft": 60.0,
     "dpo": 80.0,
     "merge": 15.0,
     "stack": 5.0,
     "evaluate": 55.0,
+    "gate": 1.0,
 }
 """Seconds by kind of step, of the practice run on two cores: only their ratio is used, and only
 until a step of the kind has finished here or is on record."""
@@ -59,7 +62,10 @@ class Forecast:
 
 
 class Display:
-    """Shows the steps of one run; hand `watch` to the tasks."""
+    """Shows the steps of one run; hand `watch` to the tasks.
+
+    A round decides on its steps on the way: without a list the steps are counted, not foretold.
+    """
 
     def __init__(self, steps: Sequence[Step], history: Mapping[str, float]) -> None:
         self._console = Console(stderr=True)
@@ -108,7 +114,8 @@ class Display:
         )
         share = mark.done / mark.total if mark.total else 0.0
         left = self._forecast.remaining(step, time.monotonic() - self._since, share)
-        self._bars.update(self._run, note=f"step {self._done + 1}/{self._total}, {_about(left)}")
+        of = f"/{self._total}" if self._total else ""
+        self._bars.update(self._run, note=f"step {self._done + 1}{of}, {_about(left)}")
         if not self._live and time.monotonic() - self._said > QUIET_SECONDS:
             self._say(f"  {step.name}: {note} ({_about(left)})")
 
@@ -119,8 +126,9 @@ class Display:
         self._forecast.finished(step, record.seconds, reused=reused)
         left = self._forecast.remaining(None, 0, 0)
         self._bars.update(self._run, completed=self._done, note=_about(left))
+        of = f"/{self._total}" if self._total else ""
         how = "reused" if reused else f"{spent:.0f} s"
-        self._say(f"[{self._done:>2}/{self._total}] {step.name:<20} {how:>7}  {_summary(record)}")
+        self._say(f"[{self._done:>2}{of}] {step.name:<20} {how:>7}  {_summary(record)}")
 
     def _say(self, line: str) -> None:
         self._said = time.monotonic()
@@ -140,6 +148,7 @@ SHOWN = {
     "stack": ("mean_abs_logprob", "kl"),
     "evaluate": ("pass_rate", "preference_accuracy", "margin"),
     "pairs": ("kept", "held_out", "quarantined"),
+    "intake": ("new", "kept", "quarantined"),
     "conversations": ("kept", "held_out", "quarantined"),
 }
 

@@ -15,7 +15,7 @@ from prefect.states import Failed
 from prefect.utilities.annotations import quote
 from pydantic import PositiveInt
 
-from alignment.chain import Chain, chain
+from alignment.chain import Chain, Round, chain
 from alignment.config import PipelineConfig, load
 from alignment.errors import AlignmentError
 from alignment.records import Frozen, StageRecord
@@ -24,6 +24,7 @@ from alignment.stages import Step
 from tasks.data import open_base, prepare_conversations, prepare_pairs
 from tasks.dpo import dpo
 from tasks.evaluate import evaluate
+from tasks.gate import gate
 from tasks.merge import merge
 from tasks.report import report
 from tasks.sft import sft
@@ -99,22 +100,37 @@ def run_chain(settings: PipelineConfig, command: str) -> RunResult:
     return RunResult(report=str(files.html), headline=files.headline, table=files.table.to_text())
 
 
-def run_steps(plan: Chain, run: Run) -> list[StageRecord]:
-    """The records of all steps, in order."""
-    records: list[StageRecord] = []
-    states: dict[str, State[StageRecord]] = {}
+class Stages:
+    """Runs steps as tasks, one after the other, and keeps their records."""
 
-    def stage(task: StageTask, step: Step | None) -> None:
-        if step is None:
+    def __init__(self, run: Run) -> None:
+        self.records: list[StageRecord] = []
+        self._run = run
+        self._states: dict[str, State[StageRecord]] = {}
+
+    def __call__(self, task: StageTask, step: Step | None) -> None:
+        """The step's record joins `records`, once; a failed step ends the run with its error."""
+        if step is None or step.key in self._states:
             return
         # The run page gets one arrow, from the parent made last. Values are quoted and states
         # emptied because Prefect guesses further arrows from equal strings, and draws dozens.
         parents = set(step.parents.values())
-        after = [state for key, state in states.items() if key in parents][-1:]
-        state = task(quote(step), quote(run), wait_for=after, return_state=True)
-        records.append(state.result())  # a failed step ends the run with its own error
-        states[step.key] = state.model_copy(update={"data": True})
+        after = [state for key, state in self._states.items() if key in parents][-1:]
+        state = task(quote(step), quote(self._run), wait_for=after, return_state=True)
+        self.records.append(state.result())
+        self._states[step.key] = state.model_copy(update={"data": True})
 
+    def train(self, round_: Round) -> None:
+        """The steps of one round after its data."""
+        self(dpo, round_.train)
+        self(merge, round_.hand_over)
+        self(evaluate, round_.evaluate)
+        self(gate, round_.gate)
+
+
+def run_steps(plan: Chain, run: Run) -> list[StageRecord]:
+    """The records of all steps, in order."""
+    stage = Stages(run)
     stage(open_base, plan.base)
     stage(prepare_pairs, plan.held_out)
     stage(prepare_conversations, plan.conversations)
@@ -125,14 +141,12 @@ def run_steps(plan: Chain, run: Run) -> list[StageRecord]:
     stage(evaluate, plan.evaluate_base)
     stage(evaluate, plan.evaluate_sft)
     for round_ in plan.rounds:
-        stage(dpo, round_.train)
-        stage(merge, round_.hand_over)
-        stage(evaluate, round_.evaluate)
+        stage.train(round_)
     if plan.control is not None:
         stage(sft, plan.control.train)
         stage(merge, plan.control.hand_over)
         stage(evaluate, plan.control.evaluate)
-    return records
+    return stage.records
 
 
 def find_config(config: str) -> Path:

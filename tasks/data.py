@@ -3,7 +3,13 @@
 from prefect import State, task
 
 from alignment.records import StageRecord
-from alignment.stages import OpenBase, PrepareConversations, PreparePairs
+from alignment.stages import (
+    OpenBase,
+    PrepareBatches,
+    PrepareConversations,
+    PreparePairs,
+    TakeBatch,
+)
 from tasks.stage import POLICY, Run, run_stage
 
 
@@ -22,4 +28,16 @@ def prepare_conversations(step: PrepareConversations, run: Run) -> State[StageRe
 @task(name="prepare pairs", **POLICY)
 def prepare_pairs(step: PreparePairs, run: Run) -> State[StageRecord]:
     """Read, clean and split the preference pairs of one round, or of the evaluation."""
+    return run_stage(step, run)
+
+
+@task(name="take batch", **POLICY)
+def take_batch(step: TakeBatch, run: Run) -> State[StageRecord]:
+    """Copy one batch of the inbox into the store."""
+    return run_stage(step, run)
+
+
+@task(name="prepare batches", **POLICY)
+def prepare_batches(step: PrepareBatches, run: Run) -> State[StageRecord]:
+    """Clean the pairs of a round's batches against all that the champion has seen."""
     return run_stage(step, run)

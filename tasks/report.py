@@ -1,13 +1,13 @@
-"""Task that writes the report of a finished chain. Cheap and never reused: it tells of one run."""
+"""Tasks that write the report of a chain or a round. Cheap, never reused: they tell of one run."""
 
 from collections.abc import Mapping
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from alignment.chain import Chain
+from alignment.chain import Chain, Round
 from alignment.config import PipelineConfig
-from alignment.report.assemble import ReportFiles, write_report
+from alignment.report.assemble import ReportFiles, write_report, write_round_report
 from tasks import shown
 from tasks.stage import Run
 
@@ -18,11 +18,23 @@ def report(
 ) -> ReportFiles:
     """Write the page and put verdict, table and link on the run page."""
     files = write_report(run.store, chain, config=config, command=command, timings=timings)
+    _publish(files, run.name)
+    return files
+
+
+@task(name="round report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
+def round_report(round_: Round, run: Run, *, config: PipelineConfig, command: str) -> ReportFiles:
+    """Write the page of one round and put it on the run page."""
+    files = write_round_report(run.store, round_, config=config, command=command)
+    _publish(files, f"{run.name}-{round_.evaluate.label}")
+    return files
+
+
+def _publish(files: ReportFiles, prefix: str) -> None:
     shown.publish_report(
-        run.name,
+        prefix,
         headline=files.headline,
         markdown=files.markdown,
         table=files.table,
         page=files.html,
     )
-    return files

@@ -31,6 +31,7 @@ BAR_SECONDS = 5.0
 HEADLINES: Mapping[str, tuple[str, ...]] = {
     "conversations": ("kept", "held_out", "quarantined"),
     "pairs": ("kept", "held_out", "quarantined"),
+    "intake": ("new", "kept", "quarantined"),
     "sft": ("loss", "eval_loss"),
     "dpo": ("loss", "eval_rewards/accuracies", "eval_rewards/margins"),
     "merge": ("kept_share", "kl"),

@@ -251,6 +251,31 @@ def in_evaluation_set(
     return screen(rows, Reason.in_evaluation_set, problem)
 
 
+Preference = tuple[str, frozenset[str], str]
+"""A prompt, its two replies in either order, and the better one, white space aside."""
+
+
+def preferred(trained: Mapping[str, Iterable[PreferencePair]]) -> dict[Preference, str]:
+    """What earlier sets, by name, have trained to be the better reply to a question."""
+    return {
+        _preference(pair, better=pair.chosen): name
+        for name, pairs in trained.items()
+        for pair in pairs
+    }
+
+
+def contradicts_earlier(
+    rows: Iterable[Placed[PreferencePair]], *, preferred: Mapping[Preference, str]
+) -> Cleaned[PreferencePair]:
+    """Drop pairs of which an earlier set has trained the opposite."""
+
+    def problem(row: Placed[PreferencePair]) -> str | None:
+        name = preferred.get(_preference(row.record, better=row.record.rejected))
+        return None if name is None else f"{name} has trained the opposite"
+
+    return screen(rows, Reason.conflicting_label, problem)
+
+
 def used_by_earlier_round(
     rows: Iterable[Placed[R]], *, earlier: Mapping[str, PromptKeys]
 ) -> Cleaned[R]:
@@ -324,3 +349,8 @@ def _roles(messages: Sequence[Message]) -> str:
 def squeezed(messages: Sequence[Message]) -> str:
     """The text of some turns with every run of white space as one space."""
     return "\n".join(" ".join(message.text.split()) for message in messages)
+
+
+def _preference(pair: PreferencePair, *, better: Sequence[Message]) -> Preference:
+    replies = frozenset({squeezed(pair.chosen), squeezed(pair.rejected)})
+    return squeezed(pair.prompt), replies, squeezed(better)

@@ -60,7 +60,7 @@ def sha256(file: str) -> str:
     Raises:
         DataError: the file cannot be read.
     """
-    with _reading(file), _open(file) as stream:
+    with reading(file), opened(file) as stream:
         return hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
 
 
@@ -72,7 +72,7 @@ def read(file: str) -> Rows:
     """
     readable = 0
     first: tuple[int, Rejected] | None = None
-    with _reading(file), _open(file) as packed, _unpacked(file, packed) as stream:
+    with reading(file), opened(file) as packed, unpacked(file, packed) as stream:
         for number, row in _rows(file, stream):
             if not isinstance(row, Rejected):
                 readable += 1
@@ -268,7 +268,7 @@ def _find_local(path: str) -> tuple[list[str], bool]:
 def _find_remote(path: str) -> tuple[list[str], bool]:
     import fsspec
 
-    with _reading(path):
+    with reading(path):
         system, place = fsspec.core.url_to_fs(path)
         if system.isfile(place):
             return [path], True
@@ -276,7 +276,8 @@ def _find_remote(path: str) -> tuple[list[str], bool]:
         return [system.unstrip_protocol(name) for name in found], False
 
 
-def _open(file: str) -> IO[bytes]:
+def opened(file: str) -> IO[bytes]:
+    """A file's bytes as they are, packed or not."""
     if "://" not in file:
         return Path(file).open("rb")
     import fsspec
@@ -284,7 +285,8 @@ def _open(file: str) -> IO[bytes]:
     return cast(IO[bytes], fsspec.open(file, "rb").open())
 
 
-def _unpacked(file: str, stream: IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:
+def unpacked(file: str, stream: IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """What a file's name says is packed in its bytes."""
     if file.lower().endswith(".gz"):
         return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
     if file.lower().endswith(".zst"):
@@ -295,7 +297,7 @@ def _unpacked(file: str, stream: IO[bytes]) -> contextlib.AbstractContextManager
 
 
 @contextlib.contextmanager
-def _reading(file: str) -> Iterator[None]:
+def reading(file: str) -> Iterator[None]:
     """Turn what goes wrong with a file into a `DataError` of one line that names it."""
     try:
         yield

@@ -173,6 +173,7 @@ def prepare_pairs(
     tokenizer: "PreTrainedTokenizerBase",
     earlier: Mapping[str, PromptKeys],
     alike: Mapping[str, Path] = MappingProxyType({}),
+    trained: Mapping[str, Sequence[PreferencePair]] = MappingProxyType({}),
     seed: int,
     out: Path,
     tell: Tell = lambda *_: None,
@@ -189,6 +190,8 @@ def prepare_pairs(
             that is held out there is trained on here, and none that an earlier round trained on
             is used again.
         alike: `likeness.npy` of the sets before, by the same names, where they have one.
+        trained: pairs that earlier sets were trained on, by name; what contradicts one is left
+            out under that reason.
         seed: of the run; decides the split.
         out: an existing folder.
         tell: for a progress bar.
@@ -199,8 +202,10 @@ def prepare_pairs(
     run: _Preparation[PreferencePair]
     run = _Preparation(config, tokenizer, earlier, alike, seed, out, tell)
     fit = partial(_fit_pairs, lengths, tokenizer)
-    judged: list[Step[PreferencePair]] = [clean.identical_pair, clean.tie]
-    sieve = run.sieve(map(read_pairs, config.sources), judged, fit, lengths.model_dump())
+    opposed = partial(clean.contradicts_earlier, preferred=clean.preferred(trained))
+    judged: list[Step[PreferencePair]] = [clean.identical_pair, clean.tie, opposed]
+    decides = [lengths.model_dump(), {name: [p.id for p in ps] for name, ps in trained.items()}]
+    sieve = run.sieve(map(read_pairs, config.sources), judged, fit, decides)
     run.compare(sieve)
     return run.write(sieve, "pairs", _notes(sieve.noted, lengths))
 

@@ -4,11 +4,11 @@ Not here: what the page looks like (`page.py`).
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from alignment.chain import Chain
+from alignment.chain import Chain, Round
 from alignment.config import PipelineConfig
 from alignment.data.sieve import read_rows
 from alignment.records import (
@@ -16,6 +16,7 @@ from alignment.records import (
     EvalReport,
     Frozen,
     Generation,
+    Kept,
     PairScore,
     PreferencePair,
     StageRecord,
@@ -24,6 +25,8 @@ from alignment.report.compare import headline
 from alignment.report.page import RunReport, Sample, render, to_markdown
 from alignment.report.table import Table
 from alignment.report.tables import evaluation_table
+from alignment.stages import EvaluateModel
+from alignment.stages.step import data_of
 from alignment.store import Store, storage_errors
 
 
@@ -61,8 +64,31 @@ def write_report(
         timings: seconds that this run spent per step; steps that are missing were reused.
     """
     report = gather(store, chain, config=config, command=command, timings=timings)
+    return _write(store, report, name=config.name)
+
+
+def write_round_report(
+    store: Store, round_: Round, *, config: PipelineConfig, command: str
+) -> ReportFiles:
+    """Write the page of a finished round to `<store>/reports/<run name>-<round>.html`.
+
+    It shows the base model, the champion that the round started from and the round's own.
+    """
+    report = _gathered(
+        store,
+        {step.name: store.open(step.key) for step in (round_.pairs, *round_.steps())},
+        _measured(store, round_.evaluate),
+        config=config,
+        command=command,
+    )
+    label = round_.evaluate.label
+    report = report.model_copy(update={"title": f"{config.name}, {label}", "final": label})
+    return _write(store, report, name=f"{config.name}-{label.replace(' ', '-')}")
+
+
+def _write(store: Store, report: RunReport, *, name: str) -> ReportFiles:
     folder = store.root / "reports"
-    path = folder / f"{config.name}.html"
+    path = folder / f"{name}.html"
     with storage_errors(store.root):
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(render(report), encoding="utf-8")
@@ -84,13 +110,33 @@ def gather(
 ) -> RunReport:
     """Everything the page shows, read from the chain's artifacts."""
     records = {step.name: store.open(step.key) for step in chain.steps()}
-    evaluations = [
-        EvalReport.model_validate(records[step.name].output) for step in chain.evaluations()
-    ]
+    evaluations = [records[step.name] for step in chain.evaluations()]
+    report = _gathered(store, records, evaluations, config=config, command=command)
+    timings = dict(timings) if timings is not None else None
+    return report.model_copy(update={"timings": timings, "final": _final(records.values())})
+
+
+def _measured(store: Store, step: EvaluateModel) -> list[StageRecord]:
+    """The evaluations behind a round: the base model's, the champion's and its own."""
+    keys = (step.base, step.parent, step.key)
+    return [store.open(key) for key in dict.fromkeys(filter(None, keys))]
+
+
+def _gathered(
+    store: Store,
+    records: Mapping[str, StageRecord],
+    measured: Sequence[StageRecord],
+    *,
+    config: PipelineConfig,
+    command: str,
+) -> RunReport:
+    """What the page shows of these steps and evaluations."""
+    evaluations = [EvalReport.model_validate(record.output) for record in measured]
+    rows = {key for r in measured for role, key in r.parents.items() if role.startswith("data ")}
     data = {
         name: DataRef.model_validate(record.output)
         for name, record in records.items()
-        if record.stage in ("conversations", "pairs")
+        if record.stage in ("conversations", "pairs", "intake")
     }
     return RunReport(
         title=f"{config.name}, seed {config.seed}",
@@ -107,7 +153,7 @@ def gather(
             report.model: tuple(read_rows(store.path(report.pairs), PairScore))
             for report in evaluations
         },
-        pair_texts=tuple(_held_out_pairs(store, data.values())),
+        pair_texts=tuple(_held_out_pairs(store, rows)),
         histories={n: tuple(_lines(store, r, "history.jsonl")) for n, r in _trained(records)},
         samples={
             n: tuple(Sample.model_validate(row) for row in _lines(store, r, "samples.jsonl"))
@@ -115,25 +161,31 @@ def gather(
         },
         records=tuple(records.values()),
         data=data,
-        timings=dict(timings) if timings is not None else None,
     )
 
 
 def _notes(records: Iterable[StageRecord]) -> tuple[str, ...]:
-    """What a reader must not miss: notes of hand-overs, such as a missing adapter."""
+    """What a reader must not miss: a missing adapter, and what the gate said of each round."""
     return tuple(
         f"{record.name}: {note}"
         for record in records
-        if record.stage in ("merge", "stack", "adapter")
+        if record.stage in ("merge", "stack", "adapter", "gate")
         for note in record.notes
     )
 
 
-def _held_out_pairs(store: Store, sets: Iterable[DataRef]) -> list[PreferencePair]:
+def _final(records: Iterable[StageRecord]) -> str | None:
+    """The model that the last gate handed on, by its label."""
+    verdicts = [Kept.model_validate(r.output).verdict for r in records if r.stage == "gate"]
+    if not verdicts:
+        return None
+    return verdicts[-1].candidate if verdicts[-1].kept else verdicts[-1].champion
+
+
+def _held_out_pairs(store: Store, keys: Iterable[str]) -> list[PreferencePair]:
     rows: dict[str, PreferencePair] = {}
-    for ref in sets:
-        if ref.kind == "pairs":
-            rows |= {row.id: row for row in read_rows(store.path(ref.held_out), PreferencePair)}
+    for ref in (data_of(store, key) for key in sorted(keys)):
+        rows |= {row.id: row for row in read_rows(store.path(ref.held_out), PreferencePair)}
     return list(rows.values())
 
 

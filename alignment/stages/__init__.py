@@ -11,7 +11,9 @@ from pydantic import Field, TypeAdapter
 from alignment.stages.base import OpenBase
 from alignment.stages.data import PrepareConversations, PreparePairs
 from alignment.stages.evaluation import EvaluateModel
+from alignment.stages.gate import PassGate
 from alignment.stages.hand_over import HandOver, MergeAdapter, StackAdapter
+from alignment.stages.intake import PrepareBatches, TakeBatch
 from alignment.stages.step import Context, Outcome, Step
 from alignment.stages.training import TrainDpo, TrainSft, UseAdapter
 
@@ -19,12 +21,15 @@ AnyStep = Annotated[
     OpenBase
     | PrepareConversations
     | PreparePairs
+    | TakeBatch
+    | PrepareBatches
     | UseAdapter
     | TrainSft
     | TrainDpo
     | MergeAdapter
     | StackAdapter
-    | EvaluateModel,
+    | EvaluateModel
+    | PassGate,
     Field(discriminator="stage"),
 ]
 
@@ -42,10 +47,13 @@ __all__ = [
     "MergeAdapter",
     "OpenBase",
     "Outcome",
+    "PassGate",
+    "PrepareBatches",
     "PrepareConversations",
     "PreparePairs",
     "StackAdapter",
     "Step",
+    "TakeBatch",
     "TrainDpo",
     "TrainSft",
     "UseAdapter",

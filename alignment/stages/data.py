@@ -36,18 +36,18 @@ class PrepareConversations(Step):
 
     def build(self, context: Context) -> Outcome:
         """Write train, held-out and quarantined rows."""
-        with _naming(self):
+        with naming(self):
             prepared = prepare_conversations(
                 self.config,
                 max_length=self.max_length,
-                tokenizer=_tokenizer(context, self.base),
-                earlier=_used(context.store, self.earlier),
+                tokenizer=tokenizer_of(context, self.base),
+                earlier=used_prompts(context.store, self.earlier),
                 alike=_alike(context.store, self.earlier),
                 seed=self.seed,
                 out=context.workspace.out,
                 tell=context.progress.update,
             )
-        return _prepared(self, prepared)
+        return prepared_outcome(self, prepared)
 
 
 class PreparePairs(Step):
@@ -64,27 +64,29 @@ class PreparePairs(Step):
 
     def build(self, context: Context) -> Outcome:
         """Write train, held-out and quarantined rows, and prompts with verifiers."""
-        with _naming(self):
+        with naming(self):
             prepared = prepare_pairs(
                 self.config,
                 lengths=self.lengths,
-                tokenizer=_tokenizer(context, self.base),
-                earlier=_used(context.store, self.earlier),
+                tokenizer=tokenizer_of(context, self.base),
+                earlier=used_prompts(context.store, self.earlier),
                 alike=_alike(context.store, self.earlier),
                 seed=self.seed,
                 out=context.workspace.out,
                 tell=context.progress.update,
             )
-        return _prepared(self, prepared)
+        return prepared_outcome(self, prepared)
 
 
-def _tokenizer(context: Context, base: str) -> Any:
+def tokenizer_of(context: Context, base: str) -> Any:
+    """The tokenizer that the step was handed, or that of a base model's step."""
     from alignment.models.load import open_tokenizer
 
     return context.tokenizer or open_tokenizer(model_of(context.store, base), context.store)
 
 
-def _used(store: Store, earlier: dict[str, str]) -> dict[str, PromptKeys]:
+def used_prompts(store: Store, earlier: dict[str, str]) -> dict[str, PromptKeys]:
+    """The prompts that sets have claimed, by the sets' names."""
     return {
         name: PromptKeys.read(store.folder(store.open(key).key) / "prompt_keys.json")
         for name, key in earlier.items()
@@ -97,7 +99,7 @@ def _alike(store: Store, earlier: dict[str, str]) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def _naming(step: Step) -> Iterator[None]:
+def naming(step: Step) -> Iterator[None]:
     """Say which of several sets a complaint about data is about."""
     try:
         yield
@@ -105,7 +107,8 @@ def _naming(step: Step) -> Iterator[None]:
         raise DataError(f"{step.name}: {error}") from error
 
 
-def _prepared(step: Step, prepared: Prepared) -> Outcome:
+def prepared_outcome(step: Step, prepared: Prepared) -> Outcome:
+    """What a data step leaves: the set with its uris in the store, and counts."""
     ref = prepared.ref
     files = {
         role: f"store:{step.key}/{getattr(ref, role)}"

@@ -13,8 +13,9 @@ from alignment.store import Store
 
 EVALUATIONS = {f"evaluate-{name}" for name in ("base", "sft", "round-1", "round-2", "control")}
 CONTROL = {"control", "merge-control", "evaluate-control"}
-ROUND_1 = {"dpo-1", "merge-dpo-1", "evaluate-round-1"}
-ROUND_2 = {"dpo-2", "merge-dpo-2", "evaluate-round-2"}
+GATES = {"gate-1", "gate-2"}
+ROUND_1 = {"dpo-1", "merge-dpo-1", "evaluate-round-1", "gate-1"}
+ROUND_2 = {"dpo-2", "merge-dpo-2", "evaluate-round-2", "gate-2"}
 
 
 def keys(settings):
@@ -53,13 +54,35 @@ def test_every_step_comes_after_its_parents(tiny_settings):
         seen.add(step.key)
 
 
-def test_two_rounds_and_a_control_are_eighteen_steps(tiny_settings):
-    """A base, four data sets, SFT and its merge, two evaluations, three steps for each round
+def test_two_rounds_and_a_control_are_twenty_steps(tiny_settings):
+    """A base, four data sets, SFT and its merge, two evaluations, four steps for each round
 
-    and three for the control: 1 + 4 + 2 + 2 + 2 * 3 + 3 = 18, each with a key of its own.
+    and three for the control: 1 + 4 + 2 + 2 + 2 * 4 + 3 = 20, each with a key of its own.
     """
     names = keys(tiny_settings)
-    assert len(names) == len(set(names.values())) == 18
+    assert len(names) == len(set(names.values())) == 20
+
+
+def test_without_a_gate_nothing_judges_the_rounds(tiny_settings):
+    tiny_settings["gate"] = None
+    assert not GATES & keys(tiny_settings).keys()
+
+
+def test_each_gate_compares_its_round_with_what_the_gate_before_handed_on(tiny_settings):
+    names = chain(PipelineConfig.model_validate(tiny_settings))
+    first, second = (round_.gate for round_ in names.rounds)
+    assert first is not None
+    assert second is not None
+    assert (first.champion, first.against) == (names.hand_over.key, names.evaluate_sft.key)
+    assert (second.champion, second.against) == (first.key, first.key)
+    assert second.candidate == names.rounds[1].hand_over.key
+
+
+def test_the_gates_settings_rebuild_no_model(changed):
+    def change(settings):
+        settings["gate"] = {"name": "plain", "max_stop_drop": 0.5}
+
+    assert changed(change) == GATES
 
 
 def test_round_two_starts_from_round_one(tiny_settings):
@@ -104,7 +127,7 @@ def test_changing_round_twos_data_leaves_round_ones_training(changed):
     def change(settings):
         settings["rounds"][1]["data"]["sources"][0]["rows"] = 17
 
-    assert changed(change) == {"pairs-2"} | (ROUND_2 | EVALUATIONS | CONTROL)
+    assert changed(change) == {"pairs-2"} | (ROUND_2 | EVALUATIONS | CONTROL | GATES)
 
 
 def test_changing_the_seed_leaves_only_the_base_model(changed, tiny_settings):

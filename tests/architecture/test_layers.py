@@ -21,10 +21,10 @@ HOUSE = ["alignment", "tasks", "flows", "deployments"]
 
 ROOMS = [
     {"errors", "records"},
-    {"store", "lineage", "progress", "provenance", "data", "models"},
-    {"train", "evaluate"},
+    {"store", "ledger", "head", "line", "lineage", "progress", "provenance", "data", "models"},
+    {"train", "evaluate", "intake"},
     {"config", "stages"},
-    {"chain", "export", "launch", "plan"},
+    {"chain", "export", "launch", "plan", "rounds"},
     {"report"},
     {"doctor"},
 ]

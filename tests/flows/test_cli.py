@@ -45,7 +45,7 @@ def test_plan_shows_every_step_and_builds_nothing(sft_dpo, tiny_settings, write_
     done = sft_dpo("plan", str(write_config(tiny_settings)))
     lines = done.stdout.splitlines()
     assert done.returncode == 0
-    assert len(lines) == 18
+    assert len(lines) == 20
     assert all(line.startswith("RUN ") for line in lines)
     assert not (tmp_path / "store").exists()
 

@@ -2,6 +2,8 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 
 from alignment.chain import Chain
+from flows.dpo_round import dpo_round
+from flows.promote import promote
 from flows.sft_dpo import PRESETS, find_config, sft_dpo
 
 
@@ -16,15 +18,20 @@ def test_anything_with_a_slash_or_an_ending_is_a_path(path, tmp_path, monkeypatc
     assert find_config(path).absolute() == (tmp_path / path).absolute()
 
 
-def test_form_in_the_browser_explains_every_parameter():
-    properties = parameter_schema(sft_dpo).properties
-    assert list(properties) == ["config", "overrides", "rounds"]
+FLOWS = pytest.mark.parametrize("flow", [sft_dpo, dpo_round, promote], ids=lambda flow: flow.name)
+
+
+@FLOWS
+def test_form_in_the_browser_explains_every_parameter(flow):
+    properties = parameter_schema(flow).properties
+    assert next(iter(properties)) == "config"
+    assert "overrides" in properties
     assert all(len(field["description"]) > 40 for field in properties.values())
 
 
-def test_flow_needs_no_more_than_its_defaults():
-    assert not parameter_schema(sft_dpo).required
-    assert sft_dpo.name == "sft-dpo"
+@FLOWS
+def test_flow_needs_no_more_than_its_defaults(flow):
+    assert not parameter_schema(flow).required
 
 
 def test_chain_has_no_step_that_the_flow_does_not_know():

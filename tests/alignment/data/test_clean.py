@@ -160,3 +160,17 @@ def test_a_template_without_tools_cannot_take_rows_with_them():
     assert told(clean.uses_tools(rows), rows) == [
         (2, Reason.no_tool_template, "the chat template does not write tool calls")
     ]
+
+
+def test_the_opposite_of_what_an_earlier_round_trained_is_a_conflicting_label():
+    """White space does not make it another pair; another question or another reply does."""
+    trained = {"round 1": [pair("Why?", "good", "bad").record]}
+    rows = [
+        pair("Why?", "bad", " good "),
+        pair("Why?", "good", "bad", row=2),
+        pair("Why?", "bad", "worse", row=3),
+        pair("When?", "bad", "good", row=4),
+    ]
+    assert told(clean.contradicts_earlier(rows, preferred=clean.preferred(trained)), rows) == [
+        (1, Reason.conflicting_label, "round 1 has trained the opposite")
+    ]

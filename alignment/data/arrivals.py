@@ -1,0 +1,113 @@
+"""Files that somebody else is still writing: what is there, since when, and is it whole.
+
+Local folders and every URL that fsspec opens. Not here: what the rows mean (`files.py`).
+"""
+
+import json
+from typing import Any
+
+from alignment.data import files
+from alignment.records import Frozen
+
+_SMALLEST_PARQUET = 12
+"""Bytes: the mark at both ends, and the length of the footer."""
+
+
+class Listed(Frozen):
+    """A file as its place describes it; `modified` in seconds since the epoch, where known."""
+
+    name: str
+    size: int
+    modified: float | None
+    is_link: bool = False
+
+
+def listed(place: str) -> list[Listed]:
+    """All files below a folder or URL, sorted by name; none where there is no such place.
+
+    Raises:
+        DataError: the place cannot be read.
+    """
+    import fsspec
+
+    with files.reading(place):
+        system, root = fsspec.core.url_to_fs(place)
+        if not system.exists(root):
+            return []
+        system.invalidate_cache()
+        local = "://" not in place
+        return sorted(
+            (
+                _described(system, name if local else system.unstrip_protocol(name), info)
+                for name, info in system.find(root, detail=True).items()
+            ),
+            key=lambda file: file.name,
+        )
+
+
+def again(file: Listed) -> Listed:
+    """The same file as it is described now.
+
+    Raises:
+        DataError: it is gone.
+    """
+    import fsspec
+
+    with files.reading(file.name):
+        system, path = fsspec.core.url_to_fs(file.name)
+        system.invalidate_cache()
+        return _described(system, file.name, system.info(path))
+
+
+def cut(name: str) -> str | None:
+    """What shows that a JSON Lines or Parquet file is not whole; None where nothing does.
+
+    Raises:
+        DataError: it cannot be read, or is compressed and has no end.
+    """
+    with files.reading(name):
+        if name.lower().endswith(".parquet"):
+            return None if _has_footer(name) else "it has no Parquet footer yet"
+        last = b""
+        with files.opened(name) as packed, files.unpacked(name, packed) as lines:
+            for line in lines:
+                last = line
+        if not last:
+            return "it is empty"
+        return None if last.endswith(b"\n") or _is_json(last) else "its last line is cut"
+
+
+def _described(system: Any, name: str, info: dict[str, Any]) -> Listed:
+    return Listed(
+        name=name,
+        size=info["size"] or 0,
+        modified=_modified(system, info["name"]),
+        is_link=bool(info.get("islink")),
+    )
+
+
+def _modified(system: Any, path: str) -> float | None:
+    try:
+        return float(system.modified(path).timestamp())
+    except (NotImplementedError, KeyError, AttributeError):
+        return None
+
+
+def _has_footer(name: str) -> bool:
+    """Parquet files begin and end with the same four bytes; the last ones are written last."""
+    with files.opened(name) as stream:
+        size = stream.seek(0, 2)
+        if size < _SMALLEST_PARQUET:
+            return False
+        stream.seek(0)
+        head = stream.read(4)
+        stream.seek(size - 4)
+        return head == stream.read(4) == b"PAR1"
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

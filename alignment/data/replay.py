@@ -1,0 +1,40 @@
+"""Old pairs among the new ones of a round, against forgetting. Which ones is decided by hashes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from alignment.data.sieve import Prepared
+from alignment.data.split import hash_order
+from alignment.records import PreferencePair
+
+
+def add_replay(
+    prepared: Prepared,
+    trained: Mapping[str, Sequence[PreferencePair]],
+    *,
+    share: float,
+    salt: str,
+    out: Path,
+) -> Prepared:
+    """Append pairs of earlier sets to a prepared set's rows to train on.
+
+    Args:
+        prepared: the set as written under `out`.
+        trained: pairs that earlier rounds were trained on, by the name of their set.
+        share: of the rows to train on that shall be old, 0 <= share < 1; fewer where there are
+            not so many. Without new rows there are no old ones either.
+        salt: decides which.
+        out: the set's folder.
+    """
+    old = list({pair.id: pair for pairs in trained.values() for pair in pairs}.values())
+    wanted = round(prepared.ref.kept * share / (1 - share))
+    picked = [old[at] for at in hash_order([p.id for p in old], salt=f"replay:{salt}")[:wanted]]
+    if not picked:
+        return prepared
+    with (out / prepared.ref.train).open("a", encoding="utf-8", newline="\n") as lines:
+        lines.writelines(pair.model_dump_json() + "\n" for pair in picked)
+    note = f"{len(picked)} pairs of earlier rounds are trained on again"
+    return Prepared(
+        prepared.ref.model_copy(update={"kept": prepared.ref.kept + len(picked)}),
+        prepared.report.model_copy(update={"notes": (*prepared.report.notes, note)}),
+    )

@@ -1,0 +1,152 @@
+"""What arrives in an inbox: which files are whole, and which batches are new.
+
+A batch is one JSON Lines or Parquet file and is known by the sha256 of its bytes: the same content
+under another name is the same batch. A file is left alone, for a later look, while
+
+- its name begins with a dot or an underscore, or has no ending of a data file (`x.jsonl.part`);
+- it changed less than `settle_seconds` ago, by the clock of the place where it lies, or its size
+  or time changed while it was read;
+- it is cut: the last line of a JSON Lines file neither ends in a line break nor is whole JSON, a
+  compressed file has no end, or a Parquet file has no footer.
+
+An upload that pauses longer than that at the end of a line is taken as it stands. Its full version
+is another batch later, of which the rows that are known already are dropped.
+Not here: what was used before (`head.py`), which rows may be trained on (`data/prepare.py`).
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import PurePath
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from alignment.data.arrivals import Listed, again, cut, listed
+from alignment.data.files import sha256
+from alignment.data.formats import Auto, Format
+from alignment.data.reading import read_pairs
+from alignment.data.sieve import Sieve
+from alignment.data.sources import FileSource
+from alignment.errors import DataError
+from alignment.records import Frozen
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+class GatePromotes(Frozen):
+    """A round that passes the gate is the champion at once."""
+
+    name: Literal["gate"] = "gate"
+
+
+class PersonPromotes(Frozen):
+    """A round that passes the gate waits for a person; no other round begins meanwhile."""
+
+    name: Literal["person"] = "person"
+
+
+Promotion = Annotated[GatePromotes | PersonPromotes, Field(discriminator="name")]
+
+
+class InboxConfig(Frozen):
+    """Where new preference pairs arrive, and what a round makes of them."""
+
+    path: str = Field(
+        default="inbox",
+        min_length=1,
+        description="A folder, or a URL that fsspec opens; searched downwards.",
+    )
+    line: str = Field(
+        default="main",
+        pattern=r"^[a-z0-9][a-z0-9-]*$",
+        description="Name of the line of rounds: its champion and its ledger in the store.",
+    )
+    format: Format = Field(
+        default=Auto(), description="What the columns mean; told by the columns when absent."
+    )
+    task_type: str = Field(
+        default="general",
+        min_length=1,
+        description="What the pairs practise, for rows without a column task_type.",
+    )
+    settle_seconds: NonNegativeFloat = Field(
+        default=60.0, description="Seconds without a change before a file counts as whole."
+    )
+    min_new_pairs: PositiveInt = Field(
+        default=100,
+        description="Fewer usable new pairs wait for the next batch; no round is trained.",
+    )
+    replay_share: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of a round's pairs that are taken from the rounds before, 0 to 1.",
+    )
+    max_malformed_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of a batch's rows that may be unreadable, 0 to 1; a batch with more is "
+        "refused, the others go on.",
+    )
+    promotion: Promotion = Field(
+        default=GatePromotes(), description="Who makes a round that passes the gate the champion."
+    )
+
+    def source(self, path: str) -> FileSource:
+        """A batch as the data code reads it."""
+        return FileSource(path=path, format=self.format, task_type=self.task_type)
+
+
+class Arrival(Frozen):
+    """A whole file in the inbox."""
+
+    file: str
+    digest: str
+
+
+class LeftAlone(Frozen):
+    """A file that is not taken now, and why."""
+
+    file: str
+    why: str
+
+
+def look(
+    config: InboxConfig, *, now: Callable[[], float] = time.time
+) -> Iterator[Arrival | LeftAlone]:
+    """Every data file of the inbox in order of its name; an inbox that is not there is empty.
+
+    Raises:
+        DataError: the place cannot be read.
+    """
+    for file in listed(config.path):
+        hidden = PurePath(file.name).name.startswith((".", "_"))
+        if not hidden and file.name.lower().endswith(SUFFIXES):
+            yield _examined(file, settle=config.settle_seconds, now=now())
+
+
+def _examined(file: Listed, *, settle: float, now: float) -> Arrival | LeftAlone:
+    if file.is_link:
+        return LeftAlone(file=file.name, why="it is a symbolic link")
+    age = None if file.modified is None else now - file.modified
+    # further in the future than that is a clock that runs ahead, not an upload
+    if age is not None and abs(age) < settle:
+        return LeftAlone(file=file.name, why=f"it changed {max(age, 0):.0f} s ago")
+    try:
+        why = cut(file.name)
+        digest = sha256(file.name)
+        if why is None and again(file) != file:
+            why = "it changed while it was read"
+    except DataError as error:
+        why = str(error)
+    return LeftAlone(file=file.name, why=why) if why else Arrival(file=file.name, digest=digest)
+
+
+def unreadable(config: InboxConfig, path: str) -> str | None:
+    """Why a batch cannot be used whatever its rows are; None where it can be read."""
+    try:
+        Sieve([read_pairs(config.source(path))], max_malformed_share=config.max_malformed_share)
+    except DataError as error:
+        return str(error)
+    return None

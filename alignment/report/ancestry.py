@@ -1,0 +1,75 @@
+"""Where a model comes from, one row a model: what it was trained on, how it did, what was said."""
+
+from alignment.lineage import HAND_OVERS, ancestors
+from alignment.records import DataRef, EvalReport, Kept, StageRecord
+from alignment.report.metric import METRICS, MISSING, show_interval, show_value
+from alignment.report.table import Cell, Table
+from alignment.store import Store
+
+SHOWN = ("pass_rate", "preference_accuracy", "reply_tokens", "stop_rate")
+
+
+def ancestry_table(store: Store, key: str) -> Table:
+    """The models that led to one, oldest first, with their data, metrics and verdicts.
+
+    Raises:
+        ArtifactError: an ancestor is no longer in the store.
+    """
+    line = ancestors(store, key)
+    records = {record.key: record for record in line}
+    everything = [found for k in store.list_keys() if (found := store.find(k)) is not None]
+    rows = [
+        [Cell(text=model.name), Cell(text=model.key, tone="muted"), _data(model, records),
+         *_metrics(model, everything), Cell(text=_verdict(model, everything))]
+        for model in line
+        if model.stage in ("base", *HAND_OVERS)
+    ]  # fmt: skip
+    labels = [METRICS[name].label for name in SHOWN]
+    return Table.of(
+        f"Ancestry of {line[-1].name}",
+        ["Model", "Key", "Trained on", *labels, "Verdict"],
+        rows,
+        align="lll" + "r" * len(SHOWN) + "l",
+    )
+
+
+def _data(model: StageRecord, records: dict[str, StageRecord]) -> Cell:
+    """'pairs-4: 96 rows of monday.jsonl': of the adapter that was merged, if one was."""
+    adapter = records.get(model.parents.get("adapter", ""))
+    if adapter is None:
+        return Cell(text=MISSING, tone="muted")
+    names = []
+    for role, key in adapter.parents.items():
+        if role.split()[0] == "data":
+            prepared = records[key]
+            kept = DataRef.model_validate(prepared.output).kept
+            batches = [r for k in prepared.parents.values() if (r := records[k]).stage == "batch"]
+            files = ", ".join(str(batch.output["file"]) for batch in batches)
+            names.append(f"{prepared.name}: {kept:,} rows{f' of {files}' if files else ''}")
+    return Cell(text="; ".join(names) or adapter.name)
+
+
+def _metrics(model: StageRecord, everything: list[StageRecord]) -> list[Cell]:
+    """Of the newest evaluation of the model."""
+    own = [r for r in everything if r.stage == "evaluate" and r.parents["model"] == model.key]
+    if not own:
+        return [Cell(text=MISSING, tone="muted")] * len(SHOWN)
+    newest = max(own, key=lambda record: record.started)
+    overall = EvalReport.model_validate(newest.output).overall
+    return [
+        Cell(text=show_value(name, overall[name].value), small=show_interval(name, overall[name]))
+        if name in overall
+        else Cell(text=MISSING, tone="muted")
+        for name in SHOWN
+    ]
+
+
+def _verdict(model: StageRecord, everything: list[StageRecord]) -> str:
+    judged = [
+        Kept.model_validate(record.output).verdict
+        for record in everything
+        if record.stage == "gate" and record.parents["candidate"] == model.key
+    ]
+    return "; ".join(
+        f"{'kept' if verdict.kept else 'rejected'} against {verdict.champion}" for verdict in judged
+    )

@@ -1,0 +1,179 @@
+"""A round from an inbox as steps: planned when its batches are claimed, from the champion on.
+
+    batches -> pairs -> DPO on the champion -> hand-over -> evaluation -> gate
+
+What the champion has seen, and on which rows it is measured, is read from the manifests of its own
+ancestry, so a line goes on when the configuration's first stages have changed. All models of a
+line are measured on the same rows: those of the model it began with.
+Not here: what is in the inbox (`intake.py`), who is the champion (`head.py`), running.
+"""
+
+from collections import Counter
+
+from alignment.chain import Chain, Round, hand_over, lengths_of, seed_for
+from alignment.config import PipelineConfig
+from alignment.errors import ConfigError, UsageError
+from alignment.evaluate.gate import GateConfig
+from alignment.intake import InboxConfig
+from alignment.ledger import Fate, Head, Opened
+from alignment.lineage import HAND_OVERS, ancestors
+from alignment.records import EvalReport, Kept, StageRecord
+from alignment.stages import (
+    EvaluateModel,
+    PassGate,
+    PrepareBatches,
+    TrainDpo,
+)
+from alignment.store import Store
+
+SETS = ("pairs", "conversations", "intake")
+
+
+def inbox_of(config: PipelineConfig) -> InboxConfig:
+    """The configuration's inbox.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if config.inbox is None:
+        raise ConfigError(
+            "the config has no `inbox`, so there is nowhere to look for new pairs. Add one: "
+            "inbox: {path: FOLDER, min_new_pairs: 100}"
+        )
+    return config.inbox
+
+
+def first_head(store: Store, chain: Chain) -> Head:
+    """The model that a finished chain hands on: what its last gate kept.
+
+    Raises:
+        UsageError: it was measured on no row, so no round after it could be judged.
+    """
+    evaluation = chain.evaluate_sft.key
+    for round_ in chain.rounds:
+        evaluation = round_.evaluate.key
+        if round_.gate is not None:
+            evaluation = Kept.model_validate(store.open(round_.gate.key).output).evaluation
+    return _head(store.open(evaluation))
+
+
+def head_of(store: Store, model: str) -> Head:
+    """A model of the store, with its newest evaluation, as the champion of a line.
+
+    Raises:
+        UsageError: it is not handed over, or was never measured.
+    """
+    record = store.open(model)
+    if record.stage not in HAND_OVERS:
+        raise UsageError(f"{record.name!r} is not a model. Name a merge, such as merge-dpo-1.")
+    measured = [found for found in _all(store, "evaluate") if found.parents["model"] == model]
+    if not measured:
+        raise UsageError(
+            f"{record.name!r} ({model}) was never measured, so nothing could be compared with it."
+        )
+    return _head(max(measured, key=lambda found: found.started))
+
+
+def _head(evaluation: StageRecord) -> Head:
+    report, model = EvalReport.model_validate(evaluation.output), evaluation.parents["model"]
+    if not report.overall:
+        raise UsageError(
+            f"{model} was measured on no row, so no round could be compared with it. Hold some "
+            "out: evaluation.data, or held_out_share of the rounds."
+        )
+    return Head(model=model, evaluation=evaluation.key, label=report.model)
+
+
+def intake(
+    config: PipelineConfig, store: Store, *, parent: Head, number: int, batches: tuple[str, ...]
+) -> PrepareBatches:
+    """The step that makes pairs of batches, given by their keys, for a round on `parent`."""
+    inbox = inbox_of(config)
+    line = ancestors(store, parent.model)
+    measured = [store.open(key) for key in _rows_of(store.open(parent.evaluation))]
+    names = _names([record for record in (*line, *measured) if record.stage in SETS])
+    trained = [record.parents["data"] for record in line if record.stage == "dpo"]
+    return PrepareBatches(
+        name=f"pairs-{number}",
+        seed=seed_for(config.seed, "split"),
+        batches=batches,
+        format=inbox.format,
+        task_type=inbox.task_type,
+        replay_share=inbox.replay_share,
+        lengths=lengths_of(config.dpo),
+        base=next(record.key for record in line if record.stage == "base"),
+        earlier={name: key for key, name in names.items()},
+        trained={names[key]: key for key in trained},
+    )
+
+
+def steps_of(config: PipelineConfig, store: Store, opened: Opened) -> Round:
+    """The steps of a round that was opened."""
+    parent, number = opened.parent, opened.number
+    batches = tuple(batch.key for batch in opened.batches)
+    pairs = intake(config, store, parent=parent, number=number, batches=batches)
+    measured = store.open(parent.evaluation)
+    rows = _rows_of(measured)
+    train = TrainDpo(
+        name=f"dpo-{number}",
+        seed=seed_for(config.seed, f"dpo-{number}"),
+        config=config.dpo,
+        policy=parent.model,
+        data=pairs.key,
+        watched=rows,
+    )
+    model = hand_over(config.compose, train.name, parent.model, train.key, bf16=config.dpo.bf16)
+    evaluate = EvaluateModel(
+        name=f"evaluate-round-{number}",
+        seed=seed_for(config.seed, "bootstrap"),
+        config=config.evaluation,
+        label=f"round {number}",
+        model=model.key,
+        data=rows,
+        base=measured.parents.get("base", measured.key),
+        parent=measured.key,
+    )
+    gate = compare(config, model.key, evaluate.key, against=parent, name=f"gate-{number}")
+    return Round(pairs=pairs, train=train, hand_over=model, evaluate=evaluate, gate=gate)
+
+
+def compare(
+    config: PipelineConfig, model: str, evaluation: str, *, against: Head, name: str
+) -> PassGate:
+    """The gate between a model and a champion. In a line there always is one."""
+    return PassGate(
+        name=name,
+        config=config.gate or GateConfig(),
+        candidate=model,
+        evaluation=evaluation,
+        champion=against.model,
+        against=against.evaluation,
+    )
+
+
+def outcome(config: PipelineConfig, store: Store, round_: Round) -> tuple[Head, Fate, str]:
+    """What becomes of a round whose steps are done: its model, its fate, the gate's words."""
+    assert round_.gate is not None
+    verdict = Kept.model_validate(store.open(round_.gate.key).output).verdict
+    head = Head(
+        model=round_.hand_over.key, evaluation=round_.evaluate.key, label=round_.evaluate.label
+    )
+    passed: Fate = "waiting" if inbox_of(config).promotion.name == "person" else "kept"
+    return head, passed if verdict.kept else "rejected", verdict.words
+
+
+def _rows_of(evaluation: StageRecord) -> tuple[str, ...]:
+    """The sets whose held-out rows a model was measured on."""
+    return tuple(key for role, key in evaluation.parents.items() if role.startswith("data "))
+
+
+def _names(sets: list[StageRecord]) -> dict[str, str]:
+    """Key to name of each set; the key itself where two sets have one name."""
+    by_key = {record.key: record.name for record in sets}
+    counts = Counter(by_key.values())
+    return {key: name if counts[name] == 1 else key for key, name in by_key.items()}
+
+
+def _all(store: Store, stage: str) -> list[StageRecord]:
+    keys = (key for key in store.list_keys() if key.startswith(f"{stage}-"))
+    return [record for key in keys if (record := store.find(key)) is not None]

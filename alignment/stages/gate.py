@@ -1,0 +1,66 @@
+"""The step that decides from which model the next round starts."""
+
+from typing import ClassVar, Literal
+
+from alignment.data.sieve import read_rows
+from alignment.evaluate.gate import GateConfig, Measured, judge
+from alignment.evaluate.metrics import passes_by_id, preferences_by_id
+from alignment.records import EvalReport, Generation, Kept, PairScore
+from alignment.stages.step import (
+    Context,
+    Key,
+    Outcome,
+    Step,
+    as_json,
+    evaluation_of,
+    model_of,
+)
+from alignment.store import Store
+
+
+class PassGate(Step):
+    """Hand on a round's model, or the one it started from.
+
+    Its key is known before the round has run, like every other: the steps after it name the
+    gate as their parent, and what they get from it is decided when it is built.
+
+    Attributes:
+        candidate, evaluation: the round's merged model and its evaluation.
+        champion, against: the model the round started from and its evaluation; a gate's key
+            means what that gate handed on.
+    """
+
+    stage: Literal["gate"] = "gate"
+    in_child: ClassVar[bool] = False
+    config: GateConfig
+    candidate: Key
+    evaluation: Key
+    champion: Key
+    against: Key
+
+    def build(self, context: Context) -> Outcome:
+        """Compare row by row, and say which model goes on."""
+        store = context.store
+        against = evaluation_of(store, self.against)
+        verdict = judge(
+            self.config,
+            candidate=_measured(store, self.evaluation),
+            champion=_measured(store, against),
+        )
+        kept = Kept(
+            model=model_of(store, self.candidate if verdict.kept else self.champion),
+            evaluation=self.evaluation if verdict.kept else against,
+            verdict=verdict,
+        )
+        return Outcome(
+            output=as_json(kept), metrics={"kept": float(verdict.kept)}, notes=(verdict.words,)
+        )
+
+
+def _measured(store: Store, key: str) -> Measured:
+    report = EvalReport.model_validate(store.open(key).output)
+    return Measured(
+        report=report,
+        passes=passes_by_id(read_rows(store.path(report.generations), Generation)),
+        preferences=preferences_by_id(read_rows(store.path(report.pairs), PairScore)),
+    )

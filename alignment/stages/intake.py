@@ -1,0 +1,115 @@
+"""The steps of a round from an inbox: a batch is copied in; batches become pairs to train on."""
+
+import shutil
+from pathlib import Path, PurePath
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from alignment.data import files
+from alignment.data.formats import Format
+from alignment.data.prepare import Lengths, PairSetConfig, prepare_pairs
+from alignment.data.replay import add_replay
+from alignment.data.sieve import read_rows
+from alignment.data.sources import FileSource
+from alignment.errors import DataError
+from alignment.records import PreferencePair
+from alignment.stages.data import naming, prepared_outcome, tokenizer_of, used_prompts
+from alignment.stages.step import Context, Key, Outcome, Step, data_of
+from alignment.store import Store
+
+
+class TakeBatch(Step):
+    """Copy one batch into the store, so that it can be trained on again when the inbox is empty.
+
+    Its key is that of its content. Where it lay is no part of that, nor of the step's JSON.
+    """
+
+    stage: Literal["batch"] = "batch"
+    in_child: ClassVar[bool] = False
+    digest: str
+    file: str = Field(exclude=True)
+
+    @classmethod
+    def of(cls, digest: str, file: str) -> "TakeBatch":
+        """The step for a file of the inbox."""
+        return cls(name=f"batch-{digest[:12]}", digest=digest, file=file)
+
+    def build(self, context: Context) -> Outcome:
+        """Copy the bytes and check that they are the ones that were looked at."""
+        out = context.workspace.out
+        for left in out.iterdir():  # by an attempt that was killed
+            left.unlink()
+        copy = out / PurePath(self.file).name
+        with (
+            files.reading(self.file),
+            files.opened(self.file) as source,
+            copy.open("wb") as target,
+        ):
+            shutil.copyfileobj(source, target)
+        if files.sha256(str(copy)) != self.digest:
+            raise DataError(f"{self.file} changed while it was copied; it is taken next time.")
+        return Outcome(output={"file": copy.name}, metrics={"bytes": float(copy.stat().st_size)})
+
+
+class PrepareBatches(Step):
+    """Clean the pairs of some batches, against everything that the champion has seen.
+
+    Attributes:
+        earlier: all sets of the champion's lineage and those it was measured on, by name.
+        trained: of these the pairs that a round was trained on.
+    """
+
+    stage: Literal["intake"] = "intake"
+    in_child: ClassVar[bool] = False
+    batches: tuple[Key, ...]
+    format: Format
+    task_type: str
+    replay_share: float
+    lengths: Lengths
+    base: Key
+    earlier: dict[str, Key]
+    trained: dict[str, Key]
+
+    def build(self, context: Context) -> Outcome:
+        """Write the rows to train on, old ones to repeat among them, and the quarantined ones."""
+        store, out = context.store, context.workspace.out
+        sets = {name: data_of(store, key) for name, key in self.trained.items()}
+        trained = {
+            name: list(read_rows(store.path(ref.train), PreferencePair))
+            for name, ref in sets.items()
+        }
+        with naming(self):
+            prepared = prepare_pairs(
+                self._set(store),
+                lengths=self.lengths,
+                tokenizer=tokenizer_of(store, self.base),
+                earlier=used_prompts(store, self.earlier),
+                trained=trained,
+                seed=self.seed,
+                out=out,
+            )
+        new = prepared.ref.kept
+        prepared = add_replay(
+            prepared, trained, share=self.replay_share, salt=str(self.seed), out=out
+        )
+        outcome = prepared_outcome(self, prepared)
+        return outcome.model_copy(update={"metrics": {**outcome.metrics, "new": float(new)}})
+
+    def _set(self, store: Store) -> PairSetConfig:
+        return PairSetConfig(
+            sources=tuple(
+                FileSource(
+                    path=str(batch_file(store, key)), format=self.format, task_type=self.task_type
+                )
+                for key in self.batches
+            ),
+            held_out_share=0.0,
+            max_malformed_share=1.0,
+            min_rows=0,
+        )
+
+
+def batch_file(store: Store, key: str) -> Path:
+    """The copy of a batch, verified."""
+    return store.folder(key) / str(store.open(key).output["file"])

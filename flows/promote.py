@@ -1,0 +1,133 @@
+"""A model becomes the champion of a line: by the gate's word, or by a person's.
+
+Asked for a person, the flow is suspended: its process ends, no GPU is held, and the run page shows
+a form with the gate's numbers. What is answered there goes on as the same run.
+Not here: the same from a shell, without a server (`sft-dpo promote`).
+"""
+
+from typing import Literal, cast
+
+from prefect import State, flow
+from prefect.flow_runs import suspend_flow_run
+from prefect.input import RunInput
+from prefect.states import Completed, Failed
+from pydantic import Field, PositiveFloat
+
+from alignment.config import PipelineConfig, load
+from alignment.errors import AlignmentError, UsageError
+from alignment.ledger import Head
+from alignment.line import Line
+from alignment.lineage import find_one
+from alignment.records import Frozen, Kept, Verdict
+from alignment.rounds import compare, head_of, inbox_of
+from flows.sft_dpo import Stages, find_config, name_of_run
+from tasks.gate import gate
+from tasks.stage import Run
+
+Ending = Literal["promoted", "declined", "rejected", "nothing to promote"]
+
+
+class Approval(RunInput):
+    """What a person answers."""
+
+    decision: Literal["promote", "decline"] = Field(
+        default="decline", title="Decision", description="Make it the champion, or refuse it."
+    )
+    why: str = Field(default="", title="Why", description="One line for the ledger.")
+
+
+class Promotion(Frozen):
+    """What became of it, in a sentence, and the champion now: the key of its model."""
+
+    ending: Ending
+    words: str
+    head: str
+
+
+@flow(name="promote", flow_run_name=name_of_run, persist_result=True, result_serializer="json")
+def promote(
+    config: str = "practice",
+    reference: str | None = None,
+    ask: bool = True,  # noqa: FBT001, FBT002 - a switch in the browser's form
+    hours: PositiveFloat = 72.0,
+    overrides: tuple[str, ...] = (),
+) -> Promotion:
+    """Make a model the champion of a line of rounds.
+
+    Args:
+        config: A preset by its name or the path of a YAML file on the worker; its `inbox` names
+            the line.
+        reference: The model: a key, its beginning, or a step's name such as merge-dpo-4. Empty:
+            the round that waits for a person.
+        ask: Wait for a person's answer on the run page, without holding a process or a GPU. Off:
+            the gate decides.
+        hours: How long to wait for the answer; afterwards the run fails and nothing is changed.
+        overrides: Changes to the config, each as dotted.key=value.
+    """
+    try:
+        settings = load(find_config(config), overrides)
+        result = _promote(settings, reference, ask=ask, seconds=hours * 3600)
+    except AlignmentError as error:
+        return cast("Promotion", Failed(message=f"{type(error).__name__}: {error}", data=error))
+    ended: State[Promotion] = Completed(
+        name=result.ending.capitalize(), message=result.words, data=result
+    )
+    return cast("Promotion", ended)
+
+
+def _promote(
+    settings: PipelineConfig, reference: str | None, *, ask: bool, seconds: float
+) -> Promotion:
+    run = Run(name=settings.name, root=settings.store)
+    line = Line(store=run.store, name=inbox_of(settings).line)
+    state = line.state()
+    if state.head is None:
+        raise UsageError(f"line {line.name!r} has no champion yet; start it with a first round.")
+    candidate = _candidate(line, reference)
+    if candidate is None or candidate.model == state.head.model:
+        return Promotion(
+            ending="nothing to promote",
+            words="no round waits for a person" if candidate is None else "it is the champion",
+            head=state.head.model,
+        )
+    verdict = _verdict(settings, run, candidate, state.head)
+    if ask:
+        return _by_person(line, candidate, verdict, seconds=seconds)
+    if not verdict.kept:
+        return Promotion(ending="rejected", words=verdict.words, head=state.head.model)
+    return _done(line, candidate, verdict.words)
+
+
+def _candidate(line: Line, reference: str | None) -> Head | None:
+    if reference:
+        return head_of(line.store, find_one(line.store, reference).key)
+    waiting = line.state().waiting
+    return waiting.head if waiting else None
+
+
+def _verdict(settings: PipelineConfig, run: Run, candidate: Head, champion: Head) -> Verdict:
+    step = compare(
+        settings, candidate.model, candidate.evaluation, against=champion, name="gate-promotion"
+    )
+    Stages(run)(gate, step)
+    return Kept.model_validate(run.store.open(step.key).output).verdict
+
+
+def _by_person(line: Line, candidate: Head, verdict: Verdict, *, seconds: float) -> Promotion:
+    checks = "\n".join(f"- {check.words}" for check in verdict.checks)
+    asked = Approval.with_initial_data(
+        description=f"**{candidate.label}** (`{candidate.model}`) against the champion, "
+        f"{verdict.champion}:\n\n{checks}\n\nThe gate would "
+        f"{'keep' if verdict.kept else 'reject'} it."
+    )
+    answer = suspend_flow_run(wait_for_input=asked, timeout=round(seconds), key="approval")
+    if answer.decision == "promote":
+        return _done(line, candidate, answer.why or "a person's word")
+    state = line.decline(answer.why or "a person's word")
+    assert state.head is not None
+    return Promotion(ending="declined", words=answer.why, head=state.head.model)
+
+
+def _done(line: Line, candidate: Head, why: str) -> Promotion:
+    line.promote(candidate, why)
+    return Promotion(ending="promoted", words=f"{candidate.label}: {why}", head=candidate.model)

@@ -1,0 +1,74 @@
+"""Artifacts put into a real store by hand, for tests of what is decided from them."""
+
+from pathlib import Path
+
+from alignment.evaluate.metrics import summarise
+from alignment.records import CodeVersion, EvalReport, Generation, PairScore, StageRecord
+from alignment.stages.step import as_json
+
+STARTED = "2026-01-01T00:00:00+00:00"
+
+
+def put(store, key, *, output=None, parents=None, files=None, name="", started=STARTED):
+    """Commit an artifact with these files, by their names."""
+    workspace = store.workspace(key)
+    for file, text in (files or {}).items():
+        Path(workspace.out / file).write_text(text)
+    record = StageRecord(
+        key=key,
+        stage=key.split("-")[0],
+        version=1,
+        name=name or key,
+        parents=parents or {},
+        config={},
+        seed=0,
+        output=output or {},
+        metrics={},
+        files=(),
+        code=CodeVersion(revision="test"),
+        libraries={},
+        hardware={},
+        started=started,
+        seconds=1.0,
+    )
+    return store.commit(record, workspace)
+
+
+def put_model(store, key, ref, *, uri, **more):
+    """Commit a model that says its weights lie at `uri`."""
+    base = ref.base.model_copy(update={"uri": uri})
+    return put(store, key, output=as_json(ref.model_copy(update={"base": base})), **more)
+
+
+def put_evaluation(store, key, label, *, right, of=40, **more):
+    """Commit an evaluation in which the first `right` of `of` pairs are right."""
+    pairs = [
+        PairScore(
+            id=f"q{row}",
+            task_type="any",
+            source="any",
+            chosen=-1.0 if row < right else -3.0,
+            rejected=-2.0,
+            base_chosen=-2.0,
+            base_rejected=-2.0,
+            chosen_tokens=4,
+            rejected_tokens=4,
+        )
+        for row in range(of)
+    ]
+    asked = [
+        Generation(
+            id="g", task_type="any", source="any", prompt="?", reply="!", tokens=4, stopped=True
+        )
+    ]
+    report = EvalReport(
+        model=label,
+        **summarise(pairs, asked)._asdict(),
+        generations=f"store:{key}/generations.jsonl",
+        pairs=f"store:{key}/pairs.jsonl",
+    )
+    written = {
+        "pairs.jsonl": "".join(row.model_dump_json() + "\n" for row in pairs),
+        "generations.jsonl": "".join(row.model_dump_json() + "\n" for row in asked),
+    }
+    return put(store, key, output=as_json(report), files=written, **more)

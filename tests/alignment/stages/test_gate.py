@@ -1,0 +1,63 @@
+"""The gate as a step: what it hands on, whom it judges against."""
+
+import pytest
+
+from alignment.evaluate.gate import GateConfig
+from alignment.launch import run_step
+from alignment.records import ModelRef
+from alignment.report.assemble import gather
+from alignment.stages import PassGate
+from alignment.stages.step import evaluation_of, model_of
+from alignment.store import Store
+from tests.alignment.artifacts import put_evaluation, put_model
+
+
+@pytest.fixture
+def store(tmp_path, tiny_ref):
+    """Three models, told apart by where their weights lie; 30, 10 and 20 of 40 pairs are right."""
+    store = Store(root=tmp_path)
+    for label, right in (("sft", 30), ("round 1", 10), ("round 2", 20)):
+        put_model(store, f"merge-{label[-1]}", tiny_ref, uri=f"folder:{label}")
+        put_evaluation(store, f"evaluate-{label[-1]}", label, right=right)
+    return store
+
+
+def gate(candidate, *, champion, against):
+    return PassGate(
+        name="gate",
+        config=GateConfig(),
+        candidate=f"merge-{candidate}",
+        evaluation=f"evaluate-{candidate}",
+        champion=champion,
+        against=against,
+    )
+
+
+def handed_on(store, step):
+    run_step(store, step)
+    return model_of(store, step.key).base.uri, evaluation_of(store, step.key)
+
+
+def test_gate_hands_on_a_round_that_is_not_worse(store):
+    step = gate("2", champion="merge-1", against="evaluate-1")
+    assert handed_on(store, step) == ("folder:round 2", "evaluate-2")
+
+
+def test_after_a_rejected_round_the_next_is_judged_against_the_champion(store):
+    """Round 1 is worse than SFT. Round 2 is better than round 1, and still worse than SFT."""
+    first = gate("1", champion="merge-t", against="evaluate-t")
+    assert handed_on(store, first) == ("folder:sft", "evaluate-t")
+    second = gate("2", champion=first.key, against=first.key)
+    assert handed_on(store, second) == ("folder:sft", "evaluate-t")
+    (note,) = store.open(second.key).notes
+    assert note.startswith("round 2 is rejected, sft stays: preference accuracy fell by 0.250")
+
+
+def test_report_names_the_model_that_the_last_gate_handed_on(finished):
+    report = gather(finished.store, finished.chain, config=finished.config, command="", timings={})
+    handed = model_of(finished.store, finished.records["gate-2"].key)
+    merges = {"sft": "merge-sft", "round 1": "merge-dpo-1", "round 2": "merge-dpo-2"}
+    assert report.final is not None
+    assert handed == ModelRef.model_validate(finished.records[merges[report.final]].output)
+    verdicts = [note for note in report.notes if note.startswith("gate-")]
+    assert [note.split(" is ")[0] for note in verdicts] == ["gate-1: round 1", "gate-2: round 2"]

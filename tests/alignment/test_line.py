@@ -1,0 +1,395 @@
+"""The head and its ledger: what one entry changes, what two writers do, and a model of it all."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from alignment.errors import ArtifactError, Overtaken, UsageError
+from alignment.intake import Arrival, InboxConfig, look
+from alignment.ledger import Batch, Head, Started
+from alignment.line import Line
+from alignment.store import Store
+
+
+def content(number):
+    return json.dumps({"number": number}).encode() + b"\n"
+
+
+def batch(number):
+    digest = hashlib.sha256(content(number)).hexdigest()
+    return Batch(digest=digest, key=f"batch-{digest[:12]}", file=f"{number}.jsonl")
+
+
+def head(name):
+    return Head(model=f"merge-{name}", evaluation=f"evaluate-{name}", label=f"round {name}")
+
+
+@pytest.fixture
+def line(tmp_path):
+    """A line that has begun, after three configured rounds."""
+    made = Line(store=Store(root=tmp_path))
+    made.start(head("start"), rounds=3)
+    return made
+
+
+def kept(line, number, *batches):
+    """A round that was opened and kept."""
+    line.open(batches)
+    return line.close(number, head(number), fate="kept", why="better")
+
+
+def entries(line):
+    return [entry.event.name for entry in line.ledger.read()]
+
+
+# --- what moves the head -----------------------------------------------------------------------
+
+
+def test_kept_round_is_the_champion_and_the_next_starts_from_it(line):
+    assert kept(line, 4, batch(1)).head == head(4)
+    opened = line.open((batch(2),)).open
+    assert opened is not None
+    assert (opened.number, opened.parent) == (5, head(4))
+
+
+def test_rejected_round_leaves_the_champion_and_spends_its_batches(line):
+    line.open((batch(1),))
+    state = line.close(4, head(4), fate="rejected", why="worse")
+    assert state.head == head("start")
+    assert state.spent == {batch(1).digest}
+    assert line.open((batch(1),)).open is None, "not tried again"
+
+
+def test_an_open_round_is_the_only_one_until_it_is_closed(line):
+    line.open((batch(1),))
+    opened = line.open((batch(2),)).open
+    assert opened is not None
+    assert opened.batches == (batch(1),)
+    assert entries(line) == ["started", "opened"]
+
+
+def test_round_that_waits_moves_the_head_once_a_person_says_so(line):
+    line.open((batch(1),))
+    assert line.close(4, head(4), fate="waiting", why="passed").head == head("start")
+    assert line.open((batch(2),)).open is None, "no other round begins"
+    state = line.promote(head(4), "looked at ten replies")
+    assert (state.head, state.waiting) == (head(4), None)
+    assert [opened.number for opened, _ in state.lineage] == [4]
+
+
+def test_declined_round_is_gone_and_its_batches_are_spent(line):
+    line.open((batch(1),))
+    line.close(4, head(4), fate="waiting", why="passed")
+    state = line.decline("too chatty")
+    assert (state.head, state.waiting) == (head("start"), None)
+    assert batch(1).digest in state.spent
+
+
+def test_rollback_brings_an_earlier_champion_back_and_its_batches_stay_spent(line):
+    kept(line, 4, batch(1))
+    state = line.roll_back(head("start"), "users complain")
+    assert state.head == head("start")
+    assert state.champions == (head("start"), head(4), head("start"))
+    assert batch(1).digest in state.spent
+    assert state.lineage == ()
+
+
+# --- who comes second ---------------------------------------------------------------------------
+
+
+def test_second_of_two_rounds_that_close_is_told_so(line):
+    """Both have joined the same open round; one has moved the head."""
+    kept(line, 4, batch(1))
+    with pytest.raises(Overtaken, match=r"has closed round 4 of line 'main' meanwhile \(kept\)"):
+        line.close(4, head("other"), fate="kept", why="better")
+    assert line.state().head == head(4)
+
+
+def test_round_whose_champion_was_replaced_cannot_move_the_head(line):
+    kept(line, 4, batch(1))
+    line.open((batch(2),))
+    line.roll_back(head("start"), "bad")
+    state = line.close(5, head(5), fate="kept", why="better")
+    assert state.head == head("start")
+    assert state.history[-1][1].fate == "overtaken"
+    assert state.again == ((batch(2),),), "its batches are the next round's"
+
+
+def test_two_writers_with_one_view_write_one_entry(line):
+    before = line.ledger.read()
+    line.ledger.append(Started(head=head("a"), rounds=0), after=before)
+    with pytest.raises(Overtaken, match="run the same command again"):
+        line.ledger.append(Started(head=head("b"), rounds=0), after=before)
+
+
+RACE = """
+import sys
+from pathlib import Path
+from alignment.line import Line
+from alignment.ledger import Batch
+from alignment.store import Store
+
+line = Line(store=Store(root=Path(sys.argv[1])))
+sys.stdin.readline()
+me = sys.argv[2] * 64
+opened = line.open((Batch(digest=me, key=f"batch-{me}", file=me),)).open
+print(opened.batches[0].digest[0])
+"""
+
+
+def test_of_eight_processes_one_opens_the_round_and_all_see_the_same(line):
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, str(line.store.root), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in "abcdefgh"
+    ]
+    said = {racer.communicate("go\n", timeout=60)[0].strip() for racer in racers}
+    assert len(said) == 1
+    assert entries(line) == ["started", "opened"]
+
+
+# --- a bad batch --------------------------------------------------------------------------------
+
+
+def test_revoked_batch_takes_its_round_and_all_after_it_off_the_head(line):
+    kept(line, 4, batch(1))
+    kept(line, 5, batch(2), batch(3))
+    kept(line, 6, batch(4))
+    state = line.revoke(batch(2), "wrong labels")
+    assert state.head == head(4)
+    assert state.again == ((batch(3),), (batch(4),))
+
+
+def test_rounds_after_a_revoked_batch_are_trained_again_one_by_one(line):
+    kept(line, 4, batch(1), batch(2))
+    kept(line, 5, batch(3))
+    line.revoke(batch(1), "wrong labels")
+    assert line.open((batch(9),)).open is None, "the lost ones come first"
+    kept(line, 6, batch(2))
+    state = kept(line, 7, batch(3))
+    assert [[b.file for b in opened.batches] for opened, _ in state.lineage] == [
+        ["2.jsonl"],
+        ["3.jsonl"],
+    ]
+
+
+def test_revoked_batch_that_no_champion_has_seen_moves_nothing(line):
+    line.open((batch(1),))
+    line.close(4, head(4), fate="rejected", why="worse")
+    state = line.revoke(batch(1), "wrong labels")
+    assert (state.head, state.again) == (head("start"), ())
+
+
+def test_batch_revoked_while_it_is_trained_on_voids_the_round(line):
+    line.open((batch(1), batch(2)))
+    line.revoke(batch(1), "wrong labels")
+    state = line.close(4, head(4), fate="kept", why="better")
+    assert state.head == head("start")
+    assert state.again == ((batch(2),),)
+
+
+def test_batch_is_found_by_file_digest_or_key(line):
+    kept(line, 4, batch(1), batch(2))
+    state = line.state()
+    for reference in ("2.jsonl", "inbox/2.jsonl", batch(2).digest[:8], batch(2).key):
+        assert state.find_batch(reference) == batch(2)
+    with pytest.raises(UsageError, match="'nonsense' names 0 of the batches that rounds have used"):
+        state.find_batch("nonsense")
+
+
+# --- the files ----------------------------------------------------------------------------------
+
+
+def test_changed_entry_is_noticed_by_its_successor(line):
+    kept(line, 4, batch(1))
+    first = sorted(line.ledger.folder.iterdir())[0]
+    first.write_text(first.read_text().replace("merge-start", "merge-other"))
+    with pytest.raises(ArtifactError, match=r"00000002.json does not follow the entry before it"):
+        line.state()
+
+
+def test_missing_entry_is_noticed(line):
+    kept(line, 4, batch(1))
+    sorted(line.ledger.folder.iterdir())[1].unlink()
+    with pytest.raises(ArtifactError, match="changed by hand"):
+        line.state()
+
+
+def test_what_a_killed_writer_leaves_is_not_an_entry(line):
+    (line.ledger.folder / ".00000002.json.7-1").write_text('{"number": 2')
+    assert line.state().head == head("start")
+    assert kept(line, 4, batch(1)).head == head(4)
+
+
+def test_entry_reads_as_what_happened(line):
+    kept(line, 4, batch(1))
+    last = json.loads(sorted(line.ledger.folder.iterdir())[-1].read_text())
+    assert last["number"] == 3
+    assert last["event"]["name"] == "closed"
+    assert last["event"]["fate"] == "kept"
+
+
+# --- against a model ----------------------------------------------------------------------------
+
+
+class Machine(RuleBasedStateMachine):
+    """Random lives of an inbox and a line, beside a dict of what became of each batch.
+
+    A batch is free, open, spent, queued or barred; the inbox has it under several names, or a part
+    of it. `holds` has the set of batches in each model, so "contains a bad batch" is a question to
+    a set and not to the ledger.
+    """
+
+    numbers = st.integers(1, 6)
+
+    @initialize()
+    def begin(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.inbox = Path(self.folder.name) / "inbox"
+        self.inbox.mkdir()
+        self.line = Line(store=Store(root=self.folder.name))
+        self.line.start(head("start"), rounds=0)
+        self.fate = dict.fromkeys(range(1, 7), "free")
+        self.files: dict[str, int] = {}
+        self.holds: dict[str, frozenset[int]] = {"start": frozenset()}
+        self.rounds: dict[str, tuple[str, frozenset[int]]] = {}
+        self.champion, self.number = "start", 0
+        self.queue: list[frozenset[int]] = []
+        self.open: tuple[frozenset[int], str, str] | None = None
+        self.waiting: str | None = None
+
+    def now(self):
+        return self.line.state()
+
+    @rule(number=numbers, name=st.sampled_from("abc"), whole=st.booleans())
+    def drop(self, number, name, *, whole):
+        """A file appears, replaces another, or is only half there."""
+        text = content(number) if whole else content(number)[:-3]
+        (self.inbox / f"{name}.jsonl").write_bytes(text)
+        self.files[name] = number if whole else 0
+
+    @precondition(lambda self: self.open is None and self.waiting is None)
+    @rule()
+    def open_round(self):
+        inbox = InboxConfig(path=str(self.inbox), settle_seconds=0)
+        seen = {found.digest for found in look(inbox) if isinstance(found, Arrival)}
+        free = {n for n in self.files.values() if n and self.fate[n] == "free"}
+        assert seen - self.now().spent == {batch(number).digest for number in free}
+        wanted = self.queue[0] if self.queue else frozenset(free)
+        if not wanted:
+            return
+        assert self.line.open(tuple(map(batch, sorted(wanted)))).open is not None
+        self.queue = self.queue[1:]
+        self.number += 1
+        self.open = (wanted, self.champion, str(self.number))
+        self.mark(wanted, "open")
+
+    @precondition(lambda self: self.open is None and self.waiting is None and not self.queue)
+    @rule(wanted=st.sets(numbers, min_size=1, max_size=3))
+    def claim_what_is_gone(self, wanted):
+        if any(self.fate[number] != "free" for number in wanted):
+            assert self.line.open(tuple(map(batch, wanted))).open is None
+
+    @precondition(lambda self: self.open is not None)
+    @rule(fate=st.sampled_from(["kept", "rejected", "waiting"]))
+    def close_round(self, fate):
+        assert self.open is not None
+        claimed, parent, name = self.open
+        self.line.close(self.number, head(name), fate=fate, why="any")
+        self.open = None
+        bad = {number for number in claimed if self.fate[number] == "barred"}
+        if bad or parent != self.champion:
+            self.queue = [claimed - bad, *self.queue] if claimed - bad else self.queue
+            self.mark(claimed - bad, "queued")
+            return
+        self.mark(claimed, "spent")
+        self.holds[name] = self.holds[parent] | claimed
+        self.rounds[name] = (parent, claimed)
+        if fate == "kept":
+            self.champion = name
+        if fate == "waiting":
+            self.waiting = name
+
+    @precondition(lambda self: self.waiting is not None)
+    @rule(yes=st.booleans())
+    def decide(self, yes):
+        if yes:
+            assert self.waiting is not None
+            self.line.promote(head(self.waiting), "any")
+            self.champion = self.waiting
+        else:
+            self.line.decline("any")
+        self.waiting = None
+
+    @precondition(lambda self: self.waiting is None and self.champion != "start")
+    @rule()
+    def roll_back(self):
+        parent, _ = self.rounds[self.champion]
+        self.line.roll_back(head(parent), "any")
+        self.champion = parent
+
+    @rule(number=numbers)
+    def revoke(self, number):
+        if self.fate[number] in ("free", "barred"):
+            return
+        self.line.revoke(batch(number), "any")
+        lost: list[frozenset[int]] = []
+        while number in self.holds[self.waiting or self.champion]:
+            name = self.waiting or self.champion
+            parent, claimed = self.rounds[name]
+            lost.insert(0, claimed - {number})
+            if self.waiting:
+                self.waiting = None
+            else:
+                self.champion = parent
+        self.queue = [left for left in (*lost, *(q - {number} for q in self.queue)) if left]
+        for left in lost:
+            self.mark(left, "queued")
+        self.fate[number] = "barred"
+
+    def mark(self, numbers, fate):
+        for number in numbers:
+            self.fate[number] = fate
+
+    @invariant()
+    def ledger_and_model_agree(self):
+        state = self.now()
+        assert state.head == head(self.champion)
+        assert (state.waiting.head if state.waiting else None) == (
+            head(self.waiting) if self.waiting else None
+        )
+        assert state.again == tuple(tuple(map(batch, sorted(left))) for left in self.queue)
+        gone = {batch(n).digest for n, f in self.fate.items() if f in ("spent", "queued", "barred")}
+        assert state.spent - {batch(n).digest for n in self.claimed()} == gone
+        used = [b for opened, _ in state.lineage for b in opened.batches]
+        assert len(used) == len(set(used)), "no batch is in a model twice"
+        assert {b.digest for b in used} == {batch(n).digest for n in self.holds[self.champion]}
+        assert not state.barred & {b.digest for b in used}, "nor a bad one at all"
+
+    def claimed(self):
+        return [number for number, fate in self.fate.items() if fate == "open"]
+
+    def teardown(self):
+        if hasattr(self, "folder"):
+            self.folder.cleanup()
+
+
+Machine.TestCase.settings = settings(
+    max_examples=int(os.environ.get("LINE_EXAMPLES", "40")),
+    stateful_step_count=int(os.environ.get("LINE_STEPS", "20")),
+    deadline=None,
+)
+TestLineAgainstAModel = Machine.TestCase

@@ -1,0 +1,151 @@
+"""A round from an inbox as steps, on the store of a finished run."""
+
+import json
+import shutil
+
+import pytest
+
+from alignment.errors import ConfigError, UsageError
+from alignment.intake import InboxConfig
+from alignment.launch import build
+from alignment.ledger import Batch, Opened
+from alignment.lineage import containing
+from alignment.progress import Progress
+from alignment.records import Kept, PreferencePair, Quarantined
+from alignment.report.ancestry import ancestry_table
+from alignment.rounds import first_head, head_of, inbox_of, intake, steps_of
+from alignment.stages import TakeBatch
+from alignment.stages.step import data_of, rows_of
+from alignment.store import Store, file_sha256
+from tests.inbox import rows
+
+
+@pytest.fixture(scope="module")
+def store(finished, tmp_path_factory):
+    """A copy of the finished run's store, to be added to."""
+    root = tmp_path_factory.mktemp("rounds") / "store"
+    shutil.copytree(finished.store.root, root)
+    return Store(root=root)
+
+
+@pytest.fixture(scope="module")
+def config(finished):
+    """The finished run with an inbox."""
+    inbox = InboxConfig(replay_share=0.25)
+    return finished.config.model_copy(update={"inbox": inbox})
+
+
+def trained_on(store, finished, name):
+    (ref,) = [data_of(store, finished.records[name].key)]
+    return list(rows_of(store, [ref], "train", PreferencePair))
+
+
+def as_row(pair, *, turned=False):
+    texts = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+    row = {name: [turn.model_dump() for turn in turns] for name, turns in texts.items()}
+    if turned:
+        row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    return row
+
+
+@pytest.fixture(scope="module")
+def prepared(store, finished, config, tmp_path_factory):
+    """Twelve new pairs, two that round 1 was trained on, one turned round, one held out."""
+    old = trained_on(store, finished, "pairs-1")
+    evaluated = data_of(store, finished.records["pairs-evaluation"].key)
+    held = next(iter(rows_of(store, [evaluated], "held_out", PreferencePair)))
+    pairs = [*rows(0, 12), *map(as_row, old[:2]), as_row(old[2], turned=True), as_row(held)]
+    file = tmp_path_factory.mktemp("inbox") / "monday.jsonl"
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    batch = TakeBatch.of(file_sha256(file), str(file))
+    build(store, batch, Progress())
+    file.unlink()  # from here on the store's copy is all there is
+    head = first_head(store, finished.chain)
+    step = intake(config, store, parent=head, number=3, batches=(batch.key,))
+    return build(store, step, Progress()), batch, step
+
+
+def test_line_begins_with_what_the_last_gate_handed_on(store, finished):
+    head = first_head(store, finished.chain)
+    kept = Kept.model_validate(finished.records["gate-2"].output)
+    assert head.evaluation == kept.evaluation
+    assert head.model == store.open(kept.evaluation).parents["model"]
+
+
+def test_every_row_of_a_batch_is_kept_or_has_its_reason(store, prepared):
+    record, _, _ = prepared
+    ref = data_of(store, record.key)
+    assert record.metrics["new"] == 12
+    assert ref.quarantined == {
+        "conflicting_label": 1,
+        "in_evaluation_set": 1,
+        "used_by_earlier_round": 2,
+    }
+    lines = store.path(ref.quarantine).read_text().splitlines()
+    details = {row.reason: row.detail for row in map(Quarantined.model_validate_json, lines)}
+    assert details["conflicting_label"] == "pairs-1 has trained the opposite"
+    assert details["in_evaluation_set"] == "its prompt is held out by pairs-evaluation"
+
+
+def test_a_quarter_of_the_rows_are_old_ones_trained_on_again(store, finished, prepared):
+    """12 new at a share of 1/4: 12 * (1/4) / (3/4) = 4 old ones, 16 in all."""
+    record, _, _ = prepared
+    ref = data_of(store, record.key)
+    found = [pair.id for pair in rows_of(store, [ref], "train", PreferencePair)]
+    line = [pair.id for n in (1, 2) for pair in trained_on(store, finished, f"pairs-{n}")]
+    assert len(found) == len(set(found)) == ref.kept == 16
+    assert len(set(found) & set(line)) == 4
+
+
+def test_a_batch_is_the_same_artifact_wherever_it_lay(prepared):
+    _, batch, _ = prepared
+    assert TakeBatch.of(batch.digest, "elsewhere/tuesday.jsonl").key == batch.key
+
+
+def test_round_trains_on_the_champion_and_is_measured_on_its_rows(
+    store, config, prepared, finished
+):
+    _, batch, step = prepared
+    head = first_head(store, finished.chain)
+    claimed = Batch(digest=batch.digest, key=batch.key, file=batch.file)
+    round_ = steps_of(config, store, Opened(number=3, parent=head, batches=(claimed,)))
+    champion = store.open(head.evaluation)
+    assert round_.pairs.key == step.key, "the step that counted the pairs is the one trained on"
+    assert round_.train.policy == round_.hand_over.policy == head.model
+    assert {*round_.evaluate.data} == {
+        key for role, key in champion.parents.items() if role.startswith("data ")
+    }
+    assert round_.evaluate.base == finished.records["evaluate-base"].key
+    assert round_.gate is not None
+    assert (round_.gate.champion, round_.gate.against) == (head.model, head.evaluation)
+    assert [s.name for s in round_.steps()] == [
+        "dpo-3",
+        "merge-dpo-3",
+        "evaluate-round-3",
+        "gate-3",
+    ]
+
+
+def test_a_batch_that_was_only_prepared_is_in_no_model(store, prepared):
+    _, batch, _ = prepared
+    assert containing(store, batch.key) == []
+
+
+def test_only_a_measured_merge_can_be_a_champion(store, finished):
+    with pytest.raises(UsageError, match="'dpo-1' is not a model"):
+        head_of(store, finished.records["dpo-1"].key)
+
+
+def test_ancestry_has_a_row_for_each_model_with_data_metrics_and_verdict(store, finished):
+    table = ancestry_table(store, finished.records["merge-dpo-2"].key)
+    rows = [[cell.plain for cell in row] for row in table.rows]
+    assert [row[0] for row in rows] == ["base", "merge-sft", "merge-dpo-1", "merge-dpo-2"]
+    kept = len(trained_on(store, finished, "pairs-2"))
+    assert rows[3][2] == f"pairs-2: {kept} rows"
+    assert rows[3][-1].split()[0] in ("kept", "rejected")
+    assert rows[1][-1] == ""
+
+
+def test_config_without_an_inbox_says_what_to_add(finished):
+    with pytest.raises(ConfigError, match=r"no `inbox`.*Add one: inbox: \{path: FOLDER"):
+        inbox_of(finished.config)

@@ -1,0 +1,143 @@
+"""Rounds from a shell, as a person or a cron job types them, on a real model and a real server."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from alignment.line import Line
+from alignment.records import DataRef
+from alignment.rounds import intake, steps_of
+from alignment.store import Store
+from tests.inbox import drop, line_settings, rows
+
+
+@pytest.fixture
+def sft_dpo(server):
+    """Run the command against a real server, which spares each call one of its own."""
+
+    def run(*words):
+        code = "from flows.cli import main; main()"
+        done = server.run("-c", code, *map(str, words), seconds=400)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def settings(tiny_settings, tmp_path):
+    return line_settings(tiny_settings, tmp_path)
+
+
+def test_a_config_without_an_inbox_says_what_to_add(server, tiny_settings, write_config):
+    config = write_config(tiny_settings)
+    done = server.run("-c", "from flows.cli import main; main()", "round", str(config))
+    assert done.returncode == 2
+    assert "the config has no `inbox`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_empty_inbox_is_no_new_data_and_builds_nothing(
+    sft_dpo, settings, write_config, tmp_path
+):
+    said = sft_dpo("round", write_config(settings))
+    assert said.startswith("no new data: ")
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.slow
+def test_a_night_of_three_batches(sft_dpo, settings, write_config, tmp_path):
+    """Three batches arrive at odd times, the second with its labels turned round.
+
+    The first is kept. The second is rejected. The third is dropped twice, under two names, beside
+    an upload that has not ended and a file that is no data; its round starts from the first's.
+    """
+    config, inbox = write_config(settings), tmp_path / "inbox"
+    line = Line(store=Store(root=tmp_path / "store"))
+
+    drop(inbox / "monday.jsonl", rows(0, 32))
+    said = sft_dpo("round", config)
+    assert "round 1 is kept" in said
+    first = line.state().head
+    assert first is not None
+
+    drop(inbox / "tuesday.jsonl", rows(100, 32, chosen="no", rejected="yes"))
+    said = sft_dpo("round", config)
+    assert "round 2 is rejected, round 1 stays: preference accuracy fell by" in said
+    assert line.state().head == first
+
+    assert sft_dpo("round", config).startswith("no new data: 0 new pairs in 0 batches")
+
+    drop(inbox / "wednesday.jsonl", [*rows(200, 24), *rows(0, 4), *rows(9000, 2)])
+    drop(inbox / "again.jsonl", [*rows(200, 24), *rows(0, 4), *rows(9000, 2)])
+    drop(inbox / "running.jsonl", rows(300, 99), age=1)
+    (inbox / "readme.txt").write_text("not data")
+    assert "round 3 is kept" in sft_dpo("round", config)
+    assert "running.jsonl (it changed " in sft_dpo("round", config)
+
+    state = line.state()
+    assert [closed.fate for _, closed in state.history] == ["kept", "rejected", "kept"]
+    assert [opened.number for opened, _ in state.lineage] == [1, 3]
+    assert state.open is None
+    assert len(state.spent) == 3
+    third = state.history[-1][0]
+    assert third.parent == first
+    (batch,) = third.batches
+    assert batch.file == "again.jsonl", "the first of two names in order"
+
+    prepared = intake(config_of(settings), line.store, parent=first, number=3, batches=(batch.key,))
+    record = line.store.open(prepared.key)
+    assert record.metrics["new"] == 24
+    assert DataRef.model_validate(record.output).quarantined == {
+        "in_evaluation_set": 2,
+        "used_by_earlier_round": 4,
+    }
+
+    shown = sft_dpo("show", "head", "--lineage", "--store", line.store.root)
+    for part in ("pairs-1: 32 rows of monday.jsonl", "pairs-3: 24 rows of again.jsonl",
+                 "kept against round 1"):  # fmt: skip
+        assert part in shown
+    assert "tuesday" not in shown
+    assert "line main: champion round 3" in sft_dpo("show", "--store", line.store.root)
+
+    back = sft_dpo("rollback", "--store", line.store.root, "--why", "a test")
+    assert first.model in back
+    sft_dpo("promote", steps_of(config_of(settings), line.store, third).hand_over.key,
+            "--store", line.store.root)  # fmt: skip
+    assert [opened.number for opened, _ in line.state().lineage] == [1, 3]
+
+    told = sft_dpo("revoke", str(inbox / "monday.jsonl"),
+                   "--store", line.store.root, "--rebuild", config)  # fmt: skip
+    assert "is in 3 models" in told, "the rejected round is one of them"
+    state = line.state()
+    assert [[b.file for b in opened.batches] for opened, _ in state.lineage] == [[batch.file]]
+    assert json.loads(sft_dpo("show", "head", "--store", line.store.root, "--json"))["name"] == (
+        "merge-dpo-4"
+    )
+
+
+@pytest.mark.slow
+def test_of_two_rounds_at_once_one_moves_the_head(server, settings, write_config, tmp_path):
+    """Both find the batch and join one open round; each step is built once, one of them closes."""
+    config = write_config(settings)
+    drop(tmp_path / "inbox" / "monday.jsonl", rows(0, 32))
+    code = "from flows.cli import main; main()"
+    with ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(server.run, "-c", code, "round", str(config), seconds=500) for _ in range(2)
+        ]
+    said = [run.result() for run in runs]
+    assert [done.returncode for done in said] == [0, 0], said[0].stderr + said[1].stderr
+    line = Line(store=Store(root=tmp_path / "store"))
+    assert [e.event.name for e in line.ledger.read()] == ["started", "opened", "closed"]
+    words = ["round 1 is kept" in done.stdout for done in said]
+    assert sorted(words) == [False, True]
+    other = said[words.index(False)].stdout
+    assert "another run" in other or "no new data" in other
+
+
+def config_of(settings):
+    from alignment.config import PipelineConfig
+
+    return PipelineConfig.model_validate(settings)

@@ -1,0 +1,40 @@
+"""Batches that a tiny model learns from in a few steps: one word is preferred to another."""
+
+import json
+import os
+import time
+
+
+def rows(first, count, *, chosen="yes", rejected="no"):
+    """So many pairs with prompts of their own, numbered from `first`."""
+    return [
+        {
+            "prompt": f"Question {number}: is the licence granted, and is it perpetual?",
+            "chosen": f"The answer is {chosen}.",
+            "rejected": f"The answer is {rejected}.",
+        }
+        for number in range(first, first + count)
+    ]
+
+
+def drop(path, pairs, *, age=3600.0):
+    """Write a batch that last changed so many seconds ago."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def line_settings(settings, folder):
+    """The settings of a run that only has a base model, rows to measure it on, and an inbox."""
+    held_out = drop(folder / "held-out.jsonl", rows(9000, 32))
+    settings |= {
+        "sft": {"name": "none"},
+        "rounds": [],
+        "control": None,
+        "inbox": {"path": str(folder / "inbox"), "min_new_pairs": 16},
+    }
+    source = {"name": "file", "path": str(held_out), "use": "held_out"}
+    settings["evaluation"] |= {"data": {"sources": [source], "min_rows": 0}, "max_new_tokens": 4}
+    settings["dpo"] |= {"epochs": 2, "learning_rate": 2e-2}
+    return settings
