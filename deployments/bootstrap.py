@@ -2,18 +2,23 @@
 
     PREFECT_API_URL=http://127.0.0.1:4200/api python deployments/bootstrap.py
 
-What exists is left as it is: limits that a person has changed stay changed. Deployments are
-brought to what `prefect.yaml` says. Exit code 1, with the reason, when that cannot be done.
-Not here: starting a server or a worker.
+What exists is left as it is: limits and automations that a person has changed stay changed.
+Deployments are brought to what `prefect.yaml` says. Exit code 1, with the reason, when that cannot
+be done. Not here: starting a server or a worker.
 """
 
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
@@ -22,6 +27,15 @@ ROOT = Path(__file__).parents[1]
 POOL = "gpu"
 QUEUES = {"a100": 1, "cpu": 1}
 """Queue to how many of its runs may be on their way at once. Waiting runs show as scheduled."""
+SILENCE = timedelta(seconds=180)
+"""Six heartbeats of the deployments' runs (`prefect.yaml`)."""
+SETTLED = timedelta(seconds=10)
+OUR_FLOWS = ResourceSpecification(
+    {
+        "prefect.resource.role": "flow",
+        "prefect.resource.name": ["sft-dpo", "dpo-round", "promote"],
+    }
+)
 DEPLOY = ("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
 
 
@@ -32,7 +46,7 @@ def main() -> int:
         print(problem, file=sys.stderr)
         return 1
     with get_client(sync_client=True) as client:
-        for line in (_pool(client), *_queues(client)):
+        for line in (_pool(client), *_queues(client), *_automations(client)):
             print(line)
     return _deploy()
 
@@ -78,6 +92,65 @@ def _queues(client: SyncPrefectClient) -> Iterator[str]:
             yield f"work queue  {POOL}/{name}: found, {found.concurrency_limit or 'any'} at a time"
 
 
+def _automations(client: SyncPrefectClient) -> Iterator[str]:
+    for automation in (silent_is_crashed(), crashed_goes_on()):
+        found = client.read_automations_by_name(automation.name)
+        if not found:
+            client.create_automation(automation)
+        yield f"automation  {automation.name}: {'found' if found else 'created'}"
+
+
+def silent_is_crashed(after: timedelta = SILENCE) -> AutomationCore:
+    """A run without a sign of life is crashed: whoever could have said so is dead as well."""
+    return AutomationCore(
+        name="sft-dpo: a silent run is crashed",
+        description="No heartbeat of a run for a while: its worker died with it.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.*"},
+            match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+            match_related=OUR_FLOWS,
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=after,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, message="no sign of life from its process or worker"
+            )
+        ],
+    )
+
+
+def crashed_goes_on() -> AutomationCore:
+    """A crashed run goes on from where it was, twice at most.
+
+    Runner and worker both report one death, a second or two apart. So this waits for a crashed run
+    to stay that way for a while: one that is on its way again is left alone.
+    """
+    return AutomationCore(
+        name="sft-dpo: a crashed run goes on",
+        description="Finished stages are reused, an interrupted training goes on.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.Crashed"},
+            expect={
+                f"prefect.flow-run.{state}"
+                for state in ("Pending", "Running", "Completed", "Cancelled")
+            },
+            match=ResourceSpecification(
+                {"prefect.resource.id": "prefect.flow-run.*", "prefect.run-count": ["1", "2"]}
+            ),
+            match_related=OUR_FLOWS,
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=SETTLED,
+        ),
+        actions=[ChangeFlowRunState(name="AwaitingRetry", state=StateType.SCHEDULED)],
+    )
+
+
 def _deploy() -> int:
     """Deploy everything in prefect.yaml by Prefect's own command line; its exit code."""
     command = [sys.executable, "-m", "prefect", "--no-prompt", *DEPLOY]
@@ -85,7 +158,7 @@ def _deploy() -> int:
     if done.returncode:
         print(done.stdout + done.stderr, file=sys.stderr)
         return 1
-    for line in _deployed():
+    for line in sorted(_deployed()):
         print(line)
     print(f"next: prefect worker start --pool {POOL}   (in {ROOT.name}/, the project's root)")
     return 0

@@ -19,6 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 T = TypeVar("T")
+WORKER = ("prefect", "worker", "start", "--pool", "gpu")
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 SETTINGS = {
     "DO_NOT_TRACK": "1",
@@ -45,7 +46,9 @@ class Service:
         """A store that the tests share, so that what one has built another reuses."""
         return self.folder / "store"
 
-    def run(self, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, *words: str, seconds: float = 120, **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
         """A program of the environment in the project's root, to its end."""
         return subprocess.run(
             [sys.executable, *words],
@@ -53,7 +56,7 @@ class Service:
             env=self.environment | environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=seconds,
         )
 
     def ask(self, path: str, **body: Any) -> Any:
@@ -111,10 +114,10 @@ class Service:
         return found
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+@contextmanager
+def serving(folder: Path) -> Iterator[Service]:
     """A server with an empty database, on this machine only."""
-    folder, port = tmp_path_factory.mktemp("prefect"), free_port()
+    port = free_port()
     own = {"PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     service = Service(own["PREFECT_API_URL"], folder, inherited | SETTINGS | own)
@@ -125,16 +128,28 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A server for the whole session."""
+    with serving(tmp_path_factory.mktemp("prefect")) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
 def service(server: Service) -> Iterator[Service]:
     """The server after `bootstrap.py`, with a worker for its pool."""
-    done = server.run("deployments/bootstrap.py")
-    assert done.returncode == 0, done.stdout + done.stderr
-    with running(server, "prefect", "worker", "start", "--pool", "gpu"):
+    bootstrap(server)
+    with running(server, *WORKER):
         yield server
 
 
+def bootstrap(service: Service) -> None:
+    """Make on a server what the deployments need, and deploy them."""
+    done = service.run("deployments/bootstrap.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @contextmanager
-def running(service: Service, *words: str) -> Iterator[None]:
+def running(service: Service, *words: str) -> Iterator["subprocess.Popen[bytes]"]:
     """A program in a process group of its own, which is ended with all it has started."""
     with (service.folder / "log").open("ab") as log:
         process = subprocess.Popen(
@@ -147,7 +162,7 @@ def running(service: Service, *words: str) -> Iterator[None]:
             start_new_session=True,
         )
     try:
-        yield
+        yield process
     finally:
         end_group(process)
 

@@ -36,14 +36,27 @@ def test_second_bootstrap_makes_nothing_and_leaves_what_a_person_has_changed(ser
         done = service.run(BOOTSTRAP)
         queues.patch("a100", json={"concurrency_limit": 1}).raise_for_status()
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[:5] == [
+    assert done.stdout.splitlines()[:-1] == [
         "work pool   gpu: found (process)",
         "work queue  gpu/a100: found, 3 at a time",
         "work queue  gpu/cpu: found, 1 at a time",
+        "automation  sft-dpo: a silent run is crashed: found",
+        "automation  sft-dpo: a crashed run goes on: found",
+        "deployment  dpo-round/a100: up to date",
+        "deployment  dpo-round/cpu: up to date",
+        "deployment  promote/a100: up to date",
+        "deployment  promote/cpu: up to date",
         "deployment  sft-dpo/a100: up to date",
         "deployment  sft-dpo/cpu: up to date",
     ]
     assert {d["id"] for d in service.ask("/deployments/filter", limit=50)} == before
+
+
+def test_second_bootstrap_leaves_one_automation_of_each_name(service):
+    service.run(BOOTSTRAP)
+    found = [automation["name"] for automation in service.ask("/automations/filter", limit=50)]
+    ours = [name for name in found if name.startswith("sft-dpo: ")]
+    assert len(ours) == len(set(ours)) == 2
 
 
 def test_deployments_name_no_path_of_this_machine(service):

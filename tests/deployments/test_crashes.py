@@ -1,0 +1,102 @@
+"""A round whose process, or whose worker with it, is killed: the automations start it again."""
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from alignment.line import Line
+from alignment.store import Store
+from tests.inbox import drop, line_settings, rows
+from tests.prefect_service import WORKER, bootstrap, running, serving, wait_for
+
+pytestmark = pytest.mark.slow
+
+SOONER = """
+from datetime import timedelta
+from prefect.client.orchestration import get_client
+from deployments.bootstrap import silent_is_crashed
+
+sooner = silent_is_crashed(after=timedelta(seconds=45))
+with get_client(sync_client=True) as client:
+    for found in client.read_automations_by_name(sooner.name):
+        client.delete_automation(found.id)
+    client.create_automation(sooner)
+"""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """A server of its own, where a run without a sign of life is crashed after 45 seconds."""
+    with serving(tmp_path_factory.mktemp("crashes")) as server:
+        bootstrap(server)
+        done = server.run("-c", SOONER)
+        assert done.returncode == 0, done.stderr
+        yield server
+
+
+@pytest.fixture
+def config(tiny_settings, write_config, tmp_path):
+    """A line with one batch; its round takes long enough to be killed in."""
+    settings = line_settings(tiny_settings, tmp_path)
+    settings["dpo"]["epochs"] = 20
+    drop(tmp_path / "inbox" / "monday.jsonl", rows(0, 32))
+    return write_config(settings)
+
+
+def processes(run):
+    """The process of a flow run, and all that it has started."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("PREFECT__FLOW_RUN_ID") == run:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def in_training(store):
+    marks = list(store.glob("work/dpo-*/progress.jsonl"))
+    return marks[0] if marks and marks[0].stat().st_size else None
+
+
+def kill_in_training(service, run, store, *more):
+    log = service.folder / "log"
+    wait_for("training", lambda: in_training(store), seconds=240, log=log)
+    for process in (*more, *processes(run)):
+        os.kill(process.pid, signal.SIGKILL)
+
+
+def check_one_round(service, run, line):
+    state = wait_for(  # past Crashed, which is the end of no run here
+        "the end of the run",
+        lambda: now if (now := service.state(run))["type"] in ("COMPLETED", "FAILED") else None,
+        seconds=300,
+        log=service.folder / "log",
+    )
+    assert (state["type"], state["name"]) == ("COMPLETED", "Kept"), state["message"]
+    assert service.ask(f"/flow_runs/{run}")["run_count"] == 2
+    assert [e.event.name for e in line.ledger.read()] == ["started", "opened", "closed"]
+    assert [closed.fate for _, closed in line.state().history] == ["kept"]
+
+
+def test_killed_flow_process_is_resumed(service, config, tmp_path):
+    line = Line(store=Store(root=tmp_path / "store"))
+    with running(service, *WORKER):
+        run = service.start("dpo-round/cpu", f"config={config}")
+        kill_in_training(service, run, tmp_path / "store")
+        check_one_round(service, run, line)
+
+
+def test_run_whose_worker_died_with_it_is_found_silent_and_resumed_by_another(
+    service, config, tmp_path
+):
+    line = Line(store=Store(root=tmp_path / "store"))
+    with running(service, *WORKER) as worker:
+        run = service.start("dpo-round/cpu", f"config={config}")
+        kill_in_training(service, run, tmp_path / "store", worker)
+    assert service.state(run)["type"] == "RUNNING", "nobody is left to say otherwise"
+    with running(service, *WORKER):
+        check_one_round(service, run, line)

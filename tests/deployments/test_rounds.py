@@ -1,0 +1,116 @@
+"""Rounds and promotions as runs of a real server: their ends, what starts them, who is asked."""
+
+import json
+
+import httpx
+import pytest
+
+from alignment.ledger import Batch
+from alignment.line import Line
+from alignment.rounds import head_of
+from alignment.store import Store
+from tests.alignment.artifacts import put_evaluation, put_model
+from tests.inbox import line_settings
+from tests.prefect_service import wait_for
+
+EVENT = """
+from prefect.events import emit_event
+emit_event(
+    event="preferences.batch.ready",
+    resource={"prefect.resource.id": "alignment.preferences.monday"},
+)
+"""
+
+
+@pytest.fixture
+def config(tiny_settings, write_config, tmp_path):
+    """A file that describes a line with an empty inbox, in a store of its own."""
+    return write_config(line_settings(tiny_settings, tmp_path))
+
+
+@pytest.fixture
+def waiting(tmp_path, tiny_ref_anywhere):
+    """A line whose first round has passed the gate and waits for a person."""
+    store = Store(root=tmp_path / "store")
+    line = Line(store=store)
+    for name, label, right in (("old", "sft", 10), ("new", "round 1", 20)):
+        put_model(store, f"merge-{name}", tiny_ref_anywhere, uri=f"folder:{name}")
+        parents = {"model": f"merge-{name}"}
+        put_evaluation(store, f"evaluate-{name}", label, right=right, parents=parents)
+    line.start(head_of(store, "merge-old"), rounds=0)
+    line.open((Batch(digest="0" * 64, key="batch-0", file="monday.jsonl"),))
+    line.close(1, head_of(store, "merge-new"), fate="waiting", why="round 1 is kept")
+    return line
+
+
+@pytest.fixture
+def tiny_ref_anywhere(tiny_model_folder):
+    from alignment.models.sources import describe
+    from alignment.records import ModelRef
+
+    base, tokenizer = describe(tiny_model_folder, f"folder:{tiny_model_folder}", None)
+    return ModelRef(base=base, tokenizer=tokenizer)
+
+
+def test_an_empty_inbox_ends_as_a_named_completed_state(service, config):
+    run = service.start("dpo-round/cpu", f"config={config}")
+    state = service.finish(run, seconds=60)
+    assert (state["type"], state["name"]) == ("COMPLETED", "No new data")
+    assert "no new data: no whole batch in " in state["message"]
+
+
+def test_an_event_starts_a_round_on_the_card(service):
+    (deployment,) = [
+        found
+        for found in service.ask("/deployments/filter", limit=50)
+        if found["name"] == "a100" and "dpo_round" in found["entrypoint"]
+    ]
+    chosen = {"deployment_id": {"any_": [deployment["id"]]}, "state": {"name": {"any_": []}}}
+    assert service.run("-c", EVENT).returncode == 0
+
+    def ended():
+        chosen["state"] = {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}
+        runs = service.ask("/flow_runs/filter", flow_runs=chosen)
+        return runs[0]["state"] if runs else None
+
+    state = wait_for("the round", ended, seconds=60, log=service.folder / "log")
+    assert state["name"] == "No new data"
+
+
+def test_nightly_rounds_are_scheduled_on_the_card_and_off_on_the_laptop(service):
+    active = {
+        found["entrypoint"] + found["name"]: [s["active"] for s in found["schedules"]]
+        for found in service.ask("/deployments/filter", limit=50)
+    }
+    assert active["flows/dpo_round.py:dpo_rounda100"] == [True]
+    assert active["flows/dpo_round.py:dpo_roundcpu"] == [False]
+
+
+def test_promotion_by_the_gate_makes_a_better_model_the_champion(service, config, waiting):
+    run = service.start("promote/cpu", f"config={config}", "ask=false")
+    state = service.finish(run, seconds=60)
+    assert (state["type"], state["name"]) == ("COMPLETED", "Promoted"), state["message"]
+    assert waiting.state().head == head_of(waiting.store, "merge-new")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decision", ["promote", "decline"])
+def test_promotion_waits_for_a_person_without_a_process(service, config, waiting, decision):
+    run = service.start("promote/cpu", f"config={config}")
+    log = service.folder / "log"
+    wait_for(
+        "the suspension",
+        lambda: service.state(run)["name"] == "Suspended" or None,
+        seconds=60,
+        log=log,
+    )
+    assert waiting.state().waiting is not None
+    answer = {"run_input": {"decision": decision, "why": "read ten replies"}}
+    httpx.post(f"{service.url}/flow_runs/{run}/resume", json=answer).raise_for_status()
+    state = service.finish(run, seconds=90)
+    assert state["name"] == {"promote": "Promoted", "decline": "Declined"}[decision]
+    now = waiting.state()
+    assert now.waiting is None
+    assert now.head == head_of(waiting.store, "merge-new" if decision == "promote" else "merge-old")
+    last = sorted(waiting.ledger.folder.iterdir())[-1]
+    assert json.loads(last.read_text())["event"]["why"] == "read ten replies"
