@@ -148,5 +148,5 @@ def unreadable(config: InboxConfig, path: str) -> str | None:
     try:
         Sieve([read_pairs(config.source(path))], max_malformed_share=config.max_malformed_share)
     except DataError as error:
-        return str(error)
+        return str(error).replace(path, PurePath(path).name)
     return None
