@@ -16,7 +16,8 @@ Not here: what was used before (`head.py`), which rows may be trained on (`data/
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -25,6 +26,7 @@ from alignment.data.arrivals import Listed, again, cut, listed
 from alignment.data.files import sha256
 from alignment.data.formats import Auto, Format
 from alignment.data.reading import read_pairs
+from alignment.data.shards import Pass
 from alignment.data.sieve import Sieve
 from alignment.data.sources import FileSource
 from alignment.errors import DataError
@@ -146,7 +148,15 @@ def _examined(file: Listed, *, settle: float, now: float) -> Arrival | LeftAlone
 def unreadable(config: InboxConfig, path: str) -> str | None:
     """Why a batch cannot be used whatever its rows are; None where it can be read."""
     try:
-        Sieve([read_pairs(config.source(path))], max_malformed_share=config.max_malformed_share)
+        with TemporaryDirectory() as work:
+            sieve = Sieve(
+                [read_pairs(config.source(path))],
+                Pass([], salt="", likeness=False),
+                work=Path(work),
+                key="look",
+                tell=lambda *_: None,
+            )
+            sieve.check_malformed(config.max_malformed_share)
     except DataError as error:
         return str(error).replace(path, PurePath(path).name)
     return None

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alignment.data.sieve import Prepared
-from alignment.data.split import hash_order
+from alignment.data.accounts import Prepared
+from alignment.data.split import unit_hash
 from alignment.records import PreferencePair
 
 
@@ -28,7 +28,7 @@ def add_replay(
     """
     old = list({pair.id: pair for pairs in trained.values() for pair in pairs}.values())
     wanted = round(prepared.ref.kept * share / (1 - share))
-    picked = [old[at] for at in hash_order([p.id for p in old], salt=f"replay:{salt}")[:wanted]]
+    picked = sorted(old, key=lambda pair: unit_hash(pair.id, salt=f"replay:{salt}"))[:wanted]
     if not picked:
         return prepared
     with (out / prepared.ref.train).open("a", encoding="utf-8", newline="\n") as lines:

@@ -112,7 +112,7 @@ def prepare_sets(
     Raises:
         DataError: a source cannot be read, or too little of it is left.
     """
-    rounds = (round_.pairs for round_ in chain.rounds)
+    rounds = (r.pairs for r in chain.rounds if isinstance(r.pairs, PreparePairs))
     found: list[PreparedSet] = []
     for step in (chain.held_out, chain.conversations, *rounds):
         if step is not None:

@@ -83,7 +83,7 @@ class PrepareBatches(Step):
             prepared = prepare_pairs(
                 self._set(store),
                 lengths=self.lengths,
-                tokenizer=tokenizer_of(store, self.base),
+                tokenizer=tokenizer_of(context, self.base),
                 earlier=used_prompts(store, self.earlier),
                 trained=trained,
                 seed=self.seed,

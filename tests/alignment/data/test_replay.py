@@ -2,8 +2,9 @@
 
 import pytest
 
+from alignment.data.accounts import PreparationReport, Prepared
 from alignment.data.replay import add_replay
-from alignment.data.sieve import PreparationReport, Prepared, read_rows
+from alignment.data.sieve import read_rows
 from alignment.records import DataRef, Message, PreferencePair
 
 

@@ -1,5 +1,7 @@
 """The trainers that `train_sft` and `train_dpo` build, caught before their first step."""
 
+from dataclasses import replace
+
 import pytest
 
 from alignment.progress import Progress
@@ -103,3 +105,13 @@ def dpo_trainer(monkeypatch, dpo_config, workspace):
         )
 
     return build
+
+
+@pytest.fixture
+def adapted(open_tiny, make_adapter):
+    """The tiny model with an adapter that matters, as a trainer holds it: PEFT's, on top."""
+    from peft import PeftModel
+
+    loaded = open_tiny()
+    folder = make_adapter("a", seed=1).uri.removeprefix("folder:")
+    return replace(loaded, model=PeftModel.from_pretrained(loaded.model, folder).eval())

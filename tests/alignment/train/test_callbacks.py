@@ -97,11 +97,9 @@ def test_a_resumed_run_writes_no_sample_twice(tmp_path, chatml_tokenizer, at_ste
         assert lines(path) == [{"step": 2}, {"step": 4}]
 
 
-def test_rewards_are_beta_times_what_the_adapter_changed(
-    open_tiny, tiny_ref, make_adapter, pairs, at_step
-):
+def test_rewards_are_beta_times_what_the_adapter_changed(open_tiny, adapted, pairs, at_step):
     """Per task and per source, against scores of the two models on their own, beta 0.5."""
-    adapted, base = open_tiny(tiny_ref.push(make_adapter("a", seed=1))), open_tiny()
+    base = open_tiny()
     named = [
         pair.model_copy(update={"task_type": task, "source": "one"})
         for pair, task in zip(pairs[:3], ("x", "y", "y"), strict=True)

@@ -116,10 +116,9 @@ def test_swapping_chosen_and_rejected_negates_the_margin(open_tiny):
     assert first != 0
 
 
-def test_disabling_the_adapter_gives_the_reference(open_tiny, tiny_ref, make_adapter, pairs):
+def test_disabling_the_adapter_gives_the_reference(open_tiny, adapted, pairs):
     """With an adapter that matters; with it switched off, the very numbers of the base model."""
     base = open_tiny()
-    adapted = open_tiny(tiny_ref.push(make_adapter("a", seed=1)))
 
     def score(loaded):
         return pair_logprobs(loaded.model, loaded.tokenizer, pairs, batch=4, max_length=256)
