@@ -41,7 +41,7 @@ def test_chain_has_no_step_that_the_flow_does_not_know():
         "held_out",
         "conversations",
         "sft",
-        "merge",
+        "hand_over",
         "evaluate_base",
         "evaluate_sft",
         "rounds",
