@@ -97,6 +97,7 @@ def test_stacked_and_merged_runs_in_fp32_end_at_the_same_evaluation(stacked, fin
         assert abs(one["nll"].value - base["nll"].value) > 0.01
 
 
+@pytest.mark.slow
 def test_a_killed_round_on_a_stack_ends_with_the_weights_of_one_that_was_not(stacked, tmp_path):
     elsewhere = Elsewhere(stacked, "dpo-2", tmp_path / "elsewhere")
     with elsewhere.running() as process:

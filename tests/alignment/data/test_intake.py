@@ -182,7 +182,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     rows=st.lists(st.dictionaries(st.text(), JSON), min_size=1), indent=st.sampled_from([None, 1])
 )
