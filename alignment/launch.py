@@ -10,7 +10,6 @@ Not here: which steps there are, in which order, who watches.
 import contextlib
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from alignment.progress import Follower, Mark, Progress
 from alignment.provenance import code_version, hardware, libraries, peak_memory
 from alignment.records import StageRecord
 from alignment.stages import Context, Outcome, Step, read_step
+from alignment.starter import STOPS, Child, Starter, serve
 from alignment.store import Store, Workspace, disk_full, storage_errors
 
 if TYPE_CHECKING:
@@ -36,14 +36,15 @@ logger = logging.getLogger(__name__)
 Watcher = Callable[[Mark], None]
 GRACE_SECONDS = 25.0
 """How long a child may take to save a checkpoint after it was asked to stop."""
-KEEP_FREED_MEMORY = (
-    "env",
-    "MALLOC_MMAP_MAX_=0",
-    f"MALLOC_TRIM_THRESHOLD_={4 * 2**30}",
-    f"MALLOC_TOP_PAD_={64 * 2**20}",
-)
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
 """glibc gives the memory of every large tensor back and gets it zeroed for the next one: a fifth of
 a training step on a CPU. A child ends with its step, so it may keep what it has freed."""
+
+_starter = Starter("alignment.launch", KEEP_FREED_MEMORY)
 
 
 def run_step(store: Store, step: Step, *, watch: Watcher = lambda _: None) -> StageRecord:
@@ -121,14 +122,8 @@ def _in_child(store: Store, step: Step, watch: Watcher) -> None:
     with storage_errors(store.root):
         spec.write_text(step.model_dump_json())
     follower = Follower(workspace.progress)
-    command = [sys.executable, "-m", "alignment.launch", str(store.root.absolute()), str(spec)]
     with workspace.log.open("ab") as log:
-        child = subprocess.Popen(
-            [*KEEP_FREED_MEMORY, *command, str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
+        child = _starter.start([str(store.root.absolute()), str(spec)], log=log)
     try:
         while child.poll() is None:
             for mark in follower.new():
@@ -138,16 +133,16 @@ def _in_child(store: Store, step: Step, watch: Watcher) -> None:
     except BaseException:
         _end(child)
         raise
-    _raise_failure(child.returncode, store, workspace, step)
+    _raise_failure(child.wait(), store, workspace, step)
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
+def _end(child: Child) -> None:
     """Ask a child to save and leave; insist after `GRACE_SECONDS`."""
-    child.terminate()
+    child.send_signal(signal.SIGTERM)
     try:
         child.wait(timeout=GRACE_SECONDS)
     except subprocess.TimeoutExpired:
-        child.kill()
+        child.send_signal(signal.SIGKILL)
         child.wait()
 
 
@@ -175,14 +170,14 @@ def _raise_failure(code: int, store: Store, workspace: Workspace, step: Step) ->
 # --- the child's side -------------------------------------------------------------------------
 
 
-def main(root: str, spec: str, parent: str) -> int:
+def main(root: str, spec: str) -> int:
     """Build the step of a spec file; the exit code says how it went, error.json says why."""
-    _die_with(int(parent))
     store, path = Store(root=Path(root)), Path(spec)
     step = read_step(path.read_text())
     progress = Progress(path.with_name("progress.jsonl"))
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in STOPS:
         signal.signal(signum, lambda *_: progress.ask_to_stop())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         build(store, step, progress)
@@ -206,17 +201,6 @@ def _recognised(error: Exception, root: Path) -> AlignmentError | None:
     return None
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel end this process when its parent is gone (Linux)."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the parent process is gone")
-
-
 @contextlib.contextmanager
 def _gpu_lock(*, enabled: bool) -> Iterator[None]:
     """One training process per GPU, whoever started it; free when the process dies."""
@@ -236,4 +220,4 @@ def _gpu_lock(*, enabled: bool) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(*serve(int(sys.argv[1]))))

@@ -53,7 +53,7 @@ class Elsewhere:
         try:
             yield process
         finally:
-            family = [*children(process), psutil.Process(process.pid)] if alive(process) else []
+            family = [*family_of(process), psutil.Process(process.pid)] if alive(process) else []
             for member in family:
                 member.kill()
             process.wait(timeout=10)
@@ -97,5 +97,12 @@ def alive(process):
     return process.poll() is None
 
 
-def children(process):
+def family_of(process):
     return psutil.Process(process.pid).children(recursive=True)
+
+
+def children(process):
+    """The processes that build a step: below them that wait stands the starter of children."""
+    return [
+        child for starter in psutil.Process(process.pid).children() for child in starter.children()
+    ]

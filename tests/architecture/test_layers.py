@@ -21,7 +21,18 @@ HOUSE = ["alignment", "tasks", "flows", "deployments"]
 
 ROOMS = [
     {"errors", "records"},
-    {"store", "ledger", "head", "line", "lineage", "progress", "provenance", "data", "models"},
+    {
+        "starter",
+        "store",
+        "ledger",
+        "head",
+        "line",
+        "lineage",
+        "progress",
+        "provenance",
+        "data",
+        "models",
+    },
     {"train", "evaluate", "intake"},
     {"config", "stages"},
     {"chain", "export", "launch", "plan", "rounds"},

@@ -1,0 +1,20 @@
+"""What a child of `tests.alignment.test_starter` does: the first argument says it."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from alignment.starter import serve
+
+if __name__ == "__main__":
+    what, *words = serve(int(sys.argv[1]))
+    if what == "say":
+        sys.stdout.write(f"{words[0]} {Path.cwd()} {os.environ['COLOUR']}\n")
+        sys.stderr.write("aside\n")
+    if what == "loaded":
+        sys.stdout.write(str("trl.trainer.dpo_trainer" in sys.modules))
+    if what == "sleep":
+        time.sleep(60)
+    if what == "exit":
+        sys.exit(int(words[0]))

@@ -1,0 +1,104 @@
+"""Children that a starter forks, and how they end."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from alignment.starter import Starter
+
+ASKER = """
+import sys
+from pathlib import Path
+from alignment.starter import Starter
+
+starter = Starter("tests.alignment.started", {})
+with Path(sys.argv[1]).open("ab") as log:
+    child = starter.start(["sleep"], log=log)
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def starter():
+    starter = Starter("tests.alignment.started", {})
+    yield starter
+    starter.close()
+
+
+@pytest.fixture
+def ask(starter, tmp_path):
+    """A function that starts a child with arguments; what it says is in `tmp_path / "log"`."""
+
+    def start(*arguments):
+        with (tmp_path / "log").open("ab") as log:
+            return starter.start(list(arguments), log=log)
+
+    return start
+
+
+def test_a_child_has_its_askers_folder_and_environment_and_its_own_log(ask, tmp_path, monkeypatch):
+    ask("exit", "0").wait(timeout=60)  # the starter is there, and stays in its own folder
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLOUR", "red")
+    assert ask("say", "hello").wait(timeout=60) == 0
+    said = (tmp_path / "log").read_text().splitlines()
+    assert sorted(said) == ["aside", f"hello {tmp_path} red"]
+
+
+def test_the_heavy_libraries_are_there_before_a_child_is_born(ask, tmp_path):
+    assert ask("loaded").wait(timeout=60) == 0
+    assert (tmp_path / "log").read_text() == "True"
+
+
+def test_children_live_side_by_side_and_each_answers_for_itself(ask):
+    sleeping, leaving = ask("sleep"), ask("exit", "3")
+    assert leaving.wait(timeout=60) == 3
+    assert sleeping.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        sleeping.wait(timeout=0.01)
+    sleeping.send_signal(signal.SIGKILL)
+    assert sleeping.wait(timeout=10) == sleeping.poll() == -signal.SIGKILL
+    sleeping.send_signal(signal.SIGKILL)  # to nobody
+
+
+def test_a_signal_that_comes_before_a_child_is_ready_waits_for_it(ask):
+    """The child unblocks what asks it to stop when it can answer; this one never does."""
+    child = ask("sleep")
+    child.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(timeout=0.5)
+    assert signal.SIGTERM in pending(child.pid)
+    child.send_signal(signal.SIGKILL)
+    child.wait(timeout=10)
+
+
+def test_a_starter_that_is_killed_takes_its_children_along_and_the_next_child_has_another(ask):
+    child = ask("sleep")
+    psutil.Process(child.pid).parent().kill()
+    assert child.wait(timeout=10) == -signal.SIGKILL
+    psutil.wait_procs([psutil.Process(child.pid)] if psutil.pid_exists(child.pid) else [], 5)
+    assert not psutil.pid_exists(child.pid)
+    assert ask("exit", "4").wait(timeout=60) == 4
+
+
+def test_nothing_is_left_of_a_starter_whose_asker_was_killed(tmp_path):
+    command = [sys.executable, "-c", ASKER, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as asker:
+        assert asker.stdout is not None
+        child = psutil.Process(int(asker.stdout.readline()))
+        family = [child, child.parent()]
+        asker.kill()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+
+
+def pending(pid):
+    """Signals that wait for a process to unblock them."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (mask,) = (int(line.split()[1], 16) for line in status if line.startswith("ShdPnd:"))
+    return {number for number in signal.Signals if mask >> (number - 1) & 1}
