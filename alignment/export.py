@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from alignment.durable import effect, flush_tree, remove, rename, write
 from alignment.errors import StorageError, UsageError
 from alignment.lineage import ancestors
 from alignment.progress import Progress
@@ -89,13 +90,15 @@ def export(
         raise StorageError(f"{to} exists already; choose a new folder.")
     staging = to.with_name(f".{to.name}.part")
     with storage_errors(to):
-        shutil.rmtree(staging, ignore_errors=True)
+        remove("export.begun", staging)
         staging.mkdir(parents=True)
-        written = _write(store, record, staging, form, dtype)
+        with effect("export.model"):
+            written = _write(store, record, staging, form, dtype)
         lineage = [found.model_dump(mode="json") for found in ancestors(store, record.key)]
-        (staging / "lineage.json").write_text(json.dumps(lineage, indent=2))
-        (staging / "export.json").write_text(written.model_dump_json(indent=2))
-        staging.rename(to)
+        write("export.lineage", staging / "lineage.json", json.dumps(lineage, indent=2))
+        write("export.account", staging / "export.json", written.model_dump_json(indent=2))
+        flush_tree("export.flush", staging)
+        rename("export.publish", staging, to)
     return written
 
 

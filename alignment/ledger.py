@@ -4,7 +4,8 @@
 
 An entry is created under the next number by `create`, which fails when that number is taken: of
 two processes that saw the same end of the ledger one writes, the other is `Overtaken` and reads
-again. Each entry holds the digest of the one before it, so a changed or missing one is noticed.
+again. Each entry holds the digest of the one before it and ends with its own, so a changed or
+missing one is noticed, the last one too.
 There is no second file that could disagree: the head is what the entries add up to (`head.py`).
 """
 
@@ -13,11 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from alignment.durable import create
 from alignment.errors import ArtifactError, Overtaken
-from alignment.records import Frozen
-from alignment.store import create, storage_errors
+from alignment.records import Frozen, sealed, unsealed
+from alignment.store import storage_errors
 
 
 class Batch(Frozen):
@@ -135,12 +137,12 @@ class Entry(Frozen):
 
     def encoded(self) -> bytes:
         """The entry's file, byte for byte."""
-        return (self.model_dump_json(indent=1) + "\n").encode()
+        return sealed(self)
 
     @property
     def digest(self) -> str:
         """What the next entry calls `previous`."""
-        return hashlib.sha256(self.encoded()).hexdigest()
+        return hashlib.sha256((self.model_dump_json(indent=1) + "\n").encode()).hexdigest()
 
 
 class Ledger(Frozen):
@@ -181,7 +183,7 @@ class Ledger(Frozen):
         )
         try:
             with storage_errors(self.folder, expected=FileExistsError):
-                create(self._path(entry.number), entry.encoded())
+                create("entry", self._path(entry.number), entry.encoded())
         except FileExistsError as error:
             raise Overtaken(
                 f"another run has just written to {self.folder}; run the same command again."
@@ -194,9 +196,8 @@ class Ledger(Frozen):
 
 def _parsed(path: Path) -> Entry:
     try:
-        return Entry.model_validate_json(path.read_bytes())
-    except ValidationError as error:
+        return Entry.model_validate_json(unsealed(path.read_bytes()))
+    except ValueError as error:
         raise ArtifactError(
-            f"{path} is not a readable entry of a ledger ({error.error_count()} problems). "
-            "Restore it from a copy."
+            f"{path} is damaged: it is not the entry that was written. Restore it from a copy."
         ) from error

@@ -17,16 +17,14 @@ import contextlib
 import errno
 import hashlib
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from alignment.durable import flush_tree, remove, rename, write
 from alignment.errors import ArtifactError, StorageError
-from alignment.records import FileDigest, Frozen, StageRecord
+from alignment.records import FileDigest, Frozen, StageRecord, sealed, unsealed
 
 logger = logging.getLogger(__name__)
 
@@ -87,13 +85,12 @@ class Store(Frozen):
         """The record of a key, or None where there is no artifact. Reads the manifest only."""
         manifest = self.folder(key) / MANIFEST
         try:
-            return StageRecord.model_validate_json(manifest.read_bytes())
+            return StageRecord.model_validate_json(unsealed(manifest.read_bytes()))
         except FileNotFoundError:
             return None
-        except ValidationError as error:
+        except ValueError as error:
             raise ArtifactError(
-                f"{manifest} is not a readable manifest ({error.error_count()} problems). "
-                f"Remove {manifest.parent} and run again to rebuild it."
+                f"{manifest} is damaged. Remove {manifest.parent} and run again to rebuild it."
             ) from error
 
     def open(self, key: str) -> StageRecord:
@@ -114,17 +111,25 @@ class Store(Frozen):
         return record
 
     def reuse(self, key: str) -> StageRecord | None:
-        """The record of a key if its files are intact; a damaged artifact is moved aside."""
+        """The record of a key if its files are intact; a damaged artifact is moved aside.
+
+        What a process that died between commit and cleaning up has left is removed.
+        """
         if not self.folder(key).exists():
             return None
         try:
-            return self.open(key)
+            record = self.open(key)
         except ArtifactError as error:
             aside = self.root / "damaged" / f"{key}-{time.time_ns()}"
             logger.warning("%s; moved to %s and built again", error, aside)
             aside.parent.mkdir(parents=True, exist_ok=True)
-            self.folder(key).rename(aside)
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                rename("artifact.aside", self.folder(key), aside)
             return None
+        left = self.root / "work" / key
+        if not (left / "out").exists():
+            remove("workspace.leftover", left)
+        return record
 
     def workspace(self, key: str) -> Workspace:
         """The place to build a key in; what an earlier attempt left there is kept."""
@@ -165,35 +170,13 @@ class Store(Frozen):
         with storage_errors(self.root):
             files = tuple(_digest(workspace.out, path) for path in _files(workspace.out))
             record = record.model_copy(update={"files": files})
-            (workspace.out / MANIFEST).write_text(record.model_dump_json(indent=2))
-            for path in workspace.out.rglob("*"):
-                flush(path)
-            flush(workspace.out)
-            workspace.out.rename(target)
-            flush(target.parent)
-        shutil.rmtree(workspace.folder, ignore_errors=True)
+            write("artifact.manifest", workspace.out / MANIFEST, sealed(record))
+            flush_tree("artifact.flush", workspace.out)
+            rename("artifact.publish", workspace.out, target)
+        with contextlib.suppress(OSError):  # the artifact is there, whatever is left of this
+            remove("workspace.remove", workspace.folder)
         _verified[target] = _times(target, record)
         return record
-
-
-def create(path: Path, content: bytes) -> None:
-    """Write a new file, whole and flushed, or not at all.
-
-    The content is written beside it and then linked to the name, which fails where the name is
-    taken: of two processes that create one path exactly one succeeds.
-
-    Raises:
-        FileExistsError: there is a file of that name already.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}")
-    try:
-        staged.write_bytes(content)
-        flush(staged)
-        os.link(staged, path)
-        flush(path.parent)
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -260,12 +243,3 @@ def _times(folder: Path, record: StageRecord) -> tuple[int, ...]:
     """Modification times of the artifact's files, in the manifest's order; 0 where missing."""
     paths = [folder / file.path for file in record.files]
     return tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in paths)
-
-
-def flush(path: Path) -> None:
-    """Make a file or folder durable (a rename of unflushed data may survive without the data)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

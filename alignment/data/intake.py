@@ -9,7 +9,6 @@ Not here: lengths, splits, control tokens of one tokenizer (`prepare.py`).
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -23,6 +22,7 @@ from alignment.data.reading import Reading, read_any
 from alignment.data.shards import Pass, Step
 from alignment.data.sieve import Sieve, Tell, as_line
 from alignment.data.sources import FileSource, HubSource
+from alignment.durable import effect, flush, remove, rename
 from alignment.errors import DataError, StorageError
 from alignment.records import Frozen, Quarantined, digest_of
 
@@ -130,7 +130,7 @@ def _read(
     try:
         return Sieve(readings(), rules, work=out / WORK, key=key[:16], tell=tell)
     except DataError:
-        shutil.rmtree(out / WORK)
+        remove("intake.shards", out / WORK)
         raise
 
 
@@ -227,12 +227,11 @@ def _storing(out: Path) -> Iterator[None]:
 def _write(out: Path, contents: dict[str, Iterable[bytes]]) -> None:
     """Write all files beside their places, then move each there."""
     for name, lines in contents.items():
-        with (out / f".{name}.part").open("wb") as file:
+        with effect("intake.rows"), (out / f".{name}.part").open("wb") as file:
             file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
+        flush("intake.flush", out / f".{name}.part")
     for name in contents:
-        (out / f".{name}.part").replace(out / name)
+        rename("intake.publish", out / f".{name}.part", out / name)
 
 
 def _report(sieve: Sieve[Record], kinds: Sequence[Kind | None]) -> IntakeReport:

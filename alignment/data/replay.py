@@ -5,6 +5,7 @@ from pathlib import Path
 
 from alignment.data.accounts import Prepared
 from alignment.data.split import unit_hash
+from alignment.durable import effect
 from alignment.records import PreferencePair
 
 
@@ -31,7 +32,8 @@ def add_replay(
     picked = sorted(old, key=lambda pair: unit_hash(pair.id, salt=f"replay:{salt}"))[:wanted]
     if not picked:
         return prepared
-    with (out / prepared.ref.train).open("a", encoding="utf-8", newline="\n") as lines:
+    train = out / prepared.ref.train
+    with effect("replay.append"), train.open("a", encoding="utf-8", newline="\n") as lines:
         lines.writelines(pair.model_dump_json() + "\n" for pair in picked)
     note = f"{len(picked)} pairs of earlier rounds are trained on again"
     return Prepared(

@@ -8,7 +8,6 @@ Not here: rows against each other (`index.py`).
 """
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -22,6 +21,7 @@ from alignment.data import grams
 from alignment.data.clean import Cleaned, Placed, R
 from alignment.data.index import COLUMNS, columns, said
 from alignment.data.reading import Reading
+from alignment.durable import effect, flush_tree, remove, rename, write
 from alignment.records import Quarantined
 
 SHARD = 20_000
@@ -113,10 +113,11 @@ def _write(
     tell: Callable[[int], None],
 ) -> int:
     scratch = folder.with_suffix(".part")
-    shutil.rmtree(scratch, ignore_errors=True)
+    remove("shard.begun", scratch)
     scratch.mkdir(parents=True)
     writer = _Writer(scratch, number, made_with)
     with (
+        effect("shard.rows"),
         (scratch / ROWS).open("wb") as rows,
         (scratch / DROPPED).open("w", encoding="utf-8", newline="\n") as dropped,
     ):
@@ -126,7 +127,8 @@ def _write(
             rows.writelines(writer.lines(kept))
             tell(len(batch))
     read = writer.close()
-    scratch.rename(folder)
+    flush_tree("shard.flush", scratch)
+    rename("shard.publish", scratch, folder)
     return read
 
 
@@ -171,10 +173,13 @@ class _Writer(Generic[R]):
 
     def close(self) -> int:
         """Write the columns and the account; gives how many rows came in."""
-        np.save(self._folder / INDEX, np.concatenate([np.zeros(0, COLUMNS), *self._columns]))
+        index = np.concatenate([np.zeros(0, COLUMNS), *self._columns])
+        with effect("shard.index"):
+            np.save(self._folder / INDEX, index)
         if self._with.likeness:
             none = np.zeros((0, grams.HASHES), dtype=np.uint16)
-            np.save(self._folder / SIGNATURES, np.concatenate([none, *self._signatures]))
+            with effect("shard.signatures"):
+                np.save(self._folder / SIGNATURES, np.concatenate([none, *self._signatures]))
         account = Account(
             self._read,
             dict(self._dropped),
@@ -182,7 +187,7 @@ class _Writer(Generic[R]):
             list(self._names.files),
             list(self._names.tasks),
         )
-        (self._folder / ACCOUNT).write_text(json.dumps(account._asdict()), encoding="utf-8")
+        write("shard.account", self._folder / ACCOUNT, json.dumps(account._asdict()))
         return self._read
 
 

@@ -5,7 +5,6 @@ against each other, by their columns (`index.py`). Memory holds 80 bytes a row a
 For each source, and so in all: rows read = kept + held out + dropped. Not here: which filters.
 """
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -39,6 +38,7 @@ from alignment.data.reading import Reading
 from alignment.data.shards import DROPPED, INDEX, ROWS, SIGNATURES, Pass, account_of, pour
 from alignment.data.split import PromptKeys, prompt_key, unit_hash
 from alignment.data.verifiers import VerifiablePrompt
+from alignment.durable import effect, remove, write
 from alignment.errors import DataError
 from alignment.records import DataRef, Quarantined
 
@@ -272,8 +272,8 @@ class Sieve(Generic[R]):
             _write(out / PROMPTS, map(as_line, asked))
         if self.signatures.paths:
             self._write_likeness(out / LIKENESS)
-        (out / PROMPT_KEYS).write_text(keys.model_dump_json())
-        (out / REPORT).write_text(report.model_dump_json())
+        write("set.prompt_keys", out / PROMPT_KEYS, keys.model_dump_json())
+        write("set.report", out / REPORT, report.model_dump_json())
         self.close()
         ref = DataRef(
             kind="pairs" if kind == "pairs" else "conversations",
@@ -293,7 +293,7 @@ class Sieve(Generic[R]):
         shape = (int(self.alive.sum()), HASHES)
         header = {"descr": "<u2", "fortran_order": False, "shape": shape}
         start = 0
-        with path.open("wb") as file:
+        with effect("set.likeness"), path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for part in self.signatures:
                 file.write(part[self.alive[start : start + len(part)]].astype("<u2").tobytes())
@@ -301,7 +301,7 @@ class Sieve(Generic[R]):
 
     def close(self) -> None:
         """Remove the shards; what is wanted of them has been written."""
-        shutil.rmtree(self._work.parent)
+        remove("shards.remove", self._work.parent)
 
     def accounts(self) -> Iterator[SourceReport]:
         """What became of each source's rows."""
@@ -334,7 +334,7 @@ def as_line(row: BaseModel) -> bytes:
 def _workplace(work: Path, key: str) -> Path:
     """The folder of this key's shards; what was begun under another key is removed."""
     if work.is_dir() and not (work / key).is_dir():
-        shutil.rmtree(work)
+        remove("shards.outdated", work)
     (work / key).mkdir(parents=True, exist_ok=True)
     return work / key
 
@@ -350,7 +350,7 @@ def _merged(names: list[str], more: Sequence[str]) -> NDArray[np.uint32]:
 
 
 def _write(path: Path, lines: Iterable[bytes]) -> None:
-    with path.open("wb") as file:
+    with effect("set.rows"), path.open("wb") as file:
         file.writelines(lines)
 
 

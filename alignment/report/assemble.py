@@ -11,6 +11,7 @@ from pathlib import Path
 from alignment.chain import Chain, Round
 from alignment.config import PipelineConfig
 from alignment.data.sieve import read_rows
+from alignment.durable import staged
 from alignment.records import (
     DataRef,
     EvalReport,
@@ -91,7 +92,8 @@ def _write(store: Store, report: RunReport, *, name: str) -> ReportFiles:
     path = folder / f"{name}.html"
     with storage_errors(store.root):
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(report), encoding="utf-8")
+        with staged("report.page", path) as place:
+            place.write_text(render(report), encoding="utf-8")
     return ReportFiles(
         html=path,
         markdown=to_markdown(report),

@@ -12,6 +12,7 @@ from alignment.data.prepare import Lengths, PairSetConfig, prepare_pairs
 from alignment.data.replay import add_replay
 from alignment.data.sieve import read_rows
 from alignment.data.sources import FileSource
+from alignment.durable import effect, remove
 from alignment.errors import DataError
 from alignment.records import PreferencePair
 from alignment.stages.data import naming, prepared_outcome, tokenizer_of, used_prompts
@@ -39,9 +40,10 @@ class TakeBatch(Step):
         """Copy the bytes and check that they are the ones that were looked at."""
         out = context.workspace.out
         for left in out.iterdir():  # by an attempt that was killed
-            left.unlink()
+            remove("batch.clear", left)
         copy = out / PurePath(self.file).name
         with (
+            effect("batch.copy"),
             files.reading(self.file),
             files.opened(self.file) as source,
             copy.open("wb") as target,

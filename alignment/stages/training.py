@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from alignment.data.sieve import read_rows
+from alignment.durable import staged
 from alignment.records import Conversation, DataRef, PreferencePair
 from alignment.stages.step import (
     Context,
@@ -109,9 +110,10 @@ class UseAdapter(Step):
         from alignment.models.stack import attach
 
         folder = context.workspace.out / "adapter"
-        folder.mkdir(exist_ok=True)
-        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-            shutil.copy(self.path / name, folder / name)
+        with staged("adapter.copy", folder) as place:
+            place.mkdir()
+            for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+                shutil.copy(self.path / name, place / name)
         policy = _open(context.store, self.policy, bf16=self.bf16)
         uri = f"store:{self.key}/adapter"
         ref = describe_adapter(folder, uri=uri, stage=self.name, trained_on=policy.ref.ref_hash)

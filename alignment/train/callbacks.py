@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignment.durable import effect, flush, staged
 from alignment.errors import TrainingError
 from alignment.evaluate.generate import generate
 from alignment.progress import Progress
@@ -79,10 +80,11 @@ def sample_generations(
             replies = generate(
                 parts["model"], tokenizer, prompts, max_new_tokens=max_new_tokens, batch=8
             )
-            with path.open("a", encoding="utf-8") as stream:
+            with effect("samples.append"), path.open("a", encoding="utf-8") as stream:
                 for prompt, reply in zip(prompts, replies, strict=True):
                     row = {"step": state.global_step, "prompt": prompt[-1].content}
                     stream.write(json.dumps({**row, "reply": reply.text}) + "\n")
+            flush("samples.flush", path)  # before the checkpoint that counts on them
 
     return SampleGenerationCallback()
 
@@ -157,5 +159,8 @@ def _grouped(pairs: Sequence[PreferencePair], margins: Sequence[float]) -> list[
 def _keep(path: Path, steps: set[int]) -> None:
     if not path.exists():
         return
-    rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] in steps]
-    path.write_text("".join(f"{row}\n" for row in rows))
+    lines = path.read_text().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]  # the last one may be cut
+    with staged("samples.trim", path) as kept:
+        kept.write_text("".join(line for line in whole if json.loads(line)["step"] in steps))
+        flush("samples.kept", kept)

@@ -9,10 +9,10 @@ the last one whose digests hold.
 
 import json
 import logging
-import shutil
 from pathlib import Path
 
-from alignment.store import file_sha256, flush
+from alignment.durable import flush_tree, remove, rename, write
+from alignment.store import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -28,19 +28,18 @@ def seal(staged: Path, directory: Path, *, step: int, keep: int = 2) -> Path:
         step: optimiser steps done.
         keep: how many sealed checkpoints to leave; two, so that one may turn out damaged.
     """
+    remove("checkpoint.begun", staged / DIGESTS)  # of an attempt that was killed while sealing
     files = sorted(path for path in staged.rglob("*") if path.is_file())
     digests = {path.relative_to(staged).as_posix(): file_sha256(path) for path in files}
-    (staged / DIGESTS).write_text(json.dumps(digests, indent=2, sort_keys=True))
-    for path in [*files, staged / DIGESTS, staged]:
-        flush(path)
+    write("checkpoint.digests", staged / DIGESTS, json.dumps(digests, indent=2, sort_keys=True))
+    flush_tree("checkpoint.flush", staged)
     directory.mkdir(parents=True, exist_ok=True)
     target = directory / f"step-{step:08d}"
     if target.exists():
-        shutil.rmtree(target)
-    staged.rename(target)
-    flush(directory)
+        remove("checkpoint.again", target)
+    rename("checkpoint.publish", staged, target)
     for old in _sealed(directory)[:-keep]:
-        shutil.rmtree(old)
+        remove("checkpoint.rotate", old)
     return target
 
 
@@ -51,7 +50,7 @@ def newest(directory: Path) -> Path | None:
         if problem is None:
             return folder
         logger.warning("checkpoint %s is damaged (%s); trying the one before", folder, problem)
-        shutil.rmtree(folder)
+        remove("checkpoint.damaged", folder)
     return None
 
 

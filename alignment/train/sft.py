@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PositiveFloat
 
 from alignment.data.encode import CompletionOnlyCollator, as_template, check_spans
+from alignment.durable import staged, write
 from alignment.errors import Interrupted
 from alignment.models.load import LoadedModel
 from alignment.progress import Progress
@@ -138,7 +139,8 @@ def fit(trainer: "Trainer", *, workspace: Workspace, progress: Progress) -> Trai
     evaluation = _last_evaluation(trainer)
     write_adapter(model, workspace.out / "adapter")
     history: list[dict[str, Any]] = trainer.state.log_history
-    (workspace.out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    lines = "".join(json.dumps(row) + "\n" for row in history)
+    write("history.write", workspace.out / "history.jsonl", lines)
     steps = [row for row in history if "loss" in row]
     losses = [row["loss"] for row in steps]
     tail = losses[-max(1, math.ceil(len(losses) / 10)) :]
@@ -168,13 +170,14 @@ def write_adapter(model: Any, folder: Path) -> None:
     The trainer library records a local path as the base model; whoever loads the adapter by it
     later gets the wrong model or none. Which model it belongs to stands in `AdapterRef`.
     """
-    model.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)
-    path = folder / "adapter_config.json"
-    settings = json.loads(path.read_text())
-    if Path(settings["base_model_name_or_path"] or "").is_absolute():
-        settings["base_model_name_or_path"] = None
-    path.write_text(json.dumps(settings, indent=2, sort_keys=True))
+    with staged("adapter.save", folder) as place:
+        model.save_pretrained(place)
+        (place / "README.md").unlink(missing_ok=True)
+        path = place / "adapter_config.json"
+        settings = json.loads(path.read_text())
+        if Path(settings["base_model_name_or_path"] or "").is_absolute():
+            settings["base_model_name_or_path"] = None
+        path.write_text(json.dumps(settings, indent=2, sort_keys=True))
 
 
 def _rows(conversations: Sequence[Conversation], tokenizer: "PreTrainedTokenizerBase") -> "Dataset":

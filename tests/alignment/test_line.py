@@ -213,10 +213,19 @@ def test_batch_is_found_by_file_digest_or_key(line):
 # --- the files ----------------------------------------------------------------------------------
 
 
-def test_changed_entry_is_noticed_by_its_successor(line):
+def test_changed_entry_is_noticed(line):
+    """The last one too, which has no successor that holds its digest."""
+    last = sorted(line.ledger.folder.iterdir())[-1]
+    last.write_text(last.read_text().replace("merge-start", "merge-other"))
+    with pytest.raises(ArtifactError, match=r"00000001.json is damaged"):
+        line.state()
+
+
+def test_exchanged_entry_is_noticed_by_its_successor(line):
     kept(line, 4, batch(1))
-    first = sorted(line.ledger.folder.iterdir())[0]
-    first.write_text(first.read_text().replace("merge-start", "merge-other"))
+    first, entry = sorted(line.ledger.folder.iterdir())[0], line.ledger.read()[0]
+    other = Started(head=head("other"), rounds=3)
+    first.write_bytes(entry.model_copy(update={"event": other}).encoded())
     with pytest.raises(ArtifactError, match=r"00000002.json does not follow the entry before it"):
         line.state()
 

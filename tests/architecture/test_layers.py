@@ -1,8 +1,8 @@
 """What may import what, read from the source with `ast`.
 
 alignment  <-  tasks  <-  flows  <-  deployments
-errors, records  <-  store, data, models  <-  train, evaluate  <-  config, stages
-    <-  chain, export, launch, plan  <-  report
+errors, failpoints, records  <-  durable, store, data, models  <-  train, evaluate
+    <-  config, stages  <-  chain, export, launch, plan  <-  report
 """
 
 import ast
@@ -20,8 +20,9 @@ HOUSE = ["alignment", "tasks", "flows", "deployments"]
 """Left to right: a package imports itself and what stands to its left."""
 
 ROOMS = [
-    {"errors", "records"},
+    {"errors", "failpoints", "records"},
     {
+        "durable",
         "starter",
         "store",
         "ledger",

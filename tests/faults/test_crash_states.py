@@ -1,0 +1,199 @@
+"""After a crash anywhere in a commit there is what was before it, or what comes after it.
+
+Every failpoint, every torn file: `crash_states.py`. What is left is then recovered as the next
+run does it, and ends as if there had been no crash.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alignment.data.clean import Placed
+from alignment.data.reading import Reading
+from alignment.data.shards import Pass, pour
+from alignment.data.split import prompt_key
+from alignment.ledger import Batch, Head
+from alignment.line import Line
+from alignment.records import Message, PreferencePair
+from alignment.store import Store
+from alignment.train.callbacks import _keep
+from alignment.train.checkpoints import newest, seal
+from tests.alignment.test_store import KEY, record
+from tests.faults.crash_states import Recorder, restore, snapshot
+
+FILES = {
+    "weights.bin": bytes(range(256)) * 24,
+    "logs/history.jsonl": b'{"loss": 1.0}\n' * 50,
+    "empty": b"",
+}
+
+
+@pytest.fixture
+def recorder(tmp_path, monkeypatch):
+    """Watches the folder `root`."""
+    (tmp_path / "root").mkdir()
+    return Recorder(tmp_path / "root", monkeypatch)
+
+
+def recovered(states, tmp_path):
+    """Each state in a folder of its own."""
+    for number, state in enumerate(states):
+        yield state.at, restore(state, tmp_path / f"state-{number}")
+
+
+def lay(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+# --- an artifact --------------------------------------------------------------------------------
+
+
+def build(store):
+    workspace = store.workspace(KEY)
+    lay(workspace.out, FILES)
+    lay(workspace.checkpoints, {"step-00000001/optimizer.pt": b"x" * 600})
+    return store.commit(record(), workspace)
+
+
+def test_an_artifact_is_there_whole_or_not_at_all_and_nothing_stays_behind(recorder, tmp_path):
+    store = Store(root=tmp_path / "root")
+    states = recorder.states(lambda: build(store))
+    after = {k: v for k, v in snapshot(store.root).items() if k.startswith("objects/")}
+    assert len(states) > 40
+    fates = set()
+    for at, root in recovered(states, tmp_path):
+        left = Store(root=root)
+        found = left.reuse(KEY)
+        fates.add(found is not None)
+        assert found is None or found == store.find(KEY), at
+        assert found is not None or not left.folder(KEY).exists(), at
+        if found is None:
+            build(left)
+        files = snapshot(root)
+        assert {k: v for k, v in files.items() if k.startswith("objects/")} == after, at
+        assert not [name for name in files if name.startswith("work/")], at
+        assert not [name for name in files if name.startswith("damaged/")], at
+    assert fates == {False, True}
+
+
+# --- a checkpoint -------------------------------------------------------------------------------
+
+
+def train(root, step):
+    staged = root / "trl" / f"checkpoint-{step}"
+    lay(staged, {n: f"{n} of step {step}\n".encode() * 60 for n in ("model", "deep/optimizer.pt")})
+    seal(staged, root / "checkpoints", step=step)
+
+
+def step_of(checkpoint):
+    assert checkpoint is not None
+    return int((checkpoint / "model").read_text().split()[-1])
+
+
+def test_the_newest_checkpoint_is_the_one_before_or_the_one_after(recorder, tmp_path):
+    root = tmp_path / "root"
+    train(root, 1)
+    train(root, 2)
+    states = recorder.states(lambda: train(root, 3))
+    assert len(states) > 20
+    found = set()
+    for at, left in recovered(states, tmp_path):
+        checkpoint = newest(left / "checkpoints")
+        assert step_of(checkpoint) == int(checkpoint.name[5:]) in (2, 3), at
+        found.add(step_of(checkpoint))
+        if step_of(checkpoint) == 2:
+            train(left, 3)
+        assert snapshot(newest(left / "checkpoints")) == snapshot(newest(root / "checkpoints")), at
+        train(left, 4)
+        assert step_of(newest(left / "checkpoints")) == 4, at
+    assert found == {2, 3}
+
+
+def test_a_first_checkpoint_is_there_or_there_is_none(recorder, tmp_path):
+    states = recorder.states(lambda: train(tmp_path / "root", 1))
+    found = set()
+    for at, left in recovered(states, tmp_path):
+        checkpoint = newest(left / "checkpoints")
+        assert checkpoint is None or step_of(checkpoint) == 1, at
+        found.add(checkpoint is None)
+    assert found == {True, False}
+
+
+# --- an entry of the ledger, and with it the head -----------------------------------------------
+
+
+def head(name):
+    return Head(model=f"merge-{name}", evaluation=f"evaluate-{name}", label=name)
+
+
+def moves(line):
+    return line.close(1, head("new"), fate="kept", why="better " * 100)
+
+
+def test_the_head_moves_or_does_not(recorder, tmp_path):
+    line = Line(store=Store(root=tmp_path / "root"))
+    line.start(head("old"), rounds=0)
+    line.open((Batch(digest="0" * 64, key="batch-0", file="a.jsonl"),))
+    before = line.state()
+    states = recorder.states(lambda: moves(line))
+    assert len(states) > 6
+    found = set()
+    for at, root in recovered(states, tmp_path):
+        left = Line(store=Store(root=root))
+        state = left.state()
+        assert state in (before, line.state()), at
+        found.add(state.head.label)
+        if state == before:
+            moves(left)
+        assert left.state() == line.state(), at
+    assert found == {"old", "new"}
+
+
+# --- what a resumed run reads again --------------------------------------------------------------
+
+
+def test_samples_are_those_before_the_trim_or_after_it(recorder, tmp_path):
+    root = tmp_path / "root"
+    rows = [json.dumps({"step": step, "reply": "x" * 400}) + "\n" for step in (1, 2, 3)]
+    (root / "samples.jsonl").write_text("".join(rows) + rows[0][:100])
+    for path in root.iterdir():  # it was flushed, but for the line that was being written
+        descriptor = path.open("rb")
+        recorder._fsync(descriptor.fileno())
+        descriptor.close()
+    states = recorder.states(lambda: _keep(root / "samples.jsonl", {1, 2}))
+    assert len(states) > 3
+    for at, left in recovered(states, tmp_path):
+        _keep(left / "samples.jsonl", {1, 2})
+        assert (left / "samples.jsonl").read_text() == "".join(rows[:2]), at
+
+
+def pairs(count):
+    for number in range(count):
+        pair = PreferencePair.of(
+            (Message(role="user", content=f"Question {number}?"),),
+            chosen=(Message(role="assistant", content="yes"),),
+            rejected=(Message(role="assistant", content="no"),),
+            task_type="any",
+            source="any",
+        )
+        yield Placed(pair, "any", number, prompt_key(pair.prompt))
+
+
+def poured(work):
+    reading = Reading("any", "pairs", "any", "", pairs(30))
+    made_with = Pass((), salt="", likeness=True)
+    (shard,) = pour(reading, 0, made_with, work, lambda _: None)
+    index = np.load(shard / "index.npy")
+    return snapshot(shard), len(index)
+
+
+def test_a_shard_is_there_whole_or_read_again(recorder, tmp_path):
+    root = tmp_path / "root"
+    states = recorder.states(lambda: poured(root))
+    assert len(states) > 20
+    for at, left in recovered(states, tmp_path):
+        assert poured(Path(left)) == poured(root), at
