@@ -30,9 +30,14 @@ def hit(name: str) -> None:
 
 
 def observe(observer: Observer) -> Callable[[], None]:
-    """Have `observer(name)` called at every point from now on; the result ends that."""
+    """Have `observer(name)` called at every point, until the result is called."""
     _observers.append(observer)
-    return lambda: _observers.remove(observer)
+
+    def end() -> None:
+        if observer in _observers:
+            _observers.remove(observer)
+
+    return end
 
 
 def arm(action: Action, *, name: str | None = None, nth: int = 1) -> Callable[[], None]:

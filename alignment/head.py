@@ -55,8 +55,15 @@ class State(Frozen):
     @property
     def lineage(self) -> tuple[tuple[Opened, Closed], ...]:
         """The rounds that led to the head, oldest first."""
+        return self._led_to(self.head.model if self.head else "")
+
+    def barred_in(self, model: str) -> tuple[Batch, ...]:
+        """The refused or revoked batches that a model was trained on."""
+        batches = (batch for opened, _ in self._led_to(model) for batch in opened.batches)
+        return tuple(batch for batch in batches if batch.digest in self.barred)
+
+    def _led_to(self, model: str) -> tuple[tuple[Opened, Closed], ...]:
         found: list[tuple[Opened, Closed]] = []
-        model = self.head.model if self.head else ""
         for opened, closed in reversed(self.history):
             if closed.head.model == model != opened.parent.model:
                 found.append((opened, closed))
@@ -82,10 +89,13 @@ class State(Frozen):
     def earlier_champion(self, model: str | None = None) -> Head:
         """The last champion with this model, or the last one that is not the present one.
 
+        One that contains a revoked batch does not count.
+
         Raises:
             UsageError: there was none.
         """
-        others = [head for head in self.champions if head != self.head]
+        sound = (head for head in self.champions if not self.barred_in(head.model))
+        others = [head for head in sound if head != self.head]
         found = [head for head in others if model in (None, head.model)]
         if not found:
             listed = ", ".join(dict.fromkeys(f"{head.label} {head.model}" for head in others))

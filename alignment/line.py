@@ -7,7 +7,7 @@ Not here: what the entries add up to (`head.py`), which steps a round has (`roun
 
 from collections.abc import Callable
 
-from alignment.errors import Overtaken
+from alignment.errors import Overtaken, UsageError
 from alignment.head import Batches, State, after, fold
 from alignment.ledger import (
     Batch,
@@ -79,13 +79,17 @@ class Line(Frozen):
         )[0]
 
     def promote(self, head: Head, why: str) -> State:
-        """Make a model the champion."""
+        """Make a model the champion.
+
+        Raises:
+            UsageError: it was trained on a revoked batch.
+        """
         return self._write(
             lambda state: _moving(state, Moved(head=head, action="promoted", why=why))
         )[0]
 
     def roll_back(self, head: Head, why: str) -> State:
-        """Make an earlier champion the champion again."""
+        """Make an earlier champion the champion again; raises as `promote`."""
         return self._write(
             lambda state: _moving(state, Moved(head=head, action="rolled back", why=why))
         )[0]
@@ -138,6 +142,11 @@ def _closing(state: State, number: int, head: Head, fate: Fate, why: str) -> Eve
 
 
 def _moving(state: State, event: Moved) -> Event | None:
+    if bad := state.barred_in(event.head.model):
+        raise UsageError(
+            f"{event.head.label} was trained on a revoked batch ({bad[0].file}). Train its round "
+            "again without it: sft-dpo round"
+        )
     return None if state.head and state.head.model == event.head.model else event
 
 

@@ -10,11 +10,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests import tiny
 from tests.qwen_tokenizer import fetch
 
 pytest_plugins = ["tests.prefect_service"]
+settings.register_profile("deep", max_examples=2000, stateful_step_count=200, deadline=None)
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,23 +1,24 @@
 """The head and its ledger: what one entry changes, what two writers do, and a model of it all."""
 
+import contextlib
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from alignment.errors import ArtifactError, Overtaken, UsageError
+from alignment.failpoints import Broken, arm
 from alignment.intake import Arrival, InboxConfig, look
 from alignment.ledger import Batch, Head, Started
 from alignment.line import Line
 from alignment.store import Store
+from tests.machines import lives
 
 
 def content(number):
@@ -137,6 +138,7 @@ from pathlib import Path
 from alignment.line import Line
 from alignment.ledger import Batch
 from alignment.store import Store
+from tests.machines import lives
 
 line = Line(store=Store(root=Path(sys.argv[1])))
 sys.stdin.readline()
@@ -171,6 +173,18 @@ def test_revoked_batch_takes_its_round_and_all_after_it_off_the_head(line):
     state = line.revoke(batch(2), "wrong labels")
     assert state.head == head(4)
     assert state.again == ((batch(3),), (batch(4),))
+
+
+def test_model_with_a_revoked_batch_never_comes_back(line):
+    kept(line, 4, batch(1))
+    line.roll_back(head("start"), "users complain")
+    line.revoke(batch(1), "wrong labels")
+    with pytest.raises(UsageError, match="no such earlier champion"):
+        line.state().earlier_champion()
+    for change in (line.promote, line.roll_back):
+        with pytest.raises(UsageError, match=r"trained on a revoked batch \(1.jsonl\)"):
+            change(head(4), "it was better")
+    assert line.state().head == head("start")
 
 
 def test_rounds_after_a_revoked_batch_are_trained_again_one_by_one(line):
@@ -275,13 +289,34 @@ class Machine(RuleBasedStateMachine):
         self.files: dict[str, int] = {}
         self.holds: dict[str, frozenset[int]] = {"start": frozenset()}
         self.rounds: dict[str, tuple[str, frozenset[int]]] = {}
-        self.champion, self.number = "start", 0
+        self.champion, self.number, self.deadly = "start", 0, 0
         self.queue: list[frozenset[int]] = []
         self.open: tuple[frozenset[int], str, str] | None = None
         self.waiting: str | None = None
 
     def now(self):
         return self.line.state()
+
+    def surely(self, change, *arguments, **named):
+        """A change by a process that dies at the failpoint that was drawn, and again by the next.
+
+        Where the entry was written before the death, the second one finds nothing left to do.
+        """
+        end = arm("raise", nth=self.deadly)
+        try:
+            return change(*arguments, **named)
+        except Broken:
+            with contextlib.suppress(Overtaken):
+                change(*arguments, **named)
+            return self.now()
+        finally:
+            end()
+            self.deadly = 0
+
+    @rule(point=st.integers(1, 10))
+    def die_at(self, point):
+        """At the so many-th point of the next change; it passes ten."""
+        self.deadly = point
 
     @rule(number=numbers, name=st.sampled_from("abc"), whole=st.booleans())
     def drop(self, number, name, *, whole):
@@ -300,7 +335,8 @@ class Machine(RuleBasedStateMachine):
         wanted = self.queue[0] if self.queue else frozenset(free)
         if not wanted:
             return
-        assert self.line.open(tuple(map(batch, sorted(wanted)))).open is not None
+        state = self.surely(self.line.open, tuple(map(batch, sorted(wanted))))
+        assert state.open is not None
         self.queue = self.queue[1:]
         self.number += 1
         self.open = (wanted, self.champion, str(self.number))
@@ -310,14 +346,14 @@ class Machine(RuleBasedStateMachine):
     @rule(wanted=st.sets(numbers, min_size=1, max_size=3))
     def claim_what_is_gone(self, wanted):
         if any(self.fate[number] != "free" for number in wanted):
-            assert self.line.open(tuple(map(batch, wanted))).open is None
+            assert self.surely(self.line.open, tuple(map(batch, wanted))).open is None
 
     @precondition(lambda self: self.open is not None)
     @rule(fate=st.sampled_from(["kept", "rejected", "waiting"]))
     def close_round(self, fate):
         assert self.open is not None
         claimed, parent, name = self.open
-        self.line.close(self.number, head(name), fate=fate, why="any")
+        self.surely(self.line.close, self.number, head(name), fate=fate, why="any")
         self.open = None
         bad = {number for number in claimed if self.fate[number] == "barred"}
         if bad or parent != self.champion:
@@ -337,24 +373,24 @@ class Machine(RuleBasedStateMachine):
     def decide(self, yes):
         if yes:
             assert self.waiting is not None
-            self.line.promote(head(self.waiting), "any")
+            self.surely(self.line.promote, head(self.waiting), "any")
             self.champion = self.waiting
         else:
-            self.line.decline("any")
+            self.surely(self.line.decline, "any")
         self.waiting = None
 
     @precondition(lambda self: self.waiting is None and self.champion != "start")
     @rule()
     def roll_back(self):
         parent, _ = self.rounds[self.champion]
-        self.line.roll_back(head(parent), "any")
+        self.surely(self.line.roll_back, head(parent), "any")
         self.champion = parent
 
     @rule(number=numbers)
     def revoke(self, number):
         if self.fate[number] in ("free", "barred"):
             return
-        self.line.revoke(batch(number), "any")
+        self.surely(self.line.revoke, batch(number), "any")
         lost: list[frozenset[int]] = []
         while number in self.holds[self.waiting or self.champion]:
             name = self.waiting or self.champion
@@ -396,9 +432,5 @@ class Machine(RuleBasedStateMachine):
             self.folder.cleanup()
 
 
-Machine.TestCase.settings = settings(
-    max_examples=int(os.environ.get("LINE_EXAMPLES", "40")),
-    stateful_step_count=int(os.environ.get("LINE_STEPS", "20")),
-    deadline=None,
-)
+Machine.TestCase.settings = lives(examples=40, steps=20)
 TestLineAgainstAModel = Machine.TestCase

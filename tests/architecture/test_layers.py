@@ -36,7 +36,7 @@ ROOMS = [
     },
     {"train", "evaluate", "intake"},
     {"config", "stages"},
-    {"chain", "export", "launch", "plan", "rounds"},
+    {"chain", "conduct", "export", "launch", "plan", "rounds"},
     {"report"},
     {"doctor"},
 ]

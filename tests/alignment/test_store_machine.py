@@ -1,0 +1,127 @@
+"""Random lives of a store beside a dict: builds that die or find the disk full, and damage."""
+
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from alignment.errors import ArtifactError
+from alignment.failpoints import Broken, arm
+from alignment.records import CodeVersion, StageRecord
+from alignment.store import MANIFEST, Store
+from tests.machines import lives
+
+KEYS = st.sampled_from(["sft-1", "dpo-1", "merge-1"])
+NAMES = ("weights.bin", "logs/history.jsonl")
+
+
+def record(key):
+    return StageRecord(
+        key=key,
+        stage=key.split("-")[0],
+        version=1,
+        name=key,
+        parents={},
+        config={},
+        seed=0,
+        output={},
+        metrics={},
+        files=(),
+        code=CodeVersion(revision="abc"),
+        libraries={},
+        hardware={},
+        started="2026-01-01T00:00:00+00:00",
+        seconds=1.0,
+    )
+
+
+class Machine(RuleBasedStateMachine):
+    """`whole` has the content of each artifact that must open; no other one may."""
+
+    @initialize()
+    def begin(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.store = Store(root=Path(self.folder.name))
+        self.whole: dict[str, bytes] = {}
+
+    @rule(key=KEYS, content=st.binary(min_size=1, max_size=1500), dies=st.integers(0, 24))
+    def build(self, key, content, dies):
+        """As a run does it: reuse, or build and commit; it dies at a failpoint, or nowhere."""
+        end = arm("raise", nth=dies)
+        with contextlib.suppress(Broken):
+            self.reuse_or_build(key, content)
+        end()
+        self.reuse_or_build(key, content)
+
+    @rule(key=KEYS, content=st.binary(min_size=1, max_size=600), at=st.integers(1, 20))
+    def disk_is_full(self, key, content, at):
+        """The run says so; the next one, with room, goes on."""
+        end = arm("full", nth=at)
+        with contextlib.suppress(OSError):
+            self.reuse_or_build(key, content)
+        end()
+        self.reuse_or_build(key, content)
+
+    def reuse_or_build(self, key, content):
+        if self.store.reuse(key) is None:
+            assert key not in self.whole
+            workspace = self.store.workspace(key)
+            for name in NAMES:
+                (workspace.out / name).parent.mkdir(parents=True, exist_ok=True)
+                (workspace.out / name).write_bytes(content)
+            self.store.commit(record(key), workspace)
+        assert self.read(key) == self.whole.get(key, content) or key not in self.whole
+        self.whole[key] = self.read(key)
+
+    def read(self, key):
+        first, second = ((self.store.folder(key) / name).read_bytes() for name in NAMES)
+        assert first == second, "files of two builds in one artifact"
+        return first
+
+    @rule(
+        key=KEYS, place=st.floats(0, 1, exclude_max=True), file=st.sampled_from([*NAMES, MANIFEST])
+    )
+    def flip_a_bit(self, key, place, file):
+        if key not in self.whole:
+            return
+        path = self.store.folder(key) / file
+        content = bytearray(path.read_bytes())
+        bit = int(place * 8 * len(content))
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        del self.whole[key]
+
+    @rule(key=KEYS, file=st.sampled_from([*NAMES, MANIFEST]))
+    def lose_a_file(self, key, file):
+        if key in self.whole:
+            (self.store.folder(key) / file).unlink()
+            del self.whole[key]
+
+    @rule(key=KEYS)
+    def lose_the_artifact(self, key):
+        shutil.rmtree(self.store.folder(key), ignore_errors=True)
+        self.whole.pop(key, None)
+
+    @invariant()
+    def what_opens_is_what_was_committed(self):
+        for key in ("sft-1", "dpo-1", "merge-1"):
+            if key in self.whole:
+                self.store.open(key)
+                assert self.read(key) == self.whole[key]
+                continue
+            try:
+                self.store.open(key)
+            except ArtifactError:
+                continue
+            raise AssertionError(f"{key} opens")
+
+    def teardown(self):
+        if hasattr(self, "folder"):
+            self.folder.cleanup()
+
+
+Machine.TestCase.settings = lives(examples=30, steps=20)
+TestStoreAgainstAModel = Machine.TestCase

@@ -1,0 +1,308 @@
+"""The control plane under random lives: `python -m tests.faults.simulate --seeds 10000`.
+
+Real: inbox, batches, store, ledger, head, and the round that ties them (`alignment/conduct.py`).
+Simulated: training and evaluation, whose artifacts are empty and whose verdict is drawn; the clock;
+and other processes, which come in between at any failpoint. A life is its seed: files appear,
+twice, cut or unreadable; rounds run and die, or find the disk full; people promote, decline, roll
+back and revoke. Then everything is left alone until there is nothing new, and looked at.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from alignment.conduct import Hands, RoundRun
+from alignment.config import PipelineConfig
+from alignment.errors import Overtaken, UsageError
+from alignment.failpoints import Broken, arm, observe
+from alignment.ledger import Head
+from alignment.line import Line
+from alignment.lineage import ancestors
+from alignment.progress import Progress
+from alignment.records import CodeVersion, StageRecord
+from alignment.stages.step import Context
+from alignment.store import Store
+from tests import tiny
+
+NEEDED = 16
+OLD = time.time() - 10_000
+MODEL = {
+    "base": {"uri": "folder:base", "sha256": "0" * 64, "dtype": "float32"},
+    "tokenizer": {
+        "uri": "folder:base",
+        "sha256": "0" * 64,
+        "chat_template_sha256": "0" * 64,
+    },
+}
+
+
+def record(key, parents, *, output=None, new=0.0):
+    return StageRecord(
+        key=key,
+        stage=key.split("-")[0],
+        version=1,
+        name=key,
+        parents=parents,
+        config={},
+        seed=0,
+        output=output or {},
+        metrics={"new": new},
+        files=(),
+        code=CodeVersion(revision="simulated"),
+        libraries={},
+        hardware={},
+        started="2026-01-01T00:00:00+00:00",
+        seconds=0.0,
+    )
+
+
+class Life:
+    """Everything that happens in one store under one seed."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.random = random.Random(seed)
+        self.inbox = folder / "inbox"
+        self.inbox.mkdir()
+        settings = tiny.settings(folder / "base", folder / "store") | {
+            "sft": {"name": "none"},
+            "rounds": [],
+            "control": None,
+            "inbox": {
+                "path": str(self.inbox),
+                "min_new_pairs": NEEDED,
+                "promotion": {"name": self.random.choice(["gate", "person"])},
+            },
+        }
+        self.config = PipelineConfig.model_validate(settings)
+        self.store = Store(root=folder / "store")
+        self.line = Line(store=self.store)
+        self.done: Counter[str] = Counter()
+        self.good: set[str] = set()
+        self.bad: set[str] = set()
+        self.rows: dict[str, int] = {}
+        self.clock = 0.0
+        self.depth = 0
+        self.building = False
+        self._begin()
+
+    def _begin(self):
+        for key, parents in (
+            ("base-0", {}),
+            ("merge-0", {"policy": "base-0"}),
+            ("evaluate-0", {"model": "merge-0", "data 1": "base-0"}),
+        ):
+            self.store.commit(record(key, parents), self.store.workspace(key))
+        self.line.start(Head(model="merge-0", evaluation="evaluate-0", label="start"), rounds=0)
+
+    # --- what a round is given ---
+
+    def build(self, step):
+        """A step as `launch.build` does it, its work left out; batches are really copied."""
+        if self.store.reuse(step.key) is not None:
+            return
+        self.building = True  # under the key's lock, no other process builds it
+        try:
+            workspace = self.store.workspace(step.key)
+            output, new = {}, 0.0
+            if step.stage == "batch":
+                context = Context(self.store, workspace, Progress())
+                output = step.build(context).output
+            if step.stage == "intake":
+                taken = [self.store.open(key) for key in step.batches]
+                files = [self.store.folder(one.key) / str(one.output["file"]) for one in taken]
+                new = float(sum(len(file.read_text().splitlines()) for file in files))
+            if step.stage == "gate":
+                output = self.verdict(step)
+            made = record(step.key, step.parents, output=output, new=new)
+            self.store.commit(made, workspace)
+        finally:
+            self.building = False
+
+    def verdict(self, step):
+        """Drawn from the key: the same round is judged alike by whoever judges it."""
+        passed = int(hashlib.sha256(step.key.encode()).hexdigest()[:2], 16) < 180
+        check = {"name": "preference_accuracy", "passed": passed, "words": "drawn"}
+        words = {"candidate": "new", "champion": "old", "checks": [check]}
+        return {"model": MODEL, "evaluation": step.evaluation, "verdict": words}
+
+    def round(self):
+        hands = Hands(begin=lambda: None, build=self.build, now=lambda: time.time() + self.clock)
+        ended = RoundRun(self.config, self.line, hands).result()
+        self.done[ended.ending] += 1
+        return ended.ending
+
+    # --- what happens ---
+
+    def drop(self):
+        """A batch that is whole, one that is there already, half of one, or nonsense."""
+        kind = self.random.choice(["new", "new", "new", "again", "cut", "nonsense"])
+        name = self.random.choice("abcdef")
+        count = self.random.randint(4, 30)
+        rows = [
+            json.dumps({"prompt": f"{self.random.random()}", "chosen": "yes", "rejected": "no"})
+            for _ in range(count)
+        ]
+        text = "".join(row + "\n" for row in rows)
+        if kind == "again" and (files := sorted(self.inbox.iterdir())):
+            text = self.random.choice(files).read_text()
+        if kind == "cut":
+            text = text[:-9]
+        if kind == "nonsense":
+            text = json.dumps({"colour": self.random.random()}) + "\n"
+        (self.inbox / f"{name}.jsonl").write_text(text)
+        os.utime(self.inbox / f"{name}.jsonl", (OLD, OLD))
+
+    def person(self):
+        state = self.line.state()
+        action = self.random.choice(["decide", "decide", "roll back", "revoke"])
+        self.done[action] += 1
+        if action == "decide" and state.waiting is not None:
+            if self.random.random() < 0.7:
+                self.line.promote(state.waiting.head, "read it")
+            else:
+                self.line.decline("too chatty")
+        elif action == "roll back":
+            with contextlib.suppress(UsageError):
+                self.line.roll_back(state.earlier_champion(), "worse")
+        elif action == "revoke" and state.history:
+            opened, _ = self.random.choice(state.history)
+            self.line.revoke(self.random.choice(opened.batches), "wrong labels")
+
+    def leap(self):
+        """The clock of this machine jumps, by hours and either way."""
+        self.clock = self.random.choice([0.0, 0.0, 7200.0, -7200.0, 86400.0])
+
+    def act(self):
+        self.random.choice([self.drop, self.drop, self.round, self.round, self.person, self.leap])()
+
+    def disturbed(self):
+        """An act that dies at a failpoint, or during which another process acts."""
+        how = self.random.choice(["raise", "full", "between", "between", "nothing"])
+        at = self.random.randint(1, 120 if how == "raise" else 60)
+        if how == "between":
+            end = observe(self.intrude(at))
+        elif how == "nothing":
+            end = lambda: None  # noqa: E731
+        else:
+            end = arm(how, nth=at)
+        try:
+            self.act()
+        except (Broken, Overtaken, UsageError, OSError) as error:
+            self.done[type(error).__name__] += 1
+        finally:
+            end()
+            self.building = False
+
+    def intrude(self, nth):
+        count = itertools.count(1)
+
+        def observer(_name):
+            if not self.building and self.depth == 0 and next(count) == nth:
+                self.depth += 1
+                self.done["between"] += 1
+                try:
+                    self.act()
+                except (Overtaken, UsageError) as error:
+                    self.done[type(error).__name__] += 1
+                finally:
+                    self.depth -= 1
+
+        return observer
+
+    def live(self, acts: int) -> str:
+        """A whole life; a digest of how it ended. Raises AssertionError when it went wrong."""
+        for _ in range(acts):
+            self.disturbed()
+            self.check()
+        self.clock = 0.0
+        for _ in range(100):
+            if (waiting := self.line.state().waiting) is not None:
+                self.line.promote(waiting.head, "at the end")
+            if self.round() == "no new data":
+                break
+        else:
+            raise AssertionError("it never comes to rest")
+        self.check()
+        self.check_rest()
+        return hashlib.sha256(self.line.state().model_dump_json().encode()).hexdigest()
+
+    # --- what must hold ---
+
+    def check(self):
+        state = self.line.state()
+        led = [batch.digest for opened, _ in state.lineage for batch in opened.batches]
+        assert len(led) == len(set(led)), "a batch is in the champion twice"
+        assert not state.barred & set(led), "a revoked batch is in the champion"
+        assert state.head is not None
+        made_of = ancestors(self.store, state.head.model)
+        batches = {one.key for one in made_of if one.stage == "batch"}
+        keys = {batch.key for opened, _ in state.lineage for batch in opened.batches}
+        assert batches == keys, "the ledger and the champion's manifests disagree"
+        numbers = [opened.number for opened, _ in state.history]
+        assert numbers == sorted(set(numbers)), "a round was closed twice"
+
+    def check_rest(self):
+        """Nothing is open, owed or lost: every batch that lies in the inbox was used or refused."""
+        state = self.line.state()
+        assert state.open is None
+        assert not state.again
+        contents = {path.read_bytes() for path in self.inbox.iterdir()}
+        pending = sum(
+            len(content.splitlines())
+            for content in contents
+            if content.endswith(b"\n") and hashlib.sha256(content).hexdigest() not in state.spent
+        )
+        assert pending < NEEDED, f"{pending} pairs in the inbox that no round has used"
+
+
+def run(seed: int, acts: int = 14) -> tuple[int, str, Counter[str]]:
+    """One life: its seed, what went wrong (or nothing), and how often what happened."""
+    os.fsync = lambda _: None  # power cuts have a test of their own
+    shared = Path("/dev/shm")
+    place = shared if shared.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="life-", dir=place) as folder:
+        life = Life(seed, Path(folder))
+        try:
+            life.live(acts)
+        except Exception as error:
+            return seed, f"{type(error).__name__}: {error}", life.done
+        return seed, "", life.done
+
+
+def main() -> int:
+    """Live so many lives and say how it went; 1 when one went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=10_000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    wanted = parser.parse_args()
+    began, happened, lived = time.monotonic(), Counter[str](), 0
+    with multiprocessing.Pool(wanted.jobs) as pool:
+        seeds = range(wanted.first, wanted.first + wanted.seeds)
+        for seed, problem, done in pool.imap(run, seeds, chunksize=20):
+            lived += 1
+            happened += done
+            if problem:
+                print(f"seed {seed}: {problem}\n  again: {sys.argv[0]} --first {seed} --seeds 1")
+                return 1
+            if time.monotonic() - began > 60 * wanted.minutes:
+                print(f"time is up after {lived} of {wanted.seeds} seeds")
+                break
+    print(f"{lived} seeds from {wanted.first} in {time.monotonic() - began:.0f} s, 0 wrong")
+    print("  ".join(f"{name}: {count}" for name, count in sorted(happened.items())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
