@@ -1,0 +1,270 @@
+"""Kill -9 at random points of a tiny chain: `python -m tests.faults.kill --kills 200`.
+
+A chain is: SFT, merge, evaluation, then two rounds from an inbox, each trained, merged, measured,
+judged and closed. It runs in a process that is forked after the imports, and that is killed at a
+failpoint or at a moment, both drawn from the seed; the next process goes on. Once so many kills
+were dealt out the chain may end, and must have ended as the one that nobody disturbed: every file
+of every artifact, the ledger and the head, each batch used once, nothing left over.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+from alignment.chain import chain
+from alignment.conduct import Hands, RoundRun
+from alignment.config import PipelineConfig
+from alignment.failpoints import arm, observe
+from alignment.launch import build
+from alignment.line import Line
+from alignment.lineage import ancestors
+from alignment.progress import Progress
+from alignment.provenance import code_version, hardware, libraries
+from alignment.store import Store
+from tests import tiny
+from tests.inbox import drop, line_settings, rows
+
+ROUNDS = 2
+
+
+class Bench:
+    """The folder of all runs: model and held-out rows are shared, each run has the same paths."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.inbox = folder / "inbox"
+        self.store = Store(root=folder / "store")
+        self.line = Line(store=self.store)
+
+    def prepare(self) -> None:
+        """Write the model, in a process of its own: torch is not put to work before a fork."""
+        self.forked(lambda: tiny.write_model(self.folder / "model", tiny.tokenizer()))
+
+    def config(self) -> PipelineConfig:
+        settings = tiny.settings(self.folder / "model", self.store.root)
+        sft = settings["sft"]
+        settings = line_settings(settings, self.folder) | {"sft": sft}
+        settings["inbox"]["settle_seconds"] = 0
+        settings["dpo"]["epochs"] = 1
+        return PipelineConfig.model_validate(settings)
+
+    # --- the chain ---
+
+    def work(self) -> None:
+        """All that is left to do; SIGTERM lets a training save first, as in a child of `launch`."""
+        config, progress = self.config(), Progress(self.folder / "progress.jsonl")
+        signal.signal(signal.SIGTERM, lambda *_: progress.ask_to_stop())
+        hands = Hands(
+            begin=lambda: [build(self.store, step, progress) for step in chain(config).steps()],
+            build=lambda step: build(self.store, step, progress),
+        )
+        while len(history := self.line.state().history) < ROUNDS:
+            name = f"{len(history)}.jsonl"
+            if not (self.inbox / name).exists():
+                drop(self.inbox / f".{name}", rows(100 * len(history), 16))
+                (self.inbox / f".{name}").rename(self.inbox / name)
+            RoundRun(config, self.line, hands).result()
+
+    # --- processes ---
+
+    def forked(self, run) -> tuple[int, float]:
+        """Wait for a process that runs this: how it ended (0, or minus the signal), seconds."""
+        return self.ended(self.fork(run))
+
+    def fork(self, run) -> tuple[int, float]:
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            log = os.open(self.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            try:
+                run()
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
+            os._exit(0)
+        return child, time.monotonic()
+
+    @staticmethod
+    def ended(started: tuple[int, float]) -> tuple[int, float]:
+        child, began = started
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return code, time.monotonic() - began
+
+    def orphans(self, session: int) -> list[int]:
+        """Processes that a dead one has left: those of its session."""
+        found = []
+        for process in psutil.pids():
+            try:
+                if os.getsid(process) == session:
+                    found.append(process)
+            except OSError:
+                continue
+        return found
+
+    # --- how it ended ---
+
+    def clear(self) -> None:
+        for path in (self.store.root, self.inbox):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def digest(self) -> dict[str, str]:
+        """Every file of every artifact and every event, the times in them left out."""
+        found = {}
+        for key in self.store.list_keys():
+            for file in self.store.open(key).files:
+                found[f"{key}/{file.path}"] = self._content(key, file.path, file.sha256)
+        for entry in self.line.ledger.read():
+            event = hashlib.sha256(entry.event.model_dump_json().encode()).hexdigest()
+            found[f"entry {entry.number}"] = event
+        return found
+
+    def _content(self, key: str, path: str, digest: str) -> str:
+        if not path.endswith("history.jsonl"):
+            return digest
+        lines = (self.store.folder(key) / path).read_text().splitlines()
+        curve = [
+            (row["step"], row.get("loss"), row.get("eval_loss")) for row in map(json.loads, lines)
+        ]
+        return hashlib.sha256(json.dumps(curve).encode()).hexdigest()
+
+    def check(self, wanted: dict[str, str]) -> None:
+        """Raise AssertionError where the run did not end as the undisturbed one."""
+        found = self.digest()
+        different = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+        assert not different, f"not as the undisturbed run: {different}"
+        state = self.line.state()
+        assert state.head is not None
+        used = [b.key for opened, _ in state.history for b in opened.batches]
+        assert len(used) == len(set(used)) == ROUNDS, "a batch was used twice"
+        of_model = [one.key for one in ancestors(self.store, state.head.model)]
+        assert {key for key in of_model if key.startswith("batch-")} <= set(used)
+        for place in ("work", "damaged"):
+            left = [path.name for path in self.store.root.glob(f"{place}/*")]
+            assert not left, f"left in {place}: {left}"
+
+
+def torture(bench: Bench, *, kills: int, seed: int, per_run: int, until: float) -> Counter[str]:
+    """Deal out so many kills over as many runs as that takes; how many of which kind."""
+    code, seconds = bench.forked(bench.work)
+    assert code == 0, (bench.folder / "log").read_text()[-3000:]
+    wanted, points = bench.digest(), _points(bench)
+    print(f"undisturbed: {seconds:.1f} s, {len(wanted)} files and entries, {points} failpoints")
+    done: Counter[str] = Counter()
+    generator = random.Random(seed)
+    while done["kills"] < kills and time.monotonic() < until:
+        bench.clear()
+        for _ in range(min(per_run, kills - done["kills"])):
+            _kill(bench, generator, seconds=seconds, points=points, per_run=per_run, done=done)
+        code, again = bench.forked(bench.work)
+        assert code == 0, (bench.folder / "log").read_text()[-3000:]
+        bench.check(wanted)
+        done["runs"] += 1
+        print(f"run {done['runs']}: {done['kills']} kills so far, the last stretch {again:.1f} s")
+    return done
+
+
+def _kill(
+    bench: Bench,
+    generator: random.Random,
+    *,
+    seconds: float,
+    points: int,
+    per_run: int,
+    done: Counter[str],
+) -> None:
+    """One process that is killed, if it is not done before."""
+    if generator.random() < 0.5:
+        nth = generator.randint(1, max(2, 2 * points // per_run))
+
+        def work() -> None:
+            arm("kill", nth=nth)
+            bench.work()
+
+        started, kind = bench.fork(work), "at a failpoint"
+    else:
+        started, kind = bench.fork(bench.work), "at a moment"
+        time.sleep(generator.uniform(0, 2 * seconds / per_run))
+        os.kill(started[0], signal.SIGKILL)
+    code, _ = bench.ended(started)
+    assert code in (0, -signal.SIGKILL), (bench.folder / "log").read_text()[-3000:]
+    orphans = bench.orphans(started[0])
+    assert not orphans, f"left by the dead process: {orphans}"
+    if code:
+        done["kills"] += 1
+        done[kind] += 1
+
+
+def _points(bench: Bench) -> int:
+    """How many failpoints the chain passes."""
+    bench.clear()
+    count = bench.folder / "points"
+    count.write_bytes(b"")
+
+    def work() -> None:
+        with count.open("ab", buffering=0) as file:
+            observe(lambda _: file.write(b".") and None)
+            bench.work()
+
+    code, _ = bench.forked(work)
+    assert code == 0, (bench.folder / "log").read_text()[-3000:]
+    return count.stat().st_size
+
+
+def warm() -> None:
+    """Import everything that a process of the chain imports, once for all of them."""
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    import safetensors.torch  # noqa: F401
+    import torch  # noqa: F401
+    import transformers.trainer  # noqa: F401
+    import trl  # noqa: F401
+    from transformers import AutoModelForCausalLM, Qwen2ForCausalLM  # noqa: F401
+    from trl import DPOTrainer, SFTTrainer  # noqa: F401
+
+    code_version(), libraries(), hardware()
+
+
+def main() -> int:
+    """Say what was done; 1 when a run did not end as it should."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--per-run", type=int, default=10)
+    parser.add_argument("--minutes", type=float, default=15.0)
+    given = parser.parse_args()
+    os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
+    warm()
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        bench = Bench(Path(folder))
+        bench.prepare()
+        until = time.monotonic() + 60 * given.minutes
+        try:
+            done = torture(
+                bench, kills=given.kills, seed=given.seed, per_run=given.per_run, until=until
+            )
+        except AssertionError as error:
+            print(f"seed {given.seed}: {error}")
+            return 1
+    words = ", ".join(f"{kind} {done[kind]}" for kind in ("at a failpoint", "at a moment"))
+    print(f"{done['kills']} kills ({words}) in {done['runs']} runs, lost: 0")
+    return 0 if done["kills"] >= given.kills else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""Twenty of the kills that `make faults` deals out two hundred of."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_twenty_kills_lose_nothing():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.kill", "--kills", "20", "--per-run", "20"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].endswith("lost: 0")
+    assert done.stdout.splitlines()[-1].startswith("20 kills")
