@@ -117,14 +117,27 @@ class Service:
 @contextmanager
 def serving(folder: Path) -> Iterator[Service]:
     """A server with an empty database, on this machine only."""
-    port = free_port()
-    own = {"PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    service = Service(own["PREFECT_API_URL"], folder, inherited | SETTINGS | own)
-    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with running(service, *command):
-        wait_for("server", lambda: healthy(service.url), seconds=90, log=folder / "log")
+    service = planned(folder)
+    with answering(service):
         yield service
+
+
+def planned(folder: Path, **environment: str) -> Service:
+    """A server that is not started yet."""
+    url = f"http://127.0.0.1:{free_port()}/api"
+    own = {"PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": url, **environment}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    return Service(url, folder, inherited | SETTINGS | own)
+
+
+@contextmanager
+def answering(service: Service) -> Iterator["subprocess.Popen[bytes]"]:
+    """The server's process, from its first answer on."""
+    port = service.url.rpartition(":")[2].removesuffix("/api")
+    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    with running(service, *command) as process:
+        wait_for("server", lambda: healthy(service.url), seconds=90, log=service.folder / "log")
+        yield process
 
 
 @pytest.fixture(scope="session")

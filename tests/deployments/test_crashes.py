@@ -1,4 +1,4 @@
-"""A round whose process, or whose worker with it, is killed: the automations start it again."""
+"""A round whose process, worker or server is killed, or whose database is lost, goes on."""
 
 import os
 import signal
@@ -9,7 +9,8 @@ import pytest
 from alignment.line import Line
 from alignment.store import Store
 from tests.inbox import drop, line_settings, rows
-from tests.prefect_service import WORKER, bootstrap, running, serving, wait_for
+from tests.postgres import postgresql
+from tests.prefect_service import WORKER, answering, bootstrap, planned, running, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -26,14 +27,30 @@ with get_client(sync_client=True) as client:
 """
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def planned_service(request, tmp_path_factory):
+    """A server of its own, not started yet, on either database."""
+    folder = tmp_path_factory.mktemp("crashes")
+    if request.param == "sqlite":
+        yield planned(folder)
+        return
+    with postgresql(folder) as url:
+        yield planned(folder, PREFECT_SERVER_DATABASE_CONNECTION_URL=url)
+
+
+def prepare(server):
+    """What the deployments need; a run without a sign of life is crashed after 45 seconds."""
+    bootstrap(server)
+    done = server.run("-c", SOONER)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    """A server of its own, where a run without a sign of life is crashed after 45 seconds."""
-    with serving(tmp_path_factory.mktemp("crashes")) as server:
-        bootstrap(server)
-        done = server.run("-c", SOONER)
-        assert done.returncode == 0, done.stderr
-        yield server
+def service(planned_service):
+    """The server, prepared; a test may kill it and start it again."""
+    with answering(planned_service):
+        prepare(planned_service)
+        yield planned_service
 
 
 @pytest.fixture
@@ -100,3 +117,38 @@ def test_run_whose_worker_died_with_it_is_found_silent_and_resumed_by_another(
     assert service.state(run)["type"] == "RUNNING", "nobody is left to say otherwise"
     with running(service, *WORKER):
         check_one_round(service, run, line)
+
+
+def servers(service):
+    """The processes that listen on the server's port, and all that they have started."""
+    port = int(service.url.rpartition(":")[2].removesuffix("/api"))
+    found = {
+        connection.pid
+        for connection in psutil.net_connections("tcp")
+        if connection.status == "LISTEN" and connection.laddr.port == port and connection.pid
+    }
+    return [one for pid in found for one in family(psutil.Process(pid))]
+
+
+def family(process):
+    return [process, *process.children(recursive=True)]
+
+
+def test_run_outlives_a_kill_of_the_server(service, config, tmp_path):
+    """The training goes on meanwhile; the flow finds the server again, or is started again."""
+    line = Line(store=Store(root=tmp_path / "store"))
+    with running(service, *WORKER):
+        run = service.start("dpo-round/cpu", f"config={config}")
+        log = service.folder / "log"
+        wait_for("training", lambda: in_training(tmp_path / "store"), seconds=240, log=log)
+        for process in servers(service):
+            process.kill()
+        with answering(service):
+            state = wait_for(
+                "the end of the run",
+                lambda: now if (now := service.state(run))["type"] == "COMPLETED" else None,
+                seconds=300,
+                log=log,
+            )
+    assert state["name"] == "Kept", state["message"]
+    assert [e.event.name for e in line.ledger.read()] == ["started", "opened", "closed"]

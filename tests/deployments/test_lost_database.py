@@ -1,0 +1,47 @@
+"""Prefect's database is deleted in the middle of a round: the store is the truth."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from alignment.line import Line
+from alignment.store import Store
+from tests.deployments.test_crashes import in_training, processes
+from tests.inbox import drop, line_settings, rows
+from tests.prefect_service import WORKER, answering, bootstrap, planned, running, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+def test_round_goes_on_from_the_store_after_the_database_was_deleted(
+    tmp_path, tiny_settings, write_config
+):
+    settings = line_settings(tiny_settings, tmp_path)
+    settings["dpo"]["epochs"] = 10
+    drop(tmp_path / "inbox" / "monday.jsonl", rows(0, 32))
+    config = write_config(settings)
+    service, store = planned(tmp_path), Store(root=tmp_path / "store")
+    with answering(service):
+        bootstrap(service)
+        with running(service, *WORKER) as worker:
+            run = service.start("dpo-round/cpu", f"config={config}")
+            log = service.folder / "log"
+            wait_for("training", lambda: in_training(store.root), seconds=240, log=log)
+            for process in (worker, *processes(run)):
+                os.kill(process.pid, signal.SIGKILL)
+    built = set(store.list_keys())
+    shutil.rmtree(Path(service.environment["PREFECT_HOME"]))
+    with answering(service):
+        bootstrap(service)
+        with running(service, *WORKER):
+            again = service.start("dpo-round/cpu", f"config={config}")
+            state = service.finish(again, seconds=300)
+        assert (state["type"], state["name"]) == ("COMPLETED", "Kept"), state["message"]
+        reused = [name for name, how in service.tasks(again) if how == "Reused"]
+    assert len(built) >= 4
+    assert "pairs-1" in reused
+    events = [entry.event.name for entry in Line(store=store).ledger.read()]
+    assert events == ["started", "opened", "closed"]
