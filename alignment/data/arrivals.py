@@ -4,6 +4,8 @@ Local folders and every URL that fsspec opens. Not here: what the rows mean (`fi
 """
 
 import json
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from alignment.data import files
@@ -32,14 +34,15 @@ def listed(place: str) -> list[Listed]:
 
     with files.reading(place):
         system, root = fsspec.core.url_to_fs(place)
-        if not system.exists(root):
-            return []
-        system.invalidate_cache()
         local = "://" not in place
         return sorted(
             (
-                _described(system, name if local else system.unstrip_protocol(name), info)
-                for name, info in system.find(root, detail=True).items()
+                _described(
+                    system,
+                    info["name"] if local else system.unstrip_protocol(info["name"]),
+                    info,
+                )
+                for info in _below(system, place, root)
             ),
             key=lambda file: file.name,
         )
@@ -56,7 +59,8 @@ def again(file: Listed) -> Listed:
     with files.reading(file.name):
         system, path = fsspec.core.url_to_fs(file.name)
         system.invalidate_cache()
-        return _described(system, file.name, system.info(path))
+        info = files.patiently(file.name, lambda: system.info(path))
+        return _described(system, file.name, info)
 
 
 def cut(name: str) -> str | None:
@@ -67,21 +71,46 @@ def cut(name: str) -> str | None:
     """
     with files.reading(name):
         if name.lower().endswith(".parquet"):
-            return None if _has_footer(name) else "it has no Parquet footer yet"
-        last = b""
-        with files.opened(name) as packed, files.unpacked(name, packed) as lines:
-            for line in lines:
-                last = line
+            whole = files.patiently(name, lambda: _has_footer(name))
+            return None if whole else "it has no Parquet footer yet"
+        last = files.patiently(name, lambda: _last_line(name))
         if not last:
             return "it is empty"
         return None if last.endswith(b"\n") or _is_json(last) else "its last line is cut"
+
+
+def _below(system: Any, place: str, root: str) -> Iterator[dict[str, Any]]:
+    """The description of every file; none where there is no such folder.
+
+    `system.exists` and `system.find` would take a network that is down for an empty folder.
+    """
+    system.invalidate_cache()
+    folders = [root]
+    for folder in folders:
+        try:
+            found = files.patiently(place, partial(system.ls, folder, detail=True))
+        except FileNotFoundError:  # never there, or removed meanwhile
+            continue
+        for info in found:
+            if info["type"] != "directory":
+                yield info
+            elif not info.get("islink"):
+                folders.append(info["name"])
+
+
+def _last_line(name: str) -> bytes:
+    last = b""
+    with files.opened(name) as packed, files.unpacked(name, packed) as lines:
+        for line in lines:
+            last = line
+    return last
 
 
 def _described(system: Any, name: str, info: dict[str, Any]) -> Listed:
     return Listed(
         name=name,
         size=info["size"] or 0,
-        modified=_modified(system, info["name"]),
+        modified=files.patiently(name, lambda: _modified(system, info["name"])),
         is_link=bool(info.get("islink")),
     )
 

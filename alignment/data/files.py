@@ -13,10 +13,11 @@ import hashlib
 import io
 import json
 import re
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from alignment.data import tables
 from alignment.data.clean import Reason, Rejected
@@ -24,12 +25,16 @@ from alignment.data.tables import Rows
 from alignment.errors import DataError
 from alignment.records import Json
 
+T = TypeVar("T")
+
 LINES, LISTS = (".jsonl", ".ndjson"), (".json",)
 KINDS = (*LINES, *LISTS, ".csv", ".tsv", ".xlsx", ".parquet")
 PACKED = (".gz", ".zst")
 SUFFIXES = tuple(kind + packed for kind in KINDS for packed in ("", *PACKED))
 MAX_ROW = 32 * 2**20
 """Bytes of the longest row that is read, 32 MiB; a longer one is set aside unread."""
+PAUSES = (0.1, 0.4, 1.6)
+"""Seconds between tries of a place behind a URL."""
 
 _CHUNK = 2**16
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -60,8 +65,8 @@ def sha256(file: str) -> str:
     Raises:
         DataError: the file cannot be read.
     """
-    with reading(file), opened(file) as stream:
-        return hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
+    with reading(file):
+        return patiently(file, lambda: _sha256(file))
 
 
 def read(file: str) -> Rows:
@@ -252,6 +257,11 @@ def _nothing_readable(file: str, first: tuple[int, Rejected] | None) -> str:
     )
 
 
+def _sha256(file: str) -> str:
+    with opened(file) as stream:
+        return hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
+
+
 # --- where files lie ----------------------------------------------------------------------------
 
 
@@ -294,6 +304,21 @@ def unpacked(file: str, stream: IO[bytes]) -> contextlib.AbstractContextManager[
 
         return cast(IO[bytes], io.BufferedReader(pyarrow.CompressedInputStream(stream, "zstd")))
     return contextlib.nullcontext(stream)
+
+
+def patiently(place: str, attempt: Callable[[], T]) -> T:
+    """What `attempt` gives; tried again where a place behind a URL does not answer.
+
+    That there is no such file, or no permission, is an answer.
+    """
+    for seconds in PAUSES if "://" in place else ():
+        try:
+            return attempt()
+        except (FileNotFoundError, PermissionError, gzip.BadGzipFile):
+            raise
+        except OSError:
+            time.sleep(seconds)
+    return attempt()
 
 
 @contextlib.contextmanager

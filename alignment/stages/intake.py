@@ -42,16 +42,16 @@ class TakeBatch(Step):
         for left in out.iterdir():  # by an attempt that was killed
             remove("batch.clear", left)
         copy = out / PurePath(self.file).name
-        with (
-            effect("batch.copy"),
-            files.reading(self.file),
-            files.opened(self.file) as source,
-            copy.open("wb") as target,
-        ):
-            shutil.copyfileobj(source, target)
+        with effect("batch.copy"), files.reading(self.file):
+            files.patiently(self.file, lambda: _copy(self.file, copy))
         if files.sha256(str(copy)) != self.digest:
             raise DataError(f"{self.file} changed while it was copied; it is taken next time.")
         return Outcome(output={"file": copy.name}, metrics={"bytes": float(copy.stat().st_size)})
+
+
+def _copy(file: str, to: Path) -> None:
+    with files.opened(file) as source, to.open("wb") as target:
+        shutil.copyfileobj(source, target)
 
 
 class PrepareBatches(Step):

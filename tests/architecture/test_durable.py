@@ -51,7 +51,7 @@ NOT_DURABLE = {
 }
 
 WRITTEN_BY_CALLERS = {
-    "_copy": "export.model",
+    "_copy": "export.model, batch.copy",
     "_concatenate": "export.model",
     "write_concatenated": "export.model",
     "convert_gguf": "base.convert",
