@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check slow golden schema clean
+.PHONY: help demo test check slow faults machines golden schema clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -23,6 +23,12 @@ check: $(STAMP)  ## format, lint, types, direction of imports
 
 slow: $(STAMP)  ## the long tests: servers, crashes, whole runs
 	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+faults: $(STAMP)  ## kills, full disks, torn files and simulated lives; a table of what was lost
+	$(BIN)/python -m tests.faults
+
+machines: $(STAMP)  ## store, ledger and head against models: 2,000 lives of 200 steps; hours
+	$(BIN)/python -m pytest -q --hypothesis-profile=deep tests/alignment/test_store_machine.py tests/alignment/test_line.py
 
 golden: $(STAMP)  ## the recorded trajectories again; what moved shows in the diff
 	$(BIN)/python -m pytest -q --golden tests/golden

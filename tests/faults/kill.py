@@ -250,10 +250,11 @@ def main() -> int:
     given = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
     warm()
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         bench = Bench(Path(folder))
         bench.prepare()
-        until = time.monotonic() + 60 * given.minutes
+        until = began + 60 * given.minutes
         try:
             done = torture(
                 bench, kills=given.kills, seed=given.seed, per_run=given.per_run, until=until
@@ -261,8 +262,10 @@ def main() -> int:
         except AssertionError as error:
             print(f"seed {given.seed}: {error}")
             return 1
-    words = ", ".join(f"{kind} {done[kind]}" for kind in ("at a failpoint", "at a moment"))
-    print(f"{done['kills']} kills ({words}) in {done['runs']} runs, lost: 0")
+    seconds = time.monotonic() - began
+    kinds = f"{done['at a failpoint']} at failpoints, {done['at a moment']} at moments"
+    runs = f"kill -9 of a chain ({kinds}; {done['runs']} runs, seed {given.seed})"
+    print(f"{runs}: tried {done['kills']}, lost 0, {seconds:.0f} s")
     return 0 if done["kills"] >= given.kills else 1
 
 

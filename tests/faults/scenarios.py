@@ -141,7 +141,7 @@ def main(names: list[str]) -> int:
     """Every scenario, or those named; 1 when something was lost."""
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
     warm()
-    failed = 0
+    worst = 0
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         bench = Bench(Path(folder))
         bench.prepare()
@@ -149,17 +149,17 @@ def main(names: list[str]) -> int:
         assert code == 0, said(bench)
         wanted = bench.digest()
         for name in names or SCENARIOS:
-            tried, began = 0, time.monotonic()
+            tried, lost, began = 0, 0, time.monotonic()
             try:
                 for _ in SCENARIOS[name](bench):
                     bench.check(wanted)
                     tried += 1
             except (AssertionError, subprocess.CalledProcessError) as error:
-                failed += 1
-                print(f"{name}: {error}")
+                lost = worst = 1
+                print(f"{name} failed: {error}")
             seconds = time.monotonic() - began
-            print(f"{name}: tried {tried}, lost {int(bool(failed))}, {seconds:.0f} s", flush=True)
-    return 1 if failed else 0
+            print(f"{name}: tried {tried}, lost {lost}, {seconds:.0f} s", flush=True)
+    return worst
 
 
 if __name__ == "__main__":

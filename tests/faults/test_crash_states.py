@@ -5,6 +5,7 @@ run does it, and ends as if there had been no crash.
 """
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +38,13 @@ def recorder(tmp_path, monkeypatch):
     return Recorder(tmp_path / "root", monkeypatch)
 
 
-def recovered(states, tmp_path):
-    """Each state in a folder of its own."""
+def recovered(states, tmp_path, of):
+    """Each state in a folder of its own; says how many there were once all have stood the test."""
+    began = time.monotonic()
     for number, state in enumerate(states):
         yield state.at, restore(state, tmp_path / f"state-{number}")
+    seconds = time.monotonic() - began
+    print(f"\ncrash states of {of}: tried {len(states)}, lost 0, {seconds:.0f} s")
 
 
 def lay(folder, files):
@@ -65,7 +69,7 @@ def test_an_artifact_is_there_whole_or_not_at_all_and_nothing_stays_behind(recor
     after = {k: v for k, v in snapshot(store.root).items() if k.startswith("objects/")}
     assert len(states) > 40
     fates = set()
-    for at, root in recovered(states, tmp_path):
+    for at, root in recovered(states, tmp_path, "an artifact's commit"):
         left = Store(root=root)
         found = left.reuse(KEY)
         fates.add(found is not None)
@@ -101,7 +105,7 @@ def test_the_newest_checkpoint_is_the_one_before_or_the_one_after(recorder, tmp_
     states = recorder.states(lambda: train(root, 3))
     assert len(states) > 20
     found = set()
-    for at, left in recovered(states, tmp_path):
+    for at, left in recovered(states, tmp_path, "a checkpoint's commit"):
         checkpoint = newest(left / "checkpoints")
         assert step_of(checkpoint) == int(checkpoint.name[5:]) in (2, 3), at
         found.add(step_of(checkpoint))
@@ -116,7 +120,7 @@ def test_the_newest_checkpoint_is_the_one_before_or_the_one_after(recorder, tmp_
 def test_a_first_checkpoint_is_there_or_there_is_none(recorder, tmp_path):
     states = recorder.states(lambda: train(tmp_path / "root", 1))
     found = set()
-    for at, left in recovered(states, tmp_path):
+    for at, left in recovered(states, tmp_path, "a first checkpoint"):
         checkpoint = newest(left / "checkpoints")
         assert checkpoint is None or step_of(checkpoint) == 1, at
         found.add(checkpoint is None)
@@ -142,7 +146,7 @@ def test_the_head_moves_or_does_not(recorder, tmp_path):
     states = recorder.states(lambda: moves(line))
     assert len(states) > 6
     found = set()
-    for at, root in recovered(states, tmp_path):
+    for at, root in recovered(states, tmp_path, "an entry of the ledger"):
         left = Line(store=Store(root=root))
         state = left.state()
         assert state in (before, line.state()), at
@@ -166,7 +170,7 @@ def test_samples_are_those_before_the_trim_or_after_it(recorder, tmp_path):
         descriptor.close()
     states = recorder.states(lambda: _keep(root / "samples.jsonl", {1, 2}))
     assert len(states) > 3
-    for at, left in recovered(states, tmp_path):
+    for at, left in recovered(states, tmp_path, "samples of a resumed training"):
         _keep(left / "samples.jsonl", {1, 2})
         assert (left / "samples.jsonl").read_text() == "".join(rows[:2]), at
 
@@ -195,5 +199,5 @@ def test_a_shard_is_there_whole_or_read_again(recorder, tmp_path):
     root = tmp_path / "root"
     states = recorder.states(lambda: poured(root))
     assert len(states) > 20
-    for at, left in recovered(states, tmp_path):
+    for at, left in recovered(states, tmp_path, "a shard of data"):
         assert poured(Path(left)) == poured(root), at
