@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -68,7 +70,7 @@ def test_staged_writing_that_fails_leaves_what_was_there(tmp_path):
 def test_a_folder_is_out_of_the_way_before_its_files_go(tmp_path, monkeypatch):
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "rows").touch()
-    monkeypatch.setattr(durable.shutil, "rmtree", lambda *_, **__: None)  # killed here
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed here
     durable.remove("a", tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
     monkeypatch.undo()
@@ -88,7 +90,7 @@ def lost_answer(real):
 
 def test_rename_whose_answer_was_lost_is_read_back(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr(durable.Path, "replace", lost_answer(durable.Path.replace))
+    monkeypatch.setattr(Path, "replace", lost_answer(Path.replace))
     durable.rename("a", tmp_path / "out", tmp_path / "object")
     assert (tmp_path / "object").is_dir()
 

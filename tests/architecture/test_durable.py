@@ -116,6 +116,7 @@ def points() -> Iterator[str]:
                 for ending in POINTS.get(node.func.id, ()) if is_ours(tree, node.func.id) else ():
                     name = node.args[0]
                     assert isinstance(name, ast.Constant), f"{module}: a name that is no literal"
+                    assert isinstance(name.value, str)
                     yield f"{name.value}{ending}"
 
 

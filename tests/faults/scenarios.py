@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from alignment.failpoints import arm
-from tests.faults.kill import Bench, warm
+from tests.faults.kill import Bench, undisturbed, warm
 
 FULL_AT = (
     "shard.rows:before",
@@ -146,9 +146,7 @@ def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         bench = Bench(Path(folder))
         bench.prepare()
-        code, _ = bench.forked(bench.work)
-        assert code == 0, said(bench)
-        wanted = bench.digest()
+        wanted, _, _ = undisturbed(bench)
         for name in names or SCENARIOS:
             tried, lost, began = 0, 0, time.monotonic()
             try:

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 from alignment.conduct import Hands, RoundRun
 from alignment.config import PipelineConfig
@@ -194,7 +195,7 @@ class Life:
         elif how == "nothing":
             end = lambda: None  # noqa: E731
         else:
-            end = arm(how, nth=at)
+            end = arm("full" if how == "full" else "raise", nth=at)
         try:
             self.act()
         except (Broken, Overtaken, UsageError, OSError) as error:
@@ -267,10 +268,10 @@ class Life:
 
 def run(seed: int, acts: int = 14) -> tuple[int, str, Counter[str]]:
     """One life: its seed, what went wrong (or nothing), and how often what happened."""
-    os.fsync = lambda _: None  # power cuts have a test of their own
     shared = Path("/dev/shm")
     place = shared if shared.is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="life-", dir=place) as folder:
+    unflushed = mock.patch("os.fsync")  # power cuts have a test of their own
+    with unflushed, tempfile.TemporaryDirectory(prefix="life-", dir=place) as folder:
         life = Life(seed, Path(folder))
         try:
             life.live(acts)

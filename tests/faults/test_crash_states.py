@@ -94,8 +94,13 @@ def train(root, step):
 
 
 def step_of(checkpoint):
-    assert checkpoint is not None
     return int((checkpoint / "model").read_text().split()[-1])
+
+
+def last(root):
+    checkpoint = newest(root / "checkpoints")
+    assert checkpoint is not None
+    return checkpoint
 
 
 def test_the_newest_checkpoint_is_the_one_before_or_the_one_after(recorder, tmp_path):
@@ -106,14 +111,14 @@ def test_the_newest_checkpoint_is_the_one_before_or_the_one_after(recorder, tmp_
     assert len(states) > 20
     found = set()
     for at, left in recovered(states, tmp_path, "a checkpoint's commit"):
-        checkpoint = newest(left / "checkpoints")
+        checkpoint = last(left)
         assert step_of(checkpoint) == int(checkpoint.name[5:]) in (2, 3), at
         found.add(step_of(checkpoint))
         if step_of(checkpoint) == 2:
             train(left, 3)
-        assert snapshot(newest(left / "checkpoints")) == snapshot(newest(root / "checkpoints")), at
+        assert snapshot(last(left)) == snapshot(last(root)), at
         train(left, 4)
-        assert step_of(newest(left / "checkpoints")) == 4, at
+        assert step_of(last(left)) == 4, at
     assert found == {2, 3}
 
 
@@ -150,6 +155,7 @@ def test_the_head_moves_or_does_not(recorder, tmp_path):
         left = Line(store=Store(root=root))
         state = left.state()
         assert state in (before, line.state()), at
+        assert state.head is not None
         found.add(state.head.label)
         if state == before:
             moves(left)
@@ -189,7 +195,7 @@ def pairs(count):
 
 def poured(work):
     reading = Reading("any", "pairs", "any", "", pairs(30))
-    made_with = Pass((), salt="", likeness=True)
+    made_with: Pass[PreferencePair] = Pass((), salt="", likeness=True)
     (shard,) = pour(reading, 0, made_with, work, lambda _: None)
     index = np.load(shard / "index.npy")
     return snapshot(shard), len(index)

@@ -15,7 +15,7 @@ from alignment.intake import InboxConfig, look
 from tests.faults.simulate import Life
 
 
-class Flaky(LocalFileSystem):
+class Flaky(LocalFileSystem):  # type: ignore[misc]  # fsspec ships no types
     """The local disk as `flaky://`, whose every third call finds no network."""
 
     protocol = "flaky"

@@ -1,15 +1,8 @@
 """A sample of the random lives of `simulate.py`; `make faults` lives ten thousand."""
 
-import os
-
 import pytest
 
 from tests.faults.simulate import run
-
-
-@pytest.fixture(autouse=True)
-def keep_fsync(monkeypatch):
-    monkeypatch.setattr(os, "fsync", os.fsync)  # a life does without; put back afterwards
 
 
 @pytest.mark.parametrize("first", [0, 25])
