@@ -7,9 +7,11 @@ training library or knows where the store lies: every `uri` is `store:<key>/<pat
 
 import hashlib
 import json
-from typing import Literal
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -56,6 +58,18 @@ def unsealed(content: bytes) -> bytes:
     if seal != _SEAL % hashlib.sha256(body).hexdigest().encode():
         raise ValueError("the bytes do not match their digest")
     return body + b"\n}"
+
+
+def inside(path: str) -> str:
+    """The path, which cannot leave the folder that it is put below by its name.
+
+    Raises:
+        ValueError: it is absolute, or climbs with `..`.
+    """
+    parts = PurePosixPath(path.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or "\0" in path:
+        raise ValueError(f"{path!r} leaves the folder that it belongs to")
+    return path
 
 
 # --- text -------------------------------------------------------------------------------------
@@ -211,7 +225,7 @@ class Quarantined(Frozen):
 class FileDigest(Frozen):
     """One file of an artifact: path within it, bytes, sha256."""
 
-    path: str
+    path: Annotated[str, AfterValidator(inside)]
     size: int
     sha256: str
 

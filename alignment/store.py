@@ -24,7 +24,7 @@ from pathlib import Path
 
 from alignment.durable import flush_tree, remove, rename, write
 from alignment.errors import ArtifactError, StorageError
-from alignment.records import FileDigest, Frozen, StageRecord, sealed, unsealed
+from alignment.records import FileDigest, Frozen, StageRecord, inside, sealed, unsealed
 
 logger = logging.getLogger(__name__)
 
@@ -61,18 +61,25 @@ class Store(Frozen):
     root: Path
 
     def folder(self, key: str) -> Path:
-        """Where the artifact of a key lies or would lie."""
-        return self.root / "objects" / key
+        """Where the artifact of a key lies or would lie.
+
+        Raises:
+            ArtifactError: the key leads out of the store.
+        """
+        try:
+            return self.root / "objects" / inside(key)
+        except ValueError as error:
+            raise ArtifactError(f"not a place in {self.root}: {error}") from error
 
     def path(self, uri: str) -> Path:
         """The place of a `store:<key>/<path>` or `folder:<path>` uri.
 
         Raises:
-            ArtifactError: for another kind of uri.
+            ArtifactError: for another kind of uri, and one that leads out of the store.
         """
         scheme, _, rest = uri.partition(":")
         if scheme == "store":
-            return self.root / "objects" / rest
+            return self.folder(rest)
         if scheme == "folder":
             return Path(rest)
         raise ArtifactError(f"{uri!r} is not a place on disk; expected store:<key>/<path>")
@@ -106,7 +113,7 @@ class Store(Frozen):
         seen = _times(folder, record)
         if _verified.get(folder) != seen:
             for file in record.files:
-                _check(folder / file.path, file)
+                _check(folder, file)
             _verified[folder] = seen
         return record
 
@@ -232,7 +239,10 @@ def _digest(folder: Path, path: Path) -> FileDigest:
     )
 
 
-def _check(path: Path, expected: FileDigest) -> None:
+def _check(folder: Path, expected: FileDigest) -> None:
+    path = folder / expected.path
+    if path.resolve() != folder.resolve() / expected.path:
+        raise ArtifactError(f"{path} is a link: an artifact holds its own files")
     if not path.is_file():
         raise ArtifactError(f"{path} is missing from its artifact")
     if path.stat().st_size != expected.size or file_sha256(path) != expected.sha256:

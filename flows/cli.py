@@ -37,7 +37,9 @@ StoreFolder = Annotated[Path, typer.Option("--store", help="Folder that holds th
 Reference = Annotated[str, typer.Argument(help="A key, its beginning, or a step's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Lineage = Annotated[bool, typer.Option("--lineage", help="All ancestors, oldest first.")]
-LineName = Annotated[str, typer.Option("--line", help="The line of rounds.")]
+LineName = Annotated[
+    str, typer.Option("--line", callback=lambda name: line_name(name), help="The line of rounds.")
+]
 Why = Annotated[str, typer.Option("--why", help="One line for the ledger.")]
 AnyReference = Annotated[str | None, typer.Argument(help="A key, its beginning, or a name.")]
 
@@ -326,6 +328,17 @@ def main() -> NoReturn:
     except BrokenPipeError:  # the reader of a pipe went away, as in `show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
+
+
+def line_name(name: str) -> str:
+    """The name of a line of rounds; it is a folder in the store, so it cannot be a path."""
+    import re
+
+    from alignment.errors import UsageError
+
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        raise UsageError(f"--line {name!r}: a name of small letters, digits and dashes is expected")
+    return name
 
 
 def _exit(message: str, code: int) -> NoReturn:

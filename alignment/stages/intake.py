@@ -114,4 +114,4 @@ class PrepareBatches(Step):
 
 def batch_file(store: Store, key: str) -> Path:
     """The copy of a batch, verified."""
-    return store.folder(key) / str(store.open(key).output["file"])
+    return store.path(f"store:{key}/{store.open(key).output['file']}")

@@ -1,0 +1,98 @@
+"""No name that comes from a manifest, a ledger, a reference or a person leads out of the store."""
+
+import json
+
+import pytest
+
+from alignment.errors import ArtifactError, UsageError
+from alignment.records import CodeVersion, StageRecord
+from alignment.stages.intake import batch_file
+from alignment.store import MANIFEST, Store
+
+KEY = "batch-0123"
+OUTSIDE = ("../secret", "a/../../secret", "/etc/passwd", "..", "a\\..\\..\\secret", "a\0b")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store with one artifact of two files, and a secret beside it."""
+    store = Store(root=tmp_path / "store")
+    workspace = store.workspace(KEY)
+    (workspace.out / "rows.jsonl").write_text("{}\n")
+    (workspace.out / "folder").mkdir()
+    (workspace.out / "folder" / "more.jsonl").write_text("{}\n")
+    record = StageRecord(
+        key=KEY,
+        stage="batch",
+        version=1,
+        name="batch",
+        parents={},
+        config={},
+        seed=0,
+        output={"file": "rows.jsonl"},
+        metrics={},
+        files=(),
+        code=CodeVersion(revision="0123abc"),
+        libraries={},
+        hardware={},
+        started="2026-01-01T00:00:00+00:00",
+        seconds=1.0,
+    )
+    store.commit(record, workspace)
+    (tmp_path / "secret").write_text("secret")
+    return store
+
+
+@pytest.fixture
+def rewrite(store):
+    """A function that changes the artifact's manifest, as somebody with the disk in hand could."""
+
+    def change(**fields):
+        manifest = store.folder(KEY) / MANIFEST
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | fields))
+
+    return change
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_a_key_or_uri_that_leads_out_of_the_store_is_refused(store, path):
+    for reach in (store.folder, store.find, store.open, lambda key: store.path(f"store:{key}")):
+        with pytest.raises(ArtifactError, match="leaves the folder that it belongs to"):
+            reach(path)
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_a_manifest_that_names_a_file_outside_its_artifact_is_refused(store, rewrite, path):
+    rewrite(files=[{"path": path, "size": 6, "sha256": "0" * 64}])
+    with pytest.raises(ArtifactError, match="is not a readable manifest"):
+        store.open(KEY)
+
+
+@pytest.mark.parametrize("path", [path for path in OUTSIDE if not path.startswith("/")])
+def test_a_batch_whose_file_lies_outside_its_artifact_is_refused(store, rewrite, path):
+    rewrite(output={"file": path})
+    with pytest.raises(ArtifactError, match="leaves the folder that it belongs to"):
+        batch_file(store, KEY)
+
+
+@pytest.mark.parametrize("linked", ["rows.jsonl", "folder"])
+def test_a_link_in_an_artifact_is_refused_though_its_bytes_are_the_same(store, tmp_path, linked):
+    place = store.folder(KEY) / linked
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    reopened = Store(root=store.root.rename(tmp_path / "moved"))
+    with pytest.raises(ArtifactError, match="is a link: an artifact holds its own files"):
+        reopened.open(KEY)
+
+
+def test_a_whole_store_may_lie_behind_a_link(store, tmp_path):
+    (tmp_path / "link").symlink_to(store.root)
+    assert Store(root=tmp_path / "link").open(KEY).key == KEY
+
+
+@pytest.mark.parametrize("line", ["../main", "/main", "a/b", "..", "", "Main"])
+def test_a_line_whose_name_is_a_path_is_refused(line):
+    from flows.cli import line_name
+
+    with pytest.raises(UsageError, match="--line .* small letters, digits and dashes"):
+        line_name(line)
