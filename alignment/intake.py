@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from alignment.data.arrivals import Listed, again, cut, listed
-from alignment.data.files import sha256
+from alignment.data.files import Place, sha256
 from alignment.data.formats import Auto, Format
 from alignment.data.reading import read_pairs
 from alignment.data.shards import Pass
@@ -53,7 +53,7 @@ Promotion = Annotated[GatePromotes | PersonPromotes, Field(discriminator="name")
 class InboxConfig(Frozen):
     """Where new preference pairs arrive, and what a round makes of them."""
 
-    path: str = Field(
+    path: Place = Field(
         default="inbox",
         min_length=1,
         description="A folder, or a URL that fsspec opens; searched downwards.",

@@ -152,11 +152,18 @@ def _sources(paths: Sequence[str], wanted: Wanted) -> Iterator[Named]:
         if path.startswith(HUB):
             yield _hub(path.removeprefix(HUB), wanted), True
             continue
-        for file in files.find(path):
+        for file in files.find(_named(path)):
             if file not in seen:
                 seen.add(file)
                 source = FileSource(path=file, format=wanted.format, columns=wanted.columns)
                 yield source, file in (path, str(Path(path).expanduser()))
+
+
+def _named(path: str) -> str:
+    try:
+        return files.without_secret(path)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def _hub(name: str, wanted: Wanted) -> HubSource:

@@ -62,7 +62,7 @@ class FileSource(RowSource):
     """JSON Lines, JSON, CSV, Excel or Parquet files, also as `.gz` or `.zst`."""
 
     name: Literal["file"] = "file"
-    path: str = Field(
+    path: files.Place = Field(
         min_length=1,
         description="a file, a folder (searched downwards) or a glob pattern; "
         "local, or a URL that fsspec opens",

@@ -94,5 +94,5 @@ def test_a_whole_store_may_lie_behind_a_link(store, tmp_path):
 def test_a_line_whose_name_is_a_path_is_refused(line):
     from flows.cli import line_name
 
-    with pytest.raises(UsageError, match="--line .* small letters, digits and dashes"):
+    with pytest.raises(UsageError, match=r"--line .* small letters, digits and dashes"):
         line_name(line)

@@ -1,0 +1,50 @@
+"""Secrets come by the names of environment variables or by Prefect's Secret blocks, and stay there.
+
+That a planted one turns up nowhere is tested on whole runs in `tests/deployments/test_secrets.py`.
+"""
+
+import pytest
+
+from alignment.config import load
+from alignment.data.files import without_secret
+from alignment.data.intake import Wanted, take_in
+from alignment.errors import ConfigError, DataError
+
+SECRET = "hunter2hunter2"
+WITH_SECRET = (
+    f"https://anna:{SECRET}@example.test/pairs.jsonl",
+    f"s3://AKIA0123:{SECRET}@bucket/inbox",
+    f"https://example.test/pairs.jsonl?token={SECRET}",
+    f"https://example.test/pairs.jsonl?a=1&X-Amz-Signature={SECRET}",
+    f"https://example.test/pairs.jsonl?api_key={SECRET}",
+)
+
+
+@pytest.mark.parametrize("url", WITH_SECRET)
+@pytest.mark.parametrize("key", ["inbox.path", "rounds.0.data.sources.0.path"])
+@pytest.mark.parametrize("by", ["file", "override"])
+def test_a_secret_in_a_url_is_refused_and_not_repeated(tiny_settings, write_config, url, key, by):
+    tiny_settings["rounds"][0]["data"]["sources"] = [{"name": "file", "path": "pairs.jsonl"}]
+    overrides = [f"{key}={url}"] if by == "override" else []
+    if by == "file":
+        tiny_settings["inbox"] = {"path": url if key == "inbox.path" else "inbox"}
+        if key != "inbox.path":
+            tiny_settings["rounds"][0]["data"]["sources"][0]["path"] = url
+    with pytest.raises(ConfigError, match=f"{key}: a password or token in a URL") as caught:
+        load(write_config(tiny_settings), overrides)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", WITH_SECRET)
+def test_the_data_command_refuses_it_too(tmp_path, url):
+    with pytest.raises(DataError, match="a password or token in a URL") as caught:
+        take_in([url], Wanted(), out=tmp_path, tell=lambda *_: None)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["inbox", "s3://bucket/inbox", "https://example.test/a.jsonl?page=2", "a:b@c", "C:/x@y"],
+)
+def test_a_path_without_one_is_taken_as_it_is(path):
+    assert without_secret(path) == path
