@@ -18,19 +18,18 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parent.parent
+WATCHED = ROOT / "tests" / "doors" / "watched"
 T = TypeVar("T")
 WORKER = ("prefect", "worker", "start", "--pool", "gpu")
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+PLANTED = "hf_plantedInTheEnvironment0123"
 SETTINGS = {
-    "DO_NOT_TRACK": "1",
+    "HF_TOKEN": PLANTED,  # a secret that must not turn up anywhere
     "OMP_NUM_THREADS": "1",
     "PREFECT_CLI_PROMPT": "false",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
-        "prefect.server.concurrency.lease_storage.filesystem"
-    ),
     "PREFECT_WORKER_QUERY_SECONDS": "1",
 }
+"""No telemetry, and leases on disk, are the project's own defaults (`pyproject.toml`)."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,17 @@ class Service:
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
-    def submit(self, deployment: str, *parameters: str) -> "subprocess.CompletedProcess[str]":
-        """`prefect deployment run` with parameters as KEY=JSON."""
+    def submit(
+        self, deployment: str, *parameters: str, job_variable: str = ""
+    ) -> "subprocess.CompletedProcess[str]":
+        """`prefect deployment run` with parameters and perhaps a job variable as KEY=JSON."""
         given = [word for parameter in parameters for word in ("--param", parameter)]
+        given += ["--job-variable", job_variable] if job_variable else []
         return self.run("-m", "prefect", "deployment", "run", deployment, *given)
 
-    def start(self, deployment: str, *parameters: str) -> str:
+    def start(self, deployment: str, *parameters: str, job_variable: str = "") -> str:
         """The id of a run that the server took."""
-        done = self.submit(deployment, *parameters)
+        done = self.submit(deployment, *parameters, job_variable=job_variable)
         assert done.returncode == 0, done.stdout + done.stderr
         found = re.search(r"UUID: ([0-9a-f-]{36})", done.stdout)
         assert found, done.stdout
@@ -127,7 +129,7 @@ def planned(folder: Path, **environment: str) -> Service:
     url = f"http://127.0.0.1:{free_port()}/api"
     own = {"PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": url, **environment}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    return Service(url, folder, inherited | SETTINGS | own)
+    return Service(url, folder, inherited | SETTINGS | watched(folder / "outside") | own)
 
 
 @contextmanager
@@ -153,6 +155,15 @@ def service(server: Service) -> Iterator[Service]:
     bootstrap(server)
     with running(server, *WORKER):
         yield server
+
+
+def watched(log: Path) -> dict[str, str]:
+    """Environment of a Python whose sockets, and those of its children, are kept to this machine.
+
+    What tries to leave it fails, and is a line of `log`.
+    """
+    path = [str(WATCHED), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(path), "OUTSIDE_LOG": str(log)}
 
 
 def bootstrap(service: Service) -> None:

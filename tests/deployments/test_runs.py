@@ -18,18 +18,6 @@ from tasks.stage import watching
 from tests.prefect_service import overrides, wait_for
 
 
-@pytest.fixture
-def finished(service, config):
-    """The id of the first run that went through; later ones reuse what it has built."""
-    path = service.folder / "first-run"
-    if not path.exists():
-        run = service.start("sft-dpo/cpu", f"config={config}")
-        state = service.finish(run, seconds=300)
-        assert state["type"] == "COMPLETED", state["message"]
-        path.write_text(run)
-    return path.read_text()
-
-
 def test_cpu_runs_every_step_of_the_chain_in_its_order(service, finished, config):
     steps = list(chain(load(config)).steps())
     assert service.tasks(finished) == [
@@ -108,6 +96,17 @@ def test_preset_a100_runs_on_a_tiny_model_with_overrides(service, tiny_model_fol
     assert dict(service.tasks(run))["evaluate-no-sft"] == "Built"
     card = service.artifacts(run)["a100-tiny-merge-sft"]
     assert "no SFT adapter: the base model takes its place" in card["description"]
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_whole_run_reached_for_no_other_machine_and_listened_to_none(service):
+    """Server, worker, runs and trainings, all watched by an audit hook that they inherit."""
+    probe = "import socket; socket.getaddrinfo('example.com', 80)"
+    outside = service.folder / "outside"
+    tried = outside.read_text().splitlines() if outside.exists() else []
+    assert service.run("-c", probe).returncode == 1, "the hook is there"
+    assert len(outside.read_text().splitlines()) == len(tried) + 1
+    assert [line for line in tried if "example.com" not in line] == []
 
 
 @pytest.mark.usefixtures("finished")
