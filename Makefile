@@ -13,7 +13,7 @@ demo: $(STAMP)  ## the whole pipeline on a small model, on this machine's CPU
 	$(BIN)/sft-dpo run deployments/configs/practice.yaml
 
 test: $(STAMP)  ## all tests that need neither a GPU nor patience; warnings are errors
-	$(BIN)/python -m pytest -m 'not gpu and not slow'
+	$(BIN)/python -m pytest -m 'not gpu and not slow and not ui'
 
 check: $(STAMP)  ## format, lint, types, direction of imports
 	$(BIN)/ruff format --check .

@@ -396,7 +396,7 @@ def _run_flow(config: Path, overrides: list[str], watch: Callable[..., None]) ->
     from tasks.stage import watching
 
     with watching(watch):
-        return sft_dpo(config=str(config), overrides=tuple(overrides))
+        return sft_dpo(config=_as_parameter(config), overrides=tuple(overrides))
 
 
 def _round_flow(config: Path, overrides: list[str], watch: Callable[..., None]) -> Any:
@@ -404,7 +404,12 @@ def _round_flow(config: Path, overrides: list[str], watch: Callable[..., None]) 
     from tasks.stage import watching
 
     with watching(watch):
-        return dpo_round(config=str(config), overrides=tuple(overrides))
+        return dpo_round(config=_as_parameter(config), overrides=tuple(overrides))
+
+
+def _as_parameter(config: Path) -> str:
+    """The path as a flow wants it, which takes a bare name for a preset's."""
+    return str(config) if len(config.parts) > 1 or config.suffix else f"./{config}"
 
 
 def _load(path: Path, overrides: list[str]) -> "PipelineConfig":

@@ -22,6 +22,7 @@ from alignment.line import Line
 from alignment.records import Frozen
 from alignment.report.assemble import ReportFiles
 from alignment.rounds import inbox_of
+from flows.form import Change, Config, titled
 from flows.sft_dpo import Stages, StageTask, find_config, name_of_run, run_chain
 from tasks.data import prepare_batches, take_batch
 from tasks.dpo import dpo
@@ -74,17 +75,21 @@ class RoundResult(Frozen):
     persist_result=True,
     result_serializer="json",
 )
-def dpo_round(config: str = "practice", overrides: tuple[str, ...] = ()) -> RoundResult:
+def dpo_round(
+    config: Config = titled("Preset or file", "practice"),
+    overrides: tuple[Change, ...] = titled("Changes to it", ()),
+) -> RoundResult:
     """Train one round of DPO on the batches that have arrived, and keep it if it is not worse.
 
     The first batch also begins the line: the configured run is run, and the model that it hands on
     is the first champion.
 
     Args:
-        config: A preset by its name (practice, a100, ...) or the path of a YAML file on the
-            worker; its `inbox` says where batches arrive.
-        overrides: Changes to the config, each as dotted.key=value, for example
-            inbox.min_new_pairs=50.
+        config: A preset (practice, hh, a100), or the path of a YAML file on the worker; its
+            `inbox` says where batches arrive.
+        overrides: One a line, as dotted.key=value: inbox.min_new_pairs=50. Every key with unit,
+            range and default is in docs/config.schema.json. Never a password: they are shown to
+            everybody.
     """
     try:
         settings = load(find_config(config), overrides)

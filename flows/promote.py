@@ -11,7 +11,7 @@ from prefect import State, flow
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from prefect.states import Completed, Failed
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from alignment.config import PipelineConfig, load
 from alignment.errors import AlignmentError, UsageError
@@ -20,6 +20,7 @@ from alignment.line import Line
 from alignment.lineage import find_one
 from alignment.records import Frozen, Kept, Verdict
 from alignment.rounds import compare, head_of, inbox_of
+from flows.form import Change, Config, Hours, Model, titled
 from flows.sft_dpo import Stages, find_config, name_of_run
 from tasks.gate import gate
 from tasks.stage import Run
@@ -46,23 +47,25 @@ class Promotion(Frozen):
 
 @flow(name="promote", flow_run_name=name_of_run, persist_result=True, result_serializer="json")
 def promote(
-    config: str = "practice",
-    reference: str | None = None,
-    ask: bool = True,  # noqa: FBT001, FBT002 - a switch in the browser's form
-    hours: PositiveFloat = 72.0,
-    overrides: tuple[str, ...] = (),
+    config: Config = titled("Preset or file", "practice"),
+    reference: Model = titled("Model", None),
+    ask: bool = titled("Ask a person", True),  # noqa: FBT001, FBT003 - a switch in the form
+    hours: Hours = titled("Wait for the answer, hours", 72.0),
+    overrides: tuple[Change, ...] = titled("Changes to the config", ()),
 ) -> Promotion:
     """Make a model the champion of a line of rounds.
 
     Args:
-        config: A preset by its name or the path of a YAML file on the worker; its `inbox` names
-            the line.
-        reference: The model: a key, its beginning, or a step's name such as merge-dpo-4. Empty:
-            the round that waits for a person.
+        config: A preset (practice, hh, a100), or the path of a YAML file on the worker; its
+            `inbox` names the line.
+        reference: The model to promote: the round that waits for a person, or a key, its
+            beginning, or a step's name such as merge-dpo-4.
         ask: Wait for a person's answer on the run page, without holding a process or a GPU. Off:
             the gate decides.
-        hours: How long to wait for the answer; afterwards the run fails and nothing is changed.
-        overrides: Changes to the config, each as dotted.key=value.
+        hours: How long to wait for the answer, at most 2,160 hours; afterwards the run fails and
+            nothing is changed.
+        overrides: One a line, as dotted.key=value: inbox.line=main. Never a password: they are
+            shown to everybody.
     """
     try:
         settings = load(find_config(config), overrides)

@@ -13,7 +13,6 @@ from typing import cast
 from prefect import State, Task, flow, runtime
 from prefect.states import Failed
 from prefect.utilities.annotations import quote
-from pydantic import PositiveInt
 
 from alignment.chain import Chain, Round, chain
 from alignment.config import PipelineConfig, load
@@ -21,6 +20,7 @@ from alignment.errors import AlignmentError
 from alignment.records import Frozen, StageRecord
 from alignment.report.assemble import ReportFiles
 from alignment.stages import Step
+from flows.form import Change, Config, Rounds, titled
 from tasks.data import open_base, prepare_conversations, prepare_pairs
 from tasks.dpo import dpo
 from tasks.evaluate import evaluate
@@ -61,7 +61,9 @@ def name_of_run() -> str:
     result_serializer="json",
 )
 def sft_dpo(
-    config: str = "practice", overrides: tuple[str, ...] = (), rounds: PositiveInt | None = None
+    config: Config = titled("Preset or file", "practice"),
+    rounds: Rounds = titled("DPO rounds, at most", 99),
+    overrides: tuple[Change, ...] = titled("Changes to it", ()),
 ) -> RunResult:
     """Fine-tune a chat model, then align it in rounds of DPO; every model is evaluated.
 
@@ -69,15 +71,17 @@ def sft_dpo(
     the same thing again continues it.
 
     Args:
-        config: A preset by its name (practice, a100, ...) or the path of a YAML file on the
-            worker.
-        overrides: Changes to the config, each as dotted.key=value, for example
-            dpo.learning_rate=1e-5.
-        rounds: Stop after so many of the config's DPO rounds. Empty: all of them.
+        config: A preset (practice: a small model on a CPU, in minutes; hh: real preferences;
+            a100: Qwen2.5-7B-Instruct on one 40 GB card), or the path of a YAML file on the worker.
+        rounds: Stop after the first so many of the config's DPO rounds, 1 to 99; with the default
+            all of them are run.
+        overrides: One a line, as dotted.key=value: dpo.learning_rate=1e-5, seed=1. Every key with
+            unit, range and default is in docs/config.schema.json. Never a password: they are
+            shown to everybody.
     """
     try:
         settings = load(find_config(config), overrides)
-        settings = settings if rounds is None else settings.first_rounds(rounds)
+        settings = settings.first_rounds(rounds)
         command = " ".join(["sft-dpo run", config, *(f"--set {shlex.quote(o)}" for o in overrides)])
         return run_chain(settings, command)
     except AlignmentError as error:

@@ -15,7 +15,7 @@ from hypothesis import settings
 from tests import tiny
 from tests.qwen_tokenizer import fetch
 
-pytest_plugins = ["tests.prefect_service"]
+pytest_plugins = ["tests.browser", "tests.prefect_service"]
 settings.register_profile("deep", max_examples=2000, stateful_step_count=200, deadline=None)
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +27,7 @@ def pytest_addoption(parser):
         action="store_true",
         help="record the golden trajectories anew instead of comparing with them",
     )
+    parser.addoption("--screenshots", metavar="FOLDER", help="where tests/ui leaves its pictures")
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 WATCHED = ROOT / "tests" / "doors" / "watched"
 T = TypeVar("T")
-WORKER = ("prefect", "worker", "start", "--pool", "gpu")
+WORKER = ("prefect", "worker", "start", "--pool", "gpu", "--with-healthcheck")
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 PLANTED = "hf_plantedInTheEnvironment0123"
 SETTINGS = {
@@ -117,9 +117,9 @@ class Service:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Service]:
+def serving(folder: Path, **environment: str) -> Iterator[Service]:
     """A server with an empty database, on this machine only."""
-    service = planned(folder)
+    service = planned(folder, **environment)
     with answering(service):
         yield service
 
@@ -127,7 +127,12 @@ def serving(folder: Path) -> Iterator[Service]:
 def planned(folder: Path, **environment: str) -> Service:
     """A server that is not started yet."""
     url = f"http://127.0.0.1:{free_port()}/api"
-    own = {"PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": url, **environment}
+    own = {
+        "PREFECT_HOME": str(folder / "home"),
+        "PREFECT_API_URL": url,
+        "PREFECT_WORKER_WEBSERVER_PORT": str(free_port()),
+        **environment,
+    }
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     return Service(url, folder, inherited | SETTINGS | watched(folder / "outside") | own)
 

@@ -16,8 +16,16 @@ from alignment.records import Frozen
 Tone = Literal["", "good", "bad", "muted"]
 _GAP = "  "
 _NARROWEST = 8
-_ESCAPES = {"<": "&lt;", "&": "&amp;", "\\": "\\\\", "|": "\\|", "`": "\\`", "](": "]\\("}
-_MARKUP = re.compile(r"<(?=\S)|&(?=[#\w])|[\\|`]|\]\(")
+_ESCAPES = {
+    "<": "&lt;",
+    "&": "&amp;",
+    "\\": "\\\\",
+    "|": "\\|",
+    "`": "\\`",
+    "](": "]\\(",
+    "]:": "]\\:",
+}
+_MARKUP = re.compile(r"<(?=\S)|&(?=[#\w])|[\\|`]|\][(:]")
 
 
 class Cell(Frozen):

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from prefect.utilities.callables import parameter_schema
 
@@ -27,6 +29,26 @@ def test_form_in_the_browser_explains_every_parameter(flow):
     assert next(iter(properties)) == "config"
     assert "overrides" in properties
     assert all(len(field["description"]) > 40 for field in properties.values())
+
+
+@FLOWS
+def test_form_has_titles_of_its_own_and_at_most_five_fields(flow):
+    properties = parameter_schema(flow).properties
+    assert len(properties) <= 5
+    assert not {field["title"] for field in properties.values()} & set(properties)
+
+
+@FLOWS
+def test_form_offers_every_preset(flow):
+    offered = parameter_schema(flow).properties["config"]
+    shipped = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    assert [name for name in shipped if re.search(offered["pattern"], name)] == shipped
+    assert all(name in offered["description"] for name in shipped)
+
+
+@pytest.mark.parametrize("typed", ["practise", "", "a100x", "practice hh"])
+def test_a_name_that_is_no_preset_is_refused_before_there_is_a_run(typed):
+    assert not re.search(parameter_schema(sft_dpo).properties["config"]["pattern"], typed)
 
 
 @FLOWS

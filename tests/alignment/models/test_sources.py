@@ -114,6 +114,9 @@ def with_code(folder, tmp_path):
         config = json.loads((folder / "config.json").read_text())
         config |= {"model_type": model_type, "auto_map": classes}
         (folder / "config.json").write_text(json.dumps(config))
+        path = folder / "tokenizer_config.json"
+        mapped = {"auto_map": {"AutoTokenizer": ["own.Tokenizer", "own.Tokenizer"]}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | mapped))
         return folder
 
     return make

@@ -1,0 +1,138 @@
+"""What models and data rows can contain, in a real browser: it is shown, it neither runs nor loads.
+
+The pages of `alignment.report` and `alignment.doctor`, and the Markdown that Prefect is given.
+"""
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from alignment.doctor.page import render as render_checkup
+from alignment.report.page import render, to_markdown
+from alignment.report.table import escape_markdown
+from tests.alignment.doctor.test_page import checkup
+from tests.alignment.report.test_page import PAYLOADS, poisoned
+
+pytestmark = pytest.mark.ui
+
+LIVE = (
+    "<script src={0}/script></script>",
+    "<img src={0}/image>",
+    "<img src=x onerror=\"fetch('{0}/handler')\">",
+    "<svg onload=\"fetch('{0}/svg')\">",
+    "<iframe src={0}/frame></iframe>",
+    "<link rel=stylesheet href={0}/style>",
+    "</style><img src={0}/after-style>",
+    '"><img src={0}/after-quote>',
+    "<meta http-equiv=refresh content='0;url={0}/refresh'>",
+    "![x]({0}/markdown)",
+    "[x]: {0}/reference ![x]",
+    "<object data={0}/object></object>",
+)
+"""Each asks for an address of the listener if it comes alive in any way."""
+
+
+class Listener(ThreadingHTTPServer):
+    """A server on this machine that answers nothing and remembers what it was asked for."""
+
+    def __init__(self):
+        self.asked: list[str] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        assert isinstance(self.server, Listener)
+        self.server.asked.append(self.path)
+        self.send_error(404)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def listener():
+    with Listener() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def opened(browser, listener, tmp_path):
+    """A function that opens a page as a file and gives what was asked for by it, and its title."""
+
+    def open_(page, *, settle=0.3):
+        path = tmp_path / "page.html"
+        path.write_text(page, encoding="utf-8", errors="replace")
+        listener.asked.clear()
+        browser.requests()
+        browser.open(path.as_uri())
+        time.sleep(settle)
+        return sorted({*listener.asked, *browser.requests()})
+
+    return open_
+
+
+def test_the_listener_hears_what_comes_alive(opened, listener):
+    """Without the template's escapes and policy; else the tests below could not fail."""
+    payloads = "".join(text.format(listener.url) for text in LIVE if "refresh" not in text)
+    heard = " ".join(opened(f"<!doctype html><body>{payloads}", settle=1))
+    for name in ("script", "image", "handler", "svg", "style", "object"):
+        assert f"/{name}" in heard
+
+
+def test_the_policy_alone_stops_what_would_come_alive(opened, listener):
+    """The second lock: the same without escapes, under the policy of our pages."""
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    tag = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    payloads = "".join(text.format(listener.url) for text in LIVE if "refresh" not in text)
+    opened(f"<!doctype html><head>{tag}</head><body>{payloads}")
+    assert listener.asked == []
+
+
+@pytest.mark.parametrize("number", range(0, len(PAYLOADS), 8))
+def test_hostile_text_neither_runs_nor_loads_in_a_report(run, browser, opened, number):
+    """Eight payloads one after the other, in each text of the page."""
+    assert opened(render(poisoned(run, " ".join(PAYLOADS[number : number + 8])))) == []
+    assert nothing_runs(browser)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
+def test_hostile_text_neither_runs_nor_loads_in_a_checkup(browser, opened, payload):
+    assert opened(render_checkup(checkup(payload)), settle=0.1) == []
+    assert nothing_runs(browser)
+
+
+def test_live_payloads_ask_for_nothing(run, browser, opened, listener):
+    texts = [text.format(listener.url) for text in LIVE]
+    assert opened(render(poisoned(run, " ".join(texts))), settle=0.6) == []
+    assert "/handler" in browser.text, "it is shown as it was written"
+    for text in texts:
+        assert opened(render_checkup(checkup(text)), settle=0.1) == []
+
+
+def nothing_runs(browser):
+    """There is neither a script nor an attribute that would run as one."""
+    return browser.driver.execute_script(
+        "return document.scripts.length == 0 && ![...document.querySelectorAll('*')]"
+        ".some(e => [...e.attributes].some(a => a.name.startsWith('on')))"
+    )
+
+
+def test_markdown_of_a_run_shows_no_link_and_no_picture_of_a_stranger(run, opened, listener):
+    """As the strictest reading allows: no HTML, no inline link, no definition of a reference."""
+    from markdown_it import MarkdownIt
+
+    text = " ".join(payload.format(listener.url) for payload in LIVE)
+    notes = tuple(payload.format(listener.url) for payload in LIVE)
+    markdown = to_markdown(poisoned(run, text).model_copy(update={"notes": notes}))
+    html = MarkdownIt("commonmark").enable("table").render(markdown)
+    assert "<img" not in html
+    assert "<a " not in html
+    assert opened(html) == []
+    assert escape_markdown("[x]: y") != "[x]: y"

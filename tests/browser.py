@@ -1,0 +1,119 @@
+"""A real browser: Debian's chromium, headless, driven by selenium."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import pytest
+
+T = TypeVar("T")
+OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",  # a container's root has none; the pages are the tests' own
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--hide-scrollbars",
+    "--lang=en",
+    "--window-size=1280,1000",
+)
+
+
+class Browser:
+    """What a test may do in the browser, in a person's words."""
+
+    def __init__(self, driver: Any, screenshots: Path | None) -> None:
+        self.driver = driver
+        self._screenshots = screenshots
+
+    def open(self, url: str) -> None:
+        """Go to a page."""
+        self.driver.get(url)
+
+    def find(self, xpath: str, *, seconds: float = 20) -> Any:
+        """The first visible element, waited for."""
+        found = self.wait_for(
+            xpath,
+            lambda: next((e for e in self._all(xpath) if e.is_displayed()), None),
+            seconds=seconds,
+        )
+        return found
+
+    def click(self, text: str) -> None:
+        """Press the button or link, or open the tab, that says this."""
+        words = f"normalize-space()={json.dumps(text)}"
+        self.find(f"//*[self::button or self::a or @role='tab'][{words}]").click()
+
+    def field(self, title: str, kind: str = "input") -> Any:
+        """The box of the form under this title."""
+        return self.find(
+            f"//div[contains(@class, 'p-label')][.//label[starts-with(normalize-space(), "
+            f"{json.dumps(title)})]]//{kind}"
+        )
+
+    def choose(self, title: str, option: str) -> None:
+        """One of the ways to fill a field in."""
+        self.field(title, f"button[normalize-space()={json.dumps(option)}]").click()
+
+    def wait_for(self, what: str, look: Callable[[], T | None], *, seconds: float) -> T:
+        """What `look` finds, asked five times a second; what the page says when it does not."""
+        until = time.monotonic() + seconds
+        while (found := look()) is None:
+            assert time.monotonic() < until, f"{what}: not there after {seconds} s\n{self.text}"
+            time.sleep(0.2)
+        return found
+
+    @property
+    def text(self) -> str:
+        """All that the page shows."""
+        text: str = self.driver.execute_script("return document.body.innerText")
+        return text
+
+    def shows(self, text: str, *, seconds: float = 20) -> None:
+        """Wait until the page shows a text."""
+        self.wait_for(repr(text), lambda: text in self.text or None, seconds=seconds)
+
+    def screenshot(self, name: str, *, height: int = 1000) -> None:
+        """For the documentation, where `--screenshots` names a folder."""
+        if self._screenshots is not None:
+            self.driver.set_window_size(1280, height)
+            time.sleep(0.7)  # the page's own animations
+            self.driver.save_screenshot(str(self._screenshots / f"{name}.png"))
+
+    def requests(self) -> list[str]:
+        """Every address that was asked for since the last call, data and file addresses aside."""
+        events = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
+        urls = [
+            event["params"]["request"]["url"]
+            for event in events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
+        return [url for url in urls if urlsplit(url).scheme not in ("data", "file", "blob")]
+
+    def _all(self, xpath: str) -> list[Any]:
+        found: list[Any] = self.driver.find_elements("xpath", xpath)
+        return found
+
+
+@pytest.fixture(scope="session")
+def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
+    """Chromium; the test is skipped where it, its driver or selenium is not installed."""
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if None in programs:
+        pytest.skip("no browser here: apt install chromium chromium-driver")
+    selenium = pytest.importorskip("selenium.webdriver", reason="no selenium here: make test-ui")
+    options = selenium.ChromeOptions()
+    options.binary_location = programs[0]
+    for option in OPTIONS:
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    service = selenium.ChromeService(executable_path=programs[1])
+    driver = selenium.Chrome(options=options, service=service)
+    folder = request.config.getoption("--screenshots")
+    try:
+        yield Browser(driver, Path(folder) if folder else None)
+    finally:
+        driver.quit()

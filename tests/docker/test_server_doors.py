@@ -1,0 +1,75 @@
+"""A real server under compose's settings: who has no password gets nothing, who has it may work.
+
+On SQLite; `docker/prove.py` does it on PostgreSQL.
+"""
+
+import runpy
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
+
+from tests.inbox import line_settings
+from tests.prefect_service import WORKER, bootstrap, running, serving
+
+pytestmark = pytest.mark.slow
+
+PROVE = runpy.run_path(str(Path(__file__).parents[2] / "docker" / "prove.py"))
+ELSEWHERE = {"PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_SERVER_UI_API_URL"}
+SOCKETS = ("events/in", "events/out", "logs/out")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """The server, and what a client that knows the password sends."""
+    settings = PROVE["compose"]()["services"]["server"]["environment"]
+    filled = {key: PROVE["fill"](value, PROVE["SECRETS"]) for key, value in settings.items()}
+    kept = {key: value for key, value in filled.items() if key not in ELSEWHERE}
+    assert kept["PREFECT_SERVER_API_AUTH_STRING"] == PROVE["SECRETS"]["PREFECT_AUTH"]
+    with serving(tmp_path_factory.mktemp("guarded"), **kept) as server:
+        yield server, httpx.BasicAuth(*PROVE["SECRETS"]["PREFECT_AUTH"].split(":"))
+
+
+@pytest.mark.parametrize("path", ["admin/version", "csrf-token?client=x", "work_queues/x"])
+def test_a_call_without_the_password_is_refused(guarded, path):
+    server, auth = guarded
+    wrong = httpx.BasicAuth("admin", "wrong")
+    assert httpx.get(f"{server.url}/{path}").status_code == 401
+    assert httpx.get(f"{server.url}/{path}", auth=wrong).status_code == 401
+    assert httpx.get(f"{server.url}/{path}", auth=auth).status_code != 401
+
+
+def test_a_change_without_a_token_of_the_page_is_refused_even_with_the_password(guarded):
+    server, auth = guarded
+    answer = httpx.post(f"{server.url}/flows/filter", json={}, auth=auth)
+    assert answer.status_code == 403
+    assert "CSRF" in answer.text
+
+
+@pytest.mark.parametrize("path", SOCKETS)
+def test_a_socket_without_the_password_tells_nothing(guarded, path):
+    server, _ = guarded
+    with pytest.raises((InvalidStatus, WebSocketException)):
+        listen(f"{server.url.replace('http', 'ws', 1)}/{path}")
+
+
+def listen(address):
+    """What a stranger hears first."""
+    with connect(address, subprotocols=[Subprotocol("prefect")]) as socket:
+        socket.send('{"type": "auth", "token": "wrong"}')
+        return socket.recv(timeout=10)
+
+
+def test_our_set_up_and_a_run_pass_both_locks(guarded, tiny_settings, write_config, tmp_path):
+    server, _ = guarded
+    bootstrap(server)
+    bootstrap(server)
+    config = write_config(line_settings(tiny_settings, tmp_path))
+    with running(server, *WORKER):
+        command = ("-m", "prefect", "deployment", "run", "dpo-round/cpu", "--watch")
+        done = server.run(*command, "--param", f"config={config}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (server.folder / "outside").exists()

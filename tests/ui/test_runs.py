@@ -1,0 +1,118 @@
+"""A person in the browser: fills the form in wrongly, then rightly, and watches the run to its end.
+
+Prefect's own pages, served by a real server, with a real worker behind it.
+"""
+
+import json
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests import tiny
+from tests.prefect_service import WORKER, bootstrap, running, serving
+
+pytestmark = pytest.mark.ui
+
+
+@pytest.fixture(scope="module")
+def service(browser, tmp_path_factory):
+    """A server with everything deployed, and a worker; only where there is a browser."""
+    assert browser
+    with serving(tmp_path_factory.mktemp("ui")) as server:
+        bootstrap(server)
+        with running(server, *WORKER):
+            yield server
+
+
+@pytest.fixture(scope="module")
+def config(service, tiny_model_folder):
+    """The file that is typed into the form: one round on the tiny model."""
+    settings = tiny.settings(tiny_model_folder, service.store)
+    settings |= {"rounds": settings["rounds"][:1], "control": None}
+    path = service.folder / "tiny.yaml"
+    path.write_text(json.dumps(settings))  # JSON is YAML
+    return path
+
+
+@pytest.fixture(scope="module")
+def form(service):
+    """The address of the run form of sft-dpo/cpu."""
+    (deployment,) = [
+        found["id"]
+        for found in service.ask("/deployments/filter", limit=50)
+        if found["name"] == "cpu" and "sft_dpo" in found["entrypoint"]
+    ]
+    return f"{pages(service)}/deployments/deployment/{deployment}/run"
+
+
+def pages(service):
+    return service.url.removesuffix("/api")
+
+
+def fill_in(browser, title, text, *, kind="input"):
+    box = browser.field(title, kind)
+    browser.driver.execute_script("arguments[0].select()", box)
+    box.send_keys(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "kind", "typed", "said"),
+    [
+        ("rounds", "DPO rounds, at most", "input", "0", "0 is less than the minimum of 1"),
+        ("config", "Preset or file", "textarea", "practise", "'practise' does not match '^(pract"),
+    ],
+)
+def test_a_bad_value_is_refused_under_the_name_of_its_field(
+    service, browser, form, name, title, kind, typed, said
+):
+    browser.open(form)
+    fill_in(browser, title, typed, kind=kind)
+    browser.click("Submit")
+    browser.shows(said)  # by the form, under the field, or by the server, which names it
+    assert f"field '{name}'. Failure reason: {said}" in browser.text or browser.field(
+        title, f"*[contains(text(), {json.dumps(said)})]"
+    )
+    assert browser.driver.current_url == form
+    assert runs(service) == []
+    if kind == "input":
+        browser.screenshot("refused")
+
+
+def test_a_run_is_started_from_the_form_and_watched_to_its_report(service, browser, form, config):
+    browser.requests()
+    browser.open(form)
+    browser.shows("Preset or file")
+    browser.screenshot("form")
+    fill_in(browser, "Preset or file", str(config), kind="textarea")
+    browser.click("Add item")
+    fill_in(browser, "Changes to it", "seed=1", kind="textarea")
+    browser.click("Submit")
+
+    (run,) = browser.wait_for("the run", lambda: runs(service) or None, seconds=20)
+    browser.open(f"{pages(service)}/runs/flow-run/{run['id']}")
+    browser.shows("Completed", seconds=300)
+    assert service.state(run["id"])["type"] == "COMPLETED"
+    assert run["parameters"]["overrides"] == ["seed=1"]
+    browser.shows("report")
+    browser.screenshot("run", height=1000)
+
+    shown = service.artifacts(run["id"])
+    browser.click("Artifacts")
+    for key in ("tiny-report", "tiny-models", "tiny-dpo-1", "tiny-page"):
+        browser.shows(key)
+    for key, words in (("tiny-report", "Pass rate"), ("tiny-models", "round 1"),
+                       ("tiny-dpo-1", "loss")):  # fmt: skip
+        browser.open(f"{pages(service)}/artifacts/artifact/{shown[key]['id']}")
+        browser.shows(words)
+        browser.screenshot(key.removeprefix("tiny-"), height=900)
+    assert {urlsplit(url).hostname for url in browser.requests()} == {"127.0.0.1"}
+
+    browser.open((service.store / "reports" / "tiny.html").as_uri())
+    browser.shows("In pass rate, round 1 is")
+    assert browser.requests() == []
+
+
+def runs(service):
+    """The runs that somebody has started, no schedule's."""
+    found = service.ask("/flow_runs/filter", sort="START_TIME_DESC", limit=200)
+    return [run for run in found if not run["auto_scheduled"]]
