@@ -4,16 +4,19 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check slow faults machines golden schema clean
+.PHONY: help demo test test-ui check slow faults machines golden schema clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
 demo: $(STAMP)  ## the whole pipeline on a small model, on this machine's CPU
 	$(BIN)/sft-dpo run deployments/configs/practice.yaml
 
 test: $(STAMP)  ## all tests that need neither a GPU nor patience; warnings are errors
 	$(BIN)/python -m pytest -m 'not gpu and not slow and not ui'
+
+test-ui: $(STAMP)  ## run form, artifacts and report in Debian's chromium; skipped without it
+	$(BIN)/python -m pytest -q -rs -m ui
 
 check: $(STAMP)  ## format, lint, types, direction of imports
 	$(BIN)/ruff format --check .

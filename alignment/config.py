@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, PositiveFloat, ValidationError
 
-from alignment.data.files import SECRET
+from alignment.data.files import SecretFound
 from alignment.data.prepare import ConversationSetConfig, PairSetConfig
 from alignment.errors import ConfigError
 from alignment.evaluate.gate import GateConfig
@@ -282,7 +282,9 @@ def _explain(problem: Mapping[str, Any], tree: Any, path: Path, overrides: Seque
     if problem["type"] == "union_tag_not_found":
         return f"{place}: {key} needs a `name` that says which kind it is"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == SECRET:  # neither the value nor the `--set` that holds it
+    if isinstance(
+        problem.get("ctx", {}).get("error"), SecretFound
+    ):  # neither the value nor the `--set` that holds it
         return f"{path if place.startswith('--set') else place}: {key}: {message}"
     shown = repr(problem["input"])
     given = f", got {shown}" if len(shown) <= 60 else ""

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar, cast
 
 from pydantic import AfterValidator
-from pydantic_core import PydanticCustomError
 
 from alignment.data import tables
 from alignment.data.clean import Reason, Rejected
@@ -39,9 +38,6 @@ MAX_ROW = 32 * 2**20
 PAUSES = (0.1, 0.4, 1.6)
 """Seconds between tries of a place behind a URL."""
 
-SECRET = "secret"
-"""The kind of mistake whose value is not repeated in its message."""
-
 _SECRET = re.compile(
     r"://[^/?#]*:[^/?#]*@|[?&][^=&]*(token|secret|passw|signature|api_?key)[^=&]*=", re.IGNORECASE
 )
@@ -49,13 +45,16 @@ _CHUNK = 2**16
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
+class SecretFound(ValueError):
+    """A mistake whose value is not to be repeated."""
+
+
 def without_secret(path: str) -> str:
-    """The path or URL, unless a password or token stands in it: a ValueError."""
+    """The path or URL, unless a password or token stands in it: `SecretFound`."""
     if _SECRET.search(path):
-        raise PydanticCustomError(
-            SECRET,
+        raise SecretFound(
             "a password or token in a URL would be written to manifests and logs; give it to the "
-            "worker by the environment names of its storage (HF_TOKEN, AWS_SECRET_ACCESS_KEY, ...)",
+            "worker by the environment names of its storage (HF_TOKEN, AWS_SECRET_ACCESS_KEY, ...)"
         )
     return path
 

@@ -162,7 +162,7 @@ def _sources(paths: Sequence[str], wanted: Wanted) -> Iterator[Named]:
 def _named(path: str) -> str:
     try:
         return files.without_secret(path)
-    except ValueError as error:
+    except files.SecretFound as error:
         raise DataError(str(error)) from error
 
 

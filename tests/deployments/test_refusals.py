@@ -10,7 +10,15 @@ from tests.prefect_service import overrides
     [
         ("conifg=practice", "were specified but not found on the deployment"),
         ("overrides=7", "7 is not of type 'array'"),
-        ("rounds=0", "0 is less than or equal to the minimum of 0"),
+        (
+            "rounds=0",
+            "Validation failed for field 'rounds'. Failure reason: 0 is less than the minimum",
+        ),
+        (
+            "config=a10",
+            "Validation failed for field 'config'. Failure reason: 'a10' does not match",
+        ),
+        ('overrides=["seed"]', "Validation failed for field 'overrides"),
     ],
 )
 def test_bad_parameter_is_refused_before_there_is_a_run(service, parameter, reason):
@@ -31,8 +39,8 @@ def test_mistake_in_the_config_fails_the_run_with_one_line(service, config):
     assert "Traceback" not in service.log(run)
 
 
-def test_unknown_preset_names_those_there_are(service):
-    run = service.start("sft-dpo/cpu", "config=a10")
+def test_file_that_is_not_there_names_those_there_are(service):
+    run = service.start("sft-dpo/cpu", "config=deployments/configs/a10.yaml")
     state = service.finish(run, seconds=60)
     assert state["type"] == "FAILED"
     assert "no config file" in state["message"]

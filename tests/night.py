@@ -1,0 +1,122 @@
+"""A night of rounds on the tests' tiny model, told as it happens.
+
+    python -m tests.night
+
+Three batches are dropped into an inbox at odd times: a good one, one with its labels turned round,
+and one that arrives twice, under two names, while a third upload is still running. After each,
+`sft-dpo round` is typed as a schedule would. At the end the ledger and the head are read back and
+checked. Real in every part but the model, which has 38,000 parameters, and the clock: a batch is
+made old enough to count as whole.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from alignment.line import Line
+from alignment.store import Store
+from tests import tiny
+from tests.inbox import drop, line_settings, rows
+
+NIGHT = (
+    ("22:17", "monday.jsonl", rows(0, 32), "32 pairs"),
+    ("23:41", "", [], "nothing"),
+    (
+        "01:03",
+        "tuesday.jsonl",
+        rows(100, 32, chosen="no", rejected="yes"),
+        "32 pairs, turned round",
+    ),
+    ("02:00", "", [], "nothing"),
+    ("04:38", "wednesday.jsonl", rows(200, 32), "32 pairs"),
+    ("05:55", "", [], "nothing"),
+)
+"""Time of day, file, its pairs, and what it is."""
+DUPLICATE = ("04:38", "wednesday-again.jsonl", rows(200, 32), "the same bytes under another name")
+RUNNING = ("04:38", "thursday.jsonl", rows(300, 40), "an upload that still runs")
+
+
+def say(line: str = "") -> None:
+    """One line of the record, at once."""
+    print(line, flush=True)  # noqa: T201 - the record is what this program makes
+
+
+def round_(config: Path) -> None:
+    """Type `sft-dpo round`; its last lines."""
+    code = "from flows.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "round", str(config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for line in done.stdout.splitlines():
+        if line.startswith(("round ", "no new data", "champion: ")):
+            say(f"       {line}")
+
+
+def play(folder: Path) -> Line:
+    """The night, in a folder; the line that it leaves."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        tiny.write_model(folder / "model", tiny.tokenizer())
+    settings = line_settings(tiny.settings(folder / "model", folder / "store"), folder)
+    config, inbox = folder / "night.yaml", folder / "inbox"
+    YAML().dump(settings, config)
+    for time, name, pairs, what in NIGHT:
+        if name:
+            say(f"{time}  {name} arrives: {what}")
+            drop(inbox / name, pairs)
+        if time == DUPLICATE[0]:
+            say(f"{time}  {DUPLICATE[1]} arrives: {DUPLICATE[3]}")
+            drop(inbox / DUPLICATE[1], DUPLICATE[2])
+            say(f"{time}  {RUNNING[1]} arrives: {RUNNING[3]}")
+            drop(inbox / RUNNING[1], RUNNING[2], age=0)
+        say(f"{time}  $ sft-dpo round night.yaml")
+        round_(config)
+        if name == "wednesday.jsonl":  # it is taken away again, as a writer does that starts afresh
+            (inbox / RUNNING[1]).unlink()
+    return Line(store=Store(root=folder / "store"))
+
+
+def check(line: Line) -> None:
+    """What the ledger says, and that head, ledger and store agree."""
+    state = line.state()
+    say("\nledger")
+    for number, entry in enumerate(line.ledger.read(), start=1):
+        event = entry.event.model_dump(mode="json", exclude_none=True)
+        said = event.get("fate") or ", ".join(b["file"] for b in event.get("batches", ()))
+        say(f"  {number}  {event['name']:<8} {said}")
+    fates = [closed.fate for _, closed in state.history]
+    assert fates == ["kept", "rejected", "kept"], fates
+    used = [batch.digest for opened, _ in state.history for batch in opened.batches]
+    assert len(used) == len(set(used)) == len(state.spent) == 3
+    assert [opened.number for opened, _ in state.lineage] == [1, 3]
+    assert state.open is None
+    assert state.head is not None
+    parents = [opened.parent.model for opened, _ in state.history]
+    assert parents[1] == parents[2] != state.head.model
+    line.store.open(state.head.model)
+    say(f"\nhead    {state.head.label}, {state.head.model}: opened, every digest holds")
+    say(f"rounds  {len(fates)}: {', '.join(fates)}; rounds 2 and 3 both started from round 1")
+    say(f"batches {len(used)} used, each once")
+
+
+def main() -> None:
+    """Play and check in a folder that is thrown away."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="night-") as folder:
+        check(play(Path(folder)))
+
+
+if __name__ == "__main__":
+    main()
