@@ -1,9 +1,9 @@
-"""How many of the known faults of real data sets `sft-dpo data` finds, and what it drops beside.
+"""How many of the known faults of real data sets `sft-dpo data` finds, and what else it names.
 
     python benchmarks/data_faults.py FOLDER
 
 FOLDER holds data files and `dirty-index.jsonl`, one known fault a line: file, 0-based row, defect.
-Each file is read by its path alone, once as it is by default and once with one row a prompt.
+Each file is read by its path alone. A fault is found where its row is quarantined or flagged.
 """
 
 import json
@@ -12,17 +12,19 @@ import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from alignment.data.flags import Flag
 from alignment.data.intake import KEPT, QUARANTINE, Wanted, take_in
 
-FLAGS = {"control_char"}
-"""Only unusual, so not to be dropped; `over_*_tokens` neither."""
+COPIES = {"duplicate", "near_duplicate", "repeated_prompt", "conflicting_label"}
 SAME = {
-    "duplicate_prompt": {"duplicate", "near_duplicate", "repeated_prompt", "conflicting_label"},
+    "control_char": {"control_character"},
+    "duplicate_prompt": COPIES,
     "empty_chosen": {"empty"},
     "empty_rejected": {"empty"},
     "empty_response1": {"empty"},
     "empty_response2": {"empty"},
     "empty_earlier_turn": {"empty"},
+    "over_1024_tokens": {"long"},
     "prefix_mismatch": {"role_order"},
     "same_speaker_twice": {"role_order"},
     "role_tag_inside_reply": {"turn_marker"},
@@ -33,56 +35,78 @@ SAME = {
     "non_string": {"malformed"},
     "unfilled_placeholder": {"placeholder"},
 }
-"""What the faults are called in the list, and by what reasons they are known here."""
+"""What the faults are called in the list, and by what reasons and flags they are known here."""
+ONLY_FLAGS = {"control_char", "over_1024_tokens"}
+"""Rows of the list that are only long or unusual."""
 Place = tuple[str, int]
 
 
 def main(folder: Path) -> None:
-    """Read every listed file twice and print two tables."""
+    """Read every listed file and print two tables, and the faults that were not found."""
     known: dict[Place, set[str]] = defaultdict(set)
     for line in (folder / "dirty-index.jsonl").read_text(encoding="utf-8").splitlines():
         fault = json.loads(line)
-        if fault["defect"] not in FLAGS and not fault["defect"].startswith("over_"):
-            known[fault["file"], fault["row"] + 1].add(fault["defect"])
-    files = sorted({file for file, _ in known})
-    for at_most in (None, 1):
-        found = {}
-        for file in files:
-            found.update(quarantined(folder, file, Wanted(max_per_prompt=at_most)))
-        print(f"\nmax_per_prompt: {at_most or 'all'}\n")
-        show(known, found)
+        known[fault["file"], fault["row"] + 1].add(fault["defect"])
+    named: dict[Place, set[str]] = defaultdict(set)
+    for file in sorted({file for file, _ in known}):
+        for row, words in told(folder / file):
+            named[file, row] |= words
+    show_recall(known, named)
+    show_precision(known, named)
+    for (file, row), faults in sorted(known.items()):
+        for fault in sorted(faults):
+            if (file, row) not in named:
+                print(f"not found: {file} row {row}: {fault}")
 
 
-def quarantined(folder: Path, file: str, wanted: Wanted) -> dict[Place, str]:
-    """Reason by place of the rows of one file that are not kept."""
+def told(file: Path) -> list[tuple[int, set[str]]]:
+    """The rows of one file that have a reason or flags, and these."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
-        take_in([str(folder / file)], wanted, out=out, tell=lambda *_: None)
-        assert (out / KEPT).exists()
+        take_in([str(file)], Wanted(), out=out, tell=lambda *_: None)
         with (out / QUARANTINE).open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-    return {(file, row["row"]): row["reason"] for row in rows}
+            dropped = [(row["row"], {row["reason"]}) for row in map(json.loads, lines)]
+        with (out / KEPT).open(encoding="utf-8") as lines:
+            kept = [(row["row"], set(row.get("flags", ()))) for row in map(json.loads, lines)]
+    return dropped + [(row, flags) for row, flags in kept if flags]
 
 
-def show(known: dict[Place, set[str]], found: dict[Place, str]) -> None:
-    """Print recall by fault, then precision by reason."""
-    counts: Counter[str] = Counter()
-    hits: Counter[str] = Counter()
-    named: Counter[str] = Counter()
+def show_recall(known: dict[Place, set[str]], named: dict[Place, set[str]]) -> None:
+    """How many rows of each fault are found: dropped, or kept with a flag."""
+    listed: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    flagged: Counter[str] = Counter()
+    by_name: Counter[str] = Counter()
     for place, faults in known.items():
+        words = named.get(place, set())
         for fault in faults:
-            counts[fault] += 1
-            hits[fault] += place in found
-            named[fault] += found.get(place) in SAME[fault]
-    print("| Fault | Rows | Dropped | By its own reason | Recall |\n|---|---|---|---|---|")
-    for fault, count in sorted(counts.items()):
-        print(f"| {fault} | {count} | {hits[fault]} | {named[fault]} | {hits[fault] / count:.3f} |")
-    total = counts.total()
-    print(f"| in all | {total} | {hits.total()} | {named.total()} | {hits.total() / total:.3f} |")
-    print("\n| Reason | Dropped | Listed | Precision |\n|---|---|---|---|")
-    for reason, dropped in sorted(Counter(found.values()).items()):
-        listed = sum(known.get(place) is not None for place, why in found.items() if why == reason)
-        print(f"| {reason} | {dropped} | {listed} | {listed / dropped:.2f} |")
+            listed[fault] += 1
+            dropped[fault] += bool(words - set(Flag))
+            flagged[fault] += bool(words & set(Flag))
+            by_name[fault] += bool(words & SAME[fault])
+    columns = ("Fault", "Rows", "Dropped", "Flagged", "Recall", "By its own name")
+    print(f"| {' | '.join(columns)} |\n|---|---|---|---|---|---|")
+    groups = {"faults": set(listed) - ONLY_FLAGS, "only flags": ONLY_FLAGS, "in all": set(listed)}
+    rows = {fault: {fault} for fault in sorted(listed)} | groups
+    for name, faults in rows.items():
+        count, out, kept, same = (
+            sum(counter[fault] for fault in faults)
+            for counter in (listed, dropped, flagged, by_name)
+        )
+        print(f"| {name} | {count} | {out} | {kept} | {(out + kept) / count:.3f} | {same} |")
+
+
+def show_precision(known: dict[Place, set[str]], named: dict[Place, set[str]]) -> None:
+    """How many of the rows with each reason or flag are on the list, for that fault or any."""
+    print("\n| Reason or flag | Rows | Listed for it | Precision | Listed for any fault |")
+    print("|---|---|---|---|---|")
+    for word in sorted(set().union(*named.values())):
+        places = [place for place, words in named.items() if word in words]
+        meant = {fault for fault, names in SAME.items() if word in names}
+        own = sum(bool(known.get(place, set()) & meant) for place in places)
+        other = sum(place in known for place in places)
+        kind = "flag" if word in set(Flag) else "reason"
+        print(f"| {word} ({kind}) | {len(places)} | {own} | {own / len(places):.2f} | {other} |")
 
 
 if __name__ == "__main__":

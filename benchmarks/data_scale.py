@@ -100,9 +100,9 @@ def write(path: Path, rows: int) -> None:
                 yield '{"prompt": "cut'
             else:
                 before = {
-                    "prompt": f"{number}. {pair.prompt[-1].content}\n\n{prose(60)}",
-                    "chosen": f"{pair.chosen[0].content} {prose(90)}",
-                    "rejected": f"{pair.rejected[0].content} {prose(70)}",
+                    "prompt": f"{number}. {pair.prompt[-1].content}\n\n{prose(80)}",
+                    "chosen": f"{pair.chosen[0].content} {prose(100)}",
+                    "rejected": f"{pair.rejected[0].content} {prose(80)}",
                 }
                 yield json.dumps(before)
 

@@ -16,7 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from alignment.config import PipelineConfig
-    from alignment.data.intake import Wanted
+    from alignment.data.intake import FileReport, IntakeReport, Wanted
     from alignment.records import StageRecord
     from alignment.store import Store
     from flows.display import Display
@@ -125,10 +125,10 @@ def data(
         return
     for file in report.files:
         print(f"{file.file}: {file.format} ({file.reason}), {file.gives or 'nothing'}")
-        print(f"  {_counts(file.read, file.kept, file.quarantined)}")
+        print(f"  {_counts(file)}")
         if file.note:
             print(f"  note: {file.note}")
-    print(f"in all: {_counts(report.read, report.kept, report.quarantined)}")
+    print(f"in all: {_counts(report)}")
     print(f"written: {out / 'kept.jsonl'}, {out / 'quarantine.jsonl'}")
 
 
@@ -504,10 +504,15 @@ def _print_record(record: "StageRecord") -> None:
         print(f"  {file.size:>12,}  {file.path}  {file.sha256[:12]}")
 
 
-def _counts(read: int, kept: int, quarantined: dict[str, int]) -> str:
-    reasons = ", ".join(f"{reason} {count}" for reason, count in quarantined.items())
-    total = sum(quarantined.values())
-    return f"{read} read, {kept} kept, {total} quarantined{f' ({reasons})' if reasons else ''}"
+def _counts(report: "FileReport | IntakeReport") -> str:
+    aside = sum(report.quarantined.values())
+    kept = f"{report.kept} kept{_named('of these ', report.flagged)}"
+    return f"{report.read} read, {kept}, {aside} quarantined{_named('', report.quarantined)}"
+
+
+def _named(words: str, counts: dict[str, int]) -> str:
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return f" ({words}{listed})" if listed else ""
 
 
 def _pair_of(column: str) -> tuple[str, str]:

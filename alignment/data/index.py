@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.data.clean import Placed, R, Record, squeezed
+from alignment.data.flags import as_bits, flags
 from alignment.data.grams import BANDS, HASHES, similarity
 from alignment.data.split import normalise, unit_hash
 from alignment.records import Conversation, Message, PreferencePair
@@ -33,6 +34,7 @@ COLUMNS = np.dtype(
         ("task", "u2"),
         ("held", "?"),
         ("exam", "?"),  # held out because its whole source is
+        ("flags", "u1"),  # of `flags.py`, as bits
     ]
 )
 Index = NDArray[np.void]
@@ -61,10 +63,11 @@ def columns(rows: Sequence[Placed[R]], *, salt: str) -> Index:
         {
             "id": int(row.record.id, 16),
             "prompt": int(row.prompt_key, 16),
-            "asked": _hash(_asked(row.record)),
+            "asked": _hash(asked(row.record)),
             "order": unit_hash(row.record.id, salt=f"order:{salt}"),
             "row": row.row,
             "held": row.held_out,
+            "flags": as_bits(flags(row.record)),
             **_preference(row),
         }
         for row in rows
@@ -83,7 +86,8 @@ def _preference(row: Placed[R]) -> dict[str, int]:
     return {"question": _hash(question), "better": _hash(better)}
 
 
-def _asked(record: Record) -> str:
+def asked(record: Record) -> str:
+    """The whole prompt of a row, normalised."""
     before = record.messages[:-1] if isinstance(record, Conversation) else record.prompt
     return normalise(squeezed(before))
 

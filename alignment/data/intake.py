@@ -1,7 +1,7 @@
 """Any data, named by its path alone: what could be used of it, and why not the rest.
 
 Needs no configuration, no tokenizer and no model. Written under `out`, both or neither:
-`kept.jsonl` (`Conversation`, `PreferencePair` or `Prompt`, each with its file and row) and
+`kept.jsonl` (`Conversation`, `PreferencePair` or `Prompt`, each with its file, row and flags) and
 `quarantine.jsonl` (`Quarantined`). For each file: read = kept + quarantined.
 Not here: lengths, splits, control tokens of one tokenizer (`prepare.py`).
 """
@@ -9,6 +9,7 @@ Not here: lengths, splits, control tokens of one tokenizer (`prepare.py`).
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from alignment.data import clean, files, index, markers
 from alignment.data.clean import Reason, Record
+from alignment.data.flags import Flag, as_bits, of_bits
 from alignment.data.formats import Auto, Format, Kind
 from alignment.data.reading import Reading, read_any
 from alignment.data.shards import Pass, Step
@@ -68,6 +70,7 @@ class FileReport(Frozen):
         gives: what its rows are, where the format is known.
         note: what the format does to the text.
         read: records, and rows that gave none; one row may hold several records.
+        flagged: kept rows that are worth a look, by flag; a row may have several.
     """
 
     file: str
@@ -77,6 +80,7 @@ class FileReport(Frozen):
     note: str
     read: int
     kept: int
+    flagged: dict[str, int]
     quarantined: dict[str, int]
 
 
@@ -85,6 +89,7 @@ class IntakeReport(Frozen):
 
     read: int
     kept: int
+    flagged: dict[str, int]
     quarantined: dict[str, int]
     files: tuple[FileReport, ...]
 
@@ -135,7 +140,7 @@ def _read(
 
 
 def _compare(sieve: Sieve[Record], wanted: Wanted) -> None:
-    """All rows that are left against each other."""
+    """All rows that are left against each other; prompts that stand again are flagged."""
     sieve.apply(Reason.duplicate, index.duplicate, "same as {}".format)
     conflict = "{} prefers the other reply".format
     sieve.apply(Reason.conflicting_label, index.conflicting_label, conflict)
@@ -143,6 +148,8 @@ def _compare(sieve: Sieve[Record], wanted: Wanted) -> None:
         sieve.limit_prompts(wanted.max_per_prompt)
     if wanted.near_duplicates is not None:
         sieve.drop_alike(wanted.near_duplicates, {})
+    again = index.repeated_prompt(sieve.index, sieve.alive, at_most=1).at
+    sieve.index["flags"][again] |= as_bits([Flag.repeated_prompt])
 
 
 def _sources(paths: Sequence[str], wanted: Wanted) -> Iterator[Named]:
@@ -218,8 +225,10 @@ def _kept(sieve: Sieve[Record]) -> Iterator[bytes]:
     rows = [int(row) for row in sieve.alive.nonzero()[0]]
     for row, line in zip(rows, sieve.lines(rows), strict=True):
         file, number = sieve.files[sieve.index["file"][row]], int(sieve.index["row"][row])
-        place = json.dumps({"file": file, "row": number}).encode()
-        yield place[:-1] + b", " + line[1:]
+        place: dict[str, object] = {"file": file, "row": number}
+        if found := of_bits(int(sieve.index["flags"][row])):
+            place["flags"] = found
+        yield json.dumps(place).encode()[:-1] + b", " + line[1:]
 
 
 @contextlib.contextmanager
@@ -251,16 +260,27 @@ def _report(sieve: Sieve[Record], kinds: Sequence[Kind | None]) -> IntakeReport:
             note=reading.note,
             read=account.read,
             kept=account.kept,
+            flagged=_flagged(sieve, number),
             quarantined=account.dropped,
         )
-        for account, reading, gives in zip(sieve.accounts(), sieve.readings, kinds, strict=True)
+        for number, (account, reading, gives) in enumerate(
+            zip(sieve.accounts(), sieve.readings, kinds, strict=True)
+        )
     )
     reasons = sorted(set(chain.from_iterable(part.quarantined for part in parts)))
     return IntakeReport(
         read=sum(part.read for part in parts),
         kept=sum(part.kept for part in parts),
+        flagged=dict(sum((Counter(part.flagged) for part in parts), Counter())),
         quarantined={
             reason: sum(part.quarantined.get(reason, 0) for part in parts) for reason in reasons
         },
         files=parts,
     )
+
+
+def _flagged(sieve: Sieve[Record], source: int) -> dict[str, int]:
+    """The kept rows of a source by flag."""
+    bits = sieve.index["flags"][sieve.alive & (sieve.index["source"] == source)]
+    counts = {flag: int((bits & as_bits([flag]) > 0).sum()) for flag in Flag}
+    return {str(flag): count for flag, count in counts.items() if count}

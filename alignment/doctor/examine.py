@@ -10,6 +10,7 @@ from alignment.data.encode import end_of_turn_id
 from alignment.doctor.counts import check_rows
 from alignment.doctor.devices import Device, find_device
 from alignment.doctor.finding import Checkup, Finding
+from alignment.doctor.flags import check_flags
 from alignment.doctor.forecast import check_memory, check_time
 from alignment.doctor.lengths import check_lengths, check_trimmed
 from alignment.doctor.overlap import check_duplicates, check_leaks
@@ -81,6 +82,7 @@ def _findings(patient: Patient, template: Finding, device: Device) -> Iterator[F
     yield check_forged_turns(sets)
     yield check_lengths(sets)
     yield check_trimmed(sets)
+    yield check_flags(sets)
     yield check_duplicates(sets)
     yield check_leaks(sets)
     yield check_conflicts(sets)

@@ -112,6 +112,23 @@ def test_every_fault_has_its_reason_and_its_row(tmp_path):
     assert report.quarantined == Counter(faults.values())
 
 
+def test_rows_that_are_long_or_ask_a_prompt_again_are_flagged_and_kept(tmp_path):
+    """Two replies to question 3, one of them 4,000 letters; a copy of row 1 is no repeat."""
+    again = {"prompt": "question 3?", "chosen": "sure", "rejected": "never"}
+    long = {"prompt": "Question  3?", "chosen": "ja " * 1334, "rejected": "nein"}
+    path = write(tmp_path / "a.jsonl", [*PAIRS, again, long, PAIRS[0]])
+    report = take([path], tmp_path / "out")
+    kept = lines(tmp_path / "out" / "kept.jsonl")
+    assert {row["row"]: row["flags"] for row in kept if "flags" in row} == {
+        21: ["repeated_prompt"],
+        22: ["long", "repeated_prompt"],
+    }
+    assert report.flagged == report.files[0].flagged == {"long": 1, "repeated_prompt": 2}
+    assert (report.read, report.kept, report.quarantined) == (23, 22, {"duplicate": 1})
+    once = take([path], tmp_path / "once", max_per_prompt=1)
+    assert once.flagged == {}
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(StorageError, match=r"out cannot be written: .*Name another --out"):

@@ -34,7 +34,7 @@ def test_the_data_it_prepares_is_the_runs_own_and_nothing_else_is_built(settings
     assert seen == ["pairs-evaluation", "conversations", "pairs-1", "pairs-2"]
     data = {step.key for step in steps.steps() if step.stage in ("pairs", "conversations")}
     assert built == data
-    assert len(checkup.findings) == 18
+    assert len(checkup.findings) == 19
     assert checkup.verdict == "warn"  # 4 steps a round
     assert by_check(checkup)["stop token"].verdict == "ok"
 
@@ -69,7 +69,7 @@ def test_a_hub_model_needs_config_and_tokenizer_only(
     (cache / "models--someone--tiny" / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     checkup = examine(settings("model={name: hub, id: someone/tiny}"))
-    assert len(checkup.findings) == 18
+    assert len(checkup.findings) == 19
     assert by_check(checkup)["memory"].figures["sft_gib"] > 0
 
 

@@ -1,6 +1,7 @@
 """What became of every row, and what stands in the texts."""
 
 from alignment.doctor.counts import check_rows
+from alignment.doctor.flags import check_flags
 from alignment.doctor.texts import check_forged_turns, check_refusals
 from tests.alignment.doctor.conftest import chat, dropped, pair
 
@@ -61,3 +62,19 @@ def test_refusals_warn_where_they_are_preferred_and_not_where_they_are_rejected(
 def test_refusals_that_are_imitated_count_as_taught(chat_set):
     assert check_refusals([chat_set([chat("Hi", "As an AI, I have none.")])]).verdict == "warn"
     assert check_refusals([chat_set([chat("Hi", "Sorry to hear that!")])]).verdict == "ok"
+
+
+def test_rows_worth_a_look_are_counted_and_shown_and_never_warn(pair_set):
+    """Four rows: one of 3,200 letters, one with a bell, one whose prompt the first has asked."""
+    rows = [
+        pair("Why?", "yes", "no"),
+        pair("How?", "yes " * 800, "no"),
+        pair("Ring?", "\a", "no"),
+        pair("why? ", "sure", "no"),
+    ]
+    found = check_flags([pair_set(rows)])
+    assert found.verdict == "ok"
+    assert found.figures == {"long": 1, "control_character": 1, "repeated_prompt": 1}
+    assert [example.place for example in found.examples] == [
+        f"pairs-1 · row {row.id}" for row in rows[1:]
+    ]

@@ -1,0 +1,64 @@
+"""Rows that are used and worth a look: long, odd, or asking a prompt again. Never a verdict.
+
+Not here: what the run's lengths cut (`lengths.py`), whether repeats are too many (`overlap.py`).
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from alignment.data.clean import Record, turns
+from alignment.data.flags import Flag, flags
+from alignment.data.index import asked
+from alignment.doctor.finding import Example, Finding, Piece, percent, share
+from alignment.doctor.patient import SHOWN, PreparedSet
+from alignment.report.table import Table
+
+
+def check_flags(sets: Sequence[PreparedSet]) -> Finding:
+    """How many training rows have each flag, and the first of each set to read."""
+    found = {set_.name: _flagged(set_.train) for set_ in sets}
+    rows = sum(len(set_.train) for set_ in sets)
+    counts = {flag: sum(len(flagged[flag]) for flagged in found.values()) for flag in Flag}
+    said = ", ".join(
+        f"{_words(flag)} {n:,} ({percent(share(n, rows))})" for flag, n in counts.items()
+    )
+    return Finding(
+        check="flags",
+        verdict="ok",
+        headline=f"Of {rows:,} rows to train on, worth a look: {said}.",
+        figures={str(flag): count for flag, count in counts.items()},
+        tables=(
+            Table.of(
+                "Rows worth a look",
+                ("Set", *map(_words, Flag)),
+                [(name, *(f"{len(of[flag]):,}" for flag in Flag)) for name, of in found.items()],
+            ),
+        ),
+        examples=tuple(
+            Example(
+                place=f"{name} · row {row.id}",
+                note=_words(flag),
+                pieces=tuple(Piece(text=f"{m.role}: {m.text}") for m in turns(row)),
+            )
+            for name, of in found.items()
+            for flag in Flag
+            for row in of[flag][:SHOWN]
+        ),
+    )
+
+
+def _flagged(rows: Sequence[Record]) -> defaultdict[Flag, list[Record]]:
+    found: defaultdict[Flag, list[Record]] = defaultdict(list)
+    seen: set[str] = set()
+    for row in rows:
+        for flag in flags(row):
+            found[flag].append(row)
+        prompt = asked(row)
+        if prompt in seen:
+            found[Flag.repeated_prompt].append(row)
+        seen.add(prompt)
+    return found
+
+
+def _words(flag: Flag) -> str:
+    return flag.replace("_", " ")
