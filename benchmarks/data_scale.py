@@ -3,7 +3,8 @@
     python benchmarks/data_scale.py --rows 100000 --tokenizer FOLDER
 
 The rows are made first: prompts of the practice set above slices of this repository's own prose,
-1.6 kB each, among them 2 % near duplicates, 1 % duplicates and 1 % broken lines.
+1.6 kB each, among them 2 % near duplicates, 1 % duplicates and 1 % broken lines. With --work a
+call that was killed is continued by the next.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 from alignment.data.practice import PracticeSource
 from alignment.data.prepare import Lengths, PairSetConfig, prepare_pairs
 from alignment.data.sources import FileSource
+from flows.display import counting
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,19 +43,21 @@ def main() -> None:
 def show(path: Path, rows: int, tokenizer: str, work: Path) -> None:
     """Prepare a file and print what it took."""
     out = work / f"out-{rows}"
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     encoder = chat_tokenizer(tokenizer)
     began = time.monotonic()
-    prepared = prepare_pairs(
-        PairSetConfig(
-            sources=(FileSource(path=str(path)),), near_duplicates=0.9, max_malformed_share=0.05
-        ),
-        lengths=Lengths(prompt=2048, whole=4096, reply=16),
-        tokenizer=encoder,
-        earlier={},
-        seed=0,
-        out=out,
-    )
+    with counting() as tell:
+        prepared = prepare_pairs(
+            PairSetConfig(
+                sources=(FileSource(path=str(path)),), near_duplicates=0.9, max_malformed_share=0.05
+            ),
+            lengths=Lengths(prompt=2048, whole=4096, reply=16),
+            tokenizer=encoder,
+            earlier={},
+            seed=0,
+            out=out,
+            tell=tell,
+        )
     seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     reference = prepared.ref

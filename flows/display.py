@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from alignment.progress import Mark
 from alignment.records import StageRecord
@@ -167,16 +167,24 @@ def counting() -> Iterator[Callable[[str, int, int], None]]:
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed:,.0f} rows"),
+        TextColumn("{task.completed:,.0f} rows{task.fields[of]}"),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         console=console,
         transient=True,
         disable=not sys.stderr.isatty(),
     )
-    task = bars.add_task("reading", total=None)
+    task = bars.add_task("reading", total=None, of="")
+    phase_at_work = "reading"
 
     def tell(phase: str, done: int, total: int) -> None:
-        bars.update(task, description=phase, completed=done, total=total or None)
+        nonlocal phase_at_work
+        if phase != phase_at_work:
+            phase_at_work = phase
+            bars.reset(task)
+        of = f" of about {total:,}" if total else ""
+        bars.update(task, description=phase, completed=done, total=total or None, of=of)
 
     with bars:
         yield tell

@@ -63,6 +63,34 @@ Place = Annotated[str, AfterValidator(without_secret)]
 """A path or URL as a person gives it: it is shown and written down, so it holds no secret."""
 
 
+class Meter:
+    """How far a pass over files is, by their bytes as they lie there, packed or not.
+
+    Args:
+        total: bytes of all files; 0 where nobody knows.
+    """
+
+    def __init__(self, total: int = 0) -> None:
+        self._total, self._before = total, 0
+        self._stream: IO[bytes] | None = None
+
+    @contextlib.contextmanager
+    def following(self, stream: IO[bytes]) -> Iterator[None]:
+        """Count what is read of one file."""
+        self._stream = stream
+        yield
+        self._before, self._stream = self._read(), None
+
+    def expected(self, rows: int) -> int:
+        """How many rows there will be in all, after so many; 0 where nobody knows."""
+        read = self._read()
+        return max(rows, round(rows * self._total / read)) if self._total and read else 0
+
+    def _read(self) -> int:
+        within = self._stream is not None and not self._stream.closed
+        return self._before + (cast(IO[bytes], self._stream).tell() if within else 0)
+
+
 def find(path: str) -> list[str]:
     """The data files that a file, folder (searched downwards) or glob pattern names, sorted.
 
@@ -92,15 +120,35 @@ def sha256(file: str) -> str:
         return patiently(file, lambda: _sha256(file))
 
 
-def read(file: str) -> Rows:
-    """The rows of one file, in its order.
+def size(file: str) -> int:
+    """Bytes of a file as they lie there; 0 where its place does not tell.
+
+    Raises:
+        DataError: the file cannot be looked at.
+    """
+    with reading(file):
+        if "://" not in file:
+            return Path(file).stat().st_size
+        import fsspec
+
+        system, place = fsspec.core.url_to_fs(file)
+        return patiently(file, lambda: system.size(place) or 0)
+
+
+def read(file: str, meter: Meter) -> Rows:
+    """The rows of one file, in its order; `meter` follows.
 
     Raises:
         DataError: the file is missing, empty, damaged or without a single readable row.
     """
     readable = 0
     first: tuple[int, Rejected] | None = None
-    with reading(file), opened(file) as packed, unpacked(file, packed) as stream:
+    with (
+        reading(file),
+        opened(file) as packed,
+        meter.following(packed),
+        unpacked(file, packed) as stream,
+    ):
         for number, row in _rows(file, stream):
             if not isinstance(row, Rejected):
                 readable += 1

@@ -5,7 +5,7 @@ which others. Not here: rows against a rule (`clean.py`), and the texts, which s
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -156,7 +156,11 @@ def conflicting_label(index: Index, alive: Alive) -> Matches:
 
 
 def near_duplicate(
-    signatures: Sequence[NDArray[np.uint16]], alive: Alive, *, threshold: float
+    signatures: Sequence[NDArray[np.uint16]],
+    alive: Alive,
+    *,
+    threshold: float,
+    tell: Callable[[int, int], None] = lambda *_: None,
 ) -> Matches:
     """Rows that ask and answer nearly what one further up does, by `grams.similarity`.
 
@@ -165,13 +169,15 @@ def near_duplicate(
             earlier sets, which stay.
         alive: of the rows.
         threshold: 0..1, of the n-grams of five words that two prompts share, and two answers.
+        tell: is told how many of the rows have been compared, and of how many.
 
     `of` counts on into the earlier sets.
     """
     rows = len(alive)
     candidates = np.r_[alive, np.ones(sum(map(len, signatures)) - rows, dtype=bool)].nonzero()[0]
     found: dict[int, int] = {}
-    for band in np.split(np.arange(HASHES), BANDS):
+    for number, band in enumerate(np.split(np.arange(HASHES), BANDS)):
+        tell(rows * number // BANDS, rows)
         keys = np.concatenate([_key(part[:, band]) for part in signatures])[candidates]
         order = np.argsort(keys, kind="stable")
         same = np.flatnonzero(keys[order][1:] == keys[order][:-1])

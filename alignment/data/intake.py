@@ -18,12 +18,13 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from alignment.data import clean, files, index, markers
 from alignment.data.clean import Reason, Record
+from alignment.data.files import Meter
 from alignment.data.flags import Flag, as_bits, of_bits
 from alignment.data.formats import Auto, Format, Kind
 from alignment.data.reading import Reading, read_any
 from alignment.data.shards import Pass, Step
 from alignment.data.sieve import Sieve, Tell, as_line
-from alignment.data.sources import FileSource, HubSource
+from alignment.data.sources import FileSource, HubSource, bytes_of
 from alignment.durable import effect, flush, remove, rename
 from alignment.errors import DataError, StorageError
 from alignment.records import Frozen, Quarantined, digest_of
@@ -123,17 +124,25 @@ def _read(
     sources: Sequence[Named], wanted: Wanted, kinds: list[Kind | None], *, out: Path, tell: Tell
 ) -> Sieve[Record]:
     """All rows through the rules; what each source gives is added to `kinds`."""
+    meter = Meter(bytes_of([source for source, _ in sources]))
 
     def readings() -> Iterator[Reading[Record]]:
         for source, named in sources:
-            kind, reading = _open(source, named=named)
+            kind, reading = _open(source, meter, named=named)
             kinds.append(kind)
             yield reading
 
     key = digest_of([wanted.model_dump(mode="json"), [_stamp(source) for source, _ in sources]])
     rules: Pass[Record] = Pass(RULES, salt="", likeness=wanted.near_duplicates is not None)
     try:
-        return Sieve(readings(), rules, work=out / WORK, key=key[:16], tell=tell)
+        return Sieve(
+            readings(),
+            rules,
+            work=out / WORK,
+            key=key[:16],
+            tell=tell,
+            expected=meter.expected,
+        )
     except DataError:
         remove("intake.shards", out / WORK)
         raise
@@ -189,9 +198,11 @@ def _hub(name: str, wanted: Wanted) -> HubSource:
         ) from error
 
 
-def _open(source: FileSource | HubSource, *, named: bool) -> tuple[Kind | None, Reading[Record]]:
+def _open(
+    source: FileSource | HubSource, meter: Meter, *, named: bool
+) -> tuple[Kind | None, Reading[Record]]:
     try:
-        return read_any(source)
+        return read_any(source, meter)
     except DataError as error:
         if named:
             raise

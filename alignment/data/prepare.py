@@ -9,7 +9,7 @@ Not here: the store, and what the rows are used for.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,13 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from alignment.data import clean, encode, index, leaks, markers
 from alignment.data.accounts import Prepared
 from alignment.data.clean import Cleaned, Placed, R, Reason, Rejected
+from alignment.data.files import Meter
 from alignment.data.formats import Kind
 from alignment.data.practice import PracticeSource
 from alignment.data.reading import Reading, read_conversations, read_pairs
 from alignment.data.shards import Pass, Step
 from alignment.data.sieve import Sieve, Tell
-from alignment.data.sources import FileSource, Source
+from alignment.data.sources import FileSource, Source, bytes_of
 from alignment.data.split import Part, PromptKeys, held_out
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
@@ -159,7 +160,7 @@ def prepare_conversations(
     run: _Preparation[Conversation]
     run = _Preparation(config, tokenizer, earlier, alike, seed, out, tell)
     fit = partial(_fit_conversations, max_length, tokenizer)
-    sieve = run.sieve(map(read_conversations, config.sources), [], fit, max_length)
+    sieve = run.sieve(read_conversations, [], fit, max_length)
     run.compare(sieve)
     first = index.in_order(sieve.index, sieve.alive)[:SPANS_CHECKED].tolist()
     encode.check_spans(tokenizer, map(Conversation.model_validate_json, sieve.lines(first)))
@@ -205,7 +206,7 @@ def prepare_pairs(
     opposed = partial(clean.contradicts_earlier, preferred=clean.preferred(trained))
     judged: list[Step[PreferencePair]] = [clean.identical_pair, clean.tie, opposed]
     decides = [lengths.model_dump(), {name: [p.id for p in ps] for name, ps in trained.items()}]
-    sieve = run.sieve(map(read_pairs, config.sources), judged, fit, decides)
+    sieve = run.sieve(read_pairs, judged, fit, decides)
     run.compare(sieve)
     return run.write(sieve, "pairs", _notes(sieve.noted, lengths))
 
@@ -229,7 +230,7 @@ class _Preparation(Generic[R]):
 
     def sieve(
         self,
-        readings: Iterable[Reading[R]],
+        read: Callable[[Source, Meter], Reading[R]],
         judged: Sequence[Step[R]],
         fit: Step[R],
         lengths: object,
@@ -242,12 +243,14 @@ class _Preparation(Generic[R]):
             {name: keys.model_dump() for name, keys in self.earlier.items()},
             [self.salt, self.tokenizer.name_or_path, lengths],
         ]
+        meter = Meter(bytes_of(self.config.sources))
         sieve = Sieve(
-            readings,
+            (read(source, meter) for source in self.config.sources),
             Pass(steps, self.salt, likeness=self.config.near_duplicates is not None),
             work=self.out.with_name(f"{self.out.name}.shards"),
             key=digest_of(key)[:16],
             tell=self.tell,
+            expected=meter.expected,
         )
         sieve.check_malformed(self.config.max_malformed_share)
         return sieve

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Generic
 
 from alignment.data.clean import Placed, R, Reason, Record, turns
+from alignment.data.files import Meter
 from alignment.data.formats import Kind, RowFormats, Stated, choose_format, chosen_conversation
 from alignment.data.practice import PracticeSource
 from alignment.data.rows import RawRow
@@ -45,7 +46,7 @@ class Reading(Generic[R]):
     weight: float = 1.0
 
 
-def read_conversations(source: Source) -> Reading[Conversation]:
+def read_conversations(source: Source, meter: Meter | None = None) -> Reading[Conversation]:
     """A source as chats to imitate; pairs give their prompt with the chosen reply.
 
     Raises:
@@ -53,7 +54,7 @@ def read_conversations(source: Source) -> Reading[Conversation]:
     """
     if isinstance(source, PracticeSource):
         return _generated(source, source.conversations())
-    opened = _open(source)
+    opened = _open(source, meter)
     if opened.stated.format.gives == "prompts":
         raise _gives_other(
             source, opened.stated, "replies to imitate. Use it as evaluation_prompts"
@@ -61,7 +62,7 @@ def read_conversations(source: Source) -> Reading[Conversation]:
     return _read(source, opened, _as_conversation)
 
 
-def read_pairs(source: Source) -> Reading[PreferencePair]:
+def read_pairs(source: Source, meter: Meter | None = None) -> Reading[PreferencePair]:
     """A source as preference pairs.
 
     Raises:
@@ -69,7 +70,7 @@ def read_pairs(source: Source) -> Reading[PreferencePair]:
     """
     if isinstance(source, PracticeSource):
         return _generated(source, source.pairs())
-    opened = _open(source)
+    opened = _open(source, meter)
     if opened.stated.format.gives != "pairs":
         raise _gives_other(
             source,
@@ -87,16 +88,18 @@ def read_prompts(source: Source) -> Reading[Prompt]:
     """
     if isinstance(source, PracticeSource):
         return _generated(source, map(_as_prompt, source.pairs()))
-    return _read(source, _open(source), _as_prompt)
+    return _read(source, _open(source, None), _as_prompt)
 
 
-def read_any(source: FileSource | HubSource) -> tuple[Kind, Reading[Record]]:
+def read_any(
+    source: FileSource | HubSource, meter: Meter | None = None
+) -> tuple[Kind, Reading[Record]]:
     """A source as whatever its format gives.
 
     Raises:
         DataError: the source cannot be read, or its format is not known.
     """
-    opened = _open(source)
+    opened = _open(source, meter)
     return opened.stated.format.gives, _read(source, opened, lambda record: record)
 
 
@@ -106,9 +109,9 @@ class _Opened:
     rows: Iterator[RawRow | Quarantined]
 
 
-def _open(source: FileSource | HubSource) -> _Opened:
+def _open(source: FileSource | HubSource, meter: Meter | None) -> _Opened:
     """The source's format, told by its first readable rows, and all of its rows."""
-    rows = source.read()
+    rows = source.read(meter) if isinstance(source, FileSource) else source.read()
     head: list[RawRow | Quarantined] = []
     fields = []
     for row in rows:

@@ -35,7 +35,7 @@ from alignment.data.index import (
     repeated_prompt,
 )
 from alignment.data.reading import Reading
-from alignment.data.shards import DROPPED, INDEX, ROWS, SIGNATURES, Pass, account_of, pour
+from alignment.data.shards import BATCH, DROPPED, INDEX, ROWS, SIGNATURES, Pass, account_of, pour
 from alignment.data.split import PromptKeys, prompt_key, unit_hash
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.durable import effect, remove, write
@@ -85,6 +85,7 @@ class Sieve(Generic[R]):
         made_with: filters of the first pass.
         work: a folder for the shards. Those of an earlier attempt under the same `key` are used.
         tell: for a progress bar.
+        expected: how many rows there will be, given how many were read; 0 where nobody knows.
 
     Raises:
         DataError: a source cannot be read.
@@ -98,7 +99,9 @@ class Sieve(Generic[R]):
         work: Path,
         key: str,
         tell: Tell,
+        expected: Callable[[int], int] = lambda _: 0,
     ) -> None:
+        self._tell = tell
         self._work = _workplace(work, key)
         self.readings: list[Reading[R]] = []
         self._shards: list[Path] = []
@@ -110,7 +113,7 @@ class Sieve(Generic[R]):
         def count(rows: int) -> None:
             nonlocal done
             done += rows
-            tell("reading", done, 0)
+            tell("reading", done, expected(done))
 
         for number, reading in enumerate(readings):
             self.readings.append(reading)
@@ -184,7 +187,8 @@ class Sieve(Generic[R]):
         """Drop rows that are nearly one further up, or a row of an earlier set by its name."""
         before = OnDisk(list(earlier.values()))
         parts = OnDisk([*self.signatures.paths, *before.paths])
-        at, of = near_duplicate(parts, self.alive, threshold=threshold)
+        told = partial(self._tell, "comparing")
+        at, of = near_duplicate(parts, self.alive, threshold=threshold, tell=told)
         names = [name for name, rows in zip(earlier, before, strict=True) for _ in range(len(rows))]
         places = (
             self.place(other) if other < len(self.alive) else names[other - len(self.alive)]
@@ -227,11 +231,13 @@ class Sieve(Generic[R]):
                 id=f"{self.index['id'][row]:016x}",
             )
 
-    def lines(self, rows: Iterable[int]) -> Iterator[bytes]:
+    def lines(self, rows: Sequence[int]) -> Iterator[bytes]:
         """The JSON lines of these rows."""
         with ExitStack() as stack:
             opened: dict[int, IO[bytes]] = {}
-            for row in rows:
+            for at, row in enumerate(rows, start=1):
+                if at % BATCH == 0:
+                    self._tell("writing", at, len(rows))
                 shard = int(self.index["shard"][row])
                 if shard not in opened:
                     opened[shard] = stack.enter_context((self._shards[shard] / ROWS).open("rb"))

@@ -6,7 +6,7 @@ A source is a frozen model with a literal `name`; `read` gives its raw rows with
 Not here: bytes (`files.py`), what columns mean (`formats.py`), generated rows (`practice.py`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import PurePath
 from typing import Annotated, Literal
@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt
 
 from alignment.data import files
 from alignment.data.clean import DAMAGE, Rejected
+from alignment.data.files import Meter
 from alignment.data.formats import Auto, Format
 from alignment.data.practice import PracticeSource
 from alignment.data.rows import RawRow
@@ -96,8 +97,19 @@ class FileSource(RowSource):
         """
         return files.find(self.path)
 
-    def read(self) -> Iterator[RawRow | Quarantined]:
+    def size(self) -> int:
+        """Bytes that will be read; 0 where nobody knows.
+
+        Raises:
+            DataError: no file, or one that cannot be looked at.
+        """
+        return 0 if self.limit else sum(map(files.size, self.files()))
+
+    def read(self, meter: Meter | None = None) -> Iterator[RawRow | Quarantined]:
         """The rows, file after file in order of their names.
+
+        Args:
+            meter: follows how much of the files has been read.
 
         Raises:
             DataError: as `digest`, for a file without a single readable row, and for one that
@@ -107,7 +119,7 @@ class FileSource(RowSource):
         rows = (
             _placed(self, file, number, row, source=files.stem(file))
             for file in files.find(self.path)
-            for number, row in files.read(file)
+            for number, row in files.read(file, meter or Meter())
         )
         return islice(rows, self.limit)
 
@@ -195,6 +207,16 @@ class HubSource(RowSource):
             f"{self.revision!r}) cannot be loaded: {problem}. Check the names and the network; "
             "offline, pin a commit that is in the local cache, or use a file source."
         )
+
+
+def bytes_of(sources: Sequence["Source"]) -> int:
+    """Bytes that reading all of these will take; 0 where nobody knows.
+
+    Raises:
+        DataError: a file cannot be looked at.
+    """
+    sizes = [source.size() if isinstance(source, FileSource) else 0 for source in sources]
+    return sum(sizes) if all(sizes) else 0
 
 
 Source = Annotated[FileSource | HubSource | PracticeSource, Field(discriminator="name")]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from alignment.data import files
 from alignment.data.clean import Rejected
+from alignment.data.files import Meter
 from alignment.data.intake import Wanted, take_in
 from alignment.errors import DataError, StorageError
 
@@ -129,6 +130,35 @@ def test_rows_that_are_long_or_ask_a_prompt_again_are_flagged_and_kept(tmp_path)
     assert once.flagged == {}
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_how_many_rows_remain_is_known_from_the_bytes_that_were_read(tmp_path, packed):
+    """3,000 rows in two files, told after each 1,000: within a tenth of what there is.
+
+    The second file is not open yet when the first thousand is read.
+    """
+    paths = [tmp_path / f"{name}.jsonl{'.gz' if packed else ''}" for name in "ab"]
+    for path, rows in zip(paths, (2000, 1000), strict=True):
+        text = "".join(
+            json.dumps({"instruction": f"{path.name} {n:04}", "output": "x" * 400}) + "\n"
+            for n in range(rows)
+        )
+        path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    told = []
+    take_in(
+        list(map(str, paths)),
+        Wanted(near_duplicates=1.0),
+        out=tmp_path / "out",
+        tell=lambda *said: told.append(said),
+    )
+    reading = [(done, total) for phase, done, total in told if phase == "reading"]
+    assert [done for done, _ in reading] == [1000, 2000, 3000]
+    assert reading[-1] == (3000, 3000)
+    assert all(done <= total for done, total in reading)
+    if not packed:  # a packed file of a few kB is read in one gulp
+        assert all(2700 <= total <= 3300 for _, total in reading)
+    assert ("writing", 3000, 3000) in told
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(StorageError, match=r"out cannot be written: .*Name another --out"):
@@ -167,7 +197,7 @@ def test_a_line_beyond_the_limit_is_set_aside_and_the_next_is_read(tmp_path, mon
     monkeypatch.setattr(files, "MAX_ROW", 1000)
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"a": 1}}\n{{"a": "{"x" * 300_000}"}}\n{{"a": 2}}\n')
-    rows = list(files.read(str(path)))
+    rows = list(files.read(str(path), Meter()))
     assert [number for number, _ in rows] == [1, 2, 3]
     assert isinstance(rows[1][1], Rejected)
     assert (rows[0][1], rows[2][1]) == ({"a": 1}, {"a": 2})
@@ -206,7 +236,7 @@ JSON = st.recursive(
 def test_a_json_list_is_read_as_the_library_reads_it(tmp_path_factory, rows, indent):
     path = tmp_path_factory.mktemp("json") / "a.json"
     path.write_text(json.dumps(rows, indent=indent), encoding="utf-8")
-    read = [row for _, row in files.read(str(path))]
+    read = [row for _, row in files.read(str(path), Meter())]
     assert json.dumps(read) == json.dumps(rows)
 
 
@@ -217,7 +247,7 @@ def test_any_bytes_are_rows_or_one_error(tmp_path_factory, content, suffix):
     path.write_bytes(content)
     problem, rows = None, []
     try:
-        rows = list(files.read(str(path)))
+        rows = list(files.read(str(path), Meter()))
     except DataError as error:
         problem = str(error)
     assert problem is None or (path.name in problem and "\n" not in problem)
