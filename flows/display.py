@@ -5,12 +5,13 @@ On a terminal two live bars; elsewhere a line per step and one every ten seconds
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from alignment.progress import Mark
 from alignment.records import StageRecord
@@ -160,6 +161,23 @@ def _summary(record: StageRecord) -> str:
     return ", ".join(numbers) or "; ".join(record.notes)
 
 
+class Pace:
+    """How long a phase will still take, at the pace of its last marks."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._marks: deque[tuple[float, int]] = deque(maxlen=30)
+
+    def left(self, phase: str, done: int, total: int, *, now: float) -> float | None:
+        """Seconds that remain; None where nobody knows yet."""
+        if phase != self._phase:
+            self._phase = phase
+            self._marks.clear()
+        self._marks.append((now, done))
+        since, before = self._marks[0]
+        return (now - since) * (total - done) / (done - before) if total and done > before else None
+
+
 @contextmanager
 def counting() -> Iterator[Callable[[str, int, int], None]]:
     """Draw how far the preparation of data is, while the block runs; gives what is to be told."""
@@ -167,24 +185,22 @@ def counting() -> Iterator[Callable[[str, int, int], None]]:
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed:,.0f} rows{task.fields[of]}"),
+        TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
         console=console,
         transient=True,
         disable=not sys.stderr.isatty(),
     )
-    task = bars.add_task("reading", total=None, of="")
-    phase_at_work = "reading"
+    task = bars.add_task("reading", total=None, note="")
+    pace = Pace()
 
     def tell(phase: str, done: int, total: int) -> None:
-        nonlocal phase_at_work
-        if phase != phase_at_work:
-            phase_at_work = phase
-            bars.reset(task)
-        of = f" of about {total:,}" if total else ""
-        bars.update(task, description=phase, completed=done, total=total or None, of=of)
+        left = pace.left(phase, done, total, now=time.monotonic())
+        note = f"{done:,} of {total:,} rows" if total else f"{done:,} rows"
+        if left is not None:
+            note = f"{note}, {_about(left)}"
+        part = done / total if total else 0
+        bars.update(task, description=phase, note=note, completed=part, total=1 if total else None)
 
     with bars:
         yield tell
