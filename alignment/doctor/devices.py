@@ -18,6 +18,8 @@ class Device(Frozen):
             CPU what was measured, fp32.
         bf16_gain: how many times faster bfloat16 is than `flops`.
         reached: share of `flops` that training reaches once a micro-batch is large.
+        masked: share of `flops` that attention reaches in a padded micro-batch, where its mask is
+            dense; 0 where `reached` has it in it.
         launch: seconds that the host needs for one LoRA layer in one pass; a small micro-batch
             waits for it. 0 on a CPU, where it vanishes beside the arithmetic.
         resident: bytes taken beside tensors: a CUDA context, or Python with its libraries.
@@ -31,6 +33,7 @@ class Device(Frozen):
     flops: float
     bf16_gain: float = 1.0
     reached: float
+    masked: float = 0.0
     launch: float
     resident: float
     kept: float = 1.0
@@ -45,6 +48,12 @@ class Device(Frozen):
 H100_REACHED, H100_LAUNCH = 0.296, 0.00152
 """Of TRL's SFT trainer on the 7B shape in NF4: 2 rows of 4,096 tokens take 1.22 s (limited by
 arithmetic), 2 rows of 600 tokens 0.89 s (limited by the host)."""
+H200_REACHED, H200_LAUNCH = 0.365, 0.00119
+"""Of SFT on that shape, rows of about 640 tokens: 16 packed take 1.24 s (arithmetic), 2 under TRL
+0.70 s (the host, another than the H100's). DPO was not fitted to."""
+MASKED = 0.06
+"""Of 16 rows of 580 tokens on an H100, padded (5.5 s, forecast 5.1) and end to end under one dense
+mask (3.75 s, forecast 4.0)."""
 CPU_FLOPS_PER_CORE = 38e9
 """Of the practice run on two cores: SFT then comes out 12 % short, a DPO round 11 % long."""
 CPU_BF16_GAIN = 2.2
@@ -62,6 +71,7 @@ _GPUS = (
         memory=39.5 * GIB,
         flops=312e12,
         reached=H100_REACHED,
+        masked=MASKED,
         launch=H100_LAUNCH,
         resident=CONTEXT,
         checked=_LIKE_H100,
@@ -71,6 +81,7 @@ _GPUS = (
         memory=79.2 * GIB,
         flops=312e12,
         reached=H100_REACHED,
+        masked=MASKED,
         launch=H100_LAUNCH,
         resident=CONTEXT,
         checked=_LIKE_H100,
@@ -80,6 +91,7 @@ _GPUS = (
         memory=79.1 * GIB,
         flops=989e12,
         reached=H100_REACHED,
+        masked=MASKED,
         launch=H100_LAUNCH,
         resident=CONTEXT,
         checked="Fitted to two runs of TRL's trainer there, checked on others (docs/doctor.md).",
@@ -88,10 +100,11 @@ _GPUS = (
         name="h200",
         memory=139.8 * GIB,
         flops=989e12,
-        reached=H100_REACHED,
-        launch=H100_LAUNCH,
+        reached=H200_REACHED,
+        masked=MASKED,
+        launch=H200_LAUNCH,
         resident=CONTEXT,
-        checked=_LIKE_H100,
+        checked="Fitted to two runs there, checked on two others (docs/doctor.md).",
     ),
 )
 NAMES = (*(device.name for device in _GPUS), "cpu")

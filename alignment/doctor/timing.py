@@ -11,7 +11,8 @@ def forecast_seconds(training: Training, shape: Shape, device: Device) -> float:
     """Wall time of one training's steps, seconds; loading, evaluation and sampling not counted.
 
     A micro-batch takes as long as the slower of two that overlap: the device's arithmetic and the
-    host that launches it.
+    host that launches it. Where rows are padded, attention runs under a dense mask, which the fast
+    kernels do not take, over the padding and what comes after each token as well.
     """
     tokens = training.tokens()
     if not tokens:
@@ -19,6 +20,9 @@ def forecast_seconds(training: Training, shape: Shape, device: Device) -> float:
     flops = statistics.fmean(tokens) * flops_per_token(training, shape)
     gain = device.bf16_gain if training.config.bf16 else 1.0
     arithmetic = flops / (device.flops * gain * device.reached)
+    if device.masked:
+        masked = attention_flops(training, shape, training.masked())
+        arithmetic += masked / (device.flops * device.masked)
     layers = shape.num_hidden_layers * len(training.config.lora.target_modules)
     launches = passes(training) * layers * device.launch
     return training.micro_batches * max(arithmetic, launches)
@@ -31,6 +35,16 @@ def passes(training: Training) -> int:
     for the reference.
     """
     return 2 + training.config.gradient_checkpointing + training.is_dpo
+
+
+def attention_flops(training: Training, shape: Shape, pairs: float) -> float:
+    """Floating-point operations of attention over so many pairs of tokens.
+
+    Two products of 2 a head width and forward pass; backward has five of these products and not
+    two (Dao et al. 2022, algorithm 4).
+    """
+    width = shape.num_attention_heads * shape.head_dim
+    return 4 * pairs * width * shape.num_hidden_layers * (passes(training) - 1 + 2.5)
 
 
 def flops_per_token(training: Training, shape: Shape) -> float:

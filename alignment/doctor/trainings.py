@@ -1,6 +1,8 @@
 """The trainings of a run as the trainer will see them: rows, steps, micro-batches."""
 
 import math
+import random
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +14,9 @@ from alignment.train.budget import CPU_TOKENS, CUDA_TOKENS
 from alignment.train.dpo import DpoConfig
 from alignment.train.engine import Engine, Packed
 from alignment.train.sft import SftConfig
+
+STEPS = 1_000
+"""Steps of a packed run that are drawn to find its largest micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -67,30 +72,60 @@ class Training:
         Stock: chats times the longest, padding being computed as well. Packed: what the rows have,
         in as few parts of a step as the budget allows.
         """
-        batch = self.config.batch
         if isinstance(self.config.engine, Packed):
-            sizes = [sum(row) for row in self.sample]
-            steps = (sizes[i : i + batch.effective] for i in range(0, len(sizes), batch.effective))
-            return [
-                sum(step[row] for row in group)
-                for step in steps
-                for group in split(step, self.budget)
-            ]
-        size = batch.per_device
-        groups = (self.sample[at : at + size] for at in range(0, len(self.sample), size))
-        return [sum(map(len, group)) * max(map(max, group)) for group in groups]
+            return self._packed([sum(row) for row in self.sample])
+        return [count * longest for count, longest in map(_shape, self._padded())]
+
+    def masked(self) -> float:
+        """Pairs of tokens that a padded micro-batch of the sample compares under a mask, mean.
+
+        None where no row is padded: rows of one length, and the packed engine.
+        """
+        if isinstance(self.config.engine, Packed) or not self.sample:
+            return 0.0
+        return statistics.fmean(
+            count * longest**2 if min(map(min, group)) < longest else 0
+            for group in self._padded()
+            for count, longest in [_shape(group)]
+        )
+
+    def _padded(self) -> list[Sequence[tuple[int, ...]]]:
+        """The sample's rows, micro-batch by micro-batch of the stock engine."""
+        size = self.config.batch.per_device
+        return [self.sample[at : at + size] for at in range(0, len(self.sample), size)]
+
+    def _packed(self, sizes: Sequence[int]) -> list[int]:
+        """Tokens of every micro-batch of the packed engine, for rows in this order."""
+        step = self.config.batch.effective
+        return [
+            sum(sizes[at + row] for row in group)
+            for at in range(0, len(sizes), step)
+            for group in split(sizes[at : at + step], self.budget)
+        ]
 
     @property
     def largest(self) -> int:
-        """Tokens of the largest micro-batch that may come: every row as long as the longest."""
+        """Tokens of the largest micro-batch to be expected.
+
+        Stock: every row as long as the longest. Packed: the largest of so many random steps.
+        """
         if not self.sample:
             return 0
-        batch = self.config.batch
         if isinstance(self.config.engine, Packed):
-            longest = max(map(sum, self.sample))
-            return min(max(self.budget, longest), min(batch.effective, self.rows) * longest)
-        rows = min(batch.per_device, self.rows)
+            draw, sizes = random.Random(0), [sum(row) for row in self.sample]
+            passes = math.ceil(min(self.steps, STEPS) * self.config.batch.effective / len(sizes))
+            return max(
+                tokens
+                for _ in range(max(1, passes))
+                for tokens in self._packed(draw.sample(sizes, len(sizes)))
+            )
+        rows = min(self.config.batch.per_device, self.rows)
         return rows * len(self.sample[0]) * max(map(max, self.sample))
+
+
+def _shape(group: Sequence[tuple[int, ...]]) -> tuple[int, int]:
+    """Sequences of a padded micro-batch, and the tokens of each."""
+    return sum(map(len, group)), max(map(max, group))
 
 
 def trainings(chain: Chain, sets: Sequence[PreparedSet], *, gpu: bool) -> tuple[Training, ...]:
