@@ -241,10 +241,14 @@ def _list_items(file: str, stream: IO[bytes]) -> Iterator[object]:
             value, end = decode(text, begin)
             whole = ended or _after_space(text, end) < len(text)
         except RecursionError as error:
-            raise _broken(file, lines + text.count("\n", 0, at), "nested too deeply") from error
+            line = lines + text.count("\n", 0, begin) + 1
+            raise _broken(file, line, "nested too deeply") from error
         except ValueError as error:
             whole, problem = False, str(getattr(error, "msg", error))
-            if ended or len(text) - at > MAX_ROW:
+            if not ended and len(text) - at > MAX_ROW:
+                problem = f"an item of more than {MAX_ROW} characters, or {problem}"
+                raise _broken(file, lines + text.count("\n", 0, begin) + 1, problem) from error
+            if ended:
                 raise _broken(file, lines + getattr(error, "lineno", 1), problem) from error
         if whole:
             yield value

@@ -203,6 +203,22 @@ def test_a_line_beyond_the_limit_is_set_aside_and_the_next_is_read(tmp_path, mon
     assert (rows[0][1], rows[2][1]) == ({"a": 1}, {"a": 2})
 
 
+@pytest.mark.parametrize(
+    ("item", "problem"),
+    [
+        (f'{{"a": "{"x" * 300_000}', r"a\.json line 2: .*an item of more than 1000 characters"),
+        ('{"a":' * 100_000, r"a\.json line 2: .*nested too deeply"),
+    ],
+)
+def test_an_item_of_a_list_that_cannot_be_read_is_one_error_with_its_line(
+    tmp_path, monkeypatch, item, problem
+):
+    monkeypatch.setattr(files, "MAX_ROW", 1000)
+    (tmp_path / "a.json").write_text(f'[{{"a": 1}},\n{item}')
+    with pytest.raises(DataError, match=problem):
+        list(files.read(str(tmp_path / "a.json"), Meter()))
+
+
 def test_a_bad_byte_in_a_list_spoils_its_row_only(tmp_path):
     content = json.dumps(PAIRS[:3], ensure_ascii=False).encode().replace(b"yes 1", b"yes \xff1")
     (tmp_path / "a.json").write_bytes(content)
@@ -330,7 +346,7 @@ def test_rows_gone_wrong_are_kept_or_set_aside_and_never_lost(tmp_path, rows):
     for name, sample in samples().items():
         path = tmp_path / f"{name}.jsonl"
         good = json.dumps(sample).encode()
-        count = rows // len(samples())
+        count = -(-rows // len(samples()))
         body = [good] * 20 + [spoiled(sample, draw) for _ in range(count)]
         path.write_bytes(b"".join(line + b"\n" for line in body))
         out = tmp_path / name
