@@ -8,7 +8,7 @@ Not here: bytes (`files.py`), what columns mean (`formats.py`), generated rows (
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
@@ -169,10 +169,12 @@ class HubSource(RowSource):
         """The rows of the split.
 
         Raises:
-            DataError: the hub cannot be reached, or has no such data set, configuration or split.
+            DataError: the hub cannot be reached, or has no such data set, configuration or split;
+                or a folder here has its name.
         """
         import datasets
 
+        self._check_no_folder()
         commit = self._commit()
         try:
             table = datasets.load_dataset(
@@ -188,6 +190,14 @@ class HubSource(RowSource):
         return (
             _placed(self, self.label, number, row, source=self.dataset) for number, row in numbered
         )
+
+    def _check_no_folder(self) -> None:
+        """The library would read a folder of that name instead, whatever commit is pinned."""
+        if Path(self.dataset).exists():
+            raise DataError(
+                f"hub data set {self.dataset!r}: a folder {self.dataset} lies here and would "
+                f"be read in its place. Run elsewhere, or take the folder as a file: ./{self.dataset}."
+            )
 
     def _commit(self) -> str:
         if len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef"):

@@ -266,6 +266,14 @@ def test_a_pinned_file_with_other_bytes_is_refused(tmp_path):
 COMMIT = "0123456789" * 4
 
 
+def test_a_folder_of_a_hub_data_sets_name_is_not_read_in_its_place(tmp_path, monkeypatch):
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    (tmp_path / "owner" / "name" / "train.jsonl").write_text('{"prompt": "a"}\n')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"a folder owner/name lies here .* \./owner/name"):
+        HubSource(dataset="owner/name", revision=COMMIT).read()
+
+
 def test_the_hub_out_of_reach_is_one_clear_error():
     for source in (
         HubSource(dataset="owner/name"),
