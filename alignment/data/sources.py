@@ -196,7 +196,7 @@ class HubSource(RowSource):
         if Path(self.dataset).exists():
             raise DataError(
                 f"hub data set {self.dataset!r}: a folder {self.dataset} lies here and would "
-                f"be read in its place. Run elsewhere, or take the folder as a file: ./{self.dataset}."
+                f"be read in its place. Run elsewhere, or read the folder: ./{self.dataset}."
             )
 
     def _commit(self) -> str:
