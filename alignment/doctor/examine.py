@@ -73,7 +73,8 @@ def usual_device(config: PipelineConfig) -> str:
 
 def _findings(patient: Patient, template: Finding, device: Device) -> Iterator[Finding]:
     sets, shape = patient.sets, patient.shape
-    trained = trainings(patient.chain, sets, gpu=device.is_gpu)
+    compose = patient.config.compose
+    trained = trainings(patient.chain, sets, gpu=device.is_gpu, compose=compose)
     yield check_rows(sets)
     yield template
     yield check_stop(sets, stop=end_of_turn_id(patient.tokenizer))

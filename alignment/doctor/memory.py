@@ -47,8 +47,10 @@ def forecast_memory(
     """The peak of one training on one device, bytes."""
     config = training.config
     trained = shape.lora_parameters(config.lora.r, config.lora.target_modules)
+    frozen = shape.lora_parameters(training.frozen, config.lora.target_modules)
+    carried = frozen * (2 if config.bf16 else 4)
     return Memory(
-        weights=weight_bytes(shape, quantisation, bf16=config.bf16),
+        weights=weight_bytes(shape, quantisation, bf16=config.bf16) + carried,
         adapter=trained * (4 + 4 + OPTIMISER_BYTES[config.optimiser]),  # weight, gradient, moments
         activations=device.kept
         * activation_bytes(

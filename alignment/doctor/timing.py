@@ -50,8 +50,11 @@ def attention_flops(training: Training, shape: Shape, pairs: float) -> float:
 def flops_per_token(training: Training, shape: Shape) -> float:
     """Floating-point operations of one token: 2 a weight and pass (Kaplan et al. 2020, table 1).
 
-    The base is frozen, so its backward pass has one product and not two; the adapter's has two.
+    The base is frozen, as are adapters carried along, so its backward pass has one product and not
+    two; the adapter's has two.
     """
     config = training.config
     lora = shape.lora_parameters(config.lora.r, config.lora.target_modules)
-    return 2 * passes(training) * shape.matmul_parameters + 2 * (passes(training) + 1) * lora
+    carried = shape.lora_parameters(training.frozen, config.lora.target_modules)
+    frozen = shape.matmul_parameters + carried
+    return 2 * passes(training) * frozen + 2 * (passes(training) + 1) * lora

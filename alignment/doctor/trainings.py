@@ -4,10 +4,12 @@ import math
 import random
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alignment.chain import Chain
 from alignment.doctor.patient import PreparedSet
+from alignment.models.merge import Merge
+from alignment.models.stack import Stack
 from alignment.stages import TrainDpo, TrainSft
 from alignment.train.batches import split
 from alignment.train.budget import CPU_TOKENS, CUDA_TOKENS
@@ -29,6 +31,7 @@ class Training:
             with it, after the cut to `max_length`: one in SFT, two in DPO, and for the packed
             engine one that has the prompt once and both replies.
         budget: tokens that the packed engine takes at once.
+        frozen: rank of the earlier adapters that are carried along, where stages are stacked.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Training:
     rows: int
     sample: Sequence[tuple[int, ...]]
     budget: int = CUDA_TOKENS
+    frozen: int = 0
 
     @property
     def is_dpo(self) -> bool:
@@ -128,14 +132,32 @@ def _shape(group: Sequence[tuple[int, ...]]) -> tuple[int, int]:
     return sum(map(len, group)), max(map(max, group))
 
 
-def trainings(chain: Chain, sets: Sequence[PreparedSet], *, gpu: bool) -> tuple[Training, ...]:
+def trainings(
+    chain: Chain, sets: Sequence[PreparedSet], *, gpu: bool, compose: Merge | Stack
+) -> tuple[Training, ...]:
     """Every training of a chain, in order, as it would run on a GPU or a CPU."""
     by_key = {set_.key: set_ for set_ in sets}
     control = chain.control.train if chain.control else None
     steps = (chain.sft, *(round_.train for round_ in chain.rounds), control)
+    trained = [step for step in steps if isinstance(step, TrainSft | TrainDpo)]
     return tuple(
-        _training(step, by_key, gpu=gpu) for step in steps if isinstance(step, TrainSft | TrainDpo)
+        replace(_training(step, by_key, gpu=gpu), frozen=frozen)
+        for step, frozen in zip(trained, carried_ranks(trained, compose), strict=True)
     )
+
+
+def carried_ranks(steps: Sequence[TrainSft | TrainDpo], compose: Merge | Stack) -> Iterator[int]:
+    """Ranks that each training finds below it: those before, until they become a new base.
+
+    The control starts where the first round does.
+    """
+    rank = 0
+    for number, step in enumerate(steps):
+        control = number and isinstance(step, TrainSft)
+        yield steps[0].config.lora.r if control and isinstance(compose, Stack) else rank
+        if isinstance(compose, Stack):
+            rank += step.config.lora.r
+            rank = rank if rank <= compose.max_rank else 0
 
 
 def _training(step: TrainSft | TrainDpo, by_key: dict[str, PreparedSet], *, gpu: bool) -> Training:

@@ -8,6 +8,8 @@ import pytest
 from alignment.chain import chain
 from alignment.config import load
 from alignment.doctor import examine
+from alignment.doctor.trainings import carried_ranks
+from alignment.stages import TrainDpo, TrainSft
 from alignment.store import Store
 
 
@@ -118,3 +120,17 @@ def test_ultrafeedback_loses_pairs_at_512_tokens_and_says_so(
     assert findings["trimmed pairs"].figures["left_out"] > 0
     assert findings["stop token"].figures["without_stop"] > 0
     assert findings["ties"].verdict == "warn"
+
+
+def test_stacked_rounds_carry_the_ranks_before_them_and_merged_ones_none(settings):
+    """Ranks of SFT, rounds 1 and 2, control; with room for SFT's only, round 1 makes a new base."""
+    config = settings("compose={name: stack}")
+    plan = chain(config)
+    assert plan.control is not None
+    everything = (plan.sft, *(part.train for part in plan.rounds), plan.control.train)
+    steps = [step for step in everything if isinstance(step, TrainSft | TrainDpo)]
+    sft, first = (step.config.lora.r for step in steps[:2])
+    assert list(carried_ranks(steps, config.compose)) == [0, sft, sft + first, sft]
+    narrow = config.compose.model_copy(update={"max_rank": sft})
+    assert list(carried_ranks(steps, narrow)) == [0, sft, 0, sft]
+    assert list(carried_ranks(steps, settings().compose)) == [0] * 4

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -188,6 +189,15 @@ def test_the_forecast_of_dpo_is_within_a_tenth_of_what_was_measured_there():
     training = Training("dpo-1", DpoConfig(), 16, [(1020, 900)] * 16)
     a_micro_batch = forecast_seconds(training, QWEN_7B, H100) / training.micro_batches
     assert a_micro_batch == pytest.approx(1.105, rel=0.1)
+
+
+def test_adapters_carried_along_are_held_in_bf16_and_multiplied_with_every_token():
+    merged = sft([(600,)] * 8)
+    stacked = replace(merged, frozen=64)
+    lora = 161_480_704  # of rank 64 on all seven layers
+    more = (forecast_memory(t, QWEN_7B, Quantisation(), H100).total for t in (stacked, merged))
+    assert next(more) - next(more) == 2 * lora
+    assert flops_per_token(stacked, QWEN_7B) - flops_per_token(merged, QWEN_7B) == 3 * 2 * lora
 
 
 def test_padded_rows_are_compared_under_a_mask_and_rows_of_one_length_are_not():
