@@ -4,13 +4,14 @@ Not here: what the run's lengths cut (`lengths.py`), whether repeats are too man
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from alignment.data.clean import Record, turns
 from alignment.data.flags import Flag, flags
 from alignment.data.index import asked
 from alignment.doctor.finding import Example, Finding, Piece, percent, share
 from alignment.doctor.patient import SHOWN, PreparedSet
+from alignment.records import PreferencePair
 from alignment.report.table import Table
 
 
@@ -38,7 +39,7 @@ def check_flags(sets: Sequence[PreparedSet]) -> Finding:
             Example(
                 place=f"{name} · row {row.id}",
                 note=_words(flag),
-                pieces=tuple(Piece(text=f"{m.role}: {m.text}") for m in turns(row)),
+                pieces=(Piece(text="\n\n".join(_said(row))),),
             )
             for name, of in found.items()
             for flag in Flag
@@ -58,6 +59,15 @@ def _flagged(rows: Sequence[Record]) -> defaultdict[Flag, list[Record]]:
             found[Flag.repeated_prompt].append(row)
         seen.add(prompt)
     return found
+
+
+def _said(row: Record) -> Iterator[str]:
+    if not isinstance(row, PreferencePair):
+        yield from (f"{message.role}: {message.text}" for message in turns(row))
+        return
+    yield from (f"{message.role}: {message.text}" for message in row.prompt)
+    yield from (f"chosen: {message.text}" for message in row.chosen)
+    yield from (f"rejected: {message.text}" for message in row.rejected)
 
 
 def _words(flag: Flag) -> str:

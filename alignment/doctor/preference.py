@@ -51,7 +51,7 @@ def check_conflicts(sets: Sequence[PreparedSet]) -> Finding:
         examples=tuple(
             Example(
                 place=f"pair {pair.id} ({pair.source})",
-                note="one of its replies is preferred in one pair and refused in another",
+                note="preferred here, refused elsewhere",
                 pieces=(Piece(text=pair.prompt[-1].content),),
             )
             for pair in both[:3]

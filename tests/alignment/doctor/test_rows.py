@@ -78,3 +78,4 @@ def test_rows_worth_a_look_are_counted_and_shown_and_never_warn(pair_set):
     assert [example.place for example in found.examples] == [
         f"pairs-1 · row {row.id}" for row in rows[1:]
     ]
+    assert found.examples[1].pieces[0].text == "user: Ring?\n\nchosen: \a\n\nrejected: no"
