@@ -60,8 +60,8 @@ CPU_BF16_GAIN = 2.2
 """With AVX512_BF16, of the practice run's packed steps: SFT 3.6 s (forecast 3.5), DPO 6.7 (6.9).
 A machine without it, or AMX, is slower in bfloat16 than in fp32; a run says so."""
 CPU_KEPT = 2.35
-"""With `PYTHON`, of five peaks of the practice run, none off by 15 %: fp32, padded, 2.12 GiB (SFT, 4
-rows), 3.31 and 9.89 (4 and 16 pairs); bfloat16, packed, 2.41 (SFT) and 2.72 (DPO)."""
+"""With `PYTHON`, of five peaks of the practice run, none off by 15 %: fp32, padded, 2.12 GiB (SFT,
+4 rows), 3.31 and 9.89 (4 and 16 pairs); bfloat16, packed, 2.41 (SFT) and 2.72 (DPO)."""
 CONTEXT = 0.5 * GIB
 PYTHON = 0.55 * GIB
 
