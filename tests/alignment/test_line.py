@@ -235,6 +235,17 @@ def test_changed_entry_is_noticed(line):
         line.state()
 
 
+def test_any_flipped_bit_of_the_last_entry_is_noticed(line):
+    last = sorted(line.ledger.folder.iterdir())[-1]
+    intact = last.read_bytes()
+    for at in range(len(intact)):
+        damaged = bytearray(intact)
+        damaged[at] ^= 1 << at % 8
+        last.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match="is damaged"):
+            line.state()
+
+
 def test_exchanged_entry_is_noticed_by_its_successor(line):
     kept(line, 4, batch(1))
     first, entry = sorted(line.ledger.folder.iterdir())[0], line.ledger.read()[0]

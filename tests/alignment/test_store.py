@@ -164,6 +164,25 @@ def test_any_flipped_bit_is_found(store, committed, name):
     assert store.open(KEY) == committed
 
 
+def test_any_flipped_bit_of_a_manifest_is_found(store, committed):
+    path = store.folder(KEY) / MANIFEST
+    intact = path.read_bytes()
+    for at in range(len(intact)):
+        damaged = bytearray(intact)
+        damaged[at] ^= 1 << at % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match="is damaged"):
+            store.find(KEY)
+    path.write_bytes(intact)
+    assert store.find(KEY) == committed
+
+
+def test_manifest_from_before_there_were_digests_is_read(store, committed):
+    path = store.folder(KEY) / MANIFEST
+    path.write_text(committed.model_dump_json(indent=2))
+    assert store.open(KEY) == committed
+
+
 @pytest.mark.usefixtures("committed")
 def test_a_cut_file_is_found(store):
     os.truncate(store.folder(KEY) / "weights.bin", 100)

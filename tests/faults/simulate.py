@@ -26,7 +26,8 @@ from alignment.conduct import Hands, RoundRun
 from alignment.config import PipelineConfig
 from alignment.errors import Overtaken, UsageError
 from alignment.failpoints import Broken, arm, observe
-from alignment.ledger import Head
+from alignment.head import State, after
+from alignment.ledger import Closed, Head, Opened
 from alignment.line import Line
 from alignment.lineage import ancestors
 from alignment.progress import Progress
@@ -251,6 +252,21 @@ class Life:
         assert batches == keys, "the ledger and the champion's manifests disagree"
         numbers = [opened.number for opened, _ in state.history]
         assert numbers == sorted(set(numbers)), "a round was closed twice"
+        self.check_history()
+
+    def check_history(self):
+        """Entry by entry: the head moves on from where the round began, and no batch comes back."""
+        before, rejected = State(), set[str]()
+        for entry in self.line.ledger.read():
+            event = entry.event
+            if isinstance(event, Opened):
+                again = rejected & {batch.digest for batch in event.batches}
+                assert not again, "a rejected batch was tried again"
+            if isinstance(event, Closed) and before.open is not None:
+                assert event.fate != "kept" or before.head == before.open.parent, "a lost update"
+                if event.fate == "rejected":
+                    rejected |= {batch.digest for batch in before.open.batches}
+            before = after(before, event)
 
     def check_rest(self):
         """Nothing is open, owed or lost: every batch that lies in the inbox was used or refused."""
