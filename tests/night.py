@@ -49,7 +49,7 @@ def say(line: str = "") -> None:
 
 
 def round_(config: Path) -> None:
-    """Type `sft-dpo round`; its last lines."""
+    """Type `sft-dpo round`; of what it prints, the row of the round and the words at the end."""
     code = "from flows.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "round", str(config)],
