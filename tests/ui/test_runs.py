@@ -99,7 +99,7 @@ def test_a_run_is_started_from_the_form_and_watched_to_its_report(service, brows
     browser.screenshot("run", height=1000)
 
     shown = service.artifacts(run["id"])
-    browser.click("Artifacts")
+    browser.find('//*[contains(@class, "tab")][normalize-space()="Artifacts"]').click()
     for key in ("tiny-report", "tiny-models", "tiny-dpo-1", "tiny-page"):
         browser.shows(key)
     for key, words in (("tiny-report", "Pass rate"), ("tiny-models", "round 1"),
