@@ -118,12 +118,9 @@ def _record(step: Step, outcome: Outcome, started: datetime, seconds: float) -> 
 def _in_child(store: Store, step: Step, watch: Watcher) -> None:
     workspace = store.workspace(step.key)
     (workspace.folder / "error.json").unlink(missing_ok=True)
-    spec = workspace.folder / "step.json"
-    with storage_errors(store.root):
-        spec.write_text(step.model_dump_json())
     follower = Follower(workspace.progress)
     with workspace.log.open("ab") as log:
-        child = _starter.start([str(store.root.absolute()), str(spec)], log=log)
+        child = _starter.start([str(store.root.absolute()), step.model_dump_json()], log=log)
     try:
         while child.poll() is None:
             for mark in follower.new():
@@ -171,10 +168,10 @@ def _raise_failure(code: int, store: Store, workspace: Workspace, step: Step) ->
 
 
 def main(root: str, spec: str) -> int:
-    """Build the step of a spec file; the exit code says how it went, error.json says why."""
-    store, path = Store(root=Path(root)), Path(spec)
-    step = read_step(path.read_text())
-    progress = Progress(path.with_name("progress.jsonl"))
+    """Build the step that is given as JSON; the exit code says how it went, error.json says why."""
+    store, step = Store(root=Path(root)), read_step(spec)
+    workspace = store.workspace(step.key)
+    progress = Progress(workspace.progress)
     for signum in STOPS:
         signal.signal(signum, lambda *_: progress.ask_to_stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
@@ -188,7 +185,7 @@ def main(root: str, spec: str) -> int:
         logger.exception("%s failed", step.name)
         report = {"kind": type(known).__name__, "message": str(known)}
         with contextlib.suppress(OSError):  # a full disk has no room for its own report
-            path.with_name("error.json").write_text(json.dumps(report))
+            (workspace.folder / "error.json").write_text(json.dumps(report))
         return known.exit_code
     return 0
 
@@ -196,9 +193,8 @@ def main(root: str, spec: str) -> int:
 def _recognised(error: Exception, root: Path) -> AlignmentError | None:
     """A full disk, however deep in a library it was noticed."""
     text = str(error)
-    if "No space left" in text or "os error 28" in text or "PytorchStreamWriter" in text:
-        return disk_full(root)
-    return None
+    words = ("No space left", "os error 28", "PytorchStreamWriter", "inline_container")
+    return disk_full(root) if any(word in text for word in words) else None
 
 
 @contextlib.contextmanager

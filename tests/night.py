@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -25,7 +26,7 @@ from alignment.store import Store
 from tests import tiny
 from tests.inbox import drop, line_settings, rows
 
-NIGHT = (
+NIGHT: tuple[tuple[str, str, list[dict[str, Any]], str], ...] = (
     ("22:17", "monday.jsonl", rows(0, 32), "32 pairs"),
     ("23:41", "", [], "nothing"),
     (

@@ -46,7 +46,7 @@ VERBS = {
 
 NOT_DURABLE = {
     "alignment/progress.py": "for whoever watches; nobody resumes from it",
-    "alignment/launch.py": "the spec and the error that parent and child hand each other",
+    "alignment/launch.py": "the error that a child hands its parent",
     "alignment/config.py": "`make schema`",
 }
 
