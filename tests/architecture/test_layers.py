@@ -143,6 +143,7 @@ def test_alignment_reads_no_environment():
     wrong = [
         f"{path}:{node.lineno}"
         for path, tree in sources("alignment")
+        if path.name != "starter.py"  # which hands it on to children, whole
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.environ", "os.getenv"}
     ]
