@@ -130,6 +130,12 @@ class PipelineConfig(Frozen):
     evaluation: EvaluationConfig = Field(
         default=EvaluationConfig(), description="The measurement every model of the chain gets."
     )
+    stall_minutes: float | None = Field(
+        default=60.0,
+        gt=0,
+        description="Minutes in which a step's process neither made progress nor wrote to its log, "
+        "after which it is ended; the same command continues it. null: it is waited for for ever.",
+    )
     inbox: InboxConfig | None = Field(
         default=None,
         description="Where `sft-dpo round` finds new pairs after the rounds above; null: nowhere.",

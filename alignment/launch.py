@@ -47,24 +47,31 @@ a training step on a CPU. A child ends with its step, so it may keep what it has
 _starter = Starter("alignment.launch", KEEP_FREED_MEMORY)
 
 
-def run_step(store: Store, step: Step, *, watch: Watcher = lambda _: None) -> StageRecord:
+def run_step(
+    store: Store,
+    step: Step,
+    *,
+    watch: Watcher = lambda _: None,
+    stall_minutes: float | None = None,
+) -> StageRecord:
     """The record of a step: reused if its artifact is sound, built otherwise.
 
     Args:
         store: where artifacts live.
         step: what to build.
         watch: called with every mark of progress.
+        stall_minutes: a child that shows no sign of life for so long is ended; None: never.
 
     Raises:
         AlignmentError: of the kind the step itself raised, wherever it ran.
-        Interrupted: the building process was stopped or killed; run again to continue.
+        Interrupted: the building process was stopped, killed or hung; run again to continue.
     """
     record = store.reuse(step.key)
     if record is not None:
         return record
     if not step.in_child:
         return build(store, step, Progress())
-    _in_child(store, step, watch)
+    _in_child(store, step, watch, stall_minutes)
     return store.open(step.key)
 
 
@@ -115,16 +122,25 @@ def _record(step: Step, outcome: Outcome, started: datetime, seconds: float) -> 
 # --- the parent's side ------------------------------------------------------------------------
 
 
-def _in_child(store: Store, step: Step, watch: Watcher) -> None:
+def _in_child(store: Store, step: Step, watch: Watcher, stall_minutes: float | None) -> None:
     workspace = store.workspace(step.key)
     (workspace.folder / "error.json").unlink(missing_ok=True)
     follower = Follower(workspace.progress)
     with workspace.log.open("ab") as log:
         child = _starter.start([str(store.root.absolute()), step.model_dump_json()], log=log)
+    log_size, seen = 0, time.monotonic()
     try:
         while child.poll() is None:
             for mark in follower.new():
                 watch(mark)
+                seen = time.monotonic()
+            if workspace.log.stat().st_size != log_size:
+                log_size, seen = workspace.log.stat().st_size, time.monotonic()
+            if stall_minutes is not None and time.monotonic() - seen > 60 * stall_minutes:
+                raise Interrupted(
+                    f"{step.name!r} made no progress for {stall_minutes:g} minutes and was ended "
+                    f"(stall_minutes). The same command continues. Log: {workspace.log}"
+                )
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=0.3)
     except BaseException:

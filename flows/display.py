@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -18,17 +19,17 @@ from alignment.records import StageRecord
 from alignment.stages import Step
 
 NOMINAL = {
-    "base": 40.0,
+    "base": 24.0,
     "conversations": 4.0,
     "pairs": 4.0,
     "batch": 1.0,
     "intake": 4.0,
     "adapter": 2.0,
     "sft": 60.0,
-    "dpo": 80.0,
-    "merge": 15.0,
-    "stack": 5.0,
-    "evaluate": 55.0,
+    "dpo": 66.0,
+    "merge": 6.0,
+    "stack": 2.0,
+    "evaluate": 29.0,
     "gate": 1.0,
 }
 """Seconds by kind of step, of the practice run on two cores: only their ratio is used, and only
@@ -76,6 +77,7 @@ class Display:
         self._done = 0
         self._step: Step | None = None
         self._since = self._said = time.monotonic()
+        self._began = datetime.now(UTC).isoformat(timespec="seconds")
         self._bars = Progress(
             TextColumn("{task.description}", justify="left"),
             BarColumn(bar_width=24),
@@ -122,7 +124,7 @@ class Display:
 
     def _finish(self, step: Step, record: StageRecord) -> None:
         spent = time.monotonic() - self._since
-        reused = spent < record.seconds / 2
+        reused = record.started < self._began
         self._done += 1
         self._forecast.finished(step, record.seconds, reused=reused)
         left = self._forecast.remaining(None, 0, 0)

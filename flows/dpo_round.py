@@ -106,7 +106,7 @@ def dpo_round(
 
 def run_round(settings: PipelineConfig, command: str) -> RoundResult:
     """One round, each step of it a task."""
-    run, written = Run(name=settings.name, root=settings.store), list[ReportFiles]()
+    run, written = Run.of(settings), list[ReportFiles]()
     stage = Stages(run)
 
     def report(round_: Round) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-Config = Annotated[str, Field(pattern=r"^(practice|hh|a100)$|[/.]")]
+Config = Annotated[str, Field(pattern=r"^(practice|hh|a100)$|/|\.")]
 """A preset's bare name, or the path of a file: anything with a slash or an ending. One text in one
 box: where a form offers two kinds of text, the browser takes them for each other."""
 Change = Annotated[str, Field(title="Change", pattern=r"^[a-z][a-z0-9_.]*=")]

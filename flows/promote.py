@@ -81,7 +81,7 @@ def promote(
 def _promote(
     settings: PipelineConfig, reference: str | None, *, ask: bool, seconds: float
 ) -> Promotion:
-    run = Run(name=settings.name, root=settings.store)
+    run = Run.of(settings)
     line = Line(store=run.store, name=inbox_of(settings).line)
     state = line.state()
     if state.head is None:

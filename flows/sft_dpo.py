@@ -93,7 +93,7 @@ def sft_dpo(
 def run_chain(settings: PipelineConfig, command: str) -> RunResult:
     """Every step in order, then the report."""
     plan = chain(settings)
-    run = Run(name=settings.name, root=settings.store)
+    run = Run.of(settings)
     began = datetime.now(UTC).isoformat(timespec="seconds")
     records = run_steps(plan, run)
     built = {record.name: record.seconds for record in records if record.started >= began}

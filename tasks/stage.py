@@ -20,6 +20,7 @@ from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from alignment.config import PipelineConfig
 from alignment.errors import AlignmentError
 from alignment.launch import run_step
 from alignment.progress import Mark
@@ -41,10 +42,17 @@ class Run(Frozen):
     Attributes:
         name: of the run's config; begins the key of every Prefect artifact.
         root: the store's folder.
+        stall_minutes: how long a step's process may show no sign of life; None: for ever.
     """
 
     name: str
     root: Path
+    stall_minutes: float | None = None
+
+    @classmethod
+    def of(cls, settings: PipelineConfig) -> "Run":
+        """The run that a configuration describes."""
+        return cls(name=settings.name, root=settings.store, stall_minutes=settings.stall_minutes)
 
     @property
     def store(self) -> Store:
@@ -106,7 +114,7 @@ def run_stage(step: Step, run: Run) -> State[StageRecord]:
     began = datetime.now(UTC).isoformat(timespec="seconds")
     progress.start()
     try:
-        record = run_step(run.store, step, watch=progress)
+        record = run_step(run.store, step, watch=progress, stall_minutes=run.stall_minutes)
     except AlignmentError as error:
         return Failed(message=f"{type(error).__name__}: {error}", data=error)
     progress.finish(record)

@@ -52,11 +52,8 @@ def _pack(scratch: Path) -> dict[str, dict[str, Any]]:
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     (archive,) = scratch.glob("*.tgz")
     with tarfile.open(archive) as package:
-        package.extractall(scratch, filter="data")
-    tokenizer, config = (
-        json.loads((scratch / "package" / "models" / name).read_text(encoding="utf-8"))
-        for name in FILES
-    )
+        opened = [package.extractfile(f"package/models/{name}") for name in FILES]
+        tokenizer, config = (json.load(file) for file in opened if file is not None)
     tokenizer["added_tokens"] = [
         token for token in tokenizer["added_tokens"] if token["id"] <= LAST_ADDED
     ]

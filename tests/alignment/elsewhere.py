@@ -22,7 +22,8 @@ from alignment.store import Store
 step = read_step(Path(sys.argv[2]).read_text())
 print("ready", flush=True)
 try:
-    record = run_step(Store(root=Path(sys.argv[1])), step)
+    stall = float(sys.argv[3]) if sys.argv[3:] else None
+    record = run_step(Store(root=Path(sys.argv[1])), step, stall_minutes=stall)
 except AlignmentError as error:
     print(type(error).__name__, error)
     sys.exit(error.exit_code)
@@ -43,10 +44,10 @@ class Elsewhere:
         self._spec.write_text(self.step.model_dump_json())
 
     @contextmanager
-    def running(self):
+    def running(self, *stall_minutes):
         """A process that builds the step in a child of its own; both are gone afterwards."""
         process = subprocess.Popen(
-            [sys.executable, "-c", RUN, str(self.store.root), str(self._spec)],
+            [sys.executable, "-c", RUN, str(self.store.root), str(self._spec), *stall_minutes],
             stdout=subprocess.PIPE,
             text=True,
         )

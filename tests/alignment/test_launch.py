@@ -4,16 +4,17 @@ import shutil
 import subprocess
 import time
 
+import psutil
 import pytest
 
-from alignment.errors import AlignmentError, ArtifactError, ModelError, StorageError
+from alignment.errors import AlignmentError, ArtifactError, Interrupted, ModelError, StorageError
 from alignment.launch import build, run_step
 from alignment.models.merge import Merge
 from alignment.models.sources import FolderModel
 from alignment.progress import Progress
 from alignment.stages import MergeAdapter, OpenBase
 from alignment.store import Store
-from tests.alignment.elsewhere import Elsewhere, family_of, finish
+from tests.alignment.elsewhere import Elsewhere, children, family_of, finish
 
 ADAPTER = "adapter/adapter_model.safetensors"
 
@@ -113,6 +114,23 @@ def test_an_unexpected_error_in_a_child_names_its_last_words_and_the_log(store, 
         run_step(store, merge)
     assert caught.value.exit_code == 1
     assert "ValidationError" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_hung_child_is_ended_and_the_run_goes_on_when_it_is_repeated(finished, tmp_path):
+    """Stopped, it answers neither progress nor SIGTERM: it is killed when its grace is over."""
+    elsewhere = Elsewhere(finished, "sft", tmp_path / "store")
+    with elsewhere.running("0.1") as process:
+        elsewhere.await_checkpoint(process)
+        (child,) = children(process)
+        child.suspend()
+        code, words = finish(process, timeout=90)
+    assert code == Interrupted.exit_code == 75
+    assert "'sft' made no progress for 0.1 minutes and was ended" in words
+    assert not psutil.pid_exists(child.pid)
+    assert elsewhere.run()[0] == 0
+    original = finished.store.folder(elsewhere.step.key)
+    assert elsewhere.file(ADAPTER) == (original / ADAPTER).read_bytes()
 
 
 def test_a_full_disk_in_a_child_is_a_usage_error_and_the_run_goes_on_when_there_is_room(
