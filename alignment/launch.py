@@ -10,6 +10,7 @@ Not here: which steps there are, in which order, who watches.
 import contextlib
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -202,8 +203,18 @@ def main(root: str, spec: str) -> int:
         report = {"kind": type(known).__name__, "message": str(known)}
         with contextlib.suppress(OSError):  # a full disk has no room for its own report
             (workspace.folder / "error.json").write_text(json.dumps(report))
+        if isinstance(known, StorageError):
+            _drop_last_words()
         return known.exit_code
     return 0
+
+
+def _drop_last_words() -> None:
+    """What is not printed yet goes nowhere: it would not fit, and Python would exit with 120."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for standard in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, standard.fileno())
+    os.close(nowhere)
 
 
 def _recognised(error: Exception, root: Path) -> AlignmentError | None:
