@@ -34,6 +34,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch)
+        work.mkdir(parents=True, exist_ok=True)
         path = work / f"pairs-{given.rows}.jsonl"
         if not path.exists():
             write(path, given.rows)
