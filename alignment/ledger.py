@@ -18,7 +18,8 @@ from pydantic import Field
 
 from alignment.durable import create
 from alignment.errors import ArtifactError, Overtaken
-from alignment.records import Frozen, sealed, unsealed
+from alignment.records import Frozen
+from alignment.seal import sealed, unsealed
 from alignment.store import storage_errors
 
 

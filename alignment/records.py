@@ -31,33 +31,10 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-_SEAL, _NONE = b',\n "digest": "%b"\n}\n', b"0" * 64
-
-
 def digest_of(value: object) -> str:
     """The sha256 (64 hex digits) of a value's canonical JSON: sorted keys, no spaces, UTF-8."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def sealed(record: Frozen) -> bytes:
-    """A record as JSON whose last key, `digest`, is the sha256 of all bytes before it."""
-    body = record.model_dump_json(indent=1).removesuffix("\n}").encode()
-    return body + _SEAL % hashlib.sha256(body).hexdigest().encode()
-
-
-def unsealed(content: bytes) -> bytes:
-    """The JSON of a sealed record without its seal; JSON that never had one as it is.
-
-    Raises:
-        ValueError: the bytes are not those that were sealed.
-    """
-    body, seal = content[: -len(_SEAL % _NONE)], content[-len(_SEAL % _NONE) :]
-    if not seal.startswith(_SEAL.partition(b"%")[0]):
-        return content
-    if seal != _SEAL % hashlib.sha256(body).hexdigest().encode():
-        raise ValueError("the bytes do not match their digest")
-    return body + b"\n}"
 
 
 def inside(path: str) -> str:

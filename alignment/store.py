@@ -24,7 +24,8 @@ from pathlib import Path
 
 from alignment.durable import flush_tree, remove, rename, write
 from alignment.errors import ArtifactError, StorageError
-from alignment.records import FileDigest, Frozen, StageRecord, inside, sealed, unsealed
+from alignment.records import FileDigest, Frozen, StageRecord, inside
+from alignment.seal import sealed, unsealed
 
 logger = logging.getLogger(__name__)
 

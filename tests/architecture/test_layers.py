@@ -23,6 +23,7 @@ ROOMS = [
     {"errors", "failpoints", "records"},
     {
         "durable",
+        "seal",
         "starter",
         "store",
         "ledger",
