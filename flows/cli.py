@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from flows import printing
+
 if TYPE_CHECKING:
     from alignment.config import PipelineConfig
-    from alignment.data.intake import FileReport, IntakeReport, Wanted
-    from alignment.records import StageRecord
-    from alignment.store import Store
+    from alignment.data.intake import Wanted
     from flows.display import Display
 
 app = typer.Typer(
@@ -125,10 +125,10 @@ def data(
         return
     for file in report.files:
         print(f"{file.file}: {file.format} ({file.reason}), {file.gives or 'nothing'}")
-        print(f"  {_counts(file)}")
+        print(f"  {printing.counts_of(file)}")
         if file.note:
             print(f"  note: {file.note}")
-    print(f"in all: {_counts(report)}")
+    print(f"in all: {printing.counts_of(report)}")
     print(f"written: {out / 'kept.jsonl'}, {out / 'quarantine.jsonl'}")
 
 
@@ -191,12 +191,12 @@ def show(
         dumped = [record.model_dump(mode="json") for record in records]
         print(json.dumps(dumped if reference is None or lineage else dumped[0], indent=2))
     elif reference is None:
-        _print_list(records)
-        _print_lines(opened)
+        printing.print_list(records)
+        printing.print_lines(opened)
     elif lineage:
-        _print_ancestry(opened, records)
+        printing.print_ancestry(opened, records)
     else:
-        _print_record(records[0])
+        printing.print_record(records[0])
 
 
 @app.command()
@@ -258,7 +258,7 @@ def revoke(
     bad = lined.state().find_batch(batch)
     found = containing(opened, bad.key)
     print(f"batch {bad.digest[:12]} ({bad.file}) is in {len(found)} models of {store}:")
-    _print_list(found)
+    printing.print_list(found)
     state = lined.revoke(bad, why or "from the command line")
     assert state.head is not None, "a batch was used, so there is a champion"
     print(f"champion of {line}: {state.head.label} {state.head.model}")
@@ -462,57 +462,7 @@ def _stopping_on_sigterm() -> Any:
     return block()
 
 
-# --- finding and printing ---------------------------------------------------------------------
-
-
-def _print_list(records: "list[StageRecord]") -> None:
-    for record in records:
-        numbers = ", ".join(f"{name} {value:.3g}" for name, value in record.metrics.items())
-        print(f"{record.started}  {record.name:<20} {record.key:<40} {numbers[:80]}")
-
-
-def _print_lines(store: "Store") -> None:
-    from alignment.line import Line
-
-    for folder in sorted(store.root.glob("lines/*")):
-        state = Line(store=store, name=folder.name).state()
-        if state.head is not None:
-            ends = [closed.fate for _, closed in state.history]
-            counts = ", ".join(f"{ends.count(fate)} {fate}" for fate in dict.fromkeys(ends))
-            print(f"line {folder.name}: champion {state.head.label} {state.head.model}")
-            print(f"  {len(ends)} rounds from the inbox{f': {counts}' if counts else ''}")
-
-
-def _print_ancestry(store: "Store", records: "list[StageRecord]") -> None:
-    from alignment.report.ancestry import ancestry_table
-
-    print(ancestry_table(store, records[-1].key).to_text(width=160))
-    print()
-    _print_list(records)
-
-
-def _print_record(record: "StageRecord") -> None:
-    print(f"{record.name}  {record.key}")
-    print(f"built {record.started} in {record.seconds:.1f} s from {record.code.revision[:12]}")
-    for role, key in record.parents.items():
-        print(f"  {role:<12} {key}")
-    for note in record.notes:
-        print(f"  note: {note}")
-    for name, value in record.metrics.items():
-        print(f"  {name:<36} {value:.6g}")
-    for file in record.files:
-        print(f"  {file.size:>12,}  {file.path}  {file.sha256[:12]}")
-
-
-def _counts(report: "FileReport | IntakeReport") -> str:
-    aside = sum(report.quarantined.values())
-    kept = f"{report.kept} kept{_named('of these ', report.flagged)}"
-    return f"{report.read} read, {kept}, {aside} quarantined{_named('', report.quarantined)}"
-
-
-def _named(words: str, counts: dict[str, int]) -> str:
-    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-    return f" ({words}{listed})" if listed else ""
+# --- arguments ---------------------------------------------------------------------
 
 
 def _pair_of(column: str) -> tuple[str, str]:
