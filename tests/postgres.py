@@ -4,6 +4,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +18,12 @@ OWNER = "postgres"
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """The URL of an empty database; the test is skipped where PostgreSQL is not installed."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not programs:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    port, place = free_port(), Path(f"/tmp/postgres-{os.getpid()}-{folder.name}")
-    place.mkdir()
+    port, place = free_port(), Path(tempfile.mkdtemp(prefix="postgres-"))
     if os.geteuid() == 0:
         owner = pwd.getpwnam(OWNER)
         os.chown(place, owner.pw_uid, owner.pw_gid)

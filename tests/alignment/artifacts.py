@@ -9,12 +9,9 @@ from alignment.stages.step import as_json
 STARTED = "2026-01-01T00:00:00+00:00"
 
 
-def put(store, key, *, output=None, parents=None, files=None, name="", started=STARTED):
-    """Commit an artifact with these files, by their names."""
-    workspace = store.workspace(key)
-    for file, text in (files or {}).items():
-        Path(workspace.out / file).write_text(text)
-    record = StageRecord(
+def record_of(key, *, output=None, parents=None, metrics=None, name="", started=STARTED):
+    """A record that says little beside its key."""
+    return StageRecord(
         key=key,
         stage=key.split("-")[0],
         version=1,
@@ -23,7 +20,7 @@ def put(store, key, *, output=None, parents=None, files=None, name="", started=S
         config={},
         seed=0,
         output=output or {},
-        metrics={},
+        metrics=metrics or {},
         files=(),
         code=CodeVersion(revision="test"),
         libraries={},
@@ -31,7 +28,16 @@ def put(store, key, *, output=None, parents=None, files=None, name="", started=S
         started=started,
         seconds=1.0,
     )
-    return store.commit(record, workspace)
+
+
+def put(store, key, *, files=None, **fields):
+    """Commit an artifact with these files, by their names; `fields` as in `record_of`."""
+    workspace = store.workspace(key)
+    for file, text in (files or {}).items():
+        path = Path(workspace.out / file)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return store.commit(record_of(key, **fields), workspace)
 
 
 def put_model(store, key, ref, *, uri, **more):

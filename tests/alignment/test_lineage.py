@@ -2,8 +2,8 @@ import pytest
 
 from alignment.errors import ArtifactError
 from alignment.lineage import ancestors, descendants, resolve
-from alignment.records import CodeVersion, StageRecord
 from alignment.store import Store
+from tests.alignment.artifacts import put
 
 
 @pytest.fixture
@@ -18,24 +18,7 @@ def store(tmp_path):
             ("sft-2", "sft", {"policy": "base-1"}),
         ]
     ):
-        record = StageRecord(
-            key=key,
-            stage=key.split("-")[0],
-            version=1,
-            name=name,
-            parents=parents,
-            config={},
-            seed=0,
-            output={},
-            metrics={},
-            files=(),
-            code=CodeVersion(revision="abc"),
-            libraries={},
-            hardware={},
-            started=f"2026-01-01T0{hour}:00:00+00:00",
-            seconds=1.0,
-        )
-        store.commit(record, store.workspace(key))
+        put(store, key, name=name, parents=parents, started=f"2026-01-01T0{hour}:00:00+00:00")
     return store
 
 

@@ -10,32 +10,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from alignment.errors import ArtifactError
 from alignment.failpoints import Broken, arm
-from alignment.records import CodeVersion, StageRecord
 from alignment.store import MANIFEST, Store
+from tests.alignment.artifacts import record_of
 from tests.machines import lives
 
 KEYS = st.sampled_from(["sft-1", "dpo-1", "merge-1"])
 NAMES = ("weights.bin", "logs/history.jsonl")
-
-
-def record(key):
-    return StageRecord(
-        key=key,
-        stage=key.split("-")[0],
-        version=1,
-        name=key,
-        parents={},
-        config={},
-        seed=0,
-        output={},
-        metrics={},
-        files=(),
-        code=CodeVersion(revision="abc"),
-        libraries={},
-        hardware={},
-        started="2026-01-01T00:00:00+00:00",
-        seconds=1.0,
-    )
 
 
 class Machine(RuleBasedStateMachine):
@@ -72,7 +52,7 @@ class Machine(RuleBasedStateMachine):
             for name in NAMES:
                 (workspace.out / name).parent.mkdir(parents=True, exist_ok=True)
                 (workspace.out / name).write_bytes(content)
-            self.store.commit(record(key), workspace)
+            self.store.commit(record_of(key), workspace)
         assert self.read(key) == self.whole.get(key, content) or key not in self.whole
         self.whole[key] = self.read(key)
 

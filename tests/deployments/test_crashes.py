@@ -34,7 +34,7 @@ def planned_service(request, tmp_path_factory):
     if request.param == "sqlite":
         yield planned(folder)
         return
-    with postgresql(folder) as url:
+    with postgresql() as url:
         yield planned(folder, PREFECT_SERVER_DATABASE_CONNECTION_URL=url)
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from alignment.errors import ArtifactError, UsageError
-from alignment.records import CodeVersion, StageRecord
 from alignment.stages.intake import batch_file
 from alignment.store import MANIFEST, Store
+from tests.alignment.artifacts import put
 
 KEY = "batch-0123"
 OUTSIDE = ("../secret", "a/../../secret", "/etc/passwd", "..", "a\\..\\..\\secret", "a\0b")
@@ -17,28 +17,8 @@ OUTSIDE = ("../secret", "a/../../secret", "/etc/passwd", "..", "a\\..\\..\\secre
 def store(tmp_path):
     """A store with one artifact of two files, and a secret beside it."""
     store = Store(root=tmp_path / "store")
-    workspace = store.workspace(KEY)
-    (workspace.out / "rows.jsonl").write_text("{}\n")
-    (workspace.out / "folder").mkdir()
-    (workspace.out / "folder" / "more.jsonl").write_text("{}\n")
-    record = StageRecord(
-        key=KEY,
-        stage="batch",
-        version=1,
-        name="batch",
-        parents={},
-        config={},
-        seed=0,
-        output={"file": "rows.jsonl"},
-        metrics={},
-        files=(),
-        code=CodeVersion(revision="0123abc"),
-        libraries={},
-        hardware={},
-        started="2026-01-01T00:00:00+00:00",
-        seconds=1.0,
-    )
-    store.commit(record, workspace)
+    files = {"rows.jsonl": "{}\n", "folder/more.jsonl": "{}\n"}
+    put(store, KEY, output={"file": "rows.jsonl"}, files=files)
     (tmp_path / "secret").write_text("secret")
     return store
 

@@ -31,10 +31,10 @@ from alignment.ledger import Closed, Head, Opened
 from alignment.line import Line
 from alignment.lineage import ancestors
 from alignment.progress import Progress
-from alignment.records import CodeVersion, StageRecord
 from alignment.stages.step import Context
 from alignment.store import Store
 from tests import tiny
+from tests.alignment.artifacts import record_of
 
 NEEDED = 16
 OLD = time.time() - 10_000
@@ -46,26 +46,6 @@ MODEL = {
         "chat_template_sha256": "0" * 64,
     },
 }
-
-
-def record(key, parents, *, output=None, new=0.0):
-    return StageRecord(
-        key=key,
-        stage=key.split("-")[0],
-        version=1,
-        name=key,
-        parents=parents,
-        config={},
-        seed=0,
-        output=output or {},
-        metrics={"new": new},
-        files=(),
-        code=CodeVersion(revision="simulated"),
-        libraries={},
-        hardware={},
-        started="2026-01-01T00:00:00+00:00",
-        seconds=0.0,
-    )
 
 
 class Life:
@@ -103,7 +83,7 @@ class Life:
             ("merge-0", {"policy": "base-0"}),
             ("evaluate-0", {"model": "merge-0", "data 1": "base-0"}),
         ):
-            self.store.commit(record(key, parents), self.store.workspace(key))
+            self.store.commit(record_of(key, parents=parents), self.store.workspace(key))
         self.line.start(Head(model="merge-0", evaluation="evaluate-0", label="start"), rounds=0)
 
     # --- what a round is given ---
@@ -125,7 +105,7 @@ class Life:
                 new = float(sum(len(file.read_text().splitlines()) for file in files))
             if step.stage == "gate":
                 output = self.verdict(step)
-            made = record(step.key, step.parents, output=output, new=new)
+            made = record_of(step.key, parents=step.parents, output=output, metrics={"new": new})
             self.store.commit(made, workspace)
         finally:
             self.building = False
