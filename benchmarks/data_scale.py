@@ -16,11 +16,15 @@ import time
 from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alignment.data.practice import PracticeSource
 from alignment.data.prepare import Lengths, PairSetConfig, prepare_pairs
 from alignment.data.sources import FileSource
 from flows.display import counting
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,7 +73,7 @@ def show(path: Path, rows: int, tokenizer: str, work: Path) -> None:
     )
 
 
-def chat_tokenizer(name: str):  # type: ignore[no-untyped-def]
+def chat_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     """The tokenizer, under Qwen2.5's chat template where it has none."""
     from transformers import AutoTokenizer
     from trl.chat_template_utils import qwen2_5_chat_template

@@ -8,7 +8,6 @@ Not here: lengths, splits, control tokens of one tokenizer (`prepare.py`).
 
 import contextlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -228,7 +227,7 @@ def _stamp(source: FileSource | HubSource) -> object:
     """What tells whether a source is still what it was when a stopped call read it."""
     if isinstance(source, HubSource) or "://" in source.path:
         return source.digest()
-    stat = os.stat(source.path)  # noqa: PTH116 - a name from `find`, not a path of ours
+    stat = Path(source.path).stat()
     return [source.path, stat.st_size, stat.st_mtime_ns]
 
 

@@ -124,9 +124,9 @@ class Sieve(Generic[R]):
                 self.read[number] += account.read
                 self.noted.update(account.noted)
                 self.dropped[number].update(account.dropped)
-        self._collect(made_with.likeness)
+        self._collect(likeness=made_with.likeness)
 
-    def _collect(self, likeness: bool) -> None:  # noqa: FBT001 - private, one caller
+    def _collect(self, *, likeness: bool) -> None:
         self.files: list[str] = []
         self.tasks: list[str] = []
         parts = []

@@ -51,7 +51,8 @@ def _fused_forward(layer: Any, plain: Any, x: "Tensor", *args: Any, **kwargs: An
     cast = torch.is_autocast_enabled(x.device.type)
     same = all(layer.lora_A[name].weight.dtype == x.dtype for name in adapters)
     if layer.disable_adapters or layer.merged or args or kwargs or not (cast or same):
-        return plain(x, *args, **kwargs)  # type: ignore[no-any-return]
+        as_it_comes: Tensor = plain(x, *args, **kwargs)
+        return as_it_comes
     result: Tensor = layer.base_layer(x)
     rows = result.flatten(0, -2)
     for name in adapters:

@@ -7,7 +7,7 @@ SDPA, exact in fp32. Not here: what the segments are (`batches.py`).
 """
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from alignment.errors import ModelError
 from alignment.train.batches import Segments
@@ -95,7 +95,7 @@ def _by_kernel(
     else:
         repeats = query.shape[1] // key.shape[1]
         key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
-    found: Any = varlen_attn(
+    found = varlen_attn(
         query.contiguous(),
         key.contiguous(),
         value.contiguous(),
@@ -104,7 +104,7 @@ def _by_kernel(
         *segments.longest,
         **options,
     )
-    return found.unsqueeze(0)  # type: ignore[no-any-return]
+    return cast("Tensor", found).unsqueeze(0)
 
 
 @cache
