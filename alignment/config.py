@@ -136,6 +136,12 @@ class PipelineConfig(Frozen):
         description="Minutes in which a step's process neither made progress nor wrote to its log, "
         "after which it is ended; the same command continues it. null: it is waited for for ever.",
     )
+    gpu_memory_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="GPU memory in GiB that a step may take for its tensors: a share of a card, or "
+        "on a large card what must fit a smaller one. null: all there is.",
+    )
     inbox: InboxConfig | None = Field(
         default=None,
         description="Where `sft-dpo round` finds new pairs after the rounds above; null: nowhere.",

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from alignment.errors import ERRORS, AlignmentError, Interrupted, StorageError
 from alignment.progress import Follower, Mark, Progress
 from alignment.provenance import code_version, hardware, libraries, peak_memory
-from alignment.records import StageRecord
+from alignment.records import Frozen, StageRecord
 from alignment.stages import Context, Outcome, Step, read_step
 from alignment.starter import STOPS, Child, Starter, serve
 from alignment.store import Store, Workspace, disk_full, storage_errors
@@ -48,12 +48,24 @@ a training step on a CPU. A child ends with its step, so it may keep what it has
 _starter = Starter("alignment.launch", KEEP_FREED_MEMORY)
 
 
+class Limits(Frozen):
+    """What a step's process may take.
+
+    Attributes:
+        stall_minutes: without a sign of life, after which it is ended; None: it never is.
+        gpu_memory_gib: of the GPU for tensors; None: all there is.
+    """
+
+    stall_minutes: float | None = None
+    gpu_memory_gib: float | None = None
+
+
 def run_step(
     store: Store,
     step: Step,
     *,
     watch: Watcher = lambda _: None,
-    stall_minutes: float | None = None,
+    limits: Limits = Limits(),  # noqa: B008 (frozen)
 ) -> StageRecord:
     """The record of a step: reused if its artifact is sound, built otherwise.
 
@@ -61,7 +73,7 @@ def run_step(
         store: where artifacts live.
         step: what to build.
         watch: called with every mark of progress.
-        stall_minutes: a child that shows no sign of life for so long is ended; None: never.
+        limits: what the step's process may take.
 
     Raises:
         AlignmentError: of the kind the step itself raised, wherever it ran.
@@ -72,7 +84,7 @@ def run_step(
         return record
     if not step.in_child:
         return build(store, step, Progress())
-    _in_child(store, step, watch, stall_minutes)
+    _in_child(store, step, watch, limits)
     return store.open(step.key)
 
 
@@ -123,12 +135,13 @@ def _record(step: Step, outcome: Outcome, started: datetime, seconds: float) -> 
 # --- the parent's side ------------------------------------------------------------------------
 
 
-def _in_child(store: Store, step: Step, watch: Watcher, stall_minutes: float | None) -> None:
+def _in_child(store: Store, step: Step, watch: Watcher, limits: Limits) -> None:
     workspace = store.workspace(step.key)
     (workspace.folder / "error.json").unlink(missing_ok=True)
     follower = Follower(workspace.progress)
     with workspace.log.open("ab") as log:
-        child = _starter.start([str(store.root.absolute()), step.model_dump_json()], log=log)
+        request = [str(store.root.absolute()), step.model_dump_json(), limits.model_dump_json()]
+        child = _starter.start(request, log=log)
     log_size, seen = 0, time.monotonic()
     try:
         while child.poll() is None:
@@ -137,9 +150,10 @@ def _in_child(store: Store, step: Step, watch: Watcher, stall_minutes: float | N
                 seen = time.monotonic()
             if workspace.log.stat().st_size != log_size:
                 log_size, seen = workspace.log.stat().st_size, time.monotonic()
-            if stall_minutes is not None and time.monotonic() - seen > 60 * stall_minutes:
+            patience = limits.stall_minutes
+            if patience is not None and time.monotonic() - seen > 60 * patience:
                 raise Interrupted(
-                    f"{step.name!r} made no progress for {stall_minutes:g} minutes and was ended "
+                    f"{step.name!r} made no progress for {patience:g} minutes and was ended "
                     f"(stall_minutes). The same command continues. Log: {workspace.log}"
                 )
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -184,7 +198,7 @@ def _raise_failure(code: int, store: Store, workspace: Workspace, step: Step) ->
 # --- the child's side -------------------------------------------------------------------------
 
 
-def main(root: str, spec: str) -> int:
+def main(root: str, spec: str, limits: str) -> int:
     """Build the step that is given as JSON; the exit code says how it went, error.json says why."""
     store, step = Store(root=Path(root)), read_step(spec)
     workspace = store.workspace(step.key)
@@ -194,6 +208,7 @@ def main(root: str, spec: str) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
+        _limit_gpu(Limits.model_validate_json(limits))
         build(store, step, progress)
     except Exception as error:
         known = error if isinstance(error, AlignmentError) else _recognised(error, store.root)
@@ -222,6 +237,17 @@ def _recognised(error: Exception, root: Path) -> AlignmentError | None:
     text = str(error)
     words = ("No space left", "os error 28", "PytorchStreamWriter", "inline_container")
     return disk_full(root) if any(word in text for word in words) else None
+
+
+def _limit_gpu(limits: Limits) -> None:
+    if limits.gpu_memory_gib is None:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        _, total = torch.cuda.mem_get_info()
+        share = limits.gpu_memory_gib * 2**30 / total
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share))
 
 
 @contextlib.contextmanager

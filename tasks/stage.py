@@ -22,7 +22,7 @@ from prefect.states import Completed, Failed
 
 from alignment.config import PipelineConfig
 from alignment.errors import AlignmentError
-from alignment.launch import run_step
+from alignment.launch import Limits, run_step
 from alignment.progress import Mark
 from alignment.records import Frozen, StageRecord
 from alignment.stages import Step
@@ -42,17 +42,20 @@ class Run(Frozen):
     Attributes:
         name: of the run's config; begins the key of every Prefect artifact.
         root: the store's folder.
-        stall_minutes: how long a step's process may show no sign of life; None: for ever.
+        limits: what the process of a step may take.
     """
 
     name: str
     root: Path
-    stall_minutes: float | None = None
+    limits: Limits = Limits()
 
     @classmethod
     def of(cls, settings: PipelineConfig) -> "Run":
         """The run that a configuration describes."""
-        return cls(name=settings.name, root=settings.store, stall_minutes=settings.stall_minutes)
+        limits = Limits(
+            stall_minutes=settings.stall_minutes, gpu_memory_gib=settings.gpu_memory_gib
+        )
+        return cls(name=settings.name, root=settings.store, limits=limits)
 
     @property
     def store(self) -> Store:
@@ -114,7 +117,7 @@ def run_stage(step: Step, run: Run) -> State[StageRecord]:
     began = datetime.now(UTC).isoformat(timespec="seconds")
     progress.start()
     try:
-        record = run_step(run.store, step, watch=progress, stall_minutes=run.stall_minutes)
+        record = run_step(run.store, step, watch=progress, limits=run.limits)
     except AlignmentError as error:
         return Failed(message=f"{type(error).__name__}: {error}", data=error)
     progress.finish(record)

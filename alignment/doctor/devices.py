@@ -44,6 +44,12 @@ class Device(Frozen):
         """Whether it is a CUDA device."""
         return self.launch > 0
 
+    def within(self, gib: float | None) -> "Device":
+        """The device where a run may take so much of its GPU's memory; None: all of it."""
+        if gib is None or not self.is_gpu:
+            return self
+        return self.model_copy(update={"memory": min(self.memory, gib * GIB + self.resident)})
+
 
 H100_REACHED, H100_LAUNCH = 0.296, 0.00152
 """Of TRL's SFT trainer on the 7B shape in NF4: 2 rows of 4,096 tokens take 1.22 s (limited by

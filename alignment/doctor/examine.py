@@ -44,7 +44,7 @@ def examine(
         DataError, ModelError: what would end the run itself before its first training.
         UsageError: no such device.
     """
-    target = find_device(device or usual_device(config))
+    target = find_device(device or usual_device(config)).within(config.gpu_memory_gib)
     plan, store = chain(config), Store(root=config.store)
     folder = model_folder(plan, store, watch)
     tokenizer = load_tokenizer(folder)

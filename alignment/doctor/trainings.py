@@ -12,7 +12,7 @@ from alignment.models.merge import Merge
 from alignment.models.stack import Stack
 from alignment.stages import TrainDpo, TrainSft
 from alignment.train.batches import split
-from alignment.train.budget import CPU_TOKENS, CUDA_TOKENS
+from alignment.train.budget import CPU_TOKENS, TRAINING_TOKENS
 from alignment.train.dpo import DpoConfig
 from alignment.train.engine import Engine, Packed
 from alignment.train.sft import SftConfig
@@ -38,7 +38,7 @@ class Training:
     config: SftConfig | DpoConfig
     rows: int
     sample: Sequence[tuple[int, ...]]
-    budget: int = CUDA_TOKENS
+    budget: int = TRAINING_TOKENS
     frozen: int = 0
 
     @property
@@ -194,4 +194,4 @@ def _budget(engine: Engine, *, gpu: bool) -> int:
     """The packed engine's tokens at once; auto on a GPU takes at most so many, fewer to fit."""
     if isinstance(engine, Packed) and engine.tokens_per_micro_batch != "auto":
         return engine.tokens_per_micro_batch
-    return CUDA_TOKENS if gpu else CPU_TOKENS
+    return TRAINING_TOKENS if gpu else CPU_TOKENS

@@ -151,10 +151,13 @@ def _trained(
     gap = leave_probe(policy.model, rows, out / PROBE_FILE, bf16=step.config.bf16)
     share = 100 * summary.trainable / summary.parameters
     note = f"{summary.trainable:,} of {summary.parameters:,} parameters trained ({share:.2f} %)"
-    metrics = {"steps": float(summary.steps), "loss": summary.loss, **summary.evaluation}
-    if summary.tokens_per_micro_batch is not None:
-        metrics["tokens_per_micro_batch"] = float(summary.tokens_per_micro_batch)
-    metrics["freezing_gap"] = gap
+    metrics = {
+        "steps": float(summary.steps),
+        "loss": summary.loss,
+        **summary.evaluation,
+        **summary.chosen,
+        "freezing_gap": gap,
+    }
     return Outcome(output=as_json(ref), metrics=metrics, notes=(note,))
 
 

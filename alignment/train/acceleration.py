@@ -5,6 +5,7 @@ trainer library has built it, and leave weights, their fp32 masters and checkpoi
 Not here: Liger's kernels. They need a GPU to be proven right, and did not go with `compile`.
 """
 
+import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +27,34 @@ def fuse_adapters(model: Any) -> None:
             layer.forward = partial(_fused_forward, layer, layer.forward)
 
 
+VARIANTS = 32
+"""Times a layer may be compiled anew: with and without gradients, adapter, dropout, recomputing."""
+
+
+def can_compile() -> bool:
+    """Whether there is a C compiler, which torch.compile needs at run time."""
+    return any(map(shutil.which, ("cc", "gcc", "clang")))
+
+
 def compile_layers(model: Any) -> None:
-    """Compile each decoder layer for any number of tokens; the first steps take a minute."""
+    """Compile each decoder layer for packed rows of any number of tokens.
+
+    Calls without `segments` (generation, padded batches) find the layer as it was: each of their
+    shapes would be compiled anew.
+    """
     import torch
 
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     for layer in model.get_base_model().get_decoder().layers:
-        layer.forward = torch.compile(layer.forward, dynamic=True)
+        plain = layer.forward
+        layer.forward = partial(_when_packed, torch.compile(plain, dynamic=True), plain)
+
+
+def recomputes(model: Any) -> bool:
+    """Whether gradient checkpointing is on."""
+    return any(
+        layer.gradient_checkpointing for layer in model.get_base_model().get_decoder().layers
+    )
 
 
 def recompute(model: Any, share: float) -> None:
@@ -40,8 +63,13 @@ def recompute(model: Any, share: float) -> None:
     The others keep theirs: more memory, less work.
     """
     layers = model.get_base_model().get_decoder().layers
-    for layer in layers[: round((1 - share) * len(layers))]:
-        layer.gradient_checkpointing = False
+    keep = round((1 - share) * len(layers))
+    for number, layer in enumerate(layers):
+        layer.gradient_checkpointing = number >= keep
+
+
+def _when_packed(compiled: Any, plain: Any, *args: Any, **kwargs: Any) -> Any:
+    return (plain if kwargs.get("segments") is None else compiled)(*args, **kwargs)
 
 
 def _fused_forward(layer: Any, plain: Any, x: "Tensor", *args: Any, **kwargs: Any) -> "Tensor":

@@ -1,12 +1,13 @@
-"""How many tokens may go through a model at once, and what happens when they turn out too many.
+"""How many tokens may go through a model at once, and how much of it is computed twice.
 
-On a CPU the automatic budget is a constant, so that the same configuration gives the same weights.
-On CUDA it is measured: memory grows linearly with the tokens, so two small passes tell. Either
-way a CUDA out-of-memory halves the budget; the rows of a step stay the rows of a step.
+On a CPU both are constants, so that the same configuration gives the same weights. On CUDA they
+are measured: memory grows linearly with the tokens, so three small passes tell. Either way a CUDA
+out-of-memory makes the rest of the run smaller; the rows of a step stay the rows of a step.
 """
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from alignment.errors import TrainingError
@@ -20,13 +21,22 @@ CPU_TOKENS = 1024
 CUDA_TOKENS = 16384
 """The most that was tried with a 7B model on one H100; from there on matmuls are large enough."""
 
+TRAINING_TOKENS = 8192
+"""The most in training where layers may keep their activations: memory is better spent on that."""
+
 PROBES = (2048, 4096)
-"""Tokens of the two passes that measure memory."""
+"""Tokens of the passes that measure memory."""
 
 SHARE = 0.9
 """Of the free memory that is planned for; the allocator's fragments take the rest."""
 
 Setting = Literal["auto"] | int
+
+Share = Literal["auto"] | float
+"""Of the layers that recompute their activations in the backward pass."""
+
+Attempt = Callable[[int, float], None]
+"""Passes so many tokens through the model, forward and backward, at a share of recomputation."""
 
 
 class Budget:
@@ -65,54 +75,125 @@ def scoring_budget(setting: Setting, *, cuda: bool) -> Budget:
     return Budget(setting)
 
 
-def training_budget(
-    setting: Setting, *, cuda: bool, longest: int, attempt: Callable[[int], None], later: int
-) -> Budget:
-    """The budget of forward and backward passes, said in the log.
+@dataclass(frozen=True)
+class Plan:
+    """What a training begins with: tokens of a micro-batch, share of layers that recompute."""
+
+    tokens: int
+    recompute: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a forward and backward pass takes beside the weights: fixed + a token's x tokens.
+
+    Attributes:
+        fixed: whatever the tokens.
+        recomputed, kept: of one token, where every layer recomputes its activations, and none.
+    """
+
+    fixed: float
+    recomputed: float
+    kept: float
+
+    @classmethod
+    def by(cls, small: int, large: int, kept: int) -> "Memory":
+        """From the peaks of three passes: both `PROBES` recomputing, the smaller keeping all."""
+        recomputed = max(1.0, (large - small) / (PROBES[1] - PROBES[0]))
+        more = max(0.0, (kept - small) / PROBES[0])
+        return cls(small - recomputed * PROBES[0], recomputed, recomputed + more)
+
+    def tokens(self, free: float, share: float) -> int:
+        """That fit into `free` bytes; at least a quarter of the smaller probe."""
+        each = share * self.recomputed + (1 - share) * self.kept
+        return max(PROBES[0] // 4, int((free - self.fixed) / each))
+
+    def share(self, free: float, tokens: int) -> float:
+        """The smallest share of recomputing layers with which so many tokens fit; at most 1."""
+        if self.kept == self.recomputed:
+            return 1.0
+        over = self.fixed + tokens * self.kept - free
+        return min(1.0, max(0.0, over / (tokens * (self.kept - self.recomputed))))
+
+
+def training_plan(
+    tokens: Setting,
+    recompute: Share,
+    *,
+    cuda: bool,
+    longest: int,
+    attempt: Attempt,
+    later: int,
+) -> Plan:
+    """How to take the forward and backward passes of a training, said in the log.
 
     Args:
-        setting: the configured one.
+        tokens: the configured ones.
+        recompute: the configured share.
         cuda: whether the model is on a GPU.
         longest: tokens of the longest row; a configured budget below it is warned about.
-        attempt: passes so many tokens through the model, forward and backward.
+        attempt: takes one pass, to be measured.
         later: bytes that will be taken once training is under way (the optimiser's).
     """
-    if setting != "auto":
-        if setting < longest:
-            logger.warning(
-                "tokens_per_micro_batch is %d, but the longest row has %d tokens: it goes alone, "
-                "and decides how much memory is needed",
-                setting,
-                longest,
-            )
-        return Budget(setting)
-    budget = Budget(_measured(attempt, later=later) if cuda else CPU_TOKENS)
-    logger.info("tokens_per_micro_batch: auto is %d here", budget.tokens)
-    return budget
+    if tokens != "auto" and tokens < longest:
+        logger.warning(
+            "tokens_per_micro_batch is %d, but the longest row has %d tokens: it goes alone, "
+            "and decides how much memory is needed",
+            tokens,
+            longest,
+        )
+    if tokens != "auto" and recompute != "auto":
+        return Plan(tokens, recompute)
+    if cuda:
+        plan = fitting(*_measured(attempt, later=later), tokens, recompute, longest=longest)
+    else:
+        plan = Plan(
+            CPU_TOKENS if tokens == "auto" else tokens, 1.0 if recompute == "auto" else recompute
+        )
+    logger.info(
+        "tokens_per_micro_batch: %s is %d here, recompute: %s is %.2f",
+        tokens,
+        plan.tokens,
+        recompute,
+        plan.recompute,
+    )
+    return plan
 
 
-def fitting(peaks: Sequence[int], free: int) -> int:
-    """Tokens that fit into `free` bytes, by a line through the peaks of the two `PROBES`.
+def fitting(
+    memory: Memory, free: float, tokens: Setting, recompute: Share, *, longest: int
+) -> Plan:
+    """The plan that fits into `free` bytes, the longest row alone included."""
+    if recompute != "auto":
+        found = memory.tokens(free, recompute) if tokens == "auto" else tokens
+        return Plan(min(CUDA_TOKENS, found) if tokens == "auto" else found, recompute)
+    found = min(TRAINING_TOKENS, memory.tokens(free, 1.0)) if tokens == "auto" else tokens
+    return Plan(found, memory.share(free, max(found, longest)))
 
-    At least a quarter of the smaller probe, at most `CUDA_TOKENS`.
-    """
-    per_token = max(1.0, (peaks[1] - peaks[0]) / (PROBES[1] - PROBES[0]))
-    tokens = PROBES[0] + (free - peaks[0]) / per_token
-    return int(max(PROBES[0] // 4, min(CUDA_TOKENS, tokens)))
 
-
-def _measured(attempt: Callable[[int], None], *, later: int) -> int:
+def _measured(attempt: Attempt, *, later: int) -> tuple[Memory, float]:
+    """What a pass takes, and the bytes that may be planned for."""
     import torch
 
+    small, large = PROBES
     peaks = []
-    for tokens in PROBES:
+    attempt(small, 1.0)  # compiles, and takes what is taken once
+    for tokens, share in ((small, 1.0), (large, 1.0), (small, 0.0)):
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         try:
-            attempt(tokens)
+            attempt(tokens, share)
         except torch.OutOfMemoryError:
-            return tokens // 4
+            return Memory(0.0, 4.0, 4.0), 0.0  # the least there is
         peaks.append(torch.cuda.max_memory_allocated() - before)
     torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info()
-    return fitting(peaks, int(SHARE * (free - later)))
+    return Memory.by(*peaks), SHARE * (_free() - later)
+
+
+def _free() -> float:
+    """Bytes this process can still take: of the device, and of what it is allowed of it."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    allowed = torch.cuda.get_per_process_memory_fraction() * total
+    return float(min(free, allowed - torch.cuda.memory_reserved()))

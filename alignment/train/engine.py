@@ -90,15 +90,16 @@ class Packed(Frozen):
     fuse_adapters: bool = Field(
         default=False, description="Add LoRA's product within its matmul, not in passes of its own."
     )
-    compile: bool = Field(
-        default=False, description="Compile each decoder layer (torch.compile): a slower start."
+    compile: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Compile each decoder layer (torch.compile): about a minute at the start. "
+        "auto: on a GPU, in a training of 100 steps or more.",
     )
-    recompute: float = Field(
-        default=1.0,
-        ge=0,
-        le=1,
+    recompute: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        default="auto",
         description="With gradient_checkpointing, share of the layers that recompute their "
-        "activations. Less is faster and takes more memory.",
+        "activations. Less is faster and takes more memory. auto: as little as fits into the "
+        "GPU's memory by measurement, all on a CPU.",
     )
 
     def batch_arguments(self, batch: "Batch") -> dict[str, Any]:

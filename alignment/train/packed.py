@@ -7,6 +7,7 @@ how it is split changes no gradient. Optimiser, schedule, checkpoints and logs a
 Not here: what a row's loss is (`tasks.py`), log-probs (`logprobs.py`).
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import wraps
@@ -14,10 +15,16 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import TrainingError
-from alignment.train.acceleration import compile_layers, fuse_adapters, recompute
+from alignment.train.acceleration import (
+    can_compile,
+    compile_layers,
+    fuse_adapters,
+    recompute,
+    recomputes,
+)
 from alignment.train.attention import use_packed_attention
 from alignment.train.batches import Tree, lay_out
-from alignment.train.budget import Budget, scoring_budget, training_budget
+from alignment.train.budget import Budget, Plan, scoring_budget, training_plan
 from alignment.train.engine import Packed
 from alignment.train.logprobs import predicted_logprobs
 from alignment.train.losses import PairLogProbs
@@ -25,6 +32,11 @@ from alignment.train.tasks import Batch, Objective, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+STEPS_WORTH_COMPILING = 100
+"""Steps of a training from which on a minute of compiling is won back."""
 
 NAMES = "names"
 """Key of a batch under which the ids of its rows travel; no stock collator has it."""
@@ -85,6 +97,8 @@ class Steps:
         self._trainer = trainer
         self._engine = engine
         self._budget: Budget | None = None
+        self._selective = False  # whether layers that recompute could keep their activations
+        self._recompute = 0.0
 
     def train(self, model: Any, inputs: Batch) -> "Tensor":
         """Gradients of one optimiser step on all its rows; returns its loss.
@@ -107,6 +121,7 @@ class Steps:
         self._count(inputs["attention_mask"])
         logged = self._trainer._metrics["train"]
         logged["tokens_per_micro_batch"] = [self._budget.tokens]
+        logged["recompute"] = [self._recompute]
         logged["micro_batches"].append(len(self._budget.groups(sizes)))
         return found[:, 0].sum()
 
@@ -124,7 +139,8 @@ class Steps:
         """The objective of every row, [rows, columns], in as many tries as memory asks for.
 
         A try that runs out of memory leaves nothing behind: its gradients are dropped, and the
-        next, with half the budget, starts from the same random state.
+        next, with every layer recomputing, then with half the budget, starts from the same
+        random state.
 
         Raises:
             TrainingError: a single row does not fit, or one of several processes ran out.
@@ -146,7 +162,9 @@ class Steps:
                         f"memory with {budget.tokens} tokens in a micro-batch; set "
                         f"engine.tokens_per_micro_batch to {budget.tokens // 2}"
                     ) from error
-            budget.halve(sizes)  # outside `except`: there the failed try's tensors are still alive
+            # outside `except`: there the failed try's tensors are still alive
+            if not self._recompute_all(model):
+                budget.halve(sizes)
             model.zero_grad(set_to_none=True)
             _set_random_state(model, state)
 
@@ -190,30 +208,57 @@ class Steps:
         return found
 
     def _begin(self, model: Any, objective: Objective) -> Budget:
-        """Before the first step, when the library has set the model up: speed, then the budget."""
+        """Before the first step, when the library has set the model up: speed, then memory."""
         plain = self._trainer.accelerator.unwrap_model(model)
         if self._engine.fuse_adapters:
             fuse_adapters(plain)
-        if self._engine.compile:
+        if self._compiles(cuda=_on_cuda(model)):
             compile_layers(plain)
-        recompute(plain, self._engine.recompute)
+        self._selective = recomputes(plain)
+        plan = self._plan(plain, objective)
+        if self._selective:
+            self._recompute = plan.recompute
+            recompute(plain, plan.recompute)
+        return Budget(plan.tokens)
+
+    def _compiles(self, *, cuda: bool) -> bool:
+        if self._engine.compile != "auto":
+            return self._engine.compile
+        return cuda and self._trainer.state.max_steps >= STEPS_WORTH_COMPILING and can_compile()
+
+    def _plan(self, plain: Any, objective: Objective) -> Plan:
         learnt = [parameter for parameter in plain.parameters() if parameter.requires_grad]
 
-        def attempt(tokens: int) -> None:
+        def attempt(tokens: int, share: float) -> None:
             state = _random_state(plain)
+            if self._selective:
+                recompute(plain, share)
             try:
                 self._attempt(plain, [self.task.probe(tokens)], objective, [[0]], learn=True)
             finally:
                 plain.zero_grad(set_to_none=True)
                 _set_random_state(plain, state)
 
-        return training_budget(
+        return training_plan(
             self._engine.tokens_per_micro_batch,
-            cuda=_on_cuda(model),
+            self._engine.recompute,
+            cuda=_on_cuda(plain),
             longest=self.task.longest(self._trainer),
             attempt=attempt,
             later=sum(12 * parameter.numel() for parameter in learnt),  # gradient, two moments
         )
+
+    def _recompute_all(self, model: Any) -> bool:
+        """After an out-of-memory: no layer keeps its activations any more. False if none did."""
+        if not self._selective or self._recompute == 1.0:
+            return False
+        logger.warning(
+            "out of memory with %.0f%% of the layers recomputing: the same rows again with all",
+            100 * self._recompute,
+        )
+        self._recompute = 1.0
+        recompute(self._trainer.accelerator.unwrap_model(model), 1.0)
+        return True
 
     def _refuse_non_finite(self, shares: "Tensor", names: Sequence[str]) -> None:
         wrong = [

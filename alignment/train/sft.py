@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase, Trainer
 
+CHOSEN = ("tokens_per_micro_batch", "recompute")
+"""What the packed engine logs of its own choices."""
 MEASURED = ("loss", "accuracies", "margins", "chosen", "rejected")
 """Ends of the evaluation metrics worth a place in the record; the rest are timings and counts."""
 
@@ -56,7 +58,7 @@ class TrainingSummary(Frozen):
         loss: mean training loss over the last tenth of the steps.
         evaluation: the last evaluation's metrics under the trainer's names.
         trainable, parameters: numbers in the adapter, and in model and adapter together.
-        tokens_per_micro_batch: the packed engine's budget at the end; None with engine stock.
+        chosen: what the packed engine went by at the end: tokens_per_micro_batch, recompute.
     """
 
     steps: int
@@ -64,7 +66,7 @@ class TrainingSummary(Frozen):
     evaluation: dict[str, float]
     trainable: int
     parameters: int
-    tokens_per_micro_batch: int | None = None
+    chosen: dict[str, float]
 
 
 def train_sft(
@@ -150,7 +152,7 @@ def fit(trainer: "Trainer", *, workspace: Workspace, progress: Progress) -> Trai
         evaluation={k: v for k, v in evaluation.items() if k.endswith(MEASURED)},
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         parameters=model.num_parameters(),
-        tokens_per_micro_batch=steps[-1].get("tokens_per_micro_batch"),
+        chosen={name: steps[-1][name] for name in CHOSEN if name in steps[-1]},
     )
 
 

@@ -15,7 +15,7 @@ RUN = """
 import sys
 from pathlib import Path
 from alignment.errors import AlignmentError
-from alignment.launch import run_step
+from alignment.launch import Limits, run_step
 from alignment.stages import read_step
 from alignment.store import Store
 
@@ -23,7 +23,8 @@ step = read_step(Path(sys.argv[2]).read_text())
 print("ready", flush=True)
 try:
     stall = float(sys.argv[3]) if sys.argv[3:] else None
-    record = run_step(Store(root=Path(sys.argv[1])), step, stall_minutes=stall)
+    limits = Limits(stall_minutes=stall)
+    record = run_step(Store(root=Path(sys.argv[1])), step, limits=limits)
 except AlignmentError as error:
     print(type(error).__name__, error)
     sys.exit(error.exit_code)

@@ -3,43 +3,84 @@ import logging
 import pytest
 
 from alignment.errors import TrainingError
-from alignment.train.budget import CPU_TOKENS, CUDA_TOKENS, Budget, fitting, training_budget
+from alignment.train.budget import (
+    CPU_TOKENS,
+    CUDA_TOKENS,
+    TRAINING_TOKENS,
+    Budget,
+    Memory,
+    Plan,
+    fitting,
+    training_plan,
+)
 
 GB = 10**9
+MEMORY = Memory(fixed=2 * GB, recomputed=1e6, kept=5e6)
 
 
-def never(tokens):
-    raise AssertionError(f"nothing is measured on a CPU, but {tokens} tokens were tried")
+def never(tokens, share):
+    raise AssertionError(f"nothing is measured on a CPU: {tokens} tokens, {share} recomputed")
 
 
-def test_tokens_that_fit_lie_on_the_line_through_both_probes():
-    """2,048 tokens take 3 GB and 4,096 take 4 GB: 2,048 for each GB more.
+def plan(tokens="auto", recompute="auto", *, longest=100):
+    return training_plan(tokens, recompute, cuda=False, longest=longest, attempt=never, later=0)
 
-    8 GB are 5 GB more than the 3: 2,048 + 5 x 2,048.
+
+def test_memory_is_the_line_through_the_probes():
+    """2,048 tokens take 3 GB and 4,096 take 4 GB, so a token 1 / 2,048 GB above 2 GB.
+
+    Keeping activations, 2,048 take 7 GB: 4 / 2,048 GB more for each.
     """
-    assert fitting([3 * GB, 4 * GB], free=8 * GB) == 6 * 2048
+    found = Memory.by(3 * GB, 4 * GB, 7 * GB)
+    assert found.fixed == pytest.approx(2 * GB)
+    assert (found.recomputed, found.kept) == pytest.approx((GB / 2048, 5 * GB / 2048))
 
 
-def test_no_more_tokens_than_make_it_faster():
-    assert fitting([3 * GB, 4 * GB], free=1000 * GB) == CUDA_TOKENS
+def test_as_many_tokens_as_fit_at_a_given_share():
+    """Half of the layers: 3 MB a token, so 10 GB above the 2 fixed hold 3,333."""
+    assert MEMORY.tokens(12 * GB, 0.5) == 3333
+    assert fitting(MEMORY, 12 * GB, "auto", 0.5, longest=1) == Plan(3333, 0.5)
+    assert fitting(MEMORY, 1000 * GB, "auto", 0.5, longest=1) == Plan(CUDA_TOKENS, 0.5)
 
 
-def test_a_full_device_still_gets_a_small_budget():
-    assert fitting([3 * GB, 4 * GB], free=0) == 512
+def test_as_little_is_recomputed_as_fits():
+    """8,192 tokens keep 41 GB and recomputed 8.2; of 24.6 GB each half of the layers gets its own.
+
+    8,192 x (5 - 4 share) MB = 24.576 GB where share is a half.
+    """
+    free = 2 * GB + 8192 * 3e6
+    assert fitting(MEMORY, free, "auto", "auto", longest=1) == Plan(TRAINING_TOKENS, 0.5)
+    assert fitting(MEMORY, 100 * GB, "auto", "auto", longest=1).recompute == 0
+    assert fitting(MEMORY, 100 * GB, 1000, "auto", longest=1) == Plan(1000, 0)
+
+
+def test_the_longest_row_must_fit_too():
+    """It goes alone through the model whatever the budget: 16,000 tokens of 3 MB in 48 GB."""
+    assert fitting(MEMORY, 50 * GB, "auto", "auto", longest=16_000) == Plan(TRAINING_TOKENS, 0.5)
+
+
+def test_a_full_device_recomputes_everything_and_still_gets_a_small_budget():
+    assert fitting(MEMORY, 0, "auto", "auto", longest=1) == Plan(512, 1)
+
+
+def test_without_checkpointing_there_is_nothing_to_choose():
+    same = Memory(fixed=0, recomputed=1e6, kept=1e6)
+    assert fitting(same, 4 * GB, "auto", "auto", longest=1) == Plan(4000, 1)
 
 
 def test_auto_on_a_cpu_is_a_constant(caplog):
     with caplog.at_level(logging.INFO):
-        budget = training_budget("auto", cuda=False, longest=9999, attempt=never, later=0)
-    assert budget.tokens == CPU_TOKENS
-    assert f"auto is {CPU_TOKENS}" in caplog.text
+        assert plan(longest=9999) == Plan(CPU_TOKENS, 1)
+    assert f"tokens_per_micro_batch: auto is {CPU_TOKENS} here" in caplog.text
+    assert plan(512, "auto") == Plan(512, 1)
+    assert plan("auto", 0.25) == Plan(CPU_TOKENS, 0.25)
 
 
 def test_a_budget_below_the_longest_row_is_warned_about_with_the_numbers(caplog):
-    training_budget(512, cuda=False, longest=900, attempt=never, later=0)
+    assert plan(512, 1, longest=900) == Plan(512, 1)
     assert "tokens_per_micro_batch is 512, but the longest row has 900 tokens" in caplog.text
     caplog.clear()
-    training_budget(900, cuda=False, longest=900, attempt=never, later=0)
+    plan(900, 1, longest=900)
     assert not caplog.text
 
 

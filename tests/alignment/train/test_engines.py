@@ -213,6 +213,28 @@ def test_out_of_memory_halves_the_budget_and_repeats_the_same_step(run, kind, op
         assert torch.equal(weights(found)[name], tensor)
 
 
+def test_out_of_memory_first_makes_every_layer_recompute(run, open_tiny, caplog):
+    """No layer fits with its activations kept: the same steps as with all recomputed at once."""
+    changes = {"max_steps": 2, "lora": DROPPING, "gradient_checkpointing": True}
+    _, expected = run("sft", "all", PACKED.model_copy(update={"recompute": 1.0}), **changes)
+    small = open_tiny()
+
+    def refuse(layer, *_):
+        if layer.training and not layer.gradient_checkpointing:
+            raise torch.OutOfMemoryError("kept activations do not fit")
+
+    for layer in small.model.get_decoder().layers:
+        layer.register_forward_pre_hook(refuse)
+    half = PACKED.model_copy(update={"recompute": 0.5})
+    history, found = run("sft", "half", half, loaded=small, **changes)
+    assert "out of memory with 50% of the layers recomputing: the same rows again with all" in (
+        caplog.text
+    )
+    assert {(row["recompute"], row["tokens_per_micro_batch"]) for row in history} == {(1.0, 150)}
+    for name, tensor in weights(expected).items():
+        assert torch.equal(weights(found)[name], tensor)
+
+
 def test_a_row_that_does_not_fit_alone_ends_the_run(run, open_tiny):
     with pytest.raises(TrainingError, match=r"a single row of up to \d+ tokens"):
         run("sft", "tiny", PACKED, loaded=limit_memory(open_tiny(), tokens=10))
