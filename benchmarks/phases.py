@@ -18,13 +18,18 @@ from alignment.store import Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
 from alignment.train.engine import Engine
 from alignment.train.logprobs import encode
-from alignment.train.settings import Batch
+from alignment.train.settings import Batch, on_this_machine
 from alignment.train.sft import SftConfig, train_sft
 from benchmarks.workload import load
 
-Phase = Literal["sft", "dpo", "scoring"]
+Phase = Literal["sft", "dpo", "reference", "scoring"]
+"""Training; the reference's log-probs of pairs, quantised as in training, against TRL's own pass;
+log-probs as evaluation takes them, of full weights, padded against packed."""
 
 MAX_LENGTH = 4096
+
+PASSES: dict[Phase, int] = {"sft": 2, "dpo": 3, "reference": 1, "scoring": 1}
+"""Forward, backward to the activations (the base is frozen), the reference; nothing twice."""
 
 
 class Setup(Frozen):
@@ -36,6 +41,7 @@ class Setup(Frozen):
         checkpointing: whether activations are recomputed.
         batch: rows of an optimiser step.
         steps, warm_up: optimiser steps counted, and before them.
+        profile: note the GPU's kernels in the counted steps, which costs some time.
     """
 
     model: Path
@@ -45,6 +51,7 @@ class Setup(Frozen):
     batch: Batch
     steps: int
     warm_up: int
+    profile: bool = False
 
 
 class Measured(Frozen):
@@ -58,6 +65,8 @@ class Measured(Frozen):
         peak_gib: of GPU memory in use; None on a CPU.
         limit_share: matmul work that cannot be avoided over what the device can do in that time.
         losses: of all steps, so that engines can be compared; empty in scoring.
+        chosen: what the engine decided by itself.
+        kernels: lines that tell where the GPU's time went, if asked for.
     """
 
     phase: Phase
@@ -68,6 +77,8 @@ class Measured(Frozen):
     peak_gib: float | None
     limit_share: float
     losses: tuple[float, ...]
+    chosen: dict[str, float]
+    kernels: tuple[str, ...]
 
 
 class _Work(NamedTuple):
@@ -75,6 +86,8 @@ class _Work(NamedTuple):
     rows: int
     seconds: float
     losses: tuple[float, ...] = ()
+    chosen: dict[str, float] = {}  # noqa: RUF012 (never written to)
+    kernels: tuple[str, ...] = ()
 
 
 def measure(
@@ -89,10 +102,10 @@ def measure(
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    run = _score if phase == "scoring" else _train
+    run = {"scoring": _score, "reference": _refer}.get(phase, _train)
     work = run(phase, engine, setup, loaded, pairs)
     peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
-    operations = 2 * _passes(phase, setup) * _matmul_weights(loaded.model) * work.tokens
+    operations = 2 * PASSES[phase] * _matmul_weights(loaded.model) * work.tokens
     del loaded
     gc.collect()
     if cuda:
@@ -106,7 +119,18 @@ def measure(
         peak_gib=peak,
         limit_share=operations / work.seconds / limit,
         losses=work.losses,
+        chosen=work.chosen,
+        kernels=work.kernels,
     )
+
+
+def limit_gpu(gib: float | None) -> None:
+    """Let this process take no more of the GPU's memory."""
+    import torch
+
+    if gib is not None and torch.cuda.is_available():
+        _, total = torch.cuda.mem_get_info()
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * 2**30 / total))
 
 
 def matmul_limit(*, bf16: bool) -> float:
@@ -140,21 +164,22 @@ def _train(
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Workspace(folder=Path(scratch) / "work", log=Path(scratch) / "log")
         workspace.out.mkdir(parents=True)
+        progress = Watched(workspace.progress, setup)
         shared: Any = {
             "policy": loaded,
             "held_out": [],
             "seed": 0,
             "workspace": workspace,
-            "progress": Progress(workspace.progress),
+            "progress": progress,
         }
         if phase == "sft":
             chats = [
                 Conversation.of((*p.prompt, *p.chosen), task_type=p.task_type, source=p.source)
                 for p in pairs
             ]
-            train_sft(SftConfig(**settings), conversations=chats, **shared)
+            summary = train_sft(SftConfig(**settings), conversations=chats, **shared)
         else:
-            train_dpo(DpoConfig(**settings), pairs=pairs, **shared)
+            summary = train_dpo(DpoConfig(**settings), pairs=pairs, **shared)
         marks = _lines(workspace.progress)
         history = [row for row in _lines(workspace.out / "history.jsonl") if "loss" in row]
     at = {mark["done"]: mark["time"] for mark in marks if mark["phase"] == "training"}
@@ -164,7 +189,51 @@ def _train(
         rows=setup.steps * setup.batch.effective,
         seconds=at[setup.warm_up + setup.steps] - at[setup.warm_up],
         losses=tuple(row["loss"] for row in history),
+        chosen=summary.chosen,
+        kernels=progress.kernels(),
     )
+
+
+def _refer(
+    phase: Phase, engine: Engine, setup: Setup, loaded: Any, pairs: Sequence[PreferencePair]
+) -> _Work:
+    """The pass of TRL's `precompute_ref_log_probs`, at its default batch, or the engine's own."""
+    if engine.name != "stock":
+        return _score(phase, engine, setup, loaded, pairs)
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    with tempfile.TemporaryDirectory() as scratch:
+        config = DpoConfig(batch=setup.batch, bf16=setup.bf16, max_length=MAX_LENGTH)
+        arguments = on_this_machine(config.trl_arguments(seed=0), Path(scratch), evaluates=False)
+        trainer = DPOTrainer(
+            model=loaded.model,
+            args=DPOConfig(**arguments),
+            train_dataset=Dataset.from_list(
+                [pair.model_dump(include={"prompt", "chosen", "rejected"}) for pair in pairs]
+            ),
+            processing_class=loaded.tokenizer,
+            peft_config=LoraConfig(**config.lora.peft_arguments()),
+        )
+        rows: Any = trainer.train_dataset
+        size = trainer.args.per_device_train_batch_size
+        batches = [
+            trainer.data_collator([rows[at] for at in range(start, min(start + size, len(rows)))])
+            for start in range(0, len(rows), size)
+        ]
+        skipped = setup.batch.effective // size
+        for number, batch in enumerate(batches):
+            if number == skipped:
+                start_time = _now()
+            trainer.compute_ref_log_probs(
+                trainer.model,
+                {name: value.to(trainer.args.device) for name, value in batch.items()},
+            )
+        seconds = _now() - start_time
+    tokens = sum(float(batch["attention_mask"].sum()) for batch in batches[skipped:])
+    return _Work(tokens, len(rows) - setup.batch.effective, seconds)
 
 
 def _score(
@@ -186,11 +255,45 @@ def _score(
     return _Work(sum(row.length for row in counted), len(counted) // 2, seconds)
 
 
-def _passes(phase: Phase, setup: Setup) -> int:
-    """Forward, backward to the activations (the base is frozen), recomputation, reference."""
-    if phase == "scoring":
-        return 1
-    return 2 + setup.checkpointing + (phase == "dpo")
+class Watched(Progress):
+    """Marks the steps of a training, and notes the kernels of the counted ones if asked to."""
+
+    def __init__(self, path: Path, setup: Setup) -> None:
+        super().__init__(path)
+        self._setup = setup
+        self._profile: Any = None
+        self._seconds = 0.0
+
+    def mark(self, phase: str, done: int, total: int, **numbers: float) -> None:
+        """As it is, and begin or end the profile at the marks of the counted steps."""
+        super().mark(phase, done, total, **numbers)
+        if not self._setup.profile or phase != "training":
+            return
+        if done == self._setup.warm_up:
+            self._begin()
+        elif done == self._setup.warm_up + self._setup.steps and self._profile is not None:
+            self._seconds = _now() - self._seconds
+            self._profile.stop()
+
+    def _begin(self) -> None:
+        from torch.profiler import ProfilerActivity, profile
+
+        self._profile = profile(activities=[ProfilerActivity.CUDA])
+        self._profile.start()
+        self._seconds = _now()
+
+    def kernels(self) -> tuple[str, ...]:
+        """The kernels that took longest, with their share of the steps' wall time."""
+        if self._profile is None:
+            return ()
+        rows = sorted(self._profile.key_averages(), key=lambda row: -row.self_device_time_total)
+        whole = 1e6 * self._seconds
+        busy = sum(row.self_device_time_total for row in rows)
+        lines = [
+            f"{row.self_device_time_total / whole:6.1%} {row.count:6} x {row.key[:100]}"
+            for row in rows[:30]
+        ]
+        return (f"{busy / whole:6.1%} of {self._seconds:.2f} s the GPU was busy", *lines)
 
 
 def _matmul_weights(model: Any) -> int:

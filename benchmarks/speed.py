@@ -1,10 +1,11 @@
 """Both engines on the same rows, phase by phase: a table, results.json and speed.png.
 
     python -m benchmarks.speed --model 7b --lengths real --out speed-7b
-    python -m benchmarks.speed --model 7b --phase dpo --engine packed --set compile=true
+    python -m benchmarks.speed --model 7b --phase dpo --engine packed:compile=true,recompute=0
 
 Without `--engine` stock is measured, then packed. On a GPU the defaults are the seed's: NF4,
-bfloat16, checkpointing, 2 x 8 rows a step; on a CPU fp32 without any of them.
+bfloat16, checkpointing, 2 x 8 rows a step; on a CPU fp32 without any of them. `--profile` also
+tells, for training, which GPU kernels the counted steps spent their time in.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from alignment.data.sieve import read_rows
 from alignment.records import PreferencePair
 from alignment.train.engine import Engine
 from alignment.train.settings import Batch
-from benchmarks.phases import Measured, Phase, Setup, matmul_limit, measure
+from benchmarks.phases import Measured, Phase, Setup, limit_gpu, matmul_limit, measure
 from benchmarks.workload import DISTRIBUTIONS, SHAPES, pairs_of, write_model
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Measured]:
     """Measure what the arguments say, print it and write it to `--out`."""
     asked = _parser().parse_args(arguments)
     setup = _setup(asked)
+    limit_gpu(asked.gpu_memory_gib)
     limit = matmul_limit(bf16=setup.bf16)
     print(f"matmul limit here: {limit / 1e12:.2f} TFLOP/s")
     found: list[Measured] = []
@@ -42,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Measured]:
         pairs = _pairs(asked, setup)
         for engine in _engines(asked):
             found.append(measure(phase, engine, setup, pairs, limit=limit))
-            print(_row(found[-1]), flush=True)
+            print(_row(found[-1]), *found[-1].kernels, sep="\n    ", flush=True)
+            _write(asked.out, asked, found, limit)
     _write(asked.out, asked, found, limit)
     return found
 
@@ -78,14 +81,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lengths", default="real", choices=DISTRIBUTIONS)
     parser.add_argument("--data", type=Path, help="pairs as prepared by sft-dpo (JSON Lines)")
     parser.add_argument("--phase", action="append", choices=get_args(Phase))
-    parser.add_argument("--engine", action="append", help="stock, packed; both by default")
-    parser.add_argument("--set", action="append", default=[], help="field=value of packed")
+    parser.add_argument("--engine", action="append", help="stock, packed[:field=value,...]")
     parser.add_argument("--steps", type=int, default=8, help="counted steps")
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--batch", default="2x8", help="rows a pass x passes a step")
     parser.add_argument("--fp32", action="store_true", help="also on a GPU, and no NF4")
     parser.add_argument("--bf16", action="store_true", help="also on a CPU")
     parser.add_argument("--no-checkpointing", action="store_true")
+    parser.add_argument("--gpu-memory-gib", type=float, help="what the process may take")
+    parser.add_argument(
+        "--profile", action="store_true", help="a GPU's kernels in the counted steps"
+    )
     parser.add_argument("--scratch", type=Path, default=Path("runs/benchmark-models"))
     parser.add_argument("--out", type=Path, default=Path("runs/speed"))
     return parser
@@ -106,6 +112,7 @@ def _setup(asked: argparse.Namespace) -> Setup:
         batch=Batch(per_device=per_device, accumulation=accumulation),
         steps=asked.steps,
         warm_up=asked.warm_up,
+        profile=asked.profile and cuda,
     )
 
 
@@ -119,10 +126,12 @@ def _pairs(asked: argparse.Namespace, setup: Setup) -> list[PreferencePair]:
 
 def _engines(asked: argparse.Namespace) -> list[Engine]:
     adapter: TypeAdapter[Engine] = TypeAdapter(Engine)
-    options = dict(pair.split("=", 1) for pair in asked.set)
+    named = [text.partition(":") for text in asked.engine or ("stock", "packed")]
     return [
-        adapter.validate_python({"name": name, **(options if name == "packed" else {})})
-        for name in asked.engine or ("stock", "packed")
+        adapter.validate_python(
+            {"name": name, **dict(pair.split("=", 1) for pair in fields.split(",") if pair)}
+        )
+        for name, _, fields in named
     ]
 
 
@@ -133,11 +142,17 @@ def _name(row: Measured) -> str:
     return " ".join([row.engine["name"], *changed])
 
 
+def _chosen(row: Measured) -> str:
+    """What the engine decided by itself."""
+    return ", ".join(f"{name} {value:g}" for name, value in row.chosen.items())
+
+
 def _row(row: Measured) -> str:
     peak = "-" if row.peak_gib is None else f"{row.peak_gib:.1f} GiB"
     return (
         f"{row.phase:8} {_name(row):40} {row.tokens_per_second:10,.0f} tokens/s "
-        f"{row.rows_per_second:8.2f} rows/s {peak:>10} {row.limit_share:7.1%} of the limit"
+        f"{row.rows_per_second:8.2f} rows/s {peak:>10} {row.limit_share:7.1%} of the limit  "
+        f"{_chosen(row)}"
     )
 
 

@@ -31,7 +31,9 @@ def results(tmp_path_factory):
 def test_both_engines_are_measured_on_the_same_rows_in_every_phase(results):
     found, _ = results
     assert [(row.phase, row.engine["name"]) for row in found] == [
-        (phase, engine) for phase in ("sft", "dpo", "scoring") for engine in ("stock", "packed")
+        (phase, engine)
+        for phase in ("sft", "dpo", "reference", "scoring")
+        for engine in ("stock", "packed")
     ]
     for stock, packed in zip(found[::2], found[1::2], strict=True):
         assert stock.tokens_per_second * stock.seconds == pytest.approx(

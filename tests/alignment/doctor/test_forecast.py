@@ -245,13 +245,14 @@ def _measured_on_h200(kind, engine, rows):
     settings = {
         "batch": Batch(per_device=2, accumulation=8),
         "epochs": 1,
-        "engine": Packed(tokens_per_micro_batch=16384) if engine == "packed" else Stock(),
+        "engine": Packed() if engine == "packed" else Stock(),
     }
     if kind == "sft":
         chats = [(prompt + chosen,) for prompt, chosen, _ in rows]
-        return Training("sft", SftConfig(**settings), len(rows), chats)
+        return Training("sft", SftConfig(**settings), len(rows), chats, budget=16384)
     if engine == "packed":
-        return Training("dpo-1", DpoConfig(**settings), len(rows), [(sum(row),) for row in rows])
+        whole = [(sum(row),) for row in rows]
+        return Training("dpo-1", DpoConfig(**settings), len(rows), whole, budget=16384)
     pairs = [(prompt + chosen, prompt + rejected) for prompt, chosen, rejected in rows]
     return Training("dpo-1", DpoConfig(**settings), len(rows), pairs)
 
