@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ui check slow faults machines golden schema clean
+.PHONY: help demo test test-ui check slow gpu faults machines golden schema clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ check: $(STAMP)  ## format, lint, types, direction of imports
 
 slow: $(STAMP)  ## the long tests: servers, crashes, whole runs
 	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+gpu: $(STAMP)  ## bfloat16 on a CUDA device against fp32; skipped without one
+	$(BIN)/python -m pytest -q -s -m gpu tests/gpu
 
 faults: $(STAMP)  ## kills, full disks, torn files and simulated lives; a table of what was lost
 	$(BIN)/python -m tests.faults
