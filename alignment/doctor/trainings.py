@@ -38,7 +38,7 @@ class Training:
     config: SftConfig | DpoConfig
     rows: int
     sample: Sequence[tuple[int, ...]]
-    budget: int = TRAINING_TOKENS
+    budget: int = max(TRAINING_TOKENS)
     frozen: int = 0
 
     @property
@@ -194,4 +194,4 @@ def _budget(engine: Engine, *, gpu: bool) -> int:
     """The packed engine's tokens at once; auto on a GPU takes at most so many, fewer to fit."""
     if isinstance(engine, Packed) and engine.tokens_per_micro_batch != "auto":
         return engine.tokens_per_micro_batch
-    return TRAINING_TOKENS if gpu else CPU_TOKENS
+    return max(TRAINING_TOKENS) if gpu else CPU_TOKENS

@@ -27,6 +27,13 @@ def fuse_adapters(model: Any) -> None:
             layer.forward = partial(_fused_forward, layer, layer.forward)
 
 
+SAVED = 0.5
+"""Of what a compiled layer would keep for its backward pass; the rest is computed again from it.
+
+Half is reached without a matmul of the base: what dropout left of the inputs of seven adapters,
+their masks, and the product of the MLP's two halves are element-wise.
+"""
+
 VARIANTS = 32
 """Times a layer may be compiled anew: with and without gradients, adapter, dropout, recomputing."""
 
@@ -43,8 +50,10 @@ def compile_layers(model: Any) -> None:
     shapes would be compiled anew.
     """
     import torch
+    import torch._functorch.config
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+    torch._functorch.config.activation_memory_budget = SAVED
     for layer in model.get_base_model().get_decoder().layers:
         plain = layer.forward
         layer.forward = partial(_when_packed, torch.compile(plain, dynamic=True), plain)

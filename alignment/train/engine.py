@@ -84,8 +84,9 @@ class Packed(Frozen):
     name: Literal["packed"] = "packed"
     tokens_per_micro_batch: Literal["auto"] | PositiveInt = Field(
         default="auto",
-        description="Tokens that go through the model at once; a longer row goes alone. auto: "
-        "what fits into the GPU's memory by measurement, a fixed number on a CPU.",
+        description="Tokens that go through the model at once; a longer row goes alone, all of its "
+        "layers recomputing. auto: what fits into the GPU's memory by measurement, a fixed number "
+        "on a CPU.",
     )
     fuse_adapters: bool = Field(
         default=False, description="Add LoRA's product within its matmul, not in passes of its own."

@@ -163,7 +163,7 @@ class Steps:
                         f"engine.tokens_per_micro_batch to {budget.tokens // 2}"
                     ) from error
             # outside `except`: there the failed try's tensors are still alive
-            if not self._recompute_all(model):
+            if not self._recompute_all():
                 budget.halve(sizes)
             model.zero_grad(set_to_none=True)
             _set_random_state(model, state)
@@ -181,9 +181,12 @@ class Steps:
 
         accelerator, parts = self._trainer.accelerator, []
         device = next(model.parameters()).device
-        for number, group in enumerate(groups, start=1):
-            micro = lay_out([trees[row] for row in group]).to(device)
-            last = number == len(groups)
+        # all at once: a copy to the device waits for what it was given before
+        micros = [lay_out([trees[row] for row in group]).to(device) for group in groups]
+        for number, micro in enumerate(micros, start=1):
+            last = number == len(micros)
+            if learn:
+                self._recompute_for(model, len(micro.ids))
             with nullcontext() if last or not learn else accelerator.no_sync(model):
                 with torch.set_grad_enabled(learn), self._trainer.compute_loss_context_manager():
                     rows = objective(model, micro)
@@ -218,7 +221,6 @@ class Steps:
         plan = self._plan(plain, objective)
         if self._selective:
             self._recompute = plan.recompute
-            recompute(plain, plan.recompute)
         return Budget(plan.tokens)
 
     def _compiles(self, *, cuda: bool) -> bool:
@@ -248,7 +250,7 @@ class Steps:
             later=sum(12 * parameter.numel() for parameter in learnt),  # gradient, two moments
         )
 
-    def _recompute_all(self, model: Any) -> bool:
+    def _recompute_all(self) -> bool:
         """After an out-of-memory: no layer keeps its activations any more. False if none did."""
         if not self._selective or self._recompute == 1.0:
             return False
@@ -257,8 +259,13 @@ class Steps:
             100 * self._recompute,
         )
         self._recompute = 1.0
-        recompute(self._trainer.accelerator.unwrap_model(model), 1.0)
         return True
+
+    def _recompute_for(self, model: Any, tokens: int) -> None:
+        """A row beyond the budget goes alone, and every layer recomputes for it."""
+        if self._budget is not None and self._selective:
+            share = 1.0 if tokens > self._budget.tokens else self._recompute
+            recompute(self._trainer.accelerator.unwrap_model(model), share)
 
     def _refuse_non_finite(self, shares: "Tensor", names: Sequence[str]) -> None:
         wrong = [

@@ -6,7 +6,6 @@ from alignment.errors import TrainingError
 from alignment.train.budget import (
     CPU_TOKENS,
     CUDA_TOKENS,
-    TRAINING_TOKENS,
     Budget,
     Memory,
     Plan,
@@ -39,33 +38,30 @@ def test_memory_is_the_line_through_the_probes():
 def test_as_many_tokens_as_fit_at_a_given_share():
     """Half of the layers: 3 MB a token, so 10 GB above the 2 fixed hold 3,333."""
     assert MEMORY.tokens(12 * GB, 0.5) == 3333
-    assert fitting(MEMORY, 12 * GB, "auto", 0.5, longest=1) == Plan(3333, 0.5)
-    assert fitting(MEMORY, 1000 * GB, "auto", 0.5, longest=1) == Plan(CUDA_TOKENS, 0.5)
+    assert fitting(MEMORY, 12 * GB, "auto", 0.5) == Plan(3333, 0.5)
+    assert fitting(MEMORY, 1000 * GB, "auto", 0.5) == Plan(CUDA_TOKENS, 0.5)
 
 
-def test_as_little_is_recomputed_as_fits():
-    """8,192 tokens keep 41 GB and recomputed 8.2; of 24.6 GB each half of the layers gets its own.
-
-    8,192 x (5 - 4 share) MB = 24.576 GB where share is a half.
-    """
-    free = 2 * GB + 8192 * 3e6
-    assert fitting(MEMORY, free, "auto", "auto", longest=1) == Plan(TRAINING_TOKENS, 0.5)
-    assert fitting(MEMORY, 100 * GB, "auto", "auto", longest=1).recompute == 0
-    assert fitting(MEMORY, 100 * GB, 1000, "auto", longest=1) == Plan(1000, 0)
+def test_as_many_tokens_as_fit_without_recomputing():
+    """6,000 tokens kept take 30 GB and the 2 fixed."""
+    assert fitting(MEMORY, 32 * GB, "auto", "auto") == Plan(6000, 0)
+    assert fitting(MEMORY, 100 * GB, "auto", "auto") == Plan(8192, 0)
+    assert fitting(MEMORY, 100 * GB, 1000, "auto") == Plan(1000, 0)
 
 
-def test_the_longest_row_must_fit_too():
-    """It goes alone through the model whatever the budget: 16,000 tokens of 3 MB in 48 GB."""
-    assert fitting(MEMORY, 50 * GB, "auto", "auto", longest=16_000) == Plan(TRAINING_TOKENS, 0.5)
+def test_below_4096_tokens_layers_recompute_before_micro_batches_shrink():
+    """4,096 x (5 - 4 share) MB = 12.288 GB where share is a half."""
+    free = 2 * GB + 4096 * 3e6
+    assert fitting(MEMORY, free, "auto", "auto") == Plan(4096, 0.5)
 
 
 def test_a_full_device_recomputes_everything_and_still_gets_a_small_budget():
-    assert fitting(MEMORY, 0, "auto", "auto", longest=1) == Plan(512, 1)
+    assert fitting(MEMORY, 0, "auto", "auto") == Plan(512, 1)
 
 
 def test_without_checkpointing_there_is_nothing_to_choose():
     same = Memory(fixed=0, recomputed=1e6, kept=1e6)
-    assert fitting(same, 4 * GB, "auto", "auto", longest=1) == Plan(4000, 1)
+    assert fitting(same, 4 * GB, "auto", "auto") == Plan(4000, 1)
 
 
 def test_auto_on_a_cpu_is_a_constant(caplog):
