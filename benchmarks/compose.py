@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
@@ -32,7 +33,7 @@ from alignment.records import AdapterRef, Frozen, ModelRef, PreferencePair, Quan
 from alignment.stages import HandOver, Step, TrainDpo, TrainSft
 from alignment.stages.step import data_of, model_of, rows_of
 from alignment.store import Store
-from benchmarks.workload import write_model
+from benchmarks.workload import SHAPES, write_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,9 +107,9 @@ class Watched(Progress):
         return time.monotonic() > self._until
 
     def mark(self, phase: str, done: int, total: int, **numbers: float) -> None:
-        """Write the mark down, and say one every ten seconds."""
+        """Write the mark down, and say one every half minute."""
         super().mark(phase, done, total, **numbers)
-        if time.monotonic() - self._said > 10:
+        if time.monotonic() - self._said > 30:
             self._said = time.monotonic()
             _say(f"{self._name}: {phase} {done}/{total}", **numbers)
 
@@ -122,8 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Stage]:
     asked = _parser().parse_args(arguments)
     asked.out.mkdir(parents=True, exist_ok=True)
     asked.until = time.monotonic() + 60 * asked.minutes
-    if asked.model == "7b":
-        asked.model = str(_random_model(asked.out / "random-7b", asked.tokenizer))
+    if asked.model in SHAPES:
+        asked.model = str(_random_model(asked.model, asked.out, asked.tokenizer))
     try:
         for seed in asked.seeds:
             for arm in asked.arms:
@@ -198,7 +199,7 @@ def settings(asked: argparse.Namespace, arm: str, seed: int) -> PipelineConfig:
         "max_steps": asked.steps,
     }
     common = {name: value for name, value in common.items() if value is not None}
-    share = {"held_out_share": 0.1, "min_rows": 0, "limit": asked.rows}
+    share = {"held_out_share": 0.1, "limit": asked.rows}
     dtype = "bfloat16" if asked.bf16 else "float32"
     return PipelineConfig.model_validate(
         {
@@ -366,6 +367,8 @@ def _scores(
     name = f"{ref.ref_hash[:24]}-{dtype}-{quantised}-{woven.rounds[-1].pairs.key[-8:]}.json"
     kept = asked.out / "scores" / name
     if not kept.exists():
+        if time.monotonic() > asked.until:
+            raise Interrupted("time is over before the stage was scored")
         _forget()
         loaded = open_model(ref, store, dtype=dtype, quantised=quantised)
         rows = [
@@ -459,8 +462,9 @@ def _collect(asked: argparse.Namespace) -> list[Stage]:
         "stages": [stage.model_dump() for stage in found],
     }
     _put(asked.out / "results.json", json.dumps(results, indent=2))
-    if not asked.costs and any(stage.arm == "stack" for stage in found):
-        figure(found).savefig(asked.out / "compose.png", dpi=150)
+    views = [stage for stage in found if stage.views]
+    if any(stage.arm == "stack" for stage in views) and find_spec("matplotlib"):
+        figure(views).savefig(asked.out / "compose.png", dpi=150)
     return found
 
 
@@ -483,14 +487,14 @@ def _sources(files: Sequence[Path], part: str) -> list[dict[str, Any]]:
     return [{"name": "file", "path": str(file)} for file in files]
 
 
-def _random_model(folder: Path, tokenizer: Path | None) -> Path:
-    """The 7B shape with random weights: it costs what a trained one costs.
+def _random_model(shape: str, out: Path, tokenizer: Path | None) -> Path:
+    """A shape with random weights: it costs what a trained one costs.
 
     A real tokenizer gives real text its real lengths; without one a word is a token.
     """
     from transformers import AutoTokenizer
 
-    write_model("7b", folder)
+    folder = write_model(shape, out / f"random-{shape}")
     if tokenizer is not None:
         AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
     return folder
@@ -507,8 +511,10 @@ def _field(text: str) -> tuple[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compose", description=__doc__)
-    parser.add_argument("--model", required=True, help="model folder, or 7b for random weights")
-    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer, with 7b")
+    parser.add_argument(
+        "--model", required=True, help="model folder, or a shape, as 7b, for random weights"
+    )
+    parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer for the shape")
     parser.add_argument("--sft", type=Path, action="append", default=[], help="conversations")
     parser.add_argument("--round", type=Path, action="append", dest="rounds", help="pairs, a file")
     parser.add_argument("--arms", nargs="+", default=["merge bf16", "stack"], choices=ARMS)
