@@ -6,6 +6,7 @@ changes it, by a cast or by another order of summation, the distance is measured
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from alignment.evaluate.probe import Probe
     from alignment.models.merge import Deltas
 
-Form = Literal["merged", "adapter"]
+Form = Literal["merged", "adapter", "gguf"]
 TRAINED = ("sft", "dpo", "adapter")
 """Stages whose artifact is an adapter."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -32,7 +33,7 @@ class Exported(Frozen):
     """What was written; `export.json` in the folder.
 
     Attributes:
-        form: full weights, or an adapter for the base model.
+        form: full weights, an adapter for the base model, or one file for llama.cpp.
         dtype: of the tensors written.
         kept_share: of the training's change, where weights were merged for the export.
         rank: of the adapter.
@@ -78,6 +79,7 @@ def export(
         to: folder to write.
         form: "merged" is one folder of full weights: those of a merge as they are, those of a
             stack merged once. "adapter" is all adapters since the original base as one.
+            "gguf" is one file for llama.cpp, of the fp32 merge.
         dtype: of merged weights; bfloat16 by default, float32 where that would keep less than
             95 % of the training's change.
 
@@ -147,6 +149,8 @@ def _write(
             form="merged", dtype=ref.base.dtype, from_trained=made.probe if made else None
         )
     deltas = plan_merge(ref)
+    if form == "gguf":
+        return _gguf(store, ref, deltas, folder, dtype)
     if not deltas.adapters:
         raise UsageError(f"{record.name!r} has no adapter: export it without --form and --dtype.")
     written = (_merge if form == "merged" else _concatenate)(store, deltas, folder, dtype)
@@ -186,6 +190,33 @@ def _concatenate(store: Store, deltas: "Deltas", folder: Path, dtype: str | None
     return Exported(form="adapter", dtype="float32", rank=rank)
 
 
+def _gguf(
+    store: Store, ref: ModelRef, deltas: "Deltas", folder: Path, dtype: str | None
+) -> Exported:
+    from alignment.models.gguf import FILE, check_gguf, write_gguf
+    from alignment.models.load import base_folder
+    from alignment.models.merge import write_merge
+
+    if dtype not in (None, "float32"):
+        raise UsageError(
+            "a GGUF is exported in float32; leave --dtype out, and make smaller ones of it with "
+            "llama.cpp's llama-quantize."
+        )
+    check_gguf(base_folder(deltas.origin, store))
+    if not ref.adapters and (not deltas.adapters or ref.base.dtype == "float32"):
+        write_gguf(base_folder(ref.base, store), folder / FILE)
+        written = Exported(form="gguf", dtype="float32")
+    else:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            merged = Path(scratch) / "merged"
+            _, kept = write_merge(
+                deltas, store=store, dtype="float32", folder=merged, progress=Progress()
+            )
+            write_gguf(merged, folder / FILE)
+        written = Exported(form="gguf", dtype="float32", kept_share=kept)
+    return _measured(written, store, ref, deltas, folder) if deltas.adapters else written
+
+
 def _measured(
     written: Exported, store: Store, ref: ModelRef, deltas: "Deltas", folder: Path
 ) -> Exported:
@@ -209,8 +240,11 @@ def _measured(
 def _as_others_load_it(written: Exported, store: Store, deltas: "Deltas", folder: Path) -> Any:
     from peft import PeftModel
 
+    from alignment.models.gguf import load_gguf
     from alignment.models.load import base_folder, load_base
 
+    if written.form == "gguf":
+        return load_gguf(folder)
     if written.form == "merged":
         return load_base(folder, dtype="float32")
     base = load_base(base_folder(deltas.origin, store), dtype="float32")

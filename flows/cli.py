@@ -273,8 +273,10 @@ def export(
     to: Annotated[Path, typer.Option("--to", help="Folder to write; must not exist yet.")],
     store: StoreFolder = Path("runs"),
     form: Annotated[
-        Literal["merged", "adapter"],
-        typer.Option(help="Full weights, or all adapters since the base model as one."),
+        Literal["merged", "adapter", "gguf"],
+        typer.Option(
+            help="Full weights; all adapters since the base model as one; a file for llama.cpp."
+        ),
     ] = "merged",
     dtype: Annotated[
         Literal["bfloat16", "float32"] | None,

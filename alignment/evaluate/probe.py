@@ -142,12 +142,12 @@ def distance(trained: Probe, model: "PreTrainedModel") -> dict[str, float]:
         `mean_abs_logprob`: mean |difference| of a reply token's log-prob, nats;
         `kl`: mean KL(trained || model) per reply token, nats, over the probe's choices and the
             rest as one, which is at most the whole KL;
-        `top1`: share of reply positions where both put the same token first.
+        `top1`: share of reply positions where the token that was first is first.
     """
     found = _distributions(model, trained.rows)
     gap = (trained.gold - found.gather(1, _targets(trained.rows))[:, 0]).abs()
     kl = _kl(trained.scores.double(), found.gather(1, trained.choices).double())
-    same = trained.choices[:, 0] == found.topk(1).indices[:, 0]
+    same = found.gather(1, trained.choices[:, :1])[:, 0] == found.amax(1)  # a tie has two firsts
     return {
         "mean_abs_logprob": float(gap.mean()),
         "kl": float(kl.mean()),

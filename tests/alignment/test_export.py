@@ -144,6 +144,38 @@ def test_an_adapter_of_a_whole_stack_loads_in_plain_peft(written, judged, open_t
     assert "tokenizer.json" in {path.name for path in folder.iterdir()}
 
 
+def test_a_gguf_of_a_stack_is_its_fp32_merge_in_one_file(written, judged):
+    """Loaded by transformers' own reader; the distance that is stated is that of the file."""
+    from alignment.models.gguf import FILE, load_gguf
+
+    said, folder = written(form="gguf")
+    torch.testing.assert_close(logits(load_gguf(folder)), logits(judged), rtol=0, atol=1e-5)
+    assert (said.form, said.dtype) == ("gguf", "float32")
+    assert said.kept_share == pytest.approx(1, abs=1e-4)
+    assert said.from_measured["mean_abs_logprob"] < 1e-5
+    assert said.from_trained["mean_abs_logprob"] < 1e-5
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["export.json", "lineage.json", FILE]
+
+
+@pytest.mark.parametrize("name", ["merge-dpo-1", "base"])
+def test_a_gguf_of_full_weights_is_a_copy(finished, tmp_path, name):
+    from alignment.models.gguf import load_gguf
+
+    record = finished.records[name]
+    said = export(finished.store, record, tmp_path / "out", form="gguf")
+    ref = ModelRef.model_validate(record.output)
+    stored = open_model(ref, finished.store, dtype="float32").model
+    assert torch.equal(logits(load_gguf(tmp_path / "out")), logits(stored))
+    measured = said.from_measured
+    assert measured == ({"mean_abs_logprob": 0, "kl": 0, "top1": 1} if name != "base" else None)
+
+
+def test_a_gguf_has_one_precision(written):
+    with pytest.raises(UsageError, match=r"a GGUF is exported in float32.*llama-quantize"):
+        written(form="gguf", dtype="bfloat16")
+
+
 def test_bfloat16_is_written_where_it_keeps_the_training_and_float32_where_not(
     written, monkeypatch
 ):

@@ -71,6 +71,7 @@ def stage(arm, name, trained, start):
         hand_over={},
         seconds=1,
         step_seconds=1,
+        training_seconds=1,
         written=0,
         peak_gib=None,
     )

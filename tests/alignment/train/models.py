@@ -8,7 +8,7 @@ def random_model(family, **changes):
 
     sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4} if family == "gpt2" else _SIZES
     options = {"sliding_window": None} if family == "mistral" else {}
-    config = AutoConfig.for_model(family, vocab_size=512, **sizes, **options | changes)
+    config = AutoConfig.for_model(family, **{"vocab_size": 512, **sizes, **options, **changes})
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
 

@@ -1,0 +1,270 @@
+"""A folder of weights becomes one GGUF file, as llama.cpp reads it: in fp32, nothing rounded.
+
+Written are Llama and Qwen2, whose tensors only need other names (and, in Llama, another order of
+the rows that are rotated), with byte-level BPE tokenizers. Everything else is refused with the
+reason: a file that loads and computes something else would be worse than none.
+Not here: fewer bits. `llama-quantize` makes them of this file.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignment.durable import effect
+from alignment.errors import ModelError
+from alignment.models.load import load_tokenizer
+from alignment.models.sources import weight_files
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FILE = "model.gguf"
+"""Name of the file in an exported folder."""
+FAMILIES = ("llama", "qwen2")
+OTHERWISE = "Export it with --form merged; llama.cpp's convert_hf_to_gguf.py knows more of them."
+QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+WORDS = {QWEN2_WORDS: "qwen2", QWEN2_WORDS.replace(r"|\p{N}|", r"|\p{N}{1,3}|"): "llama-bpe"}
+"""Regular expressions that cut text into words, by llama.cpp's names for them."""
+
+
+def check_gguf(folder: Path) -> None:
+    """Refuse a model that could not be written, before anything is merged for it.
+
+    Raises:
+        ModelError: a family or a form of attention that is not written.
+    """
+    from transformers import AutoConfig
+
+    _check(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+
+
+def load_gguf(folder: Path) -> "PreTrainedModel":
+    """The model of a folder's GGUF file as transformers reads it, in float32, on the CPU."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=FILE, dtype=torch.float32
+    )
+    model.eval()
+    return model
+
+
+def write_gguf(folder: Path, file: Path) -> None:
+    """Write the model and tokenizer of a folder as one GGUF file in float32.
+
+    One tensor at a time is in memory.
+
+    Raises:
+        ModelError: a family, a form of attention or a tokenizer that is not written.
+    """
+    from gguf import GGUFWriter
+    from transformers import AutoConfig
+
+    check_gguf(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    writer = GGUFWriter(file, config.model_type)
+    _add_shape(writer, config)
+    _add_vocabulary(writer, load_tokenizer(folder), folder, size=config.vocab_size)
+    tensors = dict(_tensors(folder, config))
+    for name, (shape, _) in tensors.items():
+        writer.add_tensor_info(name, shape, *_float32(shape))
+    with effect("gguf.write"):
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for _, read in tensors.values():
+            writer.write_tensor_data(read().contiguous().float().numpy())
+        writer.close()
+
+
+# --- the network ---------------------------------------------------------------------------------
+
+
+def _check(config: Any) -> None:
+    rope = config.rope_parameters
+    refused = {
+        f"{config.model_type} models are not written": config.model_type not in FAMILIES,
+        f"rope of type {rope.get('rope_type')!r}": rope.get("rope_type", "default") != "default",
+        "a sliding window": getattr(config, "use_sliding_window", False),
+        f"an activation {config.hidden_act!r}": config.hidden_act != "silu",
+        "heads that are not a share of the hidden size": _head_size(config)
+        * config.num_attention_heads
+        != config.hidden_size,
+    }
+    reasons = [reason for reason, applies in refused.items() if applies]
+    if reasons:
+        raise ModelError(f"no GGUF of this model: {reasons[0]}. {OTHERWISE}")
+
+
+def _head_size(config: Any) -> int:
+    return int(
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+
+
+def _add_shape(writer: "GGUFWriter", config: Any) -> None:
+    from gguf import LlamaFileType
+
+    writer.add_file_type(LlamaFileType.ALL_F32)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(_head_size(config))
+    writer.add_vocab_size(config.vocab_size)
+
+
+def _tensors(
+    folder: Path, config: Any
+) -> "Iterator[tuple[str, tuple[Sequence[int], Callable[[], Tensor]]]]":
+    """Every tensor's name in GGUF, its shape, and how to read it."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+    from safetensors import safe_open
+
+    (family,) = (key for key, name in MODEL_ARCH_NAMES.items() if name == config.model_type)
+    names = get_tensor_name_map(family, config.num_hidden_layers)
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as opened:
+            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        for name, shape in shapes.items():
+            if name == "lm_head.weight" and config.tie_word_embeddings:
+                continue
+            renamed = names.get_name(name, try_suffixes=(".weight", ".bias"))
+            if renamed is None:
+                raise ModelError(f"no GGUF of this model: {name!r} has no place in it. {OTHERWISE}")
+            yield renamed, (shape, partial(_read, file, name, _heads(name, config)))
+
+
+def _heads(name: str, config: Any) -> int | None:
+    """Heads whose rows stand in another order in GGUF, or None."""
+    if config.model_type != "llama":
+        return None
+    heads = {
+        "q_proj": config.num_attention_heads,
+        "k_proj": config.num_key_value_heads,
+    }
+    return heads.get(name.split(".")[-2])
+
+
+def _read(file: Path, name: str, heads: int | None) -> "Tensor":
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        tensor: Tensor = opened.get_tensor(name)
+    if heads is None:
+        return tensor
+    # transformers rotates a head's first half against its second, llama.cpp neighbours
+    halves = tensor.view(heads, 2, -1, *tensor.shape[1:])
+    return halves.transpose(1, 2).reshape(tensor.shape)
+
+
+def _float32(shape: Sequence[int]) -> tuple[Any, int]:
+    import math
+
+    import numpy as np
+
+    return np.dtype(np.float32), 4 * math.prod(shape)
+
+
+# --- the tokenizer -------------------------------------------------------------------------------
+
+
+def _add_vocabulary(
+    writer: "GGUFWriter", tokenizer: "PreTrainedTokenizerBase", folder: Path, *, size: int
+) -> None:
+    file = folder / "tokenizer.json"
+    described = (
+        json.loads(file.read_text(encoding="utf-8"))
+        if file.exists()
+        else {"model": {}, "pre_tokenizer": None}
+    )
+    pre = pre_tokenizer(described)
+    tokens, types = _tokens(tokenizer, described, size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    merges = described["model"]["merges"]
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
+    _add_special(writer, tokenizer)
+    writer.add_chat_template(tokenizer.get_chat_template())
+
+
+def _add_special(writer: "GGUFWriter", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Which tokens open, end and fill a text, and that none is added where this one adds none."""
+    ids = (
+        (tokenizer.bos_token_id, writer.add_bos_token_id),
+        (tokenizer.eos_token_id, writer.add_eos_token_id),
+        (tokenizer.pad_token_id, writer.add_pad_token_id),
+        (tokenizer.unk_token_id, writer.add_unk_token_id),
+    )
+    for found, add in ids:
+        if found is not None:
+            add(found)
+    first = tokenizer("a")["input_ids"][0]
+    writer.add_add_bos_token(first == tokenizer.bos_token_id)
+    writer.add_add_space_prefix(False)  # noqa: FBT003 (the library's)
+
+
+def _tokens(
+    tokenizer: "PreTrainedTokenizerBase", described: dict[str, Any], size: int
+) -> tuple[list[str], list[int]]:
+    """Text and type of every row of the embedding; rows that no token names are unused."""
+    from gguf import TokenType
+
+    texts = {number: text for text, number in tokenizer.get_vocab().items()}
+    special = {token["id"]: token["special"] for token in described["added_tokens"]}
+    types = {
+        number: TokenType.CONTROL if is_special else TokenType.USER_DEFINED
+        for number, is_special in special.items()
+    }
+    rows = range(size)
+    return (
+        [texts.get(row, f"[PAD{row}]") for row in rows],
+        [
+            int(types.get(row, TokenType.NORMAL if row in texts else TokenType.UNUSED))
+            for row in rows
+        ],
+    )
+
+
+def pre_tokenizer(described: dict[str, Any]) -> str:
+    """What llama.cpp calls a tokenizer's way of cutting text into words before merging.
+
+    Args:
+        described: content of its tokenizer.json.
+
+    Raises:
+        ModelError: it is no byte-level BPE, or llama.cpp has no name for the way.
+    """
+    parts = described["pre_tokenizer"] or {"type": "nothing"}
+    parts = parts.get("pretokenizers", [parts])
+    kinds, last = tuple(part["type"] for part in parts), parts[-1]
+    if described["model"].get("type") != "BPE" or last["type"] != "ByteLevel":
+        raise ModelError(f"no GGUF of this model: its tokenizer is no byte-level BPE. {OTHERWISE}")
+    found = None
+    if not last["add_prefix_space"]:
+        if kinds == ("ByteLevel",) and last["use_regex"]:
+            found = "gpt-2"
+        elif kinds == ("Digits", "ByteLevel") and parts[0]["individual_digits"]:
+            found = "smollm"
+        elif kinds == ("Split", "ByteLevel") and not last["use_regex"]:
+            found = WORDS.get(parts[0]["pattern"].get("Regex"))
+    if found is None:
+        raise ModelError(
+            f"no GGUF of this model: its tokenizer cuts text by {' and '.join(kinds)} in a way "
+            f"that llama.cpp has no name for. {OTHERWISE}"
+        )
+    return found
