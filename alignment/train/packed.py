@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STEPS_WORTH_COMPILING = 100
+STEPS_WORTH_COMPILING = 200
 """Steps of a training from which on a minute of compiling is won back."""
 
 NAMES = "names"
