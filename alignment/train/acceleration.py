@@ -6,6 +6,8 @@ Not here: Liger's kernels. They need a GPU to be proven right, and did not go wi
 """
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,20 +45,52 @@ def can_compile() -> bool:
     return any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
-def compile_layers(model: Any) -> None:
+def compile_layers(model: Any) -> Callable[[], None]:
     """Compile each decoder layer for packed rows of any number of tokens.
 
     Calls without `segments` (generation, padded batches) find the layer as it was: each of their
-    shapes would be compiled anew.
+    shapes would be compiled anew. Kernels round where the layer's own operations do: otherwise
+    the policy, whose layers also keep activations, and its reference would round in different
+    places, and a fresh adapter's margins would not be zero.
+
+    Returns:
+        A function that takes it back.
     """
     import torch
     import torch._functorch.config
+    import torch._inductor.config
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     torch._functorch.config.activation_memory_budget = SAVED
-    for layer in model.get_base_model().get_decoder().layers:
-        plain = layer.forward
+    torch._inductor.config.emulate_precision_casts = True
+    layers = list(model.get_base_model().get_decoder().layers)
+    before = [layer.forward for layer in layers]
+    for layer, plain in zip(layers, before, strict=True):
         layer.forward = partial(_when_packed, torch.compile(plain, dynamic=True), plain)
+
+    def undo() -> None:
+        for layer, plain in zip(layers, before, strict=True):
+            layer.forward = plain
+
+    return undo
+
+
+@contextmanager
+def fresh(model: Any) -> Iterator[None]:
+    """The model as if its adapter had not learnt anything: B is zero meanwhile."""
+    import torch
+
+    learnt = [weight for name, weight in model.named_parameters() if ".lora_B." in name]
+    kept = [weight.detach().clone() for weight in learnt]
+    with torch.no_grad():
+        for weight in learnt:
+            weight.zero_()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in zip(learnt, kept, strict=True):
+                weight.copy_(value)
 
 
 def recomputes(model: Any) -> bool:

@@ -40,6 +40,9 @@ class Task(Protocol):
     def objective(self, totals: Sequence[float]) -> Objective:
         """The loss of a step with these totals."""
 
+    def gap(self, model: Any, micro: MicroBatch) -> float:
+        """How far policy and reference are apart, nats a reply; 0 is due from a fresh adapter."""
+
     def report(self, trainer: Any, mode: str, columns: "Tensor") -> None:
         """Hand a step's columns, [rows, columns] without the loss, to the trainer's log."""
 
@@ -75,6 +78,11 @@ class ConversationTask:
             return -micro.per_branch(model(packed=micro))[:, None] / targets
 
         return objective
+
+    def gap(self, model: Any, micro: MicroBatch) -> float:
+        """There is no reference."""
+        del model, micro
+        return 0.0
 
     def report(self, trainer: Any, mode: str, columns: "Tensor") -> None:
         """Nothing beside the loss."""
@@ -151,6 +159,14 @@ class PairTask:
             return torch.stack(columns, dim=1)
 
         return objective
+
+    def gap(self, model: Any, micro: MicroBatch) -> float:
+        """The largest difference of a reply's log-prob."""
+        import torch
+
+        policy, reference = self.logprobs(model, micro)
+        own = torch.cat([policy.chosen, policy.rejected]).detach()
+        return float((own - torch.cat([reference.chosen, reference.rejected])).abs().max())
 
     def report(self, trainer: Any, mode: str, columns: "Tensor") -> None:
         """Means over the pairs, under the names that TRL's trainer uses."""

@@ -4,10 +4,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from alignment.train.acceleration import compile_layers, fuse_adapters, recompute
+from alignment.train.acceleration import compile_layers, fresh, fuse_adapters, recompute
 from alignment.train.attention import use_packed_attention
 from alignment.train.batches import Tree, lay_out
 from alignment.train.logprobs import predicted_logprobs
+from alignment.train.losses import Sigmoid
+from alignment.train.packed import _take_micro_batches
+from alignment.train.settings import ALL_LINEAR
+from alignment.train.tasks import PairTask
 from tests.alignment.train.models import random_model
 
 TREES = [Tree((5, 6, 7), ((8, 9), (10, 11, 12))), Tree((), ((20, 21, 22, 23),))]
@@ -17,14 +21,14 @@ TREES = [Tree((5, 6, 7), ((8, 9), (10, 11, 12))), Tree((), ((20, 21, 22, 23),))]
 def adapted():
     """A function that gives a model with an adapter that matters, the same each time."""
 
-    def make(dropout=0.0):
-        model = random_model("qwen2")
+    def make(dropout=0.0, modules=("q_proj", "v_proj", "down_proj"), **sizes):
+        model = random_model("qwen2", **sizes)
         use_packed_attention(model)
         lora = LoraConfig(
             r=4,
             lora_alpha=12,
             lora_dropout=dropout,
-            target_modules=["q_proj", "v_proj", "down_proj"],
+            target_modules=list(modules),
             task_type="CAUSAL_LM",
         )
         found = get_peft_model(model, lora)
@@ -87,6 +91,37 @@ def test_half_of_the_layers_keep_their_activations(adapted):
     recompute(model, 0.5)
     layers = model.get_base_model().get_decoder().layers
     assert [layer.gradient_checkpointing for layer in layers] == [False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own parts
+def test_a_compiled_policy_with_a_fresh_adapter_is_its_reference_bit_for_bit(adapted):
+    """In bfloat16, where kernels that round once instead of three times would tell them apart."""
+    wide = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "num_hidden_layers": 4}
+    model = adapted(0.3, ALL_LINEAR, initializer_range=0.02, **wide)
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.bfloat16()
+    compile_layers(model)
+    prompt, chosen, rejected = ([7 * i % 90 for i in range(n)] for n in (50, 300, 200))
+    micro, task = lay_out([Tree(prompt, (chosen, rejected))]), PairTask(Sigmoid(), 0.0)
+    _take_micro_batches(model.get_base_model())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert task.gap(model, micro) > 0.1, "of an adapter that does something"
+        with fresh(model):
+            assert task.gap(model, micro) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiling_can_be_taken_back(adapted):
+    model = adapted()
+    layers = model.get_base_model().get_decoder().layers
+    before = [layer.forward for layer in layers]
+    undo = compile_layers(model)
+    assert [layer.forward for layer in layers] != before
+    undo()
+    assert [layer.forward for layer in layers] == before
 
 
 @pytest.mark.slow
