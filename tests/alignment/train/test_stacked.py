@@ -180,3 +180,31 @@ def test_a_stack_answers_with_and_without_a_cache(open_tiny, stacked):
         for cache in (True, False)
     )
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("engine", [Stock(), Packed()], ids=lambda engine: engine.name)
+def test_a_round_on_a_stack_is_the_same_with_checkpointing(
+    open_tiny, two, pairs, dpo_config, tmp_path, engine
+):
+    """Recomputed or kept, the activations of the frozen branch are those of the same weights."""
+    from safetensors.torch import load_file
+
+    from alignment.store import Workspace
+
+    found = []
+    for on in (False, True):
+        workspace = Workspace(folder=tmp_path / f"work-{on}", log=tmp_path / "log")
+        workspace.out.mkdir(parents=True)
+        train_dpo(
+            dpo_config.model_copy(update={"engine": engine, "gradient_checkpointing": on}),
+            policy=open_tiny(two),
+            pairs=pairs,
+            held_out=(),
+            seed=0,
+            workspace=workspace,
+            progress=Progress(),
+        )
+        found.append(load_file(workspace.out / "adapter" / "adapter_model.safetensors"))
+    assert any(tensor.abs().max() > 0 for name, tensor in found[0].items() if "lora_B" in name)
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor)
