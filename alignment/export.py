@@ -19,7 +19,6 @@ from alignment.records import AdapterRef, Frozen, Message, ModelRef, StageRecord
 from alignment.store import Store, storage_errors
 
 if TYPE_CHECKING:
-    from alignment.evaluate.probe import Probe
     from alignment.models.merge import Deltas
 
 Form = Literal["merged", "adapter", "gguf"]
@@ -142,13 +141,11 @@ def _write(
         _copy(store.path(adapter.uri), folder)
         return Exported(form="adapter", rank=adapter.r)
     ref = _model(record)
+    deltas = plan_merge(ref)
     if form == "merged" and not ref.adapters and dtype in (None, ref.base.dtype):
         _copy(base_folder(ref.base, store), folder)
-        made = ref.materialised
-        return Exported(
-            form="merged", dtype=ref.base.dtype, from_trained=made.probe if made else None
-        )
-    deltas = plan_merge(ref)
+        written = Exported(form="merged", dtype=ref.base.dtype)
+        return _measured_copy(written, store, deltas, folder) if deltas.adapters else written
     if form == "gguf":
         return _gguf(store, ref, deltas, folder, dtype)
     if not deltas.adapters:
@@ -221,10 +218,10 @@ def _measured(
     written: Exported, store: Store, ref: ModelRef, deltas: "Deltas", folder: Path
 ) -> Exported:
     """The same with its distances, each model loaded as others would load it, in fp32."""
-    from alignment.evaluate.probe import distance, take_probe
+    from alignment.evaluate.probe import distance, probe_of, take_probe
     from alignment.models.load import open_model
 
-    trained = _probe_of(store, deltas.adapters[-1])
+    trained = probe_of(store, deltas.adapters[-1])
     measured = open_model(ref, store, dtype="float32", quantised=False).model
     probe = take_probe(measured, trained.rows)
     del measured
@@ -234,6 +231,19 @@ def _measured(
             "from_measured": distance(probe, model),
             "from_trained": distance(trained, model),
         }
+    )
+
+
+def _measured_copy(written: Exported, store: Store, deltas: "Deltas", folder: Path) -> Exported:
+    """The same for a folder that evaluation measured as it is: no distance but from training.
+
+    Not the one its hand-over recorded, which is of what the next stage loads, perhaps in 4 bits.
+    """
+    from alignment.evaluate.probe import distance, probe_of
+
+    model = _as_others_load_it(written, store, deltas, folder)
+    return written.model_copy(
+        update={"from_trained": distance(probe_of(store, deltas.adapters[-1]), model)}
     )
 
 
@@ -249,13 +259,6 @@ def _as_others_load_it(written: Exported, store: Store, deltas: "Deltas", folder
         return load_base(folder, dtype="float32")
     base = load_base(base_folder(deltas.origin, store), dtype="float32")
     return PeftModel.from_pretrained(base, str(folder))
-
-
-def _probe_of(store: Store, adapter: AdapterRef) -> "Probe":
-    """The probe that the training of an adapter left beside it."""
-    from alignment.evaluate.probe import PROBE_FILE, Probe
-
-    return Probe.load(store.path(adapter.uri).parent / PROBE_FILE)
 
 
 def _copy(source: Path, folder: Path) -> None:

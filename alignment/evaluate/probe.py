@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from alignment.durable import staged
 from alignment.errors import TrainingError
 from alignment.models.stack import freeze_trained
-from alignment.records import Conversation
+from alignment.records import AdapterRef, Conversation
+from alignment.store import Store
 from alignment.train.logprobs import Completion, encode, reply_distributions
 
 if TYPE_CHECKING:
@@ -74,6 +75,11 @@ class Probe:
             for prompt, reply in tensors["lengths"].tolist()
         )
         return cls(rows, tensors["gold"], tensors["choices"], tensors["scores"])
+
+
+def probe_of(store: Store, adapter: AdapterRef) -> Probe:
+    """The probe that the training of an adapter left beside it."""
+    return Probe.load(store.path(adapter.uri).parent / PROBE_FILE)
 
 
 def last_replies(

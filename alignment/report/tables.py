@@ -113,15 +113,22 @@ def stage_table(
 
 def hand_over_table(records: Sequence[StageRecord]) -> Table:
     """A row for each hand-over: what became of the adapters, and how far that is from training."""
-    rows = [_hand_over_row(r) for r in records if r.stage in HAND_OVERS and "kl" in r.metrics]
+    measured = {r.parents["model"]: r.metrics for r in records if r.stage == "evaluate"}
+    rows = [
+        [*_hand_over_row(r), _shown_kl(measured.get(r.key, {}))]
+        for r in records
+        if r.stage in HAND_OVERS and "kl" in r.metrics
+    ]
+    what = ["Hand-over", "Adapters", "Written as", "Kept share", "d log-prob", "KL", "Top-1"]
     return Table.of(
         "Hand-overs",
-        ["Hand-over", "Adapters", "Written as", "Kept share", "d log-prob", "KL", "Top-1"],
+        [*what, "KL, evaluated"],
         rows,
-        align="lllrrrr",
+        align="lllrrrrr",
         note="Kept share: projection of the written change of the weights on the exact one. Mean "
         "absolute d log-prob, KL (nats per token) and top-1 (equal arg-max): the model that the "
-        "next stage loads against the one that was trained, on a probe set.",
+        "next stage loads against the one that was trained, on a probe set. KL, evaluated: the "
+        "model that is evaluated, judged and exported, in full weights, against the trained one.",
     )
 
 
@@ -152,6 +159,11 @@ def _hand_over_row(record: StageRecord) -> list[str]:
         *(f"{record.metrics[name]:.1e}" for name in ("mean_abs_logprob", "kl")),
         show(record.metrics["top1"]),
     ]
+
+
+def _shown_kl(metrics: Mapping[str, float]) -> str:
+    kl = metrics.get("kl_from_training")
+    return MISSING if kl is None else f"{kl:.1e}"
 
 
 def _estimate(name: str, estimate: Estimate | None) -> Cell:

@@ -1,7 +1,7 @@
 """The step that measures one model on the held-out rows of every set."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.data.sieve import read_rows
 from alignment.data.verifiers import VerifiablePrompt
@@ -17,11 +17,15 @@ from alignment.records import PairScore, PreferencePair
 from alignment.stages.step import Context, Key, Outcome, Step, as_json, data_of, model_of, rows_of
 from alignment.store import Store
 
+if TYPE_CHECKING:
+    from alignment.models.load import LoadedModel
+
 
 class EvaluateModel(Step):
     """Measure one model on the held-out rows of every data set."""
 
     stage: Literal["evaluate"] = "evaluate"
+    version = 2
     config: EvaluationConfig
     label: str
     model: Key
@@ -30,19 +34,19 @@ class EvaluateModel(Step):
     parent: Key | None
 
     def build(self, context: Context) -> Outcome:
-        """Score pairs, answer prompts, summarise."""
+        """Score pairs, answer prompts, summarise; and how far it is from what was trained."""
         from alignment.models.load import open_model
 
         store = context.store
         sets = [data_of(store, key) for key in self.data]
         pairs = list(_unique(rows_of(store, sets, "held_out", PreferencePair)))[: self.config.pairs]
         verifiable = _unique(rows_of(store, sets, "prompts", VerifiablePrompt))
+        ref = model_of(store, self.model)
+        model = open_model(ref, store, dtype=self.config.dtype, quantised=False)
         report = evaluate(
             self.config,
             label=self.label,
-            model=open_model(
-                model_of(store, self.model), store, dtype=self.config.dtype, quantised=False
-            ),
+            model=model,
             pairs=pairs,
             asked=questions(verifiable, pairs, limit=self.config.prompts),
             yardstick=self._yardstick(store),
@@ -57,6 +61,7 @@ class EvaluateModel(Step):
             }
         )
         metrics = {name: estimate.value for name, estimate in report.overall.items()}
+        metrics |= _from_training(store, model)
         return Outcome(output=as_json(placed), metrics=metrics)
 
     def _yardstick(self, store: Store) -> Yardstick | None:
@@ -68,6 +73,21 @@ class EvaluateModel(Step):
             distributions=store.folder(base.key) / DISTRIBUTIONS,
             parent=list(read_rows(store.folder(parent.key) / PAIRS, PairScore)),
         )
+
+
+def _from_training(store: Store, model: "LoadedModel") -> dict[str, float]:
+    """How far the model that is measured, and exported, is from the one that was trained.
+
+    That one may have computed in four bits and this one never does, whoever handed it over.
+    """
+    from alignment.evaluate.probe import distance, probe_of
+    from alignment.models.merge import plan_merge
+
+    adapters = plan_merge(model.ref).adapters
+    if not adapters:
+        return {}
+    found = distance(probe_of(store, adapters[-1]), model.model)
+    return {f"{name}_from_training": value for name, value in found.items()}
 
 
 def _unique(rows: Iterable[Any]) -> Iterable[Any]:

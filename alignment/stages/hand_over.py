@@ -26,7 +26,7 @@ class HandOver(Step):
     def build(self, context: Context) -> Outcome:
         """Make the model that the next stage takes, and measure it."""
         from alignment.evaluate.fidelity import Place, hand_over
-        from alignment.evaluate.probe import PROBE_FILE, Probe
+        from alignment.evaluate.probe import probe_of
 
         store = context.store
         policy = model_of(store, self.policy)
@@ -37,7 +37,7 @@ class HandOver(Step):
         done = hand_over(
             policy.push(adapter),
             self.config,
-            probe=Probe.load(store.folder(self.adapter) / PROBE_FILE),
+            probe=probe_of(store, adapter),
             place=Place(
                 store=store,
                 folder=context.workspace.out / "model",

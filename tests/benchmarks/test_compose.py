@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,14 +14,19 @@ from benchmarks import compose
 def arguments(tiny_model_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("compose")
     sizes = ["--rows", "24", "--steps", "3", "--max-length", "256", "--scale", "500"]
-    return ["--model", str(tiny_model_folder), "--fp32", *sizes, "--out", str(out)]
+    engine = ["--engine", "packed", "--set-engine", "fuse_adapters=true", "--per-device", "16"]
+    return ["--model", str(tiny_model_folder), "--fp32", *sizes, *engine, "--out", str(out)]
 
 
 @pytest.fixture(scope="module")
 def found(arguments):
     with pytest.raises(Interrupted, match="time is over before base of merge bf16, seed 0"):
         compose.main([*arguments, "--minutes", "0"])
-    return compose.main(arguments)
+    first = compose.main([*arguments, "--arms", "stack", "--last", "sft"])
+    assert [(stage.arm, stage.stage) for stage in first] == [("stack", "sft")]
+    both = compose.main(arguments)
+    assert first[0] in both, "found in the folder, not measured again"
+    return both
 
 
 @pytest.mark.slow
@@ -54,6 +60,16 @@ def test_what_was_measured_is_written_and_not_measured_again(found, arguments):
     assert [compose.Stage.model_validate(row) for row in written["stages"]] == found
     assert (out / "compose.png").stat().st_size > 1000
     assert compose.main(arguments) == found
+
+
+def test_fields_of_the_engine_reach_both_trainings(arguments):
+    asked = compose._parser().parse_args(
+        [*arguments, "--set-engine", "recompute=0.5", "fuse_adapters=true", "--no-checkpointing"]
+    )
+    config: Any = compose.settings(asked, "stack", 0)
+    for training in (config.sft.training, config.dpo):
+        assert (training.engine.recompute, training.engine.fuse_adapters) == (0.5, True)
+        assert training.gradient_checkpointing is False
 
 
 def quality(**fields):

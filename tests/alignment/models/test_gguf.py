@@ -125,15 +125,16 @@ def llama_cpp():
 
 
 def opened(llama_cpp, folder):
-    return llama_cpp.Llama(
-        str(folder / FILE), n_ctx=128, logits_all=True, verbose=False, n_threads=2
-    )
+    """In float32 throughout: it would keep keys and values in float16."""
+    float32 = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
+    path = str(folder / FILE)
+    return llama_cpp.Llama(path, n_ctx=128, logits_all=True, verbose=False, n_threads=2, **float32)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_llama_cpp_computes_the_same(llama_cpp, folder, tmp_path, family):
-    """Its kernels take float32 weights and round the keys and values they keep to float16."""
+    """Nothing but the order of additions differs: 4e-6 nats at most when this was written."""
     source = folder(family)
     write_gguf(source, tmp_path / FILE)
     model = opened(llama_cpp, tmp_path)
@@ -141,8 +142,7 @@ def test_llama_cpp_computes_the_same(llama_cpp, folder, tmp_path, family):
     found = torch.tensor(model.scores[: IDS.shape[1]]).log_softmax(-1)
     with torch.no_grad():
         expected = load_base(source, dtype="float32")(IDS).logits[0].log_softmax(-1)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.01)
-    assert (found - expected).abs().mean() < 1e-3
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow

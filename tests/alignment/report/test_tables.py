@@ -79,8 +79,21 @@ def test_the_stage_table_without_timings_leaves_the_question_open(run):
 def test_the_hand_over_table_lists_hand_overs_and_not_the_steps_after_them(run):
     """The DPO step hands on the same merged base; it is not a second merge."""
     assert texts(tables.hand_over_table(run.records)) == [
-        ["merge-sft", "sft", "bfloat16", ".9987", "1.0e-02", "3.4e-05", ".997"]
+        ["merge-sft", "sft", "bfloat16", ".9987", "1.0e-02", "3.4e-05", ".997", "—"]
     ]
+
+
+def test_a_hand_over_shows_how_far_the_evaluated_model_is_from_training(run):
+    (merge,) = [record for record in run.records if record.stage == "merge"]
+    evaluated = merge.model_copy(
+        update={
+            "stage": "evaluate",
+            "parents": {"model": merge.key},
+            "metrics": {"kl_from_training": 0.47},
+        }
+    )
+    (row,) = texts(tables.hand_over_table([merge, evaluated]))
+    assert (row[5], row[-1]) == ("3.4e-05", "4.7e-01")
 
 
 def test_a_stack_is_listed_with_the_adapters_it_carries_and_no_kept_share(run):
@@ -98,7 +111,7 @@ def test_a_stack_is_listed_with_the_adapters_it_carries_and_no_kept_share(run):
         }
     )
     assert texts(tables.hand_over_table([stack])) == [
-        ["stack-sft", "sft", "adapters", "—", "0.0e+00", "0.0e+00", "1.000"]
+        ["stack-sft", "sft", "adapters", "—", "0.0e+00", "0.0e+00", "1.000", "—"]
     ]
 
 

@@ -1,13 +1,16 @@
 """One process of a data-parallel training on the CPU, for `test_processes`.
 
-python -m tests.alignment.train.one_of_two KIND MODEL FOLDER, with torchrun's variables in the
-environment: trains the tiny model with the packed engine and leaves its artifact in FOLDER.
+python -m tests.alignment.train.one_of_two KIND MODEL FOLDER [ADAPTER ...], torchrun's variables
+in the environment: trains the tiny model, on top of a stack of adapters if some are named, with the
+packed engine and leaves its artifact in FOLDER.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alignment.models.adapters import describe_adapter
 from alignment.models.load import open_model
 from alignment.models.sources import describe
 from alignment.progress import Progress
@@ -42,11 +45,16 @@ def pair(number):
     )
 
 
-def train(kind: str, model: Path, folder: Path, *, per_device: int) -> Path:
+def train(
+    kind: str, model: Path, folder: Path, *, per_device: int, adapters: Sequence[Path] = ()
+) -> Path:
     base, tokenizer = describe(model, f"folder:{model}", None)
-    policy = open_model(
-        ModelRef(base=base, tokenizer=tokenizer), Store(root=folder), dtype="float32"
-    )
+    ref = ModelRef(base=base, tokenizer=tokenizer)
+    for number, path in enumerate(adapters):
+        ref = ref.push(
+            describe_adapter(path, uri=f"folder:{path}", stage=f"{number}", trained_on=ref.ref_hash)
+        )
+    policy = open_model(ref, Store(root=folder), dtype="float32")
     workspace = Workspace(folder=folder / "work", log=folder / "log")
     workspace.out.mkdir(parents=True)
     settings: Any = {
@@ -77,4 +85,5 @@ def train(kind: str, model: Path, folder: Path, *, per_device: int) -> Path:
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), per_device=4)
+    named, (in_model, to, *of) = sys.argv[1], map(Path, sys.argv[2:])
+    train(named, in_model, to, per_device=4, adapters=of)
