@@ -33,6 +33,21 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
+class Held:
+    """What runs take up on a server.
+
+    Attributes:
+        slots: of all concurrency limits; each deployment has one of its own.
+        leases: on those slots, on the server's disk.
+        runs: that count against the limits of the pool and its queues.
+    """
+
+    slots: int
+    leases: int
+    runs: int
+
+
+@dataclass(frozen=True)
 class Service:
     """What a test may ask of the server and worker that run for the whole session."""
 
@@ -104,6 +119,17 @@ class Service:
         """What the page of a run shows, by key."""
         found = self.of_run("/artifacts/filter", run)
         return {artifact["key"]: artifact for artifact in found if artifact["key"]}
+
+    def held(self) -> Held:
+        """What is taken at this moment."""
+        limits = self.ask("/v2/concurrency_limits/filter", limit=200)
+        leases = Path(self.environment["PREFECT_HOME"]) / "concurrency_leases"
+        at_work = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+        return Held(
+            slots=sum(limit["active_slots"] for limit in limits),
+            leases=len(list(leases.glob("*-*.json"))),
+            runs=self.ask("/flow_runs/count", flow_runs=at_work),
+        )
 
     def log(self, run: str) -> str:
         """What the page of a run shows as its log."""

@@ -10,7 +10,15 @@ from alignment.line import Line
 from alignment.store import Store
 from tests.inbox import drop, line_settings, rows
 from tests.postgres import postgresql
-from tests.prefect_service import WORKER, answering, bootstrap, planned, running, wait_for
+from tests.prefect_service import (
+    WORKER,
+    Held,
+    answering,
+    bootstrap,
+    planned,
+    running,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -34,8 +42,8 @@ def planned_service(request, tmp_path_factory):
     if request.param == "sqlite":
         yield planned(folder)
         return
-    with postgresql() as url:
-        yield planned(folder, PREFECT_SERVER_DATABASE_CONNECTION_URL=url)
+    with postgresql() as database:
+        yield planned(folder, PREFECT_SERVER_DATABASE_CONNECTION_URL=database.url)
 
 
 def prepare(server):
@@ -82,8 +90,25 @@ def in_training(store):
 def kill_in_training(service, run, store, *more):
     log = service.folder / "log"
     wait_for("training", lambda: in_training(store), seconds=240, log=log)
+    check_taken(service)
     for process in (*more, *processes(run)):
         os.kill(process.pid, signal.SIGKILL)
+
+
+def check_taken(service):
+    """One run holds all there is to hold: its deployment's slot, a lease on it, its queue."""
+    held = service.held()
+    assert (held.slots, held.leases, held.runs) == (1, 1, 1), held
+
+
+def check_free(service):
+    """Nothing is held any more, and the next run does not wait."""
+    wait_for(
+        "free slots",
+        lambda: True if service.held() == Held(slots=0, leases=0, runs=0) else None,
+        seconds=60,
+        log=service.folder / "log",
+    )
 
 
 def check_one_round(service, run, line):
@@ -97,6 +122,7 @@ def check_one_round(service, run, line):
     assert service.ask(f"/flow_runs/{run}")["run_count"] == 2
     assert [e.event.name for e in line.ledger.read()] == ["started", "opened", "closed"]
     assert [closed.fate for _, closed in line.state().history] == ["kept"]
+    check_free(service)
 
 
 def test_killed_flow_process_is_resumed(service, config, tmp_path):
@@ -141,6 +167,7 @@ def test_run_outlives_a_kill_of_the_server(service, config, tmp_path):
         run = service.start("dpo-round/cpu", f"config={config}")
         log = service.folder / "log"
         wait_for("training", lambda: in_training(tmp_path / "store"), seconds=240, log=log)
+        check_taken(service)
         for process in servers(service):
             process.kill()
         with answering(service):
@@ -151,4 +178,5 @@ def test_run_outlives_a_kill_of_the_server(service, config, tmp_path):
                 log=log,
             )
     assert state["name"] == "Kept", state["message"]
+    check_free(service)
     assert [e.event.name for e in line.ledger.read()] == ["started", "opened", "closed"]
