@@ -123,12 +123,23 @@ class Service:
     def held(self) -> Held:
         """What is taken at this moment."""
         limits = self.ask("/v2/concurrency_limits/filter", limit=200)
-        leases = Path(self.environment["PREFECT_HOME"]) / "concurrency_leases"
+        folder = Path(self.environment["PREFECT_HOME"]) / "concurrency_leases"
+        leases = [json.loads(path.read_text()) for path in folder.glob("*-*.json")]
         at_work = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
         return Held(
             slots=sum(limit["active_slots"] for limit in limits),
-            leases=len(list(leases.glob("*-*.json"))),
+            leases=sum(bool(lease["resource_ids"]) for lease in leases),  # a task's is on nothing
             runs=self.ask("/flow_runs/count", flow_runs=at_work),
+        )
+
+    def check_free(self) -> None:
+        """Nothing is held any more, or is not within a minute: the next run does not wait."""
+        free = Held(slots=0, leases=0, runs=0)
+        wait_for(
+            f"{free} (now {self.held()})",
+            lambda: True if self.held() == free else None,
+            seconds=60,
+            log=self.folder / "log",
         )
 
     def log(self, run: str) -> str:

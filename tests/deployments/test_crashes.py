@@ -12,7 +12,6 @@ from tests.inbox import drop, line_settings, rows
 from tests.postgres import postgresql
 from tests.prefect_service import (
     WORKER,
-    Held,
     answering,
     bootstrap,
     planned,
@@ -101,16 +100,6 @@ def check_taken(service):
     assert (held.slots, held.leases, held.runs) == (1, 1, 1), held
 
 
-def check_free(service):
-    """Nothing is held any more, and the next run does not wait."""
-    wait_for(
-        "free slots",
-        lambda: True if service.held() == Held(slots=0, leases=0, runs=0) else None,
-        seconds=60,
-        log=service.folder / "log",
-    )
-
-
 def check_one_round(service, run, line):
     state = wait_for(  # past Crashed, which is the end of no run here
         "the end of the run",
@@ -122,7 +111,7 @@ def check_one_round(service, run, line):
     assert service.ask(f"/flow_runs/{run}")["run_count"] == 2
     assert [e.event.name for e in line.ledger.read()] == ["started", "opened", "closed"]
     assert [closed.fate for _, closed in line.state().history] == ["kept"]
-    check_free(service)
+    service.check_free()
 
 
 def test_killed_flow_process_is_resumed(service, config, tmp_path):
@@ -178,5 +167,5 @@ def test_run_outlives_a_kill_of_the_server(service, config, tmp_path):
                 log=log,
             )
     assert state["name"] == "Kept", state["message"]
-    check_free(service)
+    service.check_free()
     assert [e.event.name for e in line.ledger.read()] == ["started", "opened", "closed"]
