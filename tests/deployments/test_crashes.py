@@ -166,6 +166,6 @@ def test_run_outlives_a_kill_of_the_server(service, config, tmp_path):
                 seconds=300,
                 log=log,
             )
+            service.check_free()
     assert state["name"] == "Kept", state["message"]
-    service.check_free()
     assert [e.event.name for e in line.ledger.read()] == ["started", "opened", "closed"]
