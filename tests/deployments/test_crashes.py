@@ -134,6 +134,31 @@ def test_run_whose_worker_died_with_it_is_found_silent_and_resumed_by_another(
         check_one_round(service, run, line)
 
 
+def test_run_outlives_a_kill_of_its_worker(service, config, tmp_path):
+    """Its process goes on, or is taken for dead and the next goes on: one round either way."""
+    line = Line(store=Store(root=tmp_path / "store"))
+    log = service.folder / "log"
+    with running(service, *WORKER) as worker:
+        run = service.start("dpo-round/cpu", f"config={config}")
+        wait_for("training", lambda: in_training(tmp_path / "store"), seconds=240, log=log)
+        worker.kill()
+        with running(service, *WORKER):
+            wait_for(
+                "the end of the run",
+                lambda: True if service.state(run)["name"] == "Kept" else None,
+                seconds=300,
+                log=log,
+            )
+            wait_for(
+                "the end of its processes",
+                lambda: None if processes(run) else True,
+                seconds=60,
+                log=log,
+            )
+            service.check_free()
+    assert [e.event.name for e in line.ledger.read()] == ["started", "opened", "closed"]
+
+
 def servers(service):
     """The processes that listen on the server's port, and all that they have started."""
     port = int(service.url.rpartition(":")[2].removesuffix("/api"))
