@@ -3,15 +3,15 @@
     data -> SFT -> hand-over -> for each round:
             pairs -> DPO -> hand-over -> evaluation -> gate -> report
 
-A hand-over merges the stage's adapter or stacks it; the steps after it do not know which.
-Rounds are a fold: each starts from the hand-over of the one before. Steps name their parents by
-key, so the whole chain with all its keys exists before anything runs, and `plan`, `run` and a
-scheduler cannot disagree about it. For that reason a verdict of the gate decides here which model
-the run hands on, and not from which model the next round starts; rounds from an inbox
-(`rounds.py`) are planned one at a time and start from what the gate kept.
+A hand-over merges the stage's adapter or stacks it; the steps after it do not know which. Steps
+name their parents by key, so the whole chain with all its keys exists before anything runs, and
+`plan`, `run` and a scheduler cannot disagree about it.
+Rounds are a fold: each starts from the last model that a gate kept. A verdict is in no key; it
+decides which model's key a later round names (`verdicts.py`), so the rounds are woven again
+when one is known.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from alignment.config import AdapterSft, Compose, PipelineConfig, TrainedSft
 from alignment.data.prepare import Lengths, PairSetConfig
@@ -34,6 +34,9 @@ from alignment.stages import (
 )
 from alignment.train.dpo import DpoConfig
 
+PairSet = PreparePairs | PrepareBatches
+Kept = Callable[[PassGate], bool]
+"""Whether a gate keeps its round."""
 EVALUATION = "evaluation"
 """Name of the set that is used for nothing but evaluation."""
 
@@ -41,7 +44,7 @@ EVALUATION = "evaluation"
 class Round(Frozen):
     """The steps of one DPO round."""
 
-    pairs: PreparePairs | PrepareBatches
+    pairs: PairSet
     train: TrainDpo
     hand_over: HandOver
     evaluate: EvaluateModel
@@ -101,6 +104,11 @@ def seed_for(seed: int, purpose: str) -> int:
     return int(digest_of([seed, purpose])[:8], 16) >> 1
 
 
+def dpo_of(config: PipelineConfig, number: int) -> DpoConfig:
+    """How a round of the config is trained: its own settings, or those of every round."""
+    return config.rounds[number - 1].training or config.dpo
+
+
 def lengths_of(dpo: DpoConfig) -> Lengths:
     """How long a pair may be in a round that is trained like this."""
     return Lengths(
@@ -122,107 +130,133 @@ def hand_over(
     )
 
 
-def chain(config: PipelineConfig) -> Chain:
+def all_kept(_: PassGate) -> bool:
+    """What is assumed of a round before it is judged."""
+    return True
+
+
+def chain(config: PipelineConfig, kept: Kept = all_kept) -> Chain:
     """The steps of a run.
+
+    Args:
+        config: the run.
+        kept: is asked about the gate of each round, in order.
 
     Raises:
         DataError, ModelError: a source that is hashed by content cannot be read.
     """
-    return _Weaver(config).weave()
+    base = OpenBase(
+        name="base",
+        source=config.model,
+        quantisation=config.quantisation,
+        digest=config.model.digest(),
+    )
+    sets = _Sets(config, base)
+    held_out = sets.held_out()
+    conversations = sets.conversations()
+    pairs = [sets.pairs(number) for number in range(1, len(config.rounds) + 1)]
+    return _Weaver(config, held_out, pairs).weave(base, conversations, kept)
 
 
-class _Weaver:
-    """Puts one chain together; holds what most steps need: the config, the base, sets so far."""
+def rewoven(chain: Chain, config: PipelineConfig, kept: Kept) -> Chain:
+    """The chain with its rounds put together anew; reads no source again."""
+    weaver = _Weaver(config, chain.held_out, [round_.pairs for round_ in chain.rounds])
+    start, base, sft = chain.hand_over, chain.evaluate_base, chain.evaluate_sft
+    return chain.model_copy(update={"rounds": weaver.rounds(start, base, sft, kept)})
 
-    def __init__(self, config: PipelineConfig) -> None:
-        self._config = config
-        self._base = OpenBase(
-            name="base",
-            source=config.model,
-            quantisation=config.quantisation,
-            digest=config.model.digest(),
-        )
-        self._sets: dict[str, str] = {}
 
-    def weave(self) -> Chain:
-        config = self._config
-        held_out = self._held_out()
-        conversations = self._conversations()
-        pairs = [self._pairs(number) for number in range(1, len(config.rounds) + 1)]
-        shown = tuple(step.key for step in (held_out, *pairs) if step is not None)
-        sft = self._sft(conversations, shown)
-        start = self._hand_over("sft", self._base, sft, bf16=self._sft_bf16())
-        evaluate_base = self._evaluate("base", self._base, shown)
-        label = "sft" if sft is not None else "no sft"
-        evaluate_sft = self._evaluate(label, start, shown, evaluate_base, evaluate_base)
-        rounds: list[Round] = []
-        model, parent = start, evaluate_sft
-        champion = (start.key, evaluate_sft.key)
-        for number, data in enumerate(pairs, start=1):
-            made = self._round(number, data, model, shown, evaluate_base, parent)
-            gate = self._gate(number, made, champion)
-            rounds.append(made.model_copy(update={"gate": gate}))
-            model, parent = made.hand_over, made.evaluate
-            champion = (gate.key, gate.key) if gate else champion
-        return Chain(
-            base=self._base,
-            held_out=held_out,
-            conversations=conversations,
-            sft=sft,
-            hand_over=start,
-            evaluate_base=evaluate_base,
-            evaluate_sft=evaluate_sft,
-            rounds=tuple(rounds),
-            control=self._control(pairs, start, shown, evaluate_base, evaluate_sft),
-        )
+class _Sets:
+    """The data of a run, set by set: each knows those before it, and takes none of their rows."""
 
-    # --- data ---
+    def __init__(self, config: PipelineConfig, base: OpenBase) -> None:
+        self._config, self._base = config, base
+        self._made: dict[str, str] = {}
 
-    def _held_out(self) -> PreparePairs | None:
+    def held_out(self) -> PreparePairs | None:
         data = self._config.evaluation.data
         if data is None:
             return None
-        return self._prepare_pairs(EVALUATION, data, self._config.dpo)
+        return self._prepare(EVALUATION, data, self._config.dpo)
 
-    def _pairs(self, number: int) -> PreparePairs:
-        round_ = self._config.rounds[number - 1]
-        return self._prepare_pairs(f"{number}", round_.data, self._dpo(number))
+    def pairs(self, number: int) -> PreparePairs:
+        data = self._config.rounds[number - 1].data
+        return self._prepare(f"{number}", data, dpo_of(self._config, number))
 
-    def _prepare_pairs(self, name: str, data: PairSetConfig, dpo: DpoConfig) -> PreparePairs:
-        data = data.with_seed(self._config.seed)
-        step = PreparePairs(
-            name=f"pairs-{name}",
-            seed=self._seed("split"),
-            config=data,
-            lengths=lengths_of(dpo),
-            digest=data.digest(),
-            base=self._base.key,
-            earlier=dict(self._sets),
-        )
-        self._sets[name] = step.key
-        return step
-
-    def _conversations(self) -> PrepareConversations | None:
+    def conversations(self) -> PrepareConversations | None:
         sft = self._config.sft
         if not isinstance(sft, TrainedSft):
             return None
         data = sft.data.with_seed(self._config.seed)
         step = PrepareConversations(
             name="conversations",
-            seed=self._seed("split"),
+            seed=seed_for(self._config.seed, "split"),
             config=data,
             max_length=sft.training.max_length,
             digest=data.digest(),
             base=self._base.key,
-            earlier=dict(self._sets),
+            earlier=dict(self._made),
         )
-        self._sets["sft"] = step.key
+        self._made["sft"] = step.key
         return step
 
-    # --- models ---
+    def _prepare(self, name: str, data: PairSetConfig, dpo: DpoConfig) -> PreparePairs:
+        data = data.with_seed(self._config.seed)
+        step = PreparePairs(
+            name=f"pairs-{name}",
+            seed=seed_for(self._config.seed, "split"),
+            config=data,
+            lengths=lengths_of(dpo),
+            digest=data.digest(),
+            base=self._base.key,
+            earlier=dict(self._made),
+        )
+        self._made[name] = step.key
+        return step
+
+
+class _Weaver:
+    """Puts models, evaluations and gates together, on sets that are there."""
+
+    def __init__(
+        self, config: PipelineConfig, held_out: PreparePairs | None, pairs: Sequence[PairSet]
+    ) -> None:
+        self._config, self._held_out, self._pairs = config, held_out, pairs
+        self._shown = tuple(step.key for step in (held_out, *pairs) if step is not None)
+
+    def weave(
+        self, base: OpenBase, conversations: PrepareConversations | None, kept: Kept
+    ) -> Chain:
+        sft = self._sft(base, conversations)
+        start = self._hand_over("sft", base, sft, bf16=self._sft_bf16())
+        evaluate_base = self._evaluate("base", base)
+        label = "sft" if sft is not None else "no sft"
+        evaluate_sft = self._evaluate(label, start, evaluate_base, evaluate_base)
+        return Chain(
+            base=base,
+            held_out=self._held_out,
+            conversations=conversations,
+            sft=sft,
+            hand_over=start,
+            evaluate_base=evaluate_base,
+            evaluate_sft=evaluate_sft,
+            rounds=self.rounds(start, evaluate_base, evaluate_sft, kept),
+            control=self._control(start, evaluate_base, evaluate_sft),
+        )
+
+    def rounds(
+        self, model: HandOver, base: EvaluateModel, measured: EvaluateModel, kept: Kept
+    ) -> tuple[Round, ...]:
+        """Each round on what was kept of those before: at first `model`, as it was `measured`."""
+        rounds: list[Round] = []
+        for number in range(1, len(self._pairs) + 1):
+            made = self._round(number, model, base, measured)
+            rounds.append(made)
+            if made.gate is None or kept(made.gate):
+                model, measured = made.hand_over, made.evaluate
+        return tuple(rounds)
 
     def _sft(
-        self, conversations: PrepareConversations | None, shown: tuple[str, ...]
+        self, base: OpenBase, conversations: PrepareConversations | None
     ) -> TrainSft | UseAdapter | None:
         sft = self._config.sft
         if isinstance(sft, TrainedSft):
@@ -231,7 +265,7 @@ class _Weaver:
                 name="sft",
                 seed=self._seed("sft"),
                 config=sft.training,
-                policy=self._base.key,
+                policy=base.key,
                 data=(conversations.key,),
                 watched=self._watched(conversations.key),
             )
@@ -240,8 +274,8 @@ class _Weaver:
                 name="sft",
                 path=sft.path,
                 digest=sft.digest(),
-                policy=self._base.key,
-                probe=shown,
+                policy=base.key,
+                probe=self._shown,
                 bf16=self._sft_bf16(),
             )
         return None
@@ -250,52 +284,37 @@ class _Weaver:
         sft = self._config.sft
         return sft.training.bf16 if isinstance(sft, TrainedSft) else self._config.dpo.bf16
 
-    def _dpo(self, number: int) -> DpoConfig:
-        return self._config.rounds[number - 1].training or self._config.dpo
-
     def _round(
-        self,
-        number: int,
-        pairs: PreparePairs,
-        policy: Step,
-        shown: tuple[str, ...],
-        base: EvaluateModel,
-        parent: EvaluateModel,
+        self, number: int, policy: HandOver, base: EvaluateModel, measured: EvaluateModel
     ) -> Round:
+        pairs = self._pairs[number - 1]
         train = TrainDpo(
             name=f"dpo-{number}",
             seed=self._seed(f"dpo-{number}"),
-            config=self._dpo(number),
+            config=dpo_of(self._config, number),
             policy=policy.key,
             data=pairs.key,
             watched=self._watched(pairs.key),
         )
         after = self._hand_over(train.name, policy, train, bf16=train.config.bf16)
-        evaluate = self._evaluate(f"round {number}", after, shown, base, parent)
-        return Round(pairs=pairs, train=train, hand_over=after, evaluate=evaluate)
-
-    def _gate(self, number: int, made: Round, champion: tuple[str, str]) -> PassGate | None:
-        if self._config.gate is None:
-            return None
-        return PassGate(
-            name=f"gate-{number}",
-            config=self._config.gate,
-            candidate=made.hand_over.key,
-            evaluation=made.evaluate.key,
-            champion=champion[0],
-            against=champion[1],
-        )
+        evaluate = self._evaluate(f"round {number}", after, base, measured)
+        gate = None
+        if self._config.gate is not None:
+            gate = PassGate(
+                name=f"gate-{number}",
+                config=self._config.gate,
+                candidate=after.key,
+                evaluation=evaluate.key,
+                champion=policy.key,
+                against=measured.key,
+            )
+        return Round(pairs=pairs, train=train, hand_over=after, evaluate=evaluate, gate=gate)
 
     def _control(
-        self,
-        pairs: list[PreparePairs],
-        policy: Step,
-        shown: tuple[str, ...],
-        base: EvaluateModel,
-        parent: EvaluateModel,
+        self, policy: HandOver, base: EvaluateModel, measured: EvaluateModel
     ) -> Control | None:
         sft, control = self._config.sft, self._config.control
-        if control is None or not pairs or not isinstance(sft, TrainedSft):
+        if control is None or not self._pairs or not isinstance(sft, TrainedSft):
             return None
         settings = {
             "learning_rate": control.learning_rate or sft.training.learning_rate,
@@ -303,7 +322,7 @@ class _Weaver:
             "epochs": self._config.dpo.epochs,
             "max_steps": None,
         }
-        data = tuple(step.key for step in pairs)
+        data = tuple(step.key for step in self._pairs)
         train = TrainSft(
             name="control",
             seed=self._seed("control"),
@@ -316,7 +335,7 @@ class _Weaver:
         return Control(
             train=train,
             hand_over=after,
-            evaluate=self._evaluate("control", after, shown, base, parent),
+            evaluate=self._evaluate("control", after, base, measured),
         )
 
     def _hand_over(self, name: str, policy: Step, adapter: Step | None, *, bf16: bool) -> HandOver:
@@ -327,7 +346,6 @@ class _Weaver:
         self,
         label: str,
         model: Step,
-        shown: tuple[str, ...],
         base: EvaluateModel | None = None,
         parent: EvaluateModel | None = None,
     ) -> EvaluateModel:
@@ -337,15 +355,14 @@ class _Weaver:
             config=self._config.evaluation,
             label=label,
             model=model.key,
-            data=shown,
+            data=self._shown,
             base=base.key if base else None,
             parent=parent.key if parent else None,
         )
 
     def _watched(self, *own: str) -> tuple[str, ...]:
         """Sets to look at during training: its own, then those for evaluation only."""
-        evaluation = self._sets.get(EVALUATION)
-        return (*own, evaluation) if evaluation else own
+        return (*own, self._held_out.key) if self._held_out else own
 
     def _seed(self, purpose: str) -> int:
         return seed_for(self._config.seed, purpose)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
-from alignment.chain import Round, chain
+from alignment.chain import Round
 from alignment.config import PipelineConfig
 from alignment.errors import DataError, Overtaken
 from alignment.head import Batches, State
@@ -22,6 +22,7 @@ from alignment.line import Line
 from alignment.rounds import first_head, inbox_of, intake, outcome, steps_of
 from alignment.stages import Step, TakeBatch
 from alignment.stages.intake import batch_file
+from alignment.verdicts import decided
 
 Ending = Fate | Literal["no new data"]
 
@@ -85,7 +86,7 @@ class RoundRun:
 
     def _begin(self) -> State:
         self._hands.begin()
-        head = first_head(self._line.store, chain(self._settings))
+        head = first_head(self._line.store, decided(self._settings, self._line.store))
         return self._line.start(head, rounds=len(self._settings.rounds))
 
     def _claim(self) -> State | Ended:

@@ -114,12 +114,12 @@ class PipelineConfig(Frozen):
     sft: Sft = Field(description="How the rounds' starting model comes to be.")
     dpo: DpoConfig = Field(default=DpoConfig(), description="Settings of every DPO round.")
     rounds: tuple[RoundConfig, ...] = Field(
-        default=(), description="The DPO rounds, in order; each starts from the one before."
+        default=(), description="The DPO rounds, in order; each starts from the last that was kept."
     )
     gate: GateConfig | None = Field(
         default=GateConfig(),
-        description="When a round is kept. The run hands on the last round that was; null: the "
-        "last round, whatever it did.",
+        description="When a round is kept. The next one starts from it, otherwise from where it "
+        "started; null: every round is kept.",
     )
     compose: Compose = Field(
         default=Merge(), description="How a stage's adapter is handed to the next stage."

@@ -80,8 +80,9 @@ def remove(name: str, path: Path) -> None:
 def staged(name: str, path: Path) -> Iterator[Path]:
     """A place beside `path` to write a file or folder to; it takes the path when it is whole.
 
-    What a killed attempt has left there goes first: a library's temporary files would else end up
-    in an artifact.
+    For one process at a time, such as the one that holds a key's lock; else `replace`. What a
+    killed attempt has left there goes first: a library's temporary files would else end up in an
+    artifact.
     """
     aside = path.with_name(f".{path.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
@@ -92,6 +93,20 @@ def staged(name: str, path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         (aside / path.name).replace(path)
         aside.rmdir()
+
+
+def replace(name: str, path: Path, content: str) -> None:
+    """Write a text in one move, in place of what is there: whoever reads or writes it meanwhile.
+
+    Of several processes that do so at once the last one stays; each writes to a file of its own.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        write(f"{name}.write", aside, content)
+        flush(f"{name}.flush", aside)
+        rename(f"{name}.rename", aside, path)
+    finally:
+        remove(f"{name}.remove", aside)
 
 
 def create(name: str, path: Path, content: bytes) -> None:

@@ -16,21 +16,19 @@ Not here: what was used before (`head.py`), which rows may be trained on (`data/
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePath
-from tempfile import TemporaryDirectory
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from alignment.data.accounts import UNREADABLE, too_many_unreadable
 from alignment.data.arrivals import Listed, again, cut, listed
 from alignment.data.files import Place, sha256
 from alignment.data.formats import Auto, Format
-from alignment.data.reading import read_pairs
-from alignment.data.shards import Pass
-from alignment.data.sieve import Sieve
+from alignment.data.reading import Reading, read_pairs
 from alignment.data.sources import FileSource
 from alignment.errors import DataError
-from alignment.records import Frozen
+from alignment.records import Frozen, PreferencePair, Quarantined
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
@@ -148,15 +146,18 @@ def _examined(file: Listed, *, settle: float, now: float) -> Arrival | LeftAlone
 def unreadable(config: InboxConfig, path: str) -> str | None:
     """Why a batch cannot be used whatever its rows are; None where it can be read."""
     try:
-        with TemporaryDirectory() as work:
-            sieve = Sieve(
-                [read_pairs(config.source(path))],
-                Pass([], salt="", likeness=False),
-                work=Path(work),
-                key="look",
-                tell=lambda *_: None,
-            )
-            sieve.check_malformed(config.max_malformed_share)
+        problem = _too_many_unreadable(read_pairs(config.source(path)), config.max_malformed_share)
     except DataError as error:
-        return str(error).replace(path, PurePath(path).name)
-    return None
+        problem = str(error)
+    return problem and problem.replace(path, PurePath(path).name)
+
+
+def _too_many_unreadable(reading: Reading[PreferencePair], tolerated: float) -> str | None:
+    first, bad, read = None, 0, 0
+    for row in reading.items:
+        read += 1
+        if isinstance(row, Quarantined) and row.reason in UNREADABLE:
+            first, bad = first or row, bad + 1
+    if first is None or bad <= tolerated * read:
+        return None
+    return too_many_unreadable(first, bad, read, tolerated=tolerated)

@@ -12,6 +12,7 @@ from alignment.models.load import quantisation_arguments
 from alignment.records import Frozen, Quantisation
 from alignment.stages import OpenBase, Step, TrainDpo, TrainSft
 from alignment.store import Store
+from alignment.verdicts import verdict_of
 
 Status = Literal["RUN", "SKIP", "RESUME"]
 
@@ -22,6 +23,7 @@ class Planned(Frozen):
     Attributes:
         status: SKIP, its artifact exists; RESUME, a checkpoint exists; RUN otherwise.
         resolved: library name to its arguments, for training steps.
+        assumes: gates that have not spoken yet: the key holds if they keep their rounds.
     """
 
     name: str
@@ -32,10 +34,12 @@ class Planned(Frozen):
     seed: int
     settings: dict[str, Any]
     resolved: dict[str, dict[str, Any]]
+    assumes: tuple[str, ...] = ()
 
 
 def plan(chain: Chain, store: Store) -> Iterator[Planned]:
     """Every step of a chain in order, with what would happen to it."""
+    assumed = _assumed(chain, store)
     for step in chain.steps():
         yield Planned(
             name=step.name,
@@ -46,7 +50,19 @@ def plan(chain: Chain, store: Store) -> Iterator[Planned]:
             seed=step.seed,
             settings=step.settings,
             resolved=resolved(step, chain.base.quantisation),
+            assumes=assumed.get(step.key, ()),
         )
+
+
+def _assumed(chain: Chain, store: Store) -> dict[str, tuple[str, ...]]:
+    """Keys of steps of rounds to the gates of the rounds before that have not spoken yet."""
+    silent: tuple[str, ...] = ()
+    found: dict[str, tuple[str, ...]] = {}
+    for round_ in chain.rounds:
+        found |= {step.key: silent for step in round_.steps()}
+        if round_.gate is not None and verdict_of(store, round_.gate) is None:
+            silent += (round_.gate.name,)
+    return found
 
 
 def resolved(step: Step, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:

@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 _verified: dict[Path, tuple[int, ...]] = {}
 """Artifacts this process has hashed, by the modification times it saw: once, not per open."""
+TICK = 20_000_000
+"""Nanoseconds: file systems tell time in steps of up to 10 ms, so a file that is younger may change
+and keep its time."""
 
 
 class Workspace(Frozen):
@@ -110,12 +113,12 @@ class Store(Frozen):
         record = self.find(key)
         if record is None:
             raise ArtifactError(f"no artifact {key!r} in {self.root}")
-        folder = self.folder(key)
+        folder, now = self.folder(key), time.time_ns()
         seen = _times(folder, record)
         if _verified.get(folder) != seen:
             for file in record.files:
                 _check(folder, file)
-            _verified[folder] = seen
+            _remember(folder, seen, now)
         return record
 
     def reuse(self, key: str) -> StageRecord | None:
@@ -174,7 +177,7 @@ class Store(Frozen):
         Everything is flushed to disk before the rename: a power cut cannot leave a whole-looking
         folder of empty files.
         """
-        target = self.folder(record.key)
+        target, now = self.folder(record.key), time.time_ns()
         with storage_errors(self.root):
             files = tuple(_digest(workspace.out, path) for path in _files(workspace.out))
             record = record.model_copy(update={"files": files})
@@ -183,7 +186,7 @@ class Store(Frozen):
             rename("artifact.publish", workspace.out, target)
         with contextlib.suppress(OSError):  # the artifact is there, whatever is left of this
             remove("workspace.remove", workspace.folder)
-        _verified[target] = _times(target, record)
+        _remember(target, _times(target, record), now)
         return record
 
 
@@ -248,6 +251,14 @@ def _check(folder: Path, expected: FileDigest) -> None:
         raise ArtifactError(f"{path} is missing from its artifact")
     if path.stat().st_size != expected.size or file_sha256(path) != expected.sha256:
         raise ArtifactError(f"{path} does not match the digest in its manifest")
+
+
+def _remember(folder: Path, seen: tuple[int, ...], hashed: int) -> None:
+    """That these files were hashed from then on; not of one that was written in the same tick."""
+    if all(changed < hashed - TICK for changed in seen):
+        _verified[folder] = seen
+    else:
+        _verified.pop(folder, None)
 
 
 def _times(folder: Path, record: StageRecord) -> tuple[int, ...]:

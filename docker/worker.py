@@ -5,7 +5,8 @@
 On SIGTERM Prefect's process worker (seen in 3.8.8) is gone within a second and takes its runs with
 it by SIGKILL: no checkpoint, and the run stays RUNNING. A signal to the worker's process group does
 not help, as every run leads a session of its own. So this program tells the runs first, waits until
-they have ended, and then tells the worker.
+they have ended, and then tells the worker. Now and then the worker loses that word and stays: it
+has nothing left to save, so it is killed after `PATIENCE`.
 """
 
 import signal
@@ -15,6 +16,9 @@ import psutil
 
 GRACE = 540
 """Seconds a run has for its checkpoint; below `stop_grace_period` in compose.yaml."""
+
+PATIENCE = 20
+"""Seconds the worker has to leave once its runs have ended."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -28,6 +32,8 @@ def stop(worker: psutil.Popen) -> None:
         run.terminate()
     psutil.wait_procs(runs, timeout=GRACE)
     worker.terminate()
+    signal.signal(signal.SIGALRM, lambda *_: worker.kill())
+    signal.alarm(PATIENCE)
 
 
 def main() -> int:

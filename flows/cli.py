@@ -69,17 +69,24 @@ def round_(config: ConfigFile, overrides: Overrides = None) -> None:
 @app.command()
 def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: AsJson = False) -> None:
     """Show per stage whether it would run, resume or be skipped, and with which values."""
-    from alignment.chain import chain
     from alignment.plan import plan as plan_steps
     from alignment.store import Store
+    from alignment.verdicts import decided
 
     settings = _load(config, overrides or [])
-    planned = list(plan_steps(chain(settings), Store(root=settings.store)))
+    store = Store(root=settings.store)
+    planned = list(plan_steps(decided(settings, store), store))
     if as_json:
         print(json.dumps([step.model_dump(mode="json") for step in planned], indent=2))
         return
     for step in planned:
         print(f"{step.status:<7} {step.name:<22} {step.key}")
+    if assumed := dict.fromkeys(gate for step in planned for gate in step.assumes):
+        names = ", ".join(assumed)
+        print(
+            f"not judged yet: {names}. The keys after them hold if they keep their rounds.",
+            file=sys.stderr,
+        )
 
 
 @app.command()

@@ -41,13 +41,13 @@ class Forecast:
     """Seconds that remain, from what steps of the same kind took."""
 
     def __init__(self, steps: Sequence[Step], history: Mapping[str, float]) -> None:
-        self._left = {step.key: step.stage for step in steps}
+        self._left = {step.name: step.stage for step in steps}  # a verdict may change keys
         self._seen = dict(history)
         self._scale = 1.0
 
     def finished(self, step: Step, seconds: float, *, reused: bool) -> None:
         """Take a step off the list, and learn from it if it was really built."""
-        self._left.pop(step.key, None)
+        self._left.pop(step.name, None)
         if not reused:
             self._seen[step.stage] = seconds
             self._scale = seconds / NOMINAL.get(step.stage, seconds or 1.0)
@@ -55,9 +55,9 @@ class Forecast:
     def remaining(self, running: Step | None, spent: float, share: float) -> float:
         """Seconds left, given how long the running step has run and which share is done."""
         total = 0.0
-        for key, stage in self._left.items():
+        for name, stage in self._left.items():
             expected = self._seen.get(stage, NOMINAL.get(stage, 30.0) * self._scale)
-            if running is not None and key == running.key:
+            if running is not None and name == running.name:
                 expected = spent * (1 - share) / share if share > 0.1 else max(expected - spent, 1)
             total += expected
         return total

@@ -1,7 +1,7 @@
 """The whole pipeline as one Prefect flow: SFT, merge, rounds of DPO, evaluation, report.
 
-The order of the tasks is written out below and is that of `Chain.steps`; what a step is made of
-was decided when the chain was made, so a step is named by its key before anything has run.
+The order of the tasks is written out below and is that of `Chain.steps`. A step is named by its
+key before it has run; after each gate the chain is woven on from what was kept.
 Not here: what a task does, the command line (`cli.py`), schedules (`deployments/`).
 """
 
@@ -20,6 +20,7 @@ from alignment.errors import AlignmentError
 from alignment.records import Frozen, StageRecord
 from alignment.report.assemble import ReportFiles
 from alignment.stages import Step
+from alignment.verdicts import go_on
 from flows.form import Change, Config, Rounds, titled
 from tasks.data import open_base, prepare_conversations, prepare_pairs
 from tasks.dpo import dpo
@@ -92,10 +93,9 @@ def sft_dpo(
 
 def run_chain(settings: PipelineConfig, command: str) -> RunResult:
     """Every step in order, then the report."""
-    plan = chain(settings)
     run = Run.of(settings)
     began = datetime.now(UTC).isoformat(timespec="seconds")
-    records = run_steps(plan, run)
+    plan, records = run_steps(settings, run)
     built = {record.name: record.seconds for record in records if record.started >= began}
     write: Task[..., ReportFiles] = report
     given = {"config": settings, "command": command, "timings": built}
@@ -132,8 +132,9 @@ class Stages:
         self(gate, round_.gate)
 
 
-def run_steps(plan: Chain, run: Run) -> list[StageRecord]:
-    """The records of all steps, in order."""
+def run_steps(settings: PipelineConfig, run: Run) -> tuple[Chain, list[StageRecord]]:
+    """The chain that the gates' verdicts made, and the records of all its steps, in order."""
+    plan = chain(settings)
     stage = Stages(run)
     stage(open_base, plan.base)
     stage(prepare_pairs, plan.held_out)
@@ -144,13 +145,14 @@ def run_steps(plan: Chain, run: Run) -> list[StageRecord]:
     stage(merge, plan.hand_over)
     stage(evaluate, plan.evaluate_base)
     stage(evaluate, plan.evaluate_sft)
-    for round_ in plan.rounds:
-        stage.train(round_)
+    for number in range(len(plan.rounds)):
+        stage.train(plan.rounds[number])
+        plan = go_on(plan, settings, run.store)
     if plan.control is not None:
         stage(sft, plan.control.train)
         stage(merge, plan.control.hand_over)
         stage(evaluate, plan.control.evaluate)
-    return stage.records
+    return plan, stage.records
 
 
 def find_config(config: str) -> Path:

@@ -38,3 +38,15 @@ def line_settings(settings, folder):
     settings["evaluation"] |= {"data": {"sources": [source], "min_rows": 0}, "max_new_tokens": 4}
     settings["dpo"] |= {"epochs": 2, "learning_rate": 2e-2}
     return settings
+
+
+def three_rounds(settings, folder):
+    """The settings of a run of three rounds; the labels of the second are turned round."""
+    settings = line_settings(settings, folder)
+    batches = (rows(0, 32), rows(100, 32, chosen="no", rejected="yes"), rows(200, 32))
+    sources = [
+        {"name": "file", "path": str(drop(folder / f"round-{number}.jsonl", batch))}
+        for number, batch in enumerate(batches, start=1)
+    ]
+    settings["rounds"] = [{"data": {"sources": [one], "held_out_share": 0.0}} for one in sources]
+    return settings

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,35 @@ OWNER = "postgres"
 """The system's user that runs it: PostgreSQL refuses to be run by root."""
 
 
+@dataclass(frozen=True)
+class Postgres:
+    """A server that runs: where it lies and listens."""
+
+    programs: Path
+    place: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Prefect's database, as its settings want it."""
+        return f"postgresql+asyncpg://prefect@127.0.0.1:{self.port}/prefect"
+
+    def make_database(self) -> None:
+        """An empty database, in place of the one that may be there."""
+        place = ("-h", "127.0.0.1", "-p", str(self.port), "-U", "prefect")
+        self.call("dropdb", *place, "--if-exists", "prefect")
+        self.call("createdb", *place, "prefect")
+
+    def call(self, program: str, *words: str) -> None:
+        """One of PostgreSQL's programs, to its end, as its owner."""
+        prefix = ["runuser", "-u", OWNER, "--"] if os.geteuid() == 0 else []
+        command = [*prefix, str(self.programs / program), *words]
+        subprocess.run(command, check=True, cwd=self.place, stdout=subprocess.DEVNULL)
+
+
 @contextmanager
-def postgresql() -> Iterator[str]:
-    """The URL of an empty database; the test is skipped where PostgreSQL is not installed."""
+def postgresql() -> Iterator[Postgres]:
+    """A server with an empty database; the test is skipped where PostgreSQL is not installed."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not programs:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
@@ -27,19 +54,14 @@ def postgresql() -> Iterator[str]:
     if os.geteuid() == 0:
         owner = pwd.getpwnam(OWNER)
         os.chown(place, owner.pw_uid, owner.pw_gid)
-
-    def call(program: str, *words: str) -> None:
-        prefix = ["runuser", "-u", OWNER, "--"] if os.geteuid() == 0 else []
-        command = [*prefix, str(programs[-1] / program), *words]
-        subprocess.run(command, check=True, cwd=place, stdout=subprocess.DEVNULL)
-
+    made = Postgres(programs[-1], place, port)
     data = str(place / "data")
-    call("initdb", "-D", data, "-A", "trust", "-U", "prefect", "--no-sync")
+    made.call("initdb", "-D", data, "-A", "trust", "-U", "prefect", "--no-sync")
     listen = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={place}"
-    call("pg_ctl", "-D", data, "-w", "-l", str(place / "log"), "-o", listen, "start")
+    made.call("pg_ctl", "-D", data, "-w", "-l", str(place / "log"), "-o", listen, "start")
     try:
-        call("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "prefect", "prefect")
-        yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/prefect"
+        made.make_database()
+        yield made
     finally:
-        call("pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
+        made.call("pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
         shutil.rmtree(place, ignore_errors=True)

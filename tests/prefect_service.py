@@ -33,6 +33,21 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
+class Held:
+    """What runs take up on a server.
+
+    Attributes:
+        slots: of all concurrency limits; each deployment has one of its own.
+        leases: on those slots, on the server's disk.
+        runs: that count against the limits of the pool and its queues.
+    """
+
+    slots: int
+    leases: int
+    runs: int
+
+
+@dataclass(frozen=True)
 class Service:
     """What a test may ask of the server and worker that run for the whole session."""
 
@@ -104,6 +119,28 @@ class Service:
         """What the page of a run shows, by key."""
         found = self.of_run("/artifacts/filter", run)
         return {artifact["key"]: artifact for artifact in found if artifact["key"]}
+
+    def held(self) -> Held:
+        """What is taken at this moment."""
+        limits = self.ask("/v2/concurrency_limits/filter", limit=200)
+        folder = Path(self.environment["PREFECT_HOME"]) / "concurrency_leases"
+        leases = [json.loads(path.read_text()) for path in folder.glob("*-*.json")]
+        at_work = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+        return Held(
+            slots=sum(limit["active_slots"] for limit in limits),
+            leases=sum(bool(lease["resource_ids"]) for lease in leases),  # a task's is on nothing
+            runs=self.ask("/flow_runs/count", flow_runs=at_work),
+        )
+
+    def check_free(self) -> None:
+        """Nothing is held any more, or is not within a minute: the next run does not wait."""
+        free = Held(slots=0, leases=0, runs=0)
+        wait_for(
+            f"{free} (now {self.held()})",
+            lambda: True if self.held() == free else None,
+            seconds=60,
+            log=self.folder / "log",
+        )
 
     def log(self, run: str) -> str:
         """What the page of a run shows as its log."""

@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 from alignment.data.clean import Reason
 from alignment.data.formats import Kind
-from alignment.records import DataRef, Frozen
+from alignment.records import DataRef, Frozen, Quarantined
+
+UNREADABLE = frozenset({Reason.malformed, Reason.bad_encoding})
+"""Reasons that speak against the file, not against the row."""
 
 
 class SourceReport(Frozen):
@@ -48,6 +51,15 @@ def by_reason(counts: Iterable[Counter[str]]) -> dict[str, int]:
     for counter in counts:
         total.update(counter)
     return {str(reason): count for reason, count in sorted(total.items())}
+
+
+def too_many_unreadable(first: Quarantined, bad: int, read: int, *, tolerated: float) -> str:
+    """How many rows cannot be read, the first of them, and the way out."""
+    return (
+        f"{bad} of {read} rows ({bad / read:.1%}) are unreadable, more than "
+        f"max_malformed_share {tolerated:g} tolerates. The first: {first.file} line "
+        f"{first.row}: {first.detail}. Mend the file, or raise max_malformed_share."
+    )
 
 
 def too_few(kind: Kind, kept: int, report: PreparationReport, *, min_rows: int) -> str:

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from alignment.data.accounts import (
+    UNREADABLE,
     PreparationReport,
     Prepared,
     SourceReport,
     by_reason,
     too_few,
+    too_many_unreadable,
 )
 from alignment.data.clean import R, Reason
 from alignment.data.formats import Kind
@@ -206,17 +208,11 @@ class Sieve(Generic[R]):
         Raises:
             DataError: there are more.
         """
-        unreadable = (Reason.malformed, Reason.bad_encoding)
-        bad = sum(counts[reason] for counts in self.dropped.values() for reason in unreadable)
+        bad = sum(counts[reason] for counts in self.dropped.values() for reason in UNREADABLE)
         read = self.read.total()
-        if bad <= tolerated * read:
-            return
-        first = next(row for row in self.quarantine() if row.reason in unreadable)
-        raise DataError(
-            f"{bad} of {read} rows ({bad / read:.1%}) are unreadable, more than "
-            f"max_malformed_share {tolerated:g} tolerates. The first: {first.file} line "
-            f"{first.row}: {first.detail}. Mend the file, or raise max_malformed_share."
-        )
+        if bad > tolerated * read:
+            first = next(row for row in self.quarantine() if row.reason in UNREADABLE)
+            raise DataError(too_many_unreadable(first, bad, read, tolerated=tolerated))
 
     def quarantine(self) -> Iterator[Quarantined]:
         """Every row that fell out: by the rules in the order of reading, then by comparison."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alignment.doctor.finding import SEVERITY, Checkup, Example, Finding, Piece
 from alignment.doctor.plots import draw
-from alignment.durable import staged
+from alignment.durable import replace
 from alignment.report.page import environment
 from alignment.report.pictures import Picture
 from alignment.report.svg import to_svg
@@ -19,8 +19,7 @@ def write_page(checkup: Checkup, path: Path) -> Path:
     """Write the page; returns `path`."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with staged("doctor.page", path) as place:
-            place.write_text(render(checkup), encoding="utf-8")
+        replace("doctor.page", path, render(checkup))
     return path
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,9 @@ from alignment.durable import staged
 from alignment.errors import ModelError
 from alignment.records import BaseRef, Frozen, TokenizerRef, digest_of
 from alignment.store import file_sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 TOKENIZER_FILES = ("tokenizer*", "*.jinja", "vocab*", "merges.txt", "special_tokens_map.json")
@@ -172,7 +175,7 @@ def describe_tokenizer(folder: Path, uri: str) -> TokenizerRef:
     """The reference to the tokenizer in a folder.
 
     Raises:
-        ModelError: it cannot be loaded, or has no chat template.
+        ModelError: it cannot be loaded, has no chat template, or one that may not be rendered.
     """
     from transformers import AutoTokenizer
 
@@ -191,11 +194,32 @@ def describe_tokenizer(folder: Path, uri: str) -> TokenizerRef:
             f"the tokenizer in {folder} has no chat template. Start from an instruct model, or add "
             "chat_template.jinja to the folder."
         )
+    _check_template(tokenizer, folder)
     return TokenizerRef(
         uri=uri,
         sha256=digest_of([(file.name, file_sha256(file)) for file in tokenizer_files(folder)]),
         chat_template_sha256=digest_of(tokenizer.chat_template),
     )
+
+
+def _check_template(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Refuse a template that is none, or reaches for more than the chat it is given.
+
+    The library renders templates in a sandbox; here its refusal becomes a sentence, before any
+    work is done. What a template says against this chat itself is no reason to refuse it.
+    """
+    from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
+
+    chat = [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": "Well."}]
+    try:
+        tokenizer.apply_chat_template(chat, tokenize=False)
+    except (SecurityError, TemplateSyntaxError) as error:
+        raise ModelError(
+            f"the chat template in {folder} cannot be used: {_one_line(error)}. Take the model "
+            "from its makers, or replace chat_template.jinja."
+        ) from error
+    except TemplateError:
+        return
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from alignment.chain import Chain, Round
 from alignment.config import PipelineConfig
 from alignment.data.sieve import read_rows
-from alignment.durable import staged
+from alignment.durable import replace
 from alignment.records import (
     DataRef,
     EvalReport,
@@ -92,8 +92,7 @@ def _write(store: Store, report: RunReport, *, name: str) -> ReportFiles:
     path = folder / f"{name}.html"
     with storage_errors(store.root):
         folder.mkdir(parents=True, exist_ok=True)
-        with staged("report.page", path) as place:
-            place.write_text(render(report), encoding="utf-8")
+        replace("report.page", path, render(report))
     return ReportFiles(
         html=path,
         markdown=to_markdown(report),

@@ -12,22 +12,17 @@ from alignment.stages.step import (
     Outcome,
     Step,
     as_json,
-    evaluation_of,
     model_of,
 )
 from alignment.store import Store
 
 
 class PassGate(Step):
-    """Hand on a round's model, or the one it started from.
-
-    Its key is known before the round has run, like every other: the steps after it name the
-    gate as their parent, and what they get from it is decided when it is built.
+    """Keep a round's model, or the one it started from.
 
     Attributes:
-        candidate, evaluation: the round's merged model and its evaluation.
-        champion, against: the model the round started from and its evaluation; a gate's key
-            means what that gate handed on.
+        candidate, evaluation: the round's model and its evaluation.
+        champion, against: the model the round started from and its evaluation.
     """
 
     stage: Literal["gate"] = "gate"
@@ -41,15 +36,14 @@ class PassGate(Step):
     def build(self, context: Context) -> Outcome:
         """Compare row by row, and say which model goes on."""
         store = context.store
-        against = evaluation_of(store, self.against)
         verdict = judge(
             self.config,
             candidate=_measured(store, self.evaluation),
-            champion=_measured(store, against),
+            champion=_measured(store, self.against),
         )
         kept = Kept(
             model=model_of(store, self.candidate if verdict.kept else self.champion),
-            evaluation=self.evaluation if verdict.kept else against,
+            evaluation=self.evaluation if verdict.kept else self.against,
             verdict=verdict,
         )
         return Outcome(

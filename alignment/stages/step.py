@@ -19,7 +19,6 @@ from alignment.records import (
     DataRef,
     Frozen,
     Json,
-    Kept,
     ModelRef,
     PreferencePair,
     digest_of,
@@ -109,17 +108,8 @@ class Step(Frozen, ABC):
 
 
 def model_of(store: Store, key: str) -> ModelRef:
-    """The model that a step made, or that a gate handed on, after its files were verified."""
-    record = store.open(key)
-    if record.stage == "gate":
-        return Kept.model_validate(record.output).model
-    return ModelRef.model_validate(record.output)
-
-
-def evaluation_of(store: Store, key: str) -> str:
-    """The key of an evaluation: its own, or that of the model which a gate handed on."""
-    record = store.open(key)
-    return Kept.model_validate(record.output).evaluation if record.stage == "gate" else key
+    """The model that a step made, after its files were verified."""
+    return ModelRef.model_validate(store.open(key).output)
 
 
 def data_of(store: Store, key: str) -> DataRef:

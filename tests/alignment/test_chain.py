@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from alignment.chain import chain, seed_for
+from alignment.chain import chain, rewoven, seed_for
 from alignment.config import PipelineConfig
 from alignment.errors import ModelError
 from alignment.launch import build, run_step
@@ -68,13 +68,14 @@ def test_without_a_gate_nothing_judges_the_rounds(tiny_settings):
     assert not GATES & keys(tiny_settings).keys()
 
 
-def test_each_gate_compares_its_round_with_what_the_gate_before_handed_on(tiny_settings):
+def test_each_gate_compares_its_round_with_the_model_it_started_from(tiny_settings):
     names = chain(PipelineConfig.model_validate(tiny_settings))
     first, second = (round_.gate for round_ in names.rounds)
     assert first is not None
     assert second is not None
     assert (first.champion, first.against) == (names.hand_over.key, names.evaluate_sft.key)
-    assert (second.champion, second.against) == (first.key, first.key)
+    kept = names.rounds[0]
+    assert (second.champion, second.against) == (kept.hand_over.key, kept.evaluate.key)
     assert second.candidate == names.rounds[1].hand_over.key
 
 
@@ -91,6 +92,29 @@ def test_round_two_starts_from_round_one(tiny_settings):
     assert first.train.policy == names.hand_over.key
     assert second.train.policy == first.hand_over.key
     assert second.evaluate.parent == first.evaluate.key
+
+
+def test_a_round_after_a_rejected_one_starts_from_the_champion(tiny_settings):
+    """Of three rounds the second is rejected: the third has the first's model as its policy.
+
+    The gate's settings, which led to the verdict, are in no key of it.
+    """
+    sources = [{"name": "practice", "part": "round-3", "rows": 16}]
+    tiny_settings["rounds"].append({"data": {"sources": sources}})
+    config = PipelineConfig.model_validate(tiny_settings)
+    hoped = chain(config)
+    woven = chain(config, lambda gate: gate.name != "gate-2")
+    assert woven.rounds[:2] == hoped.rounds[:2]
+    first, _, third = woven.rounds
+    assert third.train.policy == first.hand_over.key
+    assert third.evaluate.parent == first.evaluate.key
+    assert third.gate is not None
+    assert (third.gate.champion, third.gate.against) == (first.hand_over.key, first.evaluate.key)
+    assert woven.control == hoped.control
+    assert rewoven(hoped, config, lambda gate: gate.name != "gate-2") == woven
+    tiny_settings["gate"] = {"name": "plain", "max_stop_drop": 0.5}
+    other = chain(PipelineConfig.model_validate(tiny_settings), lambda g: g.name != "gate-2")
+    assert other.rounds[2].train == third.train
 
 
 def test_no_round_shares_a_seed_with_another_purpose(tiny_settings):

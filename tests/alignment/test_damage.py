@@ -14,7 +14,7 @@ def flip(path, generator):
     path.write_bytes(content)
 
 
-def test_a_flipped_bit_in_any_file_of_any_artifact_is_found(finished, tmp_path):
+def test_a_flipped_bit_in_any_file_of_any_artifact_is_found(finished, tmp_path, record_property):
     generator, tried, missed = random.Random(0), set(), []
     store = Store(root=tmp_path)
     for record in finished.records.values():
@@ -28,6 +28,7 @@ def test_a_flipped_bit_in_any_file_of_any_artifact_is_found(finished, tmp_path):
             except ArtifactError:
                 continue
             missed.append((record.name, file))
+    record_property("tried", len(tried))
     kinds = {"base", "pairs", "conversations", "sft", "dpo", "merge", "evaluate", "gate"}
     assert {stage for stage, _ in tried} >= kinds
     assert not missed, f"{len(missed)} of {len(tried)}"

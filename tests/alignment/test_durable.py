@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,23 @@ def test_staged_writing_that_fails_leaves_what_was_there(tmp_path):
     with pytest.raises(FileNotFoundError), durable.staged("page", tmp_path / "page"):
         pass  # nothing was written
     assert (tmp_path / "page").read_text() == "old"
+
+
+def test_two_that_write_one_page_at_once_leave_one_of_them_whole(tmp_path):
+    """Two runs of one name end together: each page is whole, and nothing stays beside it."""
+    page, texts = tmp_path / "run.html", ("a" * 100_000, "b" * 100_000)
+    begin = threading.Barrier(2)
+
+    def write(text):
+        begin.wait()
+        for _ in range(50):
+            durable.replace("test.page", page, text)
+            assert page.read_text() in texts
+
+    with ThreadPoolExecutor(2) as pool:
+        for writer in [pool.submit(write, text) for text in texts]:
+            writer.result()
+    assert list(tmp_path.iterdir()) == [page]
 
 
 def test_a_folder_is_out_of_the_way_before_its_files_go(tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from alignment.intake import Arrival, InboxConfig, look
 from alignment.ledger import Batch, Head, Started
 from alignment.line import Line
 from alignment.store import Store
-from tests.machines import lives
+from tests.machines import lives, place_of_a_life
 
 
 def content(number):
@@ -138,7 +137,6 @@ from pathlib import Path
 from alignment.line import Line
 from alignment.ledger import Batch
 from alignment.store import Store
-from tests.machines import lives
 
 line = Line(store=Store(root=Path(sys.argv[1])))
 sys.stdin.readline()
@@ -291,7 +289,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = place_of_a_life()
         self.inbox = Path(self.folder.name) / "inbox"
         self.inbox.mkdir()
         self.line = Line(store=Store(root=self.folder.name))

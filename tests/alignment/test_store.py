@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -186,6 +187,19 @@ def test_manifest_from_before_there_were_digests_is_read(store, committed):
 @pytest.mark.usefixtures("committed")
 def test_a_cut_file_is_found(store):
     os.truncate(store.folder(KEY) / "weights.bin", 100)
+    with pytest.raises(ArtifactError, match=r"weights\.bin does not match the digest"):
+        store.open(KEY)
+
+
+@pytest.mark.usefixtures("committed")
+def test_a_change_in_the_same_tick_of_the_clock_is_found(store):
+    """The file's time is the same before and after, as on a file system that tells no finer."""
+    path = store.folder(KEY) / "weights.bin"
+    tick = time.time_ns() + 10**9
+    os.utime(path, ns=(tick, tick))
+    store.open(KEY)
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=(tick, tick))
     with pytest.raises(ArtifactError, match=r"weights\.bin does not match the digest"):
         store.open(KEY)
 

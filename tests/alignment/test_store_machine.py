@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import tempfile
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -12,7 +11,7 @@ from alignment.errors import ArtifactError
 from alignment.failpoints import Broken, arm
 from alignment.store import MANIFEST, Store
 from tests.alignment.artifacts import record_of
-from tests.machines import lives
+from tests.machines import lives, place_of_a_life
 
 KEYS = st.sampled_from(["sft-1", "dpo-1", "merge-1"])
 NAMES = ("weights.bin", "logs/history.jsonl")
@@ -23,7 +22,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = place_of_a_life()
         self.store = Store(root=Path(self.folder.name))
         self.whole: dict[str, bytes] = {}
 

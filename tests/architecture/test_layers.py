@@ -37,7 +37,7 @@ ROOMS = [
     },
     {"train", "evaluate", "intake"},
     {"config", "stages"},
-    {"chain", "conduct", "export", "launch", "plan", "rounds"},
+    {"chain", "conduct", "export", "launch", "plan", "rounds", "verdicts"},
     {"report"},
     {"doctor"},
 ]

@@ -10,7 +10,14 @@ from alignment.line import Line
 from alignment.store import Store
 from tests.inbox import drop, line_settings, rows
 from tests.postgres import postgresql
-from tests.prefect_service import WORKER, answering, bootstrap, planned, running, wait_for
+from tests.prefect_service import (
+    WORKER,
+    answering,
+    bootstrap,
+    planned,
+    running,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -34,8 +41,8 @@ def planned_service(request, tmp_path_factory):
     if request.param == "sqlite":
         yield planned(folder)
         return
-    with postgresql() as url:
-        yield planned(folder, PREFECT_SERVER_DATABASE_CONNECTION_URL=url)
+    with postgresql() as database:
+        yield planned(folder, PREFECT_SERVER_DATABASE_CONNECTION_URL=database.url)
 
 
 def prepare(server):
@@ -82,8 +89,15 @@ def in_training(store):
 def kill_in_training(service, run, store, *more):
     log = service.folder / "log"
     wait_for("training", lambda: in_training(store), seconds=240, log=log)
+    check_taken(service)
     for process in (*more, *processes(run)):
         os.kill(process.pid, signal.SIGKILL)
+
+
+def check_taken(service):
+    """One run holds all there is to hold: its deployment's slot, a lease on it, its queue."""
+    held = service.held()
+    assert (held.slots, held.leases, held.runs) == (1, 1, 1), held
 
 
 def check_one_round(service, run, line):
@@ -97,6 +111,7 @@ def check_one_round(service, run, line):
     assert service.ask(f"/flow_runs/{run}")["run_count"] == 2
     assert [e.event.name for e in line.ledger.read()] == ["started", "opened", "closed"]
     assert [closed.fate for _, closed in line.state().history] == ["kept"]
+    service.check_free()
 
 
 def test_killed_flow_process_is_resumed(service, config, tmp_path):
@@ -117,6 +132,31 @@ def test_run_whose_worker_died_with_it_is_found_silent_and_resumed_by_another(
     assert service.state(run)["type"] == "RUNNING", "nobody is left to say otherwise"
     with running(service, *WORKER):
         check_one_round(service, run, line)
+
+
+def test_run_outlives_a_kill_of_its_worker(service, config, tmp_path):
+    """Its process goes on, or is taken for dead and the next goes on: one round either way."""
+    line = Line(store=Store(root=tmp_path / "store"))
+    log = service.folder / "log"
+    with running(service, *WORKER) as worker:
+        run = service.start("dpo-round/cpu", f"config={config}")
+        wait_for("training", lambda: in_training(tmp_path / "store"), seconds=240, log=log)
+        worker.kill()
+        with running(service, *WORKER):
+            wait_for(
+                "the end of the run",
+                lambda: True if service.state(run)["name"] == "Kept" else None,
+                seconds=300,
+                log=log,
+            )
+            wait_for(
+                "the end of its processes",
+                lambda: None if processes(run) else True,
+                seconds=60,
+                log=log,
+            )
+            service.check_free()
+    assert [e.event.name for e in line.ledger.read()] == ["started", "opened", "closed"]
 
 
 def servers(service):
@@ -141,6 +181,7 @@ def test_run_outlives_a_kill_of_the_server(service, config, tmp_path):
         run = service.start("dpo-round/cpu", f"config={config}")
         log = service.folder / "log"
         wait_for("training", lambda: in_training(tmp_path / "store"), seconds=240, log=log)
+        check_taken(service)
         for process in servers(service):
             process.kill()
         with answering(service):
@@ -150,5 +191,6 @@ def test_run_outlives_a_kill_of_the_server(service, config, tmp_path):
                 seconds=300,
                 log=log,
             )
+            service.check_free()
     assert state["name"] == "Kept", state["message"]
     assert [e.event.name for e in line.ledger.read()] == ["started", "opened", "closed"]

@@ -11,19 +11,32 @@ from alignment.line import Line
 from alignment.store import Store
 from tests.deployments.test_crashes import in_training, processes
 from tests.inbox import drop, line_settings, rows
+from tests.postgres import postgresql
 from tests.prefect_service import WORKER, answering, bootstrap, planned, running, wait_for
 
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def lost(request, tmp_path):
+    """A server that is not started yet, and a function that deletes its database."""
+    if request.param == "sqlite":
+        service = planned(tmp_path)
+        yield service, lambda: shutil.rmtree(Path(service.environment["PREFECT_HOME"]))
+        return
+    with postgresql() as database:
+        service = planned(tmp_path, PREFECT_SERVER_DATABASE_CONNECTION_URL=database.url)
+        yield service, database.make_database
+
+
 def test_round_goes_on_from_the_store_after_the_database_was_deleted(
-    tmp_path, tiny_settings, write_config
+    lost, tmp_path, tiny_settings, write_config
 ):
     settings = line_settings(tiny_settings, tmp_path)
     settings["dpo"]["epochs"] = 10
     drop(tmp_path / "inbox" / "monday.jsonl", rows(0, 32))
     config = write_config(settings)
-    service, store = planned(tmp_path), Store(root=tmp_path / "store")
+    (service, lose), store = lost, Store(root=tmp_path / "store")
     with answering(service):
         bootstrap(service)
         with running(service, *WORKER) as worker:
@@ -33,8 +46,9 @@ def test_round_goes_on_from_the_store_after_the_database_was_deleted(
             for process in (worker, *processes(run)):
                 os.kill(process.pid, signal.SIGKILL)
     built = set(store.list_keys())
-    shutil.rmtree(Path(service.environment["PREFECT_HOME"]))
+    lose()
     with answering(service):
+        assert service.ask("/flow_runs/count", flow_runs={}) == 0, "it remembers nothing"
         bootstrap(service)
         with running(service, *WORKER):
             again = service.start("dpo-round/cpu", f"config={config}")

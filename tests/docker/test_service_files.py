@@ -82,10 +82,10 @@ def test_worker_gets_one_nvidia_device():
 
 
 def test_container_outlives_the_time_a_run_has_to_save():
-    grace = runpy.run_path(str(ROOT / "docker/worker.py"))["GRACE"]
+    program = runpy.run_path(str(ROOT / "docker/worker.py"))
     minutes = re.fullmatch(r"(\d+)m", SERVICES["worker"]["stop_grace_period"])
     assert minutes
-    assert grace < int(minutes[1]) * 60
+    assert program["GRACE"] + program["PATIENCE"] < int(minutes[1]) * 60
 
 
 @pytest.mark.parametrize(("service", "key", "value"), SETTINGS)

@@ -27,7 +27,8 @@ run = subprocess.Popen([sys.executable, "-c", {RUN!r}], start_new_session=True)
 def stop(*_):
     run.kill()  # as Prefect's worker does
     pathlib.Path("told").write_text(str(pathlib.Path("saved").exists()))
-    sys.exit(7)
+    if not pathlib.Path("deaf").exists():
+        sys.exit(7)
 signal.signal(signal.SIGTERM, stop)
 run.wait()
 while True:
@@ -62,3 +63,12 @@ def test_second_signal_does_not_cut_the_saving_short(program, tmp_path):
     program.send_signal(signal.SIGINT)
     assert program.wait(20) == 7
     assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_leave_is_killed_once_its_runs_have_saved(program, tmp_path):
+    """As Prefect's does now and then: the word is received and lost."""
+    (tmp_path / "deaf").touch()
+    program.send_signal(signal.SIGTERM)
+    assert program.wait(40) != 0
+    assert (tmp_path / "told").read_text() == "True"

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import psutil
 
-from alignment.chain import chain
 from alignment.conduct import Hands, RoundRun
 from alignment.config import PipelineConfig
 from alignment.failpoints import arm, observe
@@ -32,6 +31,7 @@ from alignment.lineage import ancestors
 from alignment.progress import Progress
 from alignment.provenance import code_version, hardware, libraries
 from alignment.store import Store
+from alignment.verdicts import each_step
 from tests import tiny
 from tests.inbox import drop, line_settings, rows
 
@@ -66,7 +66,7 @@ class Bench:
         config, progress = self.config(), Progress(self.folder / "progress.jsonl")
         signal.signal(signal.SIGTERM, lambda *_: progress.ask_to_stop())
         hands = Hands(
-            begin=lambda: [build(self.store, step, progress) for step in chain(config).steps()],
+            begin=lambda: [*map(hands.build, each_step(config, self.store))],
             build=lambda step: build(self.store, step, progress),
         )
         while len(history := self.line.state().history) < ROUNDS:

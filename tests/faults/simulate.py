@@ -16,11 +16,9 @@ import multiprocessing
 import os
 import random
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from unittest import mock
 
 from alignment.conduct import Hands, RoundRun
 from alignment.config import PipelineConfig
@@ -35,6 +33,7 @@ from alignment.stages.step import Context
 from alignment.store import Store
 from tests import tiny
 from tests.alignment.artifacts import record_of
+from tests.machines import place_of_a_life
 
 NEEDED = 16
 OLD = time.time() - 10_000
@@ -264,10 +263,7 @@ class Life:
 
 def run(seed: int, acts: int = 14) -> tuple[int, str, Counter[str]]:
     """One life: its seed, what went wrong (or nothing), and how often what happened."""
-    shared = Path("/dev/shm")
-    place = shared if shared.is_dir() else None
-    unflushed = mock.patch("os.fsync")  # power cuts have a test of their own
-    with unflushed, tempfile.TemporaryDirectory(prefix="life-", dir=place) as folder:
+    with place_of_a_life() as folder:
         life = Life(seed, Path(folder))
         try:
             life.live(acts)

@@ -4,9 +4,11 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 
 from alignment.chain import Chain
+from alignment.store import Store
 from flows.dpo_round import dpo_round
 from flows.promote import promote
 from flows.sft_dpo import PRESETS, find_config, sft_dpo
+from tests.inbox import three_rounds
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
@@ -69,3 +71,31 @@ def test_chain_has_no_step_that_the_flow_does_not_know():
         "rounds",
         "control",
     ]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_the_champion_after_a_rejected_round(
+    server, tiny_settings, write_config, tmp_path
+):
+    """Typed as a person does: the run, its plan before and after, and the same run again."""
+    config = str(write_config(three_rounds(tiny_settings, tmp_path)))
+
+    def typed(command):
+        done = server.run("-c", "from flows.cli import main; main()", command, config, seconds=400)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    before = typed("plan")
+    assert "not judged yet: gate-1, gate-2." in before.stderr
+    said = typed("run").stderr
+    assert "round 2 is rejected, round 1 stays: preference accuracy fell by" in said
+    store = Store(root=tmp_path / "store")
+    records = {record.name: record for key in store.list_keys() if (record := store.find(key))}
+    assert records["dpo-3"].parents["policy"] == records["merge-dpo-1"].key
+    page = (tmp_path / "store" / "reports" / "tiny.html").read_text()
+    assert "round 3 is kept" in page
+    after = typed("plan")
+    assert "not judged yet" not in after.stderr
+    assert {line.split()[0] for line in after.stdout.splitlines()} == {"SKIP"}
+    assert "reused" in typed("run").stderr
+    assert len(store.list_keys()) == len(after.stdout.splitlines())

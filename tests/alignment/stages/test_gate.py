@@ -4,10 +4,9 @@ import pytest
 
 from alignment.evaluate.gate import GateConfig
 from alignment.launch import run_step
-from alignment.records import ModelRef
+from alignment.records import Kept, ModelRef
 from alignment.report.assemble import gather
 from alignment.stages import PassGate
-from alignment.stages.step import evaluation_of, model_of
 from alignment.store import Store
 from tests.alignment.artifacts import put_evaluation, put_model
 
@@ -22,40 +21,36 @@ def store(tmp_path, tiny_ref):
     return store
 
 
-def gate(candidate, *, champion, against):
+def gate(candidate, *, champion):
     return PassGate(
         name="gate",
         config=GateConfig(),
         candidate=f"merge-{candidate}",
         evaluation=f"evaluate-{candidate}",
-        champion=champion,
-        against=against,
+        champion=f"merge-{champion}",
+        against=f"evaluate-{champion}",
     )
 
 
 def handed_on(store, step):
-    run_step(store, step)
-    return model_of(store, step.key).base.uri, evaluation_of(store, step.key)
+    kept = Kept.model_validate(run_step(store, step).output)
+    return kept.model.base.uri, kept.evaluation
 
 
 def test_gate_hands_on_a_round_that_is_not_worse(store):
-    step = gate("2", champion="merge-1", against="evaluate-1")
-    assert handed_on(store, step) == ("folder:round 2", "evaluate-2")
+    assert handed_on(store, gate("2", champion="1")) == ("folder:round 2", "evaluate-2")
 
 
-def test_after_a_rejected_round_the_next_is_judged_against_the_champion(store):
-    """Round 1 is worse than SFT. Round 2 is better than round 1, and still worse than SFT."""
-    first = gate("1", champion="merge-t", against="evaluate-t")
-    assert handed_on(store, first) == ("folder:sft", "evaluate-t")
-    second = gate("2", champion=first.key, against=first.key)
-    assert handed_on(store, second) == ("folder:sft", "evaluate-t")
-    (note,) = store.open(second.key).notes
+def test_gate_hands_on_the_champion_of_a_round_that_is_worse(store):
+    step = gate("2", champion="t")
+    assert handed_on(store, step) == ("folder:sft", "evaluate-t")
+    (note,) = store.open(step.key).notes
     assert note.startswith("round 2 is rejected, sft stays: preference accuracy fell by 0.250")
 
 
 def test_report_names_the_model_that_the_last_gate_handed_on(finished):
     report = gather(finished.store, finished.chain, config=finished.config, command="", timings={})
-    handed = model_of(finished.store, finished.records["gate-2"].key)
+    handed = Kept.model_validate(finished.records["gate-2"].output).model
     merges = {"sft": "merge-sft", "round 1": "merge-dpo-1", "round 2": "merge-dpo-2"}
     assert report.final is not None
     assert handed == ModelRef.model_validate(finished.records[merges[report.final]].output)
