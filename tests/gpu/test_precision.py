@@ -89,7 +89,7 @@ def test_logprobs_are_as_close_to_fp32_as_those_of_padded_batches(folder):
 
 def gradient(folder, kind, engine, out, monkeypatch, *, bf16):
     """The first step's, before clipping, in a model whose adapters do something."""
-    found = []
+    found: list[torch.Tensor] = []
 
     def keep(_, parameters, *__, **___):
         found.extend(p.grad.clone() for p in parameters if p.grad is not None)
