@@ -212,3 +212,35 @@ def test_a_round_on_a_stack_is_the_same_with_checkpointing(
     assert any(tensor.abs().max() > 0 for name, tensor in found[0].items() if "lora_B" in name)
     for name, tensor in found[0].items():
         torch.testing.assert_close(found[1][name], tensor)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own parts
+def test_compiled_layers_compute_the_same_on_a_stack(open_tiny, stacked):
+    """The frozen branch is a hook of the layers inside: the compiler must see it."""
+    from peft import LoraConfig, get_peft_model
+
+    from alignment.train.acceleration import compile_layers
+    from alignment.train.attention import use_packed_attention
+    from alignment.train.batches import Tree, lay_out
+    from alignment.train.logprobs import predicted_logprobs
+
+    def computed(*, compiled):
+        torch.manual_seed(0)
+        lora = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights="gaussian")
+        model = get_peft_model(open_tiny(stacked).model, lora)
+        use_packed_attention(model)
+        if compiled:
+            compile_layers(model)
+        trees = [Tree((5, 6, 7), ((8, 9), (10, 11, 12))), Tree((), ((20, 21, 22, 23),))]
+        found = predicted_logprobs(model, lay_out(trees))
+        found.sum().backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if "lora_B" in n}
+        return found.detach(), gradients
+
+    (expected, of_plain), (found, of_compiled) = computed(compiled=False), computed(compiled=True)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert len(of_plain) == 4
+    for name, gradient in of_plain.items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(of_compiled[name], gradient, rtol=1e-3, atol=1e-4)
