@@ -222,6 +222,7 @@ def settings(asked: argparse.Namespace, arm: str, seed: int) -> PipelineConfig:
                 {"data": {"sources": _sources([file] if file else [], f"round-{n}"), **share}}
                 for n, file in enumerate(asked.rounds or [None] * 4, start=1)
             ],
+            "gate": None,  # nothing is evaluated here, so nothing could be judged
             "compose": {**ARMS[arm], **bound},
         }
     )

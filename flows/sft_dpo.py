@@ -22,6 +22,7 @@ from alignment.report.assemble import ReportFiles
 from alignment.stages import Step
 from alignment.verdicts import go_on
 from flows.form import Change, Config, Rounds, titled
+from flows.logs import tell_known_errors_in_one_line
 from tasks.data import open_base, prepare_conversations, prepare_pairs
 from tasks.dpo import dpo
 from tasks.evaluate import evaluate
@@ -33,6 +34,7 @@ from tasks.stage import Run
 
 PRESETS = Path(__file__).parents[1] / "deployments" / "configs"
 StageTask = Task[..., State[StageRecord]]
+tell_known_errors_in_one_line()
 
 
 class RunResult(Frozen):

@@ -1,5 +1,6 @@
 """A real Prefect server and a real process worker, for tests that need the whole service."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -109,6 +111,25 @@ class Service:
         """The state of a run."""
         state: dict[str, Any] = self.ask(f"/flow_runs/{run}")["state"]
         return state
+
+    def processes(self, run: str) -> list[psutil.Process]:
+        """The process of a flow run, and all that it has started."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("PREFECT__FLOW_RUN_ID") == run:
+                    found.append(process)
+        return found
+
+    def whole_log(self, run: str) -> str:
+        """The log of a run that has ended: what its process says at its very end is part of it."""
+        wait_for(
+            "the end of its process",
+            lambda: None if self.processes(run) else True,
+            seconds=60,
+            log=self.folder / "log",
+        )
+        return self.log(run)
 
     def tasks(self, run: str) -> list[tuple[str, str]]:
         """Name and state of each task of a run, in order."""

@@ -69,18 +69,6 @@ def config(tiny_settings, write_config, tmp_path):
     return write_config(settings)
 
 
-def processes(run):
-    """The process of a flow run, and all that it has started."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("PREFECT__FLOW_RUN_ID") == run:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
 def in_training(store):
     marks = list(store.glob("work/dpo-*/progress.jsonl"))
     return marks[0] if marks and marks[0].stat().st_size else None
@@ -90,7 +78,7 @@ def kill_in_training(service, run, store, *more):
     log = service.folder / "log"
     wait_for("training", lambda: in_training(store), seconds=240, log=log)
     check_taken(service)
-    for process in (*more, *processes(run)):
+    for process in (*more, *service.processes(run)):
         os.kill(process.pid, signal.SIGKILL)
 
 
@@ -151,7 +139,7 @@ def test_run_outlives_a_kill_of_its_worker(service, config, tmp_path):
             )
             wait_for(
                 "the end of its processes",
-                lambda: None if processes(run) else True,
+                lambda: None if service.processes(run) else True,
                 seconds=60,
                 log=log,
             )

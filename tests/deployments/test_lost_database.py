@@ -9,7 +9,7 @@ import pytest
 
 from alignment.line import Line
 from alignment.store import Store
-from tests.deployments.test_crashes import in_training, processes
+from tests.deployments.test_crashes import in_training
 from tests.inbox import drop, line_settings, rows
 from tests.postgres import postgresql
 from tests.prefect_service import WORKER, answering, bootstrap, planned, running, wait_for
@@ -43,7 +43,7 @@ def test_round_goes_on_from_the_store_after_the_database_was_deleted(
             run = service.start("dpo-round/cpu", f"config={config}")
             log = service.folder / "log"
             wait_for("training", lambda: in_training(store.root), seconds=240, log=log)
-            for process in (worker, *processes(run)):
+            for process in (worker, *service.processes(run)):
                 os.kill(process.pid, signal.SIGKILL)
     built = set(store.list_keys())
     lose()

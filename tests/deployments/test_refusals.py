@@ -36,7 +36,7 @@ def test_mistake_in_the_config_fails_the_run_with_one_line(service, config):
     assert state["message"].startswith("ConfigError: --set 'dpo.learning_rat=1': ")
     assert state["message"].endswith("unknown key dpo.learning_rat; did you mean 'learning_rate'?")
     assert len(state["message"].splitlines()) == 1
-    assert "Traceback" not in service.log(run)
+    assert "Traceback" not in service.whole_log(run)
 
 
 def test_file_that_is_not_there_names_those_there_are(service):

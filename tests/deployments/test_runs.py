@@ -116,7 +116,7 @@ def test_bad_data_fails_task_and_run_with_the_same_line(service, config):
     assert state["type"] == "FAILED"
     assert state["message"].startswith("DataError: conversations: only ")
     assert dict(service.tasks(run))["conversations"] == "Failed"
-    assert "Traceback" not in service.log(run)
+    assert "Traceback" not in service.whole_log(run)
 
 
 @pytest.mark.slow
