@@ -98,9 +98,15 @@ def test_prompts_are_trimmed_to_2048_tokens(seed):
     assert seed["dpo-1"].resolved["prompts"] == {"max_prompt_length": 2048}
 
 
-def test_each_round_starts_from_the_merge_before_in_bfloat16(seed):
-    assert seed["dpo-1"].parents["policy"] == seed["merge-sft"].key
-    assert seed["dpo-2"].parents["policy"] == seed["merge-dpo-1"].key
-    assert seed["dpo-3"].parents["policy"] == seed["merge-dpo-2"].key
-    compose = seed["merge-dpo-1"].settings["config"]
+def test_each_round_starts_from_what_the_stage_before_stacked(seed):
+    policies = [seed[f"dpo-{number}"].parents["policy"] for number in (1, 2, 3)]
+    assert policies == [seed[f"stack-{name}"].key for name in ("sft", "dpo-1", "dpo-2")]
+
+
+def test_the_seeds_merge_in_bfloat16_is_one_line_away(tmp_path):
+    config = load(CONFIGS / "a100.yaml", ["compose={name: merge, dtype: bfloat16}"])
+    merging = {step.name: step for step in plan(chain(config), Store(root=tmp_path))}
+    policies = [merging[f"dpo-{number}"].parents["policy"] for number in (1, 2, 3)]
+    assert policies == [merging[f"merge-{name}"].key for name in ("sft", "dpo-1", "dpo-2")]
+    compose = merging["merge-dpo-1"].settings["config"]
     assert (compose["name"], compose["dtype"]) == ("merge", "bfloat16")
