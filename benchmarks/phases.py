@@ -200,40 +200,46 @@ def _refer(
     """The pass of TRL's `precompute_ref_log_probs`, at its default batch, or the engine's own."""
     if engine.name != "stock":
         return _score(phase, engine, setup, loaded, pairs)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = _reference_trainer(setup, loaded, pairs, Path(scratch))
+        rows, size = trainer.train_dataset, trainer.args.per_device_train_batch_size
+        batches = [
+            trainer.data_collator([rows[at] for at in range(start, min(start + size, len(rows)))])
+            for start in range(0, len(rows), size)
+        ]
+        first = setup.batch.effective // size
+        _pass_references(trainer, batches[:first])
+        start_time = _now()
+        _pass_references(trainer, batches[first:])
+        seconds = _now() - start_time
+    tokens = sum(float(batch["attention_mask"].sum()) for batch in batches[first:])
+    return _Work(tokens, len(rows) - setup.batch.effective, seconds)
+
+
+def _reference_trainer(
+    setup: Setup, loaded: Any, pairs: Sequence[PreferencePair], scratch: Path
+) -> Any:
     from datasets import Dataset
     from peft import LoraConfig
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    with tempfile.TemporaryDirectory() as scratch:
-        config = DpoConfig(batch=setup.batch, bf16=setup.bf16, max_length=MAX_LENGTH)
-        arguments = on_this_machine(config.trl_arguments(seed=0), Path(scratch), evaluates=False)
-        trainer = DPOTrainer(
-            model=loaded.model,
-            args=DPOConfig(**arguments),
-            train_dataset=Dataset.from_list(
-                [pair.model_dump(include={"prompt", "chosen", "rejected"}) for pair in pairs]
-            ),
-            processing_class=loaded.tokenizer,
-            peft_config=LoraConfig(**config.lora.peft_arguments()),
-        )
-        rows: Any = trainer.train_dataset
-        size = trainer.args.per_device_train_batch_size
-        batches = [
-            trainer.data_collator([rows[at] for at in range(start, min(start + size, len(rows)))])
-            for start in range(0, len(rows), size)
-        ]
-        skipped = setup.batch.effective // size
-        for number, batch in enumerate(batches):
-            if number == skipped:
-                start_time = _now()
-            trainer.compute_ref_log_probs(
-                trainer.model,
-                {name: value.to(trainer.args.device) for name, value in batch.items()},
-            )
-        seconds = _now() - start_time
-    tokens = sum(float(batch["attention_mask"].sum()) for batch in batches[skipped:])
-    return _Work(tokens, len(rows) - setup.batch.effective, seconds)
+    config = DpoConfig(batch=setup.batch, bf16=setup.bf16, max_length=MAX_LENGTH)
+    arguments = on_this_machine(config.trl_arguments(seed=0), scratch, evaluates=False)
+    rows = [pair.model_dump(include={"prompt", "chosen", "rejected"}) for pair in pairs]
+    return DPOTrainer(
+        model=loaded.model,
+        args=DPOConfig(**arguments),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=loaded.tokenizer,
+        peft_config=LoraConfig(**config.lora.peft_arguments()),
+    )
+
+
+def _pass_references(trainer: Any, batches: Sequence[Any]) -> None:
+    for batch in batches:
+        there = {name: value.to(trainer.args.device) for name, value in batch.items()}
+        trainer.compute_ref_log_probs(trainer.model, there)
 
 
 def _score(
