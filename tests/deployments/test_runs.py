@@ -94,7 +94,7 @@ def test_preset_a100_runs_on_a_tiny_model_with_overrides(service, tiny_model_fol
     assert state["type"] == "COMPLETED", state["message"]
     assert dict(service.tasks(run))["base"] == "Reused"
     assert dict(service.tasks(run))["evaluate-no-sft"] == "Built"
-    card = service.artifacts(run)["a100-tiny-merge-sft"]
+    card = service.artifacts(run)["a100-tiny-stack-sft"]
     assert "no SFT adapter: the base model takes its place" in card["description"]
 
 
