@@ -78,7 +78,7 @@ class Service:
     def ask(self, path: str, **body: Any) -> Any:
         """The server's answer: to a GET, or to a POST where there is a body."""
         method = "POST" if body else "GET"
-        answer = httpx.request(method, f"{self.url}{path}", json=body or None, timeout=30)
+        answer = httpx.request(method, f"{self.url}{path}", json=body or None, timeout=120)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
