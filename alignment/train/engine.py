@@ -93,7 +93,7 @@ class Packed(Frozen):
     )
     compile: Literal["auto"] | bool = Field(
         default="auto",
-        description="Compile each decoder layer (torch.compile): about a minute at the start. "
+        description="Compile each decoder layer (torch.compile): a minute or more at the start. "
         "auto: on a GPU, in a training of 200 steps or more.",
     )
     recompute: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
