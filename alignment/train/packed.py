@@ -39,9 +39,9 @@ logger = logging.getLogger(__name__)
 STEPS_WORTH_COMPILING = 200
 """Steps of a training from which on a minute of compiling is won back."""
 
-PROBE_TOKENS = 1024
-LARGEST_GAP = 0.01
-"""Nats of a reply of a third of these tokens; rounding in the same places gives 0."""
+ROWS_COMPARED, LARGEST_GAP = 2, 0.01
+"""Of a training's first step, policy against reference before it has learnt anything, nats a reply;
+rounding in the same places gives 0."""
 
 NAMES = "names"
 """Key of a batch under which the ids of its rows travel; no stock collator has it."""
@@ -118,7 +118,7 @@ class Steps:
         trees = self.task.trees(inputs)
         objective = self.task.objective(self._mean_over_processes(self.task.totals(trees)))
         model.train()
-        self._budget = self._budget or self._begin(model, objective)
+        self._budget = self._budget or self._begin(model, trees, objective)
         found = self.run(model, trees, objective, learn=True)
         self._refuse_non_finite(found[:, 0], inputs[NAMES])
         self.task.report(self._trainer, "train", found[:, 1:])
@@ -215,13 +215,13 @@ class Steps:
         found: list[float] = self._trainer.accelerator.gather(own).mean(dim=0).tolist()
         return found
 
-    def _begin(self, model: Any, objective: Objective) -> Budget:
+    def _begin(self, model: Any, trees: Sequence[Tree], objective: Objective) -> Budget:
         """Before the first step, when the library has set the model up: speed, then memory."""
         plain = self._trainer.accelerator.unwrap_model(model)
         if self._engine.fuse_adapters:
             fuse_adapters(plain)
         if self._compiles(cuda=_on_cuda(model)):
-            self._compile(plain)
+            self._compile(plain, trees[:ROWS_COMPARED])
         self._selective = recomputes(plain)
         plan = self._plan(plain, objective)
         if self._selective:
@@ -233,11 +233,11 @@ class Steps:
             return self._engine.compile
         return cuda and self._trainer.state.max_steps >= STEPS_WORTH_COMPILING and can_compile()
 
-    def _compile(self, plain: Any) -> None:
+    def _compile(self, plain: Any, trees: Sequence[Tree]) -> None:
         """Compile the layers, and take it back where policy and reference round differently."""
         undo = compile_layers(plain)
         device = next(plain.parameters()).device
-        micro = lay_out([self.task.probe(PROBE_TOKENS)]).to(device)
+        micro = lay_out(trees).to(device)
         state = _random_state(plain)
         with fresh(plain), self._trainer.compute_loss_context_manager():
             gap = self.task.gap(plain, micro)
