@@ -13,30 +13,29 @@ exported; figures go to results.json, the plot to compose.png.
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from itertools import islice, pairwise
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from alignment import durable
 from alignment.chain import Chain, chain
 from alignment.config import PipelineConfig
 from alignment.errors import Interrupted
 from alignment.launch import build
 from alignment.progress import Progress
 from alignment.provenance import hardware, libraries
-from alignment.records import AdapterRef, Frozen, ModelRef, PreferencePair, Quantisation
+from alignment.records import AdapterRef, Quantisation
 from alignment.stages import HandOver, Step, TrainDpo, TrainSft
-from alignment.stages.step import data_of, model_of, rows_of
+from alignment.stages.step import model_of
 from alignment.store import Store
+from benchmarks.gain import figure
+from benchmarks.memory import forget
+from benchmarks.quality import Exam, Quality
+from benchmarks.stage import Kept, Stage, kept, measured
 from benchmarks.workload import SHAPES, write_model
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ARMS: dict[str, dict[str, Any]] = {
     "merge bf16": {"name": "merge", "dtype": "bfloat16"},
@@ -45,52 +44,6 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 LOOSE = 1e9
 """A bound on the hand-over that stops nothing: the benchmark is there to see the figures."""
-
-
-class Quality(Frozen):
-    """One model on the held-out pairs.
-
-    Attributes:
-        nll, nll_gain: nats per token of the chosen replies, and how much less than the base's.
-        accuracy: share of pairs whose chosen reply is the likelier one.
-        margin: mean implicit reward of the chosen over the rejected reply, beta left out, nats.
-    """
-
-    nll: float
-    nll_gain: float
-    accuracy: float
-    margin: float
-
-
-class Stage(Frozen):
-    """One training of one arm and its hand-over.
-
-    Attributes:
-        views: "trained"; "start", as the next stage loads it; "unquantised", the same in full
-            weights, as evaluation sees it; "exported bf16", all deltas on the base, cast once.
-        hand_over: kept share and distance, as the record has them.
-        seconds, step_seconds: of the hand-over; of one optimiser step, the median.
-        training_seconds: of the training, loading and preparing included.
-        written, peak_gib: bytes of the hand-over's artifact; GPU memory of the training.
-    """
-
-    arm: str
-    seed: int
-    stage: str
-    views: dict[str, Quality]
-    hand_over: dict[str, float]
-    seconds: float
-    step_seconds: float
-    training_seconds: float
-    written: int
-    peak_gib: float | None
-
-
-class Kept(Frozen):
-    """The figures of a stage as they lie in a file, and which hand-over they are of."""
-
-    key: str
-    figures: Stage
 
 
 class Watched(Progress):
@@ -129,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Stage]:
         for seed in asked.seeds:
             for arm in asked.arms:
                 for stage in run_arm(asked, arm, seed):
-                    print(_row(stage), flush=True)
+                    print(stage.row(), flush=True)
     finally:
         found = _collect(asked)
     return found
@@ -149,7 +102,7 @@ def run_arm(asked: argparse.Namespace, arm: str, seed: int) -> Iterator[Stage]:
     for train, hand_over in _stages(woven):
         _build(asked, arm, seed, store, train)
         _build(asked, arm, seed, store, hand_over)
-        yield _measured(asked, arm, seed, woven, store, train, hand_over)
+        yield _measured(asked, arm, seed, _exam(asked, woven, store), train, hand_over)
         if train.name == asked.last:
             return
 
@@ -166,11 +119,49 @@ def _build(asked: argparse.Namespace, arm: str, seed: int, store: Store, step: S
     if store.find(step.key) is None:
         if progress.asked_to_stop:
             raise Interrupted(f"time is over before {name}")
-        _forget()
+        forget()
         _say(f"{name}: begun")
     began = time.monotonic()
     build(store, step, progress)
     _say(f"{name}: there after {time.monotonic() - began:.1f} s")
+
+
+def _exam(asked: argparse.Namespace, woven: Chain, store: Store) -> Exam:
+    return Exam(
+        woven=woven,
+        store=store,
+        folder=asked.out,
+        pairs=asked.pairs,
+        max_length=asked.max_length,
+        dtype="bfloat16" if asked.bf16 else "float32",
+        until=asked.until,
+    )
+
+
+def _measured(
+    asked: argparse.Namespace, arm: str, seed: int, exam: Exam, train: Step, hand_over: Step
+) -> Stage:
+    """The figures of one stage; kept in a file, from which a later call takes them."""
+    name = f"{arm.replace(' ', '-')}-{seed}-{train.name}.json"
+
+    def measure() -> Stage:
+        return measured(
+            arm,
+            seed,
+            training=exam.store.open(train.key),
+            hand_over=exam.store.open(hand_over.key),
+            marks=_marks(asked, train.key),
+            views={} if asked.costs else _views(exam, train.key, hand_over.key),
+        )
+
+    return kept(asked.out / "stages" / name, hand_over.key, measure)
+
+
+def _views(exam: Exam, adapter: str, hand_over: str) -> dict[str, Quality]:
+    store = exam.store
+    policy = model_of(store, store.open(hand_over).parents["policy"])
+    trained = policy.push(AdapterRef.model_validate(store.open(adapter).output))
+    return exam.views(trained, model_of(store, hand_over))
 
 
 def _marks(asked: argparse.Namespace, key: str) -> Path:
@@ -228,257 +219,22 @@ def settings(asked: argparse.Namespace, arm: str, seed: int) -> PipelineConfig:
     )
 
 
-def _forget() -> None:
-    """Give back what the step before held on the GPU, and count its peak from here."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-# --- one stage -----------------------------------------------------------------------------------
-
-
-def _measured(
-    asked: argparse.Namespace,
-    arm: str,
-    seed: int,
-    woven: Chain,
-    store: Store,
-    train: Step,
-    hand_over: Step,
-) -> Stage:
-    """The figures of one stage; kept in a file, from which a later call takes them."""
-    kept = asked.out / "stages" / f"{arm.replace(' ', '-')}-{seed}-{train.name}.json"
-    if kept.exists():
-        known = Kept.model_validate_json(kept.read_text())
-        if known.key == hand_over.key:
-            return known.figures
-    found = _stage(asked, arm, seed, woven, store, train.key, hand_over.key)
-    _put(kept, Kept(key=hand_over.key, figures=found).model_dump_json())
-    return found
-
-
-def _stage(
-    asked: argparse.Namespace,
-    arm: str,
-    seed: int,
-    woven: Chain,
-    store: Store,
-    adapter: str,
-    hand_over: str,
-) -> Stage:
-    record, training = store.open(hand_over), store.open(adapter)
-    policy = model_of(store, record.parents["policy"])
-    trained = policy.push(AdapterRef.model_validate(training.output))
-    views = {} if asked.costs else _views(asked, woven, store, trained, model_of(store, hand_over))
-    return Stage(
-        arm=arm,
-        seed=seed,
-        stage=training.name,
-        views=views,
-        hand_over={k: v for k, v in record.metrics.items() if k != "peak_gpu_gib"},
-        seconds=record.seconds,
-        step_seconds=_step_seconds(_marks(asked, adapter)),
-        training_seconds=training.seconds,
-        written=sum(file.size for file in record.files),
-        peak_gib=training.metrics.get("peak_gpu_gib"),
-    )
-
-
-def _step_seconds(marks: Path) -> float:
-    """The median time between two steps: neither the first, slow ones nor a pause weigh in."""
-    rows = [json.loads(line) for line in marks.read_text().splitlines()]
-    times = [row["time"] for row in rows if row["phase"] == "training"]
-    gaps = [after - before for before, after in pairwise(times)]
-    return median(gaps) if gaps else float("nan")
-
-
-def _views(
-    asked: argparse.Namespace, woven: Chain, store: Store, trained: ModelRef, start: ModelRef
-) -> dict[str, Quality]:
-    """One model as trained, as handed over and as exported, each against the base seen alike."""
-    base = model_of(store, woven.base.key)
-    dtype = "bfloat16" if asked.bf16 else "float32"
-    return {
-        "trained": _quality(asked, woven, store, trained, base, dtype, quantised=True),
-        "start": _quality(asked, woven, store, start, base, dtype, quantised=True),
-        "exported bf16": _quality(
-            asked, woven, store, _as_bf16(asked, store, start), base, "float32", quantised=False
-        ),
-        "unquantised": _quality(asked, woven, store, start, base, "float32", quantised=False),
-    }
-
-
-def _as_bf16(asked: argparse.Namespace, store: Store, ref: ModelRef) -> ModelRef:
-    """The model as its bfloat16 export would be: all deltas on the base, cast once."""
-    from alignment.models.merge import plan_merge, write_merge
-    from alignment.models.sources import describe
-
-    if not ref.adapters and ref.base.dtype == "bfloat16":
-        return ref  # its hand-over was that already
-    folder = asked.out / "exported" / ref.ref_hash[:24]
-    if not (folder / "done").exists():
-        write_merge(
-            plan_merge(ref), store=store, dtype="bfloat16", folder=folder, progress=Progress()
-        )
-        (folder / "done").touch()
-    base, tokenizer = describe(folder, f"folder:{folder}", None)
-    return ref.model_copy(update={"base": base, "tokenizer": tokenizer, "adapters": ()})
-
-
-def _quality(
-    asked: argparse.Namespace,
-    woven: Chain,
-    store: Store,
-    ref: ModelRef,
-    base: ModelRef,
-    dtype: str,
-    *,
-    quantised: bool,
-) -> Quality:
-    chosen, rejected, tokens = _scores(asked, woven, store, ref, dtype, quantised=quantised)
-    own_chosen, own_rejected, _ = _scores(asked, woven, store, base, dtype, quantised=quantised)
-    pairs = list(zip(chosen, rejected, own_chosen, own_rejected, strict=True))
-    return Quality(
-        nll=-sum(chosen) / sum(tokens),
-        nll_gain=(sum(chosen) - sum(own_chosen)) / sum(tokens),
-        accuracy=sum(c > r for c, r, _, _ in pairs) / len(pairs),
-        margin=sum((c - r) - (bc - br) for c, r, bc, br in pairs) / len(pairs),
-    )
-
-
-def _scores(
-    asked: argparse.Namespace,
-    woven: Chain,
-    store: Store,
-    ref: ModelRef,
-    dtype: str,
-    *,
-    quantised: bool,
-) -> tuple[list[float], list[float], list[int]]:
-    """Summed log-probs of chosen and rejected held-out replies, and tokens; kept in a file."""
-    from alignment.models.load import open_model
-    from alignment.train.logprobs import encode
-
-    name = f"{ref.ref_hash[:24]}-{dtype}-{quantised}-{woven.rounds[-1].pairs.key[-8:]}.json"
-    kept = asked.out / "scores" / name
-    if not kept.exists():
-        if time.monotonic() > asked.until:
-            raise Interrupted("time is over before the stage was scored")
-        _forget()
-        loaded = open_model(ref, store, dtype=dtype, quantised=quantised)
-        rows = [
-            encode(loaded.tokenizer, pair.prompt, reply, max_length=asked.max_length)
-            for pair in _held_out(asked, woven, store)
-            for reply in (pair.chosen, pair.rejected)
-        ]
-        engine = woven.rounds[0].train.config.engine
-        sums = [float(row.sum()) for row in engine.reply_logprobs(loaded.model, rows, batch=16)]
-        tokens = [len(row.reply) for row in rows[::2]]
-        _put(kept, json.dumps([sums[::2], sums[1::2], tokens]))
-    chosen, rejected, tokens = json.loads(kept.read_text())
-    return chosen, rejected, tokens
-
-
-def _held_out(asked: argparse.Namespace, woven: Chain, store: Store) -> Iterator[PreferencePair]:
-    """As many held-out pairs of each round's set, so that none is left out of the score."""
-    for round_ in woven.rounds:
-        pairs = rows_of(store, [data_of(store, round_.pairs.key)], "held_out", PreferencePair)
-        yield from islice(pairs, asked.pairs // len(woven.rounds))
-
-
-# --- what is asked, and what is written ----------------------------------------------------------
-
-
-def figure(found: Sequence[Stage]) -> "Figure":
-    """Share of the stack's gain that each arm hands over, against the stage; a line per seed."""
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = drawn.subplots()
-    stages = list(dict.fromkeys(stage.stage for stage in found))
-    for colour, arm in enumerate(dict.fromkeys(stage.arm for stage in found)):
-        for seed in sorted({stage.seed for stage in found}):
-            kept = gain_kept(found, arm, seed)
-            axes.plot(
-                [stages.index(name) for name in kept],
-                list(kept.values()),
-                color=f"C{colour}",
-                marker="o",
-                label=arm if seed == found[0].seed else None,
-            )
-    axes.set_xticks(range(len(stages)), stages)
-    axes.set_ylabel("gain handed over / the stack's")
-    axes.axhline(1, color="0.8", zorder=0)
-    axes.legend(frameon=False)
-    return drawn
-
-
-def gain_kept(found: Sequence[Stage], arm: str, seed: int) -> dict[str, float]:
-    """Stage to the gain that an arm hands over, as a share of what the stack gained there.
-
-    The gain of SFT is in NLL, which it trains; that of a round is the margin since SFT.
-    """
-    stack = {s.stage: s.views["trained"] for s in found if (s.arm, s.seed) == ("stack", seed)}
-    own = {s.stage: s.views["start"] for s in found if (s.arm, s.seed) == (arm, seed)}
-    kept = {}
-    for name in own.keys() & stack.keys():
-        if name == "sft":
-            kept[name] = own[name].nll_gain / stack[name].nll_gain
-        else:
-            before = stack["sft"].margin
-            kept[name] = (own[name].margin - before) / (stack[name].margin - before)
-    return dict(sorted(kept.items(), key=lambda item: list(stack).index(item[0])))
-
-
-def _row(stage: Stage) -> str:
-    views = "  ".join(
-        f"{name} {view.nll:.4f}/{view.accuracy:.3f}/{view.margin:+.3f}"
-        for name, view in stage.views.items()
-    )
-    lost = "  ".join(f"{name} {value:.3g}" for name, value in stage.hand_over.items())
-    return (
-        f"{stage.arm:<10} seed {stage.seed} {stage.stage:<6} {lost}"
-        f"  hand-over {stage.seconds:.1f} s {stage.written / 1e6:.0f} MB"
-        f"  step {stage.step_seconds:.2f} s"
-        + (f"  peak {stage.peak_gib:.1f} GiB" if stage.peak_gib is not None else "")
-        + (f"\n    nll/accuracy/margin: {views}" if views else "")
-    )
-
-
 def _collect(asked: argparse.Namespace) -> list[Stage]:
     """Whatever all calls with this folder have measured, in order, and results.json of it."""
     files = (asked.out / "stages").glob("*.json")
     found = [Kept.model_validate_json(file.read_text()).figures for file in files]
-    found.sort(key=lambda stage: (list(ARMS).index(stage.arm), stage.seed, _place(stage)))
+    found.sort(key=lambda stage: (list(ARMS).index(stage.arm), stage.seed, stage.place))
     results = {
         "command": " ".join(["python -m benchmarks.compose", *sys.argv[1:]]),
         "libraries": libraries(),
         "hardware": hardware(),
         "stages": [stage.model_dump() for stage in found],
     }
-    _put(asked.out / "results.json", json.dumps(results, indent=2))
+    durable.replace("benchmark.results", asked.out / "results.json", json.dumps(results, indent=2))
     views = [stage for stage in found if stage.views]
     if any(stage.arm == "stack" for stage in views) and find_spec("matplotlib"):
         figure(views).savefig(asked.out / "compose.png", dpi=150)
     return found
-
-
-def _put(path: Path, text: str) -> None:
-    """Whole or not at all: other processes read the folder too."""
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def _place(stage: Stage) -> int:
-    return 0 if stage.stage == "sft" else int(stage.stage.rpartition("-")[2])
 
 
 def _sources(files: Sequence[Path], part: str) -> list[dict[str, Any]]:

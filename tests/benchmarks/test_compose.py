@@ -8,6 +8,7 @@ import pytest
 
 from alignment.errors import Interrupted
 from benchmarks import compose
+from benchmarks.stage import Stage
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_what_was_measured_is_written_and_not_measured_again(found, arguments):
     """The seconds in every row come from the store: a step built again would have others."""
     out = Path(arguments[-1])
     written = json.loads((out / "results.json").read_text())
-    assert [compose.Stage.model_validate(row) for row in written["stages"]] == found
+    assert [Stage.model_validate(row) for row in written["stages"]] == found
     assert (out / "compose.png").stat().st_size > 1000
     assert compose.main(arguments) == found
 
@@ -70,37 +71,3 @@ def test_fields_of_the_engine_reach_both_trainings(arguments):
     for training in (config.sft.training, config.dpo):
         assert (training.engine.recompute, training.engine.fuse_adapters) == (0.5, True)
         assert training.gradient_checkpointing is False
-
-
-def quality(**fields):
-    return compose.Quality(
-        **{"nll": 2.0, "nll_gain": 0.0, "accuracy": 0.5, "margin": 0.0, **fields}
-    )
-
-
-def stage(arm, name, trained, start):
-    return compose.Stage(
-        arm=arm,
-        seed=0,
-        stage=name,
-        views={"trained": trained, "start": start},
-        hand_over={},
-        seconds=1,
-        step_seconds=1,
-        training_seconds=1,
-        written=0,
-        peak_gib=None,
-    )
-
-
-def test_gain_kept_is_a_share_of_what_the_stack_gained():
-    """SFT: .3 of .4 nats = .75. Round 1: the stack went from 1 to 5, the merge hands over 3: .5."""
-    stacked = quality(nll_gain=0.4, margin=1.0), quality(margin=5.0)
-    merged = quality(nll_gain=0.3, margin=0.5), quality(margin=3.0)
-    found = [
-        stage(arm, name, *([view] * 2))
-        for arm, views in (("stack", stacked), ("merge bf16", merged))
-        for name, view in zip(("sft", "dpo-1"), views, strict=True)
-    ]
-    assert compose.gain_kept(found, "merge bf16", 0) == pytest.approx({"sft": 0.75, "dpo-1": 0.5})
-    assert compose.gain_kept(found, "stack", 0) == {"sft": 1, "dpo-1": 1}
