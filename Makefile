@@ -15,7 +15,7 @@ demo: $(STAMP)  ## the whole pipeline on a small model, on this machine's CPU
 test: $(STAMP)  ## all tests that need neither a GPU nor patience; warnings are errors
 	$(BIN)/python -m pytest -m 'not gpu and not slow and not ui'
 
-test-ui: $(STAMP)  ## run form, artifacts and report in Debian's chromium; skipped without it
+test-ui: $(STAMP)  ## run form, artifacts, report and a cancelled run in Debian's chromium; skipped without it
 	$(BIN)/python -m pytest -q -rs -m ui
 
 check: $(STAMP)  ## format, lint, types, direction of imports

@@ -1,11 +1,8 @@
 """Runs of both deployments by a real server and a real worker, on the tiny model."""
 
-import contextlib
 import json
 import time
-from pathlib import Path
 
-import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -15,7 +12,8 @@ from alignment.records import AdapterRef
 from alignment.store import Store
 from flows.sft_dpo import sft_dpo
 from tasks.stage import watching
-from tests.prefect_service import overrides, wait_for
+from tests.long_training import LongTraining
+from tests.prefect_service import overrides
 
 
 def test_cpu_runs_every_step_of_the_chain_in_its_order(service, finished, config):
@@ -124,63 +122,23 @@ def test_bad_data_fails_task_and_run_with_the_same_line(service, config):
 def test_cancelled_training_saves_ends_its_process_and_the_next_run_goes_on(
     service, config, record_property
 ):
-    """Its only checkpoint is the one that the cancellation makes, within 30 s.
-
-    The process is gone 5 s later. Cancelled by the call that the button on the run page makes.
-    """
-    changes = ["sft.training.max_steps=20000", "sft.training.save_every=20000"]
-    sft = chain(load(config, changes)).sft
-    assert sft is not None
-    work = service.store / "work" / sft.key
-
-    def steps_done(more_than):
-        marks = work / "progress.jsonl"
-        lines = marks.read_text().splitlines() if marks.exists() else []
-        done = [json.loads(line)["done"] for line in lines]
-        return done if done and done[-1] > more_than else None
-
-    def saved():
-        return [path.stat().st_mtime for path in work.glob("checkpoints/step-*/digests.json")]
-
-    def cancel():
-        cancelling = {"type": "CANCELLING", "name": "Cancelling"}
-        service.ask(f"/flow_runs/{run}/set_state", state=cancelling)
-
-    def gone():
-        return None if trainers(sft.key) else time.time()
-
-    run = service.start("sft-dpo/cpu", f"config={config}", overrides(*changes))
-    wait_for("training", lambda: steps_done(3), seconds=90, log=service.folder / "log")
-    assert trainers(sft.key)
-    assert not saved()
+    """Cancelled as `prefect flow-run cancel` does it; the button has its test in `tests/ui`."""
+    training = LongTraining(service, config)
+    run = training.start()
+    training.check_goes_on(beyond=3)
+    assert not training.checkpoints()
     asked = time.time()
-    cancel()
-    ended = wait_for("end of the process", gone, seconds=60, log=service.folder / "log")
-    (checkpoint,) = saved()
-    record_property("seconds from the word to the checkpoint", checkpoint - asked)
-    record_property("seconds from the checkpoint to the end of the process", ended - checkpoint)
-    assert checkpoint - asked <= 30
-    assert ended - checkpoint <= 5
+    cancel(service, run)
+    training.check_leaves(asked, record_property)
     assert service.finish(run, seconds=30)["type"] == "CANCELLED"
-    stopped_at = steps_done(0)[-1]
 
-    run = service.start("sft-dpo/cpu", f"config={config}", overrides(*changes))
-    done = wait_for(
-        "more steps", lambda: steps_done(stopped_at), seconds=90, log=service.folder / "log"
-    )
-    assert done == sorted(set(done)), "no step was done twice"
-    cancel()
-    wait_for("end of the process", gone, seconds=60, log=service.folder / "log")
-    assert service.finish(run, seconds=30)["type"] == "CANCELLED"
+    run = training.start()
+    training.check_goes_on(beyond=training.steps()[-1])
+    cancel(service, run)
+    assert service.finish(run, seconds=60)["type"] == "CANCELLED"
+    assert not training.processes()
     service.check_free()
 
 
-def trainers(key):
-    """Processes that build a step: what they print goes to the step's log."""
-    found = []
-    for process in psutil.process_iter():
-        output = Path(f"/proc/{process.pid}/fd/1")
-        with contextlib.suppress(OSError):
-            if key in output.readlink().name:
-                found.append(process.pid)
-    return found
+def cancel(service, run):
+    service.ask(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})

@@ -1,4 +1,4 @@
-"""A person in the browser: fills the form in wrongly, then rightly, and watches the run to its end.
+"""A person in the browser: fills the form in, watches a run to its end, cancels another.
 
 Prefect's own pages, served by a real server, with a real worker behind it.
 """
@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests import tiny
+from tests.long_training import LongTraining
 from tests.prefect_service import WORKER, bootstrap, running, serving
 
 pytestmark = pytest.mark.ui
@@ -112,6 +113,53 @@ def test_a_run_is_started_from_the_form_and_watched_to_its_report(service, brows
     browser.open((service.store / "reports" / "tiny.html").as_uri())
     browser.shows("In pass rate, round 1 is")
     assert browser.requests() == []
+
+
+def test_a_training_is_cancelled_on_the_page_of_its_run_and_goes_on_when_retried_there(
+    service, browser, config, record_property
+):
+    training = LongTraining(service, config)
+    run = training.start()
+    training.check_goes_on(beyond=3, seconds=300)
+    assert not training.checkpoints()
+    training.check_leaves(cancelled(service, browser, run), record_property)
+    assert service.finish(run, seconds=60)["type"] == "CANCELLED"
+
+    browser.open(f"{pages(service)}/runs/flow-run/{run}")
+    browser.shows("Cancelled")
+    stopped_at = training.steps()[-1]
+    browser.click("Retry")
+    browser.find("//*[@role='dialog']//button[normalize-space()='Retry']").click()
+    left_alone(service, browser, run, "CANCELLED")
+    training.check_goes_on(beyond=stopped_at, seconds=180)
+    cancelled(service, browser, run)
+    assert service.finish(run, seconds=120)["type"] == "CANCELLED"
+    assert not training.processes()
+    # The button forces the state, whereby Prefect forgets the lease: it expires in five minutes.
+    held = service.held()
+    assert (held.slots, held.runs) == (0, 0)
+
+
+def cancelled(service, browser, run):
+    """When the button was pressed that confirms it."""
+    browser.open(f"{pages(service)}/runs/flow-run/{run}")
+    browser.click("Cancel")
+    confirm = browser.find("//*[@role='dialog']//button[normalize-space()='Confirm']")
+    browser.screenshot("cancel")
+    asked = time.time()
+    confirm.click()
+    left_alone(service, browser, run, "RUNNING")
+    return asked
+
+
+def left_alone(service, browser, run, state):
+    """The page is closed when the run has left a state: its timeline takes half a core from it."""
+    browser.wait_for(
+        f"another state than {state}",
+        lambda: True if service.state(run)["type"] != state else None,
+        seconds=30,
+    )
+    browser.open("about:blank")
 
 
 def submitted(service, browser):
