@@ -120,10 +120,9 @@ def split(sizes: Sequence[int], budget: int) -> list[list[int]]:
 
     A row larger than the budget is a group of its own. Deterministic: ties keep their order.
     """
-    order = sorted(range(len(sizes)), key=lambda row: -sizes[row])
     groups: list[list[int]] = []
     room: list[int] = []
-    for row in order:
+    for row in _longest_first(sizes):
         at = next((i for i, left in enumerate(room) if sizes[row] <= left), None)
         if at is None:
             groups.append([])
@@ -132,6 +131,29 @@ def split(sizes: Sequence[int], budget: int) -> list[list[int]]:
         groups[at].append(row)
         room[at] -= sizes[row]
     return groups
+
+
+def level(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """As many groups as `split` makes, of about the same size where that fits (Graham 1969, LPT).
+
+    The last group of `split` is what was left over, often too little to keep a GPU busy, and its
+    first ones are full, which decides how much memory is needed.
+    """
+    groups = split(sizes, budget)
+    leveled: list[list[int]] = [[] for _ in groups]
+    loads = [0] * len(groups)
+    for row in _longest_first(sizes):
+        at = loads.index(min(loads))
+        leveled[at].append(row)
+        loads[at] += sizes[row]
+    fits = all(
+        load <= budget or len(group) == 1 for group, load in zip(leveled, loads, strict=True)
+    )
+    return leveled if fits else groups
+
+
+def _longest_first(sizes: Sequence[int]) -> list[int]:
+    return sorted(range(len(sizes)), key=lambda row: -sizes[row])
 
 
 def lay_out(trees: Sequence[Tree]) -> MicroBatch:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alignment.errors import TrainingError
-from alignment.train.batches import split
+from alignment.train.batches import level, split
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +41,20 @@ Attempt = Callable[[int, float], None]
 
 
 class Budget:
-    """Tokens of one micro-batch; shrinks when memory runs out."""
+    """Tokens of one micro-batch; shrinks when memory runs out.
 
-    def __init__(self, tokens: int) -> None:
+    Attributes:
+        tokens: at most so many.
+        leveled: whether groups get about the same number of tokens, which keeps a GPU busy.
+    """
+
+    def __init__(self, tokens: int, *, leveled: bool = False) -> None:
         self.tokens = tokens
+        self.leveled = leveled
 
     def groups(self, sizes: Sequence[int]) -> list[list[int]]:
         """Numbers of rows, in as few groups as fit; a larger row is a group of its own."""
-        return split(sizes, self.tokens)
+        return (level if self.leveled else split)(sizes, self.tokens)
 
     def halve(self, sizes: Sequence[int]) -> None:
         """After an out-of-memory with rows of these sizes (tokens).

@@ -89,7 +89,9 @@ class Packed(Frozen):
         "on a CPU.",
     )
     fuse_adapters: bool = Field(
-        default=False, description="Add LoRA's product within its matmul, not in passes of its own."
+        default=False,
+        description="Add LoRA's product within its matmul, not in passes of its own; compiled "
+        "layers do so in any case.",
     )
     compile: Literal["auto"] | bool = Field(
         default="auto",

@@ -60,6 +60,9 @@ def packed_trainer(trainer_class: Any, task: Task, engine: Packed, **arguments: 
         def training_step(self, model: Any, inputs: Batch, *_: Any, **__: Any) -> "Tensor":
             return self.steps.train(model, inputs)
 
+        def floating_point_ops(self, inputs: Batch) -> int:
+            return 6 * int(inputs["input_ids"].numel()) * self.steps.weights
+
         def prediction_step(
             self, model: Any, inputs: Batch, *_: Any, **__: Any
         ) -> "tuple[Tensor, None, None]":
@@ -102,6 +105,7 @@ class Steps:
         self._trainer = trainer
         self._engine = engine
         self._budget: Budget | None = None
+        self.weights: int = trainer.model.num_parameters(exclude_embeddings=True)
         self._selective = False  # whether layers that recompute could keep their activations
         self._recompute = 0.0
 
@@ -117,7 +121,8 @@ class Steps:
         """
         trees = self.task.trees(inputs)
         objective = self.task.objective(self._mean_over_processes(self.task.totals(trees)))
-        model.train()
+        if self._budget is None or not model.training:
+            model.train()  # not in every step: telling thousands of modules takes time
         self._budget = self._budget or self._begin(model, trees, objective)
         found = self.run(model, trees, objective, learn=True)
         self._refuse_non_finite(found[:, 0], inputs[NAMES])
@@ -218,15 +223,15 @@ class Steps:
     def _begin(self, model: Any, trees: Sequence[Tree], objective: Objective) -> Budget:
         """Before the first step, when the library has set the model up: speed, then memory."""
         plain = self._trainer.accelerator.unwrap_model(model)
-        if self._engine.fuse_adapters:
-            fuse_adapters(plain)
         if self._compiles(cuda=_on_cuda(model)):
             self._compile(plain, trees[:ROWS_COMPARED])
+        elif self._engine.fuse_adapters:
+            fuse_adapters(plain)
         self._selective = recomputes(plain)
         plan = self._plan(plain, objective)
         if self._selective:
             self._recompute = plan.recompute
-        return Budget(plan.tokens)
+        return Budget(plan.tokens, leveled=_on_cuda(plain))
 
     def _compiles(self, *, cuda: bool) -> bool:
         if self._engine.compile != "auto":

@@ -1,10 +1,19 @@
 """Faster ways to the same numbers."""
 
+from typing import Any
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from alignment.train.acceleration import compile_layers, fresh, fuse_adapters, recompute
+from alignment.train.acceleration import (
+    Switch,
+    compile_layers,
+    fresh,
+    fuse_adapters,
+    recompute,
+    unpack_scales,
+)
 from alignment.train.attention import use_packed_attention
 from alignment.train.batches import Tree, lay_out
 from alignment.train.logprobs import predicted_logprobs
@@ -85,6 +94,49 @@ def test_a_fused_adapter_can_still_be_switched_off(adapted):
         assert torch.equal(off, predicted_logprobs(plain, lay_out(TREES)))
 
 
+def test_a_switch_leaves_nothing_of_a_fused_adapter(adapted):
+    """To the bit, also in bfloat16: what is added is zero."""
+    fused, switch = adapted(), Switch("cpu")
+    fuse_adapters(fused)
+    for module in fused.modules():
+        if hasattr(module, "lora_A"):
+            module.switch = switch.value
+    plain = random_model("qwen2")
+    use_packed_attention(plain)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        on = predicted_logprobs(fused, lay_out(TREES))
+        with switch.off():
+            off = predicted_logprobs(fused, lay_out(TREES))
+        assert torch.equal(off, predicted_logprobs(plain, lay_out(TREES)))
+        assert torch.equal(on, predicted_logprobs(fused, lay_out(TREES)))
+        assert not torch.equal(on, off)
+
+
+def test_fusing_can_be_taken_back(adapted):
+    model = adapted()
+    kinds = [type(module) for module in model.modules()]
+    undo = fuse_adapters(model)
+    assert [type(module) for module in model.modules()] != kinds
+    undo()
+    assert [type(module) for module in model.modules()] == kinds
+
+
+def test_unpacked_scales_give_the_same_weights_to_the_bit():
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    plain = torch.randn(256, 128, dtype=torch.bfloat16)
+    packed, state = quantize_4bit(plain, quant_type="nf4", compress_statistics=True)
+    weight: Any = torch.nn.Parameter(packed, requires_grad=False)
+    weight.quant_state = state
+    model = torch.nn.Module()
+    model.register_parameter("weight", weight)
+    before = dequantize_4bit(packed, state)
+    assert state.nested
+    unpack_scales(model)
+    assert not state.nested
+    assert torch.equal(dequantize_4bit(packed, state), before)
+
+
 def test_half_of_the_layers_keep_their_activations(adapted):
     model = adapted()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -96,7 +148,7 @@ def test_half_of_the_layers_keep_their_activations(adapted):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own parts
 def test_a_compiled_policy_with_a_fresh_adapter_is_its_reference_bit_for_bit(adapted):
-    """In bfloat16, where kernels that round once instead of three times would tell them apart."""
+    """In bfloat16, where kernels compiled without the adapter would round in other places."""
     wide = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "num_hidden_layers": 4}
     model = adapted(0.3, ALL_LINEAR, initializer_range=0.02, **wide)
     for name, parameter in model.named_parameters():

@@ -6,7 +6,7 @@ import torch
 from alignment.data.encode import IGNORED
 from alignment.errors import ModelError
 from alignment.train.attention import FAMILIES, use_packed_attention
-from alignment.train.batches import Tree, lay_out, split
+from alignment.train.batches import Tree, lay_out, level, split
 from alignment.train.engine import Packed
 from alignment.train.logprobs import Completion, predicted_logprobs, reply_logprobs
 from tests.alignment.train.models import random_model
@@ -21,6 +21,24 @@ def test_rows_are_split_into_as_few_groups_as_fit():
 
 def test_a_row_larger_than_the_budget_goes_alone():
     assert split([3, 9, 3], budget=6) == [[1], [0, 2]]
+
+
+def test_level_groups_are_as_many_and_of_about_the_same_size():
+    """First fit makes 8 and 2 of these; longest first, each to the smaller one, 5 and 5."""
+    assert split([4, 3, 1, 2], budget=8) == [[0, 1, 2], [3]]
+    assert level([4, 3, 1, 2], budget=8) == [[0, 2], [1, 3]]
+
+
+def test_groups_stay_as_they_are_where_level_ones_would_not_fit():
+    """3 + 3 and 2 + 2 + 2 fit into six each; longest first ends with 3 + 2 + 2."""
+    assert (
+        level([3, 3, 2, 2, 2], budget=6) == split([3, 3, 2, 2, 2], budget=6) == [[0, 1], [2, 3, 4]]
+    )
+
+
+def test_a_row_larger_than_the_budget_does_not_let_the_others_grow():
+    """Beside the 9 the same five rows, whose level groups would have 7 and 5."""
+    assert level([9, 3, 3, 2, 2, 2], budget=6) == [[0], [1, 2], [3, 4, 5]]
 
 
 def test_a_pair_stores_its_prompt_once():

@@ -118,6 +118,16 @@ def test_one_step_has_the_same_gradient(kind, engine, open_tiny, run, monkeypatc
         assert (packed - stock).norm() <= 1e-5 * max(stock.norm(), 1e-3)
 
 
+def test_the_first_step_already_drops_what_dropout_drops(run, open_tiny):
+    """Loaded models are in evaluation mode below an adapter that says it is in training mode."""
+    loaded, seen = open_tiny(), []
+    layer = loaded.model.get_decoder().layers[0]
+    layer.register_forward_hook(lambda module, *_: seen.append(module.training))
+    run("sft", "packed", PACKED, loaded=loaded, max_steps=2)
+    assert len(seen) > 2
+    assert all(seen)
+
+
 @pytest.mark.parametrize(
     "loss",
     [Sigmoid(), Ipo(), Hinge(), Robust(), SigmoidNorm(), ApoZero(), SppoHard()],
