@@ -1,4 +1,4 @@
-"""The share of what the stack gained that each arm hands over, as numbers and as a plot."""
+"""What each arm hands over of what its rounds gained, as numbers and as a plot."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -8,43 +8,49 @@ from benchmarks.stage import Stage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SEEN_AS = {
+    "start": "as the next stage starts from it",
+    "exported bf16": "as exported, bfloat16",
+}
+MARKERS = "os^Dv"
 
-def gain_kept(found: Sequence[Stage], arm: str, seed: int) -> dict[str, float]:
-    """Stage to the gain that an arm hands over, as a share of what the stack gained there.
 
-    The gain of SFT is in NLL, which it trains; that of a round is the margin since SFT.
+def gain_kept(found: Sequence[Stage], arm: str, seed: int, view: str) -> dict[str, float]:
+    """Stage to the margin that an arm has there above the stack's after SFT, both seen alike, nats.
+
+    The stack hands SFT over as it was trained, so the arm's own SFT shows what its hand-over lost.
+    In nats, not as a share of what the stack gained: rounds may gain less than a hand-over loses.
     """
-    stack = {s.stage: s.views["trained"] for s in found if (s.arm, s.seed) == ("stack", seed)}
-    own = {s.stage: s.views["start"] for s in found if (s.arm, s.seed) == (arm, seed)}
-    kept = {}
-    for name in own.keys() & stack.keys():
-        if name == "sft":
-            kept[name] = own[name].nll_gain / stack[name].nll_gain
-        else:
-            before = stack["sft"].margin
-            kept[name] = (own[name].margin - before) / (stack[name].margin - before)
-    return dict(sorted(kept.items(), key=lambda item: list(stack).index(item[0])))
+    of = {(one.arm, one.stage): one for one in found if one.seed == seed}
+    trained = of["stack", "sft"].views[view].margin
+    own = sorted((one for one in of.values() if one.arm == arm), key=lambda one: one.place)
+    return {one.stage: one.views[view].margin - trained for one in own}
 
 
 def figure(found: Sequence[Stage]) -> "Figure":
-    """Share of the stack's gain that each arm hands over, against the stage; a line per seed."""
+    """Gain kept against the stage, handed over and exported; a line per arm and seed."""
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = drawn.subplots()
-    stages = list(dict.fromkeys(stage.stage for stage in found))
-    for colour, arm in enumerate(dict.fromkeys(stage.arm for stage in found)):
-        for seed in sorted({stage.seed for stage in found}):
-            kept = gain_kept(found, arm, seed)
-            axes.plot(
-                [stages.index(name) for name in kept],
-                list(kept.values()),
-                color=f"C{colour}",
-                marker="o",
-                label=arm if seed == found[0].seed else None,
-            )
-    axes.set_xticks(range(len(stages)), stages)
-    axes.set_ylabel("gain handed over / the stack's")
-    axes.axhline(1, color="0.8", zorder=0)
-    axes.legend(frameon=False)
+    drawn = Figure(figsize=(9, 4), layout="constrained")
+    panels = drawn.subplots(1, len(SEEN_AS), sharey=True)
+    stages = [one.stage for one in sorted(found, key=lambda one: one.place)]
+    stages = list(dict.fromkeys(stages))
+    for axes, (view, title) in zip(panels, SEEN_AS.items(), strict=True):
+        for colour, arm in enumerate(dict.fromkeys(one.arm for one in found)):
+            for place, seed in enumerate(sorted({one.seed for one in found if one.arm == arm})):
+                kept = gain_kept(found, arm, seed, view)
+                axes.plot(
+                    [stages.index(name) for name in kept],
+                    list(kept.values()),
+                    color=f"C{colour}",
+                    marker=MARKERS[place % len(MARKERS)],
+                    markersize=5,
+                    label=f"{arm}, seed {seed}",
+                )
+        axes.set_title(title, fontsize="medium")
+        axes.set_xticks(range(len(stages)), stages)
+        axes.set_xlabel("after")
+        axes.axhline(0, color="0.8", zorder=0)
+    panels[0].set_ylabel("margin gained since SFT as trained, nats")
+    panels[-1].legend(frameon=False, loc="lower right", ncols=2, fontsize="small")
     return drawn
