@@ -21,7 +21,7 @@ from alignment.evaluate.probe import probe_rows
 from alignment.models.load import LoadedModel
 from alignment.progress import Progress
 from alignment.records import EvalReport, Frozen, Generation, Message, PairScore, PreferencePair
-from alignment.train.engine import Engine, Stock
+from alignment.train.engine import Engine, Packed
 from alignment.train.logprobs import Completion, encode, reply_distributions
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class EvaluationConfig(Frozen):
         default=16, description="Rows per forward pass; changes memory and speed only."
     )
     engine: Engine = Field(
-        default=Stock(),
+        default=Packed(),
         description="How pairs are scored: stock, padded batches of `batch` rows; packed, end to "
         "end, each prompt once for both replies. Changes memory and speed only.",
     )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from alignment.records import Frozen
-from alignment.train.engine import Engine, Stock
+from alignment.train.engine import Engine, Packed
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -71,7 +71,7 @@ class TrainingSettings(Frozen):
     )
     batch: Batch = Field(default=Batch(), description="Seed: 2 x 8 = 16 rows a step.")
     engine: Engine = Field(
-        default=Stock(),
+        default=Packed(),
         description="How those rows reach the model: stock, TRL's padded batches; packed, end to "
         "end within a token budget, each prompt of a pair once. Same gradients, other speed.",
     )

@@ -48,8 +48,8 @@ def test_the_base_is_qwen_in_nf4_with_double_quantisation(seed):
 
 SHARED = {
     "lr_scheduler_type": "cosine",
-    "per_device_train_batch_size": 2,
-    "gradient_accumulation_steps": 8,
+    "per_device_train_batch_size": 16,  # at once to the packed engine, which splits them
+    "gradient_accumulation_steps": 1,
     "max_length": 4096,
     "optim": "adamw_torch_fused",
     "weight_decay": 0.01,
@@ -92,6 +92,19 @@ def test_checkpointing_is_on_and_never_reentrant(seed, step):
     kwargs = [v for name, v in arguments.items() if name.endswith("checkpointing_kwargs")]
     assert on == [True]
     assert kwargs == [{"use_reentrant": False}]
+
+
+def test_the_seeds_16_rows_are_2_x_8_to_trls_own_batches_one_line_away(seed, tmp_path):
+    rows = {"per_device": 2, "accumulation": 8}
+    stock = [f"{part}.engine={{name: stock}}" for part in ("sft.training", "dpo")]
+    config = load(CONFIGS / "a100.yaml", stock)
+    padded = {step.name: step for step in plan(chain(config), Store(root=tmp_path))}
+    for step, library in (("sft", "trl.SFTConfig"), ("dpo-1", "trl.DPOConfig")):
+        assert seed[step].settings["config"]["batch"] == rows
+        assert seed[step].settings["config"]["engine"]["name"] == "packed"
+        arguments = padded[step].resolved[library]
+        assert arguments["per_device_train_batch_size"] == 2
+        assert arguments["gradient_accumulation_steps"] == 8
 
 
 def test_prompts_are_trimmed_to_2048_tokens(seed):

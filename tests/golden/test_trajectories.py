@@ -16,12 +16,14 @@ from alignment.progress import Progress
 from alignment.records import Conversation, Message, ModelRef, PreferencePair
 from alignment.store import Store, Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
+from alignment.train.engine import Stock
 from alignment.train.losses import Sigmoid
 from alignment.train.settings import Batch, Lora
 from alignment.train.sft import SftConfig, train_sft
 
 TOLERANCE = 1e-3
 SHARED = {
+    "engine": Stock(),  # to which the packed one is held in tests of its own
     "lora": Lora(r=4, alpha=8, dropout=0.05),
     "learning_rate": 3e-2,
     "batch": Batch(per_device=2, accumulation=2),
