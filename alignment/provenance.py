@@ -12,6 +12,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from alignment.peak import own_peak
 from alignment.records import CodeVersion, digest_of
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "prefect")
@@ -62,7 +63,7 @@ def peak_memory() -> dict[str, float]:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return {}
-    return {"peak_gpu_gib": torch.cuda.max_memory_allocated() / 2**30}
+    return {"peak_gpu_gib": own_peak().most() / 2**30}
 
 
 def _version(name: str) -> str:
