@@ -12,6 +12,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from alignment.peak import own_peak
 from alignment.records import CodeVersion, digest_of
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "prefect")
@@ -42,27 +43,34 @@ def libraries() -> dict[str, str]:
     return {name: _version(name) for name in LIBRARIES}
 
 
-@cache
 def hardware() -> dict[str, str]:
-    """What the machine is; the GPU is asked only where torch is loaded already."""
+    """What the machine is, and its GPU where this process computes on it.
+
+    Asking for its name opens the GPU, and what that takes stays until the process ends: the one
+    that conducts a run would hold it beside every training.
+    """
     found = {
         "machine": platform.machine(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "cores": str(os.cpu_count()),
     }
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if _on_gpu():
+        import torch
+
         found["gpu"] = torch.cuda.get_device_name()
     return found
 
 
 def peak_memory() -> dict[str, float]:
-    """Most GPU memory this process held in tensors, GiB; nothing where torch is not loaded."""
+    """Most GPU memory this process held in tensors, GiB; nothing where it opened no GPU."""
+    return {"peak_gpu_gib": own_peak().most() / 2**30} if _on_gpu() else {}
+
+
+def _on_gpu() -> bool:
+    """Whether this process has opened a GPU; told without opening one."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return {}
-    return {"peak_gpu_gib": torch.cuda.max_memory_allocated() / 2**30}
+    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 def _version(name: str) -> str:

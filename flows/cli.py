@@ -43,6 +43,11 @@ LineName = Annotated[
 Why = Annotated[str, typer.Option("--why", help="One line for the ledger.")]
 AnyReference = Annotated[str | None, typer.Argument(help="A key, its beginning, or a name.")]
 
+SERVER_PATIENCE = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
+"""Seconds that a run waits for the server it starts for itself."""
+SERVER_IS_LATE = "Timed out while attempting to connect to ephemeral Prefect API server"
+"""How Prefect's error for that begins; it has no class of its own."""
+
 
 @app.command()
 def run(config: ConfigFile, overrides: Overrides = None) -> None:
@@ -398,6 +403,18 @@ def _watched(
             return flow(config, overrides, display.watch)
     except KeyboardInterrupt:
         _exit("stopped; the same command continues from here", 130)
+    except RuntimeError as error:
+        if not str(error).startswith(SERVER_IS_LATE):
+            raise
+        _exit(_late_server(), 75)
+
+
+def _late_server() -> str:
+    return (
+        "Prefect's temporary server did not answer within "
+        f"{os.environ[SERVER_PATIENCE]} s, so nothing was run. Try again when the machine is "
+        f"less busy, set {SERVER_PATIENCE} higher, or PREFECT_API_URL to a server that runs."
+    )
 
 
 def _run_flow(config: Path, overrides: list[str], watch: Callable[..., None]) -> Any:
@@ -447,6 +464,7 @@ def _quiet_prefect() -> None:
         # SQLite waits while gigabytes of weights are flushed to the disk it shares with them.
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
+        SERVER_PATIENCE: "120",  # Prefect's own 20 are too few on a machine that is at work
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -15,6 +15,7 @@ from alignment.doctor.forecast import check_memory, check_time
 from alignment.doctor.lengths import check_lengths, check_trimmed
 from alignment.doctor.overlap import check_duplicates, check_leaks
 from alignment.doctor.patient import Patient, Watcher, model_folder, prepare_sets
+from alignment.doctor.plans import planned
 from alignment.doctor.preference import check_conflicts, check_length_bias, check_ties
 from alignment.doctor.schedule import check_rounds, check_schedule
 from alignment.doctor.shape import Shape
@@ -74,7 +75,7 @@ def usual_device(config: PipelineConfig) -> str:
 def _findings(patient: Patient, template: Finding, device: Device) -> Iterator[Finding]:
     sets, shape = patient.sets, patient.shape
     compose = patient.config.compose
-    trained = trainings(patient.chain, sets, gpu=device.is_gpu, compose=compose)
+    trained = trainings(patient.chain, sets, compose=compose)
     yield check_rows(sets)
     yield template
     yield check_stop(sets, stop=end_of_turn_id(patient.tokenizer))
@@ -92,5 +93,8 @@ def _findings(patient: Patient, template: Finding, device: Device) -> Iterator[F
     yield check_refusals(sets)
     yield check_rounds(sets)
     yield check_schedule(trained, shape)
-    yield check_memory(trained, shape, patient.config.quantisation, device)
+    quantisation = patient.config.quantisation
+    if shape is not None:
+        trained = tuple(planned(one, shape, quantisation, device) for one in trained)
+    yield check_memory(trained, shape, quantisation, device)
     yield check_time(trained, shape, device)

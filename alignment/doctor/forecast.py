@@ -1,10 +1,11 @@
 """Memory and time on a device, as findings. The arithmetic is in `memory.py` and `timing.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from alignment.doctor.devices import Device
 from alignment.doctor.finding import Finding, graded
-from alignment.doctor.memory import forecast_memory, in_gib
+from alignment.doctor.memory import Memory, forecast_memory, in_gib
+from alignment.doctor.plans import least
 from alignment.doctor.shape import Shape
 from alignment.doctor.timing import forecast_seconds
 from alignment.doctor.trainings import Training
@@ -25,20 +26,19 @@ def check_memory(
     if shape is None:
         return _no_shape("memory")
     peaks = {t.name: forecast_memory(t, shape, quantisation, device) for t in trainings}
-    where = max(peaks, key=lambda name: peaks[name].total, default="")
-    most = peaks[where].total if where else 0.0
-    verdict = graded(most / device.memory, warn=TIGHT, fail=1.0)
-    rows = [
-        (name, *(in_gib(part) for part in peak), in_gib(peak.total)) for name, peak in peaks.items()
+    needs = [
+        forecast_memory(least(t, device), shape, quantisation, device).total for t in trainings
     ]
-    columns = ("Training", "Weights", "Adapter", "Activations", "Beside tensors", "Peak")
+    verdict = graded(max(needs, default=0.0) / device.memory, warn=TIGHT, fail=1.0)
+    rows = [
+        (t.name, *map(in_gib, peaks[t.name]), in_gib(peaks[t.name].total), _taken(t))
+        for t in trainings
+    ]
+    columns = ("Training", "Weights", "Adapter", "Activations", "Beside tensors", "Peak", "At once")
     return Finding(
         check="memory",
         verdict=verdict,
-        headline=f"At most {in_gib(most)} of {in_gib(device.memory)} GiB on {device.name}, in "
-        f"{where}."
-        if where
-        else "Nothing is trained.",
+        headline=_headline(peaks, max(needs, default=0.0), device),
         figures={f"{name}_gib": round(peak.total / 2**30, 3) for name, peak in peaks.items()}
         | {"device_gib": round(device.memory / 2**30, 1)},
         tables=(
@@ -54,6 +54,26 @@ def check_memory(
         if verdict != "ok"
         else "",
     )
+
+
+def _headline(peaks: Mapping[str, Memory], need: float, device: Device) -> str:
+    """The highest peak, and what is needed where that is less: `auto` fills what is free."""
+    if not peaks:
+        return "Nothing is trained."
+    where = max(peaks, key=lambda name: peaks[name].total)
+    most = peaks[where].total
+    said = f"At most {in_gib(most)} of {in_gib(device.memory)} GiB on {device.name}, in {where}."
+    if need < most:
+        said += f" The packed engine fills what is free; {in_gib(need)} GiB would do."
+    return said
+
+
+def _taken(training: Training) -> str:
+    """How the packed engine takes its rows."""
+    if training.is_stock:
+        return f"{training.config.batch.per_device} rows"
+    compiled = ", compiled" if training.compiled else ""
+    return f"{training.budget:,} tokens, {training.recomputed:.0%} recomputed{compiled}"
 
 
 def check_time(trainings: Sequence[Training], shape: Shape | None, device: Device) -> Finding:

@@ -11,10 +11,10 @@ from alignment.doctor.patient import PreparedSet
 from alignment.models.merge import Merge
 from alignment.models.stack import Stack
 from alignment.stages import TrainDpo, TrainSft
-from alignment.train.batches import split
-from alignment.train.budget import CPU_TOKENS, TRAINING_TOKENS
+from alignment.train.batches import level, split
+from alignment.train.budget import TRAINING_TOKENS
 from alignment.train.dpo import DpoConfig
-from alignment.train.engine import Engine, Packed
+from alignment.train.engine import Packed
 from alignment.train.sft import SftConfig
 
 STEPS = 1_000
@@ -31,6 +31,9 @@ class Training:
             with it, after the cut to `max_length`: one in SFT, two in DPO, and for the packed
             engine one that has the prompt once and both replies.
         budget: tokens that the packed engine takes at once.
+        leveled: whether it makes its micro-batches about equal, as on a GPU.
+        recompute: share of the layers that recompute, where checkpointing is on.
+        compiled: whether its layers are.
         frozen: rank of the earlier adapters that are carried along, where stages are stacked.
     """
 
@@ -39,12 +42,25 @@ class Training:
     rows: int
     sample: Sequence[tuple[int, ...]]
     budget: int = max(TRAINING_TOKENS)
+    leveled: bool = False
+    recompute: float = 1.0
+    compiled: bool = False
     frozen: int = 0
 
     @property
     def is_dpo(self) -> bool:
         """Whether rows are pairs, and a reference goes through the model as well."""
         return isinstance(self.config, DpoConfig)
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether the engine is TRL's."""
+        return not isinstance(self.config.engine, Packed)
+
+    @property
+    def recomputed(self) -> float:
+        """Share of the layers that go forward a second time."""
+        return self.recompute if self.config.gradient_checkpointing else 0.0
 
     @property
     def steps(self) -> int:
@@ -104,7 +120,7 @@ class Training:
         return [
             sum(sizes[at + row] for row in group)
             for at in range(0, len(sizes), step)
-            for group in split(sizes[at : at + step], self.budget)
+            for group in (level if self.leveled else split)(sizes[at : at + step], self.budget)
         ]
 
     @property
@@ -133,15 +149,15 @@ def _shape(group: Sequence[tuple[int, ...]]) -> tuple[int, int]:
 
 
 def trainings(
-    chain: Chain, sets: Sequence[PreparedSet], *, gpu: bool, compose: Merge | Stack
+    chain: Chain, sets: Sequence[PreparedSet], *, compose: Merge | Stack
 ) -> tuple[Training, ...]:
-    """Every training of a chain, in order, as it would run on a GPU or a CPU."""
+    """Every training of a chain, in order; how a device takes them is said by `plans.py`."""
     by_key = {set_.key: set_ for set_ in sets}
     control = chain.control.train if chain.control else None
     steps = (chain.sft, *(round_.train for round_ in chain.rounds), control)
     trained = [step for step in steps if isinstance(step, TrainSft | TrainDpo)]
     return tuple(
-        replace(_training(step, by_key, gpu=gpu), frozen=frozen)
+        replace(_training(step, by_key), frozen=frozen)
         for step, frozen in zip(trained, carried_ranks(trained, compose), strict=True)
     )
 
@@ -160,7 +176,7 @@ def carried_ranks(steps: Sequence[TrainSft | TrainDpo], compose: Merge | Stack) 
             rank = rank if rank <= compose.max_rank else 0
 
 
-def _training(step: TrainSft | TrainDpo, by_key: dict[str, PreparedSet], *, gpu: bool) -> Training:
+def _training(step: TrainSft | TrainDpo, by_key: dict[str, PreparedSet]) -> Training:
     keys = step.data if isinstance(step, TrainSft) else (step.data,)
     sets = [by_key[key] for key in keys]
     return Training(
@@ -170,7 +186,6 @@ def _training(step: TrainSft | TrainDpo, by_key: dict[str, PreparedSet], *, gpu:
         sample=[
             row for set_ in sets for row in _lengths(set_, step.config, pairs=step.stage == "dpo")
         ],
-        budget=_budget(step.config.engine, gpu=gpu),
     )
 
 
@@ -188,10 +203,3 @@ def _lengths(
             yield (chosen + rejected - len(pair.prompt),)
         else:
             yield chosen, rejected
-
-
-def _budget(engine: Engine, *, gpu: bool) -> int:
-    """The packed engine's tokens at once; auto on a GPU takes at most so many, fewer to fit."""
-    if isinstance(engine, Packed) and engine.tokens_per_micro_batch != "auto":
-        return engine.tokens_per_micro_batch
-    return max(TRAINING_TOKENS) if gpu else CPU_TOKENS

@@ -91,14 +91,14 @@ def last_replies(
 
 
 def probe_rows(rows: Iterable[Completion]) -> list[Completion]:
-    """The first rows whose replies have `PROBE_TOKENS` tokens together; at least one."""
+    """The first rows whose replies have `PROBE_TOKENS` together; the first is cut to so many."""
     kept: list[Completion] = []
     tokens = 0
     for row in rows:
         tokens += len(row.reply)
         if kept and tokens > PROBE_TOKENS:
             break
-        kept.append(row)
+        kept.append(Completion(row.prompt, row.reply[:PROBE_TOKENS]))
     return kept
 
 

@@ -249,6 +249,7 @@ def _kl_from_base(
 
 
 def _mean_kl(model: "Tensor", base: "Tensor") -> float:
+    base = base[: len(model)]  # in a store may be evaluations that did not cut the first reply
     return float((model.exp() * (model - base)).sum(1).mean())
 
 

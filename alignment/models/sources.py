@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -89,7 +90,7 @@ class FolderModel(Frozen):
         """What names this model in a key: the bytes of its weights and tokenizer."""
         check_weights(self.path)
         files = [*weight_files(self.path), *tokenizer_files(self.path), self.path / "config.json"]
-        return digest_of([(file.name, file_sha256(file)) for file in files])
+        return digest_of([(file.name, _known_sha256(file)) for file in files])
 
     def fetch(self, _out: Path) -> tuple[Path, str, str | None]:
         """The folder itself and its uri; nothing is copied."""
@@ -230,6 +231,20 @@ def weight_files(folder: Path) -> list[Path]:
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files that decide how a tokenizer reads text, sorted."""
     return sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)})
+
+
+def _known_sha256(file: Path) -> str:
+    """A file's digest, read once in a process while size and time of its last change are the same.
+
+    A 7B model has 15 GB, and a command makes its chain, and so this digest, up to three times.
+    """
+    state = file.stat()
+    return _sha256_at(file.absolute(), state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _sha256_at(file: Path, _size: int, _changed: int) -> str:
+    return file_sha256(file)
 
 
 def check_weights(folder: Path) -> None:

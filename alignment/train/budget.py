@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alignment.errors import TrainingError
+from alignment.peak import own_peak
 from alignment.train.batches import level, split
 
 logger = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ def _measured(attempt: Attempt, *, later: int) -> tuple[Memory, float]:
     attempt(small, 1.0)  # compiles, and takes what is taken once
     for tokens, share in ((small, 1.0), (large, 1.0), (small, 0.0)):
         before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+        own_peak().count_anew()
         try:
             attempt(tokens, share)
         except torch.OutOfMemoryError:

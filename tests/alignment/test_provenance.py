@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from alignment.provenance import code_version, libraries, slow_bfloat16
+from alignment.provenance import (
+    code_version,
+    hardware,
+    libraries,
+    peak_memory,
+    slow_bfloat16,
+)
 
 
 def test_the_code_version_is_that_of_git():
@@ -25,6 +31,17 @@ def test_the_versions_of_the_deciding_libraries_are_written_down():
 
     assert libraries()["torch"] == torch.__version__
     assert libraries()["trl"] == trl.__version__
+
+
+def test_a_process_that_did_not_open_the_gpu_does_not_open_it_for_its_record(monkeypatch):
+    """Where there is none, opening one raises."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert not torch.cuda.is_initialized()
+    assert "gpu" not in hardware()
+    assert peak_memory() == {}
+    assert not torch.cuda.is_initialized()
 
 
 @pytest.mark.parametrize(

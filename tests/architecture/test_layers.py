@@ -30,6 +30,7 @@ ROOMS = [
         "head",
         "line",
         "lineage",
+        "peak",
         "progress",
         "provenance",
         "data",

@@ -144,6 +144,38 @@ def test_bad_usage_has_code_two(sft_dpo):
     assert sft_dpo("nothing").returncode == 2
 
 
+def test_a_server_that_does_not_start_in_time_is_one_line_that_says_what_to_do(
+    server, tiny_settings, write_config, tmp_path
+):
+    """Prefect waits 0 s for the server it would start, and so starts no step."""
+    own = {
+        "PREFECT_API_URL": "",
+        "PREFECT_HOME": str(tmp_path / "home"),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "0",
+    }
+    code = "from flows.cli import main; main()"
+    done = server.run("-c", code, "run", str(write_config(tiny_settings)), **own)
+    assert done.returncode == 75, done.stderr
+    assert "Traceback" not in done.stderr
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith("Prefect's temporary server did not answer within 0 s")
+    assert "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS higher" in said
+    assert not list((tmp_path / "store").glob("objects/*"))
+
+
+@pytest.mark.parametrize("given", ["", "30"])
+def test_a_run_waits_two_minutes_for_its_own_server_unless_told_otherwise(server, given):
+    code = (
+        "from flows.cli import _quiet_prefect\n"
+        "_quiet_prefect()\n"
+        "from prefect.settings import get_current_settings\n"
+        "print(get_current_settings().server.ephemeral.startup_timeout_seconds)"
+    )
+    own = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": given} if given else {}
+    assert server.run("-c", code, **own).stdout.strip() == (given or "120")
+
+
 def test_show_names_what_there_is_when_asked_for_what_is_not(sft_dpo, tmp_path):
     refused(
         sft_dpo("show", "merge-dpo-9", "--store", str(tmp_path)), "nothing called 'merge-dpo-9'"

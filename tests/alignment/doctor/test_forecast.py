@@ -9,11 +9,13 @@ import pytest
 from alignment.doctor.devices import GIB, find_device
 from alignment.doctor.forecast import check_memory, check_time, duration
 from alignment.doctor.memory import SAVED, activation_bytes, forecast_memory, weight_bytes
+from alignment.doctor.plans import least, planned
 from alignment.doctor.shape import Shape
 from alignment.doctor.timing import attention_flops, flops_per_token, forecast_seconds, passes
 from alignment.doctor.trainings import Training
 from alignment.errors import UsageError
 from alignment.records import Quantisation
+from alignment.train.budget import CPU_TOKENS
 from alignment.train.dpo import DpoConfig
 from alignment.train.engine import Packed, Stock
 from alignment.train.settings import Batch
@@ -25,7 +27,9 @@ H100 = find_device("h100-80gb")
 
 
 def sft(sample, **settings):
-    return Training("sft", SftConfig(**settings), 100 * len(sample), sample)
+    """Of TRL's batches, unless the settings name the engine."""
+    config = SftConfig(**{"engine": Stock(), **settings})
+    return Training("sft", config, 100 * len(sample), sample)
 
 
 def test_parameters_follow_from_the_shape():
@@ -112,18 +116,20 @@ def _kept(layers, *, bf16, dropout, **shape):
 
 
 def test_checkpointing_keeps_a_hidden_state_a_block_and_one_block():
-    with_it = activation_bytes(QWEN_7B, 1000, bf16=True, dropout=True, checkpointing=True)
-    block = 1000 * (49 * 3584 + 12 * 18944)
+    training, block = sft([(1,)]), 1000 * (49 * 3584 + 12 * 18944)
+    with_it = activation_bytes(training, QWEN_7B, 1000)
     assert with_it == 28 * 1000 * 2 * 3584 + block
-    without = activation_bytes(QWEN_7B, 1000, bf16=True, dropout=True, checkpointing=False)
+    without = activation_bytes(sft([(1,)], gradient_checkpointing=False), QWEN_7B, 1000)
     assert without == 28 * block
+    half = activation_bytes(replace(training, recompute=0.5), QWEN_7B, 1000)
+    assert half == (with_it + without) / 2
 
 
 def test_the_largest_micro_batch_is_as_wide_as_the_longest_row():
     training = sft([(10,), (30,), (20,), (20,)], batch=Batch(per_device=2, accumulation=1))
     assert training.tokens() == [60, 40]
     assert training.largest == 60
-    pairs = Training("dpo-1", DpoConfig(), 2, [(10, 30), (5, 5)])
+    pairs = Training("dpo-1", DpoConfig(engine=Stock()), 2, [(10, 30), (5, 5)])
     assert pairs.tokens() == [4 * 30]
 
 
@@ -164,7 +170,7 @@ def test_a_token_costs_two_operations_a_weight_and_pass():
     """SFT with checkpointing: forward, recomputed forward, backward; DPO: the reference's too."""
     assert passes(sft([(1,)])) == 3
     assert passes(sft([(1,)], gradient_checkpointing=False)) == 2
-    assert passes(Training("dpo-1", DpoConfig(), 1, [(1, 1)])) == 4
+    assert passes(Training("dpo-1", DpoConfig(engine=Stock()), 1, [(1, 1)])) == 4
     weights = 28 * 233_046_016 + 544_997_376
     assert flops_per_token(sft([(1,)]), QWEN_7B) == 6 * weights + 8 * 161_480_704
 
@@ -186,7 +192,7 @@ def test_the_forecast_meets_the_runs_it_was_fitted_to(training, seconds):
 
 def test_the_forecast_of_dpo_is_within_a_tenth_of_what_was_measured_there():
     """2 pairs a micro-batch, 4 chats padded to 1,020 tokens on average: 1.105 s, not fitted to."""
-    training = Training("dpo-1", DpoConfig(), 16, [(1020, 900)] * 16)
+    training = Training("dpo-1", DpoConfig(engine=Stock()), 16, [(1020, 900)] * 16)
     a_micro_batch = forecast_seconds(training, QWEN_7B, H100) / training.micro_batches
     assert a_micro_batch == pytest.approx(1.105, rel=0.1)
 
@@ -219,12 +225,13 @@ def test_large_padded_micro_batches_are_within_an_eighth_of_what_was_measured():
 
 
 H200 = find_device("h200")
+PACKED = Packed(compile=True)
 ON_H200 = [
     # pairs or rows a second, GiB at the peak: stock 2 x 8, packed 16 rows a step
-    ("sft", "stock", 2.85, 9.9),
-    ("dpo", "stock", 2.19, 10.8),
-    ("sft", "packed", 12.93, 13.8),  # 16,384 tokens a micro-batch, all recomputed, not compiled
-    ("dpo", "packed", 6.61, 14.9),
+    ("sft", Stock(), 2.85, 9.9),
+    ("dpo", Stock(), 2.19, 10.8),
+    ("sft", Packed(), 12.93, 13.8),  # 16,384 tokens a micro-batch, all recomputed, not compiled
+    ("dpo", Packed(), 6.61, 14.9),
 ]
 
 
@@ -245,16 +252,92 @@ def _measured_on_h200(kind, engine, rows):
     settings = {
         "batch": Batch(per_device=2, accumulation=8),
         "epochs": 1,
-        "engine": Packed() if engine == "packed" else Stock(),
+        "engine": engine,
     }
     if kind == "sft":
         chats = [(prompt + chosen,) for prompt, chosen, _ in rows]
         return Training("sft", SftConfig(**settings), len(rows), chats, budget=16384)
-    if engine == "packed":
+    if isinstance(engine, Packed):
         whole = [(sum(row),) for row in rows]
         return Training("dpo-1", DpoConfig(**settings), len(rows), whole, budget=16384)
     pairs = [(prompt + chosen, prompt + rejected) for prompt, chosen, rejected in rows]
     return Training("dpo-1", DpoConfig(**settings), len(rows), pairs)
+
+
+A_CARD = find_device("h200").within(39.0)
+COMPILED = [
+    # an H200 held to 39 GiB: rows or pairs a second, GiB at the peak; 8,192 tokens, all kept
+    ("sft", "real", 20.90, 26.5),
+    ("dpo", "real", 9.59, 29.9),
+    ("sft", "fixed", 3.05, 31.3),
+]
+
+
+@pytest.mark.parametrize(("kind", "lengths", "rate", "peak"), COMPILED)
+def test_the_packed_engine_is_forecast_as_it_fills_a_card(kind, lengths, rate, peak):
+    """Within a tenth of what was measured; the peak of fixed lengths is fitted."""
+    draw = random.Random(0)
+    rows = [DISTRIBUTIONS[lengths](draw) for _ in range(160)]
+    training, counted = (
+        planned(_measured_on_h200(kind, PACKED, part), QWEN_7B, Quantisation(), A_CARD)
+        for part in (rows, rows[32:])
+    )
+    assert (training.budget, training.recomputed, training.compiled) == (8192, 0.0, True)
+    seconds = forecast_seconds(counted, QWEN_7B, A_CARD)
+    assert seconds == pytest.approx(128 / rate, rel=0.1)
+    memory = forecast_memory(training, QWEN_7B, Quantisation(), A_CARD)
+    assert (memory.total - memory.resident) / GIB == pytest.approx(peak, rel=0.1)
+
+
+def test_all_layers_recomputing_is_forecast_as_measured():
+    """8,192 tokens on that card: 11.7 GiB."""
+    engine = Packed(compile=True, recompute=1.0, tokens_per_micro_batch=8192)
+    training = planned(sft([(4096,)] * 32, engine=engine), QWEN_7B, Quantisation(), A_CARD)
+    memory = forecast_memory(training, QWEN_7B, Quantisation(), A_CARD)
+    assert (memory.total - memory.resident) / GIB == pytest.approx(11.7, rel=0.1)
+
+
+def test_a_card_that_the_packed_engine_fills_is_not_too_small_for_it():
+    """Not compiled a token keeps 11.3 MB: 4,096 do not fit into 39 GiB, so some recompute."""
+    engine = Packed(compile=False)
+    training = planned(sft([(600,)] * 64, engine=engine), QWEN_7B, Quantisation(), A_CARD)
+    assert training.budget == 4096
+    found = check_memory([training], QWEN_7B, Quantisation(), A_CARD)
+    assert found.verdict == "ok"
+    assert found.figures["sft_gib"] > 0.8 * 39
+    assert "The packed engine fills what is free; 8." in found.headline
+    assert found.tables[0].rows[0][-1].text == "4,096 tokens, 36% recomputed"
+
+
+def test_a_long_row_goes_alone_with_all_layers_recomputing():
+    """6,000 tokens recomputed keep less than the 4,096 beside them."""
+    engine = Packed(tokens_per_micro_batch=4096, recompute=0.0, compile=False)
+    long, short = (
+        forecast_memory(
+            planned(sft(rows, engine=engine), QWEN_7B, Quantisation(), H200),
+            QWEN_7B,
+            Quantisation(),
+            H200,
+        ).activations
+        for rows in ([(6000,)] + [(1024,)] * 15, [(1024,)] * 16)
+    )
+    assert long == short
+
+
+@pytest.mark.parametrize(("steps", "compiled"), [(199, False), (200, True)])
+def test_a_training_is_compiled_where_the_engine_would(steps, compiled):
+    training = sft([(600,)] * 16, engine=Packed(), max_steps=steps)
+    assert planned(training, QWEN_7B, Quantisation(), A_CARD).compiled is compiled
+    assert not planned(training, QWEN_7B, Quantisation(), find_device("cpu")).compiled
+
+
+def test_on_a_cpu_the_plan_is_a_constant_and_stock_has_none():
+    cpu = find_device("cpu")
+    training = planned(sft([(600,)] * 16, engine=Packed()), QWEN_7B, None, cpu)
+    assert (training.budget, training.recomputed, training.leveled) == (CPU_TOKENS, 1.0, False)
+    assert least(training, cpu) == training
+    stock = sft([(600,)] * 16)
+    assert planned(stock, QWEN_7B, None, A_CARD) is least(stock, A_CARD) is stock
 
 
 def test_an_unknown_device_is_refused_with_the_names_there_are():

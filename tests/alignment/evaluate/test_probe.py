@@ -29,9 +29,17 @@ def test_a_probe_is_as_many_replies_as_have_512_tokens_together():
     assert probe_rows(rows) == rows[:3]
 
 
-def test_a_probe_has_at_least_one_reply():
-    assert probe_rows([of_length(900), of_length(1)]) == [of_length(900)]
+def test_a_probe_has_at_least_one_reply_cut_to_its_bound():
+    """At 152,064 words a reply of 4,096 tokens would make 2.5 GB of distributions in fp32."""
+    prompt, reply = (7,) * 900, tuple(range(900))
+    (row,) = probe_rows([Completion(prompt, reply), of_length(1)])
+    assert row == Completion(prompt, reply[:512])
     assert probe_rows([]) == []
+
+
+def test_replies_within_the_bound_are_probed_as_they_are():
+    assert probe_rows([of_length(512)]) == [of_length(512)]
+    assert probe_rows([of_length(1), of_length(512)]) == [of_length(1)]
 
 
 def test_distributions_and_the_probe_agree_on_their_rows(open_tiny):

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from alignment.data.practice import PracticeSource
 from alignment.evaluate.generate import generate
@@ -113,6 +114,19 @@ def test_kl_from_the_base_is_the_mean_over_all_tokens_of_the_chosen_replies(
     assert estimate.value > 1e-4
     assert estimate.n == len(pairs)
     assert estimate.value == pytest.approx(sum(per_token) / len(per_token), rel=1e-3)
+
+
+def test_a_base_whose_first_reply_was_not_cut_is_compared_as_far_as_the_model_is(
+    run, open_tiny, tiny_ref, make_adapter
+):
+    """As evaluations of an earlier version are that are in a store."""
+    base, trained = run(open_tiny()), open_tiny(tiny_ref.push(make_adapter("a", seed=1)))
+    found = run(trained, yardstick=against(base)).report.overall["kl_from_base"]
+    file = base.out / DISTRIBUTIONS
+    longer = {name: torch.cat([own, own[:1]]) for name, own in load_file(file).items()}
+    save_file(longer, file)
+    again = run(trained, yardstick=against(base)).report.overall["kl_from_base"]
+    assert again.value == found.value > 0
 
 
 def test_the_batch_size_changes_no_number(run, open_tiny):

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import zipfile
 
@@ -35,6 +36,19 @@ def test_one_changed_byte_names_another_model(folder, tiny_model_folder, name):
     content[-2] ^= 1
     (folder / name).write_bytes(content)
     assert FolderModel(path=folder).digest() != FolderModel(path=tiny_model_folder).digest()
+
+
+def test_the_bytes_of_a_folder_are_read_again_only_when_a_file_was_changed(folder):
+    """What no process does, another byte at the same time of change, tells reading from knowing."""
+    model, weights = FolderModel(path=folder), folder / "model.safetensors"
+    first, before = model.digest(), weights.stat()
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 1
+    weights.write_bytes(content)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert model.digest() == first
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert model.digest() != first
 
 
 def test_a_folder_is_used_where_it_lies(folder, tmp_path):

@@ -1,0 +1,48 @@
+"""The allocator of a GPU is stood in for where there is none; tests/gpu asks the real one."""
+
+import pytest
+import torch
+
+from alignment.peak import Peak, own_peak
+
+
+class Allocator:
+    """Counts as CUDA's does: bytes now, and the most since it was told to count anew."""
+
+    def __init__(self):
+        self.now = self.most = 0
+
+    def hold(self, amount):
+        self.now = amount
+        self.most = max(self.most, amount)
+
+    def reset(self):
+        self.most = self.now
+
+
+@pytest.fixture
+def allocator(monkeypatch):
+    stood_in = Allocator()
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: stood_in.most)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", stood_in.reset)
+    return stood_in
+
+
+def test_a_peak_before_a_measurement_is_not_forgotten(allocator):
+    """9 held while loading, 4 while measured, 6 in training: 9, and then 12."""
+    peak = Peak()
+    allocator.hold(9)
+    allocator.hold(2)
+    for _ in range(2):
+        peak.count_anew()
+        allocator.hold(4)
+        assert torch.cuda.max_memory_allocated() == 4
+        allocator.hold(2)
+    allocator.hold(6)
+    assert peak.most() == 9
+    allocator.hold(12)
+    assert peak.most() == 12
+
+
+def test_a_process_has_one_peak():
+    assert own_peak() is own_peak()

@@ -1,0 +1,44 @@
+"""On a GPU: what a record says of its memory, and what a process takes that only looks.
+
+make gpu
+"""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from alignment.train.budget import training_plan
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+MIB = 2**20
+
+
+def test_the_probing_of_a_plan_leaves_the_earlier_peak_in_the_record():
+    from alignment.provenance import peak_memory
+
+    held = torch.empty(2048 * MIB, dtype=torch.uint8, device="cuda")
+    del held
+
+    def attempt(tokens, share):
+        torch.empty(int(tokens * (2 - share)) * 1024, dtype=torch.uint8, device="cuda")
+
+    training_plan("auto", "auto", cuda=True, longest=1, attempt=attempt, later=0)
+    assert torch.cuda.max_memory_allocated() < 1024 * MIB
+    assert peak_memory()["peak_gpu_gib"] >= 2.0
+
+
+def test_a_process_that_builds_on_the_cpu_opens_no_gpu():
+    code = (
+        "import torch\n"
+        "from alignment.provenance import hardware, peak_memory\n"
+        "assert 'gpu' not in hardware() and peak_memory() == {}\n"
+        "assert not torch.cuda.is_initialized()\n"
+        "torch.ones(1, device='cuda')\n"
+        "assert hardware()['gpu'] == torch.cuda.get_device_name() and peak_memory()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
