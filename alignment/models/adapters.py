@@ -16,6 +16,7 @@ from alignment.store import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -124,6 +125,28 @@ def read_factors(folder: Path) -> dict[str, Factors]:
     }
 
 
+def check_fit(model: "PreTrainedModel", folder: Path, factors: Mapping[str, Factors]) -> None:
+    """Each layer that the adapter's config means has factors of its shape, and no other has.
+
+    Raises:
+        ModelError: the adapter belongs to another model, or is incomplete.
+    """
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    config = LoraConfig.from_pretrained(str(folder))
+    meant = {n: m for n, m in model.named_modules() if check_target_module_exists(config, n)}
+    odd = sorted(meant.keys() ^ factors.keys())
+    odd += [
+        name for name, layer in meant.items() if name in factors and not _fits(layer, factors[name])
+    ]
+    if odd:
+        raise ModelError(
+            f"{folder} does not fit the model at {odd[0]} ({len(odd)} such layers): the adapter "
+            "belongs to another model or is incomplete."
+        )
+
+
 def concatenate(adapters: Sequence[Mapping[str, Factors]]) -> dict[str, Factors]:
     """Several adapters as one: a = [a1; a2; ...], b = [b1, b2, ...], so b a = sum of all b_i a_i.
 
@@ -175,6 +198,11 @@ def write_concatenated(folders: Sequence[Path], to: Path, *, base: str | None) -
 
 def _key(module: str, side: str) -> str:
     return f"{PREFIX}{module}.lora_{side}.weight"
+
+
+def _fits(layer: Any, factors: Factors) -> bool:
+    shape = (layer.out_features, layer.in_features)
+    return shape == (factors.b.shape[0], factors.a.shape[1])
 
 
 def _not_plain(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
