@@ -6,7 +6,7 @@ Not here: creating adapters (TRL does), adding them to a model (`stack.py`, `mer
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +15,7 @@ from alignment.records import AdapterRef
 from alignment.store import file_sha256
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -98,31 +99,54 @@ def describe_adapter(folder: Path, *, uri: str, stage: str, trained_on: str) -> 
     )
 
 
+class FactorFile(Mapping[str, Factors]):
+    """The factors of an adapter folder by module name in the base model, read when asked for.
+
+    Raises:
+        ModelError: the adapter is damaged, incomplete or not plain LoRA.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors import safe_open
+
+        config = check_adapter(folder)
+        self.folder = folder
+        self._scale = config["lora_alpha"] / config["r"]
+        tensors: Any = safe_open(folder / ADAPTER_WEIGHTS, framework="pt")
+        self._tensors = tensors
+        self._modules = _modules(folder, set(tensors.keys()))
+
+    def __getitem__(self, module: str) -> Factors:
+        a, b = self._sides(module)
+        return Factors(a=a, b=self._scale * b)
+
+    def __contains__(self, module: object) -> bool:
+        return module in self._modules
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def delta(self, module: str, device: "torch.device") -> "Tensor":
+        """(alpha / r) * (B A) in fp32, scaled last as PEFT does when it merges: the same bits."""
+        a, b = (side.to(device) for side in self._sides(module))
+        return (b @ a).mul_(self._scale)
+
+    def _sides(self, module: str) -> "list[Tensor]":
+        if module not in self:
+            raise KeyError(module)
+        return [self._tensors.get_tensor(_key(module, side)).float() for side in "AB"]
+
+
 def read_factors(folder: Path) -> dict[str, Factors]:
     """Module name in the base model to its factors, fp32 on the CPU.
 
     Raises:
         ModelError: the adapter is damaged, incomplete or not plain LoRA.
     """
-    from safetensors.torch import load_file
-
-    config = check_adapter(folder)
-    scale = config["lora_alpha"] / config["r"]
-    tensors = load_file(folder / ADAPTER_WEIGHTS)
-    modules = sorted({key.rpartition(".lora_")[0].removeprefix(PREFIX) for key in tensors})
-    wanted = {_key(module, side) for module in modules for side in "AB"}
-    if wanted != tensors.keys():
-        odd = sorted(wanted ^ tensors.keys())[0]
-        word = "lacks" if odd in wanted else "holds"
-        raise ModelError(
-            f"{folder} {word} {odd}: not a whole plain LoRA adapter. Fetch or train it again."
-        )
-    return {
-        module: Factors(
-            a=tensors[_key(module, "A")].float(), b=scale * tensors[_key(module, "B")].float()
-        )
-        for module in modules
-    }
+    return dict(FactorFile(folder))
 
 
 def check_fit(model: "PreTrainedModel", folder: Path, factors: Mapping[str, Factors]) -> None:
@@ -194,6 +218,19 @@ def write_concatenated(folders: Sequence[Path], to: Path, *, base: str | None) -
         inference_mode=True,
     ).save_pretrained(str(to))
     return rank
+
+
+def _modules(folder: Path, keys: Set[str]) -> list[str]:
+    """The modules that the tensors of an adapter belong to, each of which has its two factors."""
+    modules = sorted({key.rpartition(".lora_")[0].removeprefix(PREFIX) for key in keys})
+    wanted = {_key(module, side) for module in modules for side in "AB"}
+    if wanted != keys:
+        odd = sorted(wanted ^ keys)[0]
+        word = "lacks" if odd in wanted else "holds"
+        raise ModelError(
+            f"{folder} {word} {odd}: not a whole plain LoRA adapter. Fetch or train it again."
+        )
+    return modules
 
 
 def _key(module: str, side: str) -> str:
