@@ -13,7 +13,8 @@ from alignment.durable import staged
 from alignment.errors import TrainingError
 from alignment.evaluate.probe import Probe, distance
 from alignment.models.load import base_folder, load_base, open_model
-from alignment.models.merge import SHARD_SIZE, Merge, plan_merge, write_merge
+from alignment.models.merge import Merge, plan_merge, write_merge
+from alignment.models.shards import SHARD_SIZE
 from alignment.models.sources import describe, weight_files
 from alignment.models.stack import Stack
 from alignment.progress import Progress
@@ -35,7 +36,7 @@ class Place:
         folder: gets weights and tokenizer, where some are written.
         uri: by which the reference will name `folder`.
         dtype: compute dtype of the next stage.
-        progress: told of every adapter added.
+        progress: told of every tensor merged.
     """
 
     store: Store

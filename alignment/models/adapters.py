@@ -6,7 +6,7 @@ Not here: creating adapters (TRL does), adding them to a model (`stack.py`, `mer
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +15,9 @@ from alignment.records import AdapterRef
 from alignment.store import file_sha256
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -97,31 +99,76 @@ def describe_adapter(folder: Path, *, uri: str, stage: str, trained_on: str) -> 
     )
 
 
+class FactorFile(Mapping[str, Factors]):
+    """The factors of an adapter folder by module name in the base model, read when asked for.
+
+    Raises:
+        ModelError: the adapter is damaged, incomplete or not plain LoRA.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors import safe_open
+
+        config = check_adapter(folder)
+        self.folder = folder
+        self._scale = config["lora_alpha"] / config["r"]
+        tensors: Any = safe_open(folder / ADAPTER_WEIGHTS, framework="pt")
+        self._tensors = tensors
+        self._modules = _modules(folder, set(tensors.keys()))
+
+    def __getitem__(self, module: str) -> Factors:
+        a, b = self._sides(module)
+        return Factors(a=a, b=self._scale * b)
+
+    def __contains__(self, module: object) -> bool:
+        return module in self._modules
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def delta(self, module: str, device: "torch.device") -> "Tensor":
+        """(alpha / r) * (B A) in fp32, scaled last as PEFT does when it merges: the same bits."""
+        a, b = (side.to(device) for side in self._sides(module))
+        return (b @ a).mul_(self._scale)
+
+    def _sides(self, module: str) -> "list[Tensor]":
+        if module not in self:
+            raise KeyError(module)
+        return [self._tensors.get_tensor(_key(module, side)).float() for side in "AB"]
+
+
 def read_factors(folder: Path) -> dict[str, Factors]:
     """Module name in the base model to its factors, fp32 on the CPU.
 
     Raises:
         ModelError: the adapter is damaged, incomplete or not plain LoRA.
     """
-    from safetensors.torch import load_file
+    return dict(FactorFile(folder))
 
-    config = check_adapter(folder)
-    scale = config["lora_alpha"] / config["r"]
-    tensors = load_file(folder / ADAPTER_WEIGHTS)
-    modules = sorted({key.rpartition(".lora_")[0].removeprefix(PREFIX) for key in tensors})
-    wanted = {_key(module, side) for module in modules for side in "AB"}
-    if wanted != tensors.keys():
-        odd = sorted(wanted ^ tensors.keys())[0]
-        word = "lacks" if odd in wanted else "holds"
+
+def check_fit(model: "PreTrainedModel", folder: Path, factors: Mapping[str, Factors]) -> None:
+    """Each layer that the adapter's config means has factors of its shape, and no other has.
+
+    Raises:
+        ModelError: the adapter belongs to another model, or is incomplete.
+    """
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    config = LoraConfig.from_pretrained(str(folder))
+    meant = {n: m for n, m in model.named_modules() if check_target_module_exists(config, n)}
+    odd = sorted(meant.keys() ^ factors.keys())
+    odd += [
+        name for name, layer in meant.items() if name in factors and not _fits(layer, factors[name])
+    ]
+    if odd:
         raise ModelError(
-            f"{folder} {word} {odd}: not a whole plain LoRA adapter. Fetch or train it again."
+            f"{folder} does not fit the model at {odd[0]} ({len(odd)} such layers): the adapter "
+            "belongs to another model or is incomplete."
         )
-    return {
-        module: Factors(
-            a=tensors[_key(module, "A")].float(), b=scale * tensors[_key(module, "B")].float()
-        )
-        for module in modules
-    }
 
 
 def concatenate(adapters: Sequence[Mapping[str, Factors]]) -> dict[str, Factors]:
@@ -173,8 +220,26 @@ def write_concatenated(folders: Sequence[Path], to: Path, *, base: str | None) -
     return rank
 
 
+def _modules(folder: Path, keys: Set[str]) -> list[str]:
+    """The modules that the tensors of an adapter belong to, each of which has its two factors."""
+    modules = sorted({key.rpartition(".lora_")[0].removeprefix(PREFIX) for key in keys})
+    wanted = {_key(module, side) for module in modules for side in "AB"}
+    if wanted != keys:
+        odd = sorted(wanted ^ keys)[0]
+        word = "lacks" if odd in wanted else "holds"
+        raise ModelError(
+            f"{folder} {word} {odd}: not a whole plain LoRA adapter. Fetch or train it again."
+        )
+    return modules
+
+
 def _key(module: str, side: str) -> str:
     return f"{PREFIX}{module}.lora_{side}.weight"
+
+
+def _fits(layer: Any, factors: Factors) -> bool:
+    shape = (layer.out_features, layer.in_features)
+    return shape == (factors.b.shape[0], factors.a.shape[1])
 
 
 def _not_plain(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -4,27 +4,25 @@ W = W_origin + sum_i (alpha_i / r_i) * B_i A_i, in fp32, then cast once. Never i
 which destroys the training, and never onto an earlier bfloat16 merge, which rounds small deltas
 away stage by stage. What the cast loses is measured and recorded, and so is the distance between
 the model as it was trained (perhaps quantised) and the folder that was written.
+
+The base is gone through once, tensor by tensor, so that memory is taken for one shard of what is
+written and one tensor at work, however large the model. The arithmetic is that of PEFT's
+`merge_and_unload`, adapter after adapter: on a CPU the same bits.
 """
 
-import contextlib
-import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveFloat
 
 from alignment.durable import staged
-from alignment.models.adapters import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    Factors,
-    check_adapter,
-    read_factors,
-)
+from alignment.errors import ModelError
+from alignment.models.adapters import FactorFile, check_fit
 from alignment.models.load import base_folder
+from alignment.models.shards import Weights, blank_model, write_shards
 from alignment.models.sources import tokenizer_files
 from alignment.progress import Progress
 from alignment.records import AdapterRef, BaseRef, Frozen, ModelRef
@@ -33,9 +31,10 @@ from alignment.store import Store
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from transformers import PreTrainedModel
 
-SHARD_SIZE = "4GB"
+
+ROWS = 1024
+"""Of a weight, compared with the stored ones at a time."""
 
 
 class Merge(Frozen):
@@ -90,89 +89,113 @@ def write_merge(
         store: resolves the references.
         dtype: of the weights written.
         folder: gets weights and tokenizer.
-        progress: told of every adapter added.
-        least: kept share below which the weights are written in float32 instead.
+        progress: told of every tensor.
+        least: kept share below which the weights are written once more, in float32.
 
     Returns:
         The dtype written and the kept share.
-    """
-    import torch
 
+    Raises:
+        ModelError: an adapter is damaged or does not fit the base, or the base has no full weights.
+    """
     origin = base_folder(deltas.origin, store)
-    folders = [store.path(adapter.uri) for adapter in deltas.adapters]
-    model = _merged(origin, folders, progress)
-    kept = _kept_share(model, origin, folders, getattr(torch, dtype))
-    if kept < least:
-        dtype, kept = "float32", _kept_share(model, origin, folders, torch.float32)
+    merging = _Merging(origin, [store.path(adapter.uri) for adapter in deltas.adapters])
     with staged("merge.save", folder) as place:
-        model.to(getattr(torch, dtype)).save_pretrained(place, max_shard_size=SHARD_SIZE)
+        kept = merging.write(place, dtype, progress, "merging")
+        if kept < least:
+            dtype = "float32"
+            shutil.rmtree(place)
+            kept = merging.write(place, dtype, progress, "merging in float32")
         for file in tokenizer_files(origin):
             shutil.copy(file, place / file.name)
     return dtype, kept
 
 
-def _merged(origin: Path, folders: Sequence[Path], progress: Progress) -> "PreTrainedModel":
-    import torch
-    from peft import AutoPeftModelForCausalLM, PeftModel
+class _Merging:
+    """A base and the adapters that are added to it, all of them open and none in memory."""
 
-    with _with_base(folders[0], origin) as first:
-        adapted = AutoPeftModelForCausalLM.from_pretrained(first, dtype=torch.float32)
-        model: PreTrainedModel = adapted.merge_and_unload()
-    progress.update("merging", 1, len(folders))
-    for done, adapter in enumerate(folders[1:], start=2):
-        check_adapter(adapter)
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-        progress.update("merging", done, len(folders))
-    return model
+    def __init__(self, origin: Path, folders: Sequence[Path]) -> None:
+        import torch
+
+        self._blank = blank_model(origin)
+        self._weights = Weights(origin)
+        self._adapters = [FactorFile(folder) for folder in folders]
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if hasattr(self._blank.config, "quantization_config"):
+            raise ModelError(
+                f"the weights in {origin} are quantised: a merge needs the full weights they were "
+                "made of. Name those as the model, or set compose.name=stack."
+            )
+        for adapter in self._adapters:
+            check_fit(self._blank, adapter.folder, adapter)
+            _check_stored(adapter, self._weights, origin)
+
+    def write(self, folder: Path, dtype: str, progress: Progress, phase: str) -> float:
+        """Write the sum in a dtype; return the kept share."""
+        import torch
+
+        kept = _Kept()
+        names = iter(range(1, len(self._weights.names) + 1))
+        kind = getattr(torch, dtype)
+
+        def make(name: str) -> "Tensor":
+            tensor = self._sum(name, kind, kept)
+            progress.update(phase, next(names), len(self._weights.names))
+            return tensor
+
+        write_shards(self._blank, self._weights, make, folder, kind)
+        return kept.share()
+
+    def _sum(self, name: str, dtype: "torch.dtype", kept: "_Kept") -> "Tensor":
+        """One tensor of the merge: cast once, in fp32 until then."""
+        import torch
+
+        stored = self._weights.read(name)
+        module = name.removesuffix(".weight")
+        touching = [adapter for adapter in self._adapters if module in adapter]
+        if not touching:
+            return stored.to(dtype) if stored.is_floating_point() else stored
+        stored = stored.to(self._device)
+        exact, total = stored.to(torch.float32, copy=True), None
+        for adapter in touching:
+            delta = adapter.delta(module, self._device)
+            exact += delta
+            total = delta if total is None else total.add_(delta)
+        assert total is not None
+        written = exact.to(dtype)
+        kept.add(stored, written, total)
+        return written.cpu()
 
 
-@contextlib.contextmanager
-def _with_base(adapter: Path, base: Path) -> Iterator[Path]:
-    """A stand-in for an adapter folder whose config names the base to load, for AutoPeft."""
-    settings = check_adapter(adapter)
-    settings["base_model_name_or_path"] = str(base.absolute())
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        (folder / ADAPTER_CONFIG).write_text(json.dumps(settings))
-        (folder / ADAPTER_WEIGHTS).symlink_to((adapter / ADAPTER_WEIGHTS).absolute())
-        yield folder
+@dataclass
+class _Kept:
+    """<W_written - W_origin, D> and <D, D>, summed in fp64 as the tensors come."""
+
+    along: float = 0.0
+    exact: float = 0.0
+
+    def add(self, stored: "Tensor", written: "Tensor", delta: "Tensor") -> None:
+        """Count one weight; some rows at a time, as the differences are fp32 and the sums fp64."""
+        import torch
+
+        for before, after, rows in zip(
+            *(part.split(ROWS) for part in (stored, written, delta)), strict=True
+        ):
+            change = after.float() - before.float()
+            self.along += float((change * rows).sum(dtype=torch.float64))
+            self.exact += float((rows * rows).sum(dtype=torch.float64))
+
+    def share(self) -> float:
+        """1.0 where there was nothing to keep."""
+        return self.along / self.exact if self.exact else 1.0
 
 
-def _kept_share(
-    model: "PreTrainedModel", origin: Path, folders: Sequence[Path], dtype: "torch.dtype"
-) -> float:
-    """Projection of the written change on the exact one; `model` holds the fp32 merge."""
-    import torch
-    from safetensors import safe_open
-
-    from alignment.models.sources import weight_files
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    parameters = dict(model.named_parameters())
-    adapters = [read_factors(one) for one in folders]
-    along = exact = 0.0
-    for file in weight_files(origin):
-        with safe_open(file, framework="pt") as tensors:
-            for name in sorted(set(tensors.keys()) & parameters.keys()):
-                delta = _delta(name, adapters, device)
-                if delta is None:
-                    continue
-                written = parameters[name].data.to(device, dtype).float()
-                change = written - tensors.get_tensor(name).to(device).float()
-                along += float((change * delta).sum(dtype=torch.float64))
-                exact += float((delta * delta).sum(dtype=torch.float64))
-    return along / exact if exact else 1.0
-
-
-def _delta(
-    name: str, adapters: Sequence[Mapping[str, Factors]], device: "torch.device"
-) -> "Tensor | None":
-    """The fp32 sum of all adapters' deltas of one weight, or None where there is none."""
-    total = None
-    for adapter in adapters:
-        factors = adapter.get(name.removesuffix(".weight"))
-        if factors is None:
-            continue
-        delta = factors.b.to(device) @ factors.a.to(device)
-        total = delta if total is None else total + delta
-    return total
+def _check_stored(adapter: FactorFile, weights: Weights, origin: Path) -> None:
+    """Every delta has a weight of its shape among those that are read, or it would be left out."""
+    for module, (a, b) in adapter.items():
+        name = f"{module}.weight"
+        if name not in weights or weights.read(name).shape != (b.shape[0], a.shape[1]):
+            raise ModelError(
+                f"{adapter.folder} changes {name}, and {origin} holds no such weight of that "
+                "shape: the adapter belongs to another model, or to a weight that is tied."
+            )

@@ -9,14 +9,13 @@ the reference of a DPO round is this model with the newest adapter off, as it is
 The factors are buffers that no `state_dict` holds: checkpoints have the newest adapter alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from alignment.errors import ModelError
-from alignment.models.adapters import Factors, concatenate, read_factors
+from alignment.models.adapters import Factors, check_fit, concatenate, read_factors
 from alignment.records import Frozen
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def attach(model: "PreTrainedModel", folders: Sequence[Path]) -> None:
     """
     adapters = [read_factors(folder) for folder in folders]
     for folder, factors in zip(folders, adapters, strict=True):
-        _check_fit(model, folder, factors)
+        check_fit(model, folder, factors)
     layers = dict(model.named_modules())
     for name, joined in concatenate(adapters).items():
         _freeze(layers[name], joined, model.dtype)
@@ -93,26 +92,3 @@ def _add_branch(layer: Any, inputs: "tuple[Tensor, ...]", output: "Tensor") -> "
 
     x = inputs[0].to(layer.frozen_a.dtype)
     return output + linear(linear(x, layer.frozen_a), layer.frozen_b).to(output.dtype)
-
-
-def _check_fit(model: "PreTrainedModel", folder: Path, factors: Mapping[str, Factors]) -> None:
-    """Each layer that the adapter's config means has factors of its shape, and no other has."""
-    from peft import LoraConfig
-    from peft.tuners.tuners_utils import check_target_module_exists
-
-    config = LoraConfig.from_pretrained(str(folder))
-    meant = {n: m for n, m in model.named_modules() if check_target_module_exists(config, n)}
-    odd = sorted(meant.keys() ^ factors.keys())
-    odd += [
-        name for name, layer in meant.items() if name in factors and not _fits(layer, factors[name])
-    ]
-    if odd:
-        raise ModelError(
-            f"{folder} does not fit the model at {odd[0]} ({len(odd)} such layers): the adapter "
-            "belongs to another model or is incomplete."
-        )
-
-
-def _fits(layer: Any, factors: Factors) -> bool:
-    shape = (layer.out_features, layer.in_features)
-    return shape == (factors.b.shape[0], factors.a.shape[1])

@@ -56,7 +56,8 @@ WRITTEN_BY_CALLERS = {
     "write_concatenated": "export.model",
     "convert_gguf": "base.convert",
     "_extract_gguf": "a folder that is gone with the process",
-    "_with_base": "a folder that is gone with the process",
+    "write_shards": "merge.save",
+    "_write_settings": "merge.save",
 }
 """Functions that write where their caller says, and the effect that the caller wraps them in."""
 

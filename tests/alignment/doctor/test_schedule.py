@@ -6,6 +6,7 @@ from alignment.doctor.schedule import check_rounds, check_schedule, usual_rates
 from alignment.doctor.shape import Shape
 from alignment.doctor.trainings import Training
 from alignment.train.dpo import DpoConfig
+from alignment.train.engine import Stock
 from alignment.train.settings import Batch
 from alignment.train.sft import SftConfig
 from tests.alignment.doctor.conftest import pair
@@ -27,7 +28,7 @@ def pairs(number):
 
 
 def dpo(rows=320, **settings):
-    return Training("dpo-1", DpoConfig(**settings), rows, [(100, 90)] * min(rows, 8))
+    return Training("dpo-1", DpoConfig(**{"engine": Stock(), **settings}), rows, [(100, 90)] * min(rows, 8))
 
 
 def test_held_out_pairs_decide_whether_rounds_can_be_told_apart(pair_set):

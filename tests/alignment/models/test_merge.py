@@ -4,6 +4,8 @@ The expected weights are computed here from the files alone, with numpy.
 """
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ import torch
 from safetensors.numpy import load_file
 
 from alignment.errors import ModelError
+from alignment.models import shards
 from alignment.models.load import open_model
 from alignment.models.merge import plan_merge, write_merge
+from alignment.models.sources import describe, tokenizer_files
 from alignment.progress import Follower, Progress
 from alignment.records import Materialised, Quantisation
 from alignment.store import Store
@@ -169,8 +173,6 @@ def test_an_adapter_without_effect_keeps_all_of_nothing(merge, tiny_ref, make_ad
 
 def test_a_merged_folder_is_a_model_of_its_own(merge, tiny_ref, make_adapter, tmp_path):
     """Its tokenizer is the base's, and it opens without the base or the adapter."""
-    from alignment.models.sources import describe
-
     folder, _ = merge(tiny_ref.push(make_adapter("a", seed=1)), dtype="bfloat16")
     base, tokenizer = describe(folder, f"folder:{folder}", None)
     assert base.dtype == "bfloat16"
@@ -180,16 +182,17 @@ def test_a_merged_folder_is_a_model_of_its_own(merge, tiny_ref, make_adapter, tm
     assert not hasattr(opened.model, "peft_config")
 
 
-def test_the_merge_tells_of_every_adapter(tiny_ref, make_adapter, tmp_path):
+def test_the_merge_tells_of_every_tensor(tiny_ref, make_adapter, tmp_path):
     follower = Follower(tmp_path / "progress.jsonl")
     write_merge(
-        plan_merge(tiny_ref.push(make_adapter("a", seed=1)).push(make_adapter("b", seed=2))),
+        plan_merge(tiny_ref.push(make_adapter("a", seed=1))),
         store=Store(root=tmp_path),
         dtype="float32",
         folder=tmp_path / "merged",
         progress=Progress(tmp_path / "progress.jsonl"),
     )
-    assert [(mark.done, mark.total) for mark in follower.new()] == [(1, 2), (2, 2)]
+    found = [(mark.phase, mark.done, mark.total) for mark in follower.new()]
+    assert found == [("merging", done, 26) for done in range(1, 27)]
 
 
 def test_a_damaged_adapter_is_not_merged(merge, tiny_ref, make_adapter, tmp_path):
@@ -198,3 +201,137 @@ def test_a_damaged_adapter_is_not_merged(merge, tiny_ref, make_adapter, tmp_path
     weights_of_b.write_bytes(weights_of_b.read_bytes()[:200])
     with pytest.raises(ModelError, match=r"adapter_model\.safetensors is damaged"):
         merge(trained)
+
+
+def test_where_bfloat16_keeps_too_little_the_same_folder_is_float32(
+    merge, tiny_ref, make_adapter, tmp_path, monkeypatch
+):
+    """Its shards take the place of the others, which are fewer."""
+    monkeypatch.setattr(shards, "SHARD_SIZE", "40KB")
+    on_grid, _ = merge(tiny_ref.push(make_adapter("none", seed=1, scale=0.0)), dtype="bfloat16")
+    base = tiny_ref.base.model_copy(update={"uri": f"folder:{on_grid}", "dtype": "bfloat16"})
+    trained = tiny_ref.model_copy(update={"base": base}).push(make_adapter("a", seed=1, scale=3e-5))
+    follower = Follower(tmp_path / "progress.jsonl")
+    dtype, kept = write_merge(
+        plan_merge(trained),
+        store=Store(root=tmp_path),
+        dtype="bfloat16",
+        folder=tmp_path / "merged",
+        progress=Progress(tmp_path / "progress.jsonl"),
+        least=0.95,
+    )
+    assert dtype == "float32"
+    assert kept == pytest.approx(1, abs=1e-3)
+    assert {mark.phase for mark in follower.new()} == {"merging", "merging in float32"}
+    expected, _ = merge(trained)
+    files = {file.name: file.read_bytes() for file in expected.iterdir()}
+    assert files == {file.name: file.read_bytes() for file in (tmp_path / "merged").iterdir()}
+
+
+def test_an_adapter_of_a_weight_that_the_base_lacks_is_not_left_out(
+    merge, tiny_ref, make_adapter, tmp_path
+):
+    """Of a head that is tied: the model has it, its files have the embedding alone."""
+    from safetensors.numpy import save_file
+
+    trained = tiny_ref.push(make_adapter("a", seed=1))
+    file = tmp_path / "a" / "adapter_model.safetensors"
+    words = tensors_of(tiny_ref)["model.embed_tokens.weight"].shape[0]
+    head = {
+        "base_model.model.lm_head.lora_A.weight": np.ones((4, 32), np.float32),
+        "base_model.model.lm_head.lora_B.weight": np.ones((words, 4), np.float32),
+    }
+    save_file(load_file(file) | head, file)
+    with pytest.raises(ModelError, match=r"does not fit the model at lm_head"):
+        merge(trained)
+    settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    settings["target_modules"].append("lm_head")
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=r"lm_head\.weight, and .* holds no such weight"):
+        merge(trained)
+
+
+def test_a_base_in_four_bits_is_not_merged_into(merge, tiny_ref, make_adapter, tmp_path):
+    trained = tiny_ref.push(make_adapter("a", seed=1))
+    source = tiny_ref.base.uri.removeprefix("folder:")
+    shutil.copytree(source, tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    base = tiny_ref.base.model_copy(update={"uri": f"folder:{tmp_path / 'base'}"})
+    with pytest.raises(ModelError, match="are quantised: a merge needs the full weights"):
+        merge(trained.model_copy(update={"base": base}))
+
+
+# --- held against PEFT ---------------------------------------------------------------------------
+
+
+def by_peft(base, adapters, dtype, folder):
+    """The same merge with the whole model in memory, by PEFT and transformers."""
+    from peft import AutoPeftModelForCausalLM, PeftModel
+
+    first, *others = adapters
+    settings = json.loads((first / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(base)
+    (first / "adapter_config.json").write_text(json.dumps(settings))
+    adapted = AutoPeftModelForCausalLM.from_pretrained(first, dtype=torch.float32)
+    model = adapted.merge_and_unload()
+    for adapter in others:
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    model.to(dtype).save_pretrained(folder, max_shard_size=shards.SHARD_SIZE)
+
+
+def tensors_of(ref):
+    """Of a reference or folder, over all its shards."""
+    from safetensors.torch import load_file as load
+
+    folder = Path(ref) if isinstance(ref, Path) else Path(ref.base.uri.removeprefix("folder:"))
+    return {k: v for file in folder.glob("*.safetensors") for k, v in load(file).items()}
+
+
+@pytest.fixture(params=["tied, one file, fp32", "untied, in shards, bfloat16"])
+def any_base(request, tiny_ref, tmp_path):
+    """The tiny model as it is, or with a head of its own and as large models are published."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if request.param.startswith("tied"):
+        return tiny_ref
+    source, folder = Path(tiny_ref.base.uri.removeprefix("folder:")), tmp_path / "base"
+    config = AutoConfig.from_pretrained(source, tie_word_embeddings=False)
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    model.generation_config.temperature = 0.5
+    model.generation_config.do_sample = True
+    model.save_pretrained(folder, max_shard_size="30KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    for file in tokenizer_files(source):
+        shutil.copy(file, folder)
+    base, tokenizer = describe(folder, f"folder:{folder}", None)
+    return tiny_ref.model_copy(update={"base": base, "tokenizer": tokenizer})
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("adapters", [1, 3])
+def test_what_is_written_equals_the_merge_by_peft_bit_for_bit(
+    merge, any_base, make_adapter, tmp_path, monkeypatch, dtype, adapters
+):
+    """Weights, config, generation config; also with scales of 3 and 4/3, which round."""
+    monkeypatch.setattr(shards, "SHARD_SIZE", "40KB")
+    ranks = {"a": (4, 8), "b": (2, 6), "c": (3, 4)}
+    made = [
+        make_adapter(name, seed=seed, r=ranks[name][0], alpha=ranks[name][1])
+        for seed, name in enumerate("abc"[:adapters])
+    ]
+    ref = any_base.model_copy(update={"adapters": tuple(made)})
+    folder, _ = merge(ref, dtype=dtype)
+    base, expected = Path(any_base.base.uri.removeprefix("folder:")), tmp_path / "expected"
+    by_peft(base, [tmp_path / one.stage for one in made], getattr(torch, dtype), expected)
+    found, wanted = tensors_of(folder), tensors_of(expected)
+    assert found.keys() == wanted.keys()
+    assert all(found[name].dtype == wanted[name].dtype for name in wanted)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    for name in ("config.json", "generation_config.json"):
+        assert (folder / name).read_text() == (expected / name).read_text()
+    index, theirs = (json.loads((one / shards.INDEX).read_text()) for one in (folder, expected))
+    assert index["metadata"] == theirs["metadata"]
+    assert index["weight_map"].keys() == theirs["weight_map"].keys()

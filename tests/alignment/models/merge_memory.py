@@ -1,0 +1,80 @@
+"""A merge in a process of its own, by hand or by PEFT, and the memory it took: one JSON line.
+
+python -m tests.alignment.models.merge_memory shards|peft BASE ADAPTER OUT
+"""
+
+import importlib
+import json
+import sys
+import threading
+from pathlib import Path
+
+import torch
+
+SHARD = 40_000_000
+
+
+def anonymous():
+    """Bytes of this process that no file stands behind: what the kernel cannot take back."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError("RssAnon")
+
+
+class Peak(threading.Thread):
+    """The most that was taken, looked at every two milliseconds."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.highest = self.start_at = anonymous()
+        self.done = threading.Event()
+
+    def run(self):
+        while not self.done.wait(0.002):
+            self.highest = max(self.highest, anonymous())
+
+    def beyond_start(self):
+        self.done.set()
+        self.join()
+        return self.highest - self.start_at
+
+
+def by_shards(base, adapter, out):
+    from alignment.models import shards
+    from alignment.models.adapters import describe_adapter
+    from alignment.models.merge import Deltas, write_merge
+    from alignment.progress import Progress
+    from alignment.records import BaseRef
+    from alignment.store import Store
+
+    shards.SHARD_SIZE = str(SHARD // 1_000_000) + "MB"
+    ref = describe_adapter(adapter, uri=f"folder:{adapter}", stage="sft", trained_on="")
+    deltas = Deltas(
+        origin=BaseRef(uri=f"folder:{base}", sha256="", dtype="bfloat16"), adapters=(ref,)
+    )
+    write_merge(
+        deltas, store=Store(root=out.parent), dtype="bfloat16", folder=out, progress=Progress()
+    )
+
+
+def by_peft(base, adapter, out):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    model.to(torch.bfloat16).save_pretrained(out, max_shard_size=SHARD)
+
+
+def main(way, *paths):
+    for module in ("peft", "transformers.models.qwen2.modeling_qwen2"):
+        importlib.import_module(module)  # not what is measured
+    peak = Peak()
+    peak.start()
+    (by_shards if way == "shards" else by_peft)(*map(Path, paths))
+    sys.stdout.write(json.dumps(peak.beyond_start()) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
