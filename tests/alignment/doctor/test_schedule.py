@@ -28,7 +28,9 @@ def pairs(number):
 
 
 def dpo(rows=320, **settings):
-    return Training("dpo-1", DpoConfig(**{"engine": Stock(), **settings}), rows, [(100, 90)] * min(rows, 8))
+    return Training(
+        "dpo-1", DpoConfig(**{"engine": Stock(), **settings}), rows, [(100, 90)] * min(rows, 8)
+    )
 
 
 def test_held_out_pairs_decide_whether_rounds_can_be_told_apart(pair_set):
