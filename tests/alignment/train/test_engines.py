@@ -160,7 +160,7 @@ def test_simpo_raises_the_margin_of_mean_logprobs(run):
 
 def test_a_loss_that_the_library_lacks_is_refused_with_engine_stock():
     with pytest.raises(ValidationError, match=r"engine stock has no simpo loss.*name: packed"):
-        DpoConfig(loss=SimPo())
+        DpoConfig(loss=SimPo(), engine=Stock())
 
 
 @pytest.mark.parametrize(
