@@ -91,7 +91,8 @@ def compile_layers(model: Any) -> Callable[[], None]:
     layers = list(model.get_base_model().get_decoder().layers)
     before = [layer.forward for layer in layers]
     for layer, plain in zip(layers, before, strict=True):
-        layer.forward = partial(_when_packed, torch.compile(plain, dynamic=True), plain, switch)
+        compiled = torch.compile(plain, dynamic=True)
+        layer.forward = partial(_when_packed, layer, compiled, plain, switch)
     for adapted in _adapted(model):
         adapted.switch = switch.value
     model.disable_adapter = switch.off
@@ -169,12 +170,14 @@ def recompute(model: Any, share: float) -> None:
         layer.gradient_checkpointing = number >= keep
 
 
-def _when_packed(compiled: Any, plain: Any, switch: Switch, *args: Any, **kwargs: Any) -> Any:
+def _when_packed(
+    layer: Any, compiled: Any, plain: Any, switch: Switch, *args: Any, **kwargs: Any
+) -> Any:
     if kwargs.get("segments") is None:
         return plain(*args, **kwargs)
-    if not switch.is_off:
-        return compiled(*args, **kwargs)
-    return _as_in_training(compiled, *args, **kwargs)
+    if switch.is_off and layer.training:
+        return _as_in_training(compiled, *args, **kwargs)
+    return compiled(*args, **kwargs)
 
 
 def _as_in_training(compiled: Any, hidden: "Tensor", **kwargs: Any) -> "Tensor":

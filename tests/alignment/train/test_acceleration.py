@@ -162,6 +162,9 @@ def test_a_compiled_policy_with_a_fresh_adapter_is_its_reference_bit_for_bit(ada
         assert task.gap(model, micro) > 0.1, "of an adapter that does something"
         with fresh(model):
             assert task.gap(model, micro) == 0
+            model.eval()
+            with torch.no_grad():
+                assert task.gap(model, micro) == 0, "also in an evaluation, which keeps nothing"
 
 
 @pytest.mark.slow
