@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ui check slow gpu faults machines golden schema clean
+.PHONY: help demo test test-ui check slow gpu faults machines golden schema lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -42,6 +42,12 @@ golden: $(STAMP)  ## the recorded trajectories again; what moved shows in the di
 
 schema: $(STAMP)  ## docs/config.schema.json again, from the config's classes
 	$(BIN)/python -m alignment.config docs/config.schema.json
+
+# torch and what it brings (CUDA) stay out: another index may serve another build of them.
+lock:  ## docker/requirements.lock again, by uv: what the image installs, with the hash of each file
+	uv pip compile --quiet pyproject.toml -c constraints.txt --generate-hashes --no-annotate --no-header \
+	    --python-version 3.11 --python-platform x86_64-unknown-linux-gnu \
+	    | awk '/^[a-z]/ { keep = !/^(torch|triton|nvidia-|cuda-)/ } keep' > docker/requirements.lock
 
 clean:  ## the virtual environment and every cache; runs and artifacts stay
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
