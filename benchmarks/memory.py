@@ -2,6 +2,8 @@
 
 import gc
 
+from alignment.peak import own_peak
+
 
 def forget() -> None:
     """Give back what is not used any more, and count the peak from here."""
@@ -11,3 +13,4 @@ def forget() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+        own_peak.cache_clear()

@@ -49,8 +49,8 @@ def check_memory(
                 note=f"{device.checked} A forecast, not a measurement.",
             ),
         ),
-        remedy="Lower batch.per_device and raise batch.accumulation by as much (the optimiser "
-        "sees the same rows), switch gradient_checkpointing on, or lower max_length."
+        remedy="Switch gradient_checkpointing on, or lower max_length. With engine stock: lower "
+        "batch.per_device and raise batch.accumulation by as much (the same rows a step)."
         if verdict != "ok"
         else "",
     )

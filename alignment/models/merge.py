@@ -197,5 +197,6 @@ def _check_stored(adapter: FactorFile, weights: Weights, origin: Path) -> None:
         if name not in weights or weights.read(name).shape != (b.shape[0], a.shape[1]):
             raise ModelError(
                 f"{adapter.folder} changes {name}, and {origin} holds no such weight of that "
-                "shape: the adapter belongs to another model, or to a weight that is tied."
+                "shape: the adapter belongs to another model, or to a weight that is tied. Leave "
+                "that layer out of target_modules, or set compose.name=stack."
             )

@@ -65,9 +65,18 @@ VARIANTS = 32
 """Times a layer may be compiled anew: with and without gradients, adapter, dropout, recomputing."""
 
 
-def can_compile() -> bool:
-    """Whether there is a C compiler, which torch.compile needs at run time."""
-    return any(map(shutil.which, ("cc", "gcc", "clang")))
+def against_compiling(model: Any) -> str | None:
+    """Why a model's layers cannot be compiled here, in words; None where they can.
+
+    torch.compile needs a C compiler at run time, and what is switched off must be fused.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        return "there is no C compiler (gcc or clang)"
+    layers = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    others = len(layers) - len(_adapted(model))
+    return f"{others} of its adapters are not plain LoRA of linear layers" if others else None
 
 
 def compile_layers(model: Any) -> Callable[[], None]:
@@ -79,7 +88,7 @@ def compile_layers(model: Any) -> Callable[[], None]:
     of an adapter that has learnt nothing would not be zero.
 
     Returns:
-        A function that takes it back.
+        A function that takes it back, all but settings of torch's compiler and unpacked scales.
     """
     import torch
     import torch._functorch.config
@@ -189,11 +198,20 @@ def _as_in_training(compiled: Any, hidden: "Tensor", **kwargs: Any) -> "Tensor":
     return found.detach()
 
 
+def _added(rows: "Tensor", low: "Tensor", b: "Tensor") -> "Tensor":
+    """The sum of rows and low b, in one matmul where autocast or their type allows that."""
+    import torch
+
+    if torch.is_autocast_enabled(rows.device.type) or rows.dtype == low.dtype:
+        return torch.addmm(rows, low, b)
+    return (rows + low @ b).to(rows.dtype)
+
+
 def _adapted(model: Any) -> list[Any]:
     from peft.tuners.lora import LoraLayer
 
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    return [layer for layer in layers if not layer.lora_variant]
+    return [layer for layer in layers if layer.lora_A and not layer.lora_variant]
 
 
 @cache
@@ -207,20 +225,21 @@ def _fused(kind: type) -> type:
         def forward(self, x: "Tensor", *args: Any, **kwargs: Any) -> "Tensor":
             import torch
 
-            adapters = [name for name in self.active_adapters if name in self.lora_A]
-            cast = torch.is_autocast_enabled(x.device.type)
-            same = all(self.lora_A[name].weight.dtype == x.dtype for name in adapters)
-            if self.disable_adapters or self.merged or args or kwargs or not (cast or same):
+            if self.disable_adapters or self.merged or args or kwargs:
                 as_it_comes: Tensor = super().forward(x, *args, **kwargs)
                 return as_it_comes
             result: Tensor = self.base_layer(x)
             rows = result.flatten(0, -2)
-            for name in adapters:
-                low = self.lora_A[name](self.lora_dropout[name](x)).flatten(0, -2)
+            for name in (name for name in self.active_adapters if name in self.lora_A):
+                own = x if torch.is_autocast_enabled(x.device.type) else self._as_adapter(x, name)
+                low = self.lora_A[name](self.lora_dropout[name](own)).flatten(0, -2)
                 scale = self.scaling[name]
                 if self.switch is not None:
                     scale = scale * self.switch
-                rows = torch.addmm(rows, low, (scale * self.lora_B[name].weight).T)
+                rows = _added(rows, low, (scale * self.lora_B[name].weight).T)
             return rows.view_as(result)
+
+        def _as_adapter(self, x: "Tensor", name: str) -> "Tensor":
+            return x.to(self.lora_A[name].weight.dtype)
 
     return Fused

@@ -34,7 +34,8 @@ def use_packed_attention(model: Any) -> None:
     reason = _unknown(inner.config)
     if reason:
         raise ModelError(
-            f"the packed engine cannot run this model: {reason}; set engine.name=stock"
+            f"the packed engine cannot run this model: {reason}; set engine.name=stock where it "
+            "trains and is scored: sft.training, dpo and evaluation"
         )
     if inner.config._attn_implementation != NAME:
         AttentionInterface.register(NAME, _attend)

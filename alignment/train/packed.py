@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.errors import TrainingError
 from alignment.train.acceleration import (
-    can_compile,
+    against_compiling,
     compile_layers,
     fresh,
     fuse_adapters,
@@ -121,7 +121,7 @@ class Steps:
         """
         trees = self.task.trees(inputs)
         objective = self.task.objective(self._mean_over_processes(self.task.totals(trees)))
-        if self._budget is None or not model.training:
+        if self._budget is None or not self._trainer.model.training:
             model.train()  # not in every step: telling thousands of modules takes time
         self._budget = self._budget or self._begin(model, trees, objective)
         found = self.run(model, trees, objective, learn=True)
@@ -223,9 +223,8 @@ class Steps:
     def _begin(self, model: Any, trees: Sequence[Tree], objective: Objective) -> Budget:
         """Before the first step, when the library has set the model up: speed, then memory."""
         plain = self._trainer.accelerator.unwrap_model(model)
-        if self._compiles(cuda=_on_cuda(model)):
-            self._compile(plain, trees[:ROWS_COMPARED])
-        elif self._engine.fuse_adapters:
+        compiled = self._compiles(plain) and self._compile(plain, trees[:ROWS_COMPARED])
+        if self._engine.fuse_adapters and not compiled:
             fuse_adapters(plain)
         self._selective = recomputes(plain)
         plan = self._plan(plain, objective)
@@ -233,13 +232,19 @@ class Steps:
             self._recompute = plan.recompute
         return Budget(plan.tokens, leveled=_on_cuda(plain))
 
-    def _compiles(self, *, cuda: bool) -> bool:
-        if self._engine.compile != "auto":
-            return self._engine.compile
-        return cuda and self._trainer.state.max_steps >= STEPS_WORTH_COMPILING and can_compile()
+    def _compiles(self, plain: Any) -> bool:
+        wanted = self._engine.compile
+        if wanted == "auto":
+            wanted = _on_cuda(plain) and self._trainer.state.max_steps >= STEPS_WORTH_COMPILING
+        reason = against_compiling(plain) if wanted else None
+        if reason and self._engine.compile == "auto":
+            logger.info("not compiled: %s", reason)
+        elif reason:
+            raise TrainingError(f"cannot compile: {reason}; mend that or set engine.compile=auto")
+        return wanted and reason is None
 
-    def _compile(self, plain: Any, trees: Sequence[Tree]) -> None:
-        """Compile the layers, and take it back where policy and reference round differently."""
+    def _compile(self, plain: Any, trees: Sequence[Tree]) -> bool:
+        """Compile the layers, or not where policy and reference then round differently."""
         undo = compile_layers(plain)
         device = next(plain.parameters()).device
         micro = lay_out(trees).to(device)
@@ -254,6 +259,7 @@ class Steps:
                 gap,
             )
             undo()
+        return gap <= LARGEST_GAP
 
     def _plan(self, plain: Any, objective: Objective) -> Plan:
         learnt = [parameter for parameter in plain.parameters() if parameter.requires_grad]

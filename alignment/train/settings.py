@@ -47,9 +47,13 @@ class Lora(Frozen):
 class Batch(Frozen):
     """How the rows of one optimiser step reach the device."""
 
-    per_device: PositiveInt = Field(default=2, description="Rows (pairs in DPO) per forward pass.")
+    per_device: PositiveInt = Field(
+        default=2, description="Rows (pairs in DPO) per forward pass of engine stock."
+    )
     accumulation: PositiveInt = Field(
-        default=8, description="Forward passes per optimiser step. Effective batch = the product."
+        default=8,
+        description="Forward passes per optimiser step of engine stock. The product is the rows of "
+        "a step, whatever the engine.",
     )
 
     @property

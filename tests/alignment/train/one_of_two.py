@@ -55,6 +55,7 @@ def train(
             describe_adapter(path, uri=f"folder:{path}", stage=f"{number}", trained_on=ref.ref_hash)
         )
     policy = open_model(ref, Store(root=folder), dtype="float32")
+    modes = _modes_of_training(policy.model)
     workspace = Workspace(folder=folder / "work", log=folder / "log")
     workspace.out.mkdir(parents=True)
     settings: Any = {
@@ -64,13 +65,16 @@ def train(
         "warmup_ratio": 0.0,
         "batch": Batch(per_device=per_device, accumulation=1),
         "max_steps": STEPS,
+        "evaluate_every": 1,
+        "evaluation_rows": 1,
+        "samples": 0,
         "max_length": 400,
         "bf16": False,
         "gradient_checkpointing": True,
     }
     shared: Any = {
         "policy": policy,
-        "held_out": [],
+        "held_out": [conversation(50) if kind == "sft" else pair(50)],
         "seed": 0,
         "workspace": workspace,
         "progress": Progress(),
@@ -81,7 +85,23 @@ def train(
     else:
         config = DpoConfig(**settings, max_prompt_length=300, sft_weight=0.1)
         train_dpo(config, pairs=list(map(pair, range(ROWS))), **shared)
+    assert len(modes) > 1, "of several passes"
+    assert all(modes), "training goes on in training mode after an evaluation"
     return workspace.out
+
+
+def _modes_of_training(model: Any) -> list[bool]:
+    """Gets whether the model was in training mode, at every pass that keeps gradients."""
+    found: list[bool] = []
+
+    def note(module: Any, *_: Any) -> None:
+        import torch
+
+        if torch.is_grad_enabled():
+            found.append(module.training)
+
+    model.get_decoder().layers[0].register_forward_hook(note)
+    return found
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Faster ways to the same numbers."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from alignment.train.losses import Sigmoid
 from alignment.train.packed import _take_micro_batches
 from alignment.train.settings import ALL_LINEAR
 from alignment.train.tasks import PairTask
+from benchmarks.workload import pairs_of, tokenizer
 from tests.alignment.train.models import random_model
 
 TREES = [Tree((5, 6, 7), ((8, 9), (10, 11, 12))), Tree((), ((20, 21, 22, 23),))]
@@ -110,6 +112,28 @@ def test_a_switch_leaves_nothing_of_a_fused_adapter(adapted):
         assert torch.equal(off, predicted_logprobs(plain, lay_out(TREES)))
         assert torch.equal(on, predicted_logprobs(fused, lay_out(TREES)))
         assert not torch.equal(on, off)
+
+
+def test_a_compiled_models_rewards_by_task_are_as_they_were(adapted):
+    """Scored outside autocast, where a bfloat16 base meets fp32 adapters."""
+    from alignment.train.callbacks import rewards_by_task
+
+    def margin(model):
+        for name, parameter in model.named_parameters():
+            if "lora_" not in name:
+                parameter.data = parameter.data.bfloat16()
+        state = SimpleNamespace(log_history=[], global_step=1)
+        callback: Any = rewards_by_task(
+            tokenizer(), list(pairs_of("short", 4, seed=0)), Sigmoid(), batch=4, max_length=128
+        )
+        callback.on_evaluate(None, state, None, model=model)
+        return state.log_history[0]["eval_rewards/margins/benchmark"]
+
+    compiled = adapted(vocab_size=2048)
+    compile_layers(compiled)
+    expected = margin(adapted(vocab_size=2048))
+    assert abs(expected) > 1e-3
+    assert margin(compiled) == pytest.approx(expected, rel=0.05)
 
 
 def test_fusing_can_be_taken_back(adapted):
