@@ -11,8 +11,8 @@ from alignment.doctor.shape import Shape
 from alignment.doctor.trainings import Training
 from alignment.records import Quantisation
 from alignment.train.budget import CPU_TOKENS, SHARE, Memory, Plan, fitting
+from alignment.train.capacity import STEPS_WORTH_COMPILING
 from alignment.train.engine import Packed
-from alignment.train.packed import STEPS_WORTH_COMPILING
 
 
 def planned(

@@ -4,10 +4,10 @@ A step's rows arrive in the batch that the stock collators make, are freed of th
 end to end in as few micro-batches as the token budget allows, and passed forward and backward one
 micro-batch after another. Every row's share of the loss is divided by the totals of the step, so
 how it is split changes no gradient. Optimiser, schedule, checkpoints and logs are the library's.
-Not here: what a row's loss is (`tasks.py`), log-probs (`logprobs.py`).
+Not here: what a row's loss is (`tasks.py`), log-probs (`logprobs.py`), how much goes through the
+model at once (`capacity.py`).
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import wraps
@@ -15,17 +15,10 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import TrainingError
-from alignment.train.acceleration import (
-    against_compiling,
-    compile_layers,
-    fresh,
-    fuse_adapters,
-    recompute,
-    recomputes,
-)
 from alignment.train.attention import use_packed_attention
 from alignment.train.batches import Tree, lay_out
-from alignment.train.budget import Budget, Plan, scoring_budget, training_plan
+from alignment.train.budget import scoring_budget
+from alignment.train.capacity import Capacity, on_cuda, random_state, set_random_state, settle
 from alignment.train.engine import Packed
 from alignment.train.logprobs import predicted_logprobs
 from alignment.train.losses import PairLogProbs
@@ -33,15 +26,6 @@ from alignment.train.tasks import Batch, Objective, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-logger = logging.getLogger(__name__)
-
-STEPS_WORTH_COMPILING = 200
-"""Steps of a training from which on a minute of compiling is won back."""
-
-ROWS_COMPARED, LARGEST_GAP = 2, 0.01
-"""Of a training's first step, policy against reference before it has learnt anything, nats a reply.
-The same kernels give 0 but for the order of fp32 sums on a GPU: 0.004 of replies of 5,000 nats."""
 
 NAMES = "names"
 """Key of a batch under which the ids of its rows travel; no stock collator has it."""
@@ -104,10 +88,8 @@ class Steps:
         self.task = task
         self._trainer = trainer
         self._engine = engine
-        self._budget: Budget | None = None
+        self._capacity: Capacity | None = None
         self.weights: int = trainer.model.num_parameters(exclude_embeddings=True)
-        self._selective = False  # whether layers that recompute could keep their activations
-        self._recompute = 0.0
 
     def train(self, model: Any, inputs: Batch) -> "Tensor":
         """Gradients of one optimiser step on all its rows; returns its loss.
@@ -121,18 +103,17 @@ class Steps:
         """
         trees = self.task.trees(inputs)
         objective = self.task.objective(self._mean_over_processes(self.task.totals(trees)))
-        if self._budget is None or not self._trainer.model.training:
+        if self._capacity is None or not self._trainer.model.training:
             model.train()  # not in every step: telling thousands of modules takes time
-        self._budget = self._budget or self._begin(model, trees, objective)
+        self._capacity = self._capacity or self._settled(trees, objective)
         found = self.run(model, trees, objective, learn=True)
         self._refuse_non_finite(found[:, 0], inputs[NAMES])
         self.task.report(self._trainer, "train", found[:, 1:])
-        sizes = [tree.tokens for tree in trees]
         self._count(inputs["attention_mask"])
-        logged = self._trainer._metrics["train"]
-        logged["tokens_per_micro_batch"] = [self._budget.tokens]
-        logged["recompute"] = [self._recompute]
-        logged["micro_batches"].append(len(self._budget.groups(sizes)))
+        budget, logged = self._capacity.budget, self._trainer._metrics["train"]
+        logged["tokens_per_micro_batch"] = [budget.tokens]
+        logged["recompute"] = [self._capacity.share]
+        logged["micro_batches"].append(len(budget.groups([tree.tokens for tree in trees])))
         return found[:, 0].sum()
 
     def evaluate(self, model: Any, inputs: Batch) -> "Tensor":
@@ -157,26 +138,22 @@ class Steps:
         """
         import torch
 
-        budget = self._budget or scoring_budget(
-            self._engine.tokens_per_micro_batch, cuda=_on_cuda(model)
-        )
-        sizes = [tree.tokens for tree in trees]
+        capacity, sizes = self._capacity or self._scoring(model), [tree.tokens for tree in trees]
         while True:
-            state = _random_state(model)
+            state, groups = random_state(model), capacity.budget.groups(sizes)
             try:
-                return self._attempt(model, trees, objective, budget.groups(sizes), learn=learn)
+                return self._attempt(model, trees, objective, groups, capacity, learn=learn)
             except torch.OutOfMemoryError as error:
                 if self._trainer.accelerator.num_processes > 1:
                     raise TrainingError(
                         f"one of {self._trainer.accelerator.num_processes} processes ran out of "
-                        f"memory with {budget.tokens} tokens in a micro-batch; set "
-                        f"engine.tokens_per_micro_batch to {budget.tokens // 2}"
+                        f"memory with {capacity.budget.tokens} tokens in a micro-batch; set "
+                        f"engine.tokens_per_micro_batch to {capacity.budget.tokens // 2}"
                     ) from error
             # outside `except`: there the failed try's tensors are still alive
-            if not self._recompute_all():
-                budget.halve(sizes)
+            capacity.take_less(sizes)
             model.zero_grad(set_to_none=True)
-            _set_random_state(model, state)
+            set_random_state(model, state)
 
     def _attempt(
         self,
@@ -184,6 +161,7 @@ class Steps:
         trees: Sequence[Tree],
         objective: Objective,
         groups: Sequence[Sequence[int]],
+        capacity: Capacity | None = None,
         *,
         learn: bool,
     ) -> "Tensor":
@@ -195,8 +173,8 @@ class Steps:
         micros = [lay_out([trees[row] for row in group]).to(device) for group in groups]
         for number, micro in enumerate(micros, start=1):
             last = number == len(micros)
-            if learn:
-                self._recompute_for(model, len(micro.ids))
+            if learn and capacity is not None:
+                capacity.make_room(len(micro.ids))
             with nullcontext() if last or not learn else accelerator.no_sync(model):
                 with torch.set_grad_enabled(learn), self._trainer.compute_loss_context_manager():
                     rows = objective(model, micro)
@@ -220,85 +198,18 @@ class Steps:
         found: list[float] = self._trainer.accelerator.gather(own).mean(dim=0).tolist()
         return found
 
-    def _begin(self, model: Any, trees: Sequence[Tree], objective: Objective) -> Budget:
-        """Before the first step, when the library has set the model up: speed, then memory."""
-        plain = self._trainer.accelerator.unwrap_model(model)
-        compiled = self._compiles(plain) and self._compile(plain, trees[:ROWS_COMPARED])
-        if self._engine.fuse_adapters and not compiled:
-            fuse_adapters(plain)
-        self._selective = recomputes(plain)
-        plan = self._plan(plain, objective)
-        if self._selective:
-            self._recompute = plan.recompute
-        return Budget(plan.tokens, leveled=_on_cuda(plain))
+    def _settled(self, trees: Sequence[Tree], objective: Objective) -> Capacity:
+        plain = self._trainer.accelerator.unwrap_model(self._trainer.model)
 
-    def _compiles(self, plain: Any) -> bool:
-        wanted = self._engine.compile
-        if wanted == "auto":
-            wanted = _on_cuda(plain) and self._trainer.state.max_steps >= STEPS_WORTH_COMPILING
-        reason = against_compiling(plain) if wanted else None
-        if reason and self._engine.compile == "auto":
-            logger.info("not compiled: %s", reason)
-        elif reason:
-            raise TrainingError(f"cannot compile: {reason}; mend that or set engine.compile=auto")
-        return wanted and reason is None
+        def take(tree: Tree) -> None:
+            self._attempt(plain, [tree], objective, [[0]], learn=True)
 
-    def _compile(self, plain: Any, trees: Sequence[Tree]) -> bool:
-        """Compile the layers, or not where policy and reference then round differently."""
-        undo = compile_layers(plain)
-        device = next(plain.parameters()).device
-        micro = lay_out(trees).to(device)
-        state = _random_state(plain)
-        with fresh(plain), self._trainer.compute_loss_context_manager():
-            gap = self.task.gap(plain, micro)
-        _set_random_state(plain, state)
-        if gap > LARGEST_GAP:
-            logger.warning(
-                "compiled layers take policy and reference %.3f nats apart before any training, "
-                "so they are not used: the steps are as exact as they were, and slower",
-                gap,
-            )
-            undo()
-        return gap <= LARGEST_GAP
+        return settle(self._trainer, self.task, self._engine, trees=trees, take=take)
 
-    def _plan(self, plain: Any, objective: Objective) -> Plan:
-        learnt = [parameter for parameter in plain.parameters() if parameter.requires_grad]
-
-        def attempt(tokens: int, share: float) -> None:
-            state = _random_state(plain)
-            if self._selective:
-                recompute(plain, share)
-            try:
-                self._attempt(plain, [self.task.probe(tokens)], objective, [[0]], learn=True)
-            finally:
-                plain.zero_grad(set_to_none=True)
-                _set_random_state(plain, state)
-
-        return training_plan(
-            self._engine.tokens_per_micro_batch,
-            self._engine.recompute,
-            cuda=_on_cuda(plain),
-            longest=self.task.longest(self._trainer),
-            attempt=attempt,
-            later=sum(12 * parameter.numel() for parameter in learnt),  # gradient, two moments
-        )
-
-    def _recompute_all(self) -> bool:
-        """After an out-of-memory: no layer keeps its activations any more. False if none did."""
-        if not self._selective or self._recompute == 1.0:
-            return False
-        logger.warning(
-            "out of memory with %.0f%% of the layers recomputing: the same rows again with all",
-            100 * self._recompute,
-        )
-        self._recompute = 1.0
-        return True
-
-    def _recompute_for(self, model: Any, tokens: int) -> None:
-        """A row beyond the budget goes alone, and every layer recomputes for it."""
-        if self._budget is not None and self._selective:
-            share = 1.0 if tokens > self._budget.tokens else self._recompute
-            recompute(self._trainer.accelerator.unwrap_model(model), share)
+    def _scoring(self, model: Any) -> Capacity:
+        """Of an evaluation before any training."""
+        budget = scoring_budget(self._engine.tokens_per_micro_batch, cuda=on_cuda(model))
+        return Capacity(model, budget, share=0.0, selective=False)
 
     def _refuse_non_finite(self, shares: "Tensor", names: Sequence[str]) -> None:
         wrong = [
@@ -333,21 +244,3 @@ def _with_names(collate: Callable[[Sequence[Mapping[str, Any]]], Any]) -> Any:
         return {**collate(rows), NAMES: [row["id"] for row in rows]}
 
     return collate_with_names
-
-
-def _on_cuda(model: Any) -> bool:
-    return bool(next(model.parameters()).is_cuda)
-
-
-def _random_state(model: Any) -> "list[Tensor]":
-    import torch
-
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if _on_cuda(model) else [])]
-
-
-def _set_random_state(model: Any, state: "list[Tensor]") -> None:
-    import torch
-
-    torch.set_rng_state(state[0])
-    if _on_cuda(model):
-        torch.cuda.set_rng_state(state[1])
