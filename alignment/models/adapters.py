@@ -15,7 +15,6 @@ from alignment.records import AdapterRef
 from alignment.store import file_sha256
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -129,9 +128,9 @@ class FactorFile(Mapping[str, Factors]):
     def __len__(self) -> int:
         return len(self._modules)
 
-    def delta(self, module: str, device: "torch.device") -> "Tensor":
+    def delta(self, module: str) -> "Tensor":
         """(alpha / r) * (B A) in fp32, scaled last as PEFT does when it merges: the same bits."""
-        a, b = (side.to(device) for side in self._sides(module))
+        a, b = self._sides(module)
         return (b @ a).mul_(self._scale)
 
     def _sides(self, module: str) -> "list[Tensor]":

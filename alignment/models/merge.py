@@ -115,12 +115,9 @@ class _Merging:
     """A base and the adapters that are added to it, all of them open and none in memory."""
 
     def __init__(self, origin: Path, folders: Sequence[Path]) -> None:
-        import torch
-
         self._blank = blank_model(origin)
         self._weights = Weights(origin)
         self._adapters = [FactorFile(folder) for folder in folders]
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if hasattr(self._blank.config, "quantization_config"):
             raise ModelError(
                 f"the weights in {origin} are quantised: a merge needs the full weights they were "
@@ -155,16 +152,15 @@ class _Merging:
         touching = [adapter for adapter in self._adapters if module in adapter]
         if not touching:
             return stored.to(dtype) if stored.is_floating_point() else stored
-        stored = stored.to(self._device)
         exact, total = stored.to(torch.float32, copy=True), None
         for adapter in touching:
-            delta = adapter.delta(module, self._device)
+            delta = adapter.delta(module)
             exact += delta
             total = delta if total is None else total.add_(delta)
         assert total is not None
         written = exact.to(dtype)
         kept.add(stored, written, total)
-        return written.cpu()
+        return written
 
 
 @dataclass
