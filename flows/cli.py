@@ -2,13 +2,12 @@
 
 Exit codes: 0 done, 1 the run failed, 2 bad usage, config, data or model (the message says what,
 where and what to do), 75 interrupted but resumable, 130 / 143 stopped by Ctrl-C / SIGTERM.
-The environment is read here and nowhere else.
+Not here: a flow that runs in this process (`shell.py`), what is printed of a store (`printing.py`).
 """
 
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -19,7 +18,7 @@ from flows import printing
 if TYPE_CHECKING:
     from alignment.config import PipelineConfig
     from alignment.data.intake import Wanted
-    from flows.display import Display
+    from flows.shell import round_flow, watched
 
 app = typer.Typer(
     add_completion=True,
@@ -43,11 +42,6 @@ LineName = Annotated[
 Why = Annotated[str, typer.Option("--why", help="One line for the ledger.")]
 AnyReference = Annotated[str | None, typer.Argument(help="A key, its beginning, or a name.")]
 
-SERVER_PATIENCE = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
-"""Seconds that a run waits for the server it starts for itself."""
-SERVER_IS_LATE = "Timed out while attempting to connect to ephemeral Prefect API server"
-"""How Prefect's error for that begins; it has no class of its own."""
-
 
 @app.command()
 def run(config: ConfigFile, overrides: Overrides = None) -> None:
@@ -62,7 +56,8 @@ def round_(config: ConfigFile, overrides: Overrides = None) -> None:
 
     settings = _load(config, overrides or [])
     _advise(settings)
-    result = _watched(Display([], _history(settings.store)), _round_flow, config, overrides or [])
+    display = Display([], _history(settings.store))
+    result = watched(display, round_flow, config, overrides or [])
     if result.table:
         print(result.table)
         print(f"report: {result.report}")
@@ -373,11 +368,12 @@ def _command(name: str, config: Path, overrides: list[str]) -> str:
 def _run(config: Path, overrides: list[str]) -> None:
     from alignment.chain import chain
     from flows.display import Display
+    from flows.shell import run_flow, watched
 
     settings = _load(config, overrides)
     display = Display(list(chain(settings).steps()), _history(settings.store))
     _advise(settings)
-    result = _watched(display, _run_flow, config, overrides)
+    result = watched(display, run_flow, config, overrides)
     print(result.table)
     print(f"report: {result.report}")
 
@@ -393,51 +389,6 @@ def _advise(settings: "PipelineConfig") -> None:
         )
 
 
-def _watched(
-    display: "Display", flow: Callable[..., Any], config: Path, overrides: list[str]
-) -> Any:
-    """What a flow returns, with its steps shown while it runs."""
-    _quiet_prefect()
-    try:
-        with _stopping_on_sigterm(), display.shown():
-            return flow(config, overrides, display.watch)
-    except KeyboardInterrupt:
-        _exit("stopped; the same command continues from here", 130)
-    except RuntimeError as error:
-        if not str(error).startswith(SERVER_IS_LATE):
-            raise
-        _exit(_late_server(), 75)
-
-
-def _late_server() -> str:
-    return (
-        "Prefect's temporary server did not answer within "
-        f"{os.environ[SERVER_PATIENCE]} s, so nothing was run. Try again when the machine is "
-        f"less busy, set {SERVER_PATIENCE} higher, or PREFECT_API_URL to a server that runs."
-    )
-
-
-def _run_flow(config: Path, overrides: list[str], watch: Callable[..., None]) -> Any:
-    from flows.sft_dpo import sft_dpo
-    from tasks.stage import watching
-
-    with watching(watch):
-        return sft_dpo(config=_as_parameter(config), overrides=tuple(overrides))
-
-
-def _round_flow(config: Path, overrides: list[str], watch: Callable[..., None]) -> Any:
-    from flows.dpo_round import dpo_round
-    from tasks.stage import watching
-
-    with watching(watch):
-        return dpo_round(config=_as_parameter(config), overrides=tuple(overrides))
-
-
-def _as_parameter(config: Path) -> str:
-    """The path as a flow wants it, which takes a bare name for a preset's."""
-    return str(config) if len(config.parts) > 1 or config.suffix else f"./{config}"
-
-
 def _load(path: Path, overrides: list[str]) -> "PipelineConfig":
     from alignment.config import load
 
@@ -451,42 +402,6 @@ def _history(root: Path) -> dict[str, float]:
     store = Store(root=root)
     records = [record for key in store.list_keys() if (record := store.find(key)) is not None]
     return {record.stage: record.seconds for record in sorted(records, key=lambda r: r.started)}
-
-
-def _quiet_prefect() -> None:
-    """Keep a run from a shell to what the person asked for: no analytics, no scheduler chatter."""
-    defaults = {
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_CLI_PROMPT": "false",
-        # SQLite waits while gigabytes of weights are flushed to the disk it shares with them.
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-        "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
-        SERVER_PATIENCE: "120",  # Prefect's own 20 are too few on a machine that is at work
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-
-
-def _stopping_on_sigterm() -> Any:
-    """Within the block, SIGTERM ends the run as Ctrl-C does, with exit code 143."""
-    import contextlib
-    import signal
-
-    @contextlib.contextmanager
-    def block() -> Any:
-        def stop(*_: object) -> None:
-            raise SystemExit(143)
-
-        before = signal.signal(signal.SIGTERM, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-    return block()
 
 
 # --- arguments ---------------------------------------------------------------------

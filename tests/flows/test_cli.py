@@ -167,8 +167,8 @@ def test_a_server_that_does_not_start_in_time_is_one_line_that_says_what_to_do(
 @pytest.mark.parametrize("given", ["", "30"])
 def test_a_run_waits_two_minutes_for_its_own_server_unless_told_otherwise(server, given):
     code = (
-        "from flows.cli import _quiet_prefect\n"
-        "_quiet_prefect()\n"
+        "from flows.shell import quiet_prefect\n"
+        "quiet_prefect()\n"
         "from prefect.settings import get_current_settings\n"
         "print(get_current_settings().server.ephemeral.startup_timeout_seconds)"
     )
