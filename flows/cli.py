@@ -18,7 +18,6 @@ from flows import printing
 if TYPE_CHECKING:
     from alignment.config import PipelineConfig
     from alignment.data.intake import Wanted
-    from flows.shell import round_flow, watched
 
 app = typer.Typer(
     add_completion=True,
@@ -53,6 +52,7 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
 def round_(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train one round on the batches of the config's inbox that no round has used yet."""
     from flows.display import Display
+    from flows.shell import round_flow, watched
 
     settings = _load(config, overrides or [])
     _advise(settings)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 SERVER_PATIENCE = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 """Seconds that a run waits for the server it starts for itself."""
-SERVER_IS_LATE = "Timed out while attempting to connect to ephemeral Prefect API server"
-"""How Prefect's error for that begins; it has no class of its own."""
 
 Watch = Callable[..., None]
 """Told of every step's progress."""
@@ -46,17 +44,36 @@ def watched(
     quiet_prefect()
     try:
         with _stopping_on_sigterm(), display.shown():
+            _start_server()
             return flow(config, overrides, display.watch)
     except KeyboardInterrupt:
         raise Stopped("stopped; the same command continues from here") from None
+
+
+def _start_server() -> None:
+    """Prefect's temporary server, where no other is named.
+
+    Prefect would start it by itself, but within reach of the terminal: Ctrl-C would end it before
+    the run, whose last words to it then take minutes and end in a traceback. A signal that is
+    blocked stays so in a child.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    if settings.api.url or not settings.server.ephemeral.enabled:
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        SubprocessASGIServer().start()
     except RuntimeError as error:
-        if not str(error).startswith(SERVER_IS_LATE):
-            raise
         raise Interrupted(
             "Prefect's temporary server did not answer within "
             f"{os.environ[SERVER_PATIENCE]} s, so nothing was run. Try again when the machine is "
             f"less busy, set {SERVER_PATIENCE} higher, or PREFECT_API_URL to a server that runs."
         ) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_flow(config: Path, overrides: list[str], watch: Watch) -> Any:

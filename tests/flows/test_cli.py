@@ -1,10 +1,15 @@
 """What a person at a shell meets: exit codes, one line, nothing half-written."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
+
+from tests.prefect_service import ROOT, end_group, wait_for
 
 PAIR = {"prompt": "Say yes.", "chosen": "yes", "rejected": "no"}
 
@@ -162,6 +167,45 @@ def test_a_server_that_does_not_start_in_time_is_one_line_that_says_what_to_do(
     assert said.startswith("Prefect's temporary server did not answer within 0 s")
     assert "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS higher" in said
     assert not list((tmp_path / "store").glob("objects/*"))
+
+
+def group(process):
+    """The process group of a process, or None where it has ended."""
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return None
+
+
+def test_ctrl_c_in_a_terminal_ends_a_run_in_one_line(server, tiny_settings, write_config, tmp_path):
+    """The terminal tells every process of the group, Prefect's own server among them."""
+    environment = server.environment | {
+        "PREFECT_API_URL": "",
+        "PREFECT_HOME": str(tmp_path / "home"),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    }
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "run"]
+    said = tmp_path / "said"
+    with said.open("wb") as out:
+        run = subprocess.Popen(
+            [*command, str(write_config(tiny_settings))],
+            cwd=ROOT,
+            env=environment,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        wait_for(
+            "a first step", lambda: b"[ 1/" in said.read_bytes() or None, seconds=120, log=said
+        )
+        os.killpg(run.pid, signal.SIGINT)
+        assert run.wait(30) == 130, said.read_text()
+        assert run.pid not in map(group, psutil.process_iter()), "nothing is left of it"
+    finally:
+        end_group(run)
+    assert "Traceback" not in said.read_text()
+    assert said.read_text().splitlines()[-1] == "stopped; the same command continues from here"
 
 
 @pytest.mark.parametrize("given", ["", "30"])
