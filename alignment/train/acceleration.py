@@ -215,31 +215,25 @@ def _adapted(model: Any) -> list[Any]:
 
 
 @cache
-def _fused(kind: type) -> type:
+def _fused(kind: Any) -> type:
     """A class of LoRA layers with another forward: a compiler then finds one code in all layers."""
-    base: Any = kind
 
-    class Fused(base):  # type: ignore[misc]
-        switch: "Tensor | None" = None
+    def forward(self: Any, x: "Tensor", *args: Any, **kwargs: Any) -> "Tensor":
+        import torch
 
-        def forward(self, x: "Tensor", *args: Any, **kwargs: Any) -> "Tensor":
-            import torch
+        if self.disable_adapters or self.merged or args or kwargs:
+            as_it_comes: Tensor = kind.forward(self, x, *args, **kwargs)
+            return as_it_comes
+        result: Tensor = self.base_layer(x)
+        rows = result.flatten(0, -2)
+        for name in (name for name in self.active_adapters if name in self.lora_A):
+            a = self.lora_A[name]
+            own = x if torch.is_autocast_enabled(x.device.type) else x.to(a.weight.dtype)
+            low = a(self.lora_dropout[name](own)).flatten(0, -2)
+            scale = self.scaling[name]
+            if self.switch is not None:
+                scale = scale * self.switch
+            rows = _added(rows, low, (scale * self.lora_B[name].weight).T)
+        return rows.view_as(result)
 
-            if self.disable_adapters or self.merged or args or kwargs:
-                as_it_comes: Tensor = super().forward(x, *args, **kwargs)
-                return as_it_comes
-            result: Tensor = self.base_layer(x)
-            rows = result.flatten(0, -2)
-            for name in (name for name in self.active_adapters if name in self.lora_A):
-                own = x if torch.is_autocast_enabled(x.device.type) else self._as_adapter(x, name)
-                low = self.lora_A[name](self.lora_dropout[name](own)).flatten(0, -2)
-                scale = self.scaling[name]
-                if self.switch is not None:
-                    scale = scale * self.switch
-                rows = _added(rows, low, (scale * self.lora_B[name].weight).T)
-            return rows.view_as(result)
-
-        def _as_adapter(self, x: "Tensor", name: str) -> "Tensor":
-            return x.to(self.lora_A[name].weight.dtype)
-
-    return Fused
+    return type(f"Fused{kind.__name__}", (kind,), {"forward": forward, "switch": None})

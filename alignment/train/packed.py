@@ -38,7 +38,7 @@ def packed_trainer(trainer_class: Any, task: Task, engine: Packed, **arguments: 
         ModelError: the packed engine does not know the model's attention.
     """
 
-    class PackedTrainer(trainer_class):  # type: ignore[misc]
+    class PackedTrainer(trainer_class):  # type: ignore[misc]  # which class is known at run time
         steps: Steps
 
         def training_step(self, model: Any, inputs: Batch, *_: Any, **__: Any) -> "Tensor":
