@@ -110,16 +110,16 @@ def pairs_of(distribution: str, count: int, *, seed: int) -> Iterator[Preference
 def write_model(shape: str, folder: Path) -> Path:
     """A model of a named shape with random bfloat16 weights, written once."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoModelForCausalLM, Qwen2Config
 
     if folder.exists():
         return folder
     config = Qwen2Config(**SHAPES[shape], max_position_embeddings=32768)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model: Any = Qwen2ForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     partial = folder.with_name(f"{folder.name}.partial")
     tokenizer().save_pretrained(partial)
-    model.to(torch.bfloat16).save_pretrained(partial, max_shard_size="4GB")
+    model.save_pretrained(partial, max_shard_size="4GB")
     return partial.rename(folder)
 
 

@@ -6,38 +6,13 @@ python -m tests.alignment.models.merge_memory shards|peft BASE ADAPTER OUT
 import importlib
 import json
 import sys
-import threading
 from pathlib import Path
 
 import torch
 
+from benchmarks.memory import watched
+
 SHARD = 40_000_000
-
-
-def anonymous():
-    """Bytes of this process that no file stands behind: what the kernel cannot take back."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise LookupError("RssAnon")
-
-
-class Peak(threading.Thread):
-    """The most that was taken, looked at every two milliseconds."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.highest = self.start_at = anonymous()
-        self.done = threading.Event()
-
-    def run(self):
-        while not self.done.wait(0.002):
-            self.highest = max(self.highest, anonymous())
-
-    def beyond_start(self):
-        self.done.set()
-        self.join()
-        return self.highest - self.start_at
 
 
 def by_shards(base, adapter, out):
@@ -70,10 +45,9 @@ def by_peft(base, adapter, out):
 def main(way, *paths):
     for module in ("peft", "transformers.models.qwen2.modeling_qwen2"):
         importlib.import_module(module)  # not what is measured
-    peak = Peak()
-    peak.start()
-    (by_shards if way == "shards" else by_peft)(*map(Path, paths))
-    sys.stdout.write(json.dumps(peak.beyond_start()) + "\n")
+    with watched() as taken:
+        (by_shards if way == "shards" else by_peft)(*map(Path, paths))
+    sys.stdout.write(json.dumps(taken.beyond) + "\n")
 
 
 if __name__ == "__main__":
