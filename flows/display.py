@@ -5,7 +5,6 @@ On a terminal two live bars; elsewhere a line per step and one every ten seconds
 
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,50 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from alignment.progress import Mark
 from alignment.records import StageRecord
 from alignment.stages import Step
+from flows.forecast import Forecast, Pace
 
-NOMINAL = {
-    "base": 24.0,
-    "conversations": 4.0,
-    "pairs": 4.0,
-    "batch": 1.0,
-    "intake": 4.0,
-    "adapter": 2.0,
-    "sft": 60.0,
-    "dpo": 66.0,
-    "merge": 6.0,
-    "stack": 2.0,
-    "evaluate": 29.0,
-    "gate": 1.0,
-}
-"""Seconds by kind of step, of the practice run on two cores: only their ratio is used, and only
-until a step of the kind has finished here or is on record."""
 QUIET_SECONDS = 10.0
-
-
-class Forecast:
-    """Seconds that remain, from what steps of the same kind took."""
-
-    def __init__(self, steps: Sequence[Step], history: Mapping[str, float]) -> None:
-        self._left = {step.name: step.stage for step in steps}  # a verdict may change keys
-        self._seen = dict(history)
-        self._scale = 1.0
-
-    def finished(self, step: Step, seconds: float, *, reused: bool) -> None:
-        """Take a step off the list, and learn from it if it was really built."""
-        self._left.pop(step.name, None)
-        if not reused:
-            self._seen[step.stage] = seconds
-            self._scale = seconds / NOMINAL.get(step.stage, seconds or 1.0)
-
-    def remaining(self, running: Step | None, spent: float, share: float) -> float:
-        """Seconds left, given how long the running step has run and which share is done."""
-        total = 0.0
-        for name, stage in self._left.items():
-            expected = self._seen.get(stage, NOMINAL.get(stage, 30.0) * self._scale)
-            if running is not None and name == running.name:
-                expected = spent * (1 - share) / share if share > 0.1 else max(expected - spent, 1)
-            total += expected
-        return total
 
 
 class Display:
@@ -75,7 +33,6 @@ class Display:
         self._forecast = Forecast(steps, history)
         self._total = len(steps)
         self._done = 0
-        self._step: Step | None = None
         self._since = self._said = time.monotonic()
         self._began = datetime.now(UTC).isoformat(timespec="seconds")
         self._bars = Progress(
@@ -106,7 +63,8 @@ class Display:
             self._start(step)
 
     def _start(self, step: Step) -> None:
-        self._step, self._since = step, time.monotonic()
+        self._since = time.monotonic()
+        self._forecast.started()
         self._bars.update(self._part, description=step.name, total=None, completed=0, note="")
 
     def _move(self, step: Step, mark: Mark) -> None:
@@ -115,23 +73,24 @@ class Display:
         self._bars.update(
             self._part, total=mark.total or None, completed=mark.done, note=note, refresh=self._live
         )
-        share = mark.done / mark.total if mark.total else 0.0
-        left = self._forecast.remaining(step, time.monotonic() - self._since, share)
-        of = f"/{self._total}" if self._total else ""
-        self._bars.update(self._run, note=f"step {self._done + 1}{of}, {_about(left)}")
+        left = self._forecast.within(step, mark, time.monotonic() - self._since)
+        of, about = self._of(), _about(left) if self._total else f"{_about(left)} of this step"
+        self._bars.update(self._run, note=f"step {self._done + 1}{of}, {about}")
         if not self._live and time.monotonic() - self._said > QUIET_SECONDS:
-            self._say(f"  {step.name}: {note} ({_about(left)})")
+            self._say(f"  {step.name}: {note} ({about})")
 
     def _finish(self, step: Step, record: StageRecord) -> None:
         spent = time.monotonic() - self._since
         reused = record.started < self._began
         self._done += 1
         self._forecast.finished(step, record.seconds, reused=reused)
-        left = self._forecast.remaining(None, 0, 0)
-        self._bars.update(self._run, completed=self._done, note=_about(left))
-        of = f"/{self._total}" if self._total else ""
+        about = _about(self._forecast.between()) if self._total else ""
+        self._bars.update(self._run, completed=self._done, note=about)
         how = "reused" if reused else f"{spent:.0f} s"
-        self._say(f"[{self._done:>2}{of}] {step.name:<20} {how:>7}  {_summary(record)}")
+        self._say(f"[{self._done:>2}{self._of()}] {step.name:<20} {how:>7}  {_summary(record)}")
+
+    def _of(self) -> str:
+        return f"/{self._total}" if self._total else ""
 
     def _say(self, line: str) -> None:
         self._said = time.monotonic()
@@ -161,23 +120,6 @@ def _summary(record: StageRecord) -> str:
     metrics: dict[str, Any] = record.metrics
     numbers = [f"{n.removeprefix('eval_')} {metrics[n]:.3g}" for n in names if n in metrics]
     return ", ".join(numbers) or "; ".join(record.notes)
-
-
-class Pace:
-    """How long a phase will still take, at the pace of its last marks."""
-
-    def __init__(self) -> None:
-        self._phase = ""
-        self._marks: deque[tuple[float, int]] = deque(maxlen=30)
-
-    def left(self, phase: str, done: int, total: int, *, now: float) -> float | None:
-        """Seconds that remain; None where nobody knows yet."""
-        if phase != self._phase:
-            self._phase = phase
-            self._marks.clear()
-        self._marks.append((now, done))
-        since, before = self._marks[0]
-        return (now - since) * (total - done) / (done - before) if total and done > before else None
 
 
 @contextmanager

@@ -1,0 +1,82 @@
+"""How long a run will still take, from what its steps and the phases of a step have taken."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from alignment.progress import Mark
+from alignment.stages import Step
+
+NOMINAL = {
+    "base": 24.0,
+    "conversations": 4.0,
+    "pairs": 4.0,
+    "batch": 1.0,
+    "intake": 4.0,
+    "adapter": 2.0,
+    "sft": 60.0,
+    "dpo": 66.0,
+    "merge": 6.0,
+    "stack": 2.0,
+    "evaluate": 29.0,
+    "gate": 1.0,
+}
+"""Seconds by kind of step, of the practice run on two cores: only their ratio is used, and only
+until a step of the kind has finished here or is on record."""
+OPENING = ("scoring",)
+"""Phases after which a step goes on to another: of an evaluation."""
+
+
+class Pace:
+    """How long a phase will still take, at the pace of its last marks."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._marks: deque[tuple[float, int]] = deque(maxlen=30)
+
+    def left(self, phase: str, done: int, total: int, *, now: float) -> float | None:
+        """Seconds that remain; None where nobody knows yet."""
+        if phase != self._phase:
+            self._phase = phase
+            self._marks.clear()
+        self._marks.append((now, done))
+        since, before = self._marks[0]
+        return (now - since) * (total - done) / (done - before) if total and done > before else None
+
+
+class Forecast:
+    """Seconds that remain of a run."""
+
+    def __init__(self, steps: Sequence[Step], history: Mapping[str, float]) -> None:
+        self._left = {step.name: step.stage for step in steps}  # a verdict may change keys
+        self._seen = dict(history)
+        self._scale = 1.0
+        self._pace = Pace()
+
+    def started(self) -> None:
+        """A step begins: what is known of the pace was the last one's."""
+        self._pace = Pace()
+
+    def finished(self, step: Step, seconds: float, *, reused: bool) -> None:
+        """Take a step off the list, and learn from it if it was really built."""
+        self._left.pop(step.name, None)
+        if not reused:
+            self._seen[step.stage] = seconds
+            self._scale = seconds / NOMINAL.get(step.stage, seconds or 1.0)
+
+    def within(self, step: Step, mark: Mark, spent: float) -> float:
+        """Seconds left of the run, its running step being `spent` seconds old and at a mark."""
+        usual = max(self._usual(step.stage) - spent, 1.0)
+        left = self._pace.left(mark.phase, mark.done, mark.total, now=mark.time)
+        if left is None:
+            left = usual
+        elif mark.phase in OPENING:
+            left = max(left, usual)
+        others = self.between() - (self._usual(step.stage) if step.name in self._left else 0.0)
+        return left + others
+
+    def between(self) -> float:
+        """Seconds left of the run where no step is running."""
+        return sum(map(self._usual, self._left.values()))
+
+    def _usual(self, stage: str) -> float:
+        return self._seen.get(stage, NOMINAL.get(stage, 30.0) * self._scale)
