@@ -9,6 +9,7 @@ from alignment.config import PipelineConfig
 from alignment.data.encode import end_of_turn_id
 from alignment.doctor.counts import check_rows
 from alignment.doctor.devices import Device, find_device
+from alignment.doctor.engines import check_engines
 from alignment.doctor.finding import Checkup, Finding
 from alignment.doctor.flags import check_flags
 from alignment.doctor.forecast import check_memory, check_time
@@ -54,7 +55,7 @@ def examine(
     began = time.monotonic()
     if template.verdict != "fail":  # without one no row can be encoded
         sets = prepare_sets(plan, store, tokenizer, watch)
-        patient = Patient(config, plan, tokenizer, Shape.read(folder), sets)
+        patient = Patient(config, plan, folder, tokenizer, Shape.read(folder), sets)
         began = time.monotonic()
         findings = list(_findings(patient, template, target))
     return Checkup(
@@ -93,6 +94,7 @@ def _findings(patient: Patient, template: Finding, device: Device) -> Iterator[F
     yield check_refusals(sets)
     yield check_rounds(sets)
     yield check_schedule(trained, shape)
+    yield check_engines(patient.chain, patient.folder)
     quantisation = patient.config.quantisation
     if shape is not None:
         trained = tuple(planned(one, shape, quantisation, device) for one in trained)

@@ -81,10 +81,15 @@ class PreparedSet:
 
 @dataclass(frozen=True)
 class Patient:
-    """A run that has not started: all that the checks are given."""
+    """A run that has not started: all that the checks are given.
+
+    Attributes:
+        folder: with the model's config.json and tokenizer.
+    """
 
     config: PipelineConfig
     chain: Chain
+    folder: Path
     tokenizer: "PreTrainedTokenizerBase"
     shape: Shape | None
     sets: tuple[PreparedSet, ...]

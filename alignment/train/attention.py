@@ -31,7 +31,7 @@ def use_packed_attention(model: Any) -> None:
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    reason = _unknown(inner.config)
+    reason = against_packing(inner.config)
     if reason:
         raise ModelError(
             f"the packed engine cannot run this model: {reason}; set engine.name=stock where it "
@@ -41,6 +41,17 @@ def use_packed_attention(model: Any) -> None:
         AttentionInterface.register(NAME, _attend)
         AttentionMaskInterface.register(NAME, sdpa_mask)
         inner.set_attn_implementation(NAME)
+
+
+def against_packing(config: Any) -> str | None:
+    """Why the attention of a model with this config is not known, in words; None where it is."""
+    if config.model_type not in FAMILIES:
+        return f"{config.model_type!r} is not among the families it knows, {', '.join(FAMILIES)}"
+    if getattr(config, "sliding_window", None) is not None:
+        return f"its attention slides over a window of {config.sliding_window} tokens"
+    if config.attention_dropout:
+        return f"it drops {config.attention_dropout:.0%} of its attention"
+    return None
 
 
 def attend_packed(
@@ -143,14 +154,3 @@ def _by_segment(
             )
         )
     return torch.cat(found, dim=2).transpose(1, 2)
-
-
-def _unknown(config: Any) -> str | None:
-    """Why a model's attention is not known, in words; None where it is."""
-    if config.model_type not in FAMILIES:
-        return f"{config.model_type!r} is not among the families it knows, {', '.join(FAMILIES)}"
-    if getattr(config, "sliding_window", None) is not None:
-        return f"its attention slides over a window of {config.sliding_window} tokens"
-    if config.attention_dropout:
-        return f"it drops {config.attention_dropout:.0%} of its attention"
-    return None

@@ -36,7 +36,7 @@ def test_the_data_it_prepares_is_the_runs_own_and_nothing_else_is_built(settings
     assert seen == ["pairs-evaluation", "conversations", "pairs-1", "pairs-2"]
     data = {step.key for step in steps.steps() if step.stage in ("pairs", "conversations")}
     assert built == data
-    assert len(checkup.findings) == 19
+    assert len(checkup.findings) == 20
     assert checkup.verdict == "warn"  # 4 steps a round
     assert by_check(checkup)["stop token"].verdict == "ok"
 
@@ -59,6 +59,21 @@ def test_a_template_that_marks_no_reply_is_a_finding_and_prepares_nothing(
     assert not Store(root=config.store).list_keys()
 
 
+def test_an_engine_that_cannot_run_the_model_is_found_before_the_run_and_only_where_it_is_used(
+    settings, tiny_model_folder, tmp_path
+):
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(told | {"attention_dropout": 0.1}))
+    stock = ["sft.training", "dpo", "evaluation"]
+    overrides = [f"model.path={folder}", *(f"{place}.engine={{name: stock}}" for place in stock)]
+    assert by_check(examine(settings(*overrides)))["engine"].verdict == "ok"
+    found = by_check(examine(settings(*overrides, "evaluation.engine={name: packed}")))["engine"]
+    assert found.verdict == "fail"
+    assert "it drops 10% of its attention" in found.headline
+    assert "engine.name=stock for evaluate-base" in found.remedy
+
+
 def test_a_hub_model_needs_config_and_tokenizer_only(
     settings, tiny_model_folder, tmp_path, monkeypatch
 ):
@@ -71,7 +86,7 @@ def test_a_hub_model_needs_config_and_tokenizer_only(
     (cache / "models--someone--tiny" / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     checkup = examine(settings("model={name: hub, id: someone/tiny}"))
-    assert len(checkup.findings) == 19
+    assert len(checkup.findings) == 20
     assert by_check(checkup)["memory"].figures["sft_gib"] > 0
 
 

@@ -1,0 +1,44 @@
+"""Whether the engines that a run names can take its model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from alignment.chain import Chain
+from alignment.doctor.finding import Finding
+from alignment.stages import EvaluateModel, Step, TrainDpo, TrainSft
+from alignment.train.attention import against_packing
+from alignment.train.engine import Packed
+
+
+def check_engines(chain: Chain, folder: Path) -> Finding:
+    """Whether the packed engine knows the attention of the model in a folder, where it is used."""
+    from transformers import AutoConfig
+
+    packed = sorted(_packed(chain))
+    config = AutoConfig.from_pretrained(folder)
+    reason = against_packing(config) if packed else None
+    headline = "Every step runs with TRL's own trainers, which take any model."
+    if packed:
+        headline = f"The packed engine knows how {config.model_type} attends."
+    if reason:
+        headline = f"The packed engine cannot run this model: {reason}."
+    return Finding(
+        check="engine",
+        verdict="fail" if reason else "ok",
+        headline=headline,
+        figures={"packed_steps": len(packed)},
+        remedy=f"Set engine.name=stock for {', '.join(packed)}: sft.training, dpo, evaluation."
+        if reason
+        else "",
+    )
+
+
+def _packed(chain: Chain) -> Iterator[str]:
+    """Names of the steps with the packed engine."""
+    for step in chain.steps():
+        if isinstance(_engine(step), Packed):
+            yield step.name
+
+
+def _engine(step: Step) -> object:
+    return step.config.engine if isinstance(step, TrainSft | TrainDpo | EvaluateModel) else None
