@@ -177,13 +177,18 @@ def group(process):
         return None
 
 
+def heed_ctrl_c():
+    """As a terminal's shell starts a command; what runs in the background inherits deaf ears."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_in_a_terminal_ends_a_run_in_one_line(server, tiny_settings, write_config, tmp_path):
     """The terminal tells every process of the group, Prefect's own server among them."""
     environment = server.environment | {
-        "PREFECT_API_URL": "",
         "PREFECT_HOME": str(tmp_path / "home"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
     }
+    del environment["PREFECT_API_URL"]
     command = [sys.executable, "-c", "from flows.cli import main; main()", "run"]
     said = tmp_path / "said"
     with said.open("wb") as out:
@@ -194,6 +199,7 @@ def test_ctrl_c_in_a_terminal_ends_a_run_in_one_line(server, tiny_settings, writ
             stdout=out,
             stderr=out,
             start_new_session=True,
+            preexec_fn=heed_ctrl_c,
         )
     try:
         wait_for(
