@@ -7,11 +7,14 @@ to the folder, 15.5 GB at 7B, unless they are there, and merges them in bfloat16
 """
 
 import argparse
+import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignment.launch import KEEP_FREED_MEMORY
 from alignment.models.adapters import describe_adapter
 from alignment.models.merge import Deltas, write_merge
 from alignment.models.shards import SHARD_SIZE
@@ -92,5 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _as_a_step() -> None:
+    """Begin anew where memory is not managed as in the process of a step."""
+    if not KEEP_FREED_MEMORY.items() <= os.environ.items():
+        command = [sys.executable, "-m", "benchmarks.merge", *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | KEEP_FREED_MEMORY)
+
+
 if __name__ == "__main__":
+    _as_a_step()
     main()
