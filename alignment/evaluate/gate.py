@@ -88,9 +88,10 @@ def _told(metric: str, paired: PairedDifference) -> str:
     change = paired.difference
     verb = "did not change" if change.value == 0 else "fell by" if change.value < 0 else "rose by"
     amount = "" if change.value == 0 else f" {abs(change.value):.3f}"
+    chance = "p < 0.001" if paired.p_value < 0.001 else f"p = {paired.p_value:.3f}"
     return (
         f"{metric} {verb}{amount} (95 % interval {change.low:+.3f} to {change.high:+.3f}, "
-        f"{paired.wins} rows won, {paired.losses} lost of {change.n}, p = {paired.p_value:.3f})"
+        f"{paired.wins} won, {paired.losses} lost of {change.n} rows, {chance})"
     )
 
 

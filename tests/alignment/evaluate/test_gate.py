@@ -38,14 +38,20 @@ def test_round_that_is_shown_to_be_worse_is_rejected_with_its_numbers():
     assert said.words.startswith(
         "round 2 is rejected, round 1 stays: preference accuracy fell by 0.275 (95 % interval -0."
     )
-    assert said.words.endswith("1 rows won, 12 lost of 40, p = 0.003)")
+    assert said.words.endswith("1 won, 12 lost of 40 rows, p = 0.003)")
+
+
+def test_chance_as_good_as_ruled_out_is_not_said_to_be_zero():
+    """All 12 lost: 2 / 2^12 = .0005."""
+    said = verdict(measured("round 2", right=()), measured("round 1", right=range(12)))
+    assert said.words.endswith("0 won, 12 lost of 40 rows, p < 0.001)")
 
 
 def test_round_that_may_be_worse_by_chance_is_kept():
     """5 lost, none won: 2 * 1 / 2^5 = .0625."""
     said = verdict(measured("round 2", right=()), measured("round 1", right=range(5)))
     assert said.kept
-    assert "0 rows won, 5 lost of 40, p = 0.062" in said.words
+    assert "0 won, 5 lost of 40 rows, p = 0.062" in said.words
 
 
 def test_round_that_fails_more_checks_is_rejected_though_its_preferences_hold():
