@@ -1,7 +1,7 @@
-"""Every fenced block of the documentation runs, or is shown to parse against what it names.
+"""Every fenced block of the documentation parses against what it names.
 
-A shell command is parsed by the very program it starts (our CLI, Prefect's, `make`, compose) and
-nothing is executed, unless the line before the fence is `<!-- run -->` or `<!-- run slow -->`.
+A shell command is parsed by the very program it starts (our CLI, Prefect's, `make`, compose);
+nothing is executed.
 """
 
 import ast
@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,12 +43,9 @@ ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block; `mark` is what the comment above it says, such as `run`."""
-
     place: str
     language: str
     text: str
-    mark: str
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
@@ -62,12 +58,10 @@ def blocks_of(page: Path) -> Iterator[Block]:
         if opened is None:
             opened, language = number, fence[1]
             continue
-        above = re.fullmatch(r"\s*<!-- (run.*) -->\s*", lines[opened - 1]) if opened else None
         yield Block(
             place=f"{page.relative_to(ROOT)}:{opened + 1}",
             language=language,
             text="\n".join(lines[opened + 1 : number]) + "\n",
-            mark=above[1] if above else "",
         )
         opened = None
     assert opened is None, f"{page}:{opened}: the block is never closed"
@@ -226,34 +220,6 @@ def at_root(monkeypatch):
 def test_block_parses_against_what_it_names(block):
     assert block.language in LANGUAGES, f"name the language, one of {sorted(LANGUAGES)}"
     LANGUAGES[block.language](block.text)
-
-
-def run_block(block: Block) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block.text],
-        cwd=ROOT,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(
-    "block", [b for b in BLOCKS if b.mark == "run"], ids=lambda block: block.place
-)
-def test_block_runs(block):
-    run_block(block)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "block", [b for b in BLOCKS if b.mark == "run slow"], ids=lambda block: block.place
-)
-def test_long_block_runs(block):
-    run_block(block)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
