@@ -74,7 +74,7 @@ class Display:
             self._part, total=mark.total or None, completed=mark.done, note=note, refresh=self._live
         )
         left = self._forecast.within(step, mark, time.monotonic() - self._since)
-        of, about = self._of(), _about(left) if self._total else f"{_about(left)} of this step"
+        of, about = self._of(), _about(left) if self._total else f"{_about(left)} in it"
         self._bars.update(self._run, note=f"step {self._done + 1}{of}, {about}")
         if not self._live and time.monotonic() - self._said > QUIET_SECONDS:
             self._say(f"  {step.name}: {note} ({about})")
