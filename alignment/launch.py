@@ -65,7 +65,7 @@ def run_step(
     step: Step,
     *,
     watch: Watcher = lambda _: None,
-    limits: Limits = Limits(),  # noqa: B008 (frozen)
+    limits: Limits = Limits(),
 ) -> StageRecord:
     """The record of a step: reused if its artifact is sound, built otherwise.
 

@@ -96,7 +96,7 @@ def rewards_by_task(
     *,
     batch: int,
     max_length: int,
-    engine: Engine = Stock(),  # noqa: B008 (frozen)
+    engine: Engine = Stock(),
 ) -> "TrainerCallback":
     """Reward margin and accuracy of held-out pairs, per task_type and per source.
 

@@ -66,7 +66,7 @@ def pair_logprobs(
     *,
     batch: int,
     max_length: int,
-    engine: Engine = Stock(),  # noqa: B008 (frozen)
+    engine: Engine = Stock(),
 ) -> PairLogProbs:
     """Summed log-probs of both replies of each pair, [pairs] each, in nats, on the CPU."""
     import torch
