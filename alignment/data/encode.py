@@ -121,8 +121,10 @@ def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
         ModelError: the template closes a reply without an added token.
     """
     reply_start = len(render(tokenizer, _QUESTION)) + len(response_template_ids(tokenizer))
-    control = control_tokens(tokenizer)
-    after = render(tokenizer, _ANSWERED)[reply_start:]
+    control, answer = control_tokens(tokenizer), _ANSWERED[-1].text
+    reply = render(tokenizer, _ANSWERED)[reply_start:]
+    said = (at for at in range(len(reply)) if answer in tokenizer.decode(reply[: at + 1]))
+    after = reply[next(said, 0) :]  # before the words a template may open and close a thought
     closing = next((token for token in after if token in control), None)
     if closing is None:
         raise ModelError(
@@ -263,7 +265,9 @@ def check_spans(
             raise DataError(
                 f"conversation {conversation.id} ({conversation.source}): the replies stand at "
                 f"{expected} by the chat template, but the opening of a reply is found at {found}. "
-                "White space at the start of a reply does this; strip it, or drop the row."
+                "White space at the start of a reply does this (strip it, or drop the row), and a "
+                "template that writes an earlier reply otherwise than the last (set one that does "
+                "not in the tokenizer)."
             )
 
 

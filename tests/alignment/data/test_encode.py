@@ -83,6 +83,32 @@ def test_qwens_ids_are_those_of_its_real_tokenizer(qwen_tokenizer):
     assert len(qwen_tokenizer) == 151_665
 
 
+@pytest.fixture
+def thinking_tokenizer(chatml_tokenizer):
+    """Qwen3's template: before the last reply, an empty thought between two added tokens."""
+    tokenizer = with_template(copy.deepcopy(chatml_tokenizer), "qwen3_chat_template")
+    tokenizer.add_tokens(["<think>", "</think>"])
+    return tokenizer
+
+
+def test_a_thought_before_a_reply_does_not_close_it(thinking_tokenizer):
+    assert thinking_tokenizer.decode(end_of_turn_id(thinking_tokenizer)) == "<|im_end|>"
+    chat = conversation(talk("Question", "Yes"))
+    check_spans(thinking_tokenizer, [chat])
+    ids = render(thinking_tokenizer, chat.messages)
+    ((start, end),) = CompletionOnlyCollator.of(thinking_tokenizer).spans(ids)
+    said = thinking_tokenizer.decode(ids[start:end])
+    assert said == "<think>\n\n</think>\n\nYes<|im_end|>"
+
+
+def test_a_template_that_drops_earlier_thoughts_is_refused_for_chats_of_many_turns(
+    thinking_tokenizer,
+):
+    chat = conversation(talk("Question", "First", "More", "Second"))
+    with pytest.raises(DataError, match="writes an earlier reply otherwise than the last"):
+        check_spans(thinking_tokenizer, [chat])
+
+
 def test_targets_are_each_reply_with_its_stop_token(tokenizer):
     collator = CompletionOnlyCollator.of(tokenizer)
     ids = render(tokenizer, talk("Question", "First", "More", "Second"))
