@@ -114,7 +114,7 @@ class Steps:
         logged["tokens_per_micro_batch"] = [budget.tokens]
         logged["recompute"] = [self._capacity.share]
         logged["micro_batches"].append(len(budget.groups([tree.tokens for tree in trees])))
-        return found[:, 0].sum()
+        return found[:, 0].sum().float()
 
     def evaluate(self, model: Any, inputs: Batch) -> "Tensor":
         """The loss of a batch, without gradients."""
@@ -122,7 +122,7 @@ class Steps:
         model.eval()
         found = self.run(model, trees, self.task.objective(self.task.totals(trees)), learn=False)
         self.task.report(self._trainer, "eval", found[:, 1:])
-        return found[:, 0].sum()
+        return found[:, 0].sum().float()
 
     def run(
         self, model: Any, trees: Sequence[Tree], objective: Objective, *, learn: bool

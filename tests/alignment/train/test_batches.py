@@ -74,6 +74,12 @@ def test_values_are_summed_over_each_branch():
     assert lay_out([PAIR]).per_branch(torch.tensor([1.0, 2.0, 4.0])).tolist() == [3.0, 4.0]
 
 
+def test_a_sum_keeps_what_fp32_would_drop():
+    """Near 45,000 its steps are 0.004."""
+    values = torch.tensor([45_000.0, 2**-10, 4.0])
+    assert lay_out([PAIR]).per_branch(values).tolist() == [45_000 + 2**-10, 4.0]
+
+
 def completions(seed=0):
     """Six prompts of 1 to 40 tokens with two replies each, neighbours sharing the prompt."""
     generator = torch.Generator().manual_seed(seed)
