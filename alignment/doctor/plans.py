@@ -30,7 +30,8 @@ def planned(
         free = _free(training, shape, quantisation, device)
         memory = _of_a_token(training, shape)
         plan = fitting(memory, free, engine.tokens_per_micro_batch, engine.recompute)
-    return replace(training, budget=plan.tokens, recompute=plan.recompute)
+    training = replace(training, budget=plan.tokens, recompute=plan.recompute)
+    return replace(training, alone=plan.alone(training.largest))
 
 
 def least(training: Training, device: Device) -> Training:
@@ -41,7 +42,7 @@ def least(training: Training, device: Device) -> Training:
     if engine.tokens_per_micro_batch == "auto":
         training = replace(training, budget=1)  # every row alone
     if engine.recompute == "auto":
-        training = replace(training, recompute=1.0)
+        training = replace(training, recompute=1.0, alone=1.0)
     return training
 
 

@@ -84,14 +84,6 @@ def scoring_budget(setting: Setting, *, cuda: bool) -> Budget:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a training begins with: tokens of a micro-batch, share of layers that recompute."""
-
-    tokens: int
-    recompute: float
-
-
-@dataclass(frozen=True)
 class Memory:
     """Bytes that a forward and backward pass takes beside the weights: fixed + a token's x tokens.
 
@@ -122,6 +114,31 @@ class Memory:
             return 1.0
         over = self.fixed + tokens * self.kept - free
         return min(1.0, max(0.0, over / (tokens * (self.kept - self.recomputed))))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training begins with.
+
+    Attributes:
+        tokens: of a micro-batch.
+        recompute: share of the layers that recompute.
+        measured: what a pass takes and the bytes there are for it, if the share goes by that.
+    """
+
+    tokens: int
+    recompute: float
+    measured: tuple[Memory, float] | None = None
+
+    def alone(self, tokens: int) -> float:
+        """The share for a row of more tokens than a micro-batch has: as much as it asks for.
+
+        All layers where nothing was measured.
+        """
+        if self.measured is None:
+            return 1.0
+        memory, free = self.measured
+        return max(self.recompute, memory.share(free, tokens))
 
 
 def training_plan(
@@ -176,7 +193,7 @@ def fitting(memory: Memory, free: float, tokens: Setting, recompute: Share) -> P
     fewest, most = TRAINING_TOKENS
     kept = max(fewest, memory.tokens(free, 0.0))
     found = min(most, memory.tokens(free, 1.0), kept) if tokens == "auto" else tokens
-    return Plan(found, memory.share(free, found))
+    return Plan(found, memory.share(free, found), (memory, free))
 
 
 def _measured(attempt: Attempt, *, later: int) -> tuple[Memory, float]:

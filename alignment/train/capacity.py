@@ -47,16 +47,18 @@ class Capacity:
         share: of the layers that recompute.
     """
 
-    def __init__(self, model: Any, budget: Budget, *, share: float, selective: bool) -> None:
+    def __init__(self, model: Any, plan: Plan, *, selective: bool) -> None:
         self._model = model
+        self._plan = plan
         self._selective = selective  # whether layers that recompute could keep their activations
-        self.budget = budget
-        self.share = share if selective else 0.0
+        self.budget = Budget(plan.tokens, leveled=on_cuda(model))
+        self.share = plan.recompute if selective else 0.0
 
     def make_room(self, tokens: int) -> None:
-        """Before a pass: a row beyond the budget goes alone, and every layer recomputes for it."""
+        """Before a pass: for a row beyond the budget, which goes alone, more layers recompute."""
         if self._selective:
-            recompute(self._model, 1.0 if tokens > self.budget.tokens else self.share)
+            alone = tokens > self.budget.tokens
+            recompute(self._model, max(self.share, self._plan.alone(tokens) if alone else 0.0))
 
     def take_less(self, sizes: Sequence[int]) -> None:
         """After an out-of-memory with rows of these sizes: recompute all, then halve the tokens.
@@ -95,8 +97,7 @@ def settle(
         fuse_adapters(model)
     selective = recomputes(model)
     plan = _plan(trainer, task, engine, model, take, selective=selective)
-    budget = Budget(plan.tokens, leveled=on_cuda(model))
-    return Capacity(model, budget, share=plan.recompute, selective=selective)
+    return Capacity(model, plan, selective=selective)
 
 
 def _compiles(trainer: Any, engine: Packed, model: Any) -> bool:

@@ -84,7 +84,7 @@ class Packed(Frozen):
     name: Literal["packed"] = "packed"
     tokens_per_micro_batch: Literal["auto"] | PositiveInt = Field(
         default="auto",
-        description="Tokens that go through the model at once; a longer row goes alone, all of its "
+        description="Tokens that go through the model at once; a longer row goes alone, with more "
         "layers recomputing. auto: what fits into the GPU's memory by measurement, a fixed number "
         "on a CPU.",
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.errors import TrainingError
 from alignment.train.attention import use_packed_attention
 from alignment.train.batches import Tree, lay_out
-from alignment.train.budget import scoring_budget
+from alignment.train.budget import Plan, scoring_budget
 from alignment.train.capacity import Capacity, on_cuda, random_state, set_random_state, settle
 from alignment.train.engine import Packed
 from alignment.train.logprobs import predicted_logprobs
@@ -209,7 +209,7 @@ class Steps:
     def _scoring(self, model: Any) -> Capacity:
         """Of an evaluation before any training."""
         budget = scoring_budget(self._engine.tokens_per_micro_batch, cuda=on_cuda(model))
-        return Capacity(model, budget, share=0.0, selective=False)
+        return Capacity(model, Plan(budget.tokens, 0.0), selective=False)
 
     def _refuse_non_finite(self, shares: "Tensor", names: Sequence[str]) -> None:
         wrong = [

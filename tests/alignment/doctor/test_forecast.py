@@ -309,7 +309,18 @@ def test_a_card_that_the_packed_engine_fills_is_not_too_small_for_it():
     assert found.tables[0].rows[0][-1].text == "4,096 tokens, 36% recomputed"
 
 
-def test_a_long_row_goes_alone_with_all_layers_recomputing():
+def test_a_long_row_goes_alone_with_as_many_layers_recomputing_as_it_asks_for():
+    """Not compiled: 4,096 tokens keep most of their activations, 7,680 fewer of theirs."""
+    training = sft([(7680,)] * 16, engine=Packed(compile=False), max_length=8192)
+    found = planned(training, QWEN_7B, Quantisation(), A_CARD)
+    assert found.budget == 4096
+    assert 0.36 < found.alone < 1
+    memory = forecast_memory(found, QWEN_7B, Quantisation(), A_CARD)
+    assert 0.85 < memory.total / A_CARD.memory < 1
+    assert least(found, A_CARD).alone == 1
+
+
+def test_where_the_share_is_set_a_long_row_recomputes_all_layers():
     """6,000 tokens recomputed keep less than the 4,096 beside them."""
     engine = Packed(tokens_per_micro_batch=4096, recompute=0.0, compile=False)
     long, short = (

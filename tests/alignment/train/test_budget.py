@@ -25,6 +25,11 @@ def plan(tokens="auto", recompute="auto", *, longest=100):
     return training_plan(tokens, recompute, cuda=False, longest=longest, attempt=never, later=0)
 
 
+def fitted(memory, free, tokens="auto"):
+    found = fitting(memory, free, tokens, "auto")
+    return found.tokens, found.recompute
+
+
 def test_memory_is_the_line_through_the_probes():
     """2,048 tokens take 3 GB and 4,096 take 4 GB, so a token 1 / 2,048 GB above 2 GB.
 
@@ -44,24 +49,35 @@ def test_as_many_tokens_as_fit_at_a_given_share():
 
 def test_as_many_tokens_as_fit_without_recomputing():
     """6,000 tokens kept take 30 GB and the 2 fixed."""
-    assert fitting(MEMORY, 32 * GB, "auto", "auto") == Plan(6000, 0)
-    assert fitting(MEMORY, 100 * GB, "auto", "auto") == Plan(8192, 0)
-    assert fitting(MEMORY, 100 * GB, 1000, "auto") == Plan(1000, 0)
+    assert fitted(MEMORY, 32 * GB) == (6000, 0)
+    assert fitted(MEMORY, 100 * GB) == (8192, 0)
+    assert fitted(MEMORY, 100 * GB, 1000) == (1000, 0)
 
 
 def test_below_4096_tokens_layers_recompute_before_micro_batches_shrink():
     """4,096 x (5 - 4 share) MB = 12.288 GB where share is a half."""
     free = 2 * GB + 4096 * 3e6
-    assert fitting(MEMORY, free, "auto", "auto") == Plan(4096, 0.5)
+    assert fitted(MEMORY, free) == (4096, 0.5)
+
+
+def test_a_longer_row_recomputes_as_much_as_it_asks_for():
+    """6,000 x (5 - 4 share) MB = 24 GB where share is a quarter; 4,096 are kept in it."""
+    found = fitting(MEMORY, 26 * GB, 4096, "auto")
+    assert (found.recompute, found.alone(6000)) == (0, 0.25)
+    assert found.alone(26_000) == 1
+
+
+def test_a_longer_row_recomputes_all_where_nothing_was_measured():
+    assert fitting(MEMORY, 26 * GB, 4096, 0.5).alone(6000) == plan(512, 0.5).alone(6000) == 1
 
 
 def test_a_full_device_recomputes_everything_and_still_gets_a_small_budget():
-    assert fitting(MEMORY, 0, "auto", "auto") == Plan(512, 1)
+    assert fitted(MEMORY, 0) == (512, 1)
 
 
 def test_without_checkpointing_there_is_nothing_to_choose():
     same = Memory(fixed=0, recomputed=1e6, kept=1e6)
-    assert fitting(same, 4 * GB, "auto", "auto") == Plan(4000, 1)
+    assert fitted(same, 4 * GB) == (4000, 1)
 
 
 def test_auto_on_a_cpu_is_a_constant(caplog):
