@@ -21,7 +21,8 @@ NOMINAL = {
     "gate": 1.0,
 }
 """Seconds by kind of step, of the practice run on two cores: only their ratio is used, and only
-until a step of the kind has finished here or is on record."""
+until a step of the kind has finished here or is on record. How much longer all take here is told by
+the steps that were built, and the one at work, together: a short one says little."""
 OPENING = ("scoring",)
 """Phases after which a step goes on to another: of an evaluation."""
 
@@ -49,7 +50,7 @@ class Forecast:
     def __init__(self, steps: Sequence[Step], history: Mapping[str, float]) -> None:
         self._left = {step.name: step.stage for step in steps}  # a verdict may change keys
         self._seen = dict(history)
-        self._scale = 1.0
+        self._built: list[tuple[str, float]] = []
         self._pace = Pace()
 
     def started(self) -> None:
@@ -61,22 +62,32 @@ class Forecast:
         self._left.pop(step.name, None)
         if not reused:
             self._seen[step.stage] = seconds
-            self._scale = seconds / NOMINAL.get(step.stage, seconds or 1.0)
+            self._built.append((step.stage, seconds))
 
     def within(self, step: Step, mark: Mark, spent: float) -> float:
         """Seconds left of the run, its running step being `spent` seconds old and at a mark."""
-        usual = max(self._usual(step.stage) - spent, 1.0)
+        usual = max(self._usual(step.stage, self._scale()) - spent, 1.0)
         left = self._pace.left(mark.phase, mark.done, mark.total, now=mark.time)
         if left is None:
             left = usual
         elif mark.phase in OPENING:
             left = max(left, usual)
-        others = self.between() - (self._usual(step.stage) if step.name in self._left else 0.0)
-        return left + others
+        scale = self._scale((step.stage, spent + left))
+        others = (stage for name, stage in self._left.items() if name != step.name)
+        return left + sum(self._usual(stage, scale) for stage in others)
 
     def between(self) -> float:
         """Seconds left of the run where no step is running."""
-        return sum(map(self._usual, self._left.values()))
+        scale = self._scale()
+        return sum(self._usual(stage, scale) for stage in self._left.values())
 
-    def _usual(self, stage: str) -> float:
-        return self._seen.get(stage, NOMINAL.get(stage, 30.0) * self._scale)
+    def _usual(self, stage: str, scale: float) -> float:
+        return self._seen.get(stage, NOMINAL.get(stage, 30.0) * scale)
+
+    def _scale(self, *running: tuple[str, float]) -> float:
+        """How much longer steps take here than nominally."""
+        built = [
+            (stage, seconds) for stage, seconds in (*self._built, *running) if stage in NOMINAL
+        ]
+        nominal = sum(NOMINAL[stage] for stage, _ in built)
+        return sum(seconds for _, seconds in built) / nominal if built else 1.0

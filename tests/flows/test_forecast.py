@@ -3,6 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from alignment.progress import Mark
 from flows.forecast import Forecast, Pace
 
@@ -47,6 +49,25 @@ def test_an_evaluation_is_neither_over_when_its_scoring_is_nor_as_slow_as_its_lo
     assert forecast.within(EVALUATION, at("scoring", 64, 64, 50.0), spent=50.0) == 250.0
     assert forecast.within(EVALUATION, at("answering", 8, 80, 60.0), spent=60.0) == 240.0
     assert forecast.within(EVALUATION, at("answering", 16, 80, 70.0), spent=70.0) == 80.0
+
+
+def test_a_kind_not_seen_yet_takes_as_much_longer_than_usual_as_all_that_was_done():
+    """3 minutes of SFT count for more than 45 s of a stack, usually 2: (180 + 45) / (60 + 2)."""
+    stack: Any = SimpleNamespace(name="stack-sft", stage="stack")
+    forecast = Forecast([TRAINING, stack, EVALUATION], {})
+    assert forecast.between() == 60 + 2 + 29
+    forecast.finished(TRAINING, 180.0, reused=False)
+    forecast.finished(stack, 45.0, reused=False)
+    assert forecast.between() == pytest.approx(29 * 225 / 62)
+
+
+def test_the_step_at_work_already_tells_how_slow_the_others_will_be():
+    """At 10 s of 1 of 10 steps a training takes another 90: 100 where 60 are usual."""
+    forecast = Forecast([TRAINING, EVALUATION], {})
+    forecast.started()
+    forecast.within(TRAINING, at("training", 0, 10, 0.0), spent=0.0)
+    found = forecast.within(TRAINING, at("training", 1, 10, 10.0), spent=10.0)
+    assert found == pytest.approx(90 + 29 * 100 / 60)
 
 
 def test_steps_that_have_not_begun_take_what_their_kind_took():
