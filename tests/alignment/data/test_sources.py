@@ -49,9 +49,9 @@ def quarantined(rows):
     ("name", "content"),
     [
         ("a.jsonl", LINES.encode()),
-        ("a.jsonl.gz", gzip.compress(LINES.encode())),
+        ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("a.json", json.dumps(ROWS, indent=2).encode()),
-        ("a.json.gz", gzip.compress(json.dumps(ROWS).encode())),
+        ("a.json.gz", gzip.compress(json.dumps(ROWS).encode(), mtime=0)),
         ("a.json", LINES.encode()),
         ("A.JSONL", LINES.encode()),
         ("a.parquet", parquet(ROWS)),
@@ -124,7 +124,7 @@ def test_limit_reads_no_further(tmp_path):
 
 
 def test_rows_are_labelled_by_the_config_and_the_files_name(tmp_path):
-    path = write(tmp_path / "helpful-base.test.jsonl.gz", gzip.compress(LINES.encode()))
+    path = write(tmp_path / "helpful-base.test.jsonl.gz", gzip.compress(LINES.encode(), mtime=0))
     row = read(path, task_type="helpful")[0]
     assert (row.task_type, row.source, row.file) == ("helpful", "helpful-base.test", path)
 
