@@ -12,8 +12,8 @@ help:  ## this list
 demo: $(STAMP)  ## the whole pipeline on a small model, on this machine's CPU
 	$(BIN)/sft-dpo run deployments/configs/practice.yaml
 
-test: $(STAMP)  ## all tests that need neither a GPU nor patience; warnings are errors
-	$(BIN)/python -m pytest -m 'not gpu and not slow and not ui'
+test: $(STAMP)  ## all tests that need neither a GPU nor patience, in two processes; warnings are errors
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not gpu and not slow and not ui'
 
 test-ui: $(STAMP)  ## run form, artifacts, report and a cancelled run in Debian's chromium; skipped without it
 	$(BIN)/python -m pytest -q -rs -m ui
