@@ -57,8 +57,8 @@ class Capacity:
     def make_room(self, tokens: int) -> None:
         """Before a pass: for a row beyond the budget, which goes alone, more layers recompute."""
         if self._selective:
-            alone = tokens > self.budget.tokens
-            recompute(self._model, max(self.share, self._plan.alone(tokens) if alone else 0.0))
+            more = self._plan.alone(tokens) if tokens > self.budget.tokens else 0.0
+            recompute(self._model, max(self.share, more))
 
     def take_less(self, sizes: Sequence[int]) -> None:
         """After an out-of-memory with rows of these sizes: recompute all, then halve the tokens.
