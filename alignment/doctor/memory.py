@@ -75,7 +75,7 @@ def _largest(training: Training, shape: Shape) -> float:
     tokens = training.largest
     if training.is_stock or tokens <= training.budget:
         return activation_bytes(training, shape, tokens)
-    alone = activation_bytes(replace(training, recompute=training.alone), shape, tokens)
+    alone = activation_bytes(replace(training, recompute=training.recompute_alone), shape, tokens)
     return max(alone, activation_bytes(training, shape, training.budget))
 
 

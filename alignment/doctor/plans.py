@@ -31,7 +31,7 @@ def planned(
         memory = _of_a_token(training, shape)
         plan = fitting(memory, free, engine.tokens_per_micro_batch, engine.recompute)
     training = replace(training, budget=plan.tokens, recompute=plan.recompute)
-    return replace(training, alone=plan.alone(training.largest))
+    return replace(training, recompute_alone=plan.share(training.largest))
 
 
 def least(training: Training, device: Device) -> Training:
@@ -42,7 +42,7 @@ def least(training: Training, device: Device) -> Training:
     if engine.tokens_per_micro_batch == "auto":
         training = replace(training, budget=1)  # every row alone
     if engine.recompute == "auto":
-        training = replace(training, recompute=1.0, alone=1.0)
+        training = replace(training, recompute=1.0, recompute_alone=1.0)
     return training
 
 

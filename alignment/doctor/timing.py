@@ -39,7 +39,7 @@ def passes(training: Training) -> float:
     Forward and backward, a second forward of the layers that recompute their activations, and in
     DPO one more for the reference.
     """
-    return 2 + training.repeated + training.is_dpo
+    return 2 + training.mean_recomputed + training.is_dpo
 
 
 def attention_flops(training: Training, shape: Shape, pairs: float) -> float:

@@ -34,7 +34,7 @@ class Training:
         budget: tokens that the packed engine takes at once.
         leveled: whether it makes its micro-batches about equal, as on a GPU.
         recompute: share of the layers that recompute, where checkpointing is on.
-        alone: that share for the longest row, where it is longer than the budget.
+        recompute_alone: that share for the longest row, where it is longer than the budget.
         compiled: whether its layers are.
         frozen: rank of the earlier adapters that are carried along, where stages are stacked.
     """
@@ -46,7 +46,7 @@ class Training:
     budget: int = max(TRAINING_TOKENS)
     leveled: bool = False
     recompute: float = 1.0
-    alone: float = 1.0
+    recompute_alone: float = 1.0
     compiled: bool = False
     frozen: int = 0
 
@@ -66,13 +66,13 @@ class Training:
         return self.recompute if self.config.gradient_checkpointing else 0.0
 
     @cached_property
-    def repeated(self) -> float:
+    def mean_recomputed(self) -> float:
         """That share over all the sample's tokens, those of rows beyond the budget among them."""
         if not self.sample or not self.config.gradient_checkpointing:
             return 0.0
         tokens = self.tokens()
         beyond = sum(count for count in tokens if count > self.budget) / sum(tokens)
-        return (1 - beyond) * self.recompute + beyond * self.alone
+        return (1 - beyond) * self.recompute + beyond * self.recompute_alone
 
     @property
     def steps(self) -> int:

@@ -130,11 +130,13 @@ class Plan:
     recompute: float
     measured: tuple[Memory, float] | None = None
 
-    def alone(self, tokens: int) -> float:
-        """The share for a row of more tokens than a micro-batch has: as much as it asks for.
+    def share(self, tokens: int) -> float:
+        """Of the layers that recompute in a pass of so many tokens.
 
-        All layers where nothing was measured.
+        A row longer than a micro-batch has what it asks for: all where nothing was measured.
         """
+        if tokens <= self.tokens:
+            return self.recompute
         if self.measured is None:
             return 1.0
         memory, free = self.measured

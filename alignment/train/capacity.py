@@ -55,10 +55,9 @@ class Capacity:
         self.share = plan.recompute if selective else 0.0
 
     def make_room(self, tokens: int) -> None:
-        """Before a pass: for a row beyond the budget, which goes alone, more layers recompute."""
+        """Before a pass: more layers recompute for a longer row, and all once memory ran out."""
         if self._selective:
-            more = self._plan.alone(tokens) if tokens > self.budget.tokens else 0.0
-            recompute(self._model, max(self.share, more))
+            recompute(self._model, max(self.share, self._plan.share(tokens)))
 
     def take_less(self, sizes: Sequence[int]) -> None:
         """After an out-of-memory with rows of these sizes: recompute all, then halve the tokens.

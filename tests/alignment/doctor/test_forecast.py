@@ -314,10 +314,10 @@ def test_a_long_row_goes_alone_with_as_many_layers_recomputing_as_it_asks_for():
     training = sft([(7680,)] * 16, engine=Packed(compile=False), max_length=8192)
     found = planned(training, QWEN_7B, Quantisation(), A_CARD)
     assert found.budget == 4096
-    assert 0.36 < found.alone < 1
+    assert 0.36 < found.recompute_alone < 1
     memory = forecast_memory(found, QWEN_7B, Quantisation(), A_CARD)
     assert 0.85 < memory.total / A_CARD.memory < 1
-    assert least(found, A_CARD).alone == 1
+    assert least(found, A_CARD).recompute_alone == 1
 
 
 def test_where_the_share_is_set_a_long_row_recomputes_all_layers():

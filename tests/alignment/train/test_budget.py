@@ -63,12 +63,12 @@ def test_below_4096_tokens_layers_recompute_before_micro_batches_shrink():
 def test_a_longer_row_recomputes_as_much_as_it_asks_for():
     """6,000 x (5 - 4 share) MB = 24 GB where share is a quarter; 4,096 are kept in it."""
     found = fitting(MEMORY, 26 * GB, 4096, "auto")
-    assert (found.recompute, found.alone(6000)) == (0, 0.25)
-    assert found.alone(26_000) == 1
+    assert (found.share(4096), found.share(6000)) == (0, 0.25)
+    assert found.share(26_000) == 1
 
 
 def test_a_longer_row_recomputes_all_where_nothing_was_measured():
-    assert fitting(MEMORY, 26 * GB, 4096, 0.5).alone(6000) == plan(512, 0.5).alone(6000) == 1
+    assert fitting(MEMORY, 26 * GB, 4096, 0.5).share(6000) == plan(512, 0.5).share(6000) == 1
 
 
 def test_a_full_device_recomputes_everything_and_still_gets_a_small_budget():
