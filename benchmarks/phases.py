@@ -8,8 +8,9 @@ import gc
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from alignment.progress import Progress
@@ -86,7 +87,7 @@ class _Work(NamedTuple):
     rows: int
     seconds: float
     losses: tuple[float, ...] = ()
-    chosen: dict[str, float] = {}  # noqa: RUF012 (never written to)
+    chosen: Mapping[str, float] = MappingProxyType({})
     kernels: tuple[str, ...] = ()
 
 
@@ -119,7 +120,7 @@ def measure(
         peak_gib=peak,
         limit_share=operations / work.seconds / limit,
         losses=work.losses,
-        chosen=work.chosen,
+        chosen=dict(work.chosen),
         kernels=work.kernels,
     )
 

@@ -215,7 +215,7 @@ def _add_special(writer: "GGUFWriter", tokenizer: "PreTrainedTokenizerBase") -> 
             add(found)
     first = tokenizer("a")["input_ids"][0]
     writer.add_add_bos_token(first == tokenizer.bos_token_id)
-    writer.add_add_space_prefix(False)  # noqa: FBT003 (the library's)
+    writer.add_add_space_prefix(value=False)
 
 
 def _tokens(
