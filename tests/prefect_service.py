@@ -77,9 +77,17 @@ class Service:
 
     def ask(self, path: str, **body: Any) -> Any:
         """The server's answer: to a GET, or to a POST where there is a body."""
-        method = "POST" if body else "GET"
-        answer = httpx.request(method, f"{self.url}{path}", json=body or None, timeout=120)
-        answer.raise_for_status()
+        return self.send("POST" if body else "GET", path, **body)
+
+    def send(self, method: str, path: str, **body: Any) -> Any:
+        """The server's answer by Prefect's own client, which asks again after a 503.
+
+        That is what the server says while another holds the lock of its SQLite.
+        """
+        from prefect.client.base import PrefectHttpxSyncClient
+
+        with PrefectHttpxSyncClient(timeout=120) as client:
+            answer = client.request(method, f"{self.url}{path}", json=body or None)
         return answer.json() if answer.content else None
 
     def submit(

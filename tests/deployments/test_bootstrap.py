@@ -4,11 +4,10 @@ import os
 import subprocess
 import sys
 
-import httpx
-
 from tests.prefect_service import ROOT, free_port
 
 BOOTSTRAP = "deployments/bootstrap.py"
+QUEUE = "/work_pools/gpu/queues/a100"
 
 
 def bootstrap_alone(**environment):
@@ -31,10 +30,9 @@ def test_each_queue_lets_one_run_through_at_a_time(service):
 
 def test_second_bootstrap_makes_nothing_and_leaves_what_a_person_has_changed(service):
     before = {d["id"] for d in service.ask("/deployments/filter", limit=50)}
-    with httpx.Client(base_url=f"{service.url}/work_pools/gpu/queues/") as queues:
-        queues.patch("a100", json={"concurrency_limit": 3}).raise_for_status()
-        done = service.run(BOOTSTRAP)
-        queues.patch("a100", json={"concurrency_limit": 1}).raise_for_status()
+    service.send("PATCH", QUEUE, concurrency_limit=3)
+    done = service.run(BOOTSTRAP)
+    service.send("PATCH", QUEUE, concurrency_limit=1)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:-1] == [
         "work pool   gpu: found (process)",

@@ -2,7 +2,6 @@
 
 import json
 
-import httpx
 import pytest
 
 from alignment.ledger import Batch
@@ -105,8 +104,8 @@ def test_promotion_waits_for_a_person_without_a_process(service, config, waiting
         log=log,
     )
     assert waiting.state().waiting is not None
-    answer = {"run_input": {"decision": decision, "why": "read ten replies"}}
-    httpx.post(f"{service.url}/flow_runs/{run}/resume", json=answer).raise_for_status()
+    answer = {"decision": decision, "why": "read ten replies"}
+    service.ask(f"/flow_runs/{run}/resume", run_input=answer)
     state = service.finish(run, seconds=90)
     assert state["name"] == {"promote": "Promoted", "decline": "Declined"}[decision]
     now = waiting.state()
