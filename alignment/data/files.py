@@ -1,9 +1,9 @@
-"""Bytes to rows: JSON Lines, JSON, tables, on disk or behind any URL that fsspec opens.
+"""Files to rows, on disk or behind any URL that fsspec opens, packed or not.
 
 A row that cannot be read is handed on as `Rejected`, with its line; a file that cannot be read
-at all is a `DataError`. A byte order mark, CRLF line ends and blank lines are read as what they
-are: no fault. Never more than one row, or the buffer that holds it, is in memory.
-Not here: csv, xlsx and parquet (`tables.py`); what the columns mean (`formats/`).
+at all is a `DataError`.
+Not here: what is in a file's bytes (`json_rows.py`, `tables.py`); what the columns mean
+(`formats/`).
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import glob
 import gzip
 import hashlib
 import io
-import json
 import re
 import time
 import zlib
@@ -21,11 +20,10 @@ from typing import IO, Annotated, Any, TypeVar, cast
 
 from pydantic import AfterValidator
 
-from alignment.data import tables
-from alignment.data.clean import Reason, Rejected
+from alignment.data import json_rows, tables
+from alignment.data.clean import Rejected
 from alignment.data.tables import Rows
 from alignment.errors import DataError
-from alignment.records import Json
 
 T = TypeVar("T")
 
@@ -33,16 +31,12 @@ LINES, LISTS = (".jsonl", ".ndjson"), (".json",)
 KINDS = (*LINES, *LISTS, ".csv", ".tsv", ".xlsx", ".parquet")
 PACKED = (".gz", ".zst")
 SUFFIXES = tuple(kind + packed for kind in KINDS for packed in ("", *PACKED))
-MAX_ROW = 32 * 2**20
-"""Bytes of the longest row that is read, 32 MiB; a longer one is set aside unread."""
 PAUSES = (0.1, 0.4, 1.6)
 """Seconds between tries of a place behind a URL."""
 
 _SECRET = re.compile(
     r"://[^/?#]*:[^/?#]*@|[?&][^=&]*(token|secret|passw|signature|api_?key)[^=&]*=", re.IGNORECASE
 )
-_CHUNK = 2**16
-_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class SecretFound(ValueError):
@@ -180,146 +174,7 @@ def _rows(file: str, stream: IO[bytes]) -> Rows:
         return readers[kind](stream)
     if kind == ".parquet":
         return tables.parquet(stream)
-    return _json_rows(file, stream) if kind in LISTS else _json_lines(stream)
-
-
-def _json_lines(stream: IO[bytes]) -> Rows:
-    number = 0
-    while line := stream.readline(MAX_ROW):
-        number += 1
-        if len(line) >= MAX_ROW and not line.endswith(b"\n"):
-            while (rest := stream.readline(_CHUNK)) and not rest.endswith(b"\n"):
-                pass
-            yield number, Rejected(Reason.malformed, f"a line of more than {MAX_ROW} bytes")
-            continue
-        if not line.strip():
-            continue
-        try:
-            yield number, _as_object(json.loads(_as_text(line.rstrip())))
-        except Rejected as rejected:
-            yield number, rejected
-        except (ValueError, RecursionError) as error:
-            yield number, Rejected(Reason.malformed, f"broken JSON: {_json_problem(error)}")
-
-
-def _json_rows(file: str, stream: IO[bytes]) -> Rows:
-    """A `.json` file: one list of objects, or JSON Lines under that name, which is common."""
-    opening = stream.readline(_CHUNK)
-    while not _bare(opening) and (more := stream.readline(_CHUNK)):
-        opening += more
-    whole = cast(IO[bytes], io.BufferedReader(_Chained(opening, stream)))
-    if not _bare(opening).startswith(b"["):
-        yield from _json_lines(whole)
-        return
-    for number, item in enumerate(_list_items(file, whole), start=1):
-        try:
-            yield number, _as_object(item)
-        except Rejected as rejected:
-            yield number, rejected
-
-
-def _bare(opening: bytes) -> bytes:
-    return opening.removeprefix(b"\xef\xbb\xbf").lstrip()
-
-
-def _list_items(file: str, stream: IO[bytes]) -> Iterator[object]:
-    """The items of a JSON list, each read as soon as it is whole.
-
-    A byte that is not UTF-8 becomes half a surrogate pair, so that its row is set aside for it
-    and the others are read.
-    """
-    decode = json.JSONDecoder().raw_decode
-    unread = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-    text = unread.read(_CHUNK)
-    lines, at, ended = 0, text.index("[") + 1, False
-    first = True
-    while True:
-        begin = _next_item(text, at, first=first)
-        if text.startswith("]", begin):
-            return
-        try:
-            value, end = decode(text, begin)
-            whole = ended or _after_space(text, end) < len(text)
-        except RecursionError as error:
-            line = lines + text.count("\n", 0, begin) + 1
-            raise _broken(file, line, "nested too deeply") from error
-        except ValueError as error:
-            whole, problem = False, str(getattr(error, "msg", error))
-            if not ended and len(text) - at > MAX_ROW:
-                problem = f"an item of more than {MAX_ROW} characters, or {problem}"
-                raise _broken(file, lines + text.count("\n", 0, begin) + 1, problem) from error
-            if ended:
-                raise _broken(file, lines + getattr(error, "lineno", 1), problem) from error
-        if whole:
-            yield value
-            first, at = False, end
-            continue
-        lines += text.count("\n", 0, at)
-        more = unread.read(max(_CHUNK, len(text) - at))
-        text, at, ended = text[at:] + more, 0, not more
-
-
-def _next_item(text: str, at: int, *, first: bool) -> int:
-    """Where the next item or the end of the list begins; the end of the text where neither does."""
-    begin = _after_space(text, at)
-    if first or text.startswith("]", begin):
-        return begin
-    return _after_space(text, begin + 1) if text.startswith(",", begin) else len(text)
-
-
-def _after_space(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
-
-
-class _Chained(io.RawIOBase):
-    """Bytes that were read already, and then the stream they came from."""
-
-    def __init__(self, first: bytes, rest: IO[bytes]) -> None:
-        self._first, self._rest = first, rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._first[: len(buffer)] or self._rest.read(len(buffer))
-        self._first = self._first[len(data) :]
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _broken(file: str, line: int, problem: str) -> DataError:
-    return DataError(
-        f"{file} line {line}: broken JSON: {problem}. "
-        "A list cannot be read in part; mend the line, or write one object a line (.jsonl)."
-    )
-
-
-def _as_text(content: bytes) -> str:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        detail = f"not UTF-8 at byte {error.start + 1}"
-        raise Rejected(Reason.bad_encoding, detail) from error
-    if "\0" in text:
-        raise Rejected(Reason.bad_encoding, f"NUL at character {text.index(chr(0)) + 1}")
-    return text
-
-
-def _as_object(value: object) -> Json:
-    """A row; a text alone is a prompt."""
-    if isinstance(value, dict):
-        return value
-    if isinstance(value, str):
-        return {"prompt": value}
-    kind = "null" if value is None else type(value).__name__
-    raise Rejected(Reason.malformed, f"a JSON {kind} where an object is expected")
-
-
-def _json_problem(error: ValueError | RecursionError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return json_rows.lists(file, stream) if kind in LISTS else json_rows.lines(stream)
 
 
 def _nothing_readable(file: str, first: tuple[int, Rejected] | None) -> str:

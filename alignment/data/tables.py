@@ -1,6 +1,6 @@
 """Tables to rows: CSV, Excel's xlsx and Parquet. An empty cell is an absent value.
 
-Not here: JSON (`files.py`); what the columns mean (`formats/`), and their other names, which a
+Not here: JSON (`json_rows.py`); what the columns mean (`formats/`), and their other names, which a
 source's `columns` gives (`sources.py`).
 """
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.data import files
+from alignment.data import files, json_rows
 from alignment.data.clean import Rejected
 from alignment.data.files import Meter
 from alignment.data.intake import Wanted, take_in
@@ -194,7 +194,7 @@ def test_a_call_that_was_stopped_goes_on_with_the_shards_that_are_there(tmp_path
 
 
 def test_a_line_beyond_the_limit_is_set_aside_and_the_next_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "MAX_ROW", 1000)
+    monkeypatch.setattr(json_rows, "MAX_ROW", 1000)
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"a": 1}}\n{{"a": "{"x" * 300_000}"}}\n{{"a": 2}}\n')
     rows = list(files.read(str(path), Meter()))
@@ -213,7 +213,7 @@ def test_a_line_beyond_the_limit_is_set_aside_and_the_next_is_read(tmp_path, mon
 def test_an_item_of_a_list_that_cannot_be_read_is_one_error_with_its_line(
     tmp_path, monkeypatch, item, problem
 ):
-    monkeypatch.setattr(files, "MAX_ROW", 1000)
+    monkeypatch.setattr(json_rows, "MAX_ROW", 1000)
     (tmp_path / "a.json").write_text(f'[{{"a": 1}},\n{item}')
     with pytest.raises(DataError, match=problem):
         list(files.read(str(tmp_path / "a.json"), Meter()))
