@@ -4,7 +4,7 @@ Not here: what the page looks like (`page.py`).
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from alignment.records import (
     PairScore,
     PreferencePair,
     StageRecord,
+    Verdict,
 )
 from alignment.report.compare import headline
 from alignment.report.page import RunReport, Sample, render, to_markdown
@@ -114,7 +115,7 @@ def gather(
     evaluations = [records[step.name] for step in chain.evaluations()]
     report = _gathered(store, records, evaluations, config=config, command=command)
     timings = dict(timings) if timings is not None else None
-    return report.model_copy(update={"timings": timings, "final": _final(records.values())})
+    return report.model_copy(update={"timings": timings, "final": _final(report.verdicts)})
 
 
 def _measured(store: Store, step: EvaluateModel) -> list[StageRecord]:
@@ -139,12 +140,14 @@ def _gathered(
         for name, record in records.items()
         if record.stage in ("conversations", "pairs", "intake")
     }
+    verdicts = tuple(_verdicts(records.values()))
     return RunReport(
         title=f"{config.name}, seed {config.seed}",
         created=datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
         command=command,
         config=_yaml(config),
-        notes=_notes(records.values()),
+        notes=(*_notes(records.values()), *_told(verdicts)),
+        verdicts=verdicts,
         evaluations=tuple(evaluations),
         generations={
             report.model: tuple(read_rows(store.path(report.generations), Generation))
@@ -166,18 +169,28 @@ def _gathered(
 
 
 def _notes(records: Iterable[StageRecord]) -> tuple[str, ...]:
-    """What a reader must not miss: a missing adapter, and what the gate said of each round."""
+    """What a reader must not miss of the models: a missing adapter."""
     return tuple(
         f"{record.name}: {note}"
         for record in records
-        if record.stage in ("merge", "stack", "adapter", "gate")
+        if record.stage in ("merge", "stack", "adapter")
         for note in record.notes
     )
 
 
-def _final(records: Iterable[StageRecord]) -> str | None:
+def _verdicts(records: Iterable[StageRecord]) -> Iterator[Verdict]:
+    return (Kept.model_validate(r.output).verdict for r in records if r.stage == "gate")
+
+
+def _told(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Which rounds were kept, and of a rejected one why; what was found otherwise is a table."""
+    if kept := [verdict.candidate for verdict in verdicts if verdict.kept]:
+        yield f"The gate kept {', '.join(kept)}."
+    yield from (f"The gate: {verdict.words}." for verdict in verdicts if not verdict.kept)
+
+
+def _final(verdicts: Sequence[Verdict]) -> str | None:
     """The model that the last gate handed on, by its label."""
-    verdicts = [Kept.model_validate(r.output).verdict for r in records if r.stage == "gate"]
     if not verdicts:
         return None
     return verdicts[-1].candidate if verdicts[-1].kept else verdicts[-1].champion

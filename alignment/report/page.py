@@ -21,6 +21,7 @@ from alignment.records import (
     PairScore,
     PreferencePair,
     StageRecord,
+    Verdict,
 )
 from alignment.report import compare, examples, metric, pictures, tables
 from alignment.report.table import escape_markdown
@@ -63,6 +64,7 @@ class RunReport(Frozen):
         histories: rows that the trainer logged, by step ("sft", "dpo-1").
         samples: replies during training, by step.
         records: every stage, in the order of the run.
+        verdicts: what the gate said of each round, in order.
         data: the prepared sets, by name.
         timings: seconds that this run spent, by step; a step that is missing was reused. None
             where it is not known.
@@ -81,6 +83,7 @@ class RunReport(Frozen):
     histories: dict[str, tuple[dict[str, object], ...]] = Field(default_factory=dict)
     samples: dict[str, tuple[Sample, ...]] = Field(default_factory=dict)
     records: tuple[StageRecord, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
     data: dict[str, DataRef] = Field(default_factory=dict)
     timings: dict[str, float] | None = None
 
@@ -142,6 +145,7 @@ def render(report: RunReport) -> str:
             pairs=pairs,
             training_pictures=list(pictures.training_pictures(report.histories)),
             samples={step: _by_prompt(rows) for step, rows in report.samples.items() if rows},
+            gate=tables.gate_table(report.verdicts),
             data=tables.data_table(report.data),
             hand_overs=tables.hand_over_table(report.records),
             stages=tables.stage_table(report.records, report.timings),

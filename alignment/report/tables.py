@@ -6,7 +6,7 @@ out. Comparisons of two models are in `compare.py`.
 
 from collections.abc import Mapping, Sequence
 
-from alignment.records import DataRef, Estimate, EvalReport, ModelRef, StageRecord
+from alignment.records import DataRef, Estimate, EvalReport, ModelRef, StageRecord, Verdict
 from alignment.report.metric import (
     METRICS,
     MISSING,
@@ -60,6 +60,28 @@ def source_table(reports: Sequence[EvalReport], metric: str = "pass_rate") -> Ta
 def tasks_with(metric: str, reports: Sequence[EvalReport]) -> list[str]:
     """The task types that have the metric in some report, sorted."""
     return _groups_with(metric, [report.by_task_type for report in reports])
+
+
+def gate_table(verdicts: Sequence[Verdict]) -> Table:
+    """A row for each question that a gate asked of a round, with what it found."""
+    rows = []
+    for verdict in verdicts:
+        kept = verdict.kept
+        head = [
+            Cell(text=verdict.candidate),
+            Cell(text="kept" if kept else "rejected", tone="good" if kept else "bad"),
+        ]
+        for check in verdict.checks:
+            rows.append([*head, Cell(text=check.words, tone="" if check.passed else "bad")])
+            head = [Cell(text=""), Cell(text="")]
+    return Table.of(
+        "What the gate found",
+        ["Round", "Verdict", "Against the model it started from"],
+        rows,
+        align="lll",
+        note="A round is kept unless it is shown to be worse on the same held-out rows (interval "
+        "and sign test), or its replies grow too long or no longer end.",
+    )
 
 
 def data_table(data: Mapping[str, DataRef]) -> Table:

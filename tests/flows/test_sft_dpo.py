@@ -93,7 +93,8 @@ def test_a_run_goes_on_from_the_champion_after_a_rejected_round(
     records = {record.name: record for key in store.list_keys() if (record := store.find(key))}
     assert records["dpo-3"].parents["policy"] == records["merge-dpo-1"].key
     page = (tmp_path / "store" / "reports" / "tiny.html").read_text()
-    assert "round 3 is kept" in page
+    assert "The gate kept round 1, round 3." in page
+    assert "The gate: round 2 is rejected, round 1 stays: preference accuracy fell by" in page
     after = typed("plan")
     assert "not judged yet" not in after.stderr
     assert {line.split()[0] for line in after.stdout.splitlines()} == {"SKIP"}

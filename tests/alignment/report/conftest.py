@@ -6,6 +6,7 @@ from alignment.evaluate.metrics import summarise
 from alignment.records import (
     AdapterRef,
     BaseRef,
+    Check,
     CodeVersion,
     DataRef,
     EvalReport,
@@ -17,6 +18,7 @@ from alignment.records import (
     PreferencePair,
     StageRecord,
     TokenizerRef,
+    Verdict,
 )
 from alignment.report.page import RunReport, Sample
 
@@ -131,6 +133,11 @@ def merged() -> ModelRef:
     )
 
 
+PASSED = Check(name="pass rate", passed=True, words="pass rate rose by 0.200")
+BROKEN = Check(name="pass rate", passed=False, words="pass rate fell by 0.300")
+FINE = (Check(name="length", passed=True, words="replies went from 9.0 to 8.0 tokens"),)
+
+
 @pytest.fixture(scope="session")
 def run():
     """The whole run as a `RunReport`; tests change copies of it."""
@@ -154,6 +161,10 @@ def run():
             record("sft", "sft", metrics={"loss": 0.7, "tokens": 48211.0}),
             record("merge-sft", "merge", output=output, metrics=HAND_OVER),
             record("dpo-1", "dpo", output=output, notes=("Three prompts were trimmed.",)),
+        ),
+        verdicts=(
+            Verdict(candidate="round 1", champion="sft", checks=(PASSED, *FINE)),
+            Verdict(candidate="round 2", champion="round 1", checks=(BROKEN, *FINE)),
         ),
         data={
             "pairs-1": DataRef(

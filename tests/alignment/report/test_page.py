@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from alignment.records import Message
+from alignment.records import Check, Message, Verdict
 from alignment.report.page import RunReport, Sample, clip, render, to_markdown
 
 PAYLOADS = (
@@ -113,6 +113,13 @@ def poisoned(run, payload):
                     update={"name": payload, "notes": (payload,), "metrics": {payload: 1.0}}
                 )
                 for record in run.records
+            ),
+            "verdicts": (
+                Verdict(
+                    candidate=payload,
+                    champion=payload,
+                    checks=(Check(name=payload, passed=False, words=payload),),
+                ),
             ),
             "data": {payload: run.data["pairs-1"].model_copy(update={"quarantined": {payload: 3}})},
         }

@@ -52,6 +52,17 @@ def test_the_task_table_has_a_column_per_model(run):
     assert texts(table)[0][2] == ".500 [.237, .763]"
 
 
+def test_the_gate_table_has_a_row_per_question_and_marks_what_broke(run):
+    table = tables.gate_table(run.verdicts)
+    assert texts(table) == [
+        ["round 1", "kept", "pass rate rose by 0.200"],
+        ["", "", "replies went from 9.0 to 8.0 tokens"],
+        ["round 2", "rejected", "pass rate fell by 0.300"],
+        ["", "", "replies went from 9.0 to 8.0 tokens"],
+    ]
+    assert [row[2].tone for row in table.rows] == ["", "", "bad", ""]
+
+
 def test_the_data_table_names_every_reason_the_largest_first(run):
     assert texts(tables.data_table(run.data)) == [
         ["pairs-1", "1,384", "150", "40", "11", "duplicate 9, tie 2"]

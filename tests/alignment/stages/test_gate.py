@@ -54,5 +54,7 @@ def test_report_names_the_model_that_the_last_gate_handed_on(finished):
     merges = {"sft": "merge-sft", "round 1": "merge-dpo-1", "round 2": "merge-dpo-2"}
     assert report.final is not None
     assert handed == ModelRef.model_validate(finished.records[merges[report.final]].output)
-    verdicts = [note for note in report.notes if note.startswith("gate-")]
-    assert [note.split(" is ")[0] for note in verdicts] == ["gate-1: round 1", "gate-2: round 2"]
+    assert [verdict.candidate for verdict in report.verdicts] == ["round 1", "round 2"]
+    told = " ".join(note for note in report.notes if note.startswith("The gate"))
+    assert "round 1" in told
+    assert "round 2" in told
