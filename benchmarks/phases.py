@@ -17,9 +17,9 @@ from alignment.progress import Progress
 from alignment.records import Conversation, Frozen, PreferencePair, Quantisation
 from alignment.store import Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.engine import Engine
+from alignment.train.engine import Batch, Engine
 from alignment.train.logprobs import encode
-from alignment.train.settings import Batch, on_this_machine
+from alignment.train.settings import on_this_machine
 from alignment.train.sft import SftConfig, train_sft
 from benchmarks.workload import load
 

@@ -8,6 +8,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from alignment.store import Workspace
 from alignment.train.checkpoints import seal
 from alignment.train.engine import Engine, Stock
 from alignment.train.logprobs import pair_logprobs
-from alignment.train.losses import Loss, PairLogProbs
+from alignment.train.losses import Loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -105,17 +106,21 @@ def rewards_by_task(
     """
     from transformers import TrainerCallback
 
-    def score(model: Any) -> PairLogProbs:
-        return pair_logprobs(
-            model, tokenizer, pairs, batch=batch, max_length=max_length, engine=engine
-        )
+    scored = partial(
+        pair_logprobs,
+        tokenizer=tokenizer,
+        pairs=pairs,
+        batch=batch,
+        max_length=max_length,
+        score=engine.reply_logprobs,
+    )
 
     class RewardsByTask(TrainerCallback):
         def on_evaluate(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
             model = parts["model"]
-            policy = score(model)
+            policy = scored(model)
             with model.disable_adapter():
-                reference = score(model)
+                reference = scored(model)
             margins = loss.rewards(policy, reference).ratio.tolist()
             row = {f"eval_rewards/{name}": value for name, value in _grouped(pairs, margins)}
             state.log_history.append({"step": state.global_step, **row})

@@ -7,9 +7,12 @@ by measurement. Not here: the arithmetic of budgets (`budget.py`), what makes la
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt
 
 from alignment.errors import TrainingError
+from alignment.records import Frozen
 from alignment.train.acceleration import (
     against_compiling,
     compile_layers,
@@ -20,7 +23,6 @@ from alignment.train.acceleration import (
 )
 from alignment.train.batches import Tree, lay_out
 from alignment.train.budget import Budget, Plan, training_plan
-from alignment.train.engine import Packed
 from alignment.train.tasks import Task
 
 if TYPE_CHECKING:
@@ -37,6 +39,33 @@ The same kernels give 0; others gave 0.75 where replies had 5,000 nats."""
 
 Pass = Callable[[Tree], None]
 """Takes one row forward and backward through the model."""
+
+
+class Packing(Frozen):
+    """What may be set of it; `auto` is settled by the machine and the rows."""
+
+    tokens_per_micro_batch: Literal["auto"] | PositiveInt = Field(
+        default="auto",
+        description="Tokens that go through the model at once; a longer row goes alone, with more "
+        "layers recomputing. auto: what fits into the GPU's memory by measurement, a fixed number "
+        "on a CPU.",
+    )
+    fuse_adapters: bool = Field(
+        default=False,
+        description="Add LoRA's product within its matmul, not in passes of its own; compiled "
+        "layers do so in any case.",
+    )
+    compile: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Compile each decoder layer (torch.compile): a minute or more at the start. "
+        "auto: on a GPU, in a training of 200 steps or more.",
+    )
+    recompute: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        default="auto",
+        description="With gradient_checkpointing, share of the layers that recompute their "
+        "activations. Less is faster and takes more memory. auto: as little as fits into the "
+        "GPU's memory by measurement, all on a CPU.",
+    )
 
 
 class Capacity:
@@ -76,14 +105,14 @@ class Capacity:
 
 
 def settle(
-    trainer: Any, task: Task, engine: Packed, *, trees: Sequence[Tree], take: Pass
+    trainer: Any, task: Task, packing: Packing, *, trees: Sequence[Tree], take: Pass
 ) -> Capacity:
     """Compile what is to be compiled, then measure what fits.
 
     Args:
         trainer: whose model the library has set up.
         task: what it is trained on.
-        engine: what is asked for.
+        packing: what is asked for.
         trees: rows of the first step.
         take: passes a row, to be measured.
 
@@ -91,20 +120,20 @@ def settle(
         TrainingError: layers cannot be compiled, as asked for.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
-    compiled = _compiles(trainer, engine, model) and _compile(trainer, task, model, trees)
-    if engine.fuse_adapters and not compiled:
+    compiled = _compiles(trainer, packing, model) and _compile(trainer, task, model, trees)
+    if packing.fuse_adapters and not compiled:
         fuse_adapters(model)
     selective = recomputes(model)
-    plan = _plan(trainer, task, engine, model, take, selective=selective)
+    plan = _plan(trainer, task, packing, model, take, selective=selective)
     return Capacity(model, plan, selective=selective)
 
 
-def _compiles(trainer: Any, engine: Packed, model: Any) -> bool:
-    wanted = engine.compile
+def _compiles(trainer: Any, packing: Packing, model: Any) -> bool:
+    wanted = packing.compile
     if wanted == "auto":
         wanted = on_cuda(model) and trainer.state.max_steps >= STEPS_WORTH_COMPILING
     reason = against_compiling(model) if wanted else None
-    if reason and engine.compile == "auto":
+    if reason and packing.compile == "auto":
         logger.info("not compiled: %s", reason)
     elif reason:
         raise TrainingError(f"cannot compile: {reason}; mend that or set engine.compile=auto")
@@ -130,7 +159,7 @@ def _compile(trainer: Any, task: Task, model: Any, trees: Sequence[Tree]) -> boo
 
 
 def _plan(
-    trainer: Any, task: Task, engine: Packed, model: Any, take: Pass, *, selective: bool
+    trainer: Any, task: Task, packing: Packing, model: Any, take: Pass, *, selective: bool
 ) -> Plan:
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -145,8 +174,8 @@ def _plan(
             set_random_state(model, state)
 
     return training_plan(
-        engine.tokens_per_micro_batch,
-        engine.recompute,
+        packing.tokens_per_micro_batch,
+        packing.recompute,
         cuda=on_cuda(model),
         longest=task.longest(trainer),
         attempt=attempt,

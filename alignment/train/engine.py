@@ -10,15 +10,34 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from alignment.records import Frozen
+from alignment.train import logprobs, packed
+from alignment.train.capacity import Packing
+from alignment.train.logprobs import Completion
 from alignment.train.losses import PairLogProbs, PreferenceLoss
+from alignment.train.tasks import ConversationTask, PairTask
 
 if TYPE_CHECKING:
     from torch import Tensor
     from trl.trainer.dpo_trainer import DPOTrainer
     from trl.trainer.sft_trainer import SFTTrainer
 
-    from alignment.train.logprobs import Completion
-    from alignment.train.settings import Batch
+
+class Batch(Frozen):
+    """How the rows of one optimiser step reach the device."""
+
+    per_device: PositiveInt = Field(
+        default=2, description="Rows (pairs in DPO) per forward pass of engine stock."
+    )
+    accumulation: PositiveInt = Field(
+        default=8,
+        description="Forward passes per optimiser step of engine stock. The product is the rows of "
+        "a step, whatever the engine.",
+    )
+
+    @property
+    def effective(self) -> int:
+        """Rows per optimiser step on one device."""
+        return self.per_device * self.accumulation
 
 
 class Stock(Frozen):
@@ -30,7 +49,7 @@ class Stock(Frozen):
     any_loss: ClassVar[bool] = False
     name: Literal["stock"] = "stock"
 
-    def batch_arguments(self, batch: "Batch") -> dict[str, Any]:
+    def batch_arguments(self, batch: Batch) -> dict[str, Any]:
         """A step's rows under the argument names of transformers."""
         return {
             "per_device_train_batch_size": batch.per_device,
@@ -55,25 +74,21 @@ class Stock(Frozen):
 
     def first_logprobs(self, trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
         """Policy's and reference's log-probs of the first batch, as the trainer sees them."""
-        from alignment.train.logprobs import trl_logprobs
-
-        return trl_logprobs(trainer)
+        return logprobs.trl_logprobs(trainer)
 
     def reply_logprobs(
         self,
         model: Any,
-        rows: "Sequence[Completion]",
+        rows: Sequence[Completion],
         *,
         batch: int,
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> "list[Tensor]":
         """Log p of every reply token of every row, [reply tokens] each, fp32 on the CPU."""
-        from alignment.train.logprobs import reply_logprobs
-
-        return reply_logprobs(model, rows, batch=batch, on_batch=on_batch)
+        return logprobs.reply_logprobs(model, rows, batch=batch, on_batch=on_batch)
 
 
-class Packed(Frozen):
+class Packed(Packing):
     """Rows end to end, without padding, in as few micro-batches as a token budget allows.
 
     The two replies of a pair share their prompt. `batch` keeps its meaning for the optimiser:
@@ -82,30 +97,8 @@ class Packed(Frozen):
 
     any_loss: ClassVar[bool] = True
     name: Literal["packed"] = "packed"
-    tokens_per_micro_batch: Literal["auto"] | PositiveInt = Field(
-        default="auto",
-        description="Tokens that go through the model at once; a longer row goes alone, with more "
-        "layers recomputing. auto: what fits into the GPU's memory by measurement, a fixed number "
-        "on a CPU.",
-    )
-    fuse_adapters: bool = Field(
-        default=False,
-        description="Add LoRA's product within its matmul, not in passes of its own; compiled "
-        "layers do so in any case.",
-    )
-    compile: Literal["auto"] | bool = Field(
-        default="auto",
-        description="Compile each decoder layer (torch.compile): a minute or more at the start. "
-        "auto: on a GPU, in a training of 200 steps or more.",
-    )
-    recompute: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
-        default="auto",
-        description="With gradient_checkpointing, share of the layers that recompute their "
-        "activations. Less is faster and takes more memory. auto: as little as fits into the "
-        "GPU's memory by measurement, all on a CPU.",
-    )
 
-    def batch_arguments(self, batch: "Batch") -> dict[str, Any]:
+    def batch_arguments(self, batch: Batch) -> dict[str, Any]:
         """A step's rows under the argument names of transformers: all at once."""
         return {
             "per_device_train_batch_size": batch.effective,
@@ -117,10 +110,9 @@ class Packed(Frozen):
         """TRL's trainer with packed steps, not yet started."""
         from trl.trainer.sft_trainer import SFTTrainer
 
-        from alignment.train.packed import packed_trainer
-        from alignment.train.tasks import ConversationTask
-
-        trainer: SFTTrainer = packed_trainer(SFTTrainer, ConversationTask(), self, **arguments)
+        trainer: SFTTrainer = packed.packed_trainer(
+            SFTTrainer, ConversationTask(), self, **arguments
+        )
         return trainer
 
     def dpo_trainer(
@@ -129,32 +121,25 @@ class Packed(Frozen):
         """TRL's trainer with packed steps, not yet started."""
         from trl.trainer.dpo_trainer import DPOTrainer
 
-        from alignment.train.packed import packed_trainer
-        from alignment.train.tasks import PairTask
-
         task = PairTask(loss, sft_weight)
-        trainer: DPOTrainer = packed_trainer(DPOTrainer, task, self, **arguments)
+        trainer: DPOTrainer = packed.packed_trainer(DPOTrainer, task, self, **arguments)
         return trainer
 
     def first_logprobs(self, trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
         """Policy's and reference's log-probs of the first pairs, as the trainer sees them."""
-        from alignment.train.packed import first_logprobs
-
-        return first_logprobs(trainer)
+        return packed.first_logprobs(trainer)
 
     def reply_logprobs(
         self,
         model: Any,
-        rows: "Sequence[Completion]",
+        rows: Sequence[Completion],
         *,
         batch: int,
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> "list[Tensor]":
         """Log p of every reply token of every row; neighbours with one prompt share it."""
-        from alignment.train.logprobs import packed_reply_logprobs
-
         del batch
-        return packed_reply_logprobs(
+        return logprobs.packed_reply_logprobs(
             model, rows, tokens=self.tokens_per_micro_batch, on_batch=on_batch
         )
 

@@ -15,7 +15,6 @@ from alignment.records import Message, PreferencePair
 from alignment.train.attention import use_packed_attention
 from alignment.train.batches import MicroBatch, Tree, lay_out
 from alignment.train.budget import Setting, scoring_budget
-from alignment.train.engine import Engine, Stock
 from alignment.train.losses import PairLogProbs
 
 if TYPE_CHECKING:
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 
 HEAD_ROWS = 1024
 """Positions that go through the LM head at once: 0.6 GB of fp32 logits for 152,064 tokens."""
+
+Score = Callable[..., "list[Tensor]"]
+"""What `reply_logprobs` is: rows under a model, so many at a time, to their replies' log-probs."""
 
 
 @dataclass(frozen=True)
@@ -59,29 +61,6 @@ def encode(
     return Completion(tuple(whole[:start]), tuple(whole[start : min(end, max_length)]))
 
 
-def pair_logprobs(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    pairs: Sequence[PreferencePair],
-    *,
-    batch: int,
-    max_length: int,
-    engine: Engine = Stock(),
-) -> PairLogProbs:
-    """Summed log-probs of both replies of each pair, [pairs] each, in nats, on the CPU."""
-    import torch
-
-    rows = [
-        encode(tokenizer, pair.prompt, reply, max_length=max_length)
-        for pair in pairs
-        for reply in (pair.chosen, pair.rejected)
-    ]
-    found = engine.reply_logprobs(model, rows, batch=batch)
-    sums = torch.tensor([row.sum().item() for row in found]).view(-1, 2)
-    tokens = torch.tensor([len(row.reply) for row in rows]).view(-1, 2)
-    return PairLogProbs(sums[:, 0], sums[:, 1], tokens[:, 0], tokens[:, 1])
-
-
 def reply_logprobs(
     model: "PreTrainedModel",
     rows: Sequence[Completion],
@@ -98,6 +77,29 @@ def reply_logprobs(
             found[row] = full.gather(1, targets[:, None])[:, 0].cpu()
         on_batch(len(found))
     return [found[row] for row in range(len(rows))]
+
+
+def pair_logprobs(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    pairs: Sequence[PreferencePair],
+    *,
+    batch: int,
+    max_length: int,
+    score: Score = reply_logprobs,
+) -> PairLogProbs:
+    """Summed log-probs of both replies of each pair, [pairs] each, in nats, on the CPU."""
+    import torch
+
+    rows = [
+        encode(tokenizer, pair.prompt, reply, max_length=max_length)
+        for pair in pairs
+        for reply in (pair.chosen, pair.rejected)
+    ]
+    found = score(model, rows, batch=batch)
+    sums = torch.tensor([row.sum().item() for row in found]).view(-1, 2)
+    tokens = torch.tensor([len(row.reply) for row in rows]).view(-1, 2)
+    return PairLogProbs(sums[:, 0], sums[:, 1], tokens[:, 0], tokens[:, 1])
 
 
 def packed_reply_logprobs(

@@ -18,8 +18,14 @@ from alignment.errors import TrainingError
 from alignment.train.attention import use_packed_attention
 from alignment.train.batches import Tree, lay_out
 from alignment.train.budget import Plan, scoring_budget
-from alignment.train.capacity import Capacity, on_cuda, random_state, set_random_state, settle
-from alignment.train.engine import Packed
+from alignment.train.capacity import (
+    Capacity,
+    Packing,
+    on_cuda,
+    random_state,
+    set_random_state,
+    settle,
+)
 from alignment.train.logprobs import predicted_logprobs
 from alignment.train.losses import PairLogProbs
 from alignment.train.tasks import Batch, Objective, Task
@@ -31,7 +37,7 @@ NAMES = "names"
 """Key of a batch under which the ids of its rows travel; no stock collator has it."""
 
 
-def packed_trainer(trainer_class: Any, task: Task, engine: Packed, **arguments: Any) -> Any:
+def packed_trainer(trainer_class: Any, task: Task, packing: Packing, **arguments: Any) -> Any:
     """One of TRL's trainers with packed steps, not yet started.
 
     Raises:
@@ -56,7 +62,7 @@ def packed_trainer(trainer_class: Any, task: Task, engine: Packed, **arguments: 
     trainer = PackedTrainer(**arguments)
     _take_micro_batches(trainer.model.get_base_model())
     trainer.data_collator = _with_names(trainer.data_collator)
-    trainer.steps = Steps(trainer, task, engine)
+    trainer.steps = Steps(trainer, task, packing)
     return trainer
 
 
@@ -84,10 +90,10 @@ def first_logprobs(trainer: Any) -> tuple[PairLogProbs, PairLogProbs]:
 class Steps:
     """Takes rows through a trainer's model: the steps of training, the batches of evaluation."""
 
-    def __init__(self, trainer: Any, task: Task, engine: Packed) -> None:
+    def __init__(self, trainer: Any, task: Task, packing: Packing) -> None:
         self.task = task
         self._trainer = trainer
-        self._engine = engine
+        self._packing = packing
         self._capacity: Capacity | None = None
         self.weights: int = trainer.model.num_parameters(exclude_embeddings=True)
 
@@ -204,11 +210,11 @@ class Steps:
         def take(tree: Tree) -> None:
             self._attempt(plain, [tree], objective, [[0]], learn=True)
 
-        return settle(self._trainer, self.task, self._engine, trees=trees, take=take)
+        return settle(self._trainer, self.task, self._packing, trees=trees, take=take)
 
     def _scoring(self, model: Any) -> Capacity:
         """Of an evaluation before any training."""
-        budget = scoring_budget(self._engine.tokens_per_micro_batch, cuda=on_cuda(model))
+        budget = scoring_budget(self._packing.tokens_per_micro_batch, cuda=on_cuda(model))
         return Capacity(model, Plan(budget.tokens, 0.0), selective=False)
 
     def _refuse_non_finite(self, shares: "Tensor", names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from alignment.records import Frozen
-from alignment.train.engine import Engine, Packed
+from alignment.train.engine import Batch, Engine, Packed
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -42,24 +42,6 @@ class Lora(Frozen):
             "bias": "none",
             "task_type": "CAUSAL_LM",
         }
-
-
-class Batch(Frozen):
-    """How the rows of one optimiser step reach the device."""
-
-    per_device: PositiveInt = Field(
-        default=2, description="Rows (pairs in DPO) per forward pass of engine stock."
-    )
-    accumulation: PositiveInt = Field(
-        default=8,
-        description="Forward passes per optimiser step of engine stock. The product is the rows of "
-        "a step, whatever the engine.",
-    )
-
-    @property
-    def effective(self) -> int:
-        """Rows per optimiser step on one device."""
-        return self.per_device * self.accumulation
 
 
 class TrainingSettings(Frozen):

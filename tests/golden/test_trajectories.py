@@ -16,9 +16,9 @@ from alignment.progress import Progress
 from alignment.records import Conversation, Message, ModelRef, PreferencePair
 from alignment.store import Store, Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.engine import Stock
+from alignment.train.engine import Batch, Stock
 from alignment.train.losses import Sigmoid
-from alignment.train.settings import Batch, Lora
+from alignment.train.settings import Lora
 from alignment.train.sft import SftConfig, train_sft
 
 TOLERANCE = 1e-3

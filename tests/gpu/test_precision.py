@@ -14,9 +14,9 @@ from alignment.progress import Progress
 from alignment.records import BaseRef, Conversation, ModelRef, TokenizerRef
 from alignment.store import Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.engine import Packed, Stock
+from alignment.train.engine import Batch, Packed, Stock
 from alignment.train.logprobs import encode
-from alignment.train.settings import Batch, Lora
+from alignment.train.settings import Lora
 from alignment.train.sft import SftConfig, train_sft
 from benchmarks.workload import pairs_of, tokenizer
 

@@ -17,8 +17,7 @@ from alignment.errors import UsageError
 from alignment.records import Quantisation
 from alignment.train.budget import CPU_TOKENS
 from alignment.train.dpo import DpoConfig
-from alignment.train.engine import Packed, Stock
-from alignment.train.settings import Batch
+from alignment.train.engine import Batch, Packed, Stock
 from alignment.train.sft import SftConfig
 from benchmarks.workload import DISTRIBUTIONS
 from tests.alignment.doctor.test_schedule import QWEN_7B

@@ -6,8 +6,7 @@ from alignment.doctor.schedule import check_rounds, check_schedule, usual_rates
 from alignment.doctor.shape import Shape
 from alignment.doctor.trainings import Training
 from alignment.train.dpo import DpoConfig
-from alignment.train.engine import Stock
-from alignment.train.settings import Batch
+from alignment.train.engine import Batch, Stock
 from alignment.train.sft import SftConfig
 from tests.alignment.doctor.conftest import pair
 

@@ -6,8 +6,8 @@ import pytest
 
 from alignment.progress import Progress
 from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.engine import Stock
-from alignment.train.settings import Batch, Lora
+from alignment.train.engine import Batch, Stock
+from alignment.train.settings import Lora
 from alignment.train.sft import SftConfig, train_sft
 
 LORA = Lora(r=4, alpha=8, dropout=0.05)

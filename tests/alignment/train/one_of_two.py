@@ -17,8 +17,8 @@ from alignment.progress import Progress
 from alignment.records import Conversation, Message, ModelRef, PreferencePair
 from alignment.store import Store, Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.engine import Packed
-from alignment.train.settings import Batch, Lora
+from alignment.train.engine import Batch, Packed
+from alignment.train.settings import Lora
 from alignment.train.sft import SftConfig, train_sft
 
 STEPS, ROWS = 3, 24

@@ -16,7 +16,7 @@ from alignment.errors import Interrupted, ModelError, TrainingError
 from alignment.progress import Progress
 from alignment.store import Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.engine import Packed, Stock
+from alignment.train.engine import Batch, Packed, Stock
 from alignment.train.losses import (
     ApoZero,
     Hinge,
@@ -27,7 +27,7 @@ from alignment.train.losses import (
     SimPo,
     SppoHard,
 )
-from alignment.train.settings import Batch, Lora
+from alignment.train.settings import Lora
 from alignment.train.sft import SftConfig, train_sft
 from tests.alignment.train.models import random_model
 from tests.golden.test_trajectories import CONVERSATIONS, PAIRS
