@@ -3,7 +3,7 @@
 A source is a frozen model with a literal `name`; `read` gives its raw rows with their place, and
 `digest` what a cache key must know of its content. A row's own text columns `task_type` and
 `source` win over the labels that the config gives.
-Not here: bytes (`files.py`), what columns mean (`formats.py`), generated rows (`practice.py`).
+Not here: bytes (`files.py`), what columns mean (`formats/`), generated rows (`practice.py`).
 """
 
 from collections.abc import Iterator, Sequence
