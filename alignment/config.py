@@ -162,13 +162,17 @@ def load(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
     Raises:
         ConfigError: all mistakes at once, each with file, line, key and a remedy.
     """
-    tree = _read(path)
+    marked = _read(path)
+    tree = _plain(marked)
     for override in overrides:
         _apply(tree, override)
     try:
-        return PipelineConfig.model_validate(_plain(tree))
+        return PipelineConfig.model_validate(tree)
     except ValidationError as error:
-        problems = [_explain(problem, tree, path, overrides) for problem in error.errors()]
+        problems = [
+            _explain(problem, _locate(tree, marked, _place(problem)), path, overrides)
+            for problem in _causes(error.errors())
+        ]
         raise ConfigError("\n".join(problems)) from error
 
 
@@ -181,6 +185,7 @@ def schema() -> dict[str, Any]:
 
 
 def _read(path: Path) -> Any:
+    """The file's tree, whose nodes know their lines."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError
 
@@ -207,7 +212,11 @@ def _shipped(folder: Path) -> list[str]:
 
 
 def _plain(node: Any) -> Any:
-    """The tree without ruamel's types, which pydantic would treat as strangers."""
+    """The tree without ruamel's types, which pydantic would treat as strangers.
+
+    What several places have by one YAML anchor stands in each by itself, so that an override of
+    one leaves the others.
+    """
     if isinstance(node, dict):
         return {str(key): _plain(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -228,7 +237,7 @@ def _apply(tree: Any, override: str) -> None:
     if not equals or not dotted:
         raise ConfigError(f"--set {override!r}: expected dotted.key=value")
     try:
-        value = YAML(typ="safe").load(text)
+        value = _plain(YAML(typ="safe").load(text))
     except YAMLError as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
     *parents, last = dotted.split(".")
@@ -279,16 +288,23 @@ def _index(node: list[Any], part: str, override: str) -> int:
 
 # --- explaining -------------------------------------------------------------------------------
 
+Located = tuple[list[str | int], int | None]
+"""A key path within the file, and its line where the file has it."""
 
-def _explain(problem: Mapping[str, Any], tree: Any, path: Path, overrides: Sequence[str]) -> str:
-    where, line = _locate(tree, problem["loc"])
+
+def _explain(
+    problem: Mapping[str, Any], located: Located, path: Path, overrides: Sequence[str]
+) -> str:
+    where, line = located
     key = ".".join(map(str, where)) or "the file"
     place = _override_of(key, overrides) or (f"{path}:{line}" if line else f"{path}")
     if problem["type"] == "extra_forbidden":
         valid = sorted(_valid_names(PipelineConfig, problem["loc"][:-1]))
-        near = difflib.get_close_matches(str(where[-1]), valid, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"valid names: {', '.join(valid)}"
-        return f"{place}: unknown key {key}; {hint}"
+        return f"{place}: unknown key {key}; {_meant(str(where[-1]), valid)}"
+    if problem["type"] == "union_tag_invalid":
+        valid = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
+        tag = problem["ctx"]["tag"]
+        return f"{place}: {key}: there is no {tag!r}; {_meant(tag, valid)}"
     if problem["type"] == "missing":
         return f"{place}: {key} is missing"
     if problem["type"] == "union_tag_not_found":
@@ -303,6 +319,26 @@ def _explain(problem: Mapping[str, Any], tree: Any, path: Path, overrides: Seque
     return f"{place}: {key}: {message[:1].lower()}{message[1:]}{given}"
 
 
+def _causes(problems: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """All but what follows from another: a list that is too short for its items are wrong."""
+    for problem in problems:
+        place = problem["loc"]
+        within = [p for p in problems if p["loc"][: len(place)] == place and p is not problem]
+        if problem["type"] != "too_short" or not within:
+            yield problem
+
+
+def _place(problem: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """Where a mistake stands, as pydantic says; that of an unknown kind in its `name`."""
+    found: tuple[str | int, ...] = problem["loc"]
+    return (*found, "name") if problem["type"] == "union_tag_invalid" else found
+
+
+def _meant(given: str, valid: Sequence[str]) -> str:
+    near = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"valid names: {', '.join(valid)}"
+
+
 def _override_of(key: str, overrides: Sequence[str]) -> str | None:
     """The override that a key, or what it stands in, was set by."""
     for override in reversed(overrides):
@@ -312,23 +348,31 @@ def _override_of(key: str, overrides: Sequence[str]) -> str | None:
     return None
 
 
-def _locate(tree: Any, location: Sequence[str | int]) -> tuple[list[str | int], int | None]:
-    """The key path within the file and its line; union tags, which no file has, are left out."""
+def _locate(tree: Any, marked: Any, location: Sequence[str | int]) -> Located:
+    """Where a mistake stands; union tags, which no file has, are left out.
+
+    Args:
+        tree: what was validated.
+        marked: the file's tree, before any override.
+        location: as pydantic gives it.
+    """
     where: list[str | int] = []
     line: int | None = None
-    node = tree
     for position, part in enumerate(location):
         is_last = position == len(location) - 1
-        if isinstance(node, dict) and (part in node or is_last):
-            line = _line(node, part) or line
-            node = node.get(part)
-        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
-            line = _line(node, part) or line
-            node = node[part]
-        else:
+        if not _holds(tree, part) and not (is_last and isinstance(tree, dict)):
             continue
+        line = _line(marked, part) or line
+        tree = tree[part] if _holds(tree, part) else None
+        marked = marked[part] if _holds(marked, part) else None
         where.append(part)
     return where, line
+
+
+def _holds(node: Any, part: str | int) -> bool:
+    if isinstance(node, dict):
+        return part in node
+    return isinstance(node, list) and isinstance(part, int) and part < len(node)
 
 
 def _line(node: Any, part: str | int) -> int | None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.config import PipelineConfig, load, schema
+from alignment.config import PipelineConfig, TrainedSft, load, schema
 from alignment.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,10 @@ def test_all_mistakes_are_told_at_once(tmp_path):
         ("- a\n", "expected `key: value` lines"),
         ("a: [1\n", "not valid YAML"),
         ("sft: {name: none}\n", "model is missing"),
-        ("model: {name: huub}\nsft: {name: none}\n", r":1: model: input tag 'huub'"),
+        (
+            "model: {name: huub}\nsft: {name: none}\n",
+            r":1: model.name: there is no 'huub'; did you mean 'hub'",
+        ),
         ("model: {}\nsft: {name: none}\n", "model needs a `name`"),
     ],
 )
@@ -74,6 +77,35 @@ def test_overrides_reach_list_items_defaults_and_whole_branches(tiny_settings, w
     assert config.rounds[0].data.limit is None
     assert config.dpo.loss.beta == 0.3
     assert config.sft.name == "none"
+
+
+def test_an_override_changes_its_own_place_and_none_that_shares_an_anchor():
+    """In practice.yaml the rounds take SFT's settings by a merge key, adapter and all."""
+    practice = ROOT / "deployments" / "configs" / "practice.yaml"
+    usual = load(practice)
+    changed = load(practice, ["dpo.lora.r=8", "dpo.engine.recompute=0.5", "sft.training.epochs=3"])
+    assert changed.dpo.lora.r == 8
+    assert changed.dpo.epochs == usual.dpo.epochs
+    assert isinstance(usual.sft, TrainedSft)
+    assert isinstance(changed.sft, TrainedSft)
+    assert changed.sft.training == usual.sft.training.model_copy(update={"epochs": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dpo.engine.name=pakced", "dpo.engine.name: there is no 'pakced'; did you mean 'packed'?"),
+        (
+            "rounds.1.data.sources.0.rows=-1",
+            "rounds.1.data.sources.0.rows: input should be greater than 0, got -1",
+        ),
+    ],
+)
+def test_a_mistake_in_an_override_is_told_once_and_as_the_overrides(override, message):
+    practice = ROOT / "deployments" / "configs" / "practice.yaml"
+    with pytest.raises(ConfigError) as caught:
+        load(practice, [override])
+    assert str(caught.value) == f"--set {override!r}: {message}"
 
 
 @pytest.mark.parametrize(
