@@ -111,12 +111,9 @@ def open_for_chat(
     Raises:
         UsageError: the record is not a model.
     """
-    from transformers.utils import logging
-
     from alignment.evaluate.generate import generate
     from alignment.models.load import open_model
 
-    logging.disable_progress_bar()  # it would stand between the turns
     ref = _model(store.open(record.key))
     loaded = open_model(ref, store, dtype=ref.base.dtype, quantised=False)
 

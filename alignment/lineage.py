@@ -56,8 +56,9 @@ def find_one(store: Store, reference: str) -> StageRecord:
 
 
 def resolve(store: Store, reference: str) -> list[str]:
-    """Keys that a person may mean: the whole key, its beginning, or a step's name.
+    """Keys that a person may mean: the whole key, a step's name, or the beginning of a key.
 
+    A name goes before a beginning: "sft" is the step, though the control's key begins with it too.
     "head" is the champion of the line "main", "head:NAME" that of another line.
 
     Returns:
@@ -69,12 +70,11 @@ def resolve(store: Store, reference: str) -> list[str]:
     keys = store.list_keys()
     if reference in keys:
         return [reference]
-    prefixed = [key for key in keys if key.startswith(reference)]
-    if prefixed:
-        return prefixed
     records = [record for key in keys if (record := store.find(key)) is not None]
     named = [record for record in records if record.name == reference]
-    return [r.key for r in sorted(named, key=lambda record: record.started, reverse=True)]
+    if named:
+        return [r.key for r in sorted(named, key=lambda record: record.started, reverse=True)]
+    return [key for key in keys if key.startswith(reference)]
 
 
 def _visit(store: Store, key: str, order: dict[str, StageRecord]) -> None:

@@ -32,14 +32,14 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override dotted.key=value; repeatable."),
 ]
 StoreFolder = Annotated[Path, typer.Option("--store", help="Folder that holds the artifacts.")]
-Reference = Annotated[str, typer.Argument(help="A key, its beginning, or a step's name.")]
+Reference = Annotated[str, typer.Argument(help="A step's name, a key, or its beginning.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Lineage = Annotated[bool, typer.Option("--lineage", help="All ancestors, oldest first.")]
 LineName = Annotated[
     str, typer.Option("--line", callback=lambda name: line_name(name), help="The line of rounds.")
 ]
 Why = Annotated[str, typer.Option("--why", help="One line for the ledger.")]
-AnyReference = Annotated[str | None, typer.Argument(help="A key, its beginning, or a name.")]
+AnyReference = Annotated[str | None, typer.Argument(help="A step's name, a key, or its beginning.")]
 
 
 @app.command()
@@ -184,10 +184,13 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one artifact's record, its ancestry, or everything in the store."""
+    from alignment.errors import UsageError
     from alignment.lineage import ancestors, find_one
     from alignment.store import Store
 
     opened = Store(root=store)
+    if not store.is_dir():
+        raise UsageError(f"no store {store}. Check --store; `sft-dpo run CONFIG` makes one.")
     if reference is None:
         found = [record for key in opened.list_keys() if (record := opened.find(key)) is not None]
         records = sorted(found, key=lambda record: record.started)
@@ -198,6 +201,8 @@ def show(
         dumped = [record.model_dump(mode="json") for record in records]
         print(json.dumps(dumped if reference is None or lineage else dumped[0], indent=2))
     elif reference is None:
+        if not records:
+            print(f"nothing in {store} yet; `sft-dpo run CONFIG` builds there", file=sys.stderr)
         printing.print_list(records)
         printing.print_lines(opened)
     elif lineage:
@@ -297,6 +302,7 @@ def export(
 
     opened = Store(root=store)
     record = find_one(opened, reference)
+    _quiet_libraries()
     for note in export_artifact(opened, record, to, form=form, dtype=dtype).notes():
         print(note)
     print(f"written to {to}")
@@ -306,7 +312,7 @@ def export(
 def chat(
     reference: Reference,
     store: StoreFolder = Path("runs"),
-    tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.")] = 256,
+    tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 256,
 ) -> None:
     """Talk to a model of the store; one line is one message, an empty line starts afresh."""
     from alignment.export import open_for_chat
@@ -314,7 +320,9 @@ def chat(
     from alignment.store import Store
 
     opened = Store(root=store)
-    reply = open_for_chat(opened, find_one(opened, reference), max_new_tokens=tokens)
+    record = find_one(opened, reference)
+    _quiet_libraries()
+    reply = open_for_chat(opened, record, max_new_tokens=tokens)
     prompt = "> " if sys.stdin.isatty() else ""
     turns: list[tuple[str, str]] = []
     while (line := _read_line(prompt)) is not None:
@@ -348,6 +356,16 @@ def line_name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
         raise UsageError(f"--line {name!r}: a name of small letters, digits and dashes is expected")
     return name
+
+
+def _quiet_libraries() -> None:
+    """Bars of loading and remarks about kernels stay out of what a command prints."""
+    import logging
+
+    from transformers.utils import logging as bars
+
+    bars.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _exit(message: str, code: int) -> NoReturn:

@@ -134,7 +134,7 @@ def _problems(training: Training, shape: Shape | None) -> Iterator[Problem]:
         yield Problem(
             "warn" if steps else "fail",
             f"only {steps} optimiser steps",
-            "Add rows or epochs, or lower batch.accumulation: a handful of steps moves little.",
+            "Add rows or epochs, or take fewer rows a step: a handful of steps moves little.",
         )
     if shape is None:
         return

@@ -230,6 +230,10 @@ def test_show_names_what_there_is_when_asked_for_what_is_not(sft_dpo, tmp_path):
     refused(
         sft_dpo("show", "merge-dpo-9", "--store", str(tmp_path)), "nothing called 'merge-dpo-9'"
     )
+    refused(sft_dpo("show", "--store", str(tmp_path / "ruins")), "no store")
+    empty = sft_dpo("show", "--store", str(tmp_path))
+    assert (empty.returncode, empty.stdout) == (0, "")
+    assert empty.stderr.startswith(f"nothing in {tmp_path} yet")
 
 
 def test_data_is_read_by_its_path_alone(sft_dpo, tmp_path):

@@ -95,7 +95,7 @@ def test_rates_far_from_the_seeds_are_looked_at(rate, verdict):
 def test_every_problem_of_a_training_is_named():
     found = check_schedule([dpo(144, learning_rate=1e-2)], QWEN_7B)
     assert "only 9 optimiser steps; dpo-1: learning rate 1.0e-02 is outside" in found.headline
-    assert "accumulation" in found.remedy
+    assert "fewer rows a step" in found.remedy
     assert "usual range" in found.remedy
 
 
