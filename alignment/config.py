@@ -246,7 +246,20 @@ def _apply(tree: Any, override: str) -> None:
     for depth, part in enumerate(parents):
         default = _default(part) if depth == 0 else getattr(default, part, None)
         node = _step_into(node, part, override, default)
+    if last == "name" and isinstance(node, dict):
+        _become(node, value, parents)
     _assign(node, last, value, override)
+
+
+def _become(node: dict[str, Any], kind: object, place: Sequence[str]) -> None:
+    """Of what the file says of another kind of thing, keep what this kind has as well."""
+    if node.get("name") == kind:
+        return
+    location = [int(part) if part.isdigit() else part for part in place]
+    for model in _kinds(PipelineConfig, location):
+        if kind in _tags(model):
+            for key in set(node) - set(model.model_fields):
+                del node[key]
 
 
 def _default(field: str) -> Any:
@@ -299,7 +312,8 @@ def _explain(
     key = ".".join(map(str, where)) or "the file"
     place = _override_of(key, overrides) or (f"{path}:{line}" if line else f"{path}")
     if problem["type"] == "extra_forbidden":
-        valid = sorted(_valid_names(PipelineConfig, problem["loc"][:-1]))
+        kinds = _kinds(PipelineConfig, problem["loc"][:-1])
+        valid = sorted(name for kind in kinds for name in kind.model_fields)
         return f"{place}: unknown key {key}; {_meant(str(where[-1]), valid)}"
     if problem["type"] == "union_tag_invalid":
         valid = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
@@ -381,17 +395,17 @@ def _line(node: Any, part: str | int) -> int | None:
     return data[part][0] + 1 if part in data else None
 
 
-def _valid_names(model: Any, location: Sequence[str | int]) -> Iterator[str]:
-    """Field names that are valid at a place of the config."""
+def _kinds(model: Any, location: Sequence[str | int]) -> Iterator[type[BaseModel]]:
+    """The models that may stand at a place of the config; union tags in it narrow them down."""
     for candidate in _models(model):
         if not location:
-            yield from candidate.model_fields
+            yield candidate
             continue
         part, *rest = location
         if part in candidate.model_fields:
-            yield from _valid_names(candidate.model_fields[str(part)].annotation, rest)
+            yield from _kinds(candidate.model_fields[str(part)].annotation, rest)
         elif part in _tags(candidate) or isinstance(part, int):
-            yield from _valid_names(candidate, rest)
+            yield from _kinds(candidate, rest)
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

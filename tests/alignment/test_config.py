@@ -5,6 +5,8 @@ import pytest
 
 from alignment.config import PipelineConfig, TrainedSft, load, schema
 from alignment.errors import ConfigError
+from alignment.models.stack import Stack
+from alignment.train.losses import Ipo
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,6 +91,19 @@ def test_an_override_changes_its_own_place_and_none_that_shares_an_anchor():
     assert isinstance(usual.sft, TrainedSft)
     assert isinstance(changed.sft, TrainedSft)
     assert changed.sft.training == usual.sft.training.model_copy(update={"epochs": 3.0})
+
+
+def test_an_override_of_a_kind_keeps_what_both_kinds_have():
+    """practice.yaml names a dtype for its merges, which a stack has not, and a beta for sigmoid."""
+    practice = ROOT / "deployments" / "configs" / "practice.yaml"
+    changed = load(practice, ["compose.name=stack", "dpo.loss.beta=0.3", "dpo.loss.name=ipo"])
+    assert changed.compose == Stack()
+    assert changed.dpo.loss == Ipo(beta=0.3)
+    assert changed.rounds == load(practice).rounds
+    with pytest.raises(ConfigError, match=r"^.*: model\.path is missing$"):
+        load(practice, ["model.name=folder"])
+    with pytest.raises(ConfigError, match=r"unknown key compose\.dtype; valid names: max_gap"):
+        load(practice, ["compose.name=stack", "compose.dtype=float32"])
 
 
 @pytest.mark.parametrize(
