@@ -192,7 +192,7 @@ class Store(Frozen):
 
 @contextlib.contextmanager
 def storage_errors(place: Path, *, expected: type[OSError] | None = None) -> Iterator[None]:
-    """Turn a full disk or a missing permission below `place` into one line that says so.
+    """Turn a full disk, a quota or a missing permission below `place` into one line that says so.
 
     An error of the `expected` kind is the caller's own business.
     """
@@ -201,8 +201,8 @@ def storage_errors(place: Path, *, expected: type[OSError] | None = None) -> Ite
     except OSError as error:
         if expected is not None and isinstance(error, expected):
             raise
-        if error.errno == errno.ENOSPC:
-            raise disk_full(place) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(place, quota=error.errno == errno.EDQUOT) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise StorageError(
                 f"cannot write {error.filename or place}: {error.strerror}. "
@@ -211,11 +211,12 @@ def storage_errors(place: Path, *, expected: type[OSError] | None = None) -> Ite
         raise
 
 
-def disk_full(place: Path) -> StorageError:
-    """The error of a full disk, with the room that is left on it."""
+def disk_full(place: Path, *, quota: bool = False) -> StorageError:
+    """The error of a full disk, with the room that is left on it; or of a quota that is used up."""
     free = f"{_free(place) / 2**20:.0f} MiB"
+    what = f"the quota on the disk of {place} is used up" if quota else ""
     return StorageError(
-        f"the disk of {place} is full ({free} free). Free some space and run the same "
+        f"{what or f'the disk of {place} is full ({free} free)'}. Free some space and run the same "
         "command again: finished stages are kept."
     )
 

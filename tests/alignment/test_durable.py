@@ -45,6 +45,12 @@ def test_a_full_disk_at_a_point_is_told_as_one(tmp_path):
     end()
 
 
+def test_a_used_up_quota_is_not_told_as_a_full_disk(tmp_path):
+    told = r"the quota on the disk of .* is used up\. Free some"
+    with pytest.raises(StorageError, match=told), storage_errors(tmp_path):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "model.safetensors")
+
+
 def test_staged_file_takes_its_place_without_what_a_killed_attempt_left(tmp_path):
     part = tmp_path / ".model.part"
     part.mkdir()
