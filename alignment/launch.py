@@ -235,7 +235,7 @@ def _drop_last_words() -> None:
 def _recognised(error: Exception, root: Path) -> AlignmentError | None:
     """A full disk or a used-up quota, however deep in a library it was noticed."""
     text = str(error)
-    if "quota exceeded" in text or "os error 122" in text:
+    if "Disk quota exceeded" in text or "os error 122" in text:
         return disk_full(root, quota=True)
     words = ("No space left", "os error 28", "PytorchStreamWriter", "inline_container")
     return disk_full(root) if any(word in text for word in words) else None

@@ -214,10 +214,10 @@ def storage_errors(place: Path, *, expected: type[OSError] | None = None) -> Ite
 def disk_full(place: Path, *, quota: bool = False) -> StorageError:
     """The error of a full disk, with the room that is left on it; or of a quota that is used up."""
     free = f"{_free(place) / 2**20:.0f} MiB"
-    what = f"the quota on the disk of {place} is used up" if quota else ""
+    full = f"the disk of {place} is full ({free} free)"
+    what = f"the quota on the disk of {place} is used up" if quota else full
     return StorageError(
-        f"{what or f'the disk of {place} is full ({free} free)'}. Free some space and run the same "
-        "command again: finished stages are kept."
+        f"{what}. Free some space and run the same command again: finished stages are kept."
     )
 
 

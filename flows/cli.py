@@ -408,7 +408,7 @@ def _advise(settings: "PipelineConfig") -> None:
 
 
 def _load(path: Path, overrides: list[str]) -> "PipelineConfig":
-    from alignment.config import load
+    from alignment.config_file import load
 
     return load(path, overrides)
 

@@ -42,7 +42,7 @@ Pass = Callable[[Tree], None]
 
 
 class Packing(Frozen):
-    """What may be set of it; `auto` is settled by the machine and the rows."""
+    """How the packed engine fills a model: what may be set; `auto` is settled by measurement."""
 
     tokens_per_micro_batch: Literal["auto"] | PositiveInt = Field(
         default="auto",

@@ -37,7 +37,7 @@ ROOMS = [
         "models",
     },
     {"train", "evaluate", "intake"},
-    {"config", "stages"},
+    {"config", "config_file", "stages"},
     {"chain", "conduct", "export", "launch", "plan", "rounds", "verdicts"},
     {"report"},
     {"doctor"},

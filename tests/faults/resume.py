@@ -20,7 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from alignment.config import TrainedSft, load
+from alignment.config import TrainedSft
+from alignment.config_file import load
 from flows.sft_dpo import PRESETS
 
 CONFIG = PRESETS / "practice.yaml"

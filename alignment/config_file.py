@@ -1,0 +1,281 @@
+"""A configuration from its YAML file and `--set` overrides, or what is wrong with them.
+
+Every mistake is told with its file, line and key, or the override that made it, and the name that
+was probably meant. Not here: what a configuration holds (`config.py`).
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from alignment.config import PipelineConfig
+from alignment.data.files import SecretFound
+from alignment.errors import ConfigError
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """The configuration of a YAML file with overrides applied.
+
+    Args:
+        path: a YAML file.
+        overrides: `dotted.key=value`; numbers select list items, the value is YAML.
+
+    Raises:
+        ConfigError: all mistakes at once, each with file, line, key and a remedy.
+    """
+    marked = _read(path)
+    tree = _plain(marked)
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return PipelineConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = [
+            _explain(problem, _locate(tree, marked, _place(problem)), path, overrides)
+            for problem in _causes(error.errors())
+        ]
+        raise ConfigError("\n".join(problems)) from error
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> Any:
+    """The file's tree, whose nodes know their lines."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(path.stem, _shipped(path.parent), n=3, cutoff=0.4)
+        hint = f" Did you mean {', '.join(f'{n}.yaml' for n in near)}?" if near else ""
+        raise ConfigError(f"no config file {path}.{hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    try:
+        tree = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines, found {type(tree).__name__}")
+    return tree
+
+
+def _shipped(folder: Path) -> list[str]:
+    return sorted(file.stem for file in folder.glob("*.yaml"))
+
+
+def _plain(node: Any) -> Any:
+    """The tree without ruamel's types, which pydantic would treat as strangers.
+
+    What several places have by one YAML anchor stands in each by itself, so that an override of
+    one leaves the others.
+    """
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    if isinstance(node, bool) or node is None:
+        return node
+    for kind in (int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _apply(tree: Any, override: str) -> None:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"--set {override!r}: expected dotted.key=value")
+    try:
+        value = _plain(YAML(typ="safe").load(text))
+    except YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
+    *parents, last = dotted.split(".")
+    node: Any = tree
+    default: Any = None
+    for depth, part in enumerate(parents):
+        default = _default(part) if depth == 0 else getattr(default, part, None)
+        node = _step_into(node, part, override, default)
+    if last == "name" and isinstance(node, dict):
+        _change_kind(node, value, parents)
+    _assign(node, last, value, override)
+
+
+def _change_kind(node: dict[str, Any], kind: object, place: Sequence[str]) -> None:
+    """Of what the file says of another kind of thing, keep what this kind has as well."""
+    if node.get("name") == kind:
+        return
+    location = [int(part) if part.isdigit() else part for part in place]
+    for model in _kinds(PipelineConfig, location):
+        if kind in _tags(model):
+            for key in set(node) - set(model.model_fields):
+                del node[key]
+
+
+def _default(field: str) -> Any:
+    """What a field of the whole config stands for when the file does not name it."""
+    known = PipelineConfig.model_fields.get(field)
+    return known.get_default() if known is not None and not known.is_required() else None
+
+
+def _step_into(node: Any, part: str, override: str, default: object) -> Any:
+    """The item below; where the file says nothing, what it stands for by default."""
+    if isinstance(node, list):
+        return node[_index(node, part, override)]
+    if not isinstance(node, dict):
+        raise ConfigError(f"--set {override!r}: nothing can stand below {part!r} there")
+    if node.get(part) is None:
+        if default is not None and not isinstance(default, BaseModel):
+            raise ConfigError(f"--set {override!r}: {part!r} is a plain value; nothing is below it")
+        node[part] = default.model_dump() if default is not None else {}
+    return node[part]
+
+
+def _assign(node: Any, last: str, value: Any, override: str) -> None:
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise ConfigError(f"--set {override!r}: {last!r} would stand below a plain value")
+
+
+def _index(node: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ConfigError(
+            f"--set {override!r}: {part!r} is not one of the {len(node)} items (0 .. "
+            f"{len(node) - 1}) of that list"
+        )
+    return int(part)
+
+
+# --- explaining -------------------------------------------------------------------------------
+
+Located = tuple[list[str | int], int | None]
+"""A key path within the file, and its line where the file has it."""
+
+
+def _explain(
+    problem: Mapping[str, Any], located: Located, path: Path, overrides: Sequence[str]
+) -> str:
+    where, line = located
+    key = ".".join(map(str, where)) or "the file"
+    place = _override_of(key, overrides) or (f"{path}:{line}" if line else f"{path}")
+    if problem["type"] == "extra_forbidden":
+        kinds = _kinds(PipelineConfig, problem["loc"][:-1])
+        valid = sorted(name for kind in kinds for name in kind.model_fields)
+        return f"{place}: unknown key {key}; {_meant(str(where[-1]), valid)}"
+    if problem["type"] == "union_tag_invalid":
+        valid = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
+        tag = problem["ctx"]["tag"]
+        return f"{place}: {key}: there is no {tag!r}; {_meant(tag, valid)}"
+    if problem["type"] == "missing":
+        return f"{place}: {key} is missing"
+    if problem["type"] == "union_tag_not_found":
+        return f"{place}: {key} needs a `name` that says which kind it is"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if isinstance(
+        problem.get("ctx", {}).get("error"), SecretFound
+    ):  # neither the value nor the `--set` that holds it
+        return f"{path if place.startswith('--set') else place}: {key}: {message}"
+    shown = repr(problem["input"])
+    given = f", got {shown}" if len(shown) <= 60 else ""
+    return f"{place}: {key}: {message[:1].lower()}{message[1:]}{given}"
+
+
+def _causes(problems: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """All but what follows from another: a list that is too short for its items are wrong."""
+    for problem in problems:
+        place = problem["loc"]
+        within = [p for p in problems if p["loc"][: len(place)] == place and p is not problem]
+        if problem["type"] != "too_short" or not within:
+            yield problem
+
+
+def _place(problem: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """Where a mistake stands, as pydantic says; that of an unknown kind in its `name`."""
+    found: tuple[str | int, ...] = problem["loc"]
+    return (*found, "name") if problem["type"] == "union_tag_invalid" else found
+
+
+def _meant(given: str, valid: Sequence[str]) -> str:
+    near = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"valid names: {', '.join(valid)}"
+
+
+def _override_of(key: str, overrides: Sequence[str]) -> str | None:
+    """The override that a key, or what it stands in, was set by."""
+    for override in reversed(overrides):
+        dotted = override.partition("=")[0]
+        if f"{key}.".startswith(f"{dotted}."):
+            return f"--set {override!r}"
+    return None
+
+
+def _locate(tree: Any, marked: Any, location: Sequence[str | int]) -> Located:
+    """Where a mistake stands; union tags, which no file has, are left out.
+
+    Args:
+        tree: what was validated.
+        marked: the file's tree, before any override.
+        location: as pydantic gives it.
+    """
+    where: list[str | int] = []
+    line: int | None = None
+    for position, part in enumerate(location):
+        is_last = position == len(location) - 1
+        if not _holds(tree, part) and not (is_last and isinstance(tree, dict)):
+            continue
+        line = _line(marked, part) or line
+        tree = tree[part] if _holds(tree, part) else None
+        marked = marked[part] if _holds(marked, part) else None
+        where.append(part)
+    return where, line
+
+
+def _holds(node: Any, part: str | int) -> bool:
+    if isinstance(node, dict):
+        return part in node
+    return isinstance(node, list) and isinstance(part, int) and part < len(node)
+
+
+def _line(node: Any, part: str | int) -> int | None:
+    marks = getattr(node, "lc", None)
+    data = getattr(marks, "data", None) or {}
+    return data[part][0] + 1 if part in data else None
+
+
+def _kinds(model: Any, location: Sequence[str | int]) -> Iterator[type[BaseModel]]:
+    """The models that may stand at a place of the config; union tags in it narrow them down."""
+    for candidate in _models(model):
+        if not location:
+            yield candidate
+            continue
+        part, *rest = location
+        if part in candidate.model_fields:
+            yield from _kinds(candidate.model_fields[str(part)].annotation, rest)
+        elif part in _tags(candidate) or isinstance(part, int):
+            yield from _kinds(candidate, rest)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models inside an annotation: unions, optionals, tuples and Annotated opened."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, Annotated, tuple, list) or get_args(annotation):
+        for part in get_args(annotation):
+            yield from _models(part)
+
+
+def _tags(model: type[BaseModel]) -> tuple[object, ...]:
+    field = model.model_fields.get("name")
+    return get_args(field.annotation) if field is not None else ()

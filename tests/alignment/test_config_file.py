@@ -1,0 +1,138 @@
+from pathlib import Path
+
+import pytest
+
+from alignment.config import TrainedSft
+from alignment.config_file import load
+from alignment.errors import ConfigError
+from alignment.models.stack import Stack
+from alignment.train.losses import Ipo
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_an_unknown_key_is_refused_with_file_line_path_and_the_nearest_name(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {name: package}\nsft: {name: none}\ndpo:\n  learning_rat: 1e-4\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    expected = f"{path}:4: unknown key dpo.learning_rat; did you mean 'learning_rate'?"
+    assert str(caught.value) == expected
+
+
+def test_a_key_of_another_choice_is_refused_inside_a_union(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {name: package, revision: main}\nsft: {name: none}\n")
+    with pytest.raises(ConfigError, match=r"run.yaml:1: unknown key model.revision; valid names"):
+        load(path)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {name: package}\nsft: {name: none}\nseeed: 1\ndpo: {weight_decay: -1}")
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert any("did you mean 'seed'?" in line for line in lines)
+    assert any(":4: dpo.weight_decay: input should be greater than" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected `key: value` lines, found NoneType"),
+        ("- a\n", "expected `key: value` lines"),
+        ("a: [1\n", "not valid YAML"),
+        ("sft: {name: none}\n", "model is missing"),
+        (
+            "model: {name: huub}\nsft: {name: none}\n",
+            r":1: model.name: there is no 'huub'; did you mean 'hub'",
+        ),
+        ("model: {}\nsft: {name: none}\n", "model needs a `name`"),
+    ],
+)
+def test_a_file_that_is_no_config_says_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(path)
+
+
+def test_a_missing_file_names_its_neighbours():
+    with pytest.raises(ConfigError, match=r"no config file .*Did you mean practice\.yaml"):
+        load(ROOT / "deployments" / "configs" / "practise.yaml")
+
+
+def test_overrides_reach_list_items_defaults_and_whole_branches(tiny_settings, write_config):
+    config = load(
+        write_config(tiny_settings),
+        [
+            "seed=7",
+            "rounds.1.data.limit=5",
+            "dpo.loss.beta=0.3",
+            "sft={name: none}",
+        ],
+    )
+    assert config.seed == 7
+    assert config.rounds[1].data.limit == 5
+    assert config.rounds[0].data.limit is None
+    assert config.dpo.loss.beta == 0.3
+    assert config.sft.name == "none"
+
+
+def test_an_override_changes_its_own_place_and_none_that_shares_an_anchor():
+    """In practice.yaml the rounds take SFT's settings by a merge key, adapter and all."""
+    practice = ROOT / "deployments" / "configs" / "practice.yaml"
+    usual = load(practice)
+    changed = load(practice, ["dpo.lora.r=8", "dpo.engine.recompute=0.5", "sft.training.epochs=3"])
+    assert changed.dpo.lora.r == 8
+    assert changed.dpo.epochs == usual.dpo.epochs
+    assert isinstance(usual.sft, TrainedSft)
+    assert isinstance(changed.sft, TrainedSft)
+    assert changed.sft.training == usual.sft.training.model_copy(update={"epochs": 3.0})
+
+
+def test_an_override_of_a_kind_keeps_what_both_kinds_have():
+    """practice.yaml names a dtype for its merges, which a stack has not, and a beta for sigmoid."""
+    practice = ROOT / "deployments" / "configs" / "practice.yaml"
+    changed = load(practice, ["compose.name=stack", "dpo.loss.beta=0.3", "dpo.loss.name=ipo"])
+    assert changed.compose == Stack()
+    assert changed.dpo.loss == Ipo(beta=0.3)
+    assert changed.rounds == load(practice).rounds
+    with pytest.raises(ConfigError, match=r"^.*: model\.path is missing$"):
+        load(practice, ["model.name=folder"])
+    with pytest.raises(ConfigError, match=r"unknown key compose\.dtype; valid names: max_gap"):
+        load(practice, ["compose.name=stack", "compose.dtype=float32"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dpo.engine.name=pakced", "dpo.engine.name: there is no 'pakced'; did you mean 'packed'?"),
+        (
+            "rounds.1.data.sources.0.rows=-1",
+            "rounds.1.data.sources.0.rows: input should be greater than 0, got -1",
+        ),
+    ],
+)
+def test_a_mistake_in_an_override_is_told_once_and_as_the_overrides(override, message):
+    practice = ROOT / "deployments" / "configs" / "practice.yaml"
+    with pytest.raises(ConfigError) as caught:
+        load(practice, [override])
+    assert str(caught.value) == f"--set {override!r}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", "expected dotted.key=value"),
+        ("rounds.9.data.limit=5", r"'9' is not one of the 2 items \(0 .. 1\)"),
+        ("seed.deeper=1", "'seed' is a plain value"),
+        ("name.deeper=1", "would stand below a plain value"),
+        ("name=[1", "not valid YAML"),
+    ],
+)
+def test_an_override_that_fits_nowhere_is_refused(tiny_settings, write_config, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(write_config(tiny_settings), [override])
