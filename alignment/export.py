@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignment.durable import effect, flush_tree, remove, rename, write
 from alignment.errors import StorageError, UsageError
-from alignment.lineage import ancestors
-from alignment.progress import Progress
 from alignment.records import AdapterRef, Frozen, Message, ModelRef, StageRecord
-from alignment.store import Store, storage_errors
+from alignment.store.durable import effect, flush_tree, remove, rename, write
+from alignment.store.lineage import ancestors
+from alignment.store.progress import Progress
+from alignment.store.store import Store, storage_errors
 
 if TYPE_CHECKING:
     from alignment.models.merge import Deltas

@@ -16,11 +16,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from alignment.durable import create
 from alignment.errors import ArtifactError, Overtaken
 from alignment.records import Frozen
-from alignment.seal import sealed, unsealed
-from alignment.store import storage_errors
+from alignment.store.checksum import sealed, unsealed
+from alignment.store.durable import create
+from alignment.store.store import storage_errors
 
 
 class Batch(Frozen):

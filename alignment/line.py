@@ -24,7 +24,7 @@ from alignment.ledger import (
     Started,
 )
 from alignment.records import Frozen
-from alignment.store import Store
+from alignment.store.store import Store
 
 _TRIES = 100
 """To write one entry; each further one means that somebody else has written one."""

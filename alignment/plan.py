@@ -11,7 +11,7 @@ from alignment.chain import Chain
 from alignment.models.load import quantisation_arguments
 from alignment.records import Frozen, Quantisation
 from alignment.stages import OpenBase, Step, TrainDpo, TrainSft
-from alignment.store import Store
+from alignment.store.store import Store
 from alignment.verdicts import verdict_of
 
 Status = Literal["RUN", "SKIP", "RESUME"]

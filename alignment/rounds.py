@@ -16,7 +16,6 @@ from alignment.errors import ConfigError, UsageError
 from alignment.evaluate.gate import GateConfig
 from alignment.intake import InboxConfig
 from alignment.ledger import Fate, Head, Opened
-from alignment.lineage import HAND_OVERS, ancestors
 from alignment.records import EvalReport, Kept, StageRecord
 from alignment.stages import (
     EvaluateModel,
@@ -24,7 +23,8 @@ from alignment.stages import (
     PrepareBatches,
     TrainDpo,
 )
-from alignment.store import Store
+from alignment.store.lineage import HAND_OVERS, ancestors
+from alignment.store.store import Store
 
 SETS = ("pairs", "conversations", "intake")
 

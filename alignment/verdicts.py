@@ -12,7 +12,7 @@ from alignment.chain import Chain, chain, rewoven
 from alignment.config import PipelineConfig
 from alignment.records import Kept
 from alignment.stages import PassGate, Step
-from alignment.store import Store
+from alignment.store.store import Store
 
 
 def decided(config: PipelineConfig, store: Store) -> Chain:

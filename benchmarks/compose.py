@@ -20,17 +20,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from alignment import durable
 from alignment.chain import Chain, chain
 from alignment.config import PipelineConfig
 from alignment.errors import Interrupted
 from alignment.launch import build
-from alignment.progress import Progress
 from alignment.provenance import hardware, libraries
 from alignment.records import AdapterRef, Quantisation
 from alignment.stages import HandOver, Step, TrainDpo, TrainSft
 from alignment.stages.step import model_of
-from alignment.store import Store
+from alignment.store import durable
+from alignment.store.progress import Progress
+from alignment.store.store import Store
 from benchmarks.gain import figure
 from benchmarks.memory import forget
 from benchmarks.quality import Exam, Quality

@@ -18,9 +18,9 @@ from alignment.launch import KEEP_FREED_MEMORY
 from alignment.models.adapters import describe_adapter
 from alignment.models.merge import Deltas, write_merge
 from alignment.models.shards import SHARD_SIZE
-from alignment.progress import Progress
 from alignment.records import BaseRef
-from alignment.store import Store
+from alignment.store.progress import Progress
+from alignment.store.store import Store
 from benchmarks.memory import forget, watched
 from benchmarks.workload import SHAPES, write_model
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from alignment.progress import Progress
 from alignment.records import Conversation, Frozen, PreferencePair, Quantisation
-from alignment.store import Workspace
+from alignment.store.progress import Progress
+from alignment.store.store import Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
 from alignment.train.engine import Batch, Engine
 from alignment.train.logprobs import encode

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from alignment import durable
 from alignment.chain import Chain
 from alignment.errors import Interrupted
-from alignment.progress import Progress
 from alignment.records import Frozen, ModelRef, PreferencePair
 from alignment.stages.step import data_of, model_of, rows_of
-from alignment.store import Store
+from alignment.store import durable
+from alignment.store.progress import Progress
+from alignment.store.store import Store
 from benchmarks.memory import forget
 
 

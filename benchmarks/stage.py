@@ -6,8 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from alignment import durable
 from alignment.records import Frozen, StageRecord
+from alignment.store import durable
 from benchmarks.quality import Quality
 
 

@@ -70,7 +70,7 @@ def round_(config: ConfigFile, overrides: Overrides = None) -> None:
 def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: AsJson = False) -> None:
     """Show per stage whether it would run, resume or be skipped, and with which values."""
     from alignment.plan import plan as plan_steps
-    from alignment.store import Store
+    from alignment.store.store import Store
     from alignment.verdicts import decided
 
     settings = _load(config, overrides or [])
@@ -185,8 +185,8 @@ def show(
 ) -> None:
     """Show one artifact's record, its ancestry, or everything in the store."""
     from alignment.errors import UsageError
-    from alignment.lineage import ancestors, find_one
-    from alignment.store import Store
+    from alignment.store.lineage import ancestors, find_one
+    from alignment.store.store import Store
 
     opened = Store(root=store)
     if not store.is_dir():
@@ -217,9 +217,9 @@ def promote(
 ) -> None:
     """Make a model the champion of a line; the next round starts from it."""
     from alignment.line import Line
-    from alignment.lineage import find_one
     from alignment.rounds import head_of
-    from alignment.store import Store
+    from alignment.store.lineage import find_one
+    from alignment.store.store import Store
 
     opened = Store(root=store)
     head = head_of(opened, find_one(opened, reference).key)
@@ -236,8 +236,8 @@ def rollback(
 ) -> None:
     """Make an earlier champion the champion again: the one before, or the one that is named."""
     from alignment.line import Line
-    from alignment.lineage import find_one
-    from alignment.store import Store
+    from alignment.store.lineage import find_one
+    from alignment.store.store import Store
 
     opened = Store(root=store)
     lined = Line(store=opened, name=line)
@@ -262,8 +262,8 @@ def revoke(
 ) -> None:
     """Bar a bad batch, say which models contain it, and take them off the head."""
     from alignment.line import Line
-    from alignment.lineage import containing
-    from alignment.store import Store
+    from alignment.store.lineage import containing
+    from alignment.store.store import Store
 
     opened = Store(root=store)
     lined = Line(store=opened, name=line)
@@ -297,8 +297,8 @@ def export(
 ) -> None:
     """Write a model or an adapter as a folder others can load, with its lineage and distances."""
     from alignment.export import export as export_artifact
-    from alignment.lineage import find_one
-    from alignment.store import Store
+    from alignment.store.lineage import find_one
+    from alignment.store.store import Store
 
     opened = Store(root=store)
     record = find_one(opened, reference)
@@ -316,8 +316,8 @@ def chat(
 ) -> None:
     """Talk to a model of the store; one line is one message, an empty line starts afresh."""
     from alignment.export import open_for_chat
-    from alignment.lineage import find_one
-    from alignment.store import Store
+    from alignment.store.lineage import find_one
+    from alignment.store.store import Store
 
     opened = Store(root=store)
     record = find_one(opened, reference)
@@ -415,7 +415,7 @@ def _load(path: Path, overrides: list[str]) -> "PipelineConfig":
 
 def _history(root: Path) -> dict[str, float]:
     """Seconds that the last build of each kind of step took, as far as the store knows."""
-    from alignment.store import Store
+    from alignment.store.store import Store
 
     store = Store(root=root)
     records = [record for key in store.list_keys() if (record := store.find(key)) is not None]

@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from alignment.progress import Mark
 from alignment.records import StageRecord
 from alignment.stages import Step
+from alignment.store.progress import Mark
 from flows.forecast import Forecast, Pace
 
 QUIET_SECONDS = 10.0

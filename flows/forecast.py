@@ -3,8 +3,8 @@
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from alignment.progress import Mark
 from alignment.stages import Step
+from alignment.store.progress import Mark
 
 NOMINAL = {
     "base": 24.0,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from alignment.data.intake import FileReport, IntakeReport
     from alignment.records import StageRecord
-    from alignment.store import Store
+    from alignment.store.store import Store
 
 
 def print_list(records: "list[StageRecord]") -> None:

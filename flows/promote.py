@@ -18,9 +18,9 @@ from alignment.config_file import load
 from alignment.errors import AlignmentError, UsageError
 from alignment.ledger import Head
 from alignment.line import Line
-from alignment.lineage import find_one
 from alignment.records import Frozen, Kept, Verdict
 from alignment.rounds import compare, head_of, inbox_of
+from alignment.store.lineage import find_one
 from flows.form import Change, Config, Hours, Model, titled
 from flows.sft_dpo import Stages, find_config, name_of_run
 from tasks.gate import gate

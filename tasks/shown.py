@@ -20,11 +20,11 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
-from alignment.progress import Mark
 from alignment.records import AdapterRef, StageRecord
 from alignment.report.metric import show_any, show_seconds
 from alignment.report.table import Table, escape_markdown
-from alignment.store import Store
+from alignment.store.progress import Mark
+from alignment.store.store import Store
 
 BAR_SECONDS = 5.0
 """Each move of a bar is one call to the server, so there is none sooner after the last."""

@@ -23,10 +23,10 @@ from prefect.states import Completed, Failed
 from alignment.config import PipelineConfig
 from alignment.errors import AlignmentError
 from alignment.launch import Limits, run_step
-from alignment.progress import Mark
 from alignment.records import Frozen, StageRecord
 from alignment.stages import Step
-from alignment.store import Store
+from alignment.store.progress import Mark
+from alignment.store.store import Store
 from tasks import shown
 
 Watcher = Callable[[Step, Mark | None, StageRecord | None], None]

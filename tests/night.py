@@ -22,7 +22,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from alignment.line import Line
-from alignment.store import Store
+from alignment.store.store import Store
 from tests import tiny
 from tests.inbox import drop, line_settings, rows
 

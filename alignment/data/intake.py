@@ -24,9 +24,9 @@ from alignment.data.reading import Reading, read_any
 from alignment.data.shards import Pass, Step
 from alignment.data.sieve import Sieve, Tell, as_line
 from alignment.data.sources import FileSource, HubSource, bytes_of
-from alignment.durable import effect, flush, remove, rename
 from alignment.errors import DataError, StorageError
 from alignment.records import Frozen, Quarantined, digest_of
+from alignment.store.durable import effect, flush, remove, rename
 
 KEPT, QUARANTINE, WORK = "kept.jsonl", "quarantine.jsonl", ".shards"
 HUB = "hub:"

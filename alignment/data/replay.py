@@ -5,8 +5,8 @@ from pathlib import Path
 
 from alignment.data.accounts import Prepared
 from alignment.data.split import unit_hash
-from alignment.durable import effect
 from alignment.records import PreferencePair
+from alignment.store.durable import effect
 
 
 def add_replay(

@@ -21,8 +21,8 @@ from alignment.data import grams
 from alignment.data.clean import Cleaned, Placed, R
 from alignment.data.index import COLUMNS, columns, said
 from alignment.data.reading import Reading
-from alignment.durable import effect, flush_tree, remove, rename, write
 from alignment.records import Quarantined
+from alignment.store.durable import effect, flush_tree, remove, rename, write
 
 SHARD = 20_000
 """Rows of a shard: what a second attempt loses at most, some twenty seconds."""

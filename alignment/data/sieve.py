@@ -40,9 +40,9 @@ from alignment.data.reading import Reading
 from alignment.data.shards import BATCH, DROPPED, INDEX, ROWS, SIGNATURES, Pass, account_of, pour
 from alignment.data.split import PromptKeys, prompt_key, unit_hash
 from alignment.data.verifiers import VerifiablePrompt
-from alignment.durable import effect, remove, write
 from alignment.errors import DataError
 from alignment.records import DataRef, Quarantined
+from alignment.store.durable import effect, remove, write
 
 TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held_out.jsonl", "prompts.jsonl"
 QUARANTINE, PROMPT_KEYS = "quarantine.jsonl", "prompt_keys.json"

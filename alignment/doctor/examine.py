@@ -24,7 +24,7 @@ from alignment.doctor.template import check_prefix, check_stop, check_supervised
 from alignment.doctor.texts import check_forged_turns, check_refusals
 from alignment.doctor.trainings import trainings
 from alignment.models.load import load_tokenizer
-from alignment.store import Store
+from alignment.store.store import Store
 
 
 def examine(

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from alignment.doctor.finding import SEVERITY, Checkup, Example, Finding, Piece
 from alignment.doctor.plots import draw
-from alignment.durable import replace
 from alignment.report.page import environment
 from alignment.report.pictures import Picture
 from alignment.report.svg import to_svg
-from alignment.store import storage_errors
+from alignment.store.durable import replace
+from alignment.store.store import storage_errors
 
 _LONGEST_PIECE = 700
 _WORDS = {"ok": "fine", "warn": "look", "fail": "stop"}

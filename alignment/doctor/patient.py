@@ -22,7 +22,6 @@ from alignment.doctor.shape import Shape
 from alignment.doctor.tokens import Encoded, EncodedPair, encode_chats, encode_pairs
 from alignment.launch import build, run_step
 from alignment.models.load import base_folder
-from alignment.progress import Progress
 from alignment.records import (
     Conversation,
     DataRef,
@@ -33,7 +32,8 @@ from alignment.records import (
     StageRecord,
 )
 from alignment.stages import PrepareConversations, PreparePairs
-from alignment.store import Store
+from alignment.store.progress import Progress
+from alignment.store.store import Store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

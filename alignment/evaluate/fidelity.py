@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from alignment.durable import staged
 from alignment.errors import TrainingError
 from alignment.evaluate.probe import Probe, distance
 from alignment.models.load import base_folder, load_base, open_model
@@ -17,9 +16,10 @@ from alignment.models.merge import Merge, plan_merge, write_merge
 from alignment.models.shards import SHARD_SIZE
 from alignment.models.sources import describe, weight_files
 from alignment.models.stack import Stack
-from alignment.progress import Progress
 from alignment.records import BaseRef, Materialised, ModelRef, digest_of
-from alignment.store import Store, file_sha256
+from alignment.store.durable import staged
+from alignment.store.progress import Progress
+from alignment.store.store import Store, file_sha256
 
 STACK_GAP = {"float32": 0.0, "bfloat16": 0.05}
 """Largest mean |difference| of a stack's log-probs by compute dtype, unless configured."""

@@ -10,11 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignment.durable import staged
 from alignment.errors import TrainingError
 from alignment.models.stack import freeze_trained
 from alignment.records import AdapterRef, Conversation
-from alignment.store import Store
+from alignment.store.durable import staged
+from alignment.store.store import Store
 from alignment.train.logprobs import Completion, encode, reply_distributions
 
 if TYPE_CHECKING:

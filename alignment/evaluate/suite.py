@@ -14,13 +14,13 @@ from pydantic import Field, PositiveInt
 
 from alignment.data.prepare import PairSetConfig
 from alignment.data.verifiers import VerifiablePrompt, Verifier
-from alignment.durable import staged, write
 from alignment.evaluate.generate import generate
 from alignment.evaluate.metrics import summarise
 from alignment.evaluate.probe import probe_rows
 from alignment.models.load import LoadedModel
-from alignment.progress import Progress
 from alignment.records import EvalReport, Frozen, Generation, Message, PairScore, PreferencePair
+from alignment.store.durable import staged, write
+from alignment.store.progress import Progress
 from alignment.train.engine import Engine, Packed
 from alignment.train.logprobs import Completion, encode, reply_distributions
 

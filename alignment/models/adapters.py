@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignment.errors import ModelError
 from alignment.records import AdapterRef
-from alignment.store import file_sha256
+from alignment.store.store import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignment.durable import effect
 from alignment.errors import ModelError
 from alignment.models.load import load_tokenizer
 from alignment.models.sources import weight_files
+from alignment.store.durable import effect
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.models.stack import attach
 from alignment.records import BaseRef, ModelRef, Quantisation
-from alignment.store import Store
+from alignment.store.store import Store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveFloat
 
-from alignment.durable import staged
 from alignment.errors import ModelError
 from alignment.models.adapters import FactorFile, check_fit
 from alignment.models.load import base_folder
 from alignment.models.shards import Weights, blank_model, write_shards
 from alignment.models.sources import tokenizer_files
-from alignment.progress import Progress
 from alignment.records import AdapterRef, BaseRef, Frozen, ModelRef
-from alignment.store import Store
+from alignment.store.durable import staged
+from alignment.store.progress import Progress
+from alignment.store.store import Store
 
 if TYPE_CHECKING:
     import torch

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from alignment.durable import staged
 from alignment.errors import ModelError
 from alignment.records import BaseRef, Frozen, TokenizerRef, digest_of
-from alignment.store import file_sha256
+from alignment.store.durable import staged
+from alignment.store.store import file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,10 +1,10 @@
 """Where a model comes from, one row a model: what it was trained on, how it did, what was said."""
 
-from alignment.lineage import HAND_OVERS, ancestors
 from alignment.records import DataRef, EvalReport, Kept, StageRecord
 from alignment.report.metric import METRICS, MISSING, show_interval, show_value
 from alignment.report.table import Cell, Table
-from alignment.store import Store
+from alignment.store.lineage import HAND_OVERS, ancestors
+from alignment.store.store import Store
 
 SHOWN = ("pass_rate", "preference_accuracy", "reply_tokens", "stop_rate")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from alignment.chain import Chain, Round
 from alignment.config import PipelineConfig
 from alignment.data.sieve import read_rows
-from alignment.durable import replace
 from alignment.records import (
     DataRef,
     EvalReport,
@@ -29,7 +28,8 @@ from alignment.report.table import Table
 from alignment.report.tables import evaluation_table
 from alignment.stages import EvaluateModel
 from alignment.stages.step import data_of
-from alignment.store import Store, storage_errors
+from alignment.store.durable import replace
+from alignment.store.store import Store, storage_errors
 
 
 class ReportFiles(Frozen):

@@ -19,7 +19,7 @@ from alignment.data.sieve import LIKENESS
 from alignment.data.split import PromptKeys
 from alignment.errors import DataError
 from alignment.stages.step import Context, Key, Outcome, Step, as_json, model_of
-from alignment.store import Store
+from alignment.store.store import Store
 
 
 class PrepareConversations(Step):

@@ -15,7 +15,7 @@ from alignment.evaluate.suite import (
 )
 from alignment.records import PairScore, PreferencePair
 from alignment.stages.step import Context, Key, Outcome, Step, as_json, data_of, model_of, rows_of
-from alignment.store import Store
+from alignment.store.store import Store
 
 if TYPE_CHECKING:
     from alignment.models.load import LoadedModel

@@ -14,7 +14,7 @@ from alignment.stages.step import (
     as_json,
     model_of,
 )
-from alignment.store import Store
+from alignment.store.store import Store
 
 
 class PassGate(Step):

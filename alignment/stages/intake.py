@@ -12,12 +12,12 @@ from alignment.data.prepare import Lengths, PairSetConfig, prepare_pairs
 from alignment.data.replay import add_replay
 from alignment.data.sieve import read_rows
 from alignment.data.sources import FileSource
-from alignment.durable import effect, remove
 from alignment.errors import DataError
 from alignment.records import PreferencePair
 from alignment.stages.data import naming, prepared_outcome, tokenizer_of, used_prompts
 from alignment.stages.step import Context, Key, Outcome, Step, data_of
-from alignment.store import Store
+from alignment.store.durable import effect, remove
+from alignment.store.store import Store
 
 
 class TakeBatch(Step):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 from pydantic import Field
 
 from alignment.data.sieve import read_rows
-from alignment.progress import Progress
 from alignment.records import (
     Conversation,
     DataRef,
@@ -23,7 +22,8 @@ from alignment.records import (
     PreferencePair,
     digest_of,
 )
-from alignment.store import Store, Workspace
+from alignment.store.progress import Progress
+from alignment.store.store import Store, Workspace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from alignment.data.sieve import read_rows
-from alignment.durable import staged
 from alignment.records import Conversation, DataRef, PreferencePair
 from alignment.stages.step import (
     Context,
@@ -22,7 +21,8 @@ from alignment.stages.step import (
     model_of,
     rows_of,
 )
-from alignment.store import Store
+from alignment.store.durable import staged
+from alignment.store.store import Store
 from alignment.train.dpo import DpoConfig, train_dpo
 from alignment.train.sft import SftConfig, TrainingSummary, train_sft
 

@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignment.durable import effect, flush, staged
 from alignment.errors import TrainingError
 from alignment.evaluate.generate import generate
-from alignment.progress import Progress
 from alignment.records import Message, PreferencePair
-from alignment.store import Workspace
+from alignment.store.durable import effect, flush, staged
+from alignment.store.progress import Progress
+from alignment.store.store import Workspace
 from alignment.train.checkpoints import seal
 from alignment.train.engine import Engine, Stock
 from alignment.train.logprobs import pair_logprobs

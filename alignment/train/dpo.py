@@ -13,9 +13,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from alignment.data.encode import as_template
 from alignment.models.load import LoadedModel
-from alignment.progress import Progress
 from alignment.records import PreferencePair
-from alignment.store import Workspace
+from alignment.store.progress import Progress
+from alignment.store.store import Workspace
 from alignment.train.callbacks import check_start, rewards_by_task, sample_generations, watch
 from alignment.train.checkpoints import newest
 from alignment.train.engine import Engine

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PositiveFloat
 
 from alignment.data.encode import CompletionOnlyCollator, as_template, check_spans
-from alignment.durable import staged, write
 from alignment.errors import Interrupted
 from alignment.models.load import LoadedModel
-from alignment.progress import Progress
 from alignment.records import Conversation, Frozen
-from alignment.store import Workspace
+from alignment.store.durable import staged, write
+from alignment.store.progress import Progress
+from alignment.store.store import Workspace
 from alignment.train.callbacks import sample_generations, watch
 from alignment.train.checkpoints import newest
 from alignment.train.settings import Lora, TrainingSettings, on_this_machine

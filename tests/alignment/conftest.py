@@ -8,9 +8,9 @@ import pytest
 
 from alignment.chain import Chain, chain
 from alignment.config import PipelineConfig
-from alignment.progress import Progress
 from alignment.records import StageRecord
-from alignment.store import Store, Workspace
+from alignment.store.progress import Progress
+from alignment.store.store import Store, Workspace
 from tests import tiny
 
 

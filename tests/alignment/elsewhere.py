@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import psutil
 
-from alignment.lineage import ancestors
-from alignment.store import Store
+from alignment.store.lineage import ancestors
+from alignment.store.store import Store
 
 RUN = """
 import sys
@@ -17,7 +17,7 @@ from pathlib import Path
 from alignment.errors import AlignmentError
 from alignment.launch import Limits, run_step
 from alignment.stages import read_step
-from alignment.store import Store
+from alignment.store.store import Store
 
 step = read_step(Path(sys.argv[2]).read_text())
 print("ready", flush=True)

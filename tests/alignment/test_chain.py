@@ -7,9 +7,9 @@ from alignment.config import PipelineConfig
 from alignment.errors import ModelError
 from alignment.launch import build, run_step
 from alignment.plan import plan
-from alignment.progress import Mark, Progress
 from alignment.records import AdapterRef, EvalReport, ModelRef
-from alignment.store import Store
+from alignment.store.progress import Mark, Progress
+from alignment.store.store import Store
 
 EVALUATIONS = {f"evaluate-{name}" for name in ("base", "sft", "round-1", "round-2", "control")}
 CONTROL = {"control", "merge-control", "evaluate-control"}

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from alignment.errors import ArtifactError, Overtaken, UsageError
-from alignment.failpoints import Broken, arm
 from alignment.intake import Arrival, InboxConfig, look
 from alignment.ledger import Batch, Head, Started
 from alignment.line import Line
-from alignment.store import Store
+from alignment.store.failpoints import Broken, arm
+from alignment.store.store import Store
 from tests.machines import lives, place_of_a_life
 
 
@@ -136,7 +136,7 @@ import sys
 from pathlib import Path
 from alignment.line import Line
 from alignment.ledger import Batch
-from alignment.store import Store
+from alignment.store.store import Store
 
 line = Line(store=Store(root=Path(sys.argv[1])))
 sys.stdin.readline()

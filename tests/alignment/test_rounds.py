@@ -9,14 +9,14 @@ from alignment.errors import ConfigError, UsageError
 from alignment.intake import InboxConfig
 from alignment.launch import build
 from alignment.ledger import Batch, Opened
-from alignment.lineage import containing
-from alignment.progress import Progress
 from alignment.records import Kept, PreferencePair, Quarantined
 from alignment.report.ancestry import ancestry_table
 from alignment.rounds import first_head, head_of, inbox_of, intake, steps_of
 from alignment.stages import TakeBatch
 from alignment.stages.step import data_of, rows_of
-from alignment.store import Store, file_sha256
+from alignment.store.lineage import containing
+from alignment.store.progress import Progress
+from alignment.store.store import Store, file_sha256
 from tests.inbox import rows
 
 

@@ -7,10 +7,10 @@ import pytest
 from alignment.config import PipelineConfig
 from alignment.launch import build
 from alignment.plan import plan
-from alignment.progress import Progress
 from alignment.records import AdapterRef, Kept, ModelRef
 from alignment.rounds import first_head
-from alignment.store import Store
+from alignment.store.progress import Progress
+from alignment.store.store import Store
 from alignment.verdicts import decided, each_step
 from tests import tiny
 from tests.inbox import three_rounds

@@ -7,7 +7,7 @@ import pytest
 from alignment.chain import chain
 from alignment.config_file import load
 from alignment.plan import plan
-from alignment.store import Store
+from alignment.store.store import Store
 
 CONFIGS = Path(__file__).parents[2] / "deployments" / "configs"
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

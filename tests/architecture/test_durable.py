@@ -1,4 +1,4 @@
-"""Nothing that outlives a process is written, moved or removed past `alignment/durable.py`.
+"""Nothing that outlives a process is written, moved or removed past `alignment/store/durable.py`.
 
 Its functions pass a named failpoint before and after each effect; a call of the disk's own verbs
 elsewhere would be one that no fault was ever tried on.
@@ -45,7 +45,7 @@ VERBS = {
 """Of the disk, and of the libraries that write weights."""
 
 NOT_DURABLE = {
-    "alignment/progress.py": "for whoever watches; nobody resumes from it",
+    "alignment/store/progress.py": "for whoever watches; nobody resumes from it",
     "alignment/launch.py": "the error that a child hands its parent",
     "alignment/config.py": "`make schema`",
 }
@@ -65,7 +65,7 @@ WRITTEN_BY_CALLERS = {
 def modules() -> Iterator[tuple[str, ast.Module]]:
     for path in sorted((ROOT / "alignment").rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
-        if name not in NOT_DURABLE and name not in ("alignment/durable.py",):
+        if name not in NOT_DURABLE and name not in ("alignment/store/durable.py",):
             yield name, ast.parse(path.read_text(encoding="utf-8"))
 
 
@@ -125,7 +125,7 @@ def is_ours(tree: ast.Module, name: str) -> bool:
     """Whether a module has this function from `durable.py`."""
     return any(
         isinstance(node, ast.ImportFrom)
-        and node.module == "alignment.durable"
+        and node.module == "alignment.store.durable"
         and any(alias.name == name for alias in node.names)
         for node in tree.body
     )
@@ -138,7 +138,7 @@ def test_every_write_stands_between_two_failpoints():
         for node in uncovered(tree)
         if isinstance(node, ast.Call)
     ]
-    assert not wrong, "use alignment.durable:\n" + "\n".join(wrong)
+    assert not wrong, "use alignment.store.durable:\n" + "\n".join(wrong)
 
 
 def test_every_effect_has_a_name_of_its_own():

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from alignment.line import Line
-from alignment.store import Store
+from alignment.store.store import Store
 from tests.inbox import drop, line_settings, rows
 from tests.postgres import postgresql
 from tests.prefect_service import (

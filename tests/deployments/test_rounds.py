@@ -7,7 +7,7 @@ import pytest
 from alignment.ledger import Batch
 from alignment.line import Line
 from alignment.rounds import head_of
-from alignment.store import Store
+from alignment.store.store import Store
 from tests.alignment.artifacts import put_evaluation, put_model
 from tests.inbox import line_settings
 from tests.prefect_service import wait_for

@@ -9,7 +9,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from alignment.chain import chain
 from alignment.config_file import load
 from alignment.records import AdapterRef
-from alignment.store import Store
+from alignment.store.store import Store
 from flows.sft_dpo import sft_dpo
 from tasks.stage import watching
 from tests.long_training import LongTraining

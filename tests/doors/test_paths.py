@@ -6,7 +6,7 @@ import pytest
 
 from alignment.errors import ArtifactError, UsageError
 from alignment.stages.intake import batch_file
-from alignment.store import MANIFEST, Store
+from alignment.store.store import MANIFEST, Store
 from tests.alignment.artifacts import put
 
 KEY = "batch-0123"

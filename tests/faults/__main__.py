@@ -20,7 +20,7 @@ LIMIT = 900.0
 """Seconds; a part that takes longer is ended and counts as failed."""
 
 TESTS = {
-    "a bit flipped in each file of each kind of artifact": "tests/alignment/test_damage.py",
+    "a bit flipped in each file of each kind of artifact": "tests/alignment/store/test_damage.py",
     "a checkpoint cut, changed, incomplete or of two generations": (
         "tests/alignment/train/test_checkpoints.py"
     ),
@@ -29,7 +29,7 @@ TESTS = {
     "a training killed by the kernel for its memory": (
         "tests/alignment/train/test_out_of_memory.py"
     ),
-    "30 random lives of the store against a dict": "tests/alignment/test_store_machine.py",
+    "30 random lives of the store against a dict": "tests/alignment/store/test_store_machine.py",
     "40 random lives of inbox, ledger and head against a dict, and cases by hand": (
         "tests/alignment/test_line.py"
     ),

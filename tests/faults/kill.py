@@ -24,13 +24,13 @@ import psutil
 
 from alignment.conduct import Hands, RoundRun
 from alignment.config import PipelineConfig
-from alignment.failpoints import arm, observe
 from alignment.launch import build
 from alignment.line import Line
-from alignment.lineage import ancestors
-from alignment.progress import Progress
 from alignment.provenance import code_version, hardware, libraries
-from alignment.store import Store
+from alignment.store.failpoints import arm, observe
+from alignment.store.lineage import ancestors
+from alignment.store.progress import Progress
+from alignment.store.store import Store
 from alignment.verdicts import each_step
 from tests import tiny
 from tests.inbox import drop, line_settings, rows

@@ -23,14 +23,14 @@ from pathlib import Path
 from alignment.conduct import Hands, RoundRun
 from alignment.config import PipelineConfig
 from alignment.errors import Overtaken, UsageError
-from alignment.failpoints import Broken, arm, observe
 from alignment.head import State, after
 from alignment.ledger import Closed, Head, Opened
 from alignment.line import Line
-from alignment.lineage import ancestors
-from alignment.progress import Progress
 from alignment.stages.step import Context
-from alignment.store import Store
+from alignment.store.failpoints import Broken, arm, observe
+from alignment.store.lineage import ancestors
+from alignment.store.progress import Progress
+from alignment.store.store import Store
 from tests import tiny
 from tests.alignment.artifacts import record_of
 from tests.machines import place_of_a_life

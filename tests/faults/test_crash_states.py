@@ -18,10 +18,10 @@ from alignment.data.split import prompt_key
 from alignment.ledger import Batch, Head
 from alignment.line import Line
 from alignment.records import Message, PreferencePair
-from alignment.store import Store
+from alignment.store.store import Store
 from alignment.train.callbacks import _keep
 from alignment.train.checkpoints import newest, seal
-from tests.alignment.test_store import KEY, record
+from tests.alignment.store.test_store import KEY, record
 from tests.faults.crash_states import Recorder, restore, snapshot
 
 FILES = {

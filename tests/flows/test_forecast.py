@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from alignment.progress import Mark
+from alignment.store.progress import Mark
 from flows.forecast import Forecast, Pace
 
 TRAINING: Any = SimpleNamespace(name="sft", stage="sft")

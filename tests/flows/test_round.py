@@ -8,7 +8,7 @@ import pytest
 from alignment.line import Line
 from alignment.records import DataRef
 from alignment.rounds import intake, steps_of
-from alignment.store import Store
+from alignment.store.store import Store
 from tests.inbox import drop, line_settings, rows
 
 

@@ -4,7 +4,7 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 
 from alignment.chain import Chain
-from alignment.store import Store
+from alignment.store.store import Store
 from flows.dpo_round import dpo_round
 from flows.promote import promote
 from flows.sft_dpo import PRESETS, find_config, sft_dpo

@@ -12,9 +12,9 @@ import pytest
 
 from alignment.models.load import open_model
 from alignment.models.sources import describe
-from alignment.progress import Progress
 from alignment.records import Conversation, Message, ModelRef, PreferencePair
-from alignment.store import Store, Workspace
+from alignment.store.progress import Progress
+from alignment.store.store import Store, Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
 from alignment.train.engine import Batch, Stock
 from alignment.train.losses import Sigmoid

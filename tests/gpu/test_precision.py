@@ -10,9 +10,9 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from alignment.models.load import LoadedModel, load_base
-from alignment.progress import Progress
 from alignment.records import BaseRef, Conversation, ModelRef, TokenizerRef
-from alignment.store import Workspace
+from alignment.store.progress import Progress
+from alignment.store.store import Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
 from alignment.train.engine import Batch, Packed, Stock
 from alignment.train.logprobs import encode

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from alignment.progress import Mark
 from alignment.records import CodeVersion, FileDigest, StageRecord
-from alignment.store import Store
+from alignment.store.progress import Mark
+from alignment.store.store import Store
 from tasks.shown import adapter_row, card, describe, headline, slug
 
 

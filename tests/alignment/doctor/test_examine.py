@@ -10,7 +10,7 @@ from alignment.config_file import load
 from alignment.doctor import examine
 from alignment.doctor.trainings import carried_ranks
 from alignment.stages import TrainDpo, TrainSft
-from alignment.store import Store
+from alignment.store.store import Store
 
 
 @pytest.fixture

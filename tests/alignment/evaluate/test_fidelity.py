@@ -8,9 +8,9 @@ from alignment.evaluate.fidelity import Place, hand_over, kept_notes
 from alignment.evaluate.probe import last_replies, probe_rows, take_probe
 from alignment.models.merge import Merge
 from alignment.models.stack import Stack
-from alignment.progress import Progress
 from alignment.records import Quantisation
-from alignment.store import Store
+from alignment.store.progress import Progress
+from alignment.store.store import Store
 
 NF4 = Quantisation(compute_dtype="float32")
 

@@ -16,8 +16,8 @@ from alignment.evaluate.suite import (
     evaluate,
     questions,
 )
-from alignment.progress import Progress
 from alignment.records import Generation, PairScore
+from alignment.store.progress import Progress
 from alignment.train.logprobs import encode, pair_logprobs
 
 SMALL = EvaluationConfig(dtype="float32", max_new_tokens=4, max_length=256, batch=4)

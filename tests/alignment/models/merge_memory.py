@@ -19,9 +19,9 @@ def by_shards(base, adapter, out):
     from alignment.models import shards
     from alignment.models.adapters import describe_adapter
     from alignment.models.merge import Deltas, write_merge
-    from alignment.progress import Progress
     from alignment.records import BaseRef
-    from alignment.store import Store
+    from alignment.store.progress import Progress
+    from alignment.store.store import Store
 
     shards.SHARD_SIZE = str(SHARD // 1_000_000) + "MB"
     ref = describe_adapter(adapter, uri=f"folder:{adapter}", stage="sft", trained_on="")

@@ -13,7 +13,7 @@ from alignment.models.adapters import (
     describe_adapter,
     read_factors,
 )
-from alignment.store import file_sha256
+from alignment.store.store import file_sha256
 
 WEIGHTS = "adapter_model.safetensors"
 

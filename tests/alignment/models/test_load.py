@@ -2,7 +2,7 @@ import torch
 
 from alignment.models.load import bits_and_bytes, open_tokenizer
 from alignment.records import Quantisation
-from alignment.store import Store
+from alignment.store.store import Store
 
 
 def test_a_model_opens_ready_to_be_asked(open_tiny):

@@ -17,9 +17,9 @@ from alignment.models import shards
 from alignment.models.load import open_model
 from alignment.models.merge import plan_merge, write_merge
 from alignment.models.sources import describe, tokenizer_files
-from alignment.progress import Follower, Progress
 from alignment.records import Materialised, Quantisation
-from alignment.store import Store
+from alignment.store.progress import Follower, Progress
+from alignment.store.store import Store
 
 
 def weights(folder):

@@ -10,7 +10,7 @@ from alignment.errors import ModelError
 from alignment.models.load import open_model
 from alignment.models.stack import FROZEN_A, freeze_trained
 from alignment.records import Quantisation
-from alignment.store import Store
+from alignment.store.store import Store
 
 IDS = torch.tensor([[3, 4, 5, 6, 7, 8]])
 NF4 = Quantisation(compute_dtype="float32")

@@ -6,8 +6,8 @@ from alignment.chain import chain
 from alignment.config import PipelineConfig
 from alignment.export import export
 from alignment.launch import build
-from alignment.progress import Progress
-from alignment.store import Store
+from alignment.store.progress import Progress
+from alignment.store.store import Store
 from tests import tiny
 
 

@@ -7,7 +7,7 @@ from alignment.launch import run_step
 from alignment.records import Kept, ModelRef
 from alignment.report.assemble import gather
 from alignment.stages import PassGate
-from alignment.store import Store
+from alignment.store.store import Store
 from tests.alignment.artifacts import put_evaluation, put_model
 
 

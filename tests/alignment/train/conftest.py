@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from alignment.progress import Progress
+from alignment.store.progress import Progress
 from alignment.train.dpo import DpoConfig, train_dpo
 from alignment.train.engine import Batch, Stock
 from alignment.train.settings import Lora

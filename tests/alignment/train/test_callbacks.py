@@ -5,7 +5,7 @@ import pytest
 
 from alignment.errors import TrainingError
 from alignment.evaluate.generate import generate
-from alignment.progress import Progress
+from alignment.store.progress import Progress
 from alignment.train.callbacks import check_start, rewards_by_task, sample_generations, watch
 from alignment.train.logprobs import pair_logprobs
 from alignment.train.losses import Ipo, Sigmoid

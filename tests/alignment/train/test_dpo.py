@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file
 
 from alignment.errors import Interrupted, TrainingError
-from alignment.progress import Progress
 from alignment.records import Quantisation
+from alignment.store.progress import Progress
 from alignment.train.callbacks import check_start
 from alignment.train.dpo import DpoConfig, loss_before_training, train_dpo
 from alignment.train.engine import Packed, Stock

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from alignment.launch import build
-from alignment.progress import Progress
+from alignment.store.progress import Progress
 from tests.alignment.elsewhere import Elsewhere, children, finish
 
 GROUPS = (

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from alignment.launch import build
-from alignment.progress import Progress
 from alignment.records import StageRecord
+from alignment.store.progress import Progress
 from tests.alignment.elsewhere import Elsewhere, children, finish
 
 ADAPTER = "adapter/adapter_model.safetensors"

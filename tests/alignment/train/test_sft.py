@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 
 from alignment.data.encode import end_of_turn_id
 from alignment.errors import DataError, Interrupted, TrainingError
-from alignment.progress import Progress
 from alignment.records import Conversation, Message, Quantisation
+from alignment.store.progress import Progress
 from alignment.train.engine import Packed, Stock
 from alignment.train.sft import SftConfig, train_sft
 

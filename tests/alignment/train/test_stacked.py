@@ -19,8 +19,8 @@ from alignment.evaluate.probe import (
     probe_rows,
 )
 from alignment.models.adapters import describe_adapter
-from alignment.progress import Progress
 from alignment.records import Quantisation
+from alignment.store.progress import Progress
 from alignment.train.dpo import train_dpo
 from alignment.train.engine import Packed, Stock
 
@@ -193,7 +193,7 @@ def test_a_round_on_a_stack_is_the_same_with_checkpointing(
     """Recomputed or kept, the activations of the frozen branch are those of the same weights."""
     from safetensors.torch import load_file
 
-    from alignment.store import Workspace
+    from alignment.store.store import Workspace
 
     found = []
     for on in (False, True):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from alignment.failpoints import hit
+from alignment.store.failpoints import hit
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from alignment.errors import ArtifactError, StorageError
 from alignment.records import CodeVersion, StageRecord
-from alignment.store import MANIFEST, Store, storage_errors
+from alignment.store.store import MANIFEST, Store, storage_errors
 
 KEY = "sft-0123456789abcdef01234567"
 
@@ -18,9 +18,9 @@ CRASHES = """
 import json, os, signal, sys
 from pathlib import Path
 from alignment.launch import build
-from alignment.progress import Progress
+from alignment.store.progress import Progress
 from alignment.stages import Outcome, Step
-from alignment.store import Store
+from alignment.store.store import Store
 
 class Writes(Step):
     stage: str = "writes"

@@ -1,8 +1,8 @@
 import pytest
 
 from alignment.errors import ArtifactError
-from alignment.lineage import ancestors, descendants, resolve
-from alignment.store import Store
+from alignment.store.lineage import ancestors, descendants, resolve
+from alignment.store.store import Store
 from tests.alignment.artifacts import put
 
 

@@ -3,7 +3,7 @@
 from alignment.errors import UsageError
 from alignment.line import Line
 from alignment.records import StageRecord
-from alignment.store import Store
+from alignment.store.store import Store
 
 HAND_OVERS = ("merge", "stack")
 """The stages whose artifact is a model that was trained here."""

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from alignment.errors import ArtifactError
-from alignment.failpoints import Broken, arm
-from alignment.store import MANIFEST, Store
+from alignment.store.failpoints import Broken, arm
+from alignment.store.store import MANIFEST, Store
 from tests.alignment.artifacts import record_of
 from tests.machines import lives, place_of_a_life
 

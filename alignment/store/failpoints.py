@@ -1,6 +1,6 @@
 """Named points around every durable effect, at which a test can have the process die or fail.
 
-`alignment.durable` passes `<name>:before` and `<name>:after` of each effect it makes. Nothing
+`alignment.store.durable` passes `<name>:before` and `<name>:after` of each effect it makes. Nothing
 happens there unless this process was armed, and nothing in the product arms one: a test does,
 or a child that a test has started (`tests/faults`).
 """

@@ -4,7 +4,7 @@ import random
 import shutil
 
 from alignment.errors import ArtifactError
-from alignment.store import MANIFEST, Store
+from alignment.store.store import MANIFEST, Store
 
 
 def flip(path, generator):

@@ -22,10 +22,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from alignment.durable import flush_tree, remove, rename, write
 from alignment.errors import ArtifactError, StorageError
 from alignment.records import FileDigest, Frozen, StageRecord, inside
-from alignment.seal import sealed, unsealed
+from alignment.store.checksum import sealed, unsealed
+from alignment.store.durable import flush_tree, remove, rename, write
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from alignment import durable
 from alignment.errors import StorageError
-from alignment.failpoints import Broken, arm, hit, observe
-from alignment.store import storage_errors
+from alignment.store import durable
+from alignment.store.failpoints import Broken, arm, hit, observe
+from alignment.store.store import storage_errors
 
 
 def passed(run):

@@ -1,0 +1,1 @@
+"""Artifacts on disk: whole or absent, addressed by key, checked when opened."""
