@@ -111,7 +111,7 @@ def open_for_chat(
     Raises:
         UsageError: the record is not a model.
     """
-    from alignment.evaluate.generate import generate
+    from alignment.models.generate import generate
     from alignment.models.load import open_model
 
     ref = _model(store.open(record.key))

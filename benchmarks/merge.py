@@ -17,7 +17,7 @@ from pathlib import Path
 from alignment.launch import KEEP_FREED_MEMORY
 from alignment.models.adapters import describe_adapter
 from alignment.models.merge import Deltas, write_merge
-from alignment.models.shards import SHARD_SIZE
+from alignment.models.weight_files import SHARD_SIZE
 from alignment.records import BaseRef
 from alignment.store.progress import Progress
 from alignment.store.store import Store

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from alignment.data import clean, encode, index, leaks, markers
+from alignment.data import clean, index, leaks, markers
 from alignment.data.accounts import Prepared
 from alignment.data.clean import Cleaned, Placed, R, Reason, Rejected
 from alignment.data.files import Meter
@@ -31,6 +31,7 @@ from alignment.data.sources import FileSource, Source, bytes_of
 from alignment.data.split import Part, PromptKeys, held_out
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
+from alignment.models import chat_template
 from alignment.records import Conversation, Frozen, PreferencePair, digest_of
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def prepare_conversations(
     sieve = run.sieve(read_conversations, [], fit, max_length)
     run.compare(sieve)
     first = index.in_order(sieve.index, sieve.alive)[:SPANS_CHECKED].tolist()
-    encode.check_spans(tokenizer, map(Conversation.model_validate_json, sieve.lines(first)))
+    chat_template.check_spans(tokenizer, map(Conversation.model_validate_json, sieve.lines(first)))
     return run.write(sieve, "conversations", [])
 
 
@@ -261,12 +262,14 @@ class _Preparation(Generic[R]):
         yield from (clean.broken_text, clean.empty, clean.role_order)
         if self.config.markers == "as_text":
             yield partial(markers.spelled_out, tokenizer=self.tokenizer)
-        opening = str(self.tokenizer.decode(encode.response_template_ids(self.tokenizer))).strip()
+        opening = str(
+            self.tokenizer.decode(chat_template.response_template_ids(self.tokenizer))
+        ).strip()
         yield partial(markers.special_token, tokenizer=self.tokenizer, turn_marker=opening)
         if self.config.markers == "quarantine":
             yield markers.turn_marker
         yield markers.placeholder
-        if not encode.offers_tools(self.tokenizer):
+        if not chat_template.offers_tools(self.tokenizer):
             yield clean.uses_tools
 
     def _apart(self) -> Iterator[Step[R]]:
@@ -339,7 +342,7 @@ def _fit_conversations(
     cleaned: Cleaned[Conversation] = Cleaned([], [])
     for row in rows:
         try:
-            encode.fit_conversation(tokenizer, row.record, max_length=max_length)
+            chat_template.fit_conversation(tokenizer, row.record, max_length=max_length)
         except Rejected as rejected:
             cleaned.dropped.append(row.dropped(rejected.reason, rejected.detail))
         else:
@@ -357,7 +360,7 @@ def _fit_pairs(
     cleaned: Cleaned[PreferencePair] = Cleaned([], [], noted)
     for row in rows:
         try:
-            trimmed = encode.trim_prompt(
+            trimmed = chat_template.trim_prompt(
                 tokenizer,
                 row.record,
                 max_prompt_length=lengths.prompt,

@@ -6,7 +6,6 @@ from datetime import datetime
 
 from alignment.chain import chain
 from alignment.config import PipelineConfig
-from alignment.data.encode import end_of_turn_id
 from alignment.doctor.counts import check_rows
 from alignment.doctor.devices import Device, find_device
 from alignment.doctor.engines import check_engines
@@ -23,6 +22,7 @@ from alignment.doctor.shape import Shape
 from alignment.doctor.template import check_prefix, check_stop, check_supervised, check_template
 from alignment.doctor.texts import check_forged_turns, check_refusals
 from alignment.doctor.trainings import trainings
+from alignment.models.chat_template import end_of_turn_id
 from alignment.models.load import load_tokenizer
 from alignment.store.store import Store
 

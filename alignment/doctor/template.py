@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from alignment.data.encode import end_of_turn_id, response_template_ids
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
 from alignment.doctor.patient import PreparedSet
 from alignment.doctor.tokens import Encoded
 from alignment.errors import ModelError
+from alignment.models.chat_template import end_of_turn_id, response_template_ids
 from alignment.report.table import Table
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from alignment.data.encode import CompletionOnlyCollator, Span
+from alignment.models.chat_template import CompletionOnlyCollator, Span
 from alignment.records import Conversation, Message, PreferencePair
 
 if TYPE_CHECKING:

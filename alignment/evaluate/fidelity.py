@@ -13,9 +13,9 @@ from alignment.errors import TrainingError
 from alignment.evaluate.probe import Probe, distance
 from alignment.models.load import base_folder, load_base, open_model
 from alignment.models.merge import Merge, plan_merge, write_merge
-from alignment.models.shards import SHARD_SIZE
 from alignment.models.sources import describe, weight_files
 from alignment.models.stack import Stack
+from alignment.models.weight_files import SHARD_SIZE
 from alignment.records import BaseRef, Materialised, ModelRef, digest_of
 from alignment.store.durable import staged
 from alignment.store.progress import Progress

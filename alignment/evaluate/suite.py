@@ -14,9 +14,9 @@ from pydantic import Field, PositiveInt
 
 from alignment.data.prepare import PairSetConfig
 from alignment.data.verifiers import VerifiablePrompt, Verifier
-from alignment.evaluate.generate import generate
 from alignment.evaluate.metrics import summarise
 from alignment.evaluate.probe import probe_rows
+from alignment.models.generate import generate
 from alignment.models.load import LoadedModel
 from alignment.records import EvalReport, Frozen, Generation, Message, PairScore, PreferencePair
 from alignment.store.durable import staged, write

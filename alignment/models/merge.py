@@ -21,8 +21,8 @@ from pydantic import Field, PositiveFloat
 from alignment.errors import ModelError
 from alignment.models.adapters import FactorFile, check_fit
 from alignment.models.load import base_folder
-from alignment.models.shards import Weights, blank_model, write_shards
 from alignment.models.sources import tokenizer_files
+from alignment.models.weight_files import Weights, blank_model, write_shards
 from alignment.records import AdapterRef, BaseRef, Frozen, ModelRef
 from alignment.store.durable import staged
 from alignment.store.progress import Progress

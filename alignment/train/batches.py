@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Self
 
-from alignment.data.encode import IGNORED
+from alignment.models.chat_template import IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor, device

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import TrainingError
-from alignment.evaluate.generate import generate
+from alignment.models.generate import generate
 from alignment.records import Message, PreferencePair
 from alignment.store.durable import effect, flush, staged
 from alignment.store.progress import Progress

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from alignment.data.encode import as_template
+from alignment.models.chat_template import as_template
 from alignment.models.load import LoadedModel
 from alignment.records import PreferencePair
 from alignment.store.progress import Progress

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from alignment.data.encode import IGNORED, end_of_turn_id, render
+from alignment.models.chat_template import IGNORED, end_of_turn_id, render
 from alignment.records import Message, PreferencePair
 from alignment.train.attention import use_packed_attention
 from alignment.train.batches import MicroBatch, Tree, lay_out

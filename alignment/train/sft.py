@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveFloat
 
-from alignment.data.encode import CompletionOnlyCollator, as_template, check_spans
 from alignment.errors import Interrupted
+from alignment.models.chat_template import CompletionOnlyCollator, as_template, check_spans
 from alignment.models.load import LoadedModel
 from alignment.records import Conversation, Frozen
 from alignment.store.durable import staged, write

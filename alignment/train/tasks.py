@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from alignment.data.encode import IGNORED
+from alignment.models.chat_template import IGNORED
 from alignment.train.batches import MicroBatch, Tree
 from alignment.train.losses import PairLogProbs, PreferenceLoss
 

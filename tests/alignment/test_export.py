@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from alignment.errors import StorageError, UsageError
-from alignment.evaluate.generate import generate
 from alignment.export import Exported, export, open_for_chat
+from alignment.models.generate import generate
 from alignment.models.load import open_model
 from alignment.records import Message, ModelRef
 

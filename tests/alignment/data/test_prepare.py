@@ -6,7 +6,6 @@ import pytest
 from pydantic import ValidationError
 
 from alignment.data.clean import Reason
-from alignment.data.encode import render
 from alignment.data.practice import PracticeSource
 from alignment.data.prepare import (
     ConversationSetConfig,
@@ -20,6 +19,7 @@ from alignment.data.sources import FileSource
 from alignment.data.split import Part, PromptKeys
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
+from alignment.models.chat_template import render
 from alignment.records import Conversation, Message, PreferencePair, Quarantined
 
 

@@ -2,11 +2,11 @@
 
 import copy
 
-from alignment.data.encode import end_of_turn_id
 from alignment.doctor.finding import Histogram
 from alignment.doctor.lengths import check_lengths, check_trimmed, counted, quantile, useless
 from alignment.doctor.template import check_prefix, check_stop, check_supervised, check_template
 from alignment.doctor.tokens import encode_pairs
+from alignment.models.chat_template import end_of_turn_id
 from tests.alignment.doctor.conftest import chat, dropped, pair
 
 REWRITES_PROMPTS = (

@@ -6,7 +6,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alignment.data.practice import PracticeSource
-from alignment.evaluate.generate import generate
 from alignment.evaluate.suite import (
     DISTRIBUTIONS,
     GENERATIONS,
@@ -16,6 +15,7 @@ from alignment.evaluate.suite import (
     evaluate,
     questions,
 )
+from alignment.models.generate import generate
 from alignment.records import Generation, PairScore
 from alignment.store.progress import Progress
 from alignment.train.logprobs import encode, pair_logprobs

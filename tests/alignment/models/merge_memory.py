@@ -16,14 +16,14 @@ SHARD = 40_000_000
 
 
 def by_shards(base, adapter, out):
-    from alignment.models import shards
+    from alignment.models import weight_files
     from alignment.models.adapters import describe_adapter
     from alignment.models.merge import Deltas, write_merge
     from alignment.records import BaseRef
     from alignment.store.progress import Progress
     from alignment.store.store import Store
 
-    shards.SHARD_SIZE = str(SHARD // 1_000_000) + "MB"
+    weight_files.SHARD_SIZE = str(SHARD // 1_000_000) + "MB"
     ref = describe_adapter(adapter, uri=f"folder:{adapter}", stage="sft", trained_on="")
     deltas = Deltas(
         origin=BaseRef(uri=f"folder:{base}", sha256="", dtype="bfloat16"), adapters=(ref,)

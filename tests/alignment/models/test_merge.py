@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load_file
 
 from alignment.errors import ModelError
-from alignment.models import shards
+from alignment.models import weight_files
 from alignment.models.load import open_model
 from alignment.models.merge import plan_merge, write_merge
 from alignment.models.sources import describe, tokenizer_files
@@ -207,7 +207,7 @@ def test_where_bfloat16_keeps_too_little_the_same_folder_is_float32(
     merge, tiny_ref, make_adapter, tmp_path, monkeypatch
 ):
     """Its shards take the place of the others, which are fewer."""
-    monkeypatch.setattr(shards, "SHARD_SIZE", "40KB")
+    monkeypatch.setattr(weight_files, "SHARD_SIZE", "40KB")
     on_grid, _ = merge(tiny_ref.push(make_adapter("none", seed=1, scale=0.0)), dtype="bfloat16")
     base = tiny_ref.base.model_copy(update={"uri": f"folder:{on_grid}", "dtype": "bfloat16"})
     trained = tiny_ref.model_copy(update={"base": base}).push(make_adapter("a", seed=1, scale=3e-5))
@@ -278,7 +278,7 @@ def by_peft(base, adapters, dtype, folder):
     model = adapted.merge_and_unload()
     for adapter in others:
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    model.to(dtype).save_pretrained(folder, max_shard_size=shards.SHARD_SIZE)
+    model.to(dtype).save_pretrained(folder, max_shard_size=weight_files.SHARD_SIZE)
 
 
 def tensors_of(ref):
@@ -315,7 +315,7 @@ def test_what_is_written_equals_the_merge_by_peft_bit_for_bit(
     merge, any_base, make_adapter, tmp_path, monkeypatch, dtype, adapters
 ):
     """Weights, config, generation config; also with scales of 3 and 4/3, which round."""
-    monkeypatch.setattr(shards, "SHARD_SIZE", "40KB")
+    monkeypatch.setattr(weight_files, "SHARD_SIZE", "40KB")
     ranks = {"a": (4, 8), "b": (2, 6), "c": (3, 4)}
     made = [
         make_adapter(name, seed=seed, r=ranks[name][0], alpha=ranks[name][1])
@@ -332,6 +332,8 @@ def test_what_is_written_equals_the_merge_by_peft_bit_for_bit(
     assert len(list(folder.glob("*.safetensors"))) > 1
     for name in ("config.json", "generation_config.json"):
         assert (folder / name).read_text() == (expected / name).read_text()
-    index, theirs = (json.loads((one / shards.INDEX).read_text()) for one in (folder, expected))
+    index, theirs = (
+        json.loads((one / weight_files.INDEX).read_text()) for one in (folder, expected)
+    )
     assert index["metadata"] == theirs["metadata"]
     assert index["weight_map"].keys() == theirs["weight_map"].keys()

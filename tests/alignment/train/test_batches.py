@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from alignment.data.encode import IGNORED
 from alignment.errors import ModelError
+from alignment.models.chat_template import IGNORED
 from alignment.train.attention import FAMILIES, use_packed_attention
 from alignment.train.batches import Tree, lay_out, level, split
 from alignment.train.engine import Packed

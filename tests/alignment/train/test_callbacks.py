@@ -4,7 +4,7 @@ import math
 import pytest
 
 from alignment.errors import TrainingError
-from alignment.evaluate.generate import generate
+from alignment.models.generate import generate
 from alignment.store.progress import Progress
 from alignment.train.callbacks import check_start, rewards_by_task, sample_generations, watch
 from alignment.train.logprobs import pair_logprobs

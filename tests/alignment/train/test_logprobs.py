@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from alignment.data.encode import end_of_turn_id, render
+from alignment.models.chat_template import end_of_turn_id, render
 from alignment.records import Message, PreferencePair
 from alignment.train.logprobs import (
     Completion,

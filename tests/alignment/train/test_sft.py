@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alignment.data.encode import end_of_turn_id
 from alignment.errors import DataError, Interrupted, TrainingError
+from alignment.models.chat_template import end_of_turn_id
 from alignment.records import Conversation, Message, Quantisation
 from alignment.store.progress import Progress
 from alignment.train.engine import Packed, Stock

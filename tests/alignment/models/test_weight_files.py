@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alignment.launch import KEEP_FREED_MEMORY
-from alignment.models import shards
-from alignment.models.shards import Weights, blank_model, write_shards
+from alignment.models import weight_files
+from alignment.models.weight_files import Weights, blank_model, write_shards
 from tests.alignment.models.merge_memory import SHARD
 
 ROOT = Path(__file__).parents[3]
@@ -97,7 +97,7 @@ def test_a_second_copy_in_another_form_is_not_read(tiny_model_folder, tmp_path):
 
 def test_what_is_no_float_keeps_its_type(tiny_model_folder, tmp_path):
     source = shutil.copytree(tiny_model_folder, tmp_path / "model")
-    file = source / shards.WHOLE
+    file = source / weight_files.WHOLE
     save_file({**load_file(file), "steps": torch.tensor([2**40])}, file, {"format": "pt"})
     weights = Weights(source)
 
@@ -106,6 +106,6 @@ def test_what_is_no_float_keeps_its_type(tiny_model_folder, tmp_path):
         return tensor.bfloat16() if tensor.is_floating_point() else tensor
 
     write_shards(blank_model(source), weights, make, tmp_path / "out", torch.bfloat16)
-    written = load_file(tmp_path / "out" / shards.WHOLE)
+    written = load_file(tmp_path / "out" / weight_files.WHOLE)
     assert written["steps"].tolist() == [2**40]
     assert {t.dtype for name, t in written.items() if name != "steps"} == {torch.bfloat16}

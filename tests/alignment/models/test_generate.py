@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from alignment.data.encode import end_of_turn_id, render
-from alignment.evaluate.generate import generate
+from alignment.models.chat_template import end_of_turn_id, render
+from alignment.models.generate import generate
 from alignment.records import Message
 
 ASK = (Message(role="user", content="Is it so?"),)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignment.data.encode import end_of_turn_id, render
+from alignment.models.chat_template import end_of_turn_id, render
 from alignment.records import Message
 
 if TYPE_CHECKING:

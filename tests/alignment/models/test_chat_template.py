@@ -3,7 +3,9 @@ import copy
 import pytest
 
 from alignment.data.clean import Reason, Rejected
-from alignment.data.encode import (
+from alignment.data.sieve import read_rows
+from alignment.errors import DataError, ModelError
+from alignment.models.chat_template import (
     IGNORED,
     CompletionOnlyCollator,
     check_spans,
@@ -16,8 +18,6 @@ from alignment.data.encode import (
     supervised_spans_from_template,
     trim_prompt,
 )
-from alignment.data.sieve import read_rows
-from alignment.errors import DataError, ModelError
 from alignment.records import Conversation, Function, Message, PreferencePair, ToolCall
 
 
