@@ -215,8 +215,8 @@ def _measured(
     written: Exported, store: Store, ref: ModelRef, deltas: "Deltas", folder: Path
 ) -> Exported:
     """The same with its distances, each model loaded as others would load it, in fp32."""
-    from alignment.evaluate.probe import distance, probe_of, take_probe
     from alignment.models.load import open_model
+    from alignment.scoring.probe import distance, probe_of, take_probe
 
     trained = probe_of(store, deltas.adapters[-1])
     measured = open_model(ref, store, dtype="float32", quantised=False).model
@@ -236,7 +236,7 @@ def _measured_copy(written: Exported, store: Store, deltas: "Deltas", folder: Pa
 
     Not the one its hand-over recorded, which is of what the next stage loads, perhaps in 4 bits.
     """
-    from alignment.evaluate.probe import distance, probe_of
+    from alignment.scoring.probe import distance, probe_of
 
     model = _as_others_load_it(written, store, deltas, folder)
     return written.model_copy(

@@ -12,8 +12,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from alignment.peak import own_peak
 from alignment.records import CodeVersion, digest_of
+from alignment.scoring.gpu_memory import own_peak
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "prefect")
 

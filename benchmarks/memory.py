@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alignment.peak import own_peak
+from alignment.scoring.gpu_memory import own_peak
 
 PAUSE = 0.002
 """Seconds between two looks."""

@@ -14,11 +14,11 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from alignment.records import Conversation, Frozen, PreferencePair, Quantisation
+from alignment.scoring.engine import Batch, Engine
+from alignment.scoring.logprobs import encode
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.engine import Batch, Engine
-from alignment.train.logprobs import encode
 from alignment.train.settings import on_this_machine
 from alignment.train.sft import SftConfig, train_sft
 from benchmarks.workload import load

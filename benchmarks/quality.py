@@ -109,7 +109,7 @@ class Exam:
 
     def _score(self, ref: ModelRef, view: View) -> tuple[list[float], list[float], list[int]]:
         from alignment.models.load import open_model
-        from alignment.train.logprobs import encode
+        from alignment.scoring.logprobs import encode
 
         forget()
         loaded = open_model(ref, self.store, dtype=view.dtype, quantised=view.quantised)

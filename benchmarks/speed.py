@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from alignment.data.sieve import read_rows
 from alignment.records import PreferencePair
-from alignment.train.engine import Batch, Engine
+from alignment.scoring.engine import Batch, Engine
 from benchmarks.phases import Measured, Phase, Setup, limit_gpu, matmul_limit, measure
 from benchmarks.workload import DISTRIBUTIONS, SHAPES, pairs_of, write_model
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from alignment.chain import Chain
 from alignment.doctor.finding import Finding
+from alignment.scoring.attention import against_packing
+from alignment.scoring.engine import Packed
 from alignment.stages import EvaluateModel, Step, TrainDpo, TrainSft
-from alignment.train.attention import against_packing
-from alignment.train.engine import Packed
 
 
 def check_engines(chain: Chain, folder: Path) -> Finding:

@@ -1,6 +1,6 @@
 """How the packed engine will take a training: tokens at once, layers that recompute, compiled.
 
-By the engine's own plan (`alignment/train/budget.py`), with memory forecast where it measures.
+By the engine's own plan (`alignment/scoring/budget.py`), with memory forecast where it measures.
 """
 
 from dataclasses import replace
@@ -10,9 +10,9 @@ from alignment.doctor.memory import activation_bytes, forecast_memory
 from alignment.doctor.shape import Shape
 from alignment.doctor.trainings import Training
 from alignment.records import Quantisation
-from alignment.train.budget import CPU_TOKENS, SHARE, Memory, Plan, fitting
+from alignment.scoring.budget import CPU_TOKENS, SHARE, Memory, Plan, fitting
+from alignment.scoring.engine import Packed
 from alignment.train.capacity import STEPS_WORTH_COMPILING
-from alignment.train.engine import Packed
 
 
 def planned(

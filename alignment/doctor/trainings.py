@@ -11,11 +11,11 @@ from alignment.chain import Chain
 from alignment.doctor.patient import PreparedSet
 from alignment.models.merge import Merge
 from alignment.models.stack import Stack
+from alignment.scoring.batches import level, split
+from alignment.scoring.budget import TRAINING_TOKENS
+from alignment.scoring.engine import Packed
 from alignment.stages import TrainDpo, TrainSft
-from alignment.train.batches import level, split
-from alignment.train.budget import TRAINING_TOKENS
 from alignment.train.dpo import DpoConfig
-from alignment.train.engine import Packed
 from alignment.train.sft import SftConfig
 
 STEPS = 1_000

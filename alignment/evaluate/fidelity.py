@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alignment.errors import TrainingError
-from alignment.evaluate.probe import Probe, distance
 from alignment.models.load import base_folder, load_base, open_model
 from alignment.models.merge import Merge, plan_merge, write_merge
 from alignment.models.sources import describe, weight_files
 from alignment.models.stack import Stack
 from alignment.models.weight_files import SHARD_SIZE
 from alignment.records import BaseRef, Materialised, ModelRef, digest_of
+from alignment.scoring.probe import Probe, distance
 from alignment.store.durable import staged
 from alignment.store.progress import Progress
 from alignment.store.store import Store, file_sha256

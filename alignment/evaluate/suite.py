@@ -15,14 +15,14 @@ from pydantic import Field, PositiveInt
 from alignment.data.prepare import PairSetConfig
 from alignment.data.verifiers import VerifiablePrompt, Verifier
 from alignment.evaluate.metrics import summarise
-from alignment.evaluate.probe import probe_rows
 from alignment.models.generate import generate
 from alignment.models.load import LoadedModel
 from alignment.records import EvalReport, Frozen, Generation, Message, PairScore, PreferencePair
+from alignment.scoring.engine import Engine, Packed
+from alignment.scoring.logprobs import Completion, encode, reply_distributions
+from alignment.scoring.probe import probe_rows
 from alignment.store.durable import staged, write
 from alignment.store.progress import Progress
-from alignment.train.engine import Engine, Packed
-from alignment.train.logprobs import Completion, encode, reply_distributions
 
 if TYPE_CHECKING:
     from torch import Tensor

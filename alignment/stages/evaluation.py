@@ -80,8 +80,8 @@ def _from_training(store: Store, model: "LoadedModel") -> dict[str, float]:
 
     That one may have computed in four bits and this one never does, whoever handed it over.
     """
-    from alignment.evaluate.probe import distance, probe_of
     from alignment.models.merge import plan_merge
+    from alignment.scoring.probe import distance, probe_of
 
     adapters = plan_merge(model.ref).adapters
     if not adapters:

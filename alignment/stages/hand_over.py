@@ -26,7 +26,7 @@ class HandOver(Step):
     def build(self, context: Context) -> Outcome:
         """Make the model that the next stage takes, and measure it."""
         from alignment.evaluate.fidelity import Place, hand_over
-        from alignment.evaluate.probe import probe_of
+        from alignment.scoring.probe import probe_of
 
         store = context.store
         policy = model_of(store, self.policy)

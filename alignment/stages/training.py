@@ -105,9 +105,9 @@ class UseAdapter(Step):
         """Check the adapter, copy it into the store and probe the model it makes."""
         import shutil
 
-        from alignment.evaluate.probe import PROBE_FILE, last_replies, probe_rows, take_probe
         from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, describe_adapter
         from alignment.models.stack import attach
+        from alignment.scoring.probe import PROBE_FILE, last_replies, probe_rows, take_probe
 
         folder = context.workspace.out / "adapter"
         with staged("adapter.copy", folder) as place:
@@ -137,8 +137,8 @@ def _trained(
     summary: TrainingSummary,
     sets: Sequence[DataRef],
 ) -> Outcome:
-    from alignment.evaluate.probe import PROBE_FILE, last_replies, leave_probe, probe_rows
     from alignment.models.adapters import describe_adapter
+    from alignment.scoring.probe import PROBE_FILE, last_replies, leave_probe, probe_rows
 
     out = context.workspace.out
     ref = describe_adapter(

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from alignment.errors import TrainingError
 from alignment.models.generate import generate
 from alignment.records import Message, PreferencePair
+from alignment.scoring.engine import Engine, Stock
+from alignment.scoring.logprobs import pair_logprobs
 from alignment.store.durable import effect, flush, staged
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
 from alignment.train.checkpoints import seal
-from alignment.train.engine import Engine, Stock
-from alignment.train.logprobs import pair_logprobs
 from alignment.train.losses import Loss
 
 if TYPE_CHECKING:

@@ -13,6 +13,8 @@ from pydantic import Field, PositiveInt
 
 from alignment.errors import TrainingError
 from alignment.records import Frozen
+from alignment.scoring.batches import Tree, lay_out
+from alignment.scoring.budget import Budget, Plan, training_plan
 from alignment.train.acceleration import (
     against_compiling,
     compile_layers,
@@ -21,8 +23,6 @@ from alignment.train.acceleration import (
     recompute,
     recomputes,
 )
-from alignment.train.batches import Tree, lay_out
-from alignment.train.budget import Budget, Plan, training_plan
 from alignment.train.tasks import Task
 
 if TYPE_CHECKING:

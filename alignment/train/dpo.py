@@ -14,11 +14,11 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from alignment.models.chat_template import as_template
 from alignment.models.load import LoadedModel
 from alignment.records import PreferencePair
+from alignment.scoring.engine import Engine
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
 from alignment.train.callbacks import check_start, rewards_by_task, sample_generations, watch
 from alignment.train.checkpoints import newest
-from alignment.train.engine import Engine
 from alignment.train.losses import Loss, Sigmoid
 from alignment.train.settings import Lora, TrainingSettings, on_this_machine
 from alignment.train.sft import TrainingSummary, fit

@@ -15,9 +15,10 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import TrainingError
-from alignment.train.attention import use_packed_attention
-from alignment.train.batches import Tree, lay_out
-from alignment.train.budget import Plan, scoring_budget
+from alignment.scoring.attention import use_packed_attention
+from alignment.scoring.batches import Tree, lay_out
+from alignment.scoring.budget import Plan, scoring_budget
+from alignment.scoring.logprobs import predicted_logprobs
 from alignment.train.capacity import (
     Capacity,
     Packing,
@@ -26,7 +27,6 @@ from alignment.train.capacity import (
     set_random_state,
     settle,
 )
-from alignment.train.logprobs import predicted_logprobs
 from alignment.train.losses import PairLogProbs
 from alignment.train.tasks import Batch, Objective, Task
 

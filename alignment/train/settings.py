@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from alignment.records import Frozen
-from alignment.train.engine import Batch, Engine, Packed
+from alignment.scoring.engine import Batch, Engine, Packed
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

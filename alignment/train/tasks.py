@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from alignment.models.chat_template import IGNORED
-from alignment.train.batches import MicroBatch, Tree
+from alignment.scoring.batches import MicroBatch, Tree
 from alignment.train.losses import PairLogProbs, PreferenceLoss
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ import signal
 
 import pytest
 
-from alignment.evaluate.probe import PROBE_FILE, Probe, distance
 from alignment.export import open_for_chat
 from alignment.launch import run_step
 from alignment.models.load import open_model
 from alignment.plan import plan
 from alignment.records import AdapterRef, EvalReport, ModelRef
+from alignment.scoring.probe import PROBE_FILE, Probe, distance
 from tests.alignment.elsewhere import Elsewhere, children, finish
 
 HAND_OVERS = ("stack-sft", "stack-dpo-1", "stack-dpo-2")

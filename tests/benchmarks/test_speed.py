@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from alignment.train.logprobs import encode
+from alignment.scoring.logprobs import encode
 from benchmarks.speed import main
 from benchmarks.workload import DISTRIBUTIONS, pairs_of, tokenizer
 

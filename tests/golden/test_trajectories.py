@@ -13,10 +13,10 @@ import pytest
 from alignment.models.load import open_model
 from alignment.models.sources import describe
 from alignment.records import Conversation, Message, ModelRef, PreferencePair
+from alignment.scoring.engine import Batch, Stock
 from alignment.store.progress import Progress
 from alignment.store.store import Store, Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.engine import Batch, Stock
 from alignment.train.losses import Sigmoid
 from alignment.train.settings import Lora
 from alignment.train.sft import SftConfig, train_sft

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from alignment.train.budget import training_plan
+from alignment.scoring.budget import training_plan
 
 pytestmark = [
     pytest.mark.gpu,

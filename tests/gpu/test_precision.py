@@ -11,11 +11,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from alignment.models.load import LoadedModel, load_base
 from alignment.records import BaseRef, Conversation, ModelRef, TokenizerRef
+from alignment.scoring.engine import Batch, Packed, Stock
+from alignment.scoring.logprobs import encode
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.engine import Batch, Packed, Stock
-from alignment.train.logprobs import encode
 from alignment.train.settings import Lora
 from alignment.train.sft import SftConfig, train_sft
 from benchmarks.workload import pairs_of, tokenizer

@@ -15,9 +15,9 @@ from alignment.doctor.timing import attention_flops, flops_per_token, forecast_s
 from alignment.doctor.trainings import Training
 from alignment.errors import UsageError
 from alignment.records import Quantisation
-from alignment.train.budget import CPU_TOKENS
+from alignment.scoring.budget import CPU_TOKENS
+from alignment.scoring.engine import Batch, Packed, Stock
 from alignment.train.dpo import DpoConfig
-from alignment.train.engine import Batch, Packed, Stock
 from alignment.train.sft import SftConfig
 from benchmarks.workload import DISTRIBUTIONS
 from tests.alignment.doctor.test_schedule import QWEN_7B

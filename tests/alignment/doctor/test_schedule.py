@@ -5,8 +5,8 @@ import pytest
 from alignment.doctor.schedule import check_rounds, check_schedule, usual_rates
 from alignment.doctor.shape import Shape
 from alignment.doctor.trainings import Training
+from alignment.scoring.engine import Batch, Stock
 from alignment.train.dpo import DpoConfig
-from alignment.train.engine import Batch, Stock
 from alignment.train.sft import SftConfig
 from tests.alignment.doctor.conftest import pair
 

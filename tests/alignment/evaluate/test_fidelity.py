@@ -5,10 +5,10 @@ import torch
 
 from alignment.errors import TrainingError
 from alignment.evaluate.fidelity import Place, hand_over, kept_notes
-from alignment.evaluate.probe import last_replies, probe_rows, take_probe
 from alignment.models.merge import Merge
 from alignment.models.stack import Stack
 from alignment.records import Quantisation
+from alignment.scoring.probe import last_replies, probe_rows, take_probe
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 

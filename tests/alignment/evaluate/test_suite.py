@@ -17,8 +17,8 @@ from alignment.evaluate.suite import (
 )
 from alignment.models.generate import generate
 from alignment.records import Generation, PairScore
+from alignment.scoring.logprobs import encode, pair_logprobs
 from alignment.store.progress import Progress
-from alignment.train.logprobs import encode, pair_logprobs
 
 SMALL = EvaluationConfig(dtype="float32", max_new_tokens=4, max_length=256, batch=4)
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from alignment.scoring.engine import Batch, Stock
 from alignment.store.progress import Progress
 from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.engine import Batch, Stock
 from alignment.train.settings import Lora
 from alignment.train.sft import SftConfig, train_sft
 

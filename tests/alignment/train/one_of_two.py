@@ -14,10 +14,10 @@ from alignment.models.adapters import describe_adapter
 from alignment.models.load import open_model
 from alignment.models.sources import describe
 from alignment.records import Conversation, Message, ModelRef, PreferencePair
+from alignment.scoring.engine import Batch, Packed
 from alignment.store.progress import Progress
 from alignment.store.store import Store, Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.engine import Batch, Packed
 from alignment.train.settings import Lora
 from alignment.train.sft import SftConfig, train_sft
 

@@ -7,6 +7,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from alignment.scoring.attention import use_packed_attention
+from alignment.scoring.batches import Tree, lay_out
+from alignment.scoring.logprobs import predicted_logprobs
 from alignment.train.acceleration import (
     Switch,
     compile_layers,
@@ -15,9 +18,6 @@ from alignment.train.acceleration import (
     recompute,
     unpack_scales,
 )
-from alignment.train.attention import use_packed_attention
-from alignment.train.batches import Tree, lay_out
-from alignment.train.logprobs import predicted_logprobs
 from alignment.train.losses import Sigmoid
 from alignment.train.packed import _take_micro_batches
 from alignment.train.settings import ALL_LINEAR

@@ -5,9 +5,9 @@ import pytest
 
 from alignment.errors import TrainingError
 from alignment.models.generate import generate
+from alignment.scoring.logprobs import pair_logprobs
 from alignment.store.progress import Progress
 from alignment.train.callbacks import check_start, rewards_by_task, sample_generations, watch
-from alignment.train.logprobs import pair_logprobs
 from alignment.train.losses import Ipo, Sigmoid
 
 

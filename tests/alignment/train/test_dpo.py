@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 
 from alignment.errors import Interrupted, TrainingError
 from alignment.records import Quantisation
+from alignment.scoring.engine import Packed, Stock
 from alignment.store.progress import Progress
 from alignment.train.callbacks import check_start
 from alignment.train.dpo import DpoConfig, loss_before_training, train_dpo
-from alignment.train.engine import Packed, Stock
 from alignment.train.losses import Ipo, Sigmoid
 
 both_engines = pytest.mark.parametrize(

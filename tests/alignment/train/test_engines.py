@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from alignment.errors import Interrupted, ModelError, TrainingError
+from alignment.scoring.engine import Batch, Packed, Stock
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
 from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.engine import Batch, Packed, Stock
 from alignment.train.losses import (
     ApoZero,
     Hinge,

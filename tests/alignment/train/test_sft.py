@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from alignment.errors import DataError, Interrupted, TrainingError
 from alignment.models.chat_template import end_of_turn_id
 from alignment.records import Conversation, Message, Quantisation
+from alignment.scoring.engine import Packed, Stock
 from alignment.store.progress import Progress
-from alignment.train.engine import Packed, Stock
 from alignment.train.sft import SftConfig, train_sft
 
 both_engines = pytest.mark.parametrize(

@@ -10,7 +10,10 @@ import math
 import pytest
 import torch
 
-from alignment.evaluate.probe import (
+from alignment.models.adapters import describe_adapter
+from alignment.records import Quantisation
+from alignment.scoring.engine import Packed, Stock
+from alignment.scoring.probe import (
     PROBE_FILE,
     Probe,
     distance,
@@ -18,11 +21,8 @@ from alignment.evaluate.probe import (
     leave_probe,
     probe_rows,
 )
-from alignment.models.adapters import describe_adapter
-from alignment.records import Quantisation
 from alignment.store.progress import Progress
 from alignment.train.dpo import train_dpo
-from alignment.train.engine import Packed, Stock
 
 IDS = torch.tensor([[3, 4, 5, 6, 7, 8]])
 NF4 = Quantisation(compute_dtype="float32")
@@ -220,10 +220,10 @@ def test_compiled_layers_compute_the_same_on_a_stack(open_tiny, stacked):
     """The frozen branch is a hook of the layers inside: the compiler must see it."""
     from peft import LoraConfig, get_peft_model
 
+    from alignment.scoring.attention import use_packed_attention
+    from alignment.scoring.batches import Tree, lay_out
+    from alignment.scoring.logprobs import predicted_logprobs
     from alignment.train.acceleration import compile_layers
-    from alignment.train.attention import use_packed_attention
-    from alignment.train.batches import Tree, lay_out
-    from alignment.train.logprobs import predicted_logprobs
 
     def computed(*, compiled):
         torch.manual_seed(0)

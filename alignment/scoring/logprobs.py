@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.models.chat_template import IGNORED, end_of_turn_id, render
 from alignment.records import Message, PreferencePair
-from alignment.train.attention import use_packed_attention
-from alignment.train.batches import MicroBatch, Tree, lay_out
-from alignment.train.budget import Setting, scoring_budget
+from alignment.scoring.attention import use_packed_attention
+from alignment.scoring.batches import MicroBatch, Tree, lay_out
+from alignment.scoring.budget import Setting, scoring_budget
 from alignment.train.losses import PairLogProbs
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alignment.peak import Peak, own_peak
+from alignment.scoring.gpu_memory import Peak, own_peak
 
 
 class Allocator:

@@ -5,10 +5,10 @@ import torch
 
 from alignment.errors import ModelError
 from alignment.models.chat_template import IGNORED
-from alignment.train.attention import FAMILIES, use_packed_attention
-from alignment.train.batches import Tree, lay_out, level, split
-from alignment.train.engine import Packed
-from alignment.train.logprobs import Completion, predicted_logprobs, reply_logprobs
+from alignment.scoring.attention import FAMILIES, use_packed_attention
+from alignment.scoring.batches import Tree, lay_out, level, split
+from alignment.scoring.engine import Packed
+from alignment.scoring.logprobs import Completion, predicted_logprobs, reply_logprobs
 from tests.alignment.train.models import random_model
 
 PAIR = Tree((10, 11, 12), ((20, 21), (30,)))

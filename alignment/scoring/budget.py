@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alignment.errors import TrainingError
-from alignment.peak import own_peak
-from alignment.train.batches import level, split
+from alignment.scoring.batches import level, split
+from alignment.scoring.gpu_memory import own_peak
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@ import torch
 
 from alignment.models.chat_template import end_of_turn_id, render
 from alignment.records import Message, PreferencePair
-from alignment.train.logprobs import (
+from alignment.scoring.logprobs import (
     Completion,
     encode,
     pair_logprobs,

@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from alignment.errors import TrainingError
-from alignment.train.budget import (
+from alignment.scoring.budget import (
     CPU_TOKENS,
     CUDA_TOKENS,
     Budget,

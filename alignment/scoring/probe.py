@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from alignment.errors import TrainingError
 from alignment.models.stack import freeze_trained
 from alignment.records import AdapterRef, Conversation
+from alignment.scoring.logprobs import Completion, encode, reply_distributions
 from alignment.store.durable import staged
 from alignment.store.store import Store
-from alignment.train.logprobs import Completion, encode, reply_distributions
 
 if TYPE_CHECKING:
     from torch import Tensor

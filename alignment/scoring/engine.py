@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from alignment.records import Frozen
-from alignment.train import logprobs, packed
+from alignment.scoring import logprobs
+from alignment.scoring.logprobs import Completion
+from alignment.train import packed
 from alignment.train.capacity import Packing
-from alignment.train.logprobs import Completion
 from alignment.train.losses import PairLogProbs, PreferenceLoss
 from alignment.train.tasks import ConversationTask, PairTask
 

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from alignment.errors import ModelError
-from alignment.train.batches import Segments
+from alignment.scoring.batches import Segments
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from alignment.errors import TrainingError
-from alignment.evaluate import probe as module
-from alignment.evaluate.probe import (
+from alignment.scoring import probe as module
+from alignment.scoring.logprobs import Completion, reply_distributions
+from alignment.scoring.probe import (
     PROBE_TOKENS,
     Probe,
     distance,
@@ -15,7 +16,6 @@ from alignment.evaluate.probe import (
     probe_rows,
     take_probe,
 )
-from alignment.train.logprobs import Completion, reply_distributions
 
 
 def of_length(tokens):

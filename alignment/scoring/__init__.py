@@ -1,0 +1,1 @@
+"""Log-probabilities under a model: what training, evaluation and export share."""
