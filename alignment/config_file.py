@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from alignment.config import PipelineConfig
-from alignment.data.files import SecretFound
+from alignment.data.read.files import SecretFound
 from alignment.errors import ConfigError
 
 

@@ -23,10 +23,10 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from alignment.data.accounts import UNREADABLE, too_many_unreadable
 from alignment.data.arrivals import Listed, again, cut, listed
-from alignment.data.files import Place, sha256
 from alignment.data.formats import Auto, Format
-from alignment.data.reading import Reading, read_pairs
-from alignment.data.sources import FileSource
+from alignment.data.read.files import Place, sha256
+from alignment.data.read.reading import Reading, read_pairs
+from alignment.data.read.sources import FileSource
 from alignment.errors import DataError
 from alignment.records import Frozen, PreferencePair, Quarantined
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from alignment.data.practice import PracticeSource
 from alignment.data.prepare import Lengths, PairSetConfig, prepare_pairs
-from alignment.data.sources import FileSource
+from alignment.data.read.sources import FileSource
 from flows.display import counting
 
 if TYPE_CHECKING:

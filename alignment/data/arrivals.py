@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from alignment.data import files
+from alignment.data.read import files
 from alignment.records import Frozen
 
 _SMALLEST_PARQUET = 12

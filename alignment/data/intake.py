@@ -15,15 +15,16 @@ from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from alignment.data import clean, files, index, markers
+from alignment.data import clean, index, markers
 from alignment.data.clean import Reason, Record
-from alignment.data.files import Meter
 from alignment.data.flags import Flag, as_bits, of_bits
 from alignment.data.formats import Auto, Format, Kind
-from alignment.data.reading import Reading, read_any
+from alignment.data.read import files
+from alignment.data.read.files import Meter
+from alignment.data.read.reading import Reading, read_any
+from alignment.data.read.sources import FileSource, HubSource, bytes_of
 from alignment.data.shards import Pass, Step
 from alignment.data.sieve import Sieve, Tell, as_line
-from alignment.data.sources import FileSource, HubSource, bytes_of
 from alignment.errors import DataError, StorageError
 from alignment.records import Frozen, Quarantined, digest_of
 from alignment.store.durable import effect, flush, remove, rename

@@ -13,8 +13,8 @@ from typing import Self
 
 from alignment.data.clean import Cleaned, Placed, R, Reason, screen, turns
 from alignment.data.grams import grams, words_of
-from alignment.data.reading import read_prompts
-from alignment.data.sources import Source
+from alignment.data.read.reading import read_prompts
+from alignment.data.read.sources import Source
 from alignment.data.split import prompt_key
 
 WORDS = 8

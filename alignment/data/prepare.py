@@ -21,13 +21,13 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from alignment.data import clean, index, leaks, markers
 from alignment.data.accounts import Prepared
 from alignment.data.clean import Cleaned, Placed, R, Reason, Rejected
-from alignment.data.files import Meter
 from alignment.data.formats import Kind
 from alignment.data.practice import PracticeSource
-from alignment.data.reading import Reading, read_conversations, read_pairs
+from alignment.data.read.files import Meter
+from alignment.data.read.reading import Reading, read_conversations, read_pairs
+from alignment.data.read.sources import FileSource, Source, bytes_of
 from alignment.data.shards import Pass, Step
 from alignment.data.sieve import Sieve, Tell
-from alignment.data.sources import FileSource, Source, bytes_of
 from alignment.data.split import Part, PromptKeys, held_out
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError

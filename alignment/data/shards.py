@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from alignment.data import grams
 from alignment.data.clean import Cleaned, Placed, R
 from alignment.data.index import COLUMNS, columns, said
-from alignment.data.reading import Reading
+from alignment.data.read.reading import Reading
 from alignment.records import Quarantined
 from alignment.store.durable import effect, flush_tree, remove, rename, write
 

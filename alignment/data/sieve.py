@@ -36,7 +36,7 @@ from alignment.data.index import (
     near_duplicate,
     repeated_prompt,
 )
-from alignment.data.reading import Reading
+from alignment.data.read.reading import Reading
 from alignment.data.shards import BATCH, DROPPED, INDEX, ROWS, SIGNATURES, Pass, account_of, pour
 from alignment.data.split import PromptKeys, prompt_key, unit_hash
 from alignment.data.verifiers import VerifiablePrompt

@@ -6,8 +6,8 @@ That a planted one turns up nowhere is tested on whole runs in `tests/deployment
 import pytest
 
 from alignment.config_file import load
-from alignment.data.files import without_secret
 from alignment.data.intake import Wanted, take_in
+from alignment.data.read.files import without_secret
 from alignment.errors import ConfigError, DataError
 
 SECRET = "hunter2hunter2"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alignment.data.clean import Placed
-from alignment.data.reading import Reading
+from alignment.data.read.reading import Reading
 from alignment.data.shards import Pass, pour
 from alignment.data.split import prompt_key
 from alignment.ledger import Batch, Head

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from alignment.data import files
+from alignment.data.read import files
 from alignment.errors import DataError
 from alignment.intake import InboxConfig, look
 from tests.faults.simulate import Life

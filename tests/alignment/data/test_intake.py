@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.data import files, json_rows
 from alignment.data.clean import Rejected
-from alignment.data.files import Meter
 from alignment.data.intake import Wanted, take_in
+from alignment.data.read import files, json_rows
+from alignment.data.read.files import Meter
 from alignment.errors import DataError, StorageError
 
 PAIRS = [

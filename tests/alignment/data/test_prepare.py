@@ -14,8 +14,8 @@ from alignment.data.prepare import (
     prepare_conversations,
     prepare_pairs,
 )
+from alignment.data.read.sources import FileSource
 from alignment.data.sieve import read_rows
-from alignment.data.sources import FileSource
 from alignment.data.split import Part, PromptKeys
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import IO, Any, cast
 
 from alignment.data.clean import Reason, Rejected
-from alignment.data.tables import Rows
+from alignment.data.read.tables import Rows
 from alignment.errors import DataError
 from alignment.records import Json
 

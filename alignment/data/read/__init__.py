@@ -1,0 +1,1 @@
+"""Files, folders, URLs and hub data sets as raw rows."""
