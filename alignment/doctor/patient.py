@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from alignment.chain import Chain
 from alignment.config import PipelineConfig
 from alignment.data.accounts import PreparationReport
+from alignment.data.formats.rows import RawRow
 from alignment.data.practice import PracticeSource
 from alignment.data.prepare import SetConfig
-from alignment.data.rows import RawRow
 from alignment.data.sieve import REPORT, read_rows
 from alignment.doctor.shape import Shape
 from alignment.doctor.tokens import Encoded, EncodedPair, encode_chats, encode_pairs

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 from alignment.data.clean import Reason, Record, Rejected
-from alignment.data.rows import RawRow
+from alignment.data.formats.rows import RawRow
 from alignment.records import Frozen, Quarantined
 
 Kind = Literal["conversations", "pairs", "prompts"]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from alignment.data.clean import Reason, Rejected
 from alignment.data.formats.base import Columns, Kind, RowFormat, is_chat, is_list, is_text, mostly
-from alignment.data.rows import RawRow, exchange, text, what
+from alignment.data.formats.rows import RawRow, exchange, text, what
 from alignment.records import Conversation
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")

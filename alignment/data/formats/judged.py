@@ -19,7 +19,7 @@ from alignment.data.formats.base import (
     mostly,
     number,
 )
-from alignment.data.rows import RawRow, Turns, answered, asked, split_at_common_prefix, text
+from alignment.data.formats.rows import RawRow, Turns, answered, asked, split_at_common_prefix, text
 from alignment.records import PreferencePair
 
 FIRST, SECOND, TIE = 1, 2, 0

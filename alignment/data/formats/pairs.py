@@ -18,7 +18,7 @@ from alignment.data.formats.base import (
     number,
 )
 from alignment.data.formats.chats import without_calculator
-from alignment.data.rows import RawRow, Turns, answered, asked, split_at_common_prefix
+from alignment.data.formats.rows import RawRow, Turns, answered, asked, split_at_common_prefix
 from alignment.records import Message, PreferencePair, Role
 
 _SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from alignment.data.clean import Reason, Rejected
 from alignment.data.formats.base import Columns, Kind, RowFormat, is_list, is_turns, mostly
-from alignment.data.rows import RawRow, asked, text
+from alignment.data.formats.rows import RawRow, asked, text
 from alignment.records import Prompt
 
 _REPLY = re.compile(r"(?i)chosen|rejected|response|repl|output|completion|answer|candidate|label")

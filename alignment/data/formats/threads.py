@@ -17,7 +17,7 @@ from alignment.data.formats.base import (
     mostly,
     set_aside,
 )
-from alignment.data.rows import ROLES, RawRow, Turns, text
+from alignment.data.formats.rows import ROLES, RawRow, Turns, text
 from alignment.records import Message
 
 _DEEPEST = 200

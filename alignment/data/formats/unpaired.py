@@ -15,7 +15,7 @@ from alignment.data.formats.base import (
     mostly,
     set_aside,
 )
-from alignment.data.rows import RawRow, Turns, what
+from alignment.data.formats.rows import RawRow, Turns, what
 from alignment.records import digest_of
 
 ADVICE = (

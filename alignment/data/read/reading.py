@@ -10,10 +10,10 @@ from typing import Generic
 
 from alignment.data.clean import Placed, R, Reason, Record, turns
 from alignment.data.formats import Kind, RowFormats, Stated, choose_format, chosen_conversation
+from alignment.data.formats.rows import RawRow
 from alignment.data.practice import PracticeSource
 from alignment.data.read.files import Meter
 from alignment.data.read.sources import FileSource, HubSource, Source
-from alignment.data.rows import RawRow
 from alignment.data.split import prompt_key
 from alignment.errors import DataError
 from alignment.records import Conversation, PreferencePair, Prompt, Quarantined

@@ -15,10 +15,10 @@ from pydantic import Field, PositiveInt
 
 from alignment.data.clean import DAMAGE, Rejected
 from alignment.data.formats import Auto, Format
+from alignment.data.formats.rows import RawRow
 from alignment.data.practice import PracticeSource
 from alignment.data.read import files
 from alignment.data.read.files import Meter
-from alignment.data.rows import RawRow
 from alignment.errors import DataError
 from alignment.records import Frozen, Json, Quarantined, digest_of
 

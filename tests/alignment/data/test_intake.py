@@ -332,7 +332,7 @@ def spoiled(row, draw):
 
 def samples():
     """One row in every format."""
-    from tests.alignment.data.test_formats import EXAMPLES
+    from tests.alignment.data.formats.test_formats import EXAMPLES
 
     return {name: row for name, (row, _) in EXAMPLES.items()}
 

@@ -5,8 +5,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from alignment.data.clean import Reason
+from alignment.data.formats.rows import RawRow
 from alignment.data.read.sources import FileSource, HubSource, Source
-from alignment.data.rows import RawRow
 from alignment.errors import DataError
 from alignment.records import Quarantined
 

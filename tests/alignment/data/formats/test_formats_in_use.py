@@ -18,7 +18,7 @@ from alignment.data.formats import (
     Unpaired,
     choose_format,
 )
-from alignment.data.rows import RawRow
+from alignment.data.formats.rows import RawRow
 from alignment.errors import DataError
 from alignment.records import Quarantined
 

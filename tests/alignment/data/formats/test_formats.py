@@ -18,9 +18,9 @@ from alignment.data.formats import (
     choose_format,
     chosen_conversation,
 )
+from alignment.data.formats.rows import RawRow
 from alignment.data.read.reading import read_any, read_conversations, read_pairs
 from alignment.data.read.sources import FileSource
-from alignment.data.rows import RawRow
 from alignment.errors import DataError
 from alignment.records import Conversation, Quarantined
 
