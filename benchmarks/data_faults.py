@@ -12,7 +12,7 @@ import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from alignment.data.flags import Flag
+from alignment.data.filters.flags import Flag
 from alignment.data.intake import KEPT, QUARANTINE, Wanted, take_in
 
 COPIES = {"duplicate", "near_duplicate", "repeated_prompt", "conflicting_label"}

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from alignment.data.clean import Reason
+from alignment.data.filters.content import Reason
 from alignment.data.formats import Kind
 from alignment.records import DataRef, Frozen, Quarantined
 

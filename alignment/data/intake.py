@@ -15,9 +15,10 @@ from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from alignment.data import clean, index, markers
-from alignment.data.clean import Reason, Record
-from alignment.data.flags import Flag, as_bits, of_bits
+from alignment.data import index
+from alignment.data.filters import content, special_tokens
+from alignment.data.filters.content import Reason, Record
+from alignment.data.filters.flags import Flag, as_bits, of_bits
 from alignment.data.formats import Auto, Format, Kind
 from alignment.data.read import files
 from alignment.data.read.files import Meter
@@ -36,13 +37,13 @@ Named = tuple[FileSource | HubSource, bool]
 """A source, and whether it was named itself rather than found in a folder."""
 
 RULES: tuple[Step[Record], ...] = (
-    clean.broken_text,
-    clean.empty,
-    clean.role_order,
-    markers.turn_marker,
-    markers.placeholder,
-    clean.identical_pair,
-    clean.tie,
+    content.broken_text,
+    content.empty,
+    content.role_order,
+    special_tokens.turn_marker,
+    special_tokens.placeholder,
+    content.identical_pair,
+    content.tie,
 )
 """The filters that look at one row, in order."""
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Generic, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from alignment.data import clean, index, leaks, markers
+from alignment.data import index, leaks
 from alignment.data.accounts import Prepared
-from alignment.data.clean import Cleaned, Placed, R, Reason, Rejected
+from alignment.data.filters import content, special_tokens
+from alignment.data.filters.content import Cleaned, Placed, R, Reason, Rejected
 from alignment.data.formats import Kind
 from alignment.data.practice import PracticeSource
 from alignment.data.read.files import Meter
@@ -204,8 +205,8 @@ def prepare_pairs(
     run: _Preparation[PreferencePair]
     run = _Preparation(config, tokenizer, earlier, alike, seed, out, tell)
     fit = partial(_fit_pairs, lengths, tokenizer)
-    opposed = partial(clean.contradicts_earlier, preferred=clean.preferred(trained))
-    judged: list[Step[PreferencePair]] = [clean.identical_pair, clean.tie, opposed]
+    opposed = partial(content.contradicts_earlier, preferred=content.preferred(trained))
+    judged: list[Step[PreferencePair]] = [content.identical_pair, content.tie, opposed]
     decides = [lengths.model_dump(), {name: [p.id for p in ps] for name, ps in trained.items()}]
     sieve = run.sieve(read_pairs, judged, fit, decides)
     run.compare(sieve)
@@ -258,19 +259,19 @@ class _Preparation(Generic[R]):
 
     def _usable(self) -> Iterator[Step[R]]:
         if self.config.part is not None:
-            yield partial(clean.other_part, part=self.config.part, salt=self.salt)
-        yield from (clean.broken_text, clean.empty, clean.role_order)
+            yield partial(content.other_part, part=self.config.part, salt=self.salt)
+        yield from (content.broken_text, content.empty, content.role_order)
         if self.config.markers == "as_text":
-            yield partial(markers.spelled_out, tokenizer=self.tokenizer)
+            yield partial(special_tokens.spelled_out, tokenizer=self.tokenizer)
         opening = str(
             self.tokenizer.decode(chat_template.response_template_ids(self.tokenizer))
         ).strip()
-        yield partial(markers.special_token, tokenizer=self.tokenizer, turn_marker=opening)
+        yield partial(special_tokens.special_token, tokenizer=self.tokenizer, turn_marker=opening)
         if self.config.markers == "quarantine":
-            yield markers.turn_marker
-        yield markers.placeholder
+            yield special_tokens.turn_marker
+        yield special_tokens.placeholder
         if not chat_template.offers_tools(self.tokenizer):
-            yield clean.uses_tools
+            yield content.uses_tools
 
     def _apart(self) -> Iterator[Step[R]]:
         """Decide who is held out, and keep off the prompts of earlier sets and evaluations."""
@@ -283,8 +284,8 @@ class _Preparation(Generic[R]):
             [],
         )
         reserved = {name: frozenset(keys.held_out) for name, keys in self.earlier.items()}
-        yield partial(clean.in_evaluation_set, held_out=reserved)
-        yield partial(clean.used_by_earlier_round, earlier=self.earlier)
+        yield partial(content.in_evaluation_set, held_out=reserved)
+        yield partial(content.used_by_earlier_round, earlier=self.earlier)
         if self.config.evaluation_prompts:
             exam = leaks.Exam.of(self.config.evaluation_prompts)
             yield partial(leaks.leaked, exam=exam)

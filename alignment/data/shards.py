@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.data import grams
-from alignment.data.clean import Cleaned, Placed, R
+from alignment.data.filters.content import Cleaned, Placed, R
 from alignment.data.index import COLUMNS, columns, said
 from alignment.data.read.reading import Reading
 from alignment.records import Quarantined

@@ -25,7 +25,7 @@ from alignment.data.accounts import (
     too_few,
     too_many_unreadable,
 )
-from alignment.data.clean import R, Reason
+from alignment.data.filters.content import R, Reason
 from alignment.data.formats import Kind
 from alignment.data.grams import HASHES
 from alignment.data.index import (

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from alignment.data.clean import Reason
+from alignment.data.filters.content import Reason
 from alignment.doctor.finding import (
     Example,
     Finding,

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from alignment.data.clean import Reason, Record, turns
+from alignment.data.filters.content import Reason, Record, turns
 from alignment.doctor.counts import example
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
 from alignment.doctor.patient import PreparedSet, shown

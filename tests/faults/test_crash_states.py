@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignment.data.clean import Placed
+from alignment.data.filters.content import Placed
 from alignment.data.read.reading import Reading
 from alignment.data.shards import Pass, pour
 from alignment.data.split import prompt_key

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
-from alignment.data.clean import Reason, Record, Rejected
+from alignment.data.filters.content import Reason, Record, Rejected
 from alignment.data.formats.rows import RawRow
 from alignment.records import Frozen, Quarantined
 

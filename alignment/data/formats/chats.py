@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.data.clean import Reason, Rejected
+from alignment.data.filters.content import Reason, Rejected
 from alignment.data.formats.base import Columns, Kind, RowFormat, is_chat, is_list, is_text, mostly
 from alignment.data.formats.rows import RawRow, exchange, text, what
 from alignment.records import Conversation

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from alignment.data.clean import Reason, Rejected
+from alignment.data.filters.content import Reason, Rejected
 from alignment.data.formats.base import (
     Columns,
     Kind,

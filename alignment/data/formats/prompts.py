@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from alignment.data.clean import Reason, Rejected
+from alignment.data.filters.content import Reason, Rejected
 from alignment.data.formats.base import Columns, Kind, RowFormat, is_list, is_turns, mostly
 from alignment.data.formats.rows import RawRow, asked, text
 from alignment.records import Prompt

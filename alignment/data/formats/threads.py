@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.data.clean import Reason, Record, Rejected
+from alignment.data.filters.content import Reason, Record, Rejected
 from alignment.data.formats.base import (
     BaseFormat,
     Columns,

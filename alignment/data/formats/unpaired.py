@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
-from alignment.data.clean import Reason, Rejected
+from alignment.data.filters.content import Reason, Rejected
 from alignment.data.formats.base import (
     BaseFormat,
     Columns,

@@ -20,7 +20,7 @@ from typing import IO, Annotated, Any, TypeVar, cast
 
 from pydantic import AfterValidator
 
-from alignment.data.clean import Rejected
+from alignment.data.filters.content import Rejected
 from alignment.data.read import json_rows, tables
 from alignment.data.read.tables import Rows
 from alignment.errors import DataError

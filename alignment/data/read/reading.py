@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Generic
 
-from alignment.data.clean import Placed, R, Reason, Record, turns
+from alignment.data.filters.content import Placed, R, Reason, Record, turns
 from alignment.data.formats import Kind, RowFormats, Stated, choose_format, chosen_conversation
 from alignment.data.formats.rows import RawRow
 from alignment.data.practice import PracticeSource

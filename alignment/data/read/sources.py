@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from alignment.data.clean import DAMAGE, Rejected
+from alignment.data.filters.content import DAMAGE, Rejected
 from alignment.data.formats import Auto, Format
 from alignment.data.formats.rows import RawRow
 from alignment.data.practice import PracticeSource

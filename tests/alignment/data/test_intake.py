@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.data.clean import Rejected
+from alignment.data.filters.content import Rejected
 from alignment.data.intake import Wanted, take_in
 from alignment.data.read import files, json_rows
 from alignment.data.read.files import Meter

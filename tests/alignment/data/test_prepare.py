@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
-from alignment.data.clean import Reason
+from alignment.data.filters.content import Reason
 from alignment.data.practice import PracticeSource
 from alignment.data.prepare import (
     ConversationSetConfig,

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from alignment.data.clean import Reason, Rejected
+from alignment.data.filters.content import Reason, Rejected
 from alignment.data.sieve import read_rows
 from alignment.errors import DataError, ModelError
 from alignment.models.chat_template import (

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from alignment.data.clean import Placed, Reason, Rejected
+from alignment.data.filters.content import Placed, Reason, Rejected
 from alignment.data.formats import (
     HH,
     KNOWN,

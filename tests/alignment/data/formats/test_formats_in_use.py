@@ -2,7 +2,7 @@
 
 import pytest
 
-from alignment.data.clean import Reason, Rejected, turns
+from alignment.data.filters.content import Reason, Rejected, turns
 from alignment.data.formats import (
     Auto,
     Candidates,

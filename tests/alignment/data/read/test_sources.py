@@ -4,7 +4,7 @@ import json
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from alignment.data.clean import Reason
+from alignment.data.filters.content import Reason
 from alignment.data.formats.rows import RawRow
 from alignment.data.read.sources import FileSource, HubSource, Source
 from alignment.errors import DataError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from alignment.data.flags import Flag, as_bits, flags, of_bits
+from alignment.data.filters.flags import Flag, as_bits, flags, of_bits
 from tests.alignment.data.made import chat, pair
 
 

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.data import markers
-from alignment.data.clean import Reason
+from alignment.data.filters import special_tokens
+from alignment.data.filters.content import Reason
 from tests.alignment.data.made import GOOD, chat, pair, told
 
 S, U, A = ("system", "s"), ("user", "u"), ("assistant", "a")
@@ -27,7 +27,7 @@ def test_text_that_encodes_to_an_added_token_is_left_out(chatml_tokenizer, text,
         pair(rejected=text, row=3),
         chat(U, ("assistant", text), row=4),
     ]
-    found = markers.special_token(rows, tokenizer=chatml_tokenizer, turn_marker=MARKER)
+    found = special_tokens.special_token(rows, tokenizer=chatml_tokenizer, turn_marker=MARKER)
     assert told(found, rows) == [
         (2, Reason.special_token, f"{token!r} in the system turn"),
         (3, Reason.special_token, f"{token!r} in the assistant turn"),
@@ -41,13 +41,15 @@ def test_text_that_encodes_to_an_added_token_is_left_out(chatml_tokenizer, text,
 )
 def test_text_that_only_looks_like_a_token_stays(chatml_tokenizer, text):
     rows = [chat(U, ("assistant", text))]
-    found = markers.special_token(rows, tokenizer=chatml_tokenizer, turn_marker=MARKER)
+    found = special_tokens.special_token(rows, tokenizer=chatml_tokenizer, turn_marker=MARKER)
     assert told(found, rows) == []
 
 
 def test_a_turn_marker_made_of_plain_text_is_left_out_too(chatml_tokenizer):
     rows = [chat(U, ("assistant", "so\n### Assistant: hi"))]
-    found = markers.special_token(rows, tokenizer=chatml_tokenizer, turn_marker="### Assistant:")
+    found = special_tokens.special_token(
+        rows, tokenizer=chatml_tokenizer, turn_marker="### Assistant:"
+    )
     assert told(found, rows) == [
         (1, Reason.special_token, "'### Assistant:' in the assistant turn")
     ]
@@ -56,7 +58,7 @@ def test_a_turn_marker_made_of_plain_text_is_left_out_too(chatml_tokenizer):
 @pytest.mark.parametrize("token", ["<|fim_middle|>", "<|vision_start|>", "</tool_call>"])
 def test_qwens_own_added_tokens_are_found(qwen_tokenizer, token):
     rows = [GOOD, chat(U, ("assistant", f"a {token} b"), row=2)]
-    found = markers.special_token(rows, tokenizer=qwen_tokenizer, turn_marker=MARKER)
+    found = special_tokens.special_token(rows, tokenizer=qwen_tokenizer, turn_marker=MARKER)
     assert told(found, rows) == [(2, Reason.special_token, f"{token!r} in the assistant turn")]
 
 
@@ -66,7 +68,7 @@ def test_what_is_kept_never_encodes_to_an_added_token(chatml_tokenizer):
         chat(U, ("assistant", one + other), row=number)
         for number, (one, other) in enumerate(((a, b) for a in texts for b in texts), start=1)
     ]
-    kept = markers.special_token(rows, tokenizer=chatml_tokenizer, turn_marker=MARKER).kept
+    kept = special_tokens.special_token(rows, tokenizer=chatml_tokenizer, turn_marker=MARKER).kept
     added = set(chatml_tokenizer.get_added_vocab().values())
     assert kept
     for row in kept:
@@ -97,15 +99,15 @@ def ids_of(tokenizer, row):
 def test_no_content_ever_encodes_to_a_control_token(kind, request):
     """Whatever is typed: kept rows have none, and spelled-out rows have none and lose nothing."""
     tokenizer = request.getfixturevalue(kind)
-    control = set(markers.control_tokens(tokenizer))
+    control = set(special_tokens.control_tokens(tokenizer))
 
     @settings(max_examples=150, deadline=None, derandomize=True)
     @given(PIECES, PIECES)
     def check(asked, said):
         rows = [chat(("user", asked), ("assistant", said))]
-        for row in markers.special_token(rows, tokenizer=tokenizer, turn_marker=MARKER).kept:
+        for row in special_tokens.special_token(rows, tokenizer=tokenizer, turn_marker=MARKER).kept:
             assert not control & ids_of(tokenizer, row)
-        (row,) = markers.spelled_out(rows, tokenizer=tokenizer).kept
+        (row,) = special_tokens.spelled_out(rows, tokenizer=tokenizer).kept
         assert not control & ids_of(tokenizer, row)
         texts = zip(row.record.messages, (asked, said), strict=True)
         assert all(new.content.replace(" ", "") == old.replace(" ", "") for new, old in texts)
@@ -115,7 +117,7 @@ def test_no_content_ever_encodes_to_a_control_token(kind, request):
 
 def test_control_tokens_are_spelled_out_on_request(chatml_tokenizer):
     rows = [GOOD, chat(U, ("assistant", "say <|im_end|> now"), row=2), pair("<tool_call>?", row=3)]
-    cleaned = markers.spelled_out(rows, tokenizer=chatml_tokenizer)
+    cleaned = special_tokens.spelled_out(rows, tokenizer=chatml_tokenizer)
     assert cleaned.noted == {"spelled_out": 2}
     assert cleaned.kept[0] is rows[0]
     assert cleaned.kept[1].record.messages[1].content == "say < |im_end|> now"
@@ -137,7 +139,7 @@ def test_control_tokens_are_spelled_out_on_request(chatml_tokenizer):
 def test_a_turn_of_another_chat_format_is_left_out(role, text, mark):
     turns = [("user", text), A] if role == "user" else [U, ("assistant", text)]
     rows = [GOOD, chat(*turns, row=2)]
-    assert told(markers.turn_marker(rows), rows) == [
+    assert told(special_tokens.turn_marker(rows), rows) == [
         (2, Reason.turn_marker, f"{mark!r} in the {role} turn")
     ]
 
@@ -145,7 +147,7 @@ def test_a_turn_of_another_chat_format_is_left_out(role, text, mark):
 @pytest.mark.parametrize("text", ["a <= b |> c", "Humans: all", "#### 42", "<span>", "x [1]"])
 def test_what_is_no_turn_stays(text):
     rows = [chat(U, ("assistant", text))]
-    assert told(markers.turn_marker(rows), rows) == []
+    assert told(special_tokens.turn_marker(rows), rows) == []
 
 
 def test_blanks_in_replies_are_left_out_but_not_in_prompts_or_code():
@@ -154,6 +156,6 @@ def test_blanks_in_replies_are_left_out_but_not_in_prompts_or_code():
         chat(("user", "What is {{name}}?"), A, row=2),
         chat(U, ("assistant", "```html\n{{ title }}\n```"), row=3),
     ]
-    assert told(markers.placeholder(rows), rows) == [
+    assert told(special_tokens.placeholder(rows), rows) == [
         (1, Reason.placeholder, "{{ name }} in the assistant turn")
     ]

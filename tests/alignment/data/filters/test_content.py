@@ -1,7 +1,7 @@
 import pytest
 
-from alignment.data import clean
-from alignment.data.clean import Reason
+from alignment.data.filters import content
+from alignment.data.filters.content import Reason
 from alignment.data.split import Part, PromptKeys
 from alignment.records import Function, Message, ToolCall
 from tests.alignment.data.made import GOOD, chat, messages, pair, told, tool_chat
@@ -10,14 +10,14 @@ from tests.alignment.data.made import GOOD, chat, messages, pair, told, tool_cha
 @pytest.mark.parametrize("code", [0x0000, 0xFFFD, 0xD800, 0xDFFF])
 def test_text_that_cannot_be_written_or_was_damaged_is_bad_encoding(code):
     rows = [GOOD, chat(("user", "a"), ("assistant", f"caf{chr(code)}"), row=2), pair(row=3)]
-    assert told(clean.broken_text(rows), rows) == [
+    assert told(content.broken_text(rows), rows) == [
         (2, Reason.bad_encoding, f"U+{code:04X} in the assistant turn")
     ]
 
 
 def test_other_odd_characters_are_text():
     rows = [chat(("user", "a\r\n\t\x07\u2028🙂"), ("assistant", "\ufeffb"))]
-    assert told(clean.broken_text(rows), rows) == []
+    assert told(content.broken_text(rows), rows) == []
 
 
 def test_turns_without_text_are_empty():
@@ -29,7 +29,7 @@ def test_turns_without_text_are_empty():
         pair(rejected=[], row=5),
         pair(prompt=[], row=6),
     ]
-    assert told(clean.empty(rows), rows) == [
+    assert told(content.empty(rows), rows) == [
         (2, Reason.empty, "turn 2 of messages (assistant) has no text"),
         (3, Reason.empty, "messages has no turn"),
         (4, Reason.empty, "turn 1 of chosen (assistant) has no text"),
@@ -44,7 +44,7 @@ S, U, A = ("system", "s"), ("user", "u"), ("assistant", "a")
 @pytest.mark.parametrize("turns", [(U, A), (S, U, A), (U, A, U, A), (S, U, A, U, A)])
 def test_turns_that_alternate_are_in_order(turns):
     rows = [chat(*turns)]
-    assert told(clean.role_order(rows), rows) == []
+    assert told(content.role_order(rows), rows) == []
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_turns_that_alternate_are_in_order(turns):
 )
 def test_turns_out_of_order_are_named(turns, detail):
     rows = [chat(*turns)]
-    assert told(clean.role_order(rows), rows) == [(1, Reason.role_order, detail)]
+    assert told(content.role_order(rows), rows) == [(1, Reason.role_order, detail)]
 
 
 @pytest.mark.parametrize(
@@ -77,21 +77,21 @@ def test_turns_out_of_order_are_named(turns, detail):
 )
 def test_a_pair_is_a_prompt_and_two_single_replies(options, detail):
     rows = [pair(**options)]
-    assert told(clean.role_order(rows), rows) == [(1, Reason.role_order, detail)]
+    assert told(content.role_order(rows), rows) == [(1, Reason.role_order, detail)]
     fine = [pair(prompt=[S, U, A, U])]
-    assert told(clean.role_order(fine), fine) == []
+    assert told(content.role_order(fine), fine) == []
 
 
 def test_replies_that_differ_in_white_space_only_are_identical():
     rows = [pair(row=1), pair(chosen="a  b\n", rejected="a b", row=2)]
-    assert told(clean.identical_pair(rows), rows) == [
+    assert told(content.identical_pair(rows), rows) == [
         (2, Reason.identical_pair, "both replies are the same")
     ]
 
 
 def test_equal_scores_are_a_tie_and_no_score_is_none():
     rows = [pair(strength=0.05), pair(strength=0.0, row=2), pair(strength=None, row=3)]
-    assert told(clean.tie(rows), rows) == [
+    assert told(content.tie(rows), rows) == [
         (2, Reason.tie, "neither reply is better by the scores or votes")
     ]
 
@@ -99,7 +99,7 @@ def test_equal_scores_are_a_tie_and_no_score_is_none():
 def test_nobody_trains_on_a_prompt_that_is_held_out():
     rows = [pair("seen", row=1), pair("SEEN ", row=2, held_out=True), pair("new", row=3)]
     reserved = {"sft": frozenset({rows[0].prompt_key})}
-    assert told(clean.in_evaluation_set(rows, held_out=reserved), rows) == [
+    assert told(content.in_evaluation_set(rows, held_out=reserved), rows) == [
         (1, Reason.in_evaluation_set, "its prompt is held out by sft")
     ]
 
@@ -112,7 +112,7 @@ def test_rounds_share_no_prompt_and_held_out_rows_are_new_to_all(kind, dropped):
     """Row 1 would train, row 2 is held out, both on a prompt that the earlier set trained on."""
     rows = [pair("seen", row=1), pair("seen", row=2, held_out=True), pair("new", row=3)]
     keys = PromptKeys(kind=kind, trained=(rows[0].prompt_key,), held_out=())
-    found = told(clean.used_by_earlier_round(rows, earlier={"before": keys}), rows)
+    found = told(content.used_by_earlier_round(rows, earlier={"before": keys}), rows)
     assert found == [
         (row, Reason.used_by_earlier_round, "its prompt was trained on by before")
         for row in dropped
@@ -121,7 +121,9 @@ def test_rounds_share_no_prompt_and_held_out_rows_are_new_to_all(kind, dropped):
 
 def test_each_row_belongs_to_one_part():
     rows = [pair(f"prompt {number}", row=number) for number in range(50)]
-    one, two = (clean.other_part(rows, part=Part(index=index, of=2), salt="1") for index in (1, 2))
+    one, two = (
+        content.other_part(rows, part=Part(index=index, of=2), salt="1") for index in (1, 2)
+    )
     assert [row.row for row in one.kept] == [row.row for row in two.dropped]
     assert {row.detail for row in one.dropped} == {"not in part 1 of 2"}
     told(one, rows)
@@ -151,13 +153,13 @@ ASK, SAY = messages(("user", "What is amber?"), ("assistant", "Resin."))
 def test_tools_answer_where_they_were_called(turns, detail):
     rows = [tool_chat(*turns)]
     expected = [] if detail is None else [(1, Reason.role_order, detail)]
-    assert told(clean.role_order(rows), rows) == expected
-    assert told(clean.empty(rows), rows) == []
+    assert told(content.role_order(rows), rows) == expected
+    assert told(content.empty(rows), rows) == []
 
 
 def test_a_template_without_tools_cannot_take_rows_with_them():
     rows = [GOOD, tool_chat(ASK, CALL, ANSWER, SAY, row=2)]
-    assert told(clean.uses_tools(rows), rows) == [
+    assert told(content.uses_tools(rows), rows) == [
         (2, Reason.no_tool_template, "the chat template does not write tool calls")
     ]
 
@@ -171,6 +173,6 @@ def test_the_opposite_of_what_an_earlier_round_trained_is_a_conflicting_label():
         pair("Why?", "bad", "worse", row=3),
         pair("When?", "bad", "good", row=4),
     ]
-    assert told(clean.contradicts_earlier(rows, preferred=clean.preferred(trained)), rows) == [
+    assert told(content.contradicts_earlier(rows, preferred=content.preferred(trained)), rows) == [
         (1, Reason.conflicting_label, "round 1 has trained the opposite")
     ]

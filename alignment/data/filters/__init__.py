@@ -1,0 +1,1 @@
+"""Rules that a single row must pass, each with a named reason."""
