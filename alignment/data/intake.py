@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from alignment.data import index
+from alignment.data.dedup import compare
 from alignment.data.filters import content, special_tokens
 from alignment.data.filters.content import Reason, Record
 from alignment.data.filters.flags import Flag, as_bits, of_bits
@@ -151,14 +151,14 @@ def _read(
 
 def _compare(sieve: Sieve[Record], wanted: Wanted) -> None:
     """All rows that are left against each other; prompts that stand again are flagged."""
-    sieve.apply(Reason.duplicate, index.duplicate, "same as {}".format)
+    sieve.apply(Reason.duplicate, compare.duplicate, "same as {}".format)
     conflict = "{} prefers the other reply".format
-    sieve.apply(Reason.conflicting_label, index.conflicting_label, conflict)
+    sieve.apply(Reason.conflicting_label, compare.conflicting_label, conflict)
     if wanted.max_per_prompt is not None:
         sieve.limit_prompts(wanted.max_per_prompt)
     if wanted.near_duplicates is not None:
         sieve.drop_alike(wanted.near_duplicates, {})
-    again = index.repeated_prompt(sieve.index, sieve.alive, at_most=1).at
+    again = compare.repeated_prompt(sieve.index, sieve.alive, at_most=1).at
     sieve.index["flags"][again] |= as_bits([Flag.repeated_prompt])
 
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Generic, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from alignment.data import index, leaks
 from alignment.data.accounts import Prepared
+from alignment.data.dedup import compare, contamination
 from alignment.data.filters import content, special_tokens
 from alignment.data.filters.content import Cleaned, Placed, R, Reason, Rejected
 from alignment.data.formats import Kind
@@ -164,7 +164,7 @@ def prepare_conversations(
     fit = partial(_fit_conversations, max_length, tokenizer)
     sieve = run.sieve(read_conversations, [], fit, max_length)
     run.compare(sieve)
-    first = index.in_order(sieve.index, sieve.alive)[:SPANS_CHECKED].tolist()
+    first = compare.in_order(sieve.index, sieve.alive)[:SPANS_CHECKED].tolist()
     chat_template.check_spans(tokenizer, map(Conversation.model_validate_json, sieve.lines(first)))
     return run.write(sieve, "conversations", [])
 
@@ -287,20 +287,20 @@ class _Preparation(Generic[R]):
         yield partial(content.in_evaluation_set, held_out=reserved)
         yield partial(content.used_by_earlier_round, earlier=self.earlier)
         if self.config.evaluation_prompts:
-            exam = leaks.Exam.of(self.config.evaluation_prompts)
-            yield partial(leaks.leaked, exam=exam)
+            exam = contamination.Exam.of(self.config.evaluation_prompts)
+            yield partial(contamination.leaked, exam=exam)
 
     def compare(self, sieve: Sieve[R]) -> None:
         """All that are left against each other, and the limits."""
         sieve.sample(self.salt)
         sieve.apply(
             Reason.in_evaluation_set,
-            index.in_own_evaluation,
+            compare.in_own_evaluation,
             "its prompt is held out by a source of this set, {}".format,
         )
-        sieve.apply(Reason.duplicate, index.duplicate, "same as {}".format)
+        sieve.apply(Reason.duplicate, compare.duplicate, "same as {}".format)
         sieve.apply(
-            Reason.conflicting_label, index.conflicting_label, "{} prefers the other reply".format
+            Reason.conflicting_label, compare.conflicting_label, "{} prefers the other reply".format
         )
         if self.config.max_per_prompt is not None:
             sieve.limit_prompts(self.config.max_per_prompt)

@@ -17,9 +17,9 @@ from typing import Generic, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.data import grams
+from alignment.data.dedup import ngrams
+from alignment.data.dedup.compare import COLUMNS, columns, said
 from alignment.data.filters.content import Cleaned, Placed, R
-from alignment.data.index import COLUMNS, columns, said
 from alignment.data.read.reading import Reading
 from alignment.records import Quarantined
 from alignment.store.durable import effect, flush_tree, remove, rename, write
@@ -168,7 +168,7 @@ class _Writer(Generic[R]):
         self._offset += int(index["size"].sum(dtype=np.uint64))
         self._columns.append(index)
         if self._with.likeness and rows:
-            self._signatures.append(grams.signatures([said(row) for row in rows]))
+            self._signatures.append(ngrams.signatures([said(row) for row in rows]))
         return lines
 
     def close(self) -> int:
@@ -177,7 +177,7 @@ class _Writer(Generic[R]):
         with effect("shard.index"):
             np.save(self._folder / INDEX, index)
         if self._with.likeness:
-            none = np.zeros((0, grams.HASHES), dtype=np.uint16)
+            none = np.zeros((0, ngrams.HASHES), dtype=np.uint16)
             with effect("shard.signatures"):
                 np.save(self._folder / SIGNATURES, np.concatenate([none, *self._signatures]))
         account = Account(

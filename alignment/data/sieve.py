@@ -25,10 +25,7 @@ from alignment.data.accounts import (
     too_few,
     too_many_unreadable,
 )
-from alignment.data.filters.content import R, Reason
-from alignment.data.formats import Kind
-from alignment.data.grams import HASHES
-from alignment.data.index import (
+from alignment.data.dedup.compare import (
     Alive,
     Index,
     Matches,
@@ -36,6 +33,9 @@ from alignment.data.index import (
     near_duplicate,
     repeated_prompt,
 )
+from alignment.data.dedup.ngrams import HASHES
+from alignment.data.filters.content import R, Reason
+from alignment.data.formats import Kind
 from alignment.data.read.reading import Reading
 from alignment.data.shards import BATCH, DROPPED, INDEX, ROWS, SIGNATURES, Pass, account_of, pour
 from alignment.data.split import PromptKeys, prompt_key, unit_hash

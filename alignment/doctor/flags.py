@@ -6,9 +6,9 @@ Not here: what the run's lengths cut (`lengths.py`), whether repeats are too man
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from alignment.data.dedup.compare import asked
 from alignment.data.filters.content import Record, turns
 from alignment.data.filters.flags import Flag, flags
-from alignment.data.index import asked
 from alignment.doctor.finding import Example, Finding, Piece, percent, share
 from alignment.doctor.patient import SHOWN, PreparedSet
 from alignment.records import PreferencePair

@@ -4,13 +4,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from alignment.data import grams, index
+from alignment.data.dedup import compare, ngrams
 from tests.alignment.data.made import chat, pair
 
 
 def compared(comparison, rows):
     """(row that leaves, row because of which) of some rows."""
-    made = index.columns(rows, salt="1")
+    made = compare.columns(rows, salt="1")
     made["exam"] = [row.held_out for row in rows]
     at, of = comparison(made, np.ones(len(rows), dtype=bool))
     return [(rows[a].row, rows[o].row) for a, o in zip(at.tolist(), of.tolist(), strict=True)]
@@ -18,7 +18,7 @@ def compared(comparison, rows):
 
 def test_the_first_of_equal_rows_stays():
     rows = [pair(row=1), pair(rejected="worse", row=2), pair(row=3), pair(row=4)]
-    assert compared(index.duplicate, rows) == [(3, 1), (4, 1)]
+    assert compared(compare.duplicate, rows) == [(3, 1), (4, 1)]
 
 
 def test_opposite_preferences_both_leave():
@@ -30,18 +30,18 @@ def test_opposite_preferences_both_leave():
         pair(prompt="How?", chosen="b", rejected="a", row=4),
         pair(chosen="a", rejected=" b", row=5),
     ]
-    assert compared(index.conflicting_label, rows) == [(1, 2), (2, 1), (5, 2)]
+    assert compared(compare.conflicting_label, rows) == [(1, 2), (2, 1), (5, 2)]
 
 
 def test_conversations_have_no_labels_that_could_conflict():
     rows = [chat(("user", f"{n}"), ("assistant", "x"), row=n) for n in range(3)]
-    assert compared(index.conflicting_label, rows) == []
+    assert compared(compare.conflicting_label, rows) == []
 
 
 def test_a_prompt_of_a_source_for_evaluation_is_not_trained_on():
     rows = [pair("seen", row=1), pair("new", row=2), pair("SEEN ", row=3, held_out=True)]
-    assert compared(index.in_own_evaluation, rows) == [(1, 3)]
-    assert compared(index.in_own_evaluation, rows[:2]) == []
+    assert compared(compare.in_own_evaluation, rows) == [(1, 3)]
+    assert compared(compare.in_own_evaluation, rows[:2]) == []
 
 
 def test_a_prompt_is_asked_no_more_often_than_allowed():
@@ -49,13 +49,13 @@ def test_a_prompt_is_asked_no_more_often_than_allowed():
     rows = [pair(chosen=f"good {row}", row=row) for row in (1, 2)]
     rows += [pair(prompt="why? ", chosen="good 3", row=3), pair(prompt="How?", row=4)]
     rows.append(pair(prompt=[("user", "Why?"), ("assistant", "So."), ("user", "So?")], row=5))
-    assert compared(partial(index.repeated_prompt, at_most=1), rows) == [(2, 1), (3, 1)]
-    assert compared(partial(index.repeated_prompt, at_most=2), rows) == [(3, 1)]
+    assert compared(partial(compare.repeated_prompt, at_most=1), rows) == [(2, 1), (3, 1)]
+    assert compared(partial(compare.repeated_prompt, at_most=2), rows) == [(3, 1)]
 
 
 def orders(rows):
-    made = index.columns(rows, salt="1")
-    return [rows[at].row for at in index.in_order(made, np.ones(len(rows), dtype=bool))]
+    made = compare.columns(rows, salt="1")
+    return [rows[at].row for at in compare.in_order(made, np.ones(len(rows), dtype=bool))]
 
 
 def test_a_row_that_is_added_moves_no_other():
@@ -84,13 +84,13 @@ def changed(words, every):
 
 def signed(texts):
     """Each text as what is asked, and one answer to all."""
-    return grams.signatures([(" ".join(words), "So be it.") for words in texts])
+    return ngrams.signatures([(" ".join(words), "So be it.") for words in texts])
 
 
 def alike(texts, threshold=0.8, earlier=()):
     made = [signed(texts), *([signed(earlier)] if earlier else [])]
     alive = np.ones(len(texts), dtype=bool)
-    at, of = index.near_duplicate(made, alive, threshold=threshold)
+    at, of = compare.near_duplicate(made, alive, threshold=threshold)
     return list(zip(at.tolist(), of.tolist(), strict=True))
 
 
@@ -105,22 +105,24 @@ def test_signatures_estimate_how_much_two_texts_share(every, similarity):
     exact = len(one & other) / len(one | other)
     assert exact == pytest.approx(similarity, abs=0.03)
     made = signed([text(0), changed(text(0), every)])
-    (estimate,) = grams.similarity(made[:1], made[1:])
+    (estimate,) = ngrams.similarity(made[:1], made[1:])
     assert estimate == pytest.approx(exact, abs=4 * (exact * (1 - exact) / 64) ** 0.5)
 
 
 def test_a_long_prompt_does_not_make_two_answers_alike():
     prompt, *answers = (" ".join(text(seed, words=20 + 400 * (seed == 0))) for seed in range(3))
     rows = [(prompt, answers[0]), (prompt, answers[1]), (prompt, answers[0] + " indeed")]
-    at, of = index.near_duplicate([grams.signatures(rows)], np.ones(3, dtype=bool), threshold=0.8)
+    at, of = compare.near_duplicate(
+        [ngrams.signatures(rows)], np.ones(3, dtype=bool), threshold=0.8
+    )
     assert (at.tolist(), of.tolist()) == ([2], [0])
 
 
 def test_the_other_preference_is_no_near_duplicate():
     """a over b and b over a have the same words, and say opposite things."""
     ask, one, other = (" ".join(text(seed, words=40)) for seed in range(3))
-    made = grams.signatures([(ask, one, other), (ask, other, one)])
-    assert grams.similarity(made[:1], made[1:]) < 0.2
+    made = ngrams.signatures([(ask, one, other), (ask, other, one)])
+    assert ngrams.similarity(made[:1], made[1:]) < 0.2
 
 
 def test_a_nearly_equal_row_leaves_and_the_one_further_up_stays():

@@ -1,0 +1,1 @@
+"""Rows compared with each other, with earlier sets and with evaluation prompts."""
