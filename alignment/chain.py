@@ -14,7 +14,7 @@ when one is known.
 from collections.abc import Callable, Iterator, Sequence
 
 from alignment.config import AdapterSft, Compose, PipelineConfig, TrainedSft
-from alignment.data.prepare import Lengths, PairSetConfig
+from alignment.data.build.prepare import Lengths, PairSetConfig
 from alignment.models.merge import Merge
 from alignment.records import Frozen, digest_of
 from alignment.stages import (

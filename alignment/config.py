@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat
 
-from alignment.data.prepare import ConversationSetConfig, PairSetConfig
+from alignment.data.build.prepare import ConversationSetConfig, PairSetConfig
 from alignment.evaluate.gate import GateConfig
 from alignment.evaluate.suite import EvaluationConfig
 from alignment.intake import InboxConfig

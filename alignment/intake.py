@@ -21,8 +21,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from alignment.data.accounts import UNREADABLE, too_many_unreadable
 from alignment.data.arrivals import Listed, again, cut, listed
+from alignment.data.build.report import UNREADABLE, too_many_unreadable
 from alignment.data.formats import Auto, Format
 from alignment.data.read.files import Place, sha256
 from alignment.data.read.reading import Reading, read_pairs

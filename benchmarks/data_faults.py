@@ -12,8 +12,8 @@ import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from alignment.data.build.ingest import KEPT, QUARANTINE, Wanted, take_in
 from alignment.data.filters.flags import Flag
-from alignment.data.intake import KEPT, QUARANTINE, Wanted, take_in
 
 COPIES = {"duplicate", "near_duplicate", "repeated_prompt", "conflicting_label"}
 SAME = {

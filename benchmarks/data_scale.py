@@ -18,8 +18,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignment.data.build.prepare import Lengths, PairSetConfig, prepare_pairs
 from alignment.data.practice import PracticeSource
-from alignment.data.prepare import Lengths, PairSetConfig, prepare_pairs
 from alignment.data.read.sources import FileSource
 from flows.display import counting
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter
 
-from alignment.data.sieve import read_rows
+from alignment.data.build.dataset import read_rows
 from alignment.records import PreferencePair
 from alignment.scoring.engine import Batch, Engine
 from benchmarks.phases import Measured, Phase, Setup, limit_gpu, matmul_limit, measure

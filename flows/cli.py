@@ -17,7 +17,7 @@ from flows import printing
 
 if TYPE_CHECKING:
     from alignment.config import PipelineConfig
-    from alignment.data.intake import Wanted
+    from alignment.data.build.ingest import Wanted
 
 app = typer.Typer(
     add_completion=True,
@@ -116,7 +116,7 @@ def data(
     as_json: AsJson = False,
 ) -> None:
     """Read any data by its path: usable rows, and the others with file, row and reason."""
-    from alignment.data.intake import Wanted, take_in
+    from alignment.data.build.ingest import Wanted, take_in
     from flows.display import counting
 
     wanted = {

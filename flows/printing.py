@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from alignment.data.intake import FileReport, IntakeReport
+    from alignment.data.build.ingest import FileReport, IntakeReport
     from alignment.records import StageRecord
     from alignment.store.store import Store
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt
 
-from alignment.data.prepare import PairSetConfig
+from alignment.data.build.prepare import PairSetConfig
 from alignment.data.verifiers import VerifiablePrompt, Verifier
 from alignment.evaluate.metrics import summarise
 from alignment.models.generate import generate

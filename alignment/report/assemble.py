@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alignment.chain import Chain, Round
 from alignment.config import PipelineConfig
-from alignment.data.sieve import read_rows
+from alignment.data.build.dataset import read_rows
 from alignment.records import (
     DataRef,
     EvalReport,

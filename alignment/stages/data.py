@@ -7,15 +7,15 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.data.accounts import Prepared
-from alignment.data.prepare import (
+from alignment.data.build.dataset import LIKENESS
+from alignment.data.build.prepare import (
     ConversationSetConfig,
     Lengths,
     PairSetConfig,
     prepare_conversations,
     prepare_pairs,
 )
-from alignment.data.sieve import LIKENESS
+from alignment.data.build.report import Prepared
 from alignment.data.split import PromptKeys
 from alignment.errors import DataError
 from alignment.stages.step import Context, Key, Outcome, Step, as_json, model_of

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignment.data.sieve import read_rows
+from alignment.data.build.dataset import read_rows
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.evaluate.suite import (
     DISTRIBUTIONS,

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from alignment.data.sieve import read_rows
+from alignment.data.build.dataset import read_rows
 from alignment.evaluate.gate import GateConfig, Measured, judge
 from alignment.evaluate.metrics import passes_by_id, preferences_by_id
 from alignment.records import EvalReport, Generation, Kept, PairScore

@@ -6,12 +6,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from alignment.data.build.dataset import read_rows
+from alignment.data.build.prepare import Lengths, PairSetConfig, prepare_pairs
+from alignment.data.build.replay import add_replay
 from alignment.data.formats import Format
-from alignment.data.prepare import Lengths, PairSetConfig, prepare_pairs
 from alignment.data.read import files
 from alignment.data.read.sources import FileSource
-from alignment.data.replay import add_replay
-from alignment.data.sieve import read_rows
 from alignment.errors import DataError
 from alignment.records import PreferencePair
 from alignment.stages.data import naming, prepared_outcome, tokenizer_of, used_prompts

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from pydantic import Field
 
-from alignment.data.sieve import read_rows
+from alignment.data.build.dataset import read_rows
 from alignment.records import (
     Conversation,
     DataRef,

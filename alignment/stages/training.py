@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from alignment.data.sieve import read_rows
+from alignment.data.build.dataset import read_rows
 from alignment.records import Conversation, DataRef, PreferencePair
 from alignment.stages.step import (
     Context,

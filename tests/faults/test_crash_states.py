@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alignment.data.build.shards import Pass, pour
 from alignment.data.filters.content import Placed
 from alignment.data.read.reading import Reading
-from alignment.data.shards import Pass, pour
 from alignment.data.split import prompt_key
 from alignment.ledger import Batch, Head
 from alignment.line import Line

@@ -2,8 +2,8 @@ import copy
 
 import pytest
 
+from alignment.data.build.dataset import read_rows
 from alignment.data.filters.content import Reason, Rejected
-from alignment.data.sieve import read_rows
 from alignment.errors import DataError, ModelError
 from alignment.models.chat_template import (
     IGNORED,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alignment.data.build.ingest import Wanted, take_in
 from alignment.data.filters.content import Rejected
-from alignment.data.intake import Wanted, take_in
 from alignment.data.read import files, json_rows
 from alignment.data.read.files import Meter
 from alignment.errors import DataError, StorageError
@@ -167,8 +167,8 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 def test_a_call_that_was_stopped_goes_on_with_the_shards_that_are_there(tmp_path, monkeypatch):
     """Stopped in the third of four shards of 30 rows, the next call filters only two of them."""
-    monkeypatch.setattr("alignment.data.shards.SHARD", 30)
-    monkeypatch.setattr("alignment.data.shards.BATCH", 10)
+    monkeypatch.setattr("alignment.data.build.shards.SHARD", 30)
+    monkeypatch.setattr("alignment.data.build.shards.BATCH", 10)
     rows = [{**PAIRS[0], "prompt": f"Question {n}?", "chosen": f"{n}"} for n in range(120)]
     source = write(tmp_path / "a.jsonl", rows)
     out = tmp_path / "out"

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from alignment.data.build.dataset import Sieve, Tell, as_line
+from alignment.data.build.shards import Pass, Step
 from alignment.data.dedup import compare
 from alignment.data.filters import content, special_tokens
 from alignment.data.filters.content import Reason, Record
@@ -24,8 +26,6 @@ from alignment.data.read import files
 from alignment.data.read.files import Meter
 from alignment.data.read.reading import Reading, read_any
 from alignment.data.read.sources import FileSource, HubSource, bytes_of
-from alignment.data.shards import Pass, Step
-from alignment.data.sieve import Sieve, Tell, as_line
 from alignment.errors import DataError, StorageError
 from alignment.records import Frozen, Quarantined, digest_of
 from alignment.store.durable import effect, flush, remove, rename

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from alignment.data.accounts import (
+from alignment.data.build.report import (
     UNREADABLE,
     PreparationReport,
     Prepared,
@@ -24,6 +24,16 @@ from alignment.data.accounts import (
     by_reason,
     too_few,
     too_many_unreadable,
+)
+from alignment.data.build.shards import (
+    BATCH,
+    DROPPED,
+    INDEX,
+    ROWS,
+    SIGNATURES,
+    Pass,
+    account_of,
+    pour,
 )
 from alignment.data.dedup.compare import (
     Alive,
@@ -37,7 +47,6 @@ from alignment.data.dedup.ngrams import HASHES
 from alignment.data.filters.content import R, Reason
 from alignment.data.formats import Kind
 from alignment.data.read.reading import Reading
-from alignment.data.shards import BATCH, DROPPED, INDEX, ROWS, SIGNATURES, Pass, account_of, pour
 from alignment.data.split import PromptKeys, prompt_key, unit_hash
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError

@@ -2,9 +2,9 @@
 
 import pytest
 
-from alignment.data.accounts import PreparationReport, Prepared
-from alignment.data.replay import add_replay
-from alignment.data.sieve import read_rows
+from alignment.data.build.dataset import read_rows
+from alignment.data.build.replay import add_replay
+from alignment.data.build.report import PreparationReport, Prepared
 from alignment.records import DataRef, Message, PreferencePair
 
 

@@ -5,17 +5,17 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
-from alignment.data.filters.content import Reason
-from alignment.data.practice import PracticeSource
-from alignment.data.prepare import (
+from alignment.data.build.dataset import read_rows
+from alignment.data.build.prepare import (
     ConversationSetConfig,
     Lengths,
     PairSetConfig,
     prepare_conversations,
     prepare_pairs,
 )
+from alignment.data.filters.content import Reason
+from alignment.data.practice import PracticeSource
 from alignment.data.read.sources import FileSource
-from alignment.data.sieve import read_rows
 from alignment.data.split import Part, PromptKeys
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
@@ -457,8 +457,8 @@ def test_control_tokens_are_spelled_out_on_request(tmp_path, prepare):
 
 
 def test_a_stopped_preparation_goes_on_and_gives_the_same_bytes(tmp_path, prepare, monkeypatch):
-    monkeypatch.setattr("alignment.data.shards.SHARD", 20)
-    monkeypatch.setattr("alignment.data.shards.BATCH", 10)
+    monkeypatch.setattr("alignment.data.build.shards.SHARD", 20)
+    monkeypatch.setattr("alignment.data.build.shards.BATCH", 10)
     source = file(tmp_path, [preference(number) for number in range(100)])
     config = PairSetConfig(sources=(source,), held_out_share=0.2, near_duplicates=0.9)
 

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Generic, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from alignment.data.accounts import Prepared
+from alignment.data.build.dataset import Sieve, Tell
+from alignment.data.build.report import Prepared
+from alignment.data.build.shards import Pass, Step
 from alignment.data.dedup import compare, contamination
 from alignment.data.filters import content, special_tokens
 from alignment.data.filters.content import Cleaned, Placed, R, Reason, Rejected
@@ -27,8 +29,6 @@ from alignment.data.practice import PracticeSource
 from alignment.data.read.files import Meter
 from alignment.data.read.reading import Reading, read_conversations, read_pairs
 from alignment.data.read.sources import FileSource, Source, bytes_of
-from alignment.data.shards import Pass, Step
-from alignment.data.sieve import Sieve, Tell
 from alignment.data.split import Part, PromptKeys, held_out
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError

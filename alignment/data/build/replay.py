@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alignment.data.accounts import Prepared
+from alignment.data.build.report import Prepared
 from alignment.data.split import unit_hash
 from alignment.records import PreferencePair
 from alignment.store.durable import effect
