@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignment.data.build.prepare import Lengths, PairSetConfig, prepare_pairs
-from alignment.data.practice import PracticeSource
+from alignment.data.practice.source import PracticeSource
 from alignment.data.read.sources import FileSource
 from flows.display import counting
 

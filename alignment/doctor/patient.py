@@ -17,7 +17,7 @@ from alignment.data.build.dataset import REPORT, read_rows
 from alignment.data.build.prepare import SetConfig
 from alignment.data.build.report import PreparationReport
 from alignment.data.formats.rows import RawRow
-from alignment.data.practice import PracticeSource
+from alignment.data.practice.source import PracticeSource
 from alignment.doctor.shape import Shape
 from alignment.doctor.tokens import Encoded, EncodedPair, encode_chats, encode_pairs
 from alignment.launch import build, run_step

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, PositiveInt
 
 from alignment.data.build.prepare import PairSetConfig
-from alignment.data.verifiers import VerifiablePrompt, Verifier
+from alignment.data.practice.verifiers import VerifiablePrompt, Verifier
 from alignment.evaluate.metrics import summarise
 from alignment.models.generate import generate
 from alignment.models.load import LoadedModel

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.data.build.dataset import read_rows
-from alignment.data.verifiers import VerifiablePrompt
+from alignment.data.practice.verifiers import VerifiablePrompt
 from alignment.evaluate.suite import (
     DISTRIBUTIONS,
     PAIRS,

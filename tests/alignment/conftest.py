@@ -137,7 +137,7 @@ def workspace(tmp_path):
 @pytest.fixture(scope="session")
 def pairs():
     """Eight practice pairs."""
-    from alignment.data.practice import PracticeSource
+    from alignment.data.practice.source import PracticeSource
 
     return list(PracticeSource(part="round-1", rows=8).pairs())
 
@@ -145,6 +145,6 @@ def pairs():
 @pytest.fixture(scope="session")
 def conversations():
     """Eight practice conversations."""
-    from alignment.data.practice import PracticeSource
+    from alignment.data.practice.source import PracticeSource
 
     return list(PracticeSource(part="sft", rows=8).conversations())

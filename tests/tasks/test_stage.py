@@ -6,7 +6,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
 from alignment.data.build.prepare import ConversationSetConfig
-from alignment.data.practice import PracticeSource
+from alignment.data.practice.source import PracticeSource
 from alignment.errors import ERRORS, ArtifactError
 from alignment.stages import PrepareConversations
 from tasks.data import open_base, prepare_conversations, prepare_pairs

@@ -11,7 +11,7 @@ from typing import Generic
 from alignment.data.filters.content import Placed, R, Reason, Record, turns
 from alignment.data.formats import Kind, RowFormats, Stated, choose_format, chosen_conversation
 from alignment.data.formats.rows import RawRow
-from alignment.data.practice import PracticeSource
+from alignment.data.practice.source import PracticeSource
 from alignment.data.read.files import Meter
 from alignment.data.read.sources import FileSource, HubSource, Source
 from alignment.data.split import prompt_key

@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 from alignment.data.filters.content import DAMAGE, Rejected
 from alignment.data.formats import Auto, Format
 from alignment.data.formats.rows import RawRow
-from alignment.data.practice import PracticeSource
+from alignment.data.practice.source import PracticeSource
 from alignment.data.read import files
 from alignment.data.read.files import Meter
 from alignment.errors import DataError

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alignment.data.practice import PracticeSource
+from alignment.data.practice.source import PracticeSource
 from alignment.evaluate.suite import (
     DISTRIBUTIONS,
     GENERATIONS,

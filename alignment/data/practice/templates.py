@@ -13,7 +13,7 @@ A task says how it asks, what the answer looks like, and what a careless writer 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from alignment.data.verifiers import (
+from alignment.data.practice.verifiers import (
     AllOf,
     AtMostWords,
     EndsWith,

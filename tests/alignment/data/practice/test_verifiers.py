@@ -1,7 +1,7 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from alignment.data.verifiers import (
+from alignment.data.practice.verifiers import (
     AllOf,
     AtMostWords,
     EndsWith,

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from alignment.data.practice_tasks import (
+from alignment.data.practice.templates import (
     AFTERWORDS,
     MARKS,
     NOTHING_ELSE,
@@ -30,7 +30,7 @@ from alignment.data.practice_tasks import (
     Slots,
     Task,
 )
-from alignment.data.verifiers import VerifiablePrompt
+from alignment.data.practice.verifiers import VerifiablePrompt
 from alignment.errors import DataError
 from alignment.records import Conversation, Frozen, Message, PreferencePair, digest_of
 
