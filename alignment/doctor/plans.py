@@ -12,7 +12,7 @@ from alignment.doctor.trainings import Training
 from alignment.records import Quantisation
 from alignment.scoring.budget import CPU_TOKENS, SHARE, Memory, Plan, fitting
 from alignment.scoring.engine import Packed
-from alignment.train.capacity import STEPS_WORTH_COMPILING
+from alignment.train.autotune import STEPS_WORTH_COMPILING
 
 
 def planned(

@@ -13,9 +13,9 @@ from alignment.records import Frozen
 from alignment.scoring import logprobs
 from alignment.scoring.logprobs import Completion
 from alignment.train import packed
-from alignment.train.capacity import Packing
+from alignment.train.autotune import Packing
 from alignment.train.losses import PairLogProbs, PreferenceLoss
-from alignment.train.tasks import ConversationTask, PairTask
+from alignment.train.objectives import ConversationTask, PairTask
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,7 @@ from alignment.scoring.attention import use_packed_attention
 from alignment.scoring.batches import Tree, lay_out
 from alignment.scoring.budget import Plan, scoring_budget
 from alignment.scoring.logprobs import predicted_logprobs
-from alignment.train.capacity import (
+from alignment.train.autotune import (
     Capacity,
     Packing,
     on_cuda,
@@ -28,7 +28,7 @@ from alignment.train.capacity import (
     settle,
 )
 from alignment.train.losses import PairLogProbs
-from alignment.train.tasks import Batch, Objective, Task
+from alignment.train.objectives import Batch, Objective, Task
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,9 +19,9 @@ from alignment.train.acceleration import (
     unpack_scales,
 )
 from alignment.train.losses import Sigmoid
+from alignment.train.objectives import PairTask
 from alignment.train.packed import _take_micro_batches
 from alignment.train.settings import ALL_LINEAR
-from alignment.train.tasks import PairTask
 from benchmarks.workload import pairs_of, tokenizer
 from tests.alignment.train.models import random_model
 

@@ -23,7 +23,7 @@ from alignment.train.acceleration import (
     recompute,
     recomputes,
 )
-from alignment.train.tasks import Task
+from alignment.train.objectives import Task
 
 if TYPE_CHECKING:
     from torch import Tensor
