@@ -296,7 +296,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a model or an adapter as a folder others can load, with its lineage and distances."""
-    from alignment.export import export as export_artifact
+    from alignment.compose.export import export as export_artifact
     from alignment.store.lineage import find_one
     from alignment.store.store import Store
 
@@ -315,7 +315,7 @@ def chat(
     tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 256,
 ) -> None:
     """Talk to a model of the store; one line is one message, an empty line starts afresh."""
-    from alignment.export import open_for_chat
+    from alignment.compose.export import open_for_chat
     from alignment.store.lineage import find_one
     from alignment.store.store import Store
 

@@ -25,7 +25,7 @@ class HandOver(Step):
 
     def build(self, context: Context) -> Outcome:
         """Make the model that the next stage takes, and measure it."""
-        from alignment.evaluate.fidelity import Place, hand_over
+        from alignment.compose.handover import Place, hand_over
         from alignment.scoring.probe import probe_of
 
         store = context.store

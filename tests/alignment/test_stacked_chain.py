@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from alignment.export import open_for_chat
+from alignment.compose.export import open_for_chat
 from alignment.launch import run_step
 from alignment.models.load import open_model
 from alignment.plan import plan

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from alignment.compose.handover import Place, hand_over, kept_notes
 from alignment.errors import TrainingError
-from alignment.evaluate.fidelity import Place, hand_over, kept_notes
 from alignment.models.merge import Merge
 from alignment.models.stack import Stack
 from alignment.records import Quantisation

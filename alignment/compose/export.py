@@ -152,7 +152,7 @@ def _write(
 
 
 def _merge(store: Store, deltas: "Deltas", folder: Path, dtype: str | None) -> Exported:
-    from alignment.evaluate.fidelity import WORTH_A_WARNING
+    from alignment.compose.handover import WORTH_A_WARNING
     from alignment.models.merge import write_merge
 
     chosen, kept = write_merge(
