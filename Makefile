@@ -41,7 +41,7 @@ golden: $(STAMP)  ## the recorded trajectories again; what moved shows in the di
 	git diff --stat -- tests/golden
 
 schema: $(STAMP)  ## docs/config.schema.json again, from the config's classes
-	$(BIN)/python -m alignment.config docs/config.schema.json
+	$(BIN)/python -m alignment.config.pipeline docs/config.schema.json
 
 # torch and what it brings (CUDA) stay out: another index may serve another build of them.
 lock:  ## docker/requirements.lock again, by uv: what the image installs, with the hash of each file

@@ -13,7 +13,7 @@ when one is known.
 
 from collections.abc import Callable, Iterator, Sequence
 
-from alignment.config import AdapterSft, Compose, PipelineConfig, TrainedSft
+from alignment.config.pipeline import AdapterSft, Compose, PipelineConfig, TrainedSft
 from alignment.data.build.prepare import Lengths, PairSetConfig
 from alignment.models.merge import Merge
 from alignment.records import Frozen, digest_of

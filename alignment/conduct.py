@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Literal
 
 from alignment.chain import Round
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.errors import DataError, Overtaken
 from alignment.head import Batches, State
 from alignment.intake import Arrival, LeftAlone, look, unreadable

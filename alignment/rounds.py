@@ -11,7 +11,7 @@ Not here: what is in the inbox (`intake.py`), who is the champion (`head.py`), r
 from collections import Counter
 
 from alignment.chain import Chain, Round, hand_over, lengths_of, seed_for
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ConfigError, UsageError
 from alignment.evaluate.gate import GateConfig
 from alignment.intake import InboxConfig

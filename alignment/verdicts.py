@@ -9,7 +9,7 @@ rounds from an inbox (`head.py`).
 from collections.abc import Callable, Iterator
 
 from alignment.chain import Chain, chain, rewoven
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.records import Kept
 from alignment.stages import PassGate, Step
 from alignment.store.store import Store

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.chain import Chain, chain
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.errors import Interrupted
 from alignment.launch import build
 from alignment.provenance import hardware, libraries

@@ -16,7 +16,7 @@ import typer
 from flows import printing
 
 if TYPE_CHECKING:
-    from alignment.config import PipelineConfig
+    from alignment.config.pipeline import PipelineConfig
     from alignment.data.build.ingest import Wanted
 
 app = typer.Typer(
@@ -408,7 +408,7 @@ def _advise(settings: "PipelineConfig") -> None:
 
 
 def _load(path: Path, overrides: list[str]) -> "PipelineConfig":
-    from alignment.config_file import load
+    from alignment.config.file import load
 
     return load(path, overrides)
 

@@ -16,8 +16,8 @@ from prefect.utilities.annotations import quote
 
 from alignment.chain import Round
 from alignment.conduct import Ending, Hands, RoundRun
-from alignment.config import PipelineConfig
-from alignment.config_file import load
+from alignment.config.file import load
+from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
 from alignment.line import Line
 from alignment.records import Frozen

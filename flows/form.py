@@ -2,7 +2,7 @@
 
 A server holds what is submitted against these before a run exists, and names the field that is
 wrong. Their help texts are the flows' docstrings. Not here: what is in a config
-(`alignment.config`), which is checked when the run begins.
+(`alignment.config.pipeline`), which is checked when the run begins.
 """
 
 from typing import Annotated, Any

@@ -13,8 +13,8 @@ from prefect.input import RunInput
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from alignment.config import PipelineConfig
-from alignment.config_file import load
+from alignment.config.file import load
+from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError, UsageError
 from alignment.ledger import Head
 from alignment.line import Line

@@ -15,8 +15,8 @@ from prefect.states import Failed
 from prefect.utilities.annotations import quote
 
 from alignment.chain import Chain, Round, chain
-from alignment.config import PipelineConfig
-from alignment.config_file import load
+from alignment.config.file import load
+from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
 from alignment.records import Frozen, StageRecord
 from alignment.report.assemble import ReportFiles

@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from alignment.chain import Chain, Round
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.report.assemble import ReportFiles, write_report, write_round_report
 from tasks import shown
 from tasks.stage import Run

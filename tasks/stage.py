@@ -20,7 +20,7 @@ from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
 from alignment.launch import Limits, run_step
 from alignment.records import Frozen, StageRecord

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from alignment.chain import chain
-from alignment.config_file import load
+from alignment.config.file import load
 from tests.prefect_service import Service, overrides, wait_for
 
 CHANGES = ("sft.training.max_steps=20000", "sft.training.save_every=20000")

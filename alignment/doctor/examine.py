@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from alignment.chain import chain
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.doctor.counts import check_rows
 from alignment.doctor.devices import Device, find_device
 from alignment.doctor.engines import check_engines

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignment.chain import Chain
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.data.build.dataset import REPORT, read_rows
 from alignment.data.build.prepare import SetConfig
 from alignment.data.build.report import PreparationReport

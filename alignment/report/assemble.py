@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from alignment.chain import Chain, Round
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.data.build.dataset import read_rows
 from alignment.records import (
     DataRef,

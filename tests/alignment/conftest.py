@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from alignment.chain import Chain, chain
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.records import StageRecord
 from alignment.store.progress import Progress
 from alignment.store.store import Store, Workspace

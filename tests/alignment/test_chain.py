@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from alignment.chain import chain, rewoven, seed_for
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ModelError
 from alignment.launch import build, run_step
 from alignment.plan import plan

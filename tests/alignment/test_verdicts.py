@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.launch import build
 from alignment.plan import plan
 from alignment.records import AdapterRef, Kept, ModelRef

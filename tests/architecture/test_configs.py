@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from alignment.chain import chain
-from alignment.config_file import load
+from alignment.config.file import load
 from alignment.plan import plan
 from alignment.store.store import Store
 

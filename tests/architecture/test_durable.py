@@ -47,7 +47,7 @@ VERBS = {
 NOT_DURABLE = {
     "alignment/store/progress.py": "for whoever watches; nobody resumes from it",
     "alignment/launch.py": "the error that a child hands its parent",
-    "alignment/config.py": "`make schema`",
+    "alignment/config/pipeline.py": "`make schema`",
 }
 
 WRITTEN_BY_CALLERS = {

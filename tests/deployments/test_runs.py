@@ -7,7 +7,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from alignment.chain import chain
-from alignment.config_file import load
+from alignment.config.file import load
 from alignment.records import AdapterRef
 from alignment.store.store import Store
 from flows.sft_dpo import sft_dpo

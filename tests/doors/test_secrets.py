@@ -5,7 +5,7 @@ That a planted one turns up nowhere is tested on whole runs in `tests/deployment
 
 import pytest
 
-from alignment.config_file import load
+from alignment.config.file import load
 from alignment.data.build.ingest import Wanted, take_in
 from alignment.data.read.files import without_secret
 from alignment.errors import ConfigError, DataError

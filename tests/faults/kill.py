@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from alignment.conduct import Hands, RoundRun
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.launch import build
 from alignment.line import Line
 from alignment.provenance import code_version, hardware, libraries

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from alignment.config import TrainedSft
-from alignment.config_file import load
+from alignment.config.file import load
+from alignment.config.pipeline import TrainedSft
 from flows.sft_dpo import PRESETS
 
 CONFIG = PRESETS / "practice.yaml"

@@ -21,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 
 from alignment.conduct import Hands, RoundRun
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.errors import Overtaken, UsageError
 from alignment.head import State, after
 from alignment.ledger import Closed, Head, Opened

@@ -138,6 +138,6 @@ def test_of_two_rounds_at_once_one_moves_the_head(server, settings, write_config
 
 
 def config_of(settings):
-    from alignment.config import PipelineConfig
+    from alignment.config.pipeline import PipelineConfig
 
     return PipelineConfig.model_validate(settings)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from alignment.chain import chain
-from alignment.config_file import load
+from alignment.config.file import load
 from alignment.doctor import examine
 from alignment.doctor.trainings import carried_ranks
 from alignment.stages import TrainDpo, TrainSft

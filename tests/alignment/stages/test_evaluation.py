@@ -4,7 +4,7 @@ import pytest
 
 from alignment.chain import chain
 from alignment.compose.export import export
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.launch import build
 from alignment.store.progress import Progress
 from alignment.store.store import Store

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment.config import TrainedSft
-from alignment.config_file import load
+from alignment.config.file import load
+from alignment.config.pipeline import TrainedSft
 from alignment.errors import ConfigError
 from alignment.models.stack import Stack
 from alignment.train.losses import Ipo

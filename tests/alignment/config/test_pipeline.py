@@ -1,8 +1,8 @@
 import json
 from pathlib import Path
 
-from alignment.config import PipelineConfig, schema
-from alignment.config_file import load
+from alignment.config.file import load
+from alignment.config.pipeline import PipelineConfig, schema
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from alignment.config import PipelineConfig
+from alignment.config.pipeline import PipelineConfig
 from alignment.data.read.files import SecretFound
 from alignment.errors import ConfigError
 

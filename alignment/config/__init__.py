@@ -1,0 +1,1 @@
+"""The configuration of a run: its classes, its file, its schema."""
