@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
-from alignment.chain import Round
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import DataError, Overtaken
 from alignment.head import Batches, State
 from alignment.intake import Arrival, LeftAlone, look, unreadable
 from alignment.ledger import Batch, Fate
 from alignment.line import Line
+from alignment.pipeline.chain import Round
+from alignment.pipeline.steps import Step, TakeBatch
+from alignment.pipeline.steps.batches import batch_file
+from alignment.pipeline.verdicts import decided
 from alignment.rounds import first_head, inbox_of, intake, outcome, steps_of
-from alignment.stages import Step, TakeBatch
-from alignment.stages.intake import batch_file
-from alignment.verdicts import decided
 
 Ending = Fate | Literal["no new data"]
 

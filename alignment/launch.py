@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignment.errors import ERRORS, AlignmentError, Interrupted, StorageError
+from alignment.pipeline.steps import Context, Outcome, Step, read_step
 from alignment.provenance import code_version, hardware, libraries, peak_memory
 from alignment.records import Frozen, StageRecord
-from alignment.stages import Context, Outcome, Step, read_step
 from alignment.starter import STOPS, Child, Starter, serve
 from alignment.store.progress import Follower, Mark, Progress
 from alignment.store.store import Store, Workspace, disk_full, storage_errors

@@ -20,14 +20,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from alignment.chain import Chain, chain
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import Interrupted
 from alignment.launch import build
+from alignment.pipeline.chain import Chain, chain
+from alignment.pipeline.step import model_of
+from alignment.pipeline.steps import HandOver, Step, TrainDpo, TrainSft
 from alignment.provenance import hardware, libraries
 from alignment.records import AdapterRef, Quantisation
-from alignment.stages import HandOver, Step, TrainDpo, TrainSft
-from alignment.stages.step import model_of
 from alignment.store import durable
 from alignment.store.progress import Progress
 from alignment.store.store import Store

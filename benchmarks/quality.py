@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from alignment.chain import Chain
 from alignment.errors import Interrupted
+from alignment.pipeline.chain import Chain
+from alignment.pipeline.step import data_of, model_of, rows_of
 from alignment.records import Frozen, ModelRef, PreferencePair
-from alignment.stages.step import data_of, model_of, rows_of
 from alignment.store import durable
 from alignment.store.progress import Progress
 from alignment.store.store import Store

@@ -69,9 +69,9 @@ def round_(config: ConfigFile, overrides: Overrides = None) -> None:
 @app.command()
 def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: AsJson = False) -> None:
     """Show per stage whether it would run, resume or be skipped, and with which values."""
-    from alignment.plan import plan as plan_steps
+    from alignment.pipeline.plan import plan as plan_steps
+    from alignment.pipeline.verdicts import decided
     from alignment.store.store import Store
-    from alignment.verdicts import decided
 
     settings = _load(config, overrides or [])
     store = Store(root=settings.store)
@@ -384,7 +384,7 @@ def _command(name: str, config: Path, overrides: list[str]) -> str:
 
 
 def _run(config: Path, overrides: list[str]) -> None:
-    from alignment.chain import chain
+    from alignment.pipeline.chain import chain
     from flows.display import Display
     from flows.shell import run_flow, watched
 

@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from alignment.pipeline.steps import Step
 from alignment.records import StageRecord
-from alignment.stages import Step
 from alignment.store.progress import Mark
 from flows.forecast import Forecast, Pace
 

@@ -14,12 +14,12 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
-from alignment.chain import Round
 from alignment.conduct import Ending, Hands, RoundRun
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
 from alignment.line import Line
+from alignment.pipeline.chain import Round
 from alignment.records import Frozen
 from alignment.report.assemble import ReportFiles
 from alignment.rounds import inbox_of

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from alignment.stages import Step
+from alignment.pipeline.steps import Step
 from alignment.store.progress import Mark
 
 NOMINAL = {

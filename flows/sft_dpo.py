@@ -14,14 +14,14 @@ from prefect import State, Task, flow, runtime
 from prefect.states import Failed
 from prefect.utilities.annotations import quote
 
-from alignment.chain import Chain, Round, chain
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
+from alignment.pipeline.chain import Chain, Round, chain
+from alignment.pipeline.steps import Step
+from alignment.pipeline.verdicts import go_on
 from alignment.records import Frozen, StageRecord
 from alignment.report.assemble import ReportFiles
-from alignment.stages import Step
-from alignment.verdicts import go_on
 from flows.form import Change, Config, Rounds, titled
 from flows.logs import tell_known_errors_in_one_line
 from tasks.data import open_base, prepare_conversations, prepare_pairs

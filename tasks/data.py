@@ -2,14 +2,14 @@
 
 from prefect import State, task
 
-from alignment.records import StageRecord
-from alignment.stages import (
+from alignment.pipeline.steps import (
     OpenBase,
     PrepareBatches,
     PrepareConversations,
     PreparePairs,
     TakeBatch,
 )
+from alignment.records import StageRecord
 from tasks.stage import POLICY, Run, run_stage
 
 

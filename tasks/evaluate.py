@@ -2,8 +2,8 @@
 
 from prefect import State, task
 
+from alignment.pipeline.steps import EvaluateModel
 from alignment.records import StageRecord
-from alignment.stages import EvaluateModel
 from tasks.stage import POLICY, Run, run_stage
 
 

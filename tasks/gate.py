@@ -2,8 +2,8 @@
 
 from prefect import State, task
 
+from alignment.pipeline.steps import PassGate
 from alignment.records import StageRecord
-from alignment.stages import PassGate
 from tasks.stage import POLICY, Run, run_stage
 
 

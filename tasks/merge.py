@@ -2,8 +2,8 @@
 
 from prefect import State, task
 
+from alignment.pipeline.steps import HandOver
 from alignment.records import StageRecord
-from alignment.stages import HandOver
 from tasks.stage import POLICY, Run, run_stage
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from alignment.chain import Chain, Round
 from alignment.config.pipeline import PipelineConfig
+from alignment.pipeline.chain import Chain, Round
 from alignment.report.assemble import ReportFiles, write_report, write_round_report
 from tasks import shown
 from tasks.stage import Run

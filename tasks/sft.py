@@ -2,8 +2,8 @@
 
 from prefect import State, task
 
+from alignment.pipeline.steps import TrainSft, UseAdapter
 from alignment.records import StageRecord
-from alignment.stages import TrainSft, UseAdapter
 from tasks.stage import POLICY, Run, run_stage
 
 

@@ -23,8 +23,8 @@ from prefect.states import Completed, Failed
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
 from alignment.launch import Limits, run_step
+from alignment.pipeline.steps import Step
 from alignment.records import Frozen, StageRecord
-from alignment.stages import Step
 from alignment.store.progress import Mark
 from alignment.store.store import Store
 from tasks import shown

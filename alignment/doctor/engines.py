@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from alignment.chain import Chain
 from alignment.doctor.finding import Finding
+from alignment.pipeline.chain import Chain
+from alignment.pipeline.steps import EvaluateModel, Step, TrainDpo, TrainSft
 from alignment.scoring.attention import against_packing
 from alignment.scoring.engine import Packed
-from alignment.stages import EvaluateModel, Step, TrainDpo, TrainSft
 
 
 def check_engines(chain: Chain, folder: Path) -> Finding:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 
-from alignment.chain import chain
 from alignment.config.pipeline import PipelineConfig
 from alignment.doctor.counts import check_rows
 from alignment.doctor.devices import Device, find_device
@@ -24,6 +23,7 @@ from alignment.doctor.texts import check_forged_turns, check_refusals
 from alignment.doctor.trainings import trainings
 from alignment.models.chat_template import end_of_turn_id
 from alignment.models.load import load_tokenizer
+from alignment.pipeline.chain import chain
 from alignment.store.store import Store
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignment.chain import Chain
 from alignment.config.pipeline import PipelineConfig
 from alignment.data.build.dataset import REPORT, read_rows
 from alignment.data.build.prepare import SetConfig
@@ -22,6 +21,8 @@ from alignment.doctor.shape import Shape
 from alignment.doctor.tokens import Encoded, EncodedPair, encode_chats, encode_pairs
 from alignment.launch import build, run_step
 from alignment.models.load import base_folder
+from alignment.pipeline.chain import Chain
+from alignment.pipeline.steps import PrepareConversations, PreparePairs
 from alignment.records import (
     Conversation,
     DataRef,
@@ -31,7 +32,6 @@ from alignment.records import (
     Quarantined,
     StageRecord,
 )
-from alignment.stages import PrepareConversations, PreparePairs
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 

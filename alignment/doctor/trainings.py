@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from alignment.chain import Chain
 from alignment.doctor.patient import PreparedSet
 from alignment.models.merge import Merge
 from alignment.models.stack import Stack
+from alignment.pipeline.chain import Chain
+from alignment.pipeline.steps import TrainDpo, TrainSft
 from alignment.scoring.batches import level, split
 from alignment.scoring.budget import TRAINING_TOKENS
 from alignment.scoring.engine import Packed
-from alignment.stages import TrainDpo, TrainSft
 from alignment.train.dpo import DpoConfig
 from alignment.train.sft import SftConfig
 

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from alignment.chain import Chain, Round
 from alignment.config.pipeline import PipelineConfig
 from alignment.data.build.dataset import read_rows
+from alignment.pipeline.chain import Chain, Round
+from alignment.pipeline.step import data_of
+from alignment.pipeline.steps import EvaluateModel
 from alignment.records import (
     DataRef,
     EvalReport,
@@ -26,8 +28,6 @@ from alignment.report.compare import headline
 from alignment.report.page import RunReport, Sample, render, to_markdown
 from alignment.report.table import Table
 from alignment.report.tables import evaluation_table
-from alignment.stages import EvaluateModel
-from alignment.stages.step import data_of
 from alignment.store.durable import replace
 from alignment.store.store import Store, storage_errors
 

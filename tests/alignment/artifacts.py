@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from alignment.evaluate.metrics import summarise
+from alignment.pipeline.step import as_json
 from alignment.records import CodeVersion, EvalReport, Generation, PairScore, StageRecord
-from alignment.stages.step import as_json
 
 STARTED = "2026-01-01T00:00:00+00:00"
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from alignment.chain import Chain, chain
 from alignment.config.pipeline import PipelineConfig
+from alignment.pipeline.chain import Chain, chain
 from alignment.records import StageRecord
 from alignment.store.progress import Progress
 from alignment.store.store import Store, Workspace

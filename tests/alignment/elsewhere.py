@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from alignment.errors import AlignmentError
 from alignment.launch import Limits, run_step
-from alignment.stages import read_step
+from alignment.pipeline.steps import read_step
 from alignment.store.store import Store
 
 step = read_step(Path(sys.argv[2]).read_text())

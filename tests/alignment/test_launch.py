@@ -11,7 +11,7 @@ from alignment.errors import AlignmentError, ArtifactError, Interrupted, ModelEr
 from alignment.launch import build, run_step
 from alignment.models.merge import Merge
 from alignment.models.sources import FolderModel
-from alignment.stages import MergeAdapter, OpenBase
+from alignment.pipeline.steps import MergeAdapter, OpenBase
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 from tests.alignment.elsewhere import Elsewhere, children, family_of, finish

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from alignment.chain import chain
 from alignment.config.file import load
-from alignment.plan import plan
+from alignment.pipeline.chain import chain
+from alignment.pipeline.plan import plan
 from alignment.store.store import Store
 
 CONFIGS = Path(__file__).parents[2] / "deployments" / "configs"

@@ -6,8 +6,8 @@ import time
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from alignment.chain import chain
 from alignment.config.file import load
+from alignment.pipeline.chain import chain
 from alignment.records import AdapterRef
 from alignment.store.store import Store
 from flows.sft_dpo import sft_dpo

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from alignment.errors import ArtifactError, UsageError
-from alignment.stages.intake import batch_file
+from alignment.pipeline.steps.batches import batch_file
 from alignment.store.store import MANIFEST, Store
 from tests.alignment.artifacts import put
 

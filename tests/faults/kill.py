@@ -26,12 +26,12 @@ from alignment.conduct import Hands, RoundRun
 from alignment.config.pipeline import PipelineConfig
 from alignment.launch import build
 from alignment.line import Line
+from alignment.pipeline.verdicts import each_step
 from alignment.provenance import code_version, hardware, libraries
 from alignment.store.failpoints import arm, observe
 from alignment.store.lineage import ancestors
 from alignment.store.progress import Progress
 from alignment.store.store import Store
-from alignment.verdicts import each_step
 from tests import tiny
 from tests.inbox import drop, line_settings, rows
 

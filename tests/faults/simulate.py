@@ -26,7 +26,7 @@ from alignment.errors import Overtaken, UsageError
 from alignment.head import State, after
 from alignment.ledger import Closed, Head, Opened
 from alignment.line import Line
-from alignment.stages.step import Context
+from alignment.pipeline.step import Context
 from alignment.store.failpoints import Broken, arm, observe
 from alignment.store.lineage import ancestors
 from alignment.store.progress import Progress

@@ -3,7 +3,7 @@ import re
 import pytest
 from prefect.utilities.callables import parameter_schema
 
-from alignment.chain import Chain
+from alignment.pipeline.chain import Chain
 from alignment.store.store import Store
 from flows.dpo_round import dpo_round
 from flows.promote import promote

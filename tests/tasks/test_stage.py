@@ -8,7 +8,7 @@ from prefect.states import Completed, Failed
 from alignment.data.build.prepare import ConversationSetConfig
 from alignment.data.practice.source import PracticeSource
 from alignment.errors import ERRORS, ArtifactError
-from alignment.stages import PrepareConversations
+from alignment.pipeline.steps import PrepareConversations
 from tasks.data import open_base, prepare_conversations, prepare_pairs
 from tasks.dpo import dpo
 from tasks.evaluate import evaluate

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from alignment.chain import chain
 from alignment.config.file import load
 from alignment.doctor import examine
 from alignment.doctor.trainings import carried_ranks
-from alignment.stages import TrainDpo, TrainSft
+from alignment.pipeline.chain import chain
+from alignment.pipeline.steps import TrainDpo, TrainSft
 from alignment.store.store import Store
 
 

@@ -19,7 +19,7 @@ import json, os, signal, sys
 from pathlib import Path
 from alignment.launch import build
 from alignment.store.progress import Progress
-from alignment.stages import Outcome, Step
+from alignment.pipeline.steps import Outcome, Step
 from alignment.store.store import Store
 
 class Writes(Step):

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from alignment.data.build.dataset import read_rows
-from alignment.records import Conversation, DataRef, PreferencePair
-from alignment.stages.step import (
+from alignment.pipeline.step import (
     Context,
     Key,
     Outcome,
@@ -21,6 +20,7 @@ from alignment.stages.step import (
     model_of,
     rows_of,
 )
+from alignment.records import Conversation, DataRef, PreferencePair
 from alignment.store.durable import staged
 from alignment.store.store import Store
 from alignment.train.dpo import DpoConfig, train_dpo

@@ -2,10 +2,10 @@
 
 import pytest
 
-from alignment.chain import chain
 from alignment.compose.export import export
 from alignment.config.pipeline import PipelineConfig
 from alignment.launch import build
+from alignment.pipeline.chain import chain
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 from tests import tiny

@@ -13,9 +13,9 @@ from alignment.data.formats import Format
 from alignment.data.read import files
 from alignment.data.read.sources import FileSource
 from alignment.errors import DataError
+from alignment.pipeline.step import Context, Key, Outcome, Step, data_of
+from alignment.pipeline.steps.data import naming, prepared_outcome, tokenizer_of, used_prompts
 from alignment.records import PreferencePair
-from alignment.stages.data import naming, prepared_outcome, tokenizer_of, used_prompts
-from alignment.stages.step import Context, Key, Outcome, Step, data_of
 from alignment.store.durable import effect, remove
 from alignment.store.store import Store
 

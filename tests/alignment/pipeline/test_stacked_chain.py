@@ -13,7 +13,7 @@ import pytest
 from alignment.compose.export import open_for_chat
 from alignment.launch import run_step
 from alignment.models.load import open_model
-from alignment.plan import plan
+from alignment.pipeline.plan import plan
 from alignment.records import AdapterRef, EvalReport, ModelRef
 from alignment.scoring.probe import PROBE_FILE, Probe, distance
 from tests.alignment.elsewhere import Elsewhere, children, finish

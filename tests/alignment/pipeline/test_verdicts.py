@@ -6,12 +6,12 @@ import pytest
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.launch import build
-from alignment.plan import plan
+from alignment.pipeline.plan import plan
+from alignment.pipeline.verdicts import decided, each_step
 from alignment.records import AdapterRef, Kept, ModelRef
 from alignment.rounds import first_head
 from alignment.store.progress import Progress
 from alignment.store.store import Store
-from alignment.verdicts import decided, each_step
 from tests import tiny
 from tests.inbox import three_rounds
 

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from alignment.config.pipeline import AdapterSft, Compose, PipelineConfig, TrainedSft
 from alignment.data.build.prepare import Lengths, PairSetConfig
 from alignment.models.merge import Merge
-from alignment.records import Frozen, digest_of
-from alignment.stages import (
+from alignment.pipeline.steps import (
     EvaluateModel,
     HandOver,
     MergeAdapter,
@@ -32,6 +31,7 @@ from alignment.stages import (
     TrainSft,
     UseAdapter,
 )
+from alignment.records import Frozen, digest_of
 from alignment.train.dpo import DpoConfig
 
 PairSet = PreparePairs | PrepareBatches

@@ -3,8 +3,8 @@
 from typing import Literal
 
 from alignment.models.sources import ModelSource
+from alignment.pipeline.step import Context, Outcome, Step, as_json
 from alignment.records import ModelRef, Quantisation
-from alignment.stages.step import Context, Outcome, Step, as_json
 
 
 class OpenBase(Step):

@@ -7,12 +7,12 @@ the trainers are built from the same dictionaries. Not here: running.
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from alignment.chain import Chain
 from alignment.models.load import quantisation_arguments
+from alignment.pipeline.chain import Chain
+from alignment.pipeline.steps import OpenBase, Step, TrainDpo, TrainSft
+from alignment.pipeline.verdicts import verdict_of
 from alignment.records import Frozen, Quantisation
-from alignment.stages import OpenBase, Step, TrainDpo, TrainSft
 from alignment.store.store import Store
-from alignment.verdicts import verdict_of
 
 Status = Literal["RUN", "SKIP", "RESUME"]
 

@@ -8,10 +8,10 @@ rounds from an inbox (`head.py`).
 
 from collections.abc import Callable, Iterator
 
-from alignment.chain import Chain, chain, rewoven
 from alignment.config.pipeline import PipelineConfig
+from alignment.pipeline.chain import Chain, chain, rewoven
+from alignment.pipeline.steps import PassGate, Step
 from alignment.records import Kept
-from alignment.stages import PassGate, Step
 from alignment.store.store import Store
 
 

@@ -13,8 +13,8 @@ from alignment.evaluate.suite import (
     evaluate,
     questions,
 )
+from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, data_of, model_of, rows_of
 from alignment.records import PairScore, PreferencePair
-from alignment.stages.step import Context, Key, Outcome, Step, as_json, data_of, model_of, rows_of
 from alignment.store.store import Store
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from alignment.data.build.prepare import (
 from alignment.data.build.report import Prepared
 from alignment.data.split import PromptKeys
 from alignment.errors import DataError
-from alignment.stages.step import Context, Key, Outcome, Step, as_json, model_of
+from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, model_of
 from alignment.store.store import Store
 
 

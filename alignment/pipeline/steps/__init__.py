@@ -8,14 +8,14 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from alignment.stages.base import OpenBase
-from alignment.stages.data import PrepareConversations, PreparePairs
-from alignment.stages.evaluation import EvaluateModel
-from alignment.stages.gate import PassGate
-from alignment.stages.hand_over import HandOver, MergeAdapter, StackAdapter
-from alignment.stages.intake import PrepareBatches, TakeBatch
-from alignment.stages.step import Context, Outcome, Step
-from alignment.stages.training import TrainDpo, TrainSft, UseAdapter
+from alignment.pipeline.step import Context, Outcome, Step
+from alignment.pipeline.steps.base import OpenBase
+from alignment.pipeline.steps.batches import PrepareBatches, TakeBatch
+from alignment.pipeline.steps.data import PrepareConversations, PreparePairs
+from alignment.pipeline.steps.evaluation import EvaluateModel
+from alignment.pipeline.steps.gate import PassGate
+from alignment.pipeline.steps.handover import HandOver, MergeAdapter, StackAdapter
+from alignment.pipeline.steps.training import TrainDpo, TrainSft, UseAdapter
 
 AnyStep = Annotated[
     OpenBase

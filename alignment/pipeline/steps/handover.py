@@ -8,8 +8,8 @@ from typing import Literal
 
 from alignment.models.merge import Merge
 from alignment.models.stack import Stack
+from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, model_of
 from alignment.records import AdapterRef
-from alignment.stages.step import Context, Key, Outcome, Step, as_json, model_of
 
 
 class HandOver(Step):

@@ -4,9 +4,9 @@ import pytest
 
 from alignment.evaluate.gate import GateConfig
 from alignment.launch import run_step
+from alignment.pipeline.steps import PassGate
 from alignment.records import Kept, ModelRef
 from alignment.report.assemble import gather
-from alignment.stages import PassGate
 from alignment.store.store import Store
 from tests.alignment.artifacts import put_evaluation, put_model
 

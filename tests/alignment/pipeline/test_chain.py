@@ -2,11 +2,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from alignment.chain import chain, rewoven, seed_for
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ModelError
 from alignment.launch import build, run_step
-from alignment.plan import plan
+from alignment.pipeline.chain import chain, rewoven, seed_for
+from alignment.pipeline.plan import plan
 from alignment.records import AdapterRef, EvalReport, ModelRef
 from alignment.store.progress import Mark, Progress
 from alignment.store.store import Store

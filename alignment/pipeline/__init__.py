@@ -1,0 +1,1 @@
+"""The steps of a run, their order, and what a run would do."""
