@@ -22,11 +22,11 @@ from typing import Any
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import Interrupted
-from alignment.launch import build
+from alignment.execution.provenance import hardware, libraries
+from alignment.execution.run_step import build
 from alignment.pipeline.chain import Chain, chain
 from alignment.pipeline.step import model_of
 from alignment.pipeline.steps import HandOver, Step, TrainDpo, TrainSft
-from alignment.provenance import hardware, libraries
 from alignment.records import AdapterRef, Quantisation
 from alignment.store import durable
 from alignment.store.progress import Progress

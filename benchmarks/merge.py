@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignment.launch import KEEP_FREED_MEMORY
+from alignment.execution.run_step import KEEP_FREED_MEMORY
 from alignment.models.adapters import describe_adapter
 from alignment.models.merge import Deltas, write_merge
 from alignment.models.weight_files import SHARD_SIZE

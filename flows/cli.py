@@ -397,7 +397,7 @@ def _run(config: Path, overrides: list[str]) -> None:
 
 
 def _advise(settings: "PipelineConfig") -> None:
-    from alignment.provenance import slow_bfloat16
+    from alignment.execution.provenance import slow_bfloat16
 
     if settings.dpo.bf16 and slow_bfloat16():
         print(

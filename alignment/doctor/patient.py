@@ -19,7 +19,7 @@ from alignment.data.formats.rows import RawRow
 from alignment.data.practice.source import PracticeSource
 from alignment.doctor.shape import Shape
 from alignment.doctor.tokens import Encoded, EncodedPair, encode_chats, encode_pairs
-from alignment.launch import build, run_step
+from alignment.execution.run_step import build, run_step
 from alignment.models.load import base_folder
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import PrepareConversations, PreparePairs

@@ -32,7 +32,7 @@ def finished(tiny_model_folder, tmp_path_factory):
     Two epochs, so that training has 10 and 8 steps, and an evaluation at every third. Two steps
     at a time where both have what they need: most of the time goes into starting processes.
     """
-    from alignment.launch import run_step
+    from alignment.execution.run_step import run_step
 
     root = tmp_path_factory.mktemp("finished") / "store"
     settings = tiny.settings(tiny_model_folder, root)
@@ -61,7 +61,7 @@ def stacked(finished, tmp_path_factory):
 
     Rounds are trained by processes of their own, as a scheduler does; the rest is built here.
     """
-    from alignment.launch import build, run_step
+    from alignment.execution.run_step import build, run_step
 
     root = tmp_path_factory.mktemp("stacked") / "store"
     settings = finished.config.model_dump(mode="json")

@@ -15,7 +15,7 @@ RUN = """
 import sys
 from pathlib import Path
 from alignment.errors import AlignmentError
-from alignment.launch import Limits, run_step
+from alignment.execution.run_step import Limits, run_step
 from alignment.pipeline.steps import read_step
 from alignment.store.store import Store
 

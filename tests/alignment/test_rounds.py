@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from alignment.errors import ConfigError, UsageError
+from alignment.execution.run_step import build
 from alignment.intake import InboxConfig
-from alignment.launch import build
 from alignment.ledger import Batch, Opened
 from alignment.pipeline.step import data_of, rows_of
 from alignment.pipeline.steps import TakeBatch

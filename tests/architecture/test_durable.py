@@ -46,7 +46,7 @@ VERBS = {
 
 NOT_DURABLE = {
     "alignment/store/progress.py": "for whoever watches; nobody resumes from it",
-    "alignment/launch.py": "the error that a child hands its parent",
+    "alignment/execution/run_step.py": "the error that a child hands its parent",
     "alignment/config/pipeline.py": "`make schema`",
 }
 

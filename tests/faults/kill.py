@@ -24,10 +24,10 @@ import psutil
 
 from alignment.conduct import Hands, RoundRun
 from alignment.config.pipeline import PipelineConfig
-from alignment.launch import build
+from alignment.execution.provenance import code_version, hardware, libraries
+from alignment.execution.run_step import build
 from alignment.line import Line
 from alignment.pipeline.verdicts import each_step
-from alignment.provenance import code_version, hardware, libraries
 from alignment.store.failpoints import arm, observe
 from alignment.store.lineage import ancestors
 from alignment.store.progress import Progress

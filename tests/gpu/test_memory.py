@@ -19,7 +19,7 @@ MIB = 2**20
 
 
 def test_the_probing_of_a_plan_leaves_the_earlier_peak_in_the_record():
-    from alignment.provenance import peak_memory
+    from alignment.execution.provenance import peak_memory
 
     held = torch.empty(2048 * MIB, dtype=torch.uint8, device="cuda")
     del held
@@ -35,7 +35,7 @@ def test_the_probing_of_a_plan_leaves_the_earlier_peak_in_the_record():
 def test_a_process_that_builds_on_the_cpu_opens_no_gpu():
     code = (
         "import torch\n"
-        "from alignment.provenance import hardware, peak_memory\n"
+        "from alignment.execution.provenance import hardware, peak_memory\n"
         "assert 'gpu' not in hardware() and peak_memory() == {}\n"
         "assert not torch.cuda.is_initialized()\n"
         "torch.ones(1, device='cuda')\n"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alignment.launch import KEEP_FREED_MEMORY
+from alignment.execution.run_step import KEEP_FREED_MEMORY
 from alignment.models import weight_files
 from alignment.models.weight_files import Weights, blank_model, write_shards
 from tests.alignment.models.merge_memory import SHARD

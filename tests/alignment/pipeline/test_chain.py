@@ -4,7 +4,7 @@ import pytest
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ModelError
-from alignment.launch import build, run_step
+from alignment.execution.run_step import build, run_step
 from alignment.pipeline.chain import chain, rewoven, seed_for
 from alignment.pipeline.plan import plan
 from alignment.records import AdapterRef, EvalReport, ModelRef

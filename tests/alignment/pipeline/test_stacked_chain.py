@@ -11,7 +11,7 @@ import signal
 import pytest
 
 from alignment.compose.export import open_for_chat
-from alignment.launch import run_step
+from alignment.execution.run_step import run_step
 from alignment.models.load import open_model
 from alignment.pipeline.plan import plan
 from alignment.records import AdapterRef, EvalReport, ModelRef

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.launch import build
+from alignment.execution.run_step import build
 from alignment.pipeline.plan import plan
 from alignment.pipeline.verdicts import decided, each_step
 from alignment.records import AdapterRef, Kept, ModelRef

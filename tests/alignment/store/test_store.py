@@ -17,7 +17,7 @@ KEY = "sft-0123456789abcdef01234567"
 CRASHES = """
 import json, os, signal, sys
 from pathlib import Path
-from alignment.launch import build
+from alignment.execution.run_step import build
 from alignment.store.progress import Progress
 from alignment.pipeline.steps import Outcome, Step
 from alignment.store.store import Store

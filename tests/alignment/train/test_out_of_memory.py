@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.launch import build
+from alignment.execution.run_step import build
 from alignment.store.progress import Progress
 from tests.alignment.elsewhere import Elsewhere, children, finish
 

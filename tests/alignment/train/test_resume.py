@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import psutil
 import pytest
 
-from alignment.launch import build
+from alignment.execution.run_step import build
 from alignment.records import StageRecord
 from alignment.store.progress import Progress
 from tests.alignment.elsewhere import Elsewhere, children, finish

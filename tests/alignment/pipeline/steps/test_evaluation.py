@@ -4,7 +4,7 @@ import pytest
 
 from alignment.compose.export import export
 from alignment.config.pipeline import PipelineConfig
-from alignment.launch import build
+from alignment.execution.run_step import build
 from alignment.pipeline.chain import chain
 from alignment.store.progress import Progress
 from alignment.store.store import Store

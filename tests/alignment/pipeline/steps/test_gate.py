@@ -3,7 +3,7 @@
 import pytest
 
 from alignment.evaluate.gate import GateConfig
-from alignment.launch import run_step
+from alignment.execution.run_step import run_step
 from alignment.pipeline.steps import PassGate
 from alignment.records import Kept, ModelRef
 from alignment.report.assemble import gather

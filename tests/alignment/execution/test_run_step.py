@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from alignment.errors import AlignmentError, ArtifactError, Interrupted, ModelError, StorageError
-from alignment.launch import build, run_step
+from alignment.execution.run_step import build, run_step
 from alignment.models.merge import Merge
 from alignment.models.sources import FolderModel
 from alignment.pipeline.steps import MergeAdapter, OpenBase

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.provenance import (
+from alignment.execution.provenance import (
     code_version,
     hardware,
     libraries,

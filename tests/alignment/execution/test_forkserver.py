@@ -8,14 +8,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from alignment.starter import Starter
+from alignment.execution.forkserver import Starter
 
 ASKER = """
 import sys
 from pathlib import Path
-from alignment.starter import Starter
+from alignment.execution.forkserver import Starter
 
-starter = Starter("tests.alignment.started", {})
+starter = Starter("tests.alignment.execution.started", {})
 with Path(sys.argv[1]).open("ab") as log:
     child = starter.start(["sleep"], log=log)
 print(child.pid, flush=True)
@@ -25,7 +25,7 @@ child.wait()
 
 @pytest.fixture(scope="module")
 def starter():
-    starter = Starter("tests.alignment.started", {})
+    starter = Starter("tests.alignment.execution.started", {})
     yield starter
     starter.close()
 

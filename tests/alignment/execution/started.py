@@ -1,11 +1,11 @@
-"""What a child of `tests.alignment.test_starter` does: the first argument says it."""
+"""What a child of `tests.alignment.execution.test_forkserver` does: the first argument says it."""
 
 import os
 import sys
 import time
 from pathlib import Path
 
-from alignment.starter import serve
+from alignment.execution.forkserver import serve
 
 if __name__ == "__main__":
     what, *words = serve(int(sys.argv[1]))

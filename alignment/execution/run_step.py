@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignment.errors import ERRORS, AlignmentError, Interrupted, StorageError
+from alignment.execution.forkserver import STOPS, Child, Starter, serve
+from alignment.execution.provenance import code_version, hardware, libraries, peak_memory
 from alignment.pipeline.steps import Context, Outcome, Step, read_step
-from alignment.provenance import code_version, hardware, libraries, peak_memory
 from alignment.records import Frozen, StageRecord
-from alignment.starter import STOPS, Child, Starter, serve
 from alignment.store.progress import Follower, Mark, Progress
 from alignment.store.store import Store, Workspace, disk_full, storage_errors
 
@@ -45,7 +45,7 @@ KEEP_FREED_MEMORY = {
 """glibc gives the memory of every large tensor back and gets it zeroed for the next one: a fifth of
 a training step on a CPU. A child ends with its step, so it may keep what it has freed."""
 
-_starter = Starter("alignment.launch", KEEP_FREED_MEMORY)
+_starter = Starter("alignment.execution.run_step", KEEP_FREED_MEMORY)
 
 
 class Limits(Frozen):
