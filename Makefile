@@ -34,7 +34,7 @@ faults: $(STAMP)  ## kills, full disks, torn files and simulated lives; a table 
 	$(BIN)/python -m tests.faults
 
 machines: $(STAMP)  ## store, ledger and head against models: 2,000 lives of 200 steps; a quarter of an hour
-	$(BIN)/python -m pytest -q --hypothesis-profile=deep tests/alignment/store/test_store_machine.py tests/alignment/test_line.py
+	$(BIN)/python -m pytest -q --hypothesis-profile=deep tests/alignment/store/test_store_machine.py tests/alignment/rounds/test_line.py
 
 golden: $(STAMP)  ## the recorded trajectories again; what moved shows in the diff
 	$(BIN)/python -m pytest -q --golden tests/golden

@@ -216,8 +216,8 @@ def promote(
     reference: Reference, store: StoreFolder = Path("runs"), line: LineName = "main", why: Why = ""
 ) -> None:
     """Make a model the champion of a line; the next round starts from it."""
-    from alignment.line import Line
-    from alignment.rounds import head_of
+    from alignment.rounds.line import Line
+    from alignment.rounds.steps import head_of
     from alignment.store.lineage import find_one
     from alignment.store.store import Store
 
@@ -235,7 +235,7 @@ def rollback(
     why: Why = "",
 ) -> None:
     """Make an earlier champion the champion again: the one before, or the one that is named."""
-    from alignment.line import Line
+    from alignment.rounds.line import Line
     from alignment.store.lineage import find_one
     from alignment.store.store import Store
 
@@ -261,7 +261,7 @@ def revoke(
     overrides: Overrides = None,
 ) -> None:
     """Bar a bad batch, say which models contain it, and take them off the head."""
-    from alignment.line import Line
+    from alignment.rounds.line import Line
     from alignment.store.lineage import containing
     from alignment.store.store import Store
 

@@ -1,9 +1,9 @@
 """One round of DPO on what has arrived since the last one, as a Prefect flow.
 
 An event that starts it is only a hint: what there is to do is read from the ledger and the inbox
-(`alignment/conduct.py`), and with nothing to do it ends as "No new data". A killed one is gone on
+(`alignment/rounds/driver.py`), and with nothing to do it ends as "No new data". A killed one is gone on
 with by the next.
-Not here: who the champion is and what is spent (`alignment.head`), schedules (`deployments/`).
+Not here: who the champion is and what is spent (`alignment.rounds.state`), schedules (`deployments/`).
 """
 
 import shlex
@@ -14,15 +14,15 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
-from alignment.conduct import Ending, Hands, RoundRun
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
-from alignment.line import Line
 from alignment.pipeline.chain import Round
 from alignment.records import Frozen
 from alignment.report.assemble import ReportFiles
-from alignment.rounds import inbox_of
+from alignment.rounds.driver import Ending, Hands, RoundRun
+from alignment.rounds.line import Line
+from alignment.rounds.steps import inbox_of
 from flows.form import Change, Config, titled
 from flows.sft_dpo import Stages, StageTask, find_config, name_of_run, run_chain
 from tasks.data import prepare_batches, take_batch

@@ -17,7 +17,7 @@ def print_list(records: "list[StageRecord]") -> None:
 
 def print_lines(store: "Store") -> None:
     """Every line of rounds in a store: its champion, and what became of its rounds."""
-    from alignment.line import Line
+    from alignment.rounds.line import Line
 
     for folder in sorted(store.root.glob("lines/*")):
         state = Line(store=store, name=folder.name).state()

@@ -16,10 +16,10 @@ from pydantic import Field
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError, UsageError
-from alignment.ledger import Head
-from alignment.line import Line
 from alignment.records import Frozen, Kept, Verdict
-from alignment.rounds import compare, head_of, inbox_of
+from alignment.rounds.ledger import Head
+from alignment.rounds.line import Line
+from alignment.rounds.steps import compare, head_of, inbox_of
 from alignment.store.lineage import find_one
 from flows.form import Change, Config, Hours, Model, titled
 from flows.sft_dpo import Stages, find_config, name_of_run

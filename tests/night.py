@@ -21,7 +21,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from alignment.line import Line
+from alignment.rounds.line import Line
 from alignment.store.store import Store
 from tests import tiny
 from tests.inbox import drop, line_settings, rows

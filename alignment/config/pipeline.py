@@ -14,12 +14,12 @@ from pydantic import Field, PositiveFloat
 from alignment.data.build.prepare import ConversationSetConfig, PairSetConfig
 from alignment.evaluate.gate import GateConfig
 from alignment.evaluate.suite import EvaluationConfig
-from alignment.intake import InboxConfig
 from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
 from alignment.models.merge import Merge
 from alignment.models.sources import ModelSource
 from alignment.models.stack import Stack
 from alignment.records import Frozen, Quantisation, digest_of
+from alignment.rounds.inbox import InboxConfig
 from alignment.store.store import file_sha256
 from alignment.train.dpo import DpoConfig
 from alignment.train.sft import SftConfig

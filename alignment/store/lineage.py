@@ -1,8 +1,8 @@
 """Who descends from whom, read from the manifests alone."""
 
 from alignment.errors import UsageError
-from alignment.line import Line
 from alignment.records import StageRecord
+from alignment.rounds.line import Line
 from alignment.store.store import Store
 
 HAND_OVERS = ("merge", "stack")

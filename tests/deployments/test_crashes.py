@@ -6,7 +6,7 @@ import signal
 import psutil
 import pytest
 
-from alignment.line import Line
+from alignment.rounds.line import Line
 from alignment.store.store import Store
 from tests.inbox import drop, line_settings, rows
 from tests.postgres import postgresql

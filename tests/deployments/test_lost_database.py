@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.line import Line
+from alignment.rounds.line import Line
 from alignment.store.store import Store
 from tests.deployments.test_crashes import in_training
 from tests.inbox import drop, line_settings, rows

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from alignment.ledger import Batch
-from alignment.line import Line
-from alignment.rounds import head_of
+from alignment.rounds.ledger import Batch
+from alignment.rounds.line import Line
+from alignment.rounds.steps import head_of
 from alignment.store.store import Store
 from tests.alignment.artifacts import put_evaluation, put_model
 from tests.inbox import line_settings

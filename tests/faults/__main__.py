@@ -31,7 +31,7 @@ TESTS = {
     ),
     "30 random lives of the store against a dict": "tests/alignment/store/test_store_machine.py",
     "40 random lives of inbox, ledger and head against a dict, and cases by hand": (
-        "tests/alignment/test_line.py"
+        "tests/alignment/rounds/test_line.py"
     ),
 }
 """What is counted by tests: by their property `tried`, or one each."""

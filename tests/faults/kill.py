@@ -22,12 +22,12 @@ from pathlib import Path
 
 import psutil
 
-from alignment.conduct import Hands, RoundRun
 from alignment.config.pipeline import PipelineConfig
 from alignment.execution.provenance import code_version, hardware, libraries
 from alignment.execution.run_step import build
-from alignment.line import Line
 from alignment.pipeline.verdicts import each_step
+from alignment.rounds.driver import Hands, RoundRun
+from alignment.rounds.line import Line
 from alignment.store.failpoints import arm, observe
 from alignment.store.lineage import ancestors
 from alignment.store.progress import Progress

@@ -1,6 +1,6 @@
 """The control plane under random lives: `python -m tests.faults.simulate --seeds 10000`.
 
-Real: inbox, batches, store, ledger, head, and the round that ties them (`alignment/conduct.py`).
+Real: inbox, batches, store, ledger, head, and the round that ties them (`alignment/rounds/driver.py`).
 Simulated: training and evaluation, whose artifacts are empty and whose verdict is drawn; the clock;
 and other processes, which come in between at any failpoint. A life is its seed: files appear,
 twice, cut or unreadable; rounds run and die, or find the disk full; people promote, decline, roll
@@ -20,13 +20,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from alignment.conduct import Hands, RoundRun
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import Overtaken, UsageError
-from alignment.head import State, after
-from alignment.ledger import Closed, Head, Opened
-from alignment.line import Line
 from alignment.pipeline.step import Context
+from alignment.rounds.driver import Hands, RoundRun
+from alignment.rounds.ledger import Closed, Head, Opened
+from alignment.rounds.line import Line
+from alignment.rounds.state import State, after
 from alignment.store.failpoints import Broken, arm, observe
 from alignment.store.lineage import ancestors
 from alignment.store.progress import Progress

@@ -15,9 +15,9 @@ from alignment.data.build.shards import Pass, pour
 from alignment.data.filters.content import Placed
 from alignment.data.read.reading import Reading
 from alignment.data.split import prompt_key
-from alignment.ledger import Batch, Head
-from alignment.line import Line
 from alignment.records import Message, PreferencePair
+from alignment.rounds.ledger import Batch, Head
+from alignment.rounds.line import Line
 from alignment.store.store import Store
 from alignment.train.callbacks import _keep
 from alignment.train.checkpoints import newest, seal

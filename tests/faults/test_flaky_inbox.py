@@ -11,7 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from alignment.data.read import files
 from alignment.errors import DataError
-from alignment.intake import InboxConfig, look
+from alignment.rounds.inbox import InboxConfig, look
 from tests.faults.simulate import Life
 
 

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from alignment.line import Line
 from alignment.records import DataRef
-from alignment.rounds import intake, steps_of
+from alignment.rounds.line import Line
+from alignment.rounds.steps import intake, steps_of
 from alignment.store.store import Store
 from tests.inbox import drop, line_settings, rows
 

@@ -9,7 +9,7 @@ from alignment.execution.run_step import build
 from alignment.pipeline.plan import plan
 from alignment.pipeline.verdicts import decided, each_step
 from alignment.records import AdapterRef, Kept, ModelRef
-from alignment.rounds import first_head
+from alignment.rounds.steps import first_head
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 from tests import tiny

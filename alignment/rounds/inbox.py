@@ -21,7 +21,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from alignment.data.arrivals import Listed, again, cut, listed
 from alignment.data.build.report import UNREADABLE, too_many_unreadable
 from alignment.data.formats import Auto, Format
 from alignment.data.read.files import Place, sha256
@@ -29,6 +28,7 @@ from alignment.data.read.reading import Reading, read_pairs
 from alignment.data.read.sources import FileSource
 from alignment.errors import DataError
 from alignment.records import Frozen, PreferencePair, Quarantined
+from alignment.rounds.inbox_files import Listed, again, cut, listed
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 

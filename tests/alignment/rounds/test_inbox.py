@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.intake import Arrival, InboxConfig, LeftAlone, look, unreadable
+from alignment.rounds.inbox import Arrival, InboxConfig, LeftAlone, look, unreadable
 
 ROW = {"prompt": "Say yes.", "chosen": "yes", "rejected": "no"}
 LINE = json.dumps(ROW) + "\n"

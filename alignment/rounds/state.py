@@ -11,7 +11,8 @@ from functools import reduce
 from pathlib import PurePath
 
 from alignment.errors import UsageError
-from alignment.ledger import (
+from alignment.records import Frozen
+from alignment.rounds.ledger import (
     Batch,
     Closed,
     Declined,
@@ -23,7 +24,6 @@ from alignment.ledger import (
     Revoked,
     Started,
 )
-from alignment.records import Frozen
 
 Batches = tuple[Batch, ...]
 

@@ -14,15 +14,15 @@ from typing import Literal
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import DataError, Overtaken
-from alignment.head import Batches, State
-from alignment.intake import Arrival, LeftAlone, look, unreadable
-from alignment.ledger import Batch, Fate
-from alignment.line import Line
 from alignment.pipeline.chain import Round
 from alignment.pipeline.steps import Step, TakeBatch
 from alignment.pipeline.steps.batches import batch_file
 from alignment.pipeline.verdicts import decided
-from alignment.rounds import first_head, inbox_of, intake, outcome, steps_of
+from alignment.rounds.inbox import Arrival, LeftAlone, look, unreadable
+from alignment.rounds.ledger import Batch, Fate
+from alignment.rounds.line import Line
+from alignment.rounds.state import Batches, State
+from alignment.rounds.steps import first_head, inbox_of, intake, outcome, steps_of
 
 Ending = Fate | Literal["no new data"]
 

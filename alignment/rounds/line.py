@@ -8,8 +8,8 @@ Not here: what the entries add up to (`head.py`), which steps a round has (`roun
 from collections.abc import Callable
 
 from alignment.errors import Overtaken, UsageError
-from alignment.head import Batches, State, after, fold
-from alignment.ledger import (
+from alignment.records import Frozen
+from alignment.rounds.ledger import (
     Batch,
     Closed,
     Declined,
@@ -23,7 +23,7 @@ from alignment.ledger import (
     Revoked,
     Started,
 )
-from alignment.records import Frozen
+from alignment.rounds.state import Batches, State, after, fold
 from alignment.store.store import Store
 
 _TRIES = 100

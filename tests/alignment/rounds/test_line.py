@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from alignment.errors import ArtifactError, Overtaken, UsageError
-from alignment.intake import Arrival, InboxConfig, look
-from alignment.ledger import Batch, Head, Started
-from alignment.line import Line
+from alignment.rounds.inbox import Arrival, InboxConfig, look
+from alignment.rounds.ledger import Batch, Head, Started
+from alignment.rounds.line import Line
 from alignment.store.failpoints import Broken, arm
 from alignment.store.store import Store
 from tests.machines import lives, place_of_a_life
@@ -134,8 +134,8 @@ def test_two_writers_with_one_view_write_one_entry(line):
 RACE = """
 import sys
 from pathlib import Path
-from alignment.line import Line
-from alignment.ledger import Batch
+from alignment.rounds.line import Line
+from alignment.rounds.ledger import Batch
 from alignment.store.store import Store
 
 line = Line(store=Store(root=Path(sys.argv[1])))

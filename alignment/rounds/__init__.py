@@ -1,0 +1,1 @@
+"""Rounds from an inbox: new batches, the champion, the ledger."""
