@@ -5,22 +5,27 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.doctor.counts import check_rows
-from alignment.doctor.devices import Device, find_device
-from alignment.doctor.engines import check_engines
+from alignment.doctor.checks.counts import check_rows
+from alignment.doctor.checks.engines import check_engines
+from alignment.doctor.checks.flags import check_flags
+from alignment.doctor.checks.lengths import check_lengths, check_trimmed
+from alignment.doctor.checks.overlap import check_duplicates, check_leaks
+from alignment.doctor.checks.preference import check_conflicts, check_length_bias, check_ties
+from alignment.doctor.checks.template import (
+    check_prefix,
+    check_stop,
+    check_supervised,
+    check_template,
+)
+from alignment.doctor.checks.texts import check_forged_turns, check_refusals
 from alignment.doctor.finding import Checkup, Finding
-from alignment.doctor.flags import check_flags
-from alignment.doctor.forecast import check_memory, check_time
-from alignment.doctor.lengths import check_lengths, check_trimmed
-from alignment.doctor.overlap import check_duplicates, check_leaks
-from alignment.doctor.patient import Patient, Watcher, model_folder, prepare_sets
-from alignment.doctor.plans import planned
-from alignment.doctor.preference import check_conflicts, check_length_bias, check_ties
-from alignment.doctor.schedule import check_rounds, check_schedule
+from alignment.doctor.forecast.checks import check_memory, check_time
+from alignment.doctor.forecast.devices import Device, find_device
+from alignment.doctor.forecast.plans import planned
+from alignment.doctor.forecast.schedule import check_rounds, check_schedule
+from alignment.doctor.forecast.trainings import trainings
+from alignment.doctor.inputs import Patient, Watcher, model_folder, prepare_sets
 from alignment.doctor.shape import Shape
-from alignment.doctor.template import check_prefix, check_stop, check_supervised, check_template
-from alignment.doctor.texts import check_forged_turns, check_refusals
-from alignment.doctor.trainings import trainings
 from alignment.models.chat_template import end_of_turn_id
 from alignment.models.load import load_tokenizer
 from alignment.pipeline.chain import chain

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from alignment.data.build.report import PreparationReport, SourceReport
-from alignment.doctor.patient import PreparedSet
+from alignment.doctor.inputs import PreparedSet
 from alignment.doctor.tokens import encode_chats, encode_pairs
 from alignment.records import Conversation, Message, PreferencePair, Quarantined
 

@@ -7,7 +7,7 @@ import pytest
 
 from alignment.config.file import load
 from alignment.doctor import examine
-from alignment.doctor.trainings import carried_ranks
+from alignment.doctor.forecast.trainings import carried_ranks
 from alignment.pipeline.chain import chain
 from alignment.pipeline.steps import TrainDpo, TrainSft
 from alignment.store.store import Store

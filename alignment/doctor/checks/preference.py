@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from alignment.data.filters.content import Reason
+from alignment.doctor.checks.lengths import BINS, counted
 from alignment.doctor.finding import (
     Example,
     Finding,
@@ -13,8 +14,7 @@ from alignment.doctor.finding import (
     percent,
     share,
 )
-from alignment.doctor.lengths import BINS, counted
-from alignment.doctor.patient import PreparedSet
+from alignment.doctor.inputs import PreparedSet
 from alignment.doctor.tokens import EncodedPair
 from alignment.evaluate.intervals import proportion
 from alignment.records import Message, PreferencePair

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from alignment.data.filters.content import Reason, Record, turns
-from alignment.doctor.counts import example
+from alignment.doctor.checks.counts import example
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
-from alignment.doctor.patient import PreparedSet, shown
+from alignment.doctor.inputs import PreparedSet, shown
 from alignment.records import Conversation, PreferencePair
 from alignment.report.table import Table
 

@@ -6,13 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from alignment.doctor.devices import GIB, find_device
-from alignment.doctor.forecast import check_memory, check_time, duration
-from alignment.doctor.memory import SAVED, activation_bytes, forecast_memory, weight_bytes
-from alignment.doctor.plans import least, planned
+from alignment.doctor.forecast.checks import check_memory, check_time, duration
+from alignment.doctor.forecast.devices import GIB, find_device
+from alignment.doctor.forecast.memory import SAVED, activation_bytes, forecast_memory, weight_bytes
+from alignment.doctor.forecast.plans import least, planned
+from alignment.doctor.forecast.timing import (
+    attention_flops,
+    flops_per_token,
+    forecast_seconds,
+    passes,
+)
+from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
-from alignment.doctor.timing import attention_flops, flops_per_token, forecast_seconds, passes
-from alignment.doctor.trainings import Training
 from alignment.errors import UsageError
 from alignment.records import Quantisation
 from alignment.scoring.budget import CPU_TOKENS
@@ -20,7 +25,7 @@ from alignment.scoring.engine import Batch, Packed, Stock
 from alignment.train.dpo import DpoConfig
 from alignment.train.sft import SftConfig
 from benchmarks.workload import DISTRIBUTIONS
-from tests.alignment.doctor.test_schedule import QWEN_7B
+from tests.alignment.doctor.forecast.test_schedule import QWEN_7B
 
 H100 = find_device("h100-80gb")
 

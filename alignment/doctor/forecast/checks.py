@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from alignment.doctor.devices import Device
 from alignment.doctor.finding import Finding, graded
-from alignment.doctor.memory import Memory, forecast_memory, in_gib
-from alignment.doctor.plans import least
+from alignment.doctor.forecast.devices import Device
+from alignment.doctor.forecast.memory import Memory, forecast_memory, in_gib
+from alignment.doctor.forecast.plans import least
+from alignment.doctor.forecast.timing import forecast_seconds
+from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
-from alignment.doctor.timing import forecast_seconds
-from alignment.doctor.trainings import Training
 from alignment.records import Quantisation
 from alignment.report.table import Table
 

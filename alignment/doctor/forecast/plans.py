@@ -5,10 +5,10 @@ By the engine's own plan (`alignment/scoring/budget.py`), with memory forecast w
 
 from dataclasses import replace
 
-from alignment.doctor.devices import Device
-from alignment.doctor.memory import activation_bytes, forecast_memory
+from alignment.doctor.forecast.devices import Device
+from alignment.doctor.forecast.memory import activation_bytes, forecast_memory
+from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
-from alignment.doctor.trainings import Training
 from alignment.records import Quantisation
 from alignment.scoring.budget import CPU_TOKENS, SHARE, Memory, Plan, fitting
 from alignment.scoring.engine import Packed

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from alignment.doctor.patient import PreparedSet
+from alignment.doctor.inputs import PreparedSet
 from alignment.models.merge import Merge
 from alignment.models.stack import Stack
 from alignment.pipeline.chain import Chain

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from alignment.doctor.counts import BY_CHOICE
+from alignment.doctor.checks.counts import BY_CHOICE
 from alignment.doctor.finding import (
     Bars,
     Finding,
@@ -11,9 +11,9 @@ from alignment.doctor.finding import (
     share,
     worst,
 )
-from alignment.doctor.patient import PreparedSet
+from alignment.doctor.forecast.trainings import Training
+from alignment.doctor.inputs import PreparedSet
 from alignment.doctor.shape import Shape
-from alignment.doctor.trainings import Training
 from alignment.evaluate.intervals import proportion
 from alignment.report.table import Cell, Table
 

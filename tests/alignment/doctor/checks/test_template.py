@@ -2,9 +2,14 @@
 
 import copy
 
+from alignment.doctor.checks.lengths import check_lengths, check_trimmed, counted, quantile, useless
+from alignment.doctor.checks.template import (
+    check_prefix,
+    check_stop,
+    check_supervised,
+    check_template,
+)
 from alignment.doctor.finding import Histogram
-from alignment.doctor.lengths import check_lengths, check_trimmed, counted, quantile, useless
-from alignment.doctor.template import check_prefix, check_stop, check_supervised, check_template
 from alignment.doctor.tokens import encode_pairs
 from alignment.models.chat_template import end_of_turn_id
 from tests.alignment.doctor.conftest import chat, dropped, pair

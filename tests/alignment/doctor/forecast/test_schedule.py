@@ -2,9 +2,9 @@
 
 import pytest
 
-from alignment.doctor.schedule import check_rounds, check_schedule, usual_rates
+from alignment.doctor.forecast.schedule import check_rounds, check_schedule, usual_rates
+from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
-from alignment.doctor.trainings import Training
 from alignment.scoring.engine import Batch, Stock
 from alignment.train.dpo import DpoConfig
 from alignment.train.sft import SftConfig

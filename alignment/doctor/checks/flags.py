@@ -10,7 +10,7 @@ from alignment.data.dedup.compare import asked
 from alignment.data.filters.content import Record, turns
 from alignment.data.filters.flags import Flag, flags
 from alignment.doctor.finding import Example, Finding, Piece, percent, share
-from alignment.doctor.patient import SHOWN, PreparedSet
+from alignment.doctor.inputs import SHOWN, PreparedSet
 from alignment.records import PreferencePair
 from alignment.report.table import Table
 

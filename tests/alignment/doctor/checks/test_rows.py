@@ -1,8 +1,8 @@
 """What became of every row, and what stands in the texts."""
 
-from alignment.doctor.counts import check_rows
-from alignment.doctor.flags import check_flags
-from alignment.doctor.texts import check_forged_turns, check_refusals
+from alignment.doctor.checks.counts import check_rows
+from alignment.doctor.checks.flags import check_flags
+from alignment.doctor.checks.texts import check_forged_turns, check_refusals
 from tests.alignment.doctor.conftest import chat, dropped, pair
 
 

@@ -13,7 +13,7 @@ from alignment.doctor.finding import (
     percent,
     share,
 )
-from alignment.doctor.patient import PreparedSet, shown
+from alignment.doctor.inputs import PreparedSet, shown
 from alignment.records import Quarantined
 from alignment.report.table import Table
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
-from alignment.doctor.patient import PreparedSet
+from alignment.doctor.inputs import PreparedSet
 from alignment.doctor.tokens import Encoded
 from alignment.errors import ModelError
 from alignment.models.chat_template import end_of_turn_id, response_template_ids

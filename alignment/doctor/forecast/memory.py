@@ -7,9 +7,9 @@ never exist). Evaluation and sampling during training are below the peak and lef
 from dataclasses import replace
 from typing import NamedTuple
 
-from alignment.doctor.devices import GIB, Device
+from alignment.doctor.forecast.devices import GIB, Device
+from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
-from alignment.doctor.trainings import Training
 from alignment.records import Quantisation
 
 NF4_BITS, NF4_BITS_SINGLE = 4 + 8 / 64 + 32 / (64 * 256), 4 + 32 / 64

@@ -2,9 +2,9 @@
 
 import statistics
 
-from alignment.doctor.devices import Device
+from alignment.doctor.forecast.devices import Device
+from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
-from alignment.doctor.trainings import Training
 
 COMPILED = 1.1
 """Times as fast as not compiled, arithmetic alone; such layers launch too little to wait for. At 7B

@@ -1,7 +1,7 @@
 """Contradictions, ties, a taste for length, and the same text twice."""
 
-from alignment.doctor.overlap import check_duplicates, check_leaks
-from alignment.doctor.preference import check_conflicts, check_length_bias, check_ties
+from alignment.doctor.checks.overlap import check_duplicates, check_leaks
+from alignment.doctor.checks.preference import check_conflicts, check_length_bias, check_ties
 from tests.alignment.doctor.conftest import chat, dropped, pair
 
 LONG = "Tell me how a steam engine of the year eighteen hundred turned heat into work, step by step"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from alignment.data.filters.content import Reason
 from alignment.doctor.finding import Finding, Histogram, graded, percent, share
-from alignment.doctor.patient import PreparedSet
+from alignment.doctor.inputs import PreparedSet
 from alignment.doctor.tokens import EncodedPair
 from alignment.report.table import Table
 

@@ -1,0 +1,1 @@
+"""What the doctor looks for in prepared rows and settings."""

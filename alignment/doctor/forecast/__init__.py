@@ -1,0 +1,1 @@
+"""Memory and time that a run will take."""
