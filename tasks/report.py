@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from alignment.config.pipeline import PipelineConfig
 from alignment.pipeline.chain import Chain, Round
 from alignment.report.assemble import ReportFiles, write_report, write_round_report
-from tasks import shown
+from tasks import artifacts
 from tasks.stage import Run
 
 
@@ -31,7 +31,7 @@ def round_report(round_: Round, run: Run, *, config: PipelineConfig, command: st
 
 
 def _publish(files: ReportFiles, prefix: str) -> None:
-    shown.publish_report(
+    artifacts.publish_report(
         prefix,
         headline=files.headline,
         markdown=files.markdown,

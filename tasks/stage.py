@@ -4,7 +4,7 @@ The store decides what is done already (`alignment.execution.run_step.run_step`)
 nothing in Prefect: a Prefect cache would answer from a database that cannot know whether the
 artifact still exists and is intact, while asking the store costs a hash of files, once a process.
 The two memories cannot disagree when there is only one.
-Not here: which steps there are, their order, what the run page shows (`shown.py`).
+Not here: which steps there are, their order, what the run page shows (`artifacts.py`).
 """
 
 import time
@@ -27,7 +27,7 @@ from alignment.pipeline.steps import Step
 from alignment.records import Frozen, StageRecord
 from alignment.store.progress import Mark
 from alignment.store.store import Store
-from tasks import shown
+from tasks import artifacts
 
 Watcher = Callable[[Step, Mark | None, StageRecord | None], None]
 LOG_SECONDS = 30.0
@@ -122,8 +122,8 @@ def run_stage(step: Step, run: Run) -> State[StageRecord]:
         return Failed(message=f"{type(error).__name__}: {error}", data=error)
     progress.finish(record)
     how = "Built" if record.started >= began else "Reused"
-    shown.publish(record, run.store, prefix=run.name, how=how.lower())
-    return Completed(name=how, message=shown.headline(record), data=record)
+    artifacts.publish(record, run.store, prefix=run.name, how=how.lower())
+    return Completed(name=how, message=artifacts.headline(record), data=record)
 
 
 class _Progress:
@@ -133,7 +133,7 @@ class _Progress:
         self._step = step
         self._run = run
         self._watcher = _watcher.get()
-        self._bar = shown.ProgressBar(step.name, prefix=run.name)
+        self._bar = artifacts.ProgressBar(step.name, prefix=run.name)
         self._said = 0.0
 
     def start(self) -> None:
@@ -147,11 +147,11 @@ class _Progress:
         if not self._said:
             log = self._run.store.workspace(self._step.key).log
             get_run_logger().info("the log of this step's process: %s", log)
-        get_run_logger().info(shown.describe(mark))
+        get_run_logger().info(artifacts.describe(mark))
         self._said = time.monotonic()
 
     def finish(self, record: StageRecord) -> None:
-        self._bar.finish(shown.headline(record))
+        self._bar.finish(artifacts.headline(record))
         self._tell(None, record)
 
     def _tell(self, mark: Mark | None, record: StageRecord | None) -> None:

@@ -6,7 +6,7 @@ import pytest
 from alignment.records import CodeVersion, FileDigest, StageRecord
 from alignment.store.progress import Mark
 from alignment.store.store import Store
-from tasks.shown import adapter_row, card, describe, headline, slug
+from tasks.artifacts import adapter_row, card, describe, headline, slug
 
 
 @pytest.fixture
