@@ -1,9 +1,10 @@
 """One round of DPO on what has arrived since the last one, as a Prefect flow.
 
 An event that starts it is only a hint: what there is to do is read from the ledger and the inbox
-(`alignment/rounds/driver.py`), and with nothing to do it ends as "No new data". A killed one is gone on
-with by the next.
-Not here: who the champion is and what is spent (`alignment.rounds.state`), schedules (`deployments/`).
+(`alignment/rounds/driver.py`), and with nothing to do it ends as "No new data". The next run
+continues a killed one.
+Not here: who the champion is and what is spent (`alignment.rounds.state`), schedules
+(`deployments/`).
 """
 
 import shlex

@@ -1,6 +1,6 @@
 """What every task shares: its policy, and reuse-or-build of one step with people watching.
 
-The store decides what is done already (`alignment.execution.run_step.run_step`). A task therefore caches
+The store decides what is done already (`alignment.execution.run_step`). A task therefore caches
 nothing in Prefect: a Prefect cache would answer from a database that cannot know whether the
 artifact still exists and is intact, while asking the store costs a hash of files, once a process.
 The two memories cannot disagree when there is only one.

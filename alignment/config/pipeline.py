@@ -1,8 +1,8 @@
 """The whole configuration of a run: the stages' own configs, composed. Read it as a contents page.
 
 The defaults are the seed's values for Qwen2.5-7B-Instruct on one 40 GB card. `python -m
-alignment.config.pipeline FILE` writes the JSON schema that editors use. Not here: YAML, overrides and
-mistakes in them (`config_file.py`).
+alignment.config.pipeline FILE` writes the JSON schema that editors use. Not here: YAML, overrides
+and mistakes in them (`file.py`).
 """
 
 import sys

@@ -7,8 +7,8 @@
     ROOT/damaged/         artifacts whose digests no longer matched, moved out of the way
     ROOT/lines/<line>/    the ledger of a line of rounds (`ledger.py`)
 
-A key names an artifact's inputs (`alignment.pipeline.steps.Step.key`), so "was this done already?" is
-"is there a manifest?". The store is the truth; a scheduler's database may be lost.
+A key names an artifact's inputs (`alignment.pipeline.step.Step.key`), so "was this done already?"
+is "is there a manifest?". The store is the truth; a scheduler's database may be lost.
 Not here: what a stage does, which stages there are (`stages.py`), who descends from whom
 (`lineage.py`).
 """

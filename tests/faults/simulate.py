@@ -1,6 +1,7 @@
 """The control plane under random lives: `python -m tests.faults.simulate --seeds 10000`.
 
-Real: inbox, batches, store, ledger, head, and the round that ties them (`alignment/rounds/driver.py`).
+Real: inbox, batches, store, ledger, head, and the round that ties them
+(`alignment/rounds/driver.py`).
 Simulated: training and evaluation, whose artifacts are empty and whose verdict is drawn; the clock;
 and other processes, which come in between at any failpoint. A life is its seed: files appear,
 twice, cut or unreadable; rounds run and die, or find the disk full; people promote, decline, roll
