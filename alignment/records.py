@@ -178,7 +178,7 @@ class Quarantined(Frozen):
     Attributes:
         file: the source as named in the config (a path, a hub id, "practice").
         row: 1-based line in a JSONL file, 1-based row elsewhere.
-        reason: a named reason, see `alignment.data.filters.content.Reason`.
+        reason: a named reason, see `alignment.data.row.Reason`.
         detail: what was found there, in words; short.
         id: of the record, where the row could be read.
     """

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
-from alignment.data.filters.content import Reason, Rejected
 from alignment.data.filters.special_tokens import control_tokens
+from alignment.data.row import Reason, Rejected
 from alignment.errors import DataError, ModelError
 from alignment.records import Conversation, Function, Message, PreferencePair, ToolCall
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from alignment.data.build.shards import Pass, pour
-from alignment.data.filters.content import Placed
 from alignment.data.read.reading import Reading
+from alignment.data.row import Placed
 from alignment.data.split import prompt_key
 from alignment.records import Message, PreferencePair
 from alignment.rounds.ledger import Batch, Head

@@ -44,10 +44,10 @@ from alignment.data.dedup.compare import (
     repeated_prompt,
 )
 from alignment.data.dedup.ngrams import HASHES
-from alignment.data.filters.content import R, Reason
 from alignment.data.formats import Kind
 from alignment.data.practice.verifiers import VerifiablePrompt
 from alignment.data.read.reading import Reading
+from alignment.data.row import R, Reason
 from alignment.data.split import PromptKeys, prompt_key, unit_hash
 from alignment.errors import DataError
 from alignment.records import DataRef, Quarantined

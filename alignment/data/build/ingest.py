@@ -19,13 +19,13 @@ from alignment.data.build.dataset import Sieve, Tell, as_line
 from alignment.data.build.shards import Pass, Step
 from alignment.data.dedup import compare
 from alignment.data.filters import content, special_tokens
-from alignment.data.filters.content import Reason, Record
 from alignment.data.filters.flags import Flag, as_bits, of_bits
 from alignment.data.formats import Auto, Format, Kind
 from alignment.data.read import files
 from alignment.data.read.files import Meter
 from alignment.data.read.reading import Reading, read_any
 from alignment.data.read.sources import FileSource, HubSource, bytes_of
+from alignment.data.row import Reason, Record
 from alignment.errors import DataError, StorageError
 from alignment.records import Frozen, Quarantined, digest_of
 from alignment.store.durable import effect, flush, remove, rename

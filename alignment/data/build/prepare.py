@@ -23,13 +23,13 @@ from alignment.data.build.report import Prepared
 from alignment.data.build.shards import Pass, Step
 from alignment.data.dedup import compare, contamination
 from alignment.data.filters import content, special_tokens
-from alignment.data.filters.content import Cleaned, Placed, R, Reason, Rejected
 from alignment.data.formats import Kind
 from alignment.data.practice.source import PracticeSource
 from alignment.data.practice.verifiers import VerifiablePrompt
 from alignment.data.read.files import Meter
 from alignment.data.read.reading import Reading, read_conversations, read_pairs
 from alignment.data.read.sources import FileSource, Source, bytes_of
+from alignment.data.row import Cleaned, Placed, R, Reason, Rejected
 from alignment.data.split import Part, PromptKeys, held_out
 from alignment.errors import DataError
 from alignment.models import chat_template

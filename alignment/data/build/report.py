@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from alignment.data.filters.content import Reason
 from alignment.data.formats import Kind
+from alignment.data.row import Reason
 from alignment.records import DataRef, Frozen, Quarantined
 
 UNREADABLE = frozenset({Reason.malformed, Reason.bad_encoding})

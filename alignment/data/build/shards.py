@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from alignment.data.dedup import ngrams
 from alignment.data.dedup.compare import COLUMNS, columns, said
-from alignment.data.filters.content import Cleaned, Placed, R
 from alignment.data.read.reading import Reading
+from alignment.data.row import Cleaned, Placed, R
 from alignment.records import Quarantined
 from alignment.store.durable import effect, flush_tree, remove, rename, write
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.data.dedup.ngrams import BANDS, HASHES, similarity
-from alignment.data.filters.content import Placed, R, Record, squeezed
 from alignment.data.filters.flags import as_bits, flags
+from alignment.data.row import Placed, R, Record, squeezed
 from alignment.data.split import normalise, unit_hash
 from alignment.records import Conversation, Message, PreferencePair
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from alignment.data.dedup.ngrams import grams, words_of
-from alignment.data.filters.content import Cleaned, Placed, R, Reason, screen, turns
 from alignment.data.read.reading import read_prompts
 from alignment.data.read.sources import Source
+from alignment.data.row import Cleaned, Placed, R, Reason, screen, turns
 from alignment.data.split import prompt_key
 
 WORDS = 8

@@ -6,148 +6,14 @@ against each other (`index.py`), lengths (`encode.py`), who goes to which split 
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from types import MappingProxyType
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
 
+from alignment.data.row import Cleaned, Placed, R, Reason, parts_of, screen, squeezed, turns
 from alignment.data.split import Part, PromptKeys
-from alignment.records import Conversation, Message, PreferencePair, Prompt, Quarantined
-
-Record = Conversation | PreferencePair | Prompt
-R = TypeVar("R", bound=Record)
+from alignment.records import Conversation, Message, PreferencePair, Prompt
 
 DAMAGE = re.compile("[\\0\ufffd\ud800-\udfff]")
 """Characters that no text file holds, or that a bad decoding leaves."""
-
-
-class Reason(StrEnum):
-    """Why a row is not used. Every quarantined row has exactly one."""
-
-    malformed = "malformed"
-    """Not the JSON, the columns or the types that its format asks for."""
-    bad_encoding = "bad_encoding"
-    """Bytes that are not UTF-8, NUL, half a surrogate pair, or U+FFFD left by a bad decoding."""
-    no_contrast = "no_contrast"
-    """Candidates of one question that are all right or all wrong: nothing to prefer."""
-    score_inverted = "score_inverted"
-    """The chosen reply scores lower than the rejected one."""
-    unknown_format = "unknown_format"
-    """Columns of no known format, in a file that a folder or pattern brought along."""
-    unpaired = "unpaired"
-    """A judged reply without another to the same prompt."""
-    no_prompt = "no_prompt"
-    """A reply whose prompt is not in the file."""
-    merged = "merged"
-    """No record of its own: it is part of the record at another row."""
-    empty = "empty"
-    """A turn without text, or no turn at all."""
-    role_order = "role_order"
-    """Not [system] user assistant user ... assistant, or a reply of several turns."""
-    special_token = "special_token"
-    """Text that would be encoded to a control token, or opens a turn in the chat template."""
-    turn_marker = "turn_marker"
-    """Text that opens or ends a turn in a chat format in use: a forged or a lost turn."""
-    placeholder = "placeholder"
-    """A reply with a blank such as {{name}} that nobody has filled."""
-    no_tool_template = "no_tool_template"
-    """Calls tools, which the chat template leaves out."""
-    identical_pair = "identical_pair"
-    """Chosen and rejected are one text."""
-    tie = "tie"
-    """Both replies have the same score."""
-    duplicate = "duplicate"
-    """The same content stands further up."""
-    near_duplicate = "near_duplicate"
-    """Nearly the same content stands further up, or in an earlier round."""
-    repeated_prompt = "repeated_prompt"
-    """Its prompt stands further up as often as `max_per_prompt` allows."""
-    conflicting_label = "conflicting_label"
-    """A over B here and B over A elsewhere, for one prompt."""
-    prompt_too_long = "prompt_too_long"
-    """The prompt does not fit even with only its system turn and its last user turn."""
-    too_long = "too_long"
-    """Does not fit; or the replies, once cut, would be too short or the same."""
-    in_evaluation_set = "in_evaluation_set"
-    """Its prompt is held out elsewhere, so nobody may train on it."""
-    used_by_earlier_round = "used_by_earlier_round"
-    """Its prompt has been trained on by an earlier step."""
-    other_part = "other_part"
-    """Belongs to another `part` of the source."""
-    not_sampled = "not_sampled"
-    """Beyond the share of its source that `weight` asks for."""
-    over_limit = "over_limit"
-    """Beyond the set's `limit`, or its task type's."""
-
-
-class Rejected(Exception):
-    """One row cannot be used. Never leaves `alignment.data`: it becomes a `Quarantined` row.
-
-    Attributes:
-        reason: one of `Reason`.
-        detail: what was found, in a few words.
-    """
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-
-@dataclass(frozen=True, slots=True)
-class Placed(Generic[R]):
-    """A record and where it came from.
-
-    Attributes:
-        file: the source's name for people.
-        row: 1-based line or row in it.
-        prompt_key: `split.prompt_key` of the record as it was read; trimming does not change it.
-        held_out: the record is never trained on.
-    """
-
-    record: R
-    file: str
-    row: int
-    prompt_key: str
-    held_out: bool = False
-
-    def dropped(self, reason: Reason, detail: str = "") -> Quarantined:
-        """This row's line in the quarantine file."""
-        return Quarantined(
-            file=self.file, row=self.row, reason=reason, detail=detail, id=self.record.id
-        )
-
-
-class Cleaned(NamedTuple, Generic[R]):
-    """Rows that pass, and the others with their reasons. Together: every row that went in.
-
-    Attributes:
-        noted: what else was done, and to how many rows.
-    """
-
-    kept: list[Placed[R]]
-    dropped: list[Quarantined]
-    noted: Mapping[str, int] = MappingProxyType({})
-
-
-def screen(
-    rows: Iterable[Placed[R]], reason: Reason, problem: Callable[[Placed[R]], str | None]
-) -> Cleaned[R]:
-    """Drop for `reason` each row in which `problem` finds something to say."""
-    cleaned: Cleaned[R] = Cleaned([], [])
-    for row in rows:
-        detail = problem(row)
-        if detail is None:
-            cleaned.kept.append(row)
-        else:
-            cleaned.dropped.append(row.dropped(reason, detail))
-    return cleaned
-
-
-def turns(record: Record) -> tuple[Message, ...]:
-    """All messages of a record, of a pair prompt, chosen and rejected in this order."""
-    return tuple(message for part in _parts(record).values() for message in part)
 
 
 # --- one row at a time ------------------------------------------------------------------------
@@ -169,7 +35,7 @@ def empty(rows: Iterable[Placed[R]]) -> Cleaned[R]:
     """Drop rows without turns or with a turn of nothing but white space."""
 
     def problem(row: Placed[R]) -> str | None:
-        parts = _parts(row.record)
+        parts = parts_of(row.record)
         missing = next((name for name, part in parts.items() if not part), None)
         if missing:
             return f"{missing} has no turn"
@@ -311,14 +177,6 @@ def other_part(rows: Iterable[Placed[R]], *, part: Part, salt: str) -> Cleaned[R
 # --- small words --------------------------------------------------------------------------------
 
 
-def _parts(record: Record) -> dict[str, tuple[Message, ...]]:
-    if isinstance(record, Conversation):
-        return {"messages": record.messages}
-    if isinstance(record, Prompt):
-        return {"prompt": record.prompt}
-    return {"prompt": record.prompt, "chosen": record.chosen, "rejected": record.rejected}
-
-
 def _wrong_order(messages: Sequence[Message], *, last: str) -> str | None:
     before: Message | None = None
     for place, message in enumerate(messages, start=1):
@@ -344,11 +202,6 @@ def _after(message: Message | None) -> tuple[str, ...]:
 
 def _roles(messages: Sequence[Message]) -> str:
     return " ".join(message.role for message in messages) or "nothing"
-
-
-def squeezed(messages: Sequence[Message]) -> str:
-    """The text of some turns with every run of white space as one space."""
-    return "\n".join(" ".join(message.text.split()) for message in messages)
 
 
 def _preference(pair: PreferencePair, *, better: Sequence[Message]) -> Preference:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from enum import StrEnum
 
-from alignment.data.filters.content import Record, turns
+from alignment.data.row import Record, turns
 from alignment.records import Message, PreferencePair
 
 LONG = 1024

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
-from alignment.data.filters.content import Cleaned, Placed, R, Reason, screen, turns
+from alignment.data.row import Cleaned, Placed, R, Reason, screen, turns
 from alignment.records import Conversation, Message, PreferencePair
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
-from alignment.data.filters.content import Reason, Record, Rejected
 from alignment.data.formats.rows import RawRow
+from alignment.data.row import Reason, Record, Rejected
 from alignment.records import Frozen, Quarantined
 
 Kind = Literal["conversations", "pairs", "prompts"]

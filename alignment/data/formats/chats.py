@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.data.filters.content import Reason, Rejected
 from alignment.data.formats.base import Columns, Kind, RowFormat, is_chat, is_list, is_text, mostly
 from alignment.data.formats.rows import RawRow, exchange, text, what
+from alignment.data.row import Reason, Rejected
 from alignment.records import Conversation
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")

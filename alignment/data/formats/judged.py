@@ -7,7 +7,6 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from alignment.data.filters.content import Reason, Rejected
 from alignment.data.formats.base import (
     Columns,
     Kind,
@@ -20,6 +19,7 @@ from alignment.data.formats.base import (
     number,
 )
 from alignment.data.formats.rows import RawRow, Turns, answered, asked, split_at_common_prefix, text
+from alignment.data.row import Reason, Rejected
 from alignment.records import PreferencePair
 
 FIRST, SECOND, TIE = 1, 2, 0

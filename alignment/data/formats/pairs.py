@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from alignment.data.filters.content import Reason, Rejected
 from alignment.data.formats.base import (
     Columns,
     Kind,
@@ -19,6 +18,7 @@ from alignment.data.formats.base import (
 )
 from alignment.data.formats.chats import without_calculator
 from alignment.data.formats.rows import RawRow, Turns, answered, asked, split_at_common_prefix
+from alignment.data.row import Reason, Rejected
 from alignment.records import Message, PreferencePair, Role
 
 _SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))

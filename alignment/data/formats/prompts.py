@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from alignment.data.filters.content import Reason, Rejected
 from alignment.data.formats.base import Columns, Kind, RowFormat, is_list, is_turns, mostly
 from alignment.data.formats.rows import RawRow, asked, text
+from alignment.data.row import Reason, Rejected
 from alignment.records import Prompt
 
 _REPLY = re.compile(r"(?i)chosen|rejected|response|repl|output|completion|answer|candidate|label")

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from alignment.data.filters.content import Reason, Rejected
+from alignment.data.row import Reason, Rejected
 from alignment.records import (
     Conversation,
     Json,

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.data.filters.content import Reason, Record, Rejected
 from alignment.data.formats.base import (
     BaseFormat,
     Columns,
@@ -18,6 +17,7 @@ from alignment.data.formats.base import (
     set_aside,
 )
 from alignment.data.formats.rows import ROLES, RawRow, Turns, text
+from alignment.data.row import Reason, Record, Rejected
 from alignment.records import Message
 
 _DEEPEST = 200

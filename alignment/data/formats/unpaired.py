@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
-from alignment.data.filters.content import Reason, Rejected
 from alignment.data.formats.base import (
     BaseFormat,
     Columns,
@@ -16,6 +15,7 @@ from alignment.data.formats.base import (
     set_aside,
 )
 from alignment.data.formats.rows import RawRow, Turns, what
+from alignment.data.row import Reason, Rejected
 from alignment.records import digest_of
 
 ADVICE = (

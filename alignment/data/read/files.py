@@ -20,9 +20,9 @@ from typing import IO, Annotated, Any, TypeVar, cast
 
 from pydantic import AfterValidator
 
-from alignment.data.filters.content import Rejected
 from alignment.data.read import json_rows, tables
 from alignment.data.read.tables import Rows
+from alignment.data.row import Rejected
 from alignment.errors import DataError
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
-from alignment.data.filters.content import Reason, Rejected
 from alignment.data.read.tables import Rows
+from alignment.data.row import Reason, Rejected
 from alignment.errors import DataError
 from alignment.records import Json
 

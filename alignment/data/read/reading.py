@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Generic
 
-from alignment.data.filters.content import Placed, R, Reason, Record, turns
 from alignment.data.formats import Kind, RowFormats, Stated, choose_format, chosen_conversation
 from alignment.data.formats.rows import RawRow
 from alignment.data.practice.source import PracticeSource
 from alignment.data.read.files import Meter
 from alignment.data.read.sources import FileSource, HubSource, Source
+from alignment.data.row import Placed, R, Reason, Record, turns
 from alignment.data.split import prompt_key
 from alignment.errors import DataError
 from alignment.records import Conversation, PreferencePair, Prompt, Quarantined

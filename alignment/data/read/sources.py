@@ -13,12 +13,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from alignment.data.filters.content import DAMAGE, Rejected
+from alignment.data.filters.content import DAMAGE
 from alignment.data.formats import Auto, Format
 from alignment.data.formats.rows import RawRow
 from alignment.data.practice.source import PracticeSource
 from alignment.data.read import files
 from alignment.data.read.files import Meter
+from alignment.data.row import Rejected
 from alignment.errors import DataError
 from alignment.records import Frozen, Json, Quarantined, digest_of
 

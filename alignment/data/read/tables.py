@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import IO
 
-from alignment.data.filters.content import Reason, Rejected
+from alignment.data.row import Reason, Rejected
 from alignment.records import Json
 
 Rows = Iterator[tuple[int, Json | Rejected]]

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from alignment.data.filters.content import Reason
+from alignment.data.row import Reason
 from alignment.doctor.finding import (
     Example,
     Finding,

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from alignment.data.dedup.compare import asked
-from alignment.data.filters.content import Record, turns
 from alignment.data.filters.flags import Flag, flags
+from alignment.data.row import Record, turns
 from alignment.doctor.finding import Example, Finding, Piece, percent, share
 from alignment.doctor.inputs import SHOWN, PreparedSet
 from alignment.records import PreferencePair

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from alignment.data.filters.content import Reason
+from alignment.data.row import Reason
 from alignment.doctor.finding import Finding, Histogram, graded, percent, share
 from alignment.doctor.inputs import PreparedSet
 from alignment.doctor.tokens import EncodedPair

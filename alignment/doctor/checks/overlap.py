@@ -8,7 +8,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from alignment.data.filters.content import Reason, Record
+from alignment.data.row import Reason, Record
 from alignment.data.split import normalise, prompt_key
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share, worst
 from alignment.doctor.inputs import PreparedSet

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from alignment.data.filters.content import Reason
+from alignment.data.row import Reason
 from alignment.doctor.checks.lengths import BINS, counted
 from alignment.doctor.finding import (
     Example,

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from alignment.data.filters.content import Reason, Record, turns
+from alignment.data.row import Reason, Record, turns
 from alignment.doctor.checks.counts import example
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
 from alignment.doctor.inputs import PreparedSet, shown

@@ -1,6 +1,6 @@
 """Rows made by hand for the tests of what becomes of them."""
 
-from alignment.data.filters.content import Placed
+from alignment.data.row import Placed
 from alignment.data.split import prompt_key
 from alignment.records import Conversation, Message, PreferencePair
 

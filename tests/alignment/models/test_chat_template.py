@@ -3,7 +3,7 @@ import copy
 import pytest
 
 from alignment.data.build.dataset import read_rows
-from alignment.data.filters.content import Reason, Rejected
+from alignment.data.row import Reason, Rejected
 from alignment.errors import DataError, ModelError
 from alignment.models.chat_template import (
     IGNORED,

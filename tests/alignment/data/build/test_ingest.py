@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignment.data.build.ingest import Wanted, take_in
-from alignment.data.filters.content import Rejected
 from alignment.data.read import files, json_rows
 from alignment.data.read.files import Meter
+from alignment.data.row import Rejected
 from alignment.errors import DataError, StorageError
 
 PAIRS = [

@@ -13,10 +13,10 @@ from alignment.data.build.prepare import (
     prepare_conversations,
     prepare_pairs,
 )
-from alignment.data.filters.content import Reason
 from alignment.data.practice.source import PracticeSource
 from alignment.data.practice.verifiers import VerifiablePrompt
 from alignment.data.read.sources import FileSource
+from alignment.data.row import Reason
 from alignment.data.split import Part, PromptKeys
 from alignment.errors import DataError
 from alignment.models.chat_template import render

@@ -1,7 +1,7 @@
 import pytest
 
 from alignment.data.filters import content
-from alignment.data.filters.content import Reason
+from alignment.data.row import Reason
 from alignment.data.split import Part, PromptKeys
 from alignment.records import Function, Message, ToolCall
 from tests.alignment.data.made import GOOD, chat, messages, pair, told, tool_chat

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignment.data.filters import special_tokens
-from alignment.data.filters.content import Reason
+from alignment.data.row import Reason
 from tests.alignment.data.made import GOOD, chat, pair, told
 
 S, U, A = ("system", "s"), ("user", "u"), ("assistant", "a")

@@ -3,7 +3,6 @@ from collections import Counter
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from alignment.data.filters.content import Placed, Reason, Rejected
 from alignment.data.formats import (
     HH,
     KNOWN,
@@ -21,6 +20,7 @@ from alignment.data.formats import (
 from alignment.data.formats.rows import RawRow
 from alignment.data.read.reading import read_any, read_conversations, read_pairs
 from alignment.data.read.sources import FileSource
+from alignment.data.row import Placed, Reason, Rejected
 from alignment.errors import DataError
 from alignment.records import Conversation, Quarantined
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from alignment.data.filters.content import Reason, Rejected, turns
 from alignment.data.formats import (
     Auto,
     Candidates,
@@ -19,6 +18,7 @@ from alignment.data.formats import (
     choose_format,
 )
 from alignment.data.formats.rows import RawRow
+from alignment.data.row import Reason, Rejected, turns
 from alignment.errors import DataError
 from alignment.records import Quarantined
 

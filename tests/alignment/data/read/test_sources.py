@@ -4,9 +4,9 @@ import json
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from alignment.data.filters.content import Reason
 from alignment.data.formats.rows import RawRow
 from alignment.data.read.sources import FileSource, HubSource, Source
+from alignment.data.row import Reason
 from alignment.errors import DataError
 from alignment.records import Quarantined
 
