@@ -6,7 +6,6 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
 
-from alignment.data.row import Cleaned, Placed, R, Reason, Record, screen, squeezed, turns
 from alignment.records import Conversation, Message, PreferencePair, Prompt, Quarantined
 
 Record = Conversation | PreferencePair | Prompt
@@ -149,6 +148,7 @@ def squeezed(messages: Sequence[Message]) -> str:
 
 
 def parts_of(record: Record) -> dict[str, tuple[Message, ...]]:
+    """The messages of a record by the name of its part."""
     if isinstance(record, Conversation):
         return {"messages": record.messages}
     if isinstance(record, Prompt):

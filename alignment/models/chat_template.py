@@ -8,12 +8,10 @@ Not here: batches by token budget (`train/`), the text itself (`clean.py`).
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from alignment.data.filters.special_tokens import control_tokens
-from alignment.data.row import Reason, Rejected
 from alignment.errors import DataError, ModelError
-from alignment.records import Conversation, Function, Message, PreferencePair, ToolCall
+from alignment.records import Conversation, Function, Message, ToolCall
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,28 +66,6 @@ def offers_tools(tokenizer: "PreTrainedTokenizerBase") -> bool:
             raise
         return False
     return all(word in text for word in ("look_up", "amber", "resin"))
-
-
-def longer_than(
-    tokenizer: "PreTrainedTokenizerBase",
-    messages: Sequence[Message],
-    limit: int,
-    *,
-    add_generation_prompt: bool = False,
-) -> bool:
-    """Whether a chat under the template has more than `limit` tokens.
-
-    No token stands for less than one byte, so text of at most `limit` bytes is not encoded;
-    1,000 UltraFeedback pairs take 1.8 s so instead of 7.3 s.
-    """
-    text = tokenizer.apply_chat_template(
-        **as_template(messages),
-        add_generation_prompt=add_generation_prompt,
-        tokenize=False,
-    )
-    if len(str(text).encode()) <= limit:
-        return False
-    return len(render(tokenizer, messages, add_generation_prompt=add_generation_prompt)) > limit
 
 
 def response_template_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
@@ -271,95 +247,13 @@ def check_spans(
             )
 
 
-def fit_conversation(
-    tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, *, max_length: int
-) -> None:
-    """Accept a conversation of at most `max_length` tokens; a cut one would never learn to stop.
-
-    Raises:
-        Rejected: it is longer.
-    """
-    if longer_than(tokenizer, conversation.messages, max_length):
-        tokens = len(render(tokenizer, conversation.messages))
-        raise Rejected(Reason.too_long, f"{tokens} tokens, max_length is {max_length}")
-
-
-class Trimmed(NamedTuple):
-    """A pair whose prompt fits.
-
-    Attributes:
-        pair: the pair, its oldest turns left out where they had to be.
-        replies_cut: how many of its two replies go beyond `max_length`, where training cuts.
-    """
-
-    pair: PreferencePair
-    replies_cut: int
-
-
-def trim_prompt(
-    tokenizer: "PreTrainedTokenizerBase",
-    pair: PreferencePair,
-    *,
-    max_prompt_length: int,
-    max_length: int,
-    min_completion: int,
-) -> Trimmed:
-    """The pair with as many of its newest turns as fit into `max_prompt_length` tokens.
-
-    The system turn and the last user turn always stay. All lengths are in tokens; the prompt's
-    includes the opening of the reply.
-
-    Raises:
-        Rejected: `prompt_too_long` when even those two do not fit; `too_long` when `max_length`
-            cuts a reply to fewer than `min_completion` tokens, or both to the same text.
-    """
-    prompt = _newest_turns(tokenizer, pair.prompt, max_prompt_length=max_prompt_length)
-    chats = [(*prompt, *reply) for reply in (pair.chosen, pair.rejected)]
-    cut = sum(longer_than(tokenizer, chat, max_length) for chat in chats)
-    if cut:
-        opened = len(render(tokenizer, prompt, add_generation_prompt=True))
-        _check_cut(
-            [render(tokenizer, chat)[opened:max_length] for chat in chats],
-            room=max_length - opened,
-            min_completion=min_completion,
-        )
-    if len(prompt) == len(pair.prompt):
-        return Trimmed(pair, cut)
-    trimmed = PreferencePair.of(
-        prompt,
-        chosen=pair.chosen,
-        rejected=pair.rejected,
-        task_type=pair.task_type,
-        source=pair.source,
-        strength=pair.strength,
-    )
-    return Trimmed(trimmed, cut)
-
-
-def _newest_turns(
-    tokenizer: "PreTrainedTokenizerBase", prompt: tuple[Message, ...], *, max_prompt_length: int
-) -> tuple[Message, ...]:
-    """The prompt without as few of its oldest exchanges as possible."""
-    system = prompt[:1] if prompt[0].role == "system" else ()
-    talk = prompt[len(system) :]
-    starts = [at for at, message in enumerate(talk) if message.role == "user"]
-    for oldest in starts:  # a question leaves with its answer, and with what its tools said
-        kept = (*system, *talk[oldest:])
-        if not longer_than(tokenizer, kept, max_prompt_length, add_generation_prompt=True):
-            return kept
-    tokens = len(render(tokenizer, kept, add_generation_prompt=True))
-    detail = f"{tokens} tokens to the last user turn, max_prompt_length is {max_prompt_length}"
-    raise Rejected(Reason.prompt_too_long, detail)
-
-
-def _check_cut(replies: Sequence[list[int]], *, room: int, min_completion: int) -> None:
-    """Accept two replies of which `room` tokens remain, at least one of them being cut."""
-    if room < min_completion:
-        raise Rejected(Reason.too_long, f"{max(room, 0)} tokens left for a reply that is cut")
-    if replies[0] == replies[1]:
-        raise Rejected(Reason.too_long, f"both replies begin with the same {room} tokens")
-
-
 def _padded(rows: list[list[int]], padding: int) -> list[list[int]]:
     longest = max(map(len, rows))
     return [row + [padding] * (longest - len(row)) for row in rows]
+
+
+def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
+    """Id to text of every token that was added to the vocabulary or has a special meaning."""
+    added = {index: text for text, index in tokenizer.get_added_vocab().items()}
+    special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+    return added | dict(special)

@@ -22,7 +22,7 @@ from alignment.data.build.dataset import Sieve, Tell
 from alignment.data.build.report import Prepared
 from alignment.data.build.shards import Pass, Step
 from alignment.data.dedup import compare, contamination
-from alignment.data.filters import content, special_tokens
+from alignment.data.filters import content, lengths, special_tokens
 from alignment.data.formats import Kind
 from alignment.data.practice.source import PracticeSource
 from alignment.data.practice.verifiers import VerifiablePrompt
@@ -343,7 +343,7 @@ def _fit_conversations(
     cleaned: Cleaned[Conversation] = Cleaned([], [])
     for row in rows:
         try:
-            chat_template.fit_conversation(tokenizer, row.record, max_length=max_length)
+            lengths.fit_conversation(tokenizer, row.record, max_length=max_length)
         except Rejected as rejected:
             cleaned.dropped.append(row.dropped(rejected.reason, rejected.detail))
         else:
@@ -361,7 +361,7 @@ def _fit_pairs(
     cleaned: Cleaned[PreferencePair] = Cleaned([], [], noted)
     for row in rows:
         try:
-            trimmed = chat_template.trim_prompt(
+            trimmed = lengths.trim_prompt(
                 tokenizer,
                 row.record,
                 max_prompt_length=lengths.prompt,

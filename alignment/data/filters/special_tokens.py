@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from alignment.data.row import Cleaned, Placed, R, Reason, screen, turns
+from alignment.models.chat_template import control_tokens
 from alignment.records import Conversation, Message, PreferencePair
 
 if TYPE_CHECKING:
@@ -27,13 +28,6 @@ _FRAMES = re.compile(
 )
 _SPEAKER = re.compile(r"\b(?:Human|Assistant):")
 _BLANK = re.compile(r"\{\{\s*\w+\s*\}\}")
-
-
-def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
-    """Id to text of every token that was added to the vocabulary or has a special meaning."""
-    added = {index: text for text, index in tokenizer.get_added_vocab().items()}
-    special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-    return added | dict(special)
 
 
 def special_token(

@@ -3,6 +3,7 @@ import copy
 import pytest
 
 from alignment.data.build.dataset import read_rows
+from alignment.data.filters.lengths import fit_conversation, trim_prompt
 from alignment.data.row import Reason, Rejected
 from alignment.errors import DataError, ModelError
 from alignment.models.chat_template import (
@@ -11,12 +12,10 @@ from alignment.models.chat_template import (
     check_spans,
     encode_conversation,
     end_of_turn_id,
-    fit_conversation,
     offers_tools,
     render,
     response_template_ids,
     supervised_spans_from_template,
-    trim_prompt,
 )
 from alignment.records import Conversation, Function, Message, PreferencePair, ToolCall
 

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from alignment.data.filters import special_tokens
 from alignment.data.row import Reason
+from alignment.models import chat_template
 from tests.alignment.data.made import GOOD, chat, pair, told
 
 S, U, A = ("system", "s"), ("user", "u"), ("assistant", "a")
@@ -99,7 +100,7 @@ def ids_of(tokenizer, row):
 def test_no_content_ever_encodes_to_a_control_token(kind, request):
     """Whatever is typed: kept rows have none, and spelled-out rows have none and lose nothing."""
     tokenizer = request.getfixturevalue(kind)
-    control = set(special_tokens.control_tokens(tokenizer))
+    control = set(chat_template.control_tokens(tokenizer))
 
     @settings(max_examples=150, deadline=None, derandomize=True)
     @given(PIECES, PIECES)
