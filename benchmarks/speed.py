@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter
 
-from alignment.data.build.dataset import read_rows
 from alignment.records import PreferencePair
 from alignment.scoring.engine import Batch, Engine
+from alignment.store.jsonl import read_rows
 from benchmarks.phases import Measured, Phase, Setup, limit_gpu, matmul_limit, measure
 from benchmarks.workload import DISTRIBUTIONS, SHAPES, pairs_of, write_model
 

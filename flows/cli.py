@@ -185,7 +185,8 @@ def show(
 ) -> None:
     """Show one artifact's record, its ancestry, or everything in the store."""
     from alignment.errors import UsageError
-    from alignment.store.lineage import ancestors, find_one
+    from alignment.rounds.references import find_one
+    from alignment.store.lineage import ancestors
     from alignment.store.store import Store
 
     opened = Store(root=store)
@@ -217,8 +218,8 @@ def promote(
 ) -> None:
     """Make a model the champion of a line; the next round starts from it."""
     from alignment.rounds.line import Line
+    from alignment.rounds.references import find_one
     from alignment.rounds.steps import head_of
-    from alignment.store.lineage import find_one
     from alignment.store.store import Store
 
     opened = Store(root=store)
@@ -236,7 +237,7 @@ def rollback(
 ) -> None:
     """Make an earlier champion the champion again: the one before, or the one that is named."""
     from alignment.rounds.line import Line
-    from alignment.store.lineage import find_one
+    from alignment.rounds.references import find_one
     from alignment.store.store import Store
 
     opened = Store(root=store)
@@ -297,7 +298,7 @@ def export(
 ) -> None:
     """Write a model or an adapter as a folder others can load, with its lineage and distances."""
     from alignment.compose.export import export as export_artifact
-    from alignment.store.lineage import find_one
+    from alignment.rounds.references import find_one
     from alignment.store.store import Store
 
     opened = Store(root=store)
@@ -316,7 +317,7 @@ def chat(
 ) -> None:
     """Talk to a model of the store; one line is one message, an empty line starts afresh."""
     from alignment.compose.export import open_for_chat
-    from alignment.store.lineage import find_one
+    from alignment.rounds.references import find_one
     from alignment.store.store import Store
 
     opened = Store(root=store)

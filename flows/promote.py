@@ -19,8 +19,8 @@ from alignment.errors import AlignmentError, UsageError
 from alignment.records import Frozen, Kept, Verdict
 from alignment.rounds.ledger import Head
 from alignment.rounds.line import Line
+from alignment.rounds.references import find_one
 from alignment.rounds.steps import compare, head_of, inbox_of
-from alignment.store.lineage import find_one
 from flows.form import Change, Config, Hours, Model, titled
 from flows.sft_dpo import Stages, find_config, name_of_run
 from tasks.gate import gate

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat
 
+from alignment.config.inbox import InboxConfig
 from alignment.data.build.prepare import ConversationSetConfig, PairSetConfig
 from alignment.evaluate.gate import GateConfig
 from alignment.evaluate.suite import EvaluationConfig
@@ -19,7 +20,6 @@ from alignment.models.merge import Merge
 from alignment.models.sources import ModelSource
 from alignment.models.stack import Stack
 from alignment.records import Frozen, Quantisation, digest_of
-from alignment.rounds.inbox import InboxConfig
 from alignment.store.store import file_sha256
 from alignment.train.dpo import DpoConfig
 from alignment.train.sft import SftConfig

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.data.build.dataset import REPORT, read_rows
+from alignment.data.build.dataset import REPORT
 from alignment.data.build.prepare import SetConfig
 from alignment.data.build.report import PreparationReport
 from alignment.data.formats.rows import RawRow
@@ -32,6 +32,7 @@ from alignment.records import (
     Quarantined,
     StageRecord,
 )
+from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from pydantic import Field
 
-from alignment.data.build.dataset import read_rows
 from alignment.records import (
     Conversation,
     DataRef,
@@ -22,6 +21,7 @@ from alignment.records import (
     PreferencePair,
     digest_of,
 )
+from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
 from alignment.store.store import Store, Workspace
 

@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.data.build.dataset import read_rows
 from alignment.pipeline.chain import Chain, Round
 from alignment.pipeline.step import data_of
 from alignment.pipeline.steps import EvaluateModel
@@ -29,6 +28,7 @@ from alignment.report.page import RunReport, Sample, render, to_markdown
 from alignment.report.table import Table
 from alignment.report.tables import evaluation_table
 from alignment.store.durable import replace
+from alignment.store.jsonl import read_rows
 from alignment.store.store import Store, storage_errors
 
 

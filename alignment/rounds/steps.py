@@ -10,13 +10,13 @@ Not here: what is in the inbox (`intake.py`), who is the champion (`head.py`), r
 
 from collections import Counter
 
+from alignment.config.inbox import InboxConfig
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ConfigError, UsageError
 from alignment.evaluate.gate import GateConfig
 from alignment.pipeline.chain import Chain, Round, hand_over, lengths_of, seed_for
 from alignment.pipeline.steps import EvaluateModel, PassGate, PrepareBatches, TrainDpo
 from alignment.records import EvalReport, Kept, StageRecord
-from alignment.rounds.inbox import InboxConfig
 from alignment.rounds.ledger import Fate, Head, Opened
 from alignment.store.lineage import HAND_OVERS, ancestors
 from alignment.store.store import Store

@@ -9,9 +9,10 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from alignment.config.inbox import InboxConfig
 from alignment.data.read import files
 from alignment.errors import DataError
-from alignment.rounds.inbox import InboxConfig, look
+from alignment.rounds.inbox import look
 from tests.faults.simulate import Life
 
 

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import IO, Generic, TypeVar, overload
+from typing import IO, Generic, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from alignment.data.build.report import (
     UNREADABLE,
@@ -52,6 +51,7 @@ from alignment.data.split import PromptKeys, prompt_key, unit_hash
 from alignment.errors import DataError
 from alignment.records import DataRef, Quarantined
 from alignment.store.durable import effect, remove, write
+from alignment.store.jsonl import as_line, read_rows
 
 TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held_out.jsonl", "prompts.jsonl"
 QUARANTINE, PROMPT_KEYS = "quarantine.jsonl", "prompt_keys.json"
@@ -63,7 +63,6 @@ REPORT = "report.json"
 Comparison = Callable[[Index, Alive], Matches]
 Tell = Callable[[str, int, int], None]
 """Is told a phase, how many rows of it are done, and of how many; 0 where nobody knows."""
-RowT = TypeVar("RowT", bound=BaseModel)
 
 
 class OnDisk(Sequence[NDArray[np.uint16]]):
@@ -328,18 +327,6 @@ class Sieve(Generic[R]):
                 held_out=held,
                 dropped=by_reason([self.dropped[number]]),
             )
-
-
-def read_rows(path: Path, model: type[RowT]) -> Iterator[RowT]:
-    """The rows of a prepared JSON Lines file, validated."""
-    with path.open(encoding="utf-8", newline="\n") as lines:
-        for line in lines:
-            yield model.model_validate_json(line)
-
-
-def as_line(row: BaseModel) -> bytes:
-    """A record as a line of JSON."""
-    return row.model_dump_json().encode() + b"\n"
 
 
 def _workplace(work: Path, key: str) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from alignment.data.build.dataset import Sieve, Tell, as_line
+from alignment.data.build.dataset import Sieve, Tell
 from alignment.data.build.shards import Pass, Step
 from alignment.data.dedup import compare
 from alignment.data.filters import content, special_tokens
@@ -29,6 +29,7 @@ from alignment.data.row import Reason, Record
 from alignment.errors import DataError, StorageError
 from alignment.records import Frozen, Quarantined, digest_of
 from alignment.store.durable import effect, flush, remove, rename
+from alignment.store.jsonl import as_line
 
 KEPT, QUARANTINE, WORK = "kept.jsonl", "quarantine.jsonl", ".shards"
 HUB = "hub:"

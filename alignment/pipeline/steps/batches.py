@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.data.build.dataset import read_rows
 from alignment.data.build.prepare import Lengths, PairSetConfig, prepare_pairs
 from alignment.data.build.replay import add_replay
 from alignment.data.formats import Format
@@ -17,6 +16,7 @@ from alignment.pipeline.step import Context, Key, Outcome, Step, data_of
 from alignment.pipeline.steps.data import naming, prepared_outcome, tokenizer_of, used_prompts
 from alignment.records import PreferencePair
 from alignment.store.durable import effect, remove
+from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignment.data.build.dataset import read_rows
 from alignment.data.practice.verifiers import VerifiablePrompt
 from alignment.evaluate.suite import (
     DISTRIBUTIONS,
@@ -15,6 +14,7 @@ from alignment.evaluate.suite import (
 )
 from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, data_of, model_of, rows_of
 from alignment.records import PairScore, PreferencePair
+from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
 
 if TYPE_CHECKING:

@@ -2,11 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from alignment.data.build.dataset import read_rows
 from alignment.evaluate.gate import GateConfig, Measured, judge
 from alignment.evaluate.metrics import passes_by_id, preferences_by_id
 from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, model_of
 from alignment.records import EvalReport, Generation, Kept, PairScore
+from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from alignment.data.build.dataset import read_rows
 from alignment.pipeline.step import (
     Context,
     Key,
@@ -22,6 +21,7 @@ from alignment.pipeline.step import (
 )
 from alignment.records import Conversation, DataRef, PreferencePair
 from alignment.store.durable import staged
+from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
 from alignment.train.dpo import DpoConfig, train_dpo
 from alignment.train.sft import SftConfig, TrainingSummary, train_sft

@@ -2,7 +2,6 @@ import copy
 
 import pytest
 
-from alignment.data.build.dataset import read_rows
 from alignment.data.filters.lengths import fit_conversation, trim_prompt
 from alignment.data.row import Reason, Rejected
 from alignment.errors import DataError, ModelError
@@ -18,6 +17,7 @@ from alignment.models.chat_template import (
     supervised_spans_from_template,
 )
 from alignment.records import Conversation, Function, Message, PreferencePair, ToolCall
+from alignment.store.jsonl import read_rows
 
 
 def talk(*contents: str, system: str | None = None) -> tuple[Message, ...]:

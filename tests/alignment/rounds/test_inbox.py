@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment.rounds.inbox import Arrival, InboxConfig, LeftAlone, look, unreadable
+from alignment.config.inbox import InboxConfig
+from alignment.rounds.inbox import Arrival, LeftAlone, look, unreadable
 
 ROW = {"prompt": "Say yes.", "chosen": "yes", "rejected": "no"}
 LINE = json.dumps(ROW) + "\n"

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from alignment.config.inbox import InboxConfig
 from alignment.errors import ArtifactError, Overtaken, UsageError
-from alignment.rounds.inbox import Arrival, InboxConfig, look
+from alignment.rounds.inbox import Arrival, look
 from alignment.rounds.ledger import Batch, Head, Started
 from alignment.rounds.line import Line
 from alignment.store.failpoints import Broken, arm

@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 
+from alignment.config.inbox import InboxConfig
 from alignment.errors import ConfigError, UsageError
 from alignment.execution.run_step import build
 from alignment.pipeline.step import data_of, rows_of
 from alignment.pipeline.steps import TakeBatch
 from alignment.records import Kept, PreferencePair, Quarantined
 from alignment.report.ancestry import ancestry_table
-from alignment.rounds.inbox import InboxConfig
 from alignment.rounds.ledger import Batch, Opened
 from alignment.rounds.steps import first_head, head_of, inbox_of, intake, steps_of
 from alignment.store.lineage import containing

@@ -1,7 +1,8 @@
 import pytest
 
 from alignment.errors import ArtifactError
-from alignment.store.lineage import ancestors, descendants, resolve
+from alignment.rounds.references import resolve
+from alignment.store.lineage import ancestors, descendants
 from alignment.store.store import Store
 from tests.alignment.artifacts import put
 

@@ -5,7 +5,6 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
-from alignment.data.build.dataset import read_rows
 from alignment.data.build.prepare import (
     ConversationSetConfig,
     Lengths,
@@ -21,6 +20,7 @@ from alignment.data.split import Part, PromptKeys
 from alignment.errors import DataError
 from alignment.models.chat_template import render
 from alignment.records import Conversation, Message, PreferencePair, Quarantined
+from alignment.store.jsonl import read_rows
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 import pytest
 
-from alignment.data.build.dataset import read_rows
 from alignment.data.build.replay import add_replay
 from alignment.data.build.report import PreparationReport, Prepared
 from alignment.records import DataRef, Message, PreferencePair
+from alignment.store.jsonl import read_rows
 
 
 def pairs(name, count):

@@ -1,0 +1,21 @@
+"""Rows of frozen records as lines of JSON."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+RowT = TypeVar("RowT", bound=BaseModel)
+
+
+def read_rows(path: Path, model: type[RowT]) -> Iterator[RowT]:
+    """The rows of a prepared JSON Lines file, validated."""
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            yield model.model_validate_json(line)
+
+
+def as_line(row: BaseModel) -> bytes:
+    """A record as a line of JSON."""
+    return row.model_dump_json().encode() + b"\n"
