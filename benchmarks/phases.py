@@ -18,9 +18,9 @@ from alignment.scoring.engine import Batch, Engine
 from alignment.scoring.logprobs import encode
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
-from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.settings import on_this_machine
-from alignment.train.sft import SftConfig, train_sft
+from alignment.train.dpo import train_dpo
+from alignment.train.settings import DpoConfig, SftConfig, on_this_machine
+from alignment.train.sft import train_sft
 from benchmarks.workload import load
 
 Phase = Literal["sft", "dpo", "reference", "scoring"]

@@ -21,8 +21,7 @@ from alignment.models.sources import ModelSource
 from alignment.models.stack import Stack
 from alignment.records import Frozen, Quantisation, digest_of
 from alignment.store.store import file_sha256
-from alignment.train.dpo import DpoConfig
-from alignment.train.sft import SftConfig
+from alignment.train.settings import DpoConfig, SftConfig
 
 
 class TrainedSft(Frozen):

@@ -32,7 +32,7 @@ from alignment.pipeline.steps import (
     UseAdapter,
 )
 from alignment.records import Frozen, digest_of
-from alignment.train.dpo import DpoConfig
+from alignment.train.settings import DpoConfig
 
 PairSet = PreparePairs | PrepareBatches
 Kept = Callable[[PassGate], bool]

@@ -11,16 +11,19 @@ from pydantic import Field, PositiveInt
 
 from alignment.records import Frozen
 from alignment.scoring import logprobs
-from alignment.scoring.logprobs import Completion
+from alignment.scoring.logprobs import Completion, PairLogProbs
 from alignment.train import packed
-from alignment.train.autotune import Packing
-from alignment.train.losses import PairLogProbs, PreferenceLoss
+from alignment.train.losses import PreferenceLoss
 from alignment.train.objectives import ConversationTask, PairTask
 
 if TYPE_CHECKING:
     from torch import Tensor
     from trl.trainer.dpo_trainer import DPOTrainer
     from trl.trainer.sft_trainer import SFTTrainer
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Batch(Frozen):
@@ -87,6 +90,33 @@ class Stock(Frozen):
     ) -> "list[Tensor]":
         """Log p of every reply token of every row, [reply tokens] each, fp32 on the CPU."""
         return logprobs.reply_logprobs(model, rows, batch=batch, on_batch=on_batch)
+
+
+class Packing(Frozen):
+    """How the packed engine fills a model: what may be set; `auto` is settled by measurement."""
+
+    tokens_per_micro_batch: Literal["auto"] | PositiveInt = Field(
+        default="auto",
+        description="Tokens that go through the model at once; a longer row goes alone, with more "
+        "layers recomputing. auto: what fits into the GPU's memory by measurement, a fixed number "
+        "on a CPU.",
+    )
+    fuse_adapters: bool = Field(
+        default=False,
+        description="Add LoRA's product within its matmul, not in passes of its own; compiled "
+        "layers do so in any case.",
+    )
+    compile: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Compile each decoder layer (torch.compile): a minute or more at the start. "
+        "auto: on a GPU, in a training of 200 steps or more.",
+    )
+    recompute: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        default="auto",
+        description="With gradient_checkpointing, share of the layers that recompute their "
+        "activations. Less is faster and takes more memory. auto: as little as fits into the "
+        "GPU's memory by measurement, all on a CPU.",
+    )
 
 
 class Packed(Packing):

@@ -7,14 +7,12 @@ by measurement. Not here: the arithmetic of budgets (`budget.py`), what makes la
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import Field, PositiveInt
+from typing import TYPE_CHECKING, Any
 
 from alignment.errors import TrainingError
-from alignment.records import Frozen
 from alignment.scoring.batches import Tree, lay_out
 from alignment.scoring.budget import Budget, Plan, training_plan
+from alignment.scoring.engine import Packing
 from alignment.train.acceleration import (
     against_compiling,
     compile_layers,
@@ -39,33 +37,6 @@ The same kernels give 0; others gave 0.75 where replies had 5,000 nats."""
 
 Pass = Callable[[Tree], None]
 """Takes one row forward and backward through the model."""
-
-
-class Packing(Frozen):
-    """How the packed engine fills a model: what may be set; `auto` is settled by measurement."""
-
-    tokens_per_micro_batch: Literal["auto"] | PositiveInt = Field(
-        default="auto",
-        description="Tokens that go through the model at once; a longer row goes alone, with more "
-        "layers recomputing. auto: what fits into the GPU's memory by measurement, a fixed number "
-        "on a CPU.",
-    )
-    fuse_adapters: bool = Field(
-        default=False,
-        description="Add LoRA's product within its matmul, not in passes of its own; compiled "
-        "layers do so in any case.",
-    )
-    compile: Literal["auto"] | bool = Field(
-        default="auto",
-        description="Compile each decoder layer (torch.compile): a minute or more at the start. "
-        "auto: on a GPU, in a training of 200 steps or more.",
-    )
-    recompute: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
-        default="auto",
-        description="With gradient_checkpointing, share of the layers that recompute their "
-        "activations. Less is faster and takes more memory. auto: as little as fits into the "
-        "GPU's memory by measurement, all on a CPU.",
-    )
 
 
 class Capacity:

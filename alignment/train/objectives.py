@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from alignment.models.chat_template import IGNORED
 from alignment.scoring.batches import MicroBatch, Tree
-from alignment.train.losses import PairLogProbs, PreferenceLoss
+from alignment.scoring.logprobs import PairLogProbs
+from alignment.train.losses import PreferenceLoss
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,16 +18,9 @@ from alignment.errors import TrainingError
 from alignment.scoring.attention import use_packed_attention
 from alignment.scoring.batches import Tree, lay_out
 from alignment.scoring.budget import Plan, scoring_budget
-from alignment.scoring.logprobs import predicted_logprobs
-from alignment.train.autotune import (
-    Capacity,
-    Packing,
-    on_cuda,
-    random_state,
-    set_random_state,
-    settle,
-)
-from alignment.train.losses import PairLogProbs
+from alignment.scoring.engine import Packing
+from alignment.scoring.logprobs import PairLogProbs, predicted_logprobs
+from alignment.train.autotune import Capacity, on_cuda, random_state, set_random_state, settle
 from alignment.train.objectives import Batch, Objective, Task
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ that `sft-dpo plan --json` shows what will run. Not here: losses, data, anything
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from alignment.records import Frozen
 from alignment.scoring.engine import Batch, Engine, Packed
+from alignment.train.losses import Loss, Sigmoid
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -159,3 +160,75 @@ def _renamed_checkpointing() -> bool:
     # transformers 5.23 renames gradient_checkpointing and warns about the old name.
     major, minor = (int(part) for part in version("transformers").split(".")[:2])
     return (major, minor) >= (5, 23)
+
+
+class SftConfig(TrainingSettings):
+    """One pass of supervised fine-tuning. Defaults are the seed's."""
+
+    lora: Lora = Field(default=Lora(r=64, alpha=128), description="The adapter that is trained.")
+    learning_rate: PositiveFloat = Field(default=2e-5, description="Peak learning rate.")
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1, description="Share of warm-up steps.")
+    epochs: PositiveFloat = Field(default=3, description="Passes over the conversations.")
+
+    def trl_arguments(self, *, seed: int) -> dict[str, Any]:
+        """These settings under the argument names of `trl.SFTConfig`.
+
+        `packing` is off: no token may attend across two conversations.
+        """
+        return {**self.trainer_arguments(seed=seed), "packing": False}
+
+
+class DpoConfig(TrainingSettings):
+    """One round of direct preference optimisation. Defaults are the seed's."""
+
+    lora: Lora = Field(default=Lora(r=32, alpha=64), description="The round's fresh adapter.")
+    learning_rate: PositiveFloat = Field(default=5e-6, description="Peak learning rate.")
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1, description="Share of warm-up steps.")
+    epochs: PositiveFloat = Field(default=1, description="Passes over the round's pairs.")
+    loss: Loss = Field(default=Sigmoid(), description="The preference loss.")
+    sft_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the chosen reply's mean negative log-likelihood, added to the "
+        "loss (Pang et al. 2024, eq. 4). 0 = plain DPO, the seed's.",
+    )
+    max_prompt_length: PositiveInt = Field(
+        default=2048,
+        description="Tokens of the prompt; the oldest turns are dropped until it fits, system "
+        "and last user turn stay.",
+    )
+    min_completion_tokens: PositiveInt = Field(
+        default=1,
+        description="Tokens of a reply that must be left after cutting to max_length; pairs with "
+        "less are quarantined.",
+    )
+
+    @model_validator(mode="after")
+    def _room_for_a_reply(self) -> Self:
+        if self.max_prompt_length + self.min_completion_tokens > self.max_length:
+            raise ValueError(
+                f"max_prompt_length {self.max_prompt_length} + min_completion_tokens "
+                f"{self.min_completion_tokens} exceed max_length {self.max_length}; lower one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _loss_that_the_engine_has(self) -> Self:
+        if self.loss.trl_type is None and not self.engine.any_loss:
+            raise ValueError(
+                f"engine {self.engine.name} has no {self.loss.name} loss (TRL's trainer lacks it); "
+                "set engine: {name: packed}, or another loss"
+            )
+        return self
+
+    def trl_arguments(self, *, seed: int) -> dict[str, Any]:
+        """These settings under the argument names of `trl.DPOConfig`.
+
+        `disable_dropout` is off, or the adapter's dropout would be ignored; a fresh adapter adds
+        nothing with or without it, so the reference is the same.
+        """
+        arguments = {**self.trainer_arguments(seed=seed), **self.loss.trl_arguments()}
+        if self.sft_weight and self.loss.trl_type:
+            arguments["loss_type"] = [*arguments["loss_type"], "sft"]
+            arguments["loss_weights"] = [1.0, self.sft_weight]
+        return {**arguments, "disable_dropout": False}

@@ -16,10 +16,10 @@ from alignment.records import Conversation, Message, ModelRef, PreferencePair
 from alignment.scoring.engine import Batch, Stock
 from alignment.store.progress import Progress
 from alignment.store.store import Store, Workspace
-from alignment.train.dpo import DpoConfig, train_dpo
+from alignment.train.dpo import train_dpo
 from alignment.train.losses import Sigmoid
-from alignment.train.settings import Lora
-from alignment.train.sft import SftConfig, train_sft
+from alignment.train.settings import DpoConfig, Lora, SftConfig
+from alignment.train.sft import train_sft
 
 TOLERANCE = 1e-3
 SHARED = {

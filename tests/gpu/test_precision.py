@@ -15,9 +15,9 @@ from alignment.scoring.engine import Batch, Packed, Stock
 from alignment.scoring.logprobs import encode
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
-from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.settings import Lora
-from alignment.train.sft import SftConfig, train_sft
+from alignment.train.dpo import train_dpo
+from alignment.train.settings import DpoConfig, Lora, SftConfig
+from alignment.train.sft import train_sft
 from benchmarks.workload import pairs_of, tokenizer
 
 pytestmark = [

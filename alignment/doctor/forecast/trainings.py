@@ -15,8 +15,7 @@ from alignment.pipeline.steps import TrainDpo, TrainSft
 from alignment.scoring.batches import level, split
 from alignment.scoring.budget import TRAINING_TOKENS
 from alignment.scoring.engine import Packed
-from alignment.train.dpo import DpoConfig
-from alignment.train.sft import SftConfig
+from alignment.train.settings import DpoConfig, SftConfig
 
 STEPS = 1_000
 """Steps of a packed run that are drawn to find its largest micro-batch."""

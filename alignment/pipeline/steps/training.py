@@ -23,8 +23,10 @@ from alignment.records import Conversation, DataRef, PreferencePair
 from alignment.store.durable import staged
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
-from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.sft import SftConfig, TrainingSummary, train_sft
+from alignment.train.dpo import train_dpo
+from alignment.train.loop import TrainingSummary
+from alignment.train.settings import DpoConfig, SftConfig
+from alignment.train.sft import train_sft
 
 if TYPE_CHECKING:
     from alignment.models.load import LoadedModel

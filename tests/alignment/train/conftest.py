@@ -6,9 +6,9 @@ import pytest
 
 from alignment.scoring.engine import Batch, Stock
 from alignment.store.progress import Progress
-from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.settings import Lora
-from alignment.train.sft import SftConfig, train_sft
+from alignment.train.dpo import train_dpo
+from alignment.train.settings import DpoConfig, Lora, SftConfig
+from alignment.train.sft import train_sft
 
 LORA = Lora(r=4, alpha=8, dropout=0.05)
 

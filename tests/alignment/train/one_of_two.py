@@ -17,9 +17,9 @@ from alignment.records import Conversation, Message, ModelRef, PreferencePair
 from alignment.scoring.engine import Batch, Packed
 from alignment.store.progress import Progress
 from alignment.store.store import Store, Workspace
-from alignment.train.dpo import DpoConfig, train_dpo
-from alignment.train.settings import Lora
-from alignment.train.sft import SftConfig, train_sft
+from alignment.train.dpo import train_dpo
+from alignment.train.settings import DpoConfig, Lora, SftConfig
+from alignment.train.sft import train_sft
 
 STEPS, ROWS = 3, 24
 BUDGETS = {"sft": 400, "dpo": 500}

@@ -10,8 +10,9 @@ from alignment.records import Quantisation
 from alignment.scoring.engine import Packed, Stock
 from alignment.store.progress import Progress
 from alignment.train.callbacks import check_start
-from alignment.train.dpo import DpoConfig, loss_before_training, train_dpo
+from alignment.train.dpo import loss_before_training, train_dpo
 from alignment.train.losses import Ipo, Sigmoid
+from alignment.train.settings import DpoConfig
 
 both_engines = pytest.mark.parametrize(
     "engine", [Stock(), Packed(tokens_per_micro_batch=150)], ids=lambda engine: engine.name

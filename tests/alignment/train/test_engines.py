@@ -16,7 +16,7 @@ from alignment.errors import Interrupted, ModelError, TrainingError
 from alignment.scoring.engine import Batch, Packed, Stock
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
-from alignment.train.dpo import DpoConfig, train_dpo
+from alignment.train.dpo import train_dpo
 from alignment.train.losses import (
     ApoZero,
     Hinge,
@@ -27,8 +27,8 @@ from alignment.train.losses import (
     SimPo,
     SppoHard,
 )
-from alignment.train.settings import Lora
-from alignment.train.sft import SftConfig, train_sft
+from alignment.train.settings import DpoConfig, Lora, SftConfig
+from alignment.train.sft import train_sft
 from tests.alignment.train.models import random_model
 from tests.golden.test_trajectories import CONVERSATIONS, PAIRS
 

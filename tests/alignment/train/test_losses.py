@@ -4,12 +4,12 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from alignment.scoring.logprobs import PairLogProbs
 from alignment.train.losses import (
     ApoZero,
     Hinge,
     Ipo,
     Loss,
-    PairLogProbs,
     Robust,
     Sigmoid,
     SigmoidNorm,

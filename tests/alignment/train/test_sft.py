@@ -10,7 +10,8 @@ from alignment.models.chat_template import end_of_turn_id
 from alignment.records import Conversation, Message, Quantisation
 from alignment.scoring.engine import Packed, Stock
 from alignment.store.progress import Progress
-from alignment.train.sft import SftConfig, train_sft
+from alignment.train.settings import SftConfig
+from alignment.train.sft import train_sft
 
 both_engines = pytest.mark.parametrize(
     "engine", [Stock(), Packed(tokens_per_micro_batch=150)], ids=lambda engine: engine.name

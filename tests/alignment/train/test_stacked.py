@@ -142,7 +142,7 @@ def test_an_adapter_folder_alone_never_names_a_base(two, open_tiny, workspace):
     """`AutoPeft` on a folder would load base and newest without the stack between them."""
     from peft import LoraConfig, get_peft_model
 
-    from alignment.train.sft import write_adapter
+    from alignment.train.loop import write_adapter
 
     adapted = get_peft_model(open_tiny(two).model, LoraConfig(r=2, target_modules=["q_proj"]))
     write_adapter(adapted, workspace.out / "adapter")

@@ -22,8 +22,7 @@ from alignment.errors import UsageError
 from alignment.records import Quantisation
 from alignment.scoring.budget import CPU_TOKENS
 from alignment.scoring.engine import Batch, Packed, Stock
-from alignment.train.dpo import DpoConfig
-from alignment.train.sft import SftConfig
+from alignment.train.settings import DpoConfig, SftConfig
 from benchmarks.workload import DISTRIBUTIONS
 from tests.alignment.doctor.forecast.test_schedule import QWEN_7B
 

@@ -6,8 +6,7 @@ from alignment.doctor.forecast.schedule import check_rounds, check_schedule, usu
 from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
 from alignment.scoring.engine import Batch, Stock
-from alignment.train.dpo import DpoConfig
-from alignment.train.sft import SftConfig
+from alignment.train.settings import DpoConfig, SftConfig
 from tests.alignment.doctor.conftest import pair
 
 QWEN_7B = Shape(
