@@ -11,15 +11,10 @@ from pydantic import Field, PositiveInt
 
 from alignment.records import Frozen
 from alignment.scoring import logprobs
-from alignment.scoring.logprobs import Completion, PairLogProbs
-from alignment.train import packed
-from alignment.train.losses import PreferenceLoss
-from alignment.train.objectives import ConversationTask, PairTask
+from alignment.scoring.logprobs import Completion
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from trl.trainer.dpo_trainer import DPOTrainer
-    from trl.trainer.sft_trainer import SFTTrainer
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,25 +56,6 @@ class Stock(Frozen):
             "gradient_accumulation_steps": batch.accumulation,
         }
 
-    def sft_trainer(self, **arguments: Any) -> "SFTTrainer":
-        """TRL's trainer, not yet started."""
-        from trl.trainer.sft_trainer import SFTTrainer
-
-        return SFTTrainer(**arguments)
-
-    def dpo_trainer(
-        self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any
-    ) -> "DPOTrainer":
-        """TRL's trainer, not yet started; its arguments name loss and weight."""
-        from trl.trainer.dpo_trainer import DPOTrainer
-
-        del loss, sft_weight  # stand in the arguments
-        return DPOTrainer(**arguments)
-
-    def first_logprobs(self, trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
-        """Policy's and reference's log-probs of the first batch, as the trainer sees them."""
-        return logprobs.trl_logprobs(trainer)
-
     def reply_logprobs(
         self,
         model: Any,
@@ -92,9 +68,15 @@ class Stock(Frozen):
         return logprobs.reply_logprobs(model, rows, batch=batch, on_batch=on_batch)
 
 
-class Packing(Frozen):
-    """How the packed engine fills a model: what may be set; `auto` is settled by measurement."""
+class Packed(Frozen):
+    """Rows end to end, without padding, in as few micro-batches as a token budget allows.
 
+    The two replies of a pair share their prompt. `batch` keeps its meaning for the optimiser:
+    per_device x accumulation rows a step; evaluations in training take as many at a time.
+    """
+
+    any_loss: ClassVar[bool] = True
+    name: Literal["packed"] = "packed"
     tokens_per_micro_batch: Literal["auto"] | PositiveInt = Field(
         default="auto",
         description="Tokens that go through the model at once; a longer row goes alone, with more "
@@ -118,17 +100,6 @@ class Packing(Frozen):
         "GPU's memory by measurement, all on a CPU.",
     )
 
-
-class Packed(Packing):
-    """Rows end to end, without padding, in as few micro-batches as a token budget allows.
-
-    The two replies of a pair share their prompt. `batch` keeps its meaning for the optimiser:
-    per_device x accumulation rows a step; evaluations in training take as many at a time.
-    """
-
-    any_loss: ClassVar[bool] = True
-    name: Literal["packed"] = "packed"
-
     def batch_arguments(self, batch: Batch) -> dict[str, Any]:
         """A step's rows under the argument names of transformers: all at once."""
         return {
@@ -136,29 +107,6 @@ class Packed(Packing):
             "per_device_eval_batch_size": batch.effective,
             "gradient_accumulation_steps": 1,
         }
-
-    def sft_trainer(self, **arguments: Any) -> "SFTTrainer":
-        """TRL's trainer with packed steps, not yet started."""
-        from trl.trainer.sft_trainer import SFTTrainer
-
-        trainer: SFTTrainer = packed.packed_trainer(
-            SFTTrainer, ConversationTask(), self, **arguments
-        )
-        return trainer
-
-    def dpo_trainer(
-        self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any
-    ) -> "DPOTrainer":
-        """TRL's trainer with packed steps, not yet started."""
-        from trl.trainer.dpo_trainer import DPOTrainer
-
-        task = PairTask(loss, sft_weight)
-        trainer: DPOTrainer = packed.packed_trainer(DPOTrainer, task, self, **arguments)
-        return trainer
-
-    def first_logprobs(self, trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
-        """Policy's and reference's log-probs of the first pairs, as the trainer sees them."""
-        return packed.first_logprobs(trainer)
 
     def reply_logprobs(
         self,

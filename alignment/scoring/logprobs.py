@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from alignment.models.chat_template import IGNORED, end_of_turn_id, render
+from alignment.models.chat_template import end_of_turn_id, render
 from alignment.records import Message, PreferencePair
 from alignment.scoring.attention import use_packed_attention
 from alignment.scoring.batches import MicroBatch, Tree, lay_out
@@ -19,7 +19,6 @@ from alignment.scoring.budget import Setting, scoring_budget
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-    from trl.trainer.dpo_trainer import DPOTrainer
 
 HEAD_ROWS = 1024
 """Positions that go through the LM head at once: 0.6 GB of fp32 logits for 152,064 tokens."""
@@ -204,28 +203,6 @@ def predicted_logprobs(model: Any, micro: MicroBatch) -> "Tensor":
     return torch.cat(
         [checkpoint(_target_logprobs, head, *part, use_reentrant=False) for part in parts]
     )
-
-
-def trl_logprobs(trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
-    """Policy and reference on TRL's first batch, computed by TRL's means."""
-    import torch
-
-    model: Any = trainer.model
-    rows: Any = trainer.train_dataset
-    first = range(min(trainer.args.train_batch_size, len(rows)))
-    batch = trainer.data_collator([rows[row] for row in first])
-    batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
-    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), trainer.accelerator.autocast():
-        output = model(**inputs, labels=labels, fused_lm_head=True, use_cache=False)
-    policy = output.log_probs.sum(dim=1).float().chunk(2)
-    reference = trainer.compute_ref_log_probs(model, batch)
-    model.train(was_training)
-    tokens = batch["completion_mask"].sum(dim=1).chunk(2)
-    return PairLogProbs(*policy, *tokens), PairLogProbs(*reference, *tokens)
 
 
 def reply_distributions(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.errors import TrainingError
 from alignment.scoring.batches import Tree, lay_out
 from alignment.scoring.budget import Budget, Plan, training_plan
-from alignment.scoring.engine import Packing
+from alignment.scoring.engine import Packed
 from alignment.train.acceleration import (
     against_compiling,
     compile_layers,
@@ -76,14 +76,14 @@ class Capacity:
 
 
 def settle(
-    trainer: Any, task: Task, packing: Packing, *, trees: Sequence[Tree], take: Pass
+    trainer: Any, task: Task, engine: Packed, *, trees: Sequence[Tree], take: Pass
 ) -> Capacity:
     """Compile what is to be compiled, then measure what fits.
 
     Args:
         trainer: whose model the library has set up.
         task: what it is trained on.
-        packing: what is asked for.
+        engine: what is asked for.
         trees: rows of the first step.
         take: passes a row, to be measured.
 
@@ -91,20 +91,20 @@ def settle(
         TrainingError: layers cannot be compiled, as asked for.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
-    compiled = _compiles(trainer, packing, model) and _compile(trainer, task, model, trees)
-    if packing.fuse_adapters and not compiled:
+    compiled = _compiles(trainer, engine, model) and _compile(trainer, task, model, trees)
+    if engine.fuse_adapters and not compiled:
         fuse_adapters(model)
     selective = recomputes(model)
-    plan = _plan(trainer, task, packing, model, take, selective=selective)
+    plan = _plan(trainer, task, engine, model, take, selective=selective)
     return Capacity(model, plan, selective=selective)
 
 
-def _compiles(trainer: Any, packing: Packing, model: Any) -> bool:
-    wanted = packing.compile
+def _compiles(trainer: Any, engine: Packed, model: Any) -> bool:
+    wanted = engine.compile
     if wanted == "auto":
         wanted = on_cuda(model) and trainer.state.max_steps >= STEPS_WORTH_COMPILING
     reason = against_compiling(model) if wanted else None
-    if reason and packing.compile == "auto":
+    if reason and engine.compile == "auto":
         logger.info("not compiled: %s", reason)
     elif reason:
         raise TrainingError(f"cannot compile: {reason}; mend that or set engine.compile=auto")
@@ -130,7 +130,7 @@ def _compile(trainer: Any, task: Task, model: Any, trees: Sequence[Tree]) -> boo
 
 
 def _plan(
-    trainer: Any, task: Task, packing: Packing, model: Any, take: Pass, *, selective: bool
+    trainer: Any, task: Task, engine: Packed, model: Any, take: Pass, *, selective: bool
 ) -> Plan:
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -145,8 +145,8 @@ def _plan(
             set_random_state(model, state)
 
     return training_plan(
-        packing.tokens_per_micro_batch,
-        packing.recompute,
+        engine.tokens_per_micro_batch,
+        engine.recompute,
         cuda=on_cuda(model),
         longest=task.longest(trainer),
         attempt=attempt,

@@ -20,6 +20,7 @@ from alignment.train.checkpoints import newest
 from alignment.train.loop import TrainingSummary, fit
 from alignment.train.losses import Loss
 from alignment.train.settings import DpoConfig, on_this_machine
+from alignment.train.trainers import trainers_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,7 +69,7 @@ def train_dpo(
     arguments = on_this_machine(
         config.trl_arguments(seed=seed), workspace.folder / "trl", evaluates=bool(seen)
     )
-    trainer = config.engine.dpo_trainer(
+    trainer = trainers_of(config.engine).dpo(
         loss=config.loss,
         sft_weight=config.sft_weight,
         model=policy.model,
@@ -87,7 +88,7 @@ def train_dpo(
 
 def loss_before_training(trainer: "DPOTrainer", loss: Loss, engine: Engine) -> float:
     """The preference loss of the first batch, as the trainer itself sees policy and reference."""
-    policy, reference = engine.first_logprobs(trainer)
+    policy, reference = trainers_of(engine).first_logprobs(trainer)
     return float(loss(policy, reference).mean())
 
 

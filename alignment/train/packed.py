@@ -18,7 +18,7 @@ from alignment.errors import TrainingError
 from alignment.scoring.attention import use_packed_attention
 from alignment.scoring.batches import Tree, lay_out
 from alignment.scoring.budget import Plan, scoring_budget
-from alignment.scoring.engine import Packing
+from alignment.scoring.engine import Packed
 from alignment.scoring.logprobs import PairLogProbs, predicted_logprobs
 from alignment.train.autotune import Capacity, on_cuda, random_state, set_random_state, settle
 from alignment.train.objectives import Batch, Objective, Task
@@ -30,7 +30,7 @@ NAMES = "names"
 """Key of a batch under which the ids of its rows travel; no stock collator has it."""
 
 
-def packed_trainer(trainer_class: Any, task: Task, packing: Packing, **arguments: Any) -> Any:
+def packed_trainer(trainer_class: Any, task: Task, engine: Packed, **arguments: Any) -> Any:
     """One of TRL's trainers with packed steps, not yet started.
 
     Raises:
@@ -55,7 +55,7 @@ def packed_trainer(trainer_class: Any, task: Task, packing: Packing, **arguments
     trainer = PackedTrainer(**arguments)
     _take_micro_batches(trainer.model.get_base_model())
     trainer.data_collator = _with_names(trainer.data_collator)
-    trainer.steps = Steps(trainer, task, packing)
+    trainer.steps = Steps(trainer, task, engine)
     return trainer
 
 
@@ -83,10 +83,10 @@ def first_logprobs(trainer: Any) -> tuple[PairLogProbs, PairLogProbs]:
 class Steps:
     """Takes rows through a trainer's model: the steps of training, the batches of evaluation."""
 
-    def __init__(self, trainer: Any, task: Task, packing: Packing) -> None:
+    def __init__(self, trainer: Any, task: Task, engine: Packed) -> None:
         self.task = task
         self._trainer = trainer
-        self._packing = packing
+        self._engine = engine
         self._capacity: Capacity | None = None
         self.weights: int = trainer.model.num_parameters(exclude_embeddings=True)
 
@@ -203,11 +203,11 @@ class Steps:
         def take(tree: Tree) -> None:
             self._attempt(plain, [tree], objective, [[0]], learn=True)
 
-        return settle(self._trainer, self.task, self._packing, trees=trees, take=take)
+        return settle(self._trainer, self.task, self._engine, trees=trees, take=take)
 
     def _scoring(self, model: Any) -> Capacity:
         """Of an evaluation before any training."""
-        budget = scoring_budget(self._packing.tokens_per_micro_batch, cuda=on_cuda(model))
+        budget = scoring_budget(self._engine.tokens_per_micro_batch, cuda=on_cuda(model))
         return Capacity(model, Plan(budget.tokens, 0.0), selective=False)
 
     def _refuse_non_finite(self, shares: "Tensor", names: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from alignment.store.store import Workspace
 from alignment.train.callbacks import sample_generations, watch
 from alignment.train.loop import TrainingSummary, fit
 from alignment.train.settings import SftConfig, on_this_machine
+from alignment.train.trainers import trainers_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,7 +59,7 @@ def train_sft(
     arguments = on_this_machine(
         config.trl_arguments(seed=seed), workspace.folder / "trl", evaluates=bool(seen)
     )
-    trainer = config.engine.sft_trainer(
+    trainer = trainers_of(config.engine).sft(
         model=policy.model,
         args=SFTConfig(**arguments),
         train_dataset=_rows(conversations, tokenizer),

@@ -22,7 +22,8 @@ from alignment.data.build.dataset import Sieve, Tell
 from alignment.data.build.report import Prepared
 from alignment.data.build.shards import Pass, Step
 from alignment.data.dedup import compare, contamination
-from alignment.data.filters import content, lengths, special_tokens
+from alignment.data.filters import content, special_tokens
+from alignment.data.filters.lengths import fit_conversation, trim_prompt
 from alignment.data.formats import Kind
 from alignment.data.practice.source import PracticeSource
 from alignment.data.practice.verifiers import VerifiablePrompt
@@ -343,7 +344,7 @@ def _fit_conversations(
     cleaned: Cleaned[Conversation] = Cleaned([], [])
     for row in rows:
         try:
-            lengths.fit_conversation(tokenizer, row.record, max_length=max_length)
+            fit_conversation(tokenizer, row.record, max_length=max_length)
         except Rejected as rejected:
             cleaned.dropped.append(row.dropped(rejected.reason, rejected.detail))
         else:
@@ -361,7 +362,7 @@ def _fit_pairs(
     cleaned: Cleaned[PreferencePair] = Cleaned([], [], noted)
     for row in rows:
         try:
-            trimmed = lengths.trim_prompt(
+            trimmed = trim_prompt(
                 tokenizer,
                 row.record,
                 max_prompt_length=lengths.prompt,

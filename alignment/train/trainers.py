@@ -1,0 +1,111 @@
+"""TRL's trainers as each engine builds them, not yet started.
+
+Not here: an engine's settings (`scoring/engine.py`), running a trainer (`loop.py`).
+"""
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from alignment.models.chat_template import IGNORED
+from alignment.scoring.engine import Engine, Packed
+from alignment.scoring.logprobs import PairLogProbs
+from alignment.train import packed
+from alignment.train.losses import PreferenceLoss
+from alignment.train.objectives import ConversationTask, PairTask
+
+if TYPE_CHECKING:
+    from trl.trainer.dpo_trainer import DPOTrainer
+    from trl.trainer.sft_trainer import SFTTrainer
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+
+class Trainers(Protocol):
+    """What an engine makes of TRL's trainers."""
+
+    def sft(self, **arguments: Any) -> "SFTTrainer":
+        """The trainer of supervised fine-tuning, given TRL's own arguments."""
+
+    def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> "DPOTrainer":
+        """The trainer of a DPO round, given TRL's own arguments."""
+
+    def first_logprobs(self, trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
+        """Log-probs of the first pairs under policy and reference, before any step."""
+
+
+def trainers_of(engine: Engine) -> Trainers:
+    """The trainers of an engine."""
+    return PackedTrainers(engine) if isinstance(engine, Packed) else StockTrainers()
+
+
+class StockTrainers:
+    """TRL's trainers as they come; their arguments name loss and weight."""
+
+    def sft(self, **arguments: Any) -> "SFTTrainer":
+        """TRL's `SFTTrainer`."""
+        from trl.trainer.sft_trainer import SFTTrainer
+
+        return SFTTrainer(**arguments)
+
+    def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> "DPOTrainer":
+        """TRL's `DPOTrainer`."""
+        from trl.trainer.dpo_trainer import DPOTrainer
+
+        del loss, sft_weight  # `arguments` has both under TRL's names
+        return DPOTrainer(**arguments)
+
+    def first_logprobs(self, trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
+        """By TRL's own means, on its first batch."""
+        return trl_logprobs(trainer)
+
+
+class PackedTrainers:
+    """TRL's trainers with packed steps."""
+
+    def __init__(self, engine: Packed) -> None:
+        self._engine = engine
+
+    def sft(self, **arguments: Any) -> "SFTTrainer":
+        """TRL's `SFTTrainer` with packed steps."""
+        from trl.trainer.sft_trainer import SFTTrainer
+
+        trainer: SFTTrainer = packed.packed_trainer(
+            SFTTrainer, ConversationTask(), self._engine, **arguments
+        )
+        return trainer
+
+    def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> "DPOTrainer":
+        """TRL's `DPOTrainer` with packed steps and our own loss."""
+        from trl.trainer.dpo_trainer import DPOTrainer
+
+        trainer: DPOTrainer = packed.packed_trainer(
+            DPOTrainer, PairTask(loss, sft_weight), self._engine, **arguments
+        )
+        return trainer
+
+    def first_logprobs(self, trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
+        """On the rows of a first optimiser step, packed."""
+        return packed.first_logprobs(trainer)
+
+
+def trl_logprobs(trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
+    """Policy and reference on TRL's first batch, computed by TRL's means."""
+    import torch
+
+    model: Any = trainer.model
+    rows: Any = trainer.train_dataset
+    first = range(min(trainer.args.train_batch_size, len(rows)))
+    batch = trainer.data_collator([rows[row] for row in first])
+    batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), trainer.accelerator.autocast():
+        output = model(**inputs, labels=labels, fused_lm_head=True, use_cache=False)
+    policy = output.log_probs.sum(dim=1).float().chunk(2)
+    reference = trainer.compute_ref_log_probs(model, batch)
+    model.train(was_training)
+    tokens = batch["completion_mask"].sum(dim=1).chunk(2)
+    return PairLogProbs(*policy, *tokens), PairLogProbs(*reference, *tokens)
