@@ -474,7 +474,7 @@ class Verdict(Frozen):
         return f"{self.candidate} {ending}: {'; '.join(self.reasons)}"
 
 
-class Kept(Frozen):
+class GateResult(Frozen):
     """What a gate leaves: the model that goes on, and how it was measured.
 
     Attributes:

@@ -33,8 +33,8 @@ from alignment.store.progress import Progress
 from alignment.store.store import Store
 from benchmarks.gain import figure
 from benchmarks.memory import forget
-from benchmarks.quality import Exam, Quality
-from benchmarks.stage import Kept, Stage, kept, measured
+from benchmarks.quality import EvaluationPrompts, Quality
+from benchmarks.stage import GateResult, Stage, kept, measured
 from benchmarks.workload import SHAPES, write_model
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -99,18 +99,18 @@ def run_arm(asked: argparse.Namespace, arm: str, seed: int) -> Iterator[Stage]:
     data = (woven.conversations, *(round_.pairs for round_ in woven.rounds))
     for step in (woven.base, *(one for one in data if one is not None)):
         _build(asked, arm, seed, store, step)
-    for train, hand_over in _stages(woven):
+    for train, handover in _stages(woven):
         _build(asked, arm, seed, store, train)
-        _build(asked, arm, seed, store, hand_over)
-        yield _measured(asked, arm, seed, _exam(asked, woven, store), train, hand_over)
+        _build(asked, arm, seed, store, handover)
+        yield _measured(asked, arm, seed, _exam(asked, woven, store), train, handover)
         if train.name == asked.last:
             return
 
 
 def _stages(woven: Chain) -> Iterator[tuple[TrainSft | TrainDpo, HandOver]]:
     assert isinstance(woven.sft, TrainSft)
-    yield woven.sft, woven.hand_over
-    yield from ((round_.train, round_.hand_over) for round_ in woven.rounds)
+    yield woven.sft, woven.handover
+    yield from ((round_.train, round_.handover) for round_ in woven.rounds)
 
 
 def _build(asked: argparse.Namespace, arm: str, seed: int, store: Store, step: Step) -> None:
@@ -126,8 +126,8 @@ def _build(asked: argparse.Namespace, arm: str, seed: int, store: Store, step: S
     _say(f"{name}: there after {time.monotonic() - began:.1f} s")
 
 
-def _exam(asked: argparse.Namespace, woven: Chain, store: Store) -> Exam:
-    return Exam(
+def _exam(asked: argparse.Namespace, woven: Chain, store: Store) -> EvaluationPrompts:
+    return EvaluationPrompts(
         woven=woven,
         store=store,
         folder=asked.out,
@@ -139,7 +139,12 @@ def _exam(asked: argparse.Namespace, woven: Chain, store: Store) -> Exam:
 
 
 def _measured(
-    asked: argparse.Namespace, arm: str, seed: int, exam: Exam, train: Step, hand_over: Step
+    asked: argparse.Namespace,
+    arm: str,
+    seed: int,
+    exam: EvaluationPrompts,
+    train: Step,
+    handover: Step,
 ) -> Stage:
     """The figures of one stage; kept in a file, from which a later call takes them."""
     name = f"{arm.replace(' ', '-')}-{seed}-{train.name}.json"
@@ -149,19 +154,19 @@ def _measured(
             arm,
             seed,
             training=exam.store.open(train.key),
-            hand_over=exam.store.open(hand_over.key),
+            handover=exam.store.open(handover.key),
             marks=_marks(asked, train.key),
-            views={} if asked.costs else _views(exam, train.key, hand_over.key),
+            views={} if asked.costs else _views(exam, train.key, handover.key),
         )
 
-    return kept(asked.out / "stages" / name, hand_over.key, measure)
+    return kept(asked.out / "stages" / name, handover.key, measure)
 
 
-def _views(exam: Exam, adapter: str, hand_over: str) -> dict[str, Quality]:
+def _views(exam: EvaluationPrompts, adapter: str, handover: str) -> dict[str, Quality]:
     store = exam.store
-    policy = model_of(store, store.open(hand_over).parents["policy"])
+    policy = model_of(store, store.open(handover).parents["policy"])
     trained = policy.push(AdapterRef.model_validate(store.open(adapter).output))
-    return exam.views(trained, model_of(store, hand_over))
+    return exam.views(trained, model_of(store, handover))
 
 
 def _marks(asked: argparse.Namespace, key: str) -> Path:
@@ -222,7 +227,7 @@ def settings(asked: argparse.Namespace, arm: str, seed: int) -> PipelineConfig:
 def _collect(asked: argparse.Namespace) -> list[Stage]:
     """Whatever all calls with this folder have measured, in order, and results.json of it."""
     files = (asked.out / "stages").glob("*.json")
-    found = [Kept.model_validate_json(file.read_text()).figures for file in files]
+    found = [GateResult.model_validate_json(file.read_text()).figures for file in files]
     found.sort(key=lambda stage: (list(ARMS).index(stage.arm), stage.seed, stage.place))
     results = {
         "command": " ".join(["python -m benchmarks.compose", *sys.argv[1:]]),

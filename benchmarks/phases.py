@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from alignment.records import Conversation, Frozen, PreferencePair, Quantisation
-from alignment.scoring.engine import Batch, Engine
+from alignment.scoring.engine import Engine, StepRows
 from alignment.scoring.logprobs import encode
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
@@ -49,7 +49,7 @@ class Setup(Frozen):
     bf16: bool
     nf4: bool
     checkpointing: bool
-    batch: Batch
+    batch: StepRows
     steps: int
     warm_up: int
     profile: bool = False

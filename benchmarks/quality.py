@@ -48,7 +48,7 @@ FULL = View("float32", quantised=False)
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvaluationPrompts:
     """What the models of one run are scored on.
 
     Attributes:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import TypeAdapter
 
 from alignment.records import PreferencePair
-from alignment.scoring.engine import Batch, Engine
+from alignment.scoring.engine import Engine, StepRows
 from alignment.store.jsonl import read_rows
 from benchmarks.phases import Measured, Phase, Setup, limit_gpu, matmul_limit, measure
 from benchmarks.workload import DISTRIBUTIONS, SHAPES, pairs_of, write_model
@@ -108,7 +108,7 @@ def _setup(asked: argparse.Namespace) -> Setup:
         bf16=asked.bf16 or (cuda and not asked.fp32),
         nf4=cuda and not asked.fp32,
         checkpointing=cuda and not asked.no_checkpointing,
-        batch=Batch(per_device=per_device, accumulation=accumulation),
+        batch=StepRows(per_device=per_device, accumulation=accumulation),
         steps=asked.steps,
         warm_up=asked.warm_up,
         profile=asked.profile and cuda,

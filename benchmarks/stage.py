@@ -27,7 +27,7 @@ class Stage(Frozen):
     seed: int
     stage: str
     views: dict[str, Quality]
-    hand_over: dict[str, float]
+    handover: dict[str, float]
     seconds: float
     step_seconds: float
     training_seconds: float
@@ -45,7 +45,7 @@ class Stage(Frozen):
             f"{name} {view.nll:.4f}/{view.accuracy:.3f}/{view.margin:+.3f}"
             for name, view in self.views.items()
         )
-        lost = "  ".join(f"{name} {value:.3g}" for name, value in self.hand_over.items())
+        lost = "  ".join(f"{name} {value:.3g}" for name, value in self.handover.items())
         return (
             f"{self.arm:<10} seed {self.seed} {self.stage:<6} {lost}"
             f"  hand-over {self.seconds:.1f} s {self.written / 1e6:.0f} MB"
@@ -55,7 +55,7 @@ class Stage(Frozen):
         )
 
 
-class Kept(Frozen):
+class GateResult(Frozen):
     """The figures of a stage as they lie in a file, and which hand-over they are of."""
 
     key: str
@@ -67,7 +67,7 @@ def measured(
     seed: int,
     *,
     training: StageRecord,
-    hand_over: StageRecord,
+    handover: StageRecord,
     marks: Path,
     views: dict[str, Quality],
 ) -> Stage:
@@ -77,11 +77,11 @@ def measured(
         seed=seed,
         stage=training.name,
         views=views,
-        hand_over={k: v for k, v in hand_over.metrics.items() if k != "peak_gpu_gib"},
-        seconds=hand_over.seconds,
+        handover={k: v for k, v in handover.metrics.items() if k != "peak_gpu_gib"},
+        seconds=handover.seconds,
         step_seconds=_step_seconds(marks),
         training_seconds=training.seconds,
-        written=sum(file.size for file in hand_over.files),
+        written=sum(file.size for file in handover.files),
         peak_gib=training.metrics.get("peak_gpu_gib"),
     )
 
@@ -89,12 +89,12 @@ def measured(
 def kept(path: Path, key: str, measure: Callable[[], Stage]) -> Stage:
     """The figures of the hand-over with this key: the file's, or measured and then kept there."""
     if path.exists():
-        known = Kept.model_validate_json(path.read_text())
+        known = GateResult.model_validate_json(path.read_text())
         if known.key == key:
             return known.figures
     found = measure()
     path.parent.mkdir(exist_ok=True)
-    durable.replace("benchmark.stage", path, Kept(key=key, figures=found).model_dump_json())
+    durable.replace("benchmark.stage", path, GateResult(key=key, figures=found).model_dump_json())
     return found
 
 

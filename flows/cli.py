@@ -70,12 +70,12 @@ def round_(config: ConfigFile, overrides: Overrides = None) -> None:
 def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: AsJson = False) -> None:
     """Show per stage whether it would run, resume or be skipped, and with which values."""
     from alignment.pipeline.plan import plan as plan_steps
-    from alignment.pipeline.verdicts import decided
+    from alignment.pipeline.verdicts import chain_so_far
     from alignment.store.store import Store
 
     settings = _load(config, overrides or [])
     store = Store(root=settings.store)
-    planned = list(plan_steps(decided(settings, store), store))
+    planned = list(plan_steps(chain_so_far(settings, store), store))
     if as_json:
         print(json.dumps([step.model_dump(mode="json") for step in planned], indent=2))
         return
@@ -217,14 +217,14 @@ def promote(
     reference: Reference, store: StoreFolder = Path("runs"), line: LineName = "main", why: Why = ""
 ) -> None:
     """Make a model the champion of a line; the next round starts from it."""
-    from alignment.rounds.line import Line
+    from alignment.rounds.line import RoundLine
     from alignment.rounds.references import find_one
-    from alignment.rounds.steps import head_of
+    from alignment.rounds.steps import champion_of
     from alignment.store.store import Store
 
     opened = Store(root=store)
-    head = head_of(opened, find_one(opened, reference).key)
-    Line(store=opened, name=line).promote(head, why or "from the command line")
+    head = champion_of(opened, find_one(opened, reference).key)
+    RoundLine(store=opened, name=line).promote(head, why or "from the command line")
     print(f"champion of {line}: {head.label} {head.model}")
 
 
@@ -236,12 +236,12 @@ def rollback(
     why: Why = "",
 ) -> None:
     """Make an earlier champion the champion again: the one before, or the one that is named."""
-    from alignment.rounds.line import Line
+    from alignment.rounds.line import RoundLine
     from alignment.rounds.references import find_one
     from alignment.store.store import Store
 
     opened = Store(root=store)
-    lined = Line(store=opened, name=line)
+    lined = RoundLine(store=opened, name=line)
     model = find_one(opened, reference).key if reference else None
     head = lined.state().earlier_champion(model)
     lined.roll_back(head, why or "from the command line")
@@ -262,19 +262,19 @@ def revoke(
     overrides: Overrides = None,
 ) -> None:
     """Bar a bad batch, say which models contain it, and take them off the head."""
-    from alignment.rounds.line import Line
+    from alignment.rounds.line import RoundLine
     from alignment.store.lineage import containing
     from alignment.store.store import Store
 
     opened = Store(root=store)
-    lined = Line(store=opened, name=line)
+    lined = RoundLine(store=opened, name=line)
     bad = lined.state().find_batch(batch)
     found = containing(opened, bad.key)
     print(f"batch {bad.digest[:12]} ({bad.file}) is in {len(found)} models of {store}:")
     printing.print_list(found)
     state = lined.revoke(bad, why or "from the command line")
-    assert state.head is not None, "a batch was used, so there is a champion"
-    print(f"champion of {line}: {state.head.label} {state.head.model}")
+    assert state.champion is not None, "a batch was used, so there is a champion"
+    print(f"champion of {line}: {state.champion.label} {state.champion.model}")
     print(f"{len(state.again)} rounds to train again without it")
     while rebuild is not None and lined.state().again:
         round_(rebuild, overrides)

@@ -5,12 +5,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from alignment.doctor import Checkup
+from alignment.doctor import PreflightReport
 
 MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red")}
 
 
-def print_checkup(checkup: Checkup, console: Console) -> None:
+def print_checkup(checkup: PreflightReport, console: Console) -> None:
     """Every check with its headline, the remedies below, the verdict last."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column()

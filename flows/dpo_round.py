@@ -21,10 +21,10 @@ from alignment.errors import AlignmentError
 from alignment.pipeline.chain import Round
 from alignment.records import Frozen
 from alignment.report.assemble import ReportFiles
-from alignment.rounds.driver import Ending, Hands, RoundRun
-from alignment.rounds.line import Line
+from alignment.rounds.driver import DriverOutcome, Hooks, RoundDriver
+from alignment.rounds.line import RoundLine
 from alignment.rounds.steps import inbox_of
-from flows.form import Change, Config, titled
+from flows.form import Change, Config, form_field
 from flows.sft_dpo import Stages, StageTask, find_config, name_of_run, run_chain
 from tasks.data import prepare_batches, take_batch
 from tasks.dpo import dpo
@@ -44,8 +44,8 @@ TASKS: dict[str, StageTask] = {
     "gate": gate,
 }
 """The task of each stage that a round is made of."""
-TITLES: dict[Ending, str] = {
-    "kept": "Kept",
+TITLES: dict[DriverOutcome, str] = {
+    "kept": "GateResult",
     "rejected": "Rejected",
     "waiting": "Waiting for approval",
     "overtaken": "Overtaken",
@@ -64,7 +64,7 @@ class RoundResult(Frozen):
         report: the page, a path on the machine that ran; empty likewise.
     """
 
-    ending: Ending
+    ending: DriverOutcome
     words: str
     head: str
     table: str = ""
@@ -78,8 +78,8 @@ class RoundResult(Frozen):
     result_serializer="json",
 )
 def dpo_round(
-    config: Config = titled("Preset or file", "practice"),
-    overrides: tuple[Change, ...] = titled("Changes to it", ()),
+    config: Config = form_field("Preset or file", "practice"),
+    overrides: tuple[Change, ...] = form_field("Changes to it", ()),
 ) -> RoundResult:
     """Train one round of DPO on the batches that have arrived, and keep it if it is not worse.
 
@@ -116,18 +116,18 @@ def run_round(settings: PipelineConfig, command: str) -> RoundResult:
         given = {"config": quote(settings), "command": quote(command)}
         written.append(write(quote(round_), quote(run), **given))
 
-    hands = Hands(
+    hooks = Hooks(
         begin=lambda: run_chain(settings, command),
         build=lambda step: stage(TASKS[step.stage], step),
         report=report,
         tell=get_run_logger().info,
     )
-    line = Line(store=run.store, name=inbox_of(settings).line)
-    ended = RoundRun(settings, line, hands).result()
+    line = RoundLine(store=run.store, name=inbox_of(settings).line)
+    ended = RoundDriver(settings, line, hooks).result()
     return RoundResult(
         ending=ended.ending,
         words=ended.words,
-        head=ended.state.head.model if ended.state.head else "",
+        head=ended.state.champion.model if ended.state.champion else "",
         table=written[0].table.to_text() if written else "",
         report=str(written[0].html) if written else "",
     )

@@ -21,6 +21,6 @@ Model = (
 Hours = Annotated[float, Field(gt=0, le=2160)]
 
 
-def titled(title: str, default: Any) -> Any:
+def form_field(title: str, default: Any) -> Any:
     """A parameter's default that gives its field a title; Prefect would show its bare name."""
     return Field(default, json_schema_extra={"title": title})

@@ -11,7 +11,7 @@ from alignment.errors import AlignmentError
 LOGGER = "prefect.flow_runs"
 
 
-class OneLine(logging.Filter):
+class KnownErrorFilter(logging.Filter):
     """In place of a known error's traceback, its message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -25,4 +25,4 @@ class OneLine(logging.Filter):
 
 def tell_known_errors_in_one_line() -> None:
     """Have the logs of this process's runs do so."""
-    logging.getLogger(LOGGER).addFilter(OneLine())
+    logging.getLogger(LOGGER).addFilter(KnownErrorFilter())

@@ -17,14 +17,14 @@ def print_list(records: "list[StageRecord]") -> None:
 
 def print_lines(store: "Store") -> None:
     """Every line of rounds in a store: its champion, and what became of its rounds."""
-    from alignment.rounds.line import Line
+    from alignment.rounds.line import RoundLine
 
     for folder in sorted(store.root.glob("lines/*")):
-        state = Line(store=store, name=folder.name).state()
-        if state.head is not None:
+        state = RoundLine(store=store, name=folder.name).state()
+        if state.champion is not None:
             ends = [closed.fate for _, closed in state.history]
             counts = ", ".join(f"{ends.count(fate)} {fate}" for fate in dict.fromkeys(ends))
-            print(f"line {folder.name}: champion {state.head.label} {state.head.model}")
+            print(f"line {folder.name}: champion {state.champion.label} {state.champion.model}")
             print(f"  {len(ends)} rounds from the inbox{f': {counts}' if counts else ''}")
 
 

@@ -16,17 +16,17 @@ from pydantic import Field
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError, UsageError
-from alignment.records import Frozen, Kept, Verdict
-from alignment.rounds.ledger import Head
-from alignment.rounds.line import Line
+from alignment.records import Frozen, GateResult, Verdict
+from alignment.rounds.ledger import Champion
+from alignment.rounds.line import RoundLine
 from alignment.rounds.references import find_one
-from alignment.rounds.steps import compare, head_of, inbox_of
-from flows.form import Change, Config, Hours, Model, titled
+from alignment.rounds.steps import champion_of, compare, inbox_of
+from flows.form import Change, Config, Hours, Model, form_field
 from flows.sft_dpo import Stages, find_config, name_of_run
 from tasks.gate import gate
 from tasks.stage import Run
 
-Ending = Literal["promoted", "declined", "rejected", "nothing to promote"]
+DriverOutcome = Literal["promoted", "declined", "rejected", "nothing to promote"]
 
 
 class Approval(RunInput):
@@ -38,22 +38,22 @@ class Approval(RunInput):
     why: str = Field(default="", title="Why", description="One line for the ledger.")
 
 
-class Promotion(Frozen):
+class PromotionOutcome(Frozen):
     """What became of it, in a sentence, and the champion now: the key of its model."""
 
-    ending: Ending
+    ending: DriverOutcome
     words: str
     head: str
 
 
 @flow(name="promote", flow_run_name=name_of_run, persist_result=True, result_serializer="json")
 def promote(
-    config: Config = titled("Preset or file", "practice"),
-    reference: Model = titled("Model", None),
-    ask: bool = titled("Ask a person", True),  # noqa: FBT001, FBT003 - a switch in the form
-    hours: Hours = titled("Wait for the answer, hours", 72.0),
-    overrides: tuple[Change, ...] = titled("Changes to the config", ()),
-) -> Promotion:
+    config: Config = form_field("Preset or file", "practice"),
+    reference: Model = form_field("Model", None),
+    ask: bool = form_field("Ask a person", True),  # noqa: FBT001, FBT003 - a switch in the form
+    hours: Hours = form_field("Wait for the answer, hours", 72.0),
+    overrides: tuple[Change, ...] = form_field("Changes to the config", ()),
+) -> PromotionOutcome:
     """Make a model the champion of a line of rounds.
 
     Args:
@@ -72,52 +72,58 @@ def promote(
         settings = load(find_config(config), overrides)
         result = _promote(settings, reference, ask=ask, seconds=hours * 3600)
     except AlignmentError as error:
-        return cast("Promotion", Failed(message=f"{type(error).__name__}: {error}", data=error))
-    ended: State[Promotion] = Completed(
+        return cast(
+            "PromotionOutcome", Failed(message=f"{type(error).__name__}: {error}", data=error)
+        )
+    ended: State[PromotionOutcome] = Completed(
         name=result.ending.capitalize(), message=result.words, data=result
     )
-    return cast("Promotion", ended)
+    return cast("PromotionOutcome", ended)
 
 
 def _promote(
     settings: PipelineConfig, reference: str | None, *, ask: bool, seconds: float
-) -> Promotion:
+) -> PromotionOutcome:
     run = Run.of(settings)
-    line = Line(store=run.store, name=inbox_of(settings).line)
+    line = RoundLine(store=run.store, name=inbox_of(settings).line)
     state = line.state()
-    if state.head is None:
+    if state.champion is None:
         raise UsageError(f"line {line.name!r} has no champion yet; start it with a first round.")
     candidate = _candidate(line, reference)
-    if candidate is None or candidate.model == state.head.model:
-        return Promotion(
+    if candidate is None or candidate.model == state.champion.model:
+        return PromotionOutcome(
             ending="nothing to promote",
             words="no round waits for a person" if candidate is None else "it is the champion",
-            head=state.head.model,
+            head=state.champion.model,
         )
-    verdict = _verdict(settings, run, candidate, state.head)
+    verdict = _verdict(settings, run, candidate, state.champion)
     if ask:
         return _by_person(line, candidate, verdict, seconds=seconds)
     if not verdict.kept:
-        return Promotion(ending="rejected", words=verdict.words, head=state.head.model)
+        return PromotionOutcome(ending="rejected", words=verdict.words, head=state.champion.model)
     return _done(line, candidate, verdict.words)
 
 
-def _candidate(line: Line, reference: str | None) -> Head | None:
+def _candidate(line: RoundLine, reference: str | None) -> Champion | None:
     if reference:
-        return head_of(line.store, find_one(line.store, reference).key)
+        return champion_of(line.store, find_one(line.store, reference).key)
     waiting = line.state().waiting
     return waiting.head if waiting else None
 
 
-def _verdict(settings: PipelineConfig, run: Run, candidate: Head, champion: Head) -> Verdict:
+def _verdict(
+    settings: PipelineConfig, run: Run, candidate: Champion, champion: Champion
+) -> Verdict:
     step = compare(
         settings, candidate.model, candidate.evaluation, against=champion, name="gate-promotion"
     )
     Stages(run)(gate, step)
-    return Kept.model_validate(run.store.open(step.key).output).verdict
+    return GateResult.model_validate(run.store.open(step.key).output).verdict
 
 
-def _by_person(line: Line, candidate: Head, verdict: Verdict, *, seconds: float) -> Promotion:
+def _by_person(
+    line: RoundLine, candidate: Champion, verdict: Verdict, *, seconds: float
+) -> PromotionOutcome:
     checks = "\n".join(f"- {check.words}" for check in verdict.checks)
     asked = Approval.with_initial_data(
         description=f"**{candidate.label}** (`{candidate.model}`) against the champion, "
@@ -128,10 +134,12 @@ def _by_person(line: Line, candidate: Head, verdict: Verdict, *, seconds: float)
     if answer.decision == "promote":
         return _done(line, candidate, answer.why or "a person's word")
     state = line.decline(answer.why or "a person's word")
-    assert state.head is not None
-    return Promotion(ending="declined", words=answer.why, head=state.head.model)
+    assert state.champion is not None
+    return PromotionOutcome(ending="declined", words=answer.why, head=state.champion.model)
 
 
-def _done(line: Line, candidate: Head, why: str) -> Promotion:
+def _done(line: RoundLine, candidate: Champion, why: str) -> PromotionOutcome:
     line.promote(candidate, why)
-    return Promotion(ending="promoted", words=f"{candidate.label}: {why}", head=candidate.model)
+    return PromotionOutcome(
+        ending="promoted", words=f"{candidate.label}: {why}", head=candidate.model
+    )

@@ -19,10 +19,10 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
 from alignment.pipeline.chain import Chain, Round, chain
 from alignment.pipeline.steps import Step
-from alignment.pipeline.verdicts import go_on
+from alignment.pipeline.verdicts import after_verdict
 from alignment.records import Frozen, StageRecord
 from alignment.report.assemble import ReportFiles
-from flows.form import Change, Config, Rounds, titled
+from flows.form import Change, Config, Rounds, form_field
 from flows.logs import tell_known_errors_in_one_line
 from tasks.data import open_base, prepare_conversations, prepare_pairs
 from tasks.dpo import dpo
@@ -65,9 +65,9 @@ def name_of_run() -> str:
     result_serializer="json",
 )
 def sft_dpo(
-    config: Config = titled("Preset or file", "practice"),
-    rounds: Rounds = titled("DPO rounds, at most", 99),
-    overrides: tuple[Change, ...] = titled("Changes to it", ()),
+    config: Config = form_field("Preset or file", "practice"),
+    rounds: Rounds = form_field("DPO rounds, at most", 99),
+    overrides: tuple[Change, ...] = form_field("Changes to it", ()),
 ) -> RunResult:
     """Fine-tune a chat model, then align it in rounds of DPO; every model is evaluated.
 
@@ -130,7 +130,7 @@ class Stages:
     def train(self, round_: Round) -> None:
         """The steps of one round after its data."""
         self(dpo, round_.train)
-        self(merge, round_.hand_over)
+        self(merge, round_.handover)
         self(evaluate, round_.evaluate)
         self(gate, round_.gate)
 
@@ -145,15 +145,15 @@ def run_steps(settings: PipelineConfig, run: Run) -> tuple[Chain, list[StageReco
     for round_ in plan.rounds:
         stage(prepare_pairs, round_.pairs)
     stage(sft, plan.sft)
-    stage(merge, plan.hand_over)
+    stage(merge, plan.handover)
     stage(evaluate, plan.evaluate_base)
     stage(evaluate, plan.evaluate_sft)
     for number in range(len(plan.rounds)):
         stage.train(plan.rounds[number])
-        plan = go_on(plan, settings, run.store)
+        plan = after_verdict(plan, settings, run.store)
     if plan.control is not None:
         stage(sft, plan.control.train)
-        stage(merge, plan.control.hand_over)
+        stage(merge, plan.control.handover)
         stage(evaluate, plan.control.evaluate)
     return plan, stage.records
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from alignment.rounds.line import Line
+from alignment.rounds.line import RoundLine
 from alignment.store.store import Store
 from tests import tiny
 from tests.inbox import drop, line_settings, rows
@@ -65,7 +65,7 @@ def round_(config: Path) -> None:
             say(f"       {line}")
 
 
-def play(folder: Path) -> Line:
+def play(folder: Path) -> RoundLine:
     """The night, in a folder; the line that it leaves."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         tiny.write_model(folder / "model", tiny.tokenizer())
@@ -85,10 +85,10 @@ def play(folder: Path) -> Line:
         round_(config)
         if name == "wednesday.jsonl":  # it is taken away again, as a writer does that starts afresh
             (inbox / RUNNING[1]).unlink()
-    return Line(store=Store(root=folder / "store"))
+    return RoundLine(store=Store(root=folder / "store"))
 
 
-def check(line: Line) -> None:
+def check(line: RoundLine) -> None:
     """What the ledger says, and that head, ledger and store agree."""
     state = line.state()
     say("\nledger")
@@ -102,11 +102,11 @@ def check(line: Line) -> None:
     assert len(used) == len(set(used)) == len(state.spent) == 3
     assert [opened.number for opened, _ in state.lineage] == [1, 3]
     assert state.open is None
-    assert state.head is not None
+    assert state.champion is not None
     parents = [opened.parent.model for opened, _ in state.history]
-    assert parents[1] == parents[2] != state.head.model
-    line.store.open(state.head.model)
-    say(f"\nhead    {state.head.label}, {state.head.model}: opened, every digest holds")
+    assert parents[1] == parents[2] != state.champion.model
+    line.store.open(state.champion.model)
+    say(f"\nhead    {state.champion.label}, {state.champion.model}: opened, every digest holds")
     say(f"rounds  {len(fates)}: {', '.join(fates)}; rounds 2 and 3 both started from round 1")
     say(f"batches {len(used)} used, each once")
 

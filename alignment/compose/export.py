@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.errors import StorageError, UsageError
 from alignment.records import AdapterRef, Frozen, Message, ModelRef, StageRecord
-from alignment.store.durable import effect, flush_tree, remove, rename, write
+from alignment.store.durable import failpoint_span, flush_tree, remove, rename, write
 from alignment.store.lineage import ancestors
 from alignment.store.progress import Progress
 from alignment.store.store import Store, storage_errors
@@ -93,7 +93,7 @@ def export(
     with storage_errors(to):
         remove("export.begun", staging)
         staging.mkdir(parents=True)
-        with effect("export.model"):
+        with failpoint_span("export.model"):
             written = _write(store, record, staging, form, dtype)
         lineage = [found.model_dump(mode="json") for found in ancestors(store, record.key)]
         write("export.lineage", staging / "lineage.json", json.dumps(lineage, indent=2))
@@ -216,17 +216,17 @@ def _measured(
 ) -> Exported:
     """The same with its distances, each model loaded as others would load it, in fp32."""
     from alignment.models.load import open_model
-    from alignment.scoring.probe import distance, probe_of, take_probe
+    from alignment.scoring.probe import divergence, probe_of, record_probe
 
     trained = probe_of(store, deltas.adapters[-1])
     measured = open_model(ref, store, dtype="float32", quantised=False).model
-    probe = take_probe(measured, trained.rows)
+    probe = record_probe(measured, trained.rows)
     del measured
     model = _as_others_load_it(written, store, deltas, folder)
     return written.model_copy(
         update={
-            "from_measured": distance(probe, model),
-            "from_trained": distance(trained, model),
+            "from_measured": divergence(probe, model),
+            "from_trained": divergence(trained, model),
         }
     )
 
@@ -236,11 +236,11 @@ def _measured_copy(written: Exported, store: Store, deltas: "Deltas", folder: Pa
 
     Not the one its hand-over recorded, which is of what the next stage loads, perhaps in 4 bits.
     """
-    from alignment.scoring.probe import distance, probe_of
+    from alignment.scoring.probe import divergence, probe_of
 
     model = _as_others_load_it(written, store, deltas, folder)
     return written.model_copy(
-        update={"from_trained": distance(probe_of(store, deltas.adapters[-1]), model)}
+        update={"from_trained": divergence(probe_of(store, deltas.adapters[-1]), model)}
     )
 
 

@@ -16,7 +16,7 @@ from alignment.models.sources import describe, weight_files
 from alignment.models.stack import Stack
 from alignment.models.weight_files import SHARD_SIZE
 from alignment.records import BaseRef, Materialised, ModelRef, digest_of
-from alignment.scoring.probe import Probe, distance
+from alignment.scoring.probe import Probe, divergence
 from alignment.store.durable import staged
 from alignment.store.progress import Progress
 from alignment.store.store import Store, file_sha256
@@ -28,7 +28,7 @@ WORTH_A_WARNING = 0.95
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where a model is handed over.
 
     Attributes:
@@ -46,7 +46,7 @@ class Place:
     progress: Progress
 
 
-class HandedOver(NamedTuple):
+class Composed(NamedTuple):
     """What the next stage takes, how far it is from what was trained, what a person should read."""
 
     ref: ModelRef
@@ -54,9 +54,9 @@ class HandedOver(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def hand_over(
-    trained: ModelRef, config: Merge | Stack, *, probe: Probe, place: Place
-) -> HandedOver:
+def compose_model(
+    trained: ModelRef, config: Merge | Stack, *, probe: Probe, place: Destination
+) -> Composed:
     """The model that the next stage takes, loaded and held against the one that was trained.
 
     A stack writes its base once in four bits, where it has any, and nothing else until its frozen
@@ -95,8 +95,8 @@ def kept_notes(kept_share: float) -> tuple[str, ...]:
 
 
 def _merged(
-    trained: ModelRef, config: Merge, probe: Probe, place: Place, remedy: str
-) -> HandedOver:
+    trained: ModelRef, config: Merge, probe: Probe, place: Destination, remedy: str
+) -> Composed:
     deltas = plan_merge(trained)
     _, kept = write_merge(
         deltas,
@@ -109,7 +109,7 @@ def _merged(
     written = trained.model_copy(
         update={"base": base, "tokenizer": tokenizer, "adapters": (), "quantised": None}
     )
-    found = distance(probe, open_model(written, place.store, dtype=place.dtype).model)
+    found = divergence(probe, open_model(written, place.store, dtype=place.dtype).model)
     if not found["kl"] <= config.max_kl:
         raise TrainingError(
             f"the merge of {_names(trained)} is not the model that was trained: {_shown(found)}, "
@@ -129,13 +129,13 @@ def _merged(
             ),
         }
     )
-    return HandedOver(ref, {"kept_share": kept, **found}, kept_notes(kept))
+    return Composed(ref, {"kept_share": kept, **found}, kept_notes(kept))
 
 
-def _stacked(trained: ModelRef, config: Stack, probe: Probe, place: Place) -> HandedOver:
+def _stacked(trained: ModelRef, config: Stack, probe: Probe, place: Destination) -> Composed:
     fresh = trained.quantisation is not None and trained.quantised is None
     made = _with_quantised(trained, place) if fresh else trained
-    found = distance(probe, open_model(made, place.store, dtype=place.dtype).model)
+    found = divergence(probe, open_model(made, place.store, dtype=place.dtype).model)
     allowed = STACK_GAP[place.dtype] if config.max_gap is None else config.max_gap
     if not found["mean_abs_logprob"] <= allowed:
         raise TrainingError(
@@ -146,10 +146,10 @@ def _stacked(trained: ModelRef, config: Stack, probe: Probe, place: Place) -> Ha
     if fresh and made.quantised is not None:
         placed = made.quantised.model_copy(update={"uri": place.uri})
         made = made.model_copy(update={"quantised": placed})
-    return HandedOver(made, found)
+    return Composed(made, found)
 
 
-def _with_quantised(ref: ModelRef, place: Place) -> ModelRef:
+def _with_quantised(ref: ModelRef, place: Destination) -> ModelRef:
     """A model whose base is written in its four bits: fewer bytes, and no quantising again.
 
     On SmolLM2-135M, on a CPU: 112 MB, loaded in 0.5 s instead of 3.8, the log-probs equal bit

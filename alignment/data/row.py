@@ -88,7 +88,7 @@ class Rejected(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Placed(Generic[R]):
+class Row(Generic[R]):
     """A record and where it came from.
 
     Attributes:
@@ -111,23 +111,23 @@ class Placed(Generic[R]):
         )
 
 
-class Cleaned(NamedTuple, Generic[R]):
+class Filtered(NamedTuple, Generic[R]):
     """Rows that pass, and the others with their reasons. Together: every row that went in.
 
     Attributes:
         noted: what else was done, and to how many rows.
     """
 
-    kept: list[Placed[R]]
+    kept: list[Row[R]]
     dropped: list[Quarantined]
     noted: Mapping[str, int] = MappingProxyType({})
 
 
-def screen(
-    rows: Iterable[Placed[R]], reason: Reason, problem: Callable[[Placed[R]], str | None]
-) -> Cleaned[R]:
+def drop_if(
+    rows: Iterable[Row[R]], reason: Reason, problem: Callable[[Row[R]], str | None]
+) -> Filtered[R]:
     """Drop for `reason` each row in which `problem` finds something to say."""
-    cleaned: Cleaned[R] = Cleaned([], [])
+    cleaned: Filtered[R] = Filtered([], [])
     for row in rows:
         detail = problem(row)
         if detail is None:
@@ -142,7 +142,7 @@ def turns(record: Record) -> tuple[Message, ...]:
     return tuple(message for part in parts_of(record).values() for message in part)
 
 
-def squeezed(messages: Sequence[Message]) -> str:
+def normalise_space(messages: Sequence[Message]) -> str:
     """The text of some turns with every run of white space as one space."""
     return "\n".join(" ".join(message.text.split()) for message in messages)
 

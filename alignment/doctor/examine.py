@@ -18,13 +18,13 @@ from alignment.doctor.checks.template import (
     check_template,
 )
 from alignment.doctor.checks.texts import check_forged_turns, check_refusals
-from alignment.doctor.finding import Checkup, Finding
+from alignment.doctor.finding import Finding, PreflightReport
 from alignment.doctor.forecast.checks import check_memory, check_time
 from alignment.doctor.forecast.devices import Device, find_device
 from alignment.doctor.forecast.plans import planned
 from alignment.doctor.forecast.schedule import check_rounds, check_schedule
 from alignment.doctor.forecast.trainings import trainings
-from alignment.doctor.inputs import Patient, Watcher, model_folder, prepare_sets
+from alignment.doctor.inputs import PreflightInputs, Watcher, model_folder, prepare_sets
 from alignment.doctor.shape import Shape
 from alignment.models.chat_template import end_of_turn_id
 from alignment.models.load import load_tokenizer
@@ -38,7 +38,7 @@ def examine(
     device: str | None = None,
     command: str = "",
     watch: Watcher = lambda _: None,
-) -> Checkup:
+) -> PreflightReport:
     """Prepare a run's data as the run would, and check everything that needs no GPU.
 
     Args:
@@ -60,10 +60,10 @@ def examine(
     began = time.monotonic()
     if template.verdict != "fail":  # without one no row can be encoded
         sets = prepare_sets(plan, store, tokenizer, watch)
-        patient = Patient(config, plan, folder, tokenizer, Shape.read(folder), sets)
+        inputs = PreflightInputs(config, plan, folder, tokenizer, Shape.read(folder), sets)
         began = time.monotonic()
-        findings = list(_findings(patient, template, target))
-    return Checkup(
+        findings = list(_findings(inputs, template, target))
+    return PreflightReport(
         title=f"{config.name}: before the run",
         created=datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
         command=command,
@@ -78,15 +78,15 @@ def usual_device(config: PipelineConfig) -> str:
     return "a100-40gb" if config.quantisation else "cpu"
 
 
-def _findings(patient: Patient, template: Finding, device: Device) -> Iterator[Finding]:
-    sets, shape = patient.sets, patient.shape
-    compose = patient.config.compose
-    trained = trainings(patient.chain, sets, compose=compose)
+def _findings(inputs: PreflightInputs, template: Finding, device: Device) -> Iterator[Finding]:
+    sets, shape = inputs.sets, inputs.shape
+    compose = inputs.config.compose
+    trained = trainings(inputs.chain, sets, compose=compose)
     yield check_rows(sets)
     yield template
-    yield check_stop(sets, stop=end_of_turn_id(patient.tokenizer))
+    yield check_stop(sets, stop=end_of_turn_id(inputs.tokenizer))
     yield check_prefix(sets)
-    yield check_supervised(sets, patient.tokenizer)
+    yield check_supervised(sets, inputs.tokenizer)
     yield check_forged_turns(sets)
     yield check_lengths(sets)
     yield check_trimmed(sets)
@@ -99,8 +99,8 @@ def _findings(patient: Patient, template: Finding, device: Device) -> Iterator[F
     yield check_refusals(sets)
     yield check_rounds(sets)
     yield check_schedule(trained, shape)
-    yield check_engines(patient.chain, patient.folder)
-    quantisation = patient.config.quantisation
+    yield check_engines(inputs.chain, inputs.folder)
+    quantisation = inputs.config.quantisation
     if shape is not None:
         trained = tuple(planned(one, shape, quantisation, device) for one in trained)
     yield check_memory(trained, shape, quantisation, device)

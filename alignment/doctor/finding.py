@@ -1,7 +1,7 @@
 """What a check says: a verdict, the figures behind it, rows to look at, and what to do.
 
-A `Checkup` is plain frozen JSON: the text in a terminal, `--json` and the page are three views of
-it. Not here: how anything is checked, or drawn.
+A `PreflightReport` is plain frozen JSON: the terminal text, `--json` and the page are three views
+of it. Not here: how anything is checked or drawn.
 """
 
 from collections.abc import Iterable
@@ -74,7 +74,7 @@ class Finding(Frozen):
     remedy: str = ""
 
 
-class Checkup(Frozen):
+class PreflightReport(Frozen):
     """All findings about one configuration.
 
     Attributes:

@@ -81,7 +81,7 @@ class PreparedSet:
 
 
 @dataclass(frozen=True)
-class Patient:
+class PreflightInputs:
     """A run that has not started: all that the checks are given.
 
     Attributes:

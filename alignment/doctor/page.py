@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from alignment.doctor.finding import SEVERITY, Checkup, Example, Finding, Piece
+from alignment.doctor.finding import SEVERITY, Example, Finding, Piece, PreflightReport
 from alignment.doctor.plots import draw
 from alignment.report.page import environment
 from alignment.report.pictures import Picture
@@ -15,7 +15,7 @@ _LONGEST_PIECE = 700
 _WORDS = {"ok": "fine", "warn": "look", "fail": "stop"}
 
 
-def write_page(checkup: Checkup, path: Path) -> Path:
+def write_page(checkup: PreflightReport, path: Path) -> Path:
     """Write the page; returns `path`."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def write_page(checkup: Checkup, path: Path) -> Path:
     return path
 
 
-def render(checkup: Checkup) -> str:
+def render(checkup: PreflightReport) -> str:
     """The page as one HTML document; write it as UTF-8."""
     template = environment(Path(__file__).parent).get_template("doctor.html.j2")
     gravest_first = sorted(checkup.findings, key=lambda f: -SEVERITY.index(f.verdict))

@@ -36,7 +36,7 @@ class GateConfig(Frozen):
 
 
 @dataclass(frozen=True)
-class Measured:
+class JudgedModel:
     """A model on the held-out rows.
 
     Attributes:
@@ -55,7 +55,7 @@ _NOTHING_IN_COMMON = Check(
 )
 
 
-def judge(config: GateConfig, *, candidate: Measured, champion: Measured) -> Verdict:
+def judge(config: GateConfig, *, candidate: JudgedModel, champion: JudgedModel) -> Verdict:
     """The verdict on a round. A round that cannot be compared by a single row is not kept.
 
     Args:

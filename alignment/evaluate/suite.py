@@ -58,7 +58,7 @@ class EvaluationConfig(Frozen):
 
 
 @dataclass(frozen=True)
-class Question:
+class EvalPrompt:
     """A held-out prompt, with what verifies its reply where something does."""
 
     id: str
@@ -70,7 +70,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class BaselineScores:
     """What a model is measured against: the base model's scores, and its parent's.
 
     Attributes:
@@ -84,12 +84,12 @@ class Yardstick:
     parent: Sequence[PairScore]
 
 
-def questions(
+def eval_prompts(
     verifiable: Iterable[VerifiablePrompt], pairs: Iterable[PreferencePair], *, limit: int
-) -> list[Question]:
+) -> list[EvalPrompt]:
     """The prompts to answer: the verifiable ones, or the held-out pairs' where there are none."""
     found = [
-        Question(
+        EvalPrompt(
             id=row.id,
             prompt=row.prompt,
             task_type=row.task_type,
@@ -100,7 +100,7 @@ def questions(
         for row in verifiable
     ]
     found = found or [
-        Question(id=row.id, prompt=row.prompt, task_type=row.task_type, source=row.source)
+        EvalPrompt(id=row.id, prompt=row.prompt, task_type=row.task_type, source=row.source)
         for row in pairs
     ]
     return found[:limit]
@@ -112,8 +112,8 @@ def evaluate(
     label: str,
     model: LoadedModel,
     pairs: Sequence[PreferencePair],
-    asked: Sequence[Question],
-    yardstick: Yardstick | None,
+    prompts: Sequence[EvalPrompt],
+    baseline: BaselineScores | None,
     seed: int,
     out: Path,
     progress: Progress,
@@ -125,8 +125,8 @@ def evaluate(
         label: the model's name in tables.
         model: what is measured, adapters included.
         pairs: held-out pairs; the same for every model.
-        asked: held-out prompts; the same for every model.
-        yardstick: None for the base model, which is its own.
+        prompts: held-out prompts; the same for every model.
+        baseline: None for the base model, which is its own.
         seed: of the bootstrap.
         out: gets generations.jsonl, pairs.jsonl and, for the base model, distributions.
         progress: told after every batch; raises when the run is to stop.
@@ -135,14 +135,14 @@ def evaluate(
         The report; `generations` and `pairs` are file names within `out`.
     """
     rows = _encoded(model, pairs, max_length=config.max_length)
-    scores = _score(config, model, pairs, rows, yardstick, progress)
-    generations = _answer(config, model, asked, progress)
-    kl = _kl_from_base(model, pairs, rows[::2], yardstick, out / DISTRIBUTIONS)
+    scores = _score(config, model, pairs, rows, baseline, progress)
+    generations = _answer(config, model, prompts, progress)
+    kl = _kl_from_base(model, pairs, rows[::2], baseline, out / DISTRIBUTIONS)
     summary = summarise(
         scores,
         generations,
         kl_from_base=kl,
-        logprob_drift=_drift(scores, yardstick),
+        logprob_drift=_drift(scores, baseline),
         seed=seed,
     )
     _write(out / PAIRS, scores)
@@ -166,7 +166,7 @@ def _score(
     model: LoadedModel,
     pairs: Sequence[PreferencePair],
     rows: Sequence[Completion],
-    yardstick: Yardstick | None,
+    baseline: BaselineScores | None,
     progress: Progress,
 ) -> list[PairScore]:
     found = config.engine.reply_logprobs(
@@ -176,7 +176,7 @@ def _score(
         on_batch=lambda done: progress.update("scoring", done, len(rows)),
     )
     sums = [float(row.sum()) for row in found]
-    base = {score.id: score for score in yardstick.base} if yardstick else {}
+    base = {score.id: score for score in baseline.base} if baseline else {}
     scores = []
     for i, pair in enumerate(pairs):
         chosen, rejected = sums[2 * i], sums[2 * i + 1]
@@ -198,15 +198,15 @@ def _score(
 
 
 def _answer(
-    config: EvaluationConfig, model: LoadedModel, asked: Sequence[Question], progress: Progress
+    config: EvaluationConfig, model: LoadedModel, prompts: Sequence[EvalPrompt], progress: Progress
 ) -> list[Generation]:
     replies = generate(
         model.model,
         model.tokenizer,
-        [question.prompt for question in asked],
+        [question.prompt for question in prompts],
         max_new_tokens=config.max_new_tokens,
         batch=config.batch,
-        on_batch=lambda done: progress.update("answering", done, len(asked)),
+        on_batch=lambda done: progress.update("answering", done, len(prompts)),
     )
     return [
         Generation(
@@ -220,7 +220,7 @@ def _answer(
             passed=question.verifier(reply.text) if question.verifier else None,
             unseen=question.unseen,
         )
-        for question, reply in zip(asked, replies, strict=True)
+        for question, reply in zip(prompts, replies, strict=True)
     ]
 
 
@@ -228,7 +228,7 @@ def _kl_from_base(
     model: LoadedModel,
     pairs: Sequence[PreferencePair],
     chosen: Sequence[Completion],
-    yardstick: Yardstick | None,
+    baseline: BaselineScores | None,
     own: Path,
 ) -> dict[str, float]:
     """KL(model || base) per token of the chosen reply, nats, by pair id, on the probe pairs.
@@ -240,11 +240,11 @@ def _kl_from_base(
     rows = probe_rows(chosen)
     ids = [pair.id for pair in pairs[: len(rows)]]
     found = dict(zip(ids, reply_distributions(model.model, rows, batch=8), strict=True))
-    if yardstick is None:
+    if baseline is None:
         with staged("distributions.save", own) as place:
             save_file(found, place)
         return dict.fromkeys(ids, 0.0)
-    base = load_file(yardstick.distributions)
+    base = load_file(baseline.distributions)
     return {name: _mean_kl(found[name], base[name]) for name in ids}
 
 
@@ -253,10 +253,10 @@ def _mean_kl(model: "Tensor", base: "Tensor") -> float:
     return float((model.exp() * (model - base)).sum(1).mean())
 
 
-def _drift(scores: Sequence[PairScore], yardstick: Yardstick | None) -> dict[str, float]:
-    if yardstick is None:
+def _drift(scores: Sequence[PairScore], baseline: BaselineScores | None) -> dict[str, float]:
+    if baseline is None:
         return {}
-    parent = {score.id: score.chosen for score in yardstick.parent}
+    parent = {score.id: score.chosen for score in baseline.parent}
     return {score.id: score.chosen - parent[score.id] for score in scores if score.id in parent}
 
 

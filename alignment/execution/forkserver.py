@@ -88,7 +88,7 @@ class Child:
         return int(answer) if answer else -signal.SIGKILL  # the starter is gone, so its child is
 
 
-class Starter:
+class ForkServer:
     """Starts children that run `python -m module`, with arguments of their own.
 
     The module's `__main__` part calls `serve`. `environment` is set for them from their birth,
@@ -160,7 +160,7 @@ def serve(number: int) -> list[str]:
     with contextlib.suppress(Exception):  # a child will fail on it too, and say so in its log
         preload()
     gc.freeze()  # a collection in a child need not look at, and so copy, what is shared
-    starter, requests = os.getpid(), socket.socket(fileno=number)
+    forkserver, requests = os.getpid(), socket.socket(fileno=number)
     ended = _pipe_of_ended_children()
     running: dict[int, socket.socket] = {}
     while True:
@@ -178,7 +178,7 @@ def serve(number: int) -> list[str]:
         if not child:
             for unused in (requests, ended, answers, *running.values()):
                 unused.close()
-            return _become(json.loads(text), log, starter)
+            return _run_child(json.loads(text), log, forkserver)
         os.close(log)
         running[child] = answers
         if not _tell(answers, child):
@@ -194,14 +194,14 @@ def preload() -> None:
             importlib.import_module(name)
 
 
-def _become(request: dict[str, Any], log: int, starter: int) -> list[str]:
+def _run_child(request: dict[str, Any], log: int, forkserver: int) -> list[str]:
     """In a new child: its signals, output, folder and environment; the arguments."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for standard in (1, 2):
         os.dup2(log, standard)
     os.close(log)
-    _die_with(starter)
+    _die_with(forkserver)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])

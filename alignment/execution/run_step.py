@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignment.errors import ERRORS, AlignmentError, Interrupted, StorageError
-from alignment.execution.forkserver import STOPS, Child, Starter, serve
+from alignment.execution.forkserver import STOPS, Child, ForkServer, serve
 from alignment.execution.provenance import code_version, hardware, libraries, peak_memory
 from alignment.pipeline.steps import Context, Outcome, Step, read_step
 from alignment.records import Frozen, StageRecord
@@ -45,7 +45,7 @@ KEEP_FREED_MEMORY = {
 """glibc gives the memory of every large tensor back and gets it zeroed for the next one: a fifth of
 a training step on a CPU. A child ends with its step, so it may keep what it has freed."""
 
-_starter = Starter("alignment.execution.run_step", KEEP_FREED_MEMORY)
+_forkserver = ForkServer("alignment.execution.run_step", KEEP_FREED_MEMORY)
 
 
 class Limits(Frozen):
@@ -141,7 +141,7 @@ def _in_child(store: Store, step: Step, watch: Watcher, limits: Limits) -> None:
     follower = Follower(workspace.progress)
     with workspace.log.open("ab") as log:
         request = [str(store.root.absolute()), step.model_dump_json(), limits.model_dump_json()]
-        child = _starter.start(request, log=log)
+        child = _forkserver.start(request, log=log)
     log_size, seen = 0, time.monotonic()
     try:
         while child.poll() is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.errors import ModelError
 from alignment.models.load import load_tokenizer
 from alignment.models.sources import weight_files
-from alignment.store.durable import effect
+from alignment.store.durable import failpoint_span
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -76,7 +76,7 @@ def write_gguf(folder: Path, file: Path) -> None:
     tensors = dict(_tensors(folder, config))
     for name, (shape, _) in tensors.items():
         writer.add_tensor_info(name, shape, *_float32(shape))
-    with effect("gguf.write"):
+    with failpoint_span("gguf.write"):
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()

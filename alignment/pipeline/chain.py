@@ -18,10 +18,10 @@ from alignment.data.build.prepare import Lengths, PairSetConfig
 from alignment.models.merge import Merge
 from alignment.pipeline.steps import (
     EvaluateModel,
+    Gate,
     HandOver,
     MergeAdapter,
     OpenBase,
-    PassGate,
     PrepareBatches,
     PrepareConversations,
     PreparePairs,
@@ -35,7 +35,7 @@ from alignment.records import Frozen, digest_of
 from alignment.train.settings import DpoConfig
 
 PairSet = PreparePairs | PrepareBatches
-Kept = Callable[[PassGate], bool]
+KeepRound = Callable[[Gate], bool]
 """Whether a gate keeps its round."""
 EVALUATION = "evaluation"
 """Name of the set that is used for nothing but evaluation."""
@@ -46,13 +46,13 @@ class Round(Frozen):
 
     pairs: PairSet
     train: TrainDpo
-    hand_over: HandOver
+    handover: HandOver
     evaluate: EvaluateModel
-    gate: PassGate | None = None
+    gate: Gate | None = None
 
     def steps(self) -> Iterator[Step]:
         """Every step after the data, in order."""
-        yield from (self.train, self.hand_over, self.evaluate)
+        yield from (self.train, self.handover, self.evaluate)
         if self.gate is not None:
             yield self.gate
 
@@ -61,7 +61,7 @@ class Control(Frozen):
     """The steps of the control: plain SFT in place of the rounds."""
 
     train: TrainSft
-    hand_over: HandOver
+    handover: HandOver
     evaluate: EvaluateModel
 
 
@@ -72,7 +72,7 @@ class Chain(Frozen):
     held_out: PreparePairs | None
     conversations: PrepareConversations | None
     sft: TrainSft | UseAdapter | None
-    hand_over: HandOver
+    handover: HandOver
     evaluate_base: EvaluateModel
     evaluate_sft: EvaluateModel
     rounds: tuple[Round, ...]
@@ -85,12 +85,12 @@ class Chain(Frozen):
         yield from (round_.pairs for round_ in self.rounds)
         if self.sft is not None:
             yield self.sft
-        yield self.hand_over
+        yield self.handover
         yield from (self.evaluate_base, self.evaluate_sft)
         for round_ in self.rounds:
             yield from round_.steps()
         if self.control is not None:
-            yield from (self.control.train, self.control.hand_over, self.control.evaluate)
+            yield from (self.control.train, self.control.handover, self.control.evaluate)
 
     def evaluations(self) -> tuple[EvaluateModel, ...]:
         """Every evaluation in the order of the table: base, SFT, rounds, control."""
@@ -116,7 +116,7 @@ def lengths_of(dpo: DpoConfig) -> Lengths:
     )
 
 
-def hand_over(
+def handover_step(
     config: Compose, name: str, policy: str, adapter: str | None, *, bf16: bool
 ) -> HandOver:
     """The step that hands on a model and the adapter trained on it, given by their keys."""
@@ -130,12 +130,12 @@ def hand_over(
     )
 
 
-def all_kept(_: PassGate) -> bool:
+def all_kept(_: Gate) -> bool:
     """What is assumed of a round before it is judged."""
     return True
 
 
-def chain(config: PipelineConfig, kept: Kept = all_kept) -> Chain:
+def chain(config: PipelineConfig, kept: KeepRound = all_kept) -> Chain:
     """The steps of a run.
 
     Args:
@@ -155,13 +155,13 @@ def chain(config: PipelineConfig, kept: Kept = all_kept) -> Chain:
     held_out = sets.held_out()
     conversations = sets.conversations()
     pairs = [sets.pairs(number) for number in range(1, len(config.rounds) + 1)]
-    return _Weaver(config, held_out, pairs).weave(base, conversations, kept)
+    return ChainBuilder(config, held_out, pairs).build(base, conversations, kept)
 
 
-def rewoven(chain: Chain, config: PipelineConfig, kept: Kept) -> Chain:
+def rebuild_rounds(chain: Chain, config: PipelineConfig, kept: KeepRound) -> Chain:
     """The chain with its rounds put together anew; reads no source again."""
-    weaver = _Weaver(config, chain.held_out, [round_.pairs for round_ in chain.rounds])
-    start, base, sft = chain.hand_over, chain.evaluate_base, chain.evaluate_sft
+    weaver = ChainBuilder(config, chain.held_out, [round_.pairs for round_ in chain.rounds])
+    start, base, sft = chain.handover, chain.evaluate_base, chain.evaluate_sft
     return chain.model_copy(update={"rounds": weaver.rounds(start, base, sft, kept)})
 
 
@@ -214,7 +214,7 @@ class _Sets:
         return step
 
 
-class _Weaver:
+class ChainBuilder:
     """Puts models, evaluations and gates together, on sets that are there."""
 
     def __init__(
@@ -223,11 +223,12 @@ class _Weaver:
         self._config, self._held_out, self._pairs = config, held_out, pairs
         self._shown = tuple(step.key for step in (held_out, *pairs) if step is not None)
 
-    def weave(
-        self, base: OpenBase, conversations: PrepareConversations | None, kept: Kept
+    def build(
+        self, base: OpenBase, conversations: PrepareConversations | None, kept: KeepRound
     ) -> Chain:
+        """The whole chain on a base model."""
         sft = self._sft(base, conversations)
-        start = self._hand_over("sft", base, sft, bf16=self._sft_bf16())
+        start = self._handover("sft", base, sft, bf16=self._sft_bf16())
         evaluate_base = self._evaluate("base", base)
         label = "sft" if sft is not None else "no sft"
         evaluate_sft = self._evaluate(label, start, evaluate_base, evaluate_base)
@@ -236,7 +237,7 @@ class _Weaver:
             held_out=self._held_out,
             conversations=conversations,
             sft=sft,
-            hand_over=start,
+            handover=start,
             evaluate_base=evaluate_base,
             evaluate_sft=evaluate_sft,
             rounds=self.rounds(start, evaluate_base, evaluate_sft, kept),
@@ -244,7 +245,7 @@ class _Weaver:
         )
 
     def rounds(
-        self, model: HandOver, base: EvaluateModel, measured: EvaluateModel, kept: Kept
+        self, model: HandOver, base: EvaluateModel, measured: EvaluateModel, kept: KeepRound
     ) -> tuple[Round, ...]:
         """Each round on what was kept of those before: at first `model`, as it was `measured`."""
         rounds: list[Round] = []
@@ -252,7 +253,7 @@ class _Weaver:
             made = self._round(number, model, base, measured)
             rounds.append(made)
             if made.gate is None or kept(made.gate):
-                model, measured = made.hand_over, made.evaluate
+                model, measured = made.handover, made.evaluate
         return tuple(rounds)
 
     def _sft(
@@ -296,11 +297,11 @@ class _Weaver:
             data=pairs.key,
             watched=self._watched(pairs.key),
         )
-        after = self._hand_over(train.name, policy, train, bf16=train.config.bf16)
+        after = self._handover(train.name, policy, train, bf16=train.config.bf16)
         evaluate = self._evaluate(f"round {number}", after, base, measured)
         gate = None
         if self._config.gate is not None:
-            gate = PassGate(
+            gate = Gate(
                 name=f"gate-{number}",
                 config=self._config.gate,
                 candidate=after.key,
@@ -308,7 +309,7 @@ class _Weaver:
                 champion=policy.key,
                 against=measured.key,
             )
-        return Round(pairs=pairs, train=train, hand_over=after, evaluate=evaluate, gate=gate)
+        return Round(pairs=pairs, train=train, handover=after, evaluate=evaluate, gate=gate)
 
     def _control(
         self, policy: HandOver, base: EvaluateModel, measured: EvaluateModel
@@ -331,16 +332,16 @@ class _Weaver:
             data=data,
             watched=self._watched(*data),
         )
-        after = self._hand_over("control", policy, train, bf16=train.config.bf16)
+        after = self._handover("control", policy, train, bf16=train.config.bf16)
         return Control(
             train=train,
-            hand_over=after,
+            handover=after,
             evaluate=self._evaluate("control", after, base, measured),
         )
 
-    def _hand_over(self, name: str, policy: Step, adapter: Step | None, *, bf16: bool) -> HandOver:
+    def _handover(self, name: str, policy: Step, adapter: Step | None, *, bf16: bool) -> HandOver:
         adapted = adapter.key if adapter else None
-        return hand_over(self._config.compose, name, policy.key, adapted, bf16=bf16)
+        return handover_step(self._config.compose, name, policy.key, adapted, bf16=bf16)
 
     def _evaluate(
         self,

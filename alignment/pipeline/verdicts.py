@@ -9,31 +9,31 @@ rounds from an inbox (`head.py`).
 from collections.abc import Callable, Iterator
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.pipeline.chain import Chain, chain, rewoven
-from alignment.pipeline.steps import PassGate, Step
-from alignment.records import Kept
+from alignment.pipeline.chain import Chain, chain, rebuild_rounds
+from alignment.pipeline.steps import Gate, Step
+from alignment.records import GateResult
 from alignment.store.store import Store
 
 
-def decided(config: PipelineConfig, store: Store) -> Chain:
+def chain_so_far(config: PipelineConfig, store: Store) -> Chain:
     """The chain as far as the store knows the verdicts; a round that waits for one is kept."""
     return chain(config, kept_in(store))
 
 
-def go_on(chain: Chain, config: PipelineConfig, store: Store) -> Chain:
+def after_verdict(chain: Chain, config: PipelineConfig, store: Store) -> Chain:
     """The chain after one more gate has spoken."""
-    return rewoven(chain, config, kept_in(store))
+    return rebuild_rounds(chain, config, kept_in(store))
 
 
-def kept_in(store: Store) -> Callable[[PassGate], bool]:
+def kept_in(store: Store) -> Callable[[Gate], bool]:
     """Whether a gate keeps its round, by the store; true of one that has not spoken."""
     return lambda gate: verdict_of(store, gate) is not False
 
 
-def verdict_of(store: Store, gate: PassGate) -> bool | None:
+def verdict_of(store: Store, gate: Gate) -> bool | None:
     """Whether a gate has kept its round; None before it has spoken."""
     record = store.find(gate.key)
-    return None if record is None else Kept.model_validate(record.output).verdict.kept
+    return None if record is None else GateResult.model_validate(record.output).verdict.kept
 
 
 def each_step(config: PipelineConfig, store: Store) -> Iterator[Step]:
@@ -42,5 +42,5 @@ def each_step(config: PipelineConfig, store: Store) -> Iterator[Step]:
     for place in range(len(tuple(woven.steps()))):
         step = tuple(woven.steps())[place]
         yield step
-        if isinstance(step, PassGate):
-            woven = go_on(woven, config, store)
+        if isinstance(step, Gate):
+            woven = after_verdict(woven, config, store)

@@ -1,6 +1,6 @@
 """Where a model comes from, one row a model: what it was trained on, how it did, what was said."""
 
-from alignment.records import DataRef, EvalReport, Kept, StageRecord
+from alignment.records import DataRef, EvalReport, GateResult, StageRecord
 from alignment.report.metric import METRICS, MISSING, show_interval, show_value
 from alignment.report.table import Cell, Table
 from alignment.store.lineage import HAND_OVERS, ancestors
@@ -66,7 +66,7 @@ def _metrics(model: StageRecord, everything: list[StageRecord]) -> list[Cell]:
 
 def _verdict(model: StageRecord, everything: list[StageRecord]) -> str:
     judged = [
-        Kept.model_validate(record.output).verdict
+        GateResult.model_validate(record.output).verdict
         for record in everything
         if record.stage == "gate" and record.parents["candidate"] == model.key
     ]

@@ -16,8 +16,8 @@ from alignment.records import (
     DataRef,
     EvalReport,
     Frozen,
+    GateResult,
     Generation,
-    Kept,
     PairScore,
     PreferencePair,
     StageRecord,
@@ -179,7 +179,7 @@ def _notes(records: Iterable[StageRecord]) -> tuple[str, ...]:
 
 
 def _verdicts(records: Iterable[StageRecord]) -> Iterator[Verdict]:
-    return (Kept.model_validate(r.output).verdict for r in records if r.stage == "gate")
+    return (GateResult.model_validate(r.output).verdict for r in records if r.stage == "gate")
 
 
 def _told(verdicts: Sequence[Verdict]) -> Iterator[str]:

@@ -17,18 +17,18 @@ from alignment.errors import DataError, Overtaken
 from alignment.pipeline.chain import Round
 from alignment.pipeline.steps import Step, TakeBatch
 from alignment.pipeline.steps.batches import batch_file
-from alignment.pipeline.verdicts import decided
+from alignment.pipeline.verdicts import chain_so_far
 from alignment.rounds.inbox import Arrival, LeftAlone, look, unreadable
-from alignment.rounds.ledger import Batch, Fate
-from alignment.rounds.line import Line
-from alignment.rounds.state import Batches, State
-from alignment.rounds.steps import first_head, inbox_of, intake, outcome, steps_of
+from alignment.rounds.ledger import Delivery, OutcomeName
+from alignment.rounds.line import RoundLine
+from alignment.rounds.state import Deliveries, State
+from alignment.rounds.steps import first_champion, inbox_of, intake, outcome, steps_of
 
-Ending = Fate | Literal["no new data"]
+DriverOutcome = OutcomeName | Literal["no new data"]
 
 
 @dataclass(frozen=True)
-class Hands:
+class Hooks:
     """What a round has done for it.
 
     Attributes:
@@ -47,25 +47,25 @@ class Hands:
 
 
 @dataclass(frozen=True)
-class Ended:
+class RoundOutcome:
     """What became of a round: in one word, as a sentence with the gate's numbers, and the line."""
 
-    ending: Ending
+    ending: DriverOutcome
     words: str
     state: State
 
 
-class RoundRun:
+class RoundDriver:
     """One attempt at a round; holds what most of its steps need."""
 
-    def __init__(self, settings: PipelineConfig, line: Line, hands: Hands) -> None:
-        self._settings, self._line, self._hands = settings, line, hands
+    def __init__(self, settings: PipelineConfig, line: RoundLine, hooks: Hooks) -> None:
+        self._settings, self._line, self._hooks = settings, line, hooks
         self._inbox = inbox_of(settings)
 
-    def result(self) -> Ended:
+    def result(self) -> RoundOutcome:
         """The open round if there is one, else a new one if there are new pairs enough."""
         state = self._line.state()
-        if state.head is None:
+        if state.champion is None:
             found = self._look()
             if not any(isinstance(one, Arrival) for one in found):
                 where = f"no whole batch in {self._inbox.path}, and the line has not begun"
@@ -73,23 +73,23 @@ class RoundRun:
             state = self._begin()
         if state.waiting is not None:
             words = f"round {state.waiting.number} waits for a person's word"
-            return Ended("waiting", words, state)
+            return RoundOutcome("waiting", words, state)
         if state.open is not None and state.is_overtaken:
             why = "the head was moved, or a batch revoked, before it was trained"
             opened = state.open
             state = self._line.close(opened.number, opened.parent, fate="overtaken", why=why)
         claimed = state if state.open is not None else self._claim()
-        return claimed if isinstance(claimed, Ended) else self._train(claimed)
+        return claimed if isinstance(claimed, RoundOutcome) else self._train(claimed)
 
     def _look(self) -> list[Arrival | LeftAlone]:
-        return list(look(self._inbox, now=self._hands.now))
+        return list(look(self._inbox, now=self._hooks.now))
 
     def _begin(self) -> State:
-        self._hands.begin()
-        head = first_head(self._line.store, decided(self._settings, self._line.store))
+        self._hooks.begin()
+        head = first_champion(self._line.store, chain_so_far(self._settings, self._line.store))
         return self._line.start(head, rounds=len(self._settings.rounds))
 
-    def _claim(self) -> State | Ended:
+    def _claim(self) -> State | RoundOutcome:
         """Open a round on what is new; an end where that is too little."""
         state = self._line.state()
         while state.again:  # batches of an earlier round, whatever their number
@@ -105,13 +105,13 @@ class RoundRun:
         words = f"{new} new pairs in {len(batches)} batches, {needed} are needed"
         return _nothing_new(self._line.state(), words, found)
 
-    def _take(self, arrivals: Sequence[Arrival]) -> Batches:
+    def _take(self, arrivals: Sequence[Arrival]) -> Deliveries:
         """The batches that no round has used, copied into the store; refused where unreadable."""
         known = set(self._line.state().spent)
-        batches: list[Batch] = []
+        batches: list[Delivery] = []
         for arrival in arrivals:
             if arrival.digest in known:
-                self._hands.tell(f"{arrival.file}: a batch that is known already")
+                self._hooks.tell(f"{arrival.file}: a batch that is known already")
                 continue
             known.add(arrival.digest)
             if (batch := self._copied(arrival)) is None:
@@ -119,54 +119,56 @@ class RoundRun:
             file = batch_file(self._line.store, batch.key)
             if problem := unreadable(self._inbox, str(file)):
                 self._line.refuse(batch, problem)
-                self._hands.tell(f"{arrival.file} is refused: {problem}")
+                self._hooks.tell(f"{arrival.file} is refused: {problem}")
                 continue
             batches.append(batch)
         return tuple(sorted(batches, key=lambda batch: batch.digest))
 
-    def _copied(self, arrival: Arrival) -> Batch | None:
+    def _copied(self, arrival: Arrival) -> Delivery | None:
         step = TakeBatch.of(arrival.digest, arrival.file)
         try:
-            self._hands.build(step)
+            self._hooks.build(step)
         except DataError as error:  # it changed or went away since it was looked at
-            self._hands.tell(str(error))
+            self._hooks.tell(str(error))
             return None
-        return Batch(digest=arrival.digest, key=step.key, file=PurePath(arrival.file).name)
+        return Delivery(digest=arrival.digest, key=step.key, file=PurePath(arrival.file).name)
 
-    def _new_pairs(self, batches: Batches) -> int:
+    def _new_pairs(self, batches: Deliveries) -> int:
         """How many pairs of some batches can be trained on."""
         state, keys = self._line.state(), tuple(batch.key for batch in batches)
-        assert state.head is not None, "a line that has begun has a champion"
+        assert state.champion is not None, "a line that has begun has a champion"
         step = intake(
             self._settings,
             self._line.store,
-            parent=state.head,
+            parent=state.champion,
             number=state.rounds + 1,
             batches=keys,
         )
-        self._hands.build(step)
+        self._hooks.build(step)
         return round(self._line.store.open(step.key).metrics["new"])
 
-    def _train(self, state: State) -> Ended:
+    def _train(self, state: State) -> RoundOutcome:
         """Train the open round, judge it, write down what became of it."""
         opened = state.open
         if opened is None:  # another run has closed the round that this one meant to open
-            return Ended("overtaken", "another run was faster; the next one looks again", state)
+            return RoundOutcome(
+                "overtaken", "another run was faster; the next one looks again", state
+            )
         round_ = steps_of(self._settings, self._line.store, opened)
         for step in (round_.pairs, *round_.steps()):
-            self._hands.build(step)
-        self._hands.report(round_)
+            self._hooks.build(step)
+        self._hooks.report(round_)
         head, fate, words = outcome(self._settings, self._line.store, round_)
         try:
             state = self._line.close(opened.number, head, fate=fate, why=words)
         except Overtaken as error:
-            return Ended("overtaken", str(error), self._line.state())
+            return RoundOutcome("overtaken", str(error), self._line.state())
         closed = state.history[-1][1]
         if closed.fate == "overtaken":
             words = f"the head was moved while round {opened.number} was trained; {words}"
-        return Ended(closed.fate, words, state)
+        return RoundOutcome(closed.fate, words, state)
 
 
-def _nothing_new(state: State, words: str, found: Sequence[Arrival | LeftAlone]) -> Ended:
+def _nothing_new(state: State, words: str, found: Sequence[Arrival | LeftAlone]) -> RoundOutcome:
     left = [f"; left alone: {f.file} ({f.why})" for f in found if isinstance(f, LeftAlone)]
-    return Ended("no new data", f"no new data: {words}{''.join(left)}", state)
+    return RoundOutcome("no new data", f"no new data: {words}{''.join(left)}", state)

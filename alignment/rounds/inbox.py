@@ -24,7 +24,7 @@ from alignment.data.read.files import sha256
 from alignment.data.read.reading import Reading, read_pairs
 from alignment.errors import DataError
 from alignment.records import Frozen, PreferencePair, Quarantined
-from alignment.rounds.inbox_files import Listed, again, cut, listed
+from alignment.rounds.inbox_files import FileStat, list_files, restat, truncation
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
@@ -51,13 +51,13 @@ def look(
     Raises:
         DataError: the place cannot be read.
     """
-    for file in listed(config.path):
+    for file in list_files(config.path):
         hidden = PurePath(file.name).name.startswith((".", "_"))
         if not hidden and file.name.lower().endswith(SUFFIXES):
             yield _examined(file, settle=config.settle_seconds, now=now())
 
 
-def _examined(file: Listed, *, settle: float, now: float) -> Arrival | LeftAlone:
+def _examined(file: FileStat, *, settle: float, now: float) -> Arrival | LeftAlone:
     if file.is_link:
         return LeftAlone(file=file.name, why="it is a symbolic link")
     age = None if file.modified is None else now - file.modified
@@ -65,9 +65,9 @@ def _examined(file: Listed, *, settle: float, now: float) -> Arrival | LeftAlone
     if age is not None and abs(age) < settle:
         return LeftAlone(file=file.name, why=f"it changed {max(age, 0):.0f} s ago")
     try:
-        why = cut(file.name)
+        why = truncation(file.name)
         digest = sha256(file.name)
-        if why is None and again(file) != file:
+        if why is None and restat(file) != file:
             why = "it changed while it was read"
     except DataError as error:
         why = str(error)

@@ -15,7 +15,7 @@ _SMALLEST_PARQUET = 12
 """Bytes: the mark at both ends, and the length of the footer."""
 
 
-class Listed(Frozen):
+class FileStat(Frozen):
     """A file as its place describes it; `modified` in seconds since the epoch, where known."""
 
     name: str
@@ -24,7 +24,7 @@ class Listed(Frozen):
     is_link: bool = False
 
 
-def listed(place: str) -> list[Listed]:
+def list_files(place: str) -> list[FileStat]:
     """All files below a folder or URL, sorted by name; none where there is no such place.
 
     Raises:
@@ -48,7 +48,7 @@ def listed(place: str) -> list[Listed]:
         )
 
 
-def again(file: Listed) -> Listed:
+def restat(file: FileStat) -> FileStat:
     """The same file as it is described now.
 
     Raises:
@@ -63,7 +63,7 @@ def again(file: Listed) -> Listed:
         return _described(system, file.name, info)
 
 
-def cut(name: str) -> str | None:
+def truncation(name: str) -> str | None:
     """What shows that a JSON Lines or Parquet file is not whole; None where nothing does.
 
     Raises:
@@ -106,8 +106,8 @@ def _last_line(name: str) -> bytes:
     return last
 
 
-def _described(system: Any, name: str, info: dict[str, Any]) -> Listed:
-    return Listed(
+def _described(system: Any, name: str, info: dict[str, Any]) -> FileStat:
+    return FileStat(
         name=name,
         size=info["size"] or 0,
         modified=files.patiently(name, lambda: _modified(system, info["name"])),

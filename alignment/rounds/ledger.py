@@ -18,12 +18,12 @@ from pydantic import Field
 
 from alignment.errors import ArtifactError, Overtaken
 from alignment.records import Frozen
-from alignment.store.checksum import sealed, unsealed
+from alignment.store.checksum import verified, with_digest
 from alignment.store.durable import create
 from alignment.store.store import storage_errors
 
 
-class Batch(Frozen):
+class Delivery(Frozen):
     """One delivery of preference rows, known by its content.
 
     Attributes:
@@ -37,7 +37,7 @@ class Batch(Frozen):
     file: str
 
 
-class Head(Frozen):
+class Champion(Frozen):
     """The champion of a line: keys of a model and of its evaluation, and its name in tables."""
 
     model: str
@@ -49,7 +49,7 @@ class Started(Frozen):
     """The line begins with the model that the configured run handed on, after `rounds` rounds."""
 
     name: Literal["started"] = "started"
-    head: Head
+    head: Champion
     rounds: int
 
 
@@ -58,11 +58,11 @@ class Opened(Frozen):
 
     name: Literal["opened"] = "opened"
     number: int
-    parent: Head
-    batches: tuple[Batch, ...]
+    parent: Champion
+    batches: tuple[Delivery, ...]
 
 
-Fate = Literal["kept", "rejected", "waiting", "overtaken"]
+OutcomeName = Literal["kept", "rejected", "waiting", "overtaken"]
 
 
 class Closed(Frozen):
@@ -78,8 +78,8 @@ class Closed(Frozen):
 
     name: Literal["closed"] = "closed"
     number: int
-    fate: Fate
-    head: Head
+    fate: OutcomeName
+    head: Champion
     why: str
 
 
@@ -87,7 +87,7 @@ class Moved(Frozen):
     """A person or the promotion flow moved the head."""
 
     name: Literal["moved"] = "moved"
-    head: Head
+    head: Champion
     action: Literal["promoted", "rolled back"]
     why: str
 
@@ -104,7 +104,7 @@ class Refused(Frozen):
     """A batch that cannot be used, whatever round it would be in."""
 
     name: Literal["refused"] = "refused"
-    batch: Batch
+    batch: Delivery
     why: str
 
 
@@ -117,9 +117,9 @@ class Revoked(Frozen):
     """
 
     name: Literal["revoked"] = "revoked"
-    batch: Batch
-    head: Head
-    again: tuple[tuple[Batch, ...], ...]
+    batch: Delivery
+    head: Champion
+    again: tuple[tuple[Delivery, ...], ...]
     why: str
 
 
@@ -138,7 +138,7 @@ class Entry(Frozen):
 
     def encoded(self) -> bytes:
         """The entry's file, byte for byte."""
-        return sealed(self)
+        return with_digest(self)
 
     @property
     def digest(self) -> str:
@@ -197,7 +197,7 @@ class Ledger(Frozen):
 
 def _parsed(path: Path) -> Entry:
     try:
-        return Entry.model_validate_json(unsealed(path.read_bytes()))
+        return Entry.model_validate_json(verified(path.read_bytes()))
     except ValueError as error:
         raise ArtifactError(
             f"{path} is damaged: it is not the entry that was written. Restore it from a copy."

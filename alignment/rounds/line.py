@@ -10,27 +10,27 @@ from collections.abc import Callable
 from alignment.errors import Overtaken, UsageError
 from alignment.records import Frozen
 from alignment.rounds.ledger import (
-    Batch,
+    Champion,
     Closed,
     Declined,
+    Delivery,
     Event,
-    Fate,
-    Head,
     Ledger,
     Moved,
     Opened,
+    OutcomeName,
     Refused,
     Revoked,
     Started,
 )
-from alignment.rounds.state import Batches, State, after, fold
+from alignment.rounds.state import Deliveries, State, after, fold
 from alignment.store.store import Store
 
 _TRIES = 100
 """To write one entry; each further one means that somebody else has written one."""
 
 
-class Line(Frozen):
+class RoundLine(Frozen):
     """A named line of rounds in a store. Every method that changes it writes at most one entry."""
 
     store: Store
@@ -45,17 +45,17 @@ class Line(Frozen):
         """What its entries add up to now."""
         return fold(entry.event for entry in self.ledger.read())
 
-    def start(self, head: Head, *, rounds: int) -> State:
+    def start(self, head: Champion, *, rounds: int) -> State:
         """Begin the line with the model of the configured run, unless it has begun."""
-        return self._write(lambda state: None if state.head else Started(head=head, rounds=rounds))[
-            0
-        ]
+        return self._write(
+            lambda state: None if state.champion else Started(head=head, rounds=rounds)
+        )[0]
 
-    def open(self, batches: Batches) -> State:
+    def open(self, batches: Deliveries) -> State:
         """Claim batches for the next round, unless another round is open or has used one."""
         return self._write(lambda state: _opening(state, batches))[0]
 
-    def close(self, number: int, head: Head, *, fate: Fate, why: str) -> State:
+    def close(self, number: int, head: Champion, *, fate: OutcomeName, why: str) -> State:
         """Write down what became of a round, unless that was done; moves the head if it is kept.
 
         Where the head was moved meanwhile, the fate is "overtaken" whatever was asked for.
@@ -72,13 +72,13 @@ class Line(Frozen):
             )
         return state
 
-    def refuse(self, batch: Batch, why: str) -> State:
+    def refuse(self, batch: Delivery, why: str) -> State:
         """Bar a batch that cannot be used."""
         return self._write(
             lambda state: None if batch.digest in state.barred else Refused(batch=batch, why=why)
         )[0]
 
-    def promote(self, head: Head, why: str) -> State:
+    def promote(self, head: Champion, why: str) -> State:
         """Make a model the champion.
 
         Raises:
@@ -88,7 +88,7 @@ class Line(Frozen):
             lambda state: _moving(state, Moved(head=head, action="promoted", why=why))
         )[0]
 
-    def roll_back(self, head: Head, why: str) -> State:
+    def roll_back(self, head: Champion, why: str) -> State:
         """Make an earlier champion the champion again; raises as `promote`."""
         return self._write(
             lambda state: _moving(state, Moved(head=head, action="rolled back", why=why))
@@ -100,7 +100,7 @@ class Line(Frozen):
             lambda state: Declined(number=state.waiting.number, why=why) if state.waiting else None
         )[0]
 
-    def revoke(self, batch: Batch, why: str) -> State:
+    def revoke(self, batch: Delivery, why: str) -> State:
         """Bar a batch that was used; the head goes back to the last champion without it."""
         return self._write(lambda state: _revoking(state, batch, why))[0]
 
@@ -123,17 +123,19 @@ class Line(Frozen):
 # --- what to write, given a state ---------------------------------------------------------------
 
 
-def _opening(state: State, batches: Batches) -> Event | None:
-    if state.head is None or state.open is not None or state.waiting is not None:
+def _opening(state: State, batches: Deliveries) -> Event | None:
+    if state.champion is None or state.open is not None or state.waiting is not None:
         return None
     if state.again and batches != state.again[0]:
         return None
     if not state.again and any(batch.digest in state.spent for batch in batches):
         return None
-    return Opened(number=state.rounds + 1, parent=state.head, batches=batches)
+    return Opened(number=state.rounds + 1, parent=state.champion, batches=batches)
 
 
-def _closing(state: State, number: int, head: Head, fate: Fate, why: str) -> Event | None:
+def _closing(
+    state: State, number: int, head: Champion, fate: OutcomeName, why: str
+) -> Event | None:
     if state.open is None or state.open.number != number:
         return None
     if state.is_overtaken:
@@ -147,11 +149,11 @@ def _moving(state: State, event: Moved) -> Event | None:
             f"{event.head.label} was trained on a revoked batch ({bad[0].file}). Train its round "
             "again without it: sft-dpo round"
         )
-    return None if state.head and state.head.model == event.head.model else event
+    return None if state.champion and state.champion.model == event.head.model else event
 
 
-def _revoking(state: State, batch: Batch, why: str) -> Event | None:
-    if state.head is None or batch.digest in state.barred:
+def _revoking(state: State, batch: Delivery, why: str) -> Event | None:
+    if state.champion is None or batch.digest in state.barred:
         return None
     led = [opened for opened, _ in state.lineage]
     if state.waiting is not None:
@@ -160,7 +162,7 @@ def _revoking(state: State, batch: Batch, why: str) -> Event | None:
     lost = [tuple(b for b in opened.batches if b != batch) for opened in led[first:]]
     return Revoked(
         batch=batch,
-        head=led[first].parent if lost else state.head,
+        head=led[first].parent if lost else state.champion,
         again=tuple(batches for batches in lost if batches),
         why=why,
     )

@@ -2,7 +2,7 @@
 
 from alignment.errors import UsageError
 from alignment.records import StageRecord
-from alignment.rounds.line import Line
+from alignment.rounds.line import RoundLine
 from alignment.store.store import Store
 
 
@@ -34,7 +34,7 @@ def resolve(store: Store, reference: str) -> list[str]:
         All matches, newest first for a name; empty when nothing matches.
     """
     if reference == "head" or reference.startswith("head:"):
-        champion = Line(store=store, name=reference[5:] or "main").state().head
+        champion = RoundLine(store=store, name=reference[5:] or "main").state().champion
         return [champion.model] if champion else []
     keys = store.list_keys()
     if reference in keys:

@@ -13,11 +13,11 @@ from pathlib import PurePath
 from alignment.errors import UsageError
 from alignment.records import Frozen
 from alignment.rounds.ledger import (
-    Batch,
+    Champion,
     Closed,
     Declined,
+    Delivery,
     Event,
-    Head,
     Moved,
     Opened,
     Refused,
@@ -25,14 +25,14 @@ from alignment.rounds.ledger import (
     Started,
 )
 
-Batches = tuple[Batch, ...]
+Deliveries = tuple[Delivery, ...]
 
 
 class State(Frozen):
     """What the entries of a ledger add up to.
 
     Attributes:
-        head: the champion; None before the line has started.
+        champion: None before the line has started.
         rounds: rounds counted so far, those of the configured run included.
         open: the round that has claimed batches and is not closed.
         waiting: the round that passed the gate and waits for a person.
@@ -43,21 +43,21 @@ class State(Frozen):
             rounds, before anything new.
     """
 
-    head: Head | None = None
+    champion: Champion | None = None
     rounds: int = 0
     open: Opened | None = None
     waiting: Closed | None = None
     history: tuple[tuple[Opened, Closed], ...] = ()
-    champions: tuple[Head, ...] = ()
+    champions: tuple[Champion, ...] = ()
     barred: frozenset[str] = frozenset()
-    again: tuple[Batches, ...] = ()
+    again: tuple[Deliveries, ...] = ()
 
     @property
     def lineage(self) -> tuple[tuple[Opened, Closed], ...]:
         """The rounds that led to the head, oldest first."""
-        return self._led_to(self.head.model if self.head else "")
+        return self._led_to(self.champion.model if self.champion else "")
 
-    def barred_in(self, model: str) -> tuple[Batch, ...]:
+    def barred_in(self, model: str) -> tuple[Delivery, ...]:
         """The refused or revoked batches that a model was trained on."""
         batches = (batch for opened, _ in self._led_to(model) for batch in opened.batches)
         return tuple(batch for batch in batches if batch.digest in self.barred)
@@ -81,12 +81,12 @@ class State(Frozen):
     @property
     def is_overtaken(self) -> bool:
         """Whether the open round can no longer move the head."""
-        if self.open is None or self.head is None:
+        if self.open is None or self.champion is None:
             return False
-        moved = self.open.parent.model != self.head.model
+        moved = self.open.parent.model != self.champion.model
         return moved or any(batch.digest in self.barred for batch in self.open.batches)
 
-    def earlier_champion(self, model: str | None = None) -> Head:
+    def earlier_champion(self, model: str | None = None) -> Champion:
         """The last champion with this model, or the last one that is not the present one.
 
         One that contains a revoked batch does not count.
@@ -95,7 +95,7 @@ class State(Frozen):
             UsageError: there was none.
         """
         sound = (head for head in self.champions if not self.barred_in(head.model))
-        others = [head for head in sound if head != self.head]
+        others = [head for head in sound if head != self.champion]
         found = [head for head in others if model in (None, head.model)]
         if not found:
             listed = ", ".join(dict.fromkeys(f"{head.label} {head.model}" for head in others))
@@ -105,7 +105,7 @@ class State(Frozen):
             )
         return found[-1]
 
-    def find_batch(self, reference: str) -> Batch:
+    def find_batch(self, reference: str) -> Delivery:
         """The batch that a person means by a file name or the beginning of its digest or key.
 
         Raises:
@@ -146,7 +146,7 @@ def after(state: State, event: Event) -> State:
 def _changes(state: State, event: Event) -> dict[str, object]:
     match event:
         case Started():
-            return {"rounds": event.rounds, **_crowned(state, event.head)}
+            return {"rounds": event.rounds, **_with_champion(state, event.head)}
         case Opened():
             return {"rounds": event.number, "open": event, "again": state.again[1:]}
         case Closed():
@@ -170,33 +170,33 @@ def _closed(state: State, event: Closed) -> dict[str, object]:
         left = tuple(batch for batch in opened.batches if batch.digest not in state.barred)
         changes["again"] = (left, *state.again) if left else state.again
     if event.fate == "kept":
-        changes |= _crowned(state, event.head)
+        changes |= _with_champion(state, event.head)
     if event.fate == "waiting":
         changes["waiting"] = event
     return changes
 
 
 def _moved(state: State, event: Moved) -> dict[str, object]:
-    moved = state.model_copy(update={"waiting": None, **_crowned(state, event.head)})
+    moved = state.model_copy(update={"waiting": None, **_with_champion(state, event.head)})
     used = {batch for opened, _ in moved.lineage for batch in opened.batches}
     again = tuple(batches for batches in state.again if used.isdisjoint(batches))
-    return {"waiting": None, "again": again, **_crowned(state, event.head)}
+    return {"waiting": None, "again": again, **_with_champion(state, event.head)}
 
 
 def _revoked(state: State, event: Revoked) -> dict[str, object]:
     changes = _barred(state, event.batch, more=event.again)
-    if event.head != state.head:
-        changes |= {"waiting": None, **_crowned(state, event.head)}
+    if event.head != state.champion:
+        changes |= {"waiting": None, **_with_champion(state, event.head)}
     elif state.waiting is not None and event.batch in state.history[-1][0].batches:
         changes["waiting"] = None
     return changes
 
 
-def _crowned(state: State, head: Head) -> dict[str, object]:
-    return {"head": head, "champions": (*state.champions, head)}
+def _with_champion(state: State, head: Champion) -> dict[str, object]:
+    return {"champion": head, "champions": (*state.champions, head)}
 
 
-def _barred(state: State, batch: Batch, more: tuple[Batches, ...] = ()) -> dict[str, object]:
+def _barred(state: State, batch: Delivery, more: tuple[Deliveries, ...] = ()) -> dict[str, object]:
     left = (tuple(b for b in batches if b != batch) for batches in (*more, *state.again))
     return {
         "barred": state.barred | {batch.digest},

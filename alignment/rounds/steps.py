@@ -14,10 +14,10 @@ from alignment.config.inbox import InboxConfig
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ConfigError, UsageError
 from alignment.evaluate.gate import GateConfig
-from alignment.pipeline.chain import Chain, Round, hand_over, lengths_of, seed_for
-from alignment.pipeline.steps import EvaluateModel, PassGate, PrepareBatches, TrainDpo
-from alignment.records import EvalReport, Kept, StageRecord
-from alignment.rounds.ledger import Fate, Head, Opened
+from alignment.pipeline.chain import Chain, Round, handover_step, lengths_of, seed_for
+from alignment.pipeline.steps import EvaluateModel, Gate, PrepareBatches, TrainDpo
+from alignment.records import EvalReport, GateResult, StageRecord
+from alignment.rounds.ledger import Champion, Opened, OutcomeName
 from alignment.store.lineage import HAND_OVERS, ancestors
 from alignment.store.store import Store
 
@@ -38,7 +38,7 @@ def inbox_of(config: PipelineConfig) -> InboxConfig:
     return config.inbox
 
 
-def first_head(store: Store, chain: Chain) -> Head:
+def first_champion(store: Store, chain: Chain) -> Champion:
     """The model that a finished chain hands on: what its last gate kept.
 
     Raises:
@@ -48,11 +48,11 @@ def first_head(store: Store, chain: Chain) -> Head:
     for round_ in chain.rounds:
         evaluation = round_.evaluate.key
         if round_.gate is not None:
-            evaluation = Kept.model_validate(store.open(round_.gate.key).output).evaluation
-    return _head(store.open(evaluation))
+            evaluation = GateResult.model_validate(store.open(round_.gate.key).output).evaluation
+    return _champion(store.open(evaluation))
 
 
-def head_of(store: Store, model: str) -> Head:
+def champion_of(store: Store, model: str) -> Champion:
     """A model of the store, with its newest evaluation, as the champion of a line.
 
     Raises:
@@ -66,21 +66,21 @@ def head_of(store: Store, model: str) -> Head:
         raise UsageError(
             f"{record.name!r} ({model}) was never measured, so nothing could be compared with it."
         )
-    return _head(max(measured, key=lambda found: found.started))
+    return _champion(max(measured, key=lambda found: found.started))
 
 
-def _head(evaluation: StageRecord) -> Head:
+def _champion(evaluation: StageRecord) -> Champion:
     report, model = EvalReport.model_validate(evaluation.output), evaluation.parents["model"]
     if not report.overall:
         raise UsageError(
             f"{model} was measured on no row, so no round could be compared with it. Hold some "
             "out: evaluation.data, or held_out_share of the rounds."
         )
-    return Head(model=model, evaluation=evaluation.key, label=report.model)
+    return Champion(model=model, evaluation=evaluation.key, label=report.model)
 
 
 def intake(
-    config: PipelineConfig, store: Store, *, parent: Head, number: int, batches: tuple[str, ...]
+    config: PipelineConfig, store: Store, *, parent: Champion, number: int, batches: tuple[str, ...]
 ) -> PrepareBatches:
     """The step that makes pairs of batches, given by their keys, for a round on `parent`."""
     inbox = inbox_of(config)
@@ -117,7 +117,7 @@ def steps_of(config: PipelineConfig, store: Store, opened: Opened) -> Round:
         data=pairs.key,
         watched=rows,
     )
-    model = hand_over(config.compose, train.name, parent.model, train.key, bf16=config.dpo.bf16)
+    model = handover_step(config.compose, train.name, parent.model, train.key, bf16=config.dpo.bf16)
     evaluate = EvaluateModel(
         name=f"evaluate-round-{number}",
         seed=seed_for(config.seed, "bootstrap"),
@@ -129,14 +129,14 @@ def steps_of(config: PipelineConfig, store: Store, opened: Opened) -> Round:
         parent=measured.key,
     )
     gate = compare(config, model.key, evaluate.key, against=parent, name=f"gate-{number}")
-    return Round(pairs=pairs, train=train, hand_over=model, evaluate=evaluate, gate=gate)
+    return Round(pairs=pairs, train=train, handover=model, evaluate=evaluate, gate=gate)
 
 
 def compare(
-    config: PipelineConfig, model: str, evaluation: str, *, against: Head, name: str
-) -> PassGate:
+    config: PipelineConfig, model: str, evaluation: str, *, against: Champion, name: str
+) -> Gate:
     """The gate between a model and a champion. In a line there always is one."""
-    return PassGate(
+    return Gate(
         name=name,
         config=config.gate or GateConfig(),
         candidate=model,
@@ -146,14 +146,16 @@ def compare(
     )
 
 
-def outcome(config: PipelineConfig, store: Store, round_: Round) -> tuple[Head, Fate, str]:
+def outcome(
+    config: PipelineConfig, store: Store, round_: Round
+) -> tuple[Champion, OutcomeName, str]:
     """What becomes of a round whose steps are done: its model, its fate, the gate's words."""
     assert round_.gate is not None
-    verdict = Kept.model_validate(store.open(round_.gate.key).output).verdict
-    head = Head(
-        model=round_.hand_over.key, evaluation=round_.evaluate.key, label=round_.evaluate.label
+    verdict = GateResult.model_validate(store.open(round_.gate.key).output).verdict
+    head = Champion(
+        model=round_.handover.key, evaluation=round_.evaluate.key, label=round_.evaluate.label
     )
-    passed: Fate = "waiting" if inbox_of(config).promotion.name == "person" else "kept"
+    passed: OutcomeName = "waiting" if inbox_of(config).promotion.name == "person" else "kept"
     return head, passed if verdict.kept else "rejected", verdict.words
 
 

@@ -1,8 +1,9 @@
-"""Rows to micro-batches without padding, in which a prompt stands once however many replies it has.
+"""Packs rows into unpadded micro-batches; replies to one prompt share its tokens.
 
-A `Tree` is a trunk (the prompt) and branches (texts that follow it). Trees are laid end to end:
-`[trunk, branch, branch, trunk, branch, ...]`; which tokens a token may see is in `Segments`, and
-positions count on from the trunk in every branch, so each branch is computed as if it stood alone.
+A `PackedRow` is a prefix (the prompt) and the completions that follow it. Rows are laid end to
+end: `[prefix, completion, completion, prefix, completion, ...]`. `Segments` says which tokens a
+token may attend to. Positions continue from the prefix in every completion, so each completion is
+computed as if it were alone.
 Not here: attention itself (`attention.py`), how many tokens fit into memory (`budget.py`).
 """
 
@@ -19,31 +20,31 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tree:
+class PackedRow:
     """A prompt and the texts that follow it, as token ids.
 
     Attributes:
-        trunk: ids that every branch sees; may be empty.
-        branches: ids of each text.
-        labels: per branch, its ids with `IGNORED` where nothing is predicted; None = all are.
+        prefix: ids that every completion sees; may be empty.
+        completions: ids of each text.
+        labels: per completion, its ids with `IGNORED` where nothing is predicted; None = all are.
     """
 
-    trunk: Sequence[int]
-    branches: Sequence[Sequence[int]]
+    prefix: Sequence[int]
+    completions: Sequence[Sequence[int]]
     labels: Sequence[Sequence[int]] | None = None
 
     @cached_property
     def tokens(self) -> int:
         """Tokens that go through the model."""
-        return len(self.trunk) + sum(map(len, self.branches))
+        return len(self.prefix) + sum(map(len, self.completions))
 
 
 @dataclass(frozen=True)
 class Segments:
     """Which keys each query may see: segment i of the queries sees segment i of the keys, causally.
 
-    The last query of a segment sees its last key (bottom-right causal), so a branch of 3 tokens
-    after a trunk of 5 has 3 queries and 8 keys.
+    The last query of a segment sees its last key (bottom-right causal), so a completion of 3 tokens
+    after a prefix of 5 has 3 queries and 8 keys.
 
     Attributes:
         queries, keys: lengths of the segments.
@@ -79,10 +80,10 @@ class MicroBatch:
         ids, positions: [tokens].
         segments: who sees whom.
         sources: [predictions] places whose hidden state predicts a target: the one before it, or
-            the trunk's last for the first token of a branch.
+            the prefix's last for the first token of a completion.
         targets: [predictions] the ids predicted.
-        owners: [predictions] number of the branch, counted over all trees.
-        branches: how many there are.
+        owners: [predictions] number of the completion, counted over all rows.
+        completions: how many there are.
     """
 
     ids: "Tensor"
@@ -91,7 +92,7 @@ class MicroBatch:
     sources: "Tensor"
     targets: "Tensor"
     owners: "Tensor"
-    branches: int
+    completions: int
 
     def to(self, device: "device") -> Self:
         """The same on a device."""
@@ -102,22 +103,22 @@ class MicroBatch:
             self.sources.to(device),
             self.targets.to(device),
             self.owners.to(device),
-            self.branches,
+            self.completions,
         )
 
-    def per_branch(self, values: "Tensor") -> "Tensor":
-        """Sums of [predictions] values over each branch: [branches], fp64.
+    def per_completion(self, values: "Tensor") -> "Tensor":
+        """Sums of [predictions] values over each completion: [completions], fp64.
 
         A GPU adds in an order that changes, and in fp32 a reply of 45,000 nats has steps of 0.004:
         policy and reference would differ where every one of their log-probs is the same.
         """
         wide = values.double()
-        return wide.new_zeros(self.branches).index_add(0, self.owners, wide)
+        return wide.new_zeros(self.completions).index_add(0, self.owners, wide)
 
     @cached_property
     def predicted(self) -> "Tensor":
-        """Targets of each branch: [branches], int64."""
-        return self.owners.bincount(minlength=self.branches)
+        """Targets of each completion: [completions], int64."""
+        return self.owners.bincount(minlength=self.completions)
 
 
 def split(sizes: Sequence[int], budget: int) -> list[list[int]]:
@@ -161,8 +162,8 @@ def _longest_first(sizes: Sequence[int]) -> list[int]:
     return sorted(range(len(sizes)), key=lambda row: -sizes[row])
 
 
-def lay_out(trees: Sequence[Tree]) -> MicroBatch:
-    """The trees as one micro-batch, on the CPU."""
+def lay_out(packed_rows: Sequence[PackedRow]) -> MicroBatch:
+    """The rows as one micro-batch, on the CPU."""
     import torch
 
     ids: list[int] = []
@@ -170,21 +171,25 @@ def lay_out(trees: Sequence[Tree]) -> MicroBatch:
     seen: list[tuple[Tensor, ...]] = []  # places of the keys, per segment
     queries: list[int] = []
     predictions: list[tuple[Tensor, Tensor, Tensor]] = []
-    for tree in trees:
-        trunk = torch.arange(len(ids), len(ids) + len(tree.trunk))
-        if tree.trunk:
-            ids += tree.trunk
-            positions.append(torch.arange(len(trunk)))
-            queries.append(len(trunk))
-            seen.append((trunk,))
-        for branch, labels in zip(tree.branches, tree.labels or tree.branches, strict=True):
-            own = torch.arange(len(ids), len(ids) + len(branch))
-            ids += branch
-            positions.append(torch.arange(len(trunk), len(trunk) + len(branch)))
-            if branch:
-                queries.append(len(branch))
-                seen.append((trunk, own))
-            path = torch.cat((trunk[-1:], own))  # before each token of the branch, and the last
+    for packed_row in packed_rows:
+        prefix = torch.arange(len(ids), len(ids) + len(packed_row.prefix))
+        if packed_row.prefix:
+            ids += packed_row.prefix
+            positions.append(torch.arange(len(prefix)))
+            queries.append(len(prefix))
+            seen.append((prefix,))
+        for completion, labels in zip(
+            packed_row.completions, packed_row.labels or packed_row.completions, strict=True
+        ):
+            own = torch.arange(len(ids), len(ids) + len(completion))
+            ids += completion
+            positions.append(torch.arange(len(prefix), len(prefix) + len(completion)))
+            if completion:
+                queries.append(len(completion))
+                seen.append((prefix, own))
+            path = torch.cat(
+                (prefix[-1:], own)
+            )  # before each token of the completion, and the last
             predictions.append(_predictions(path, labels, number=len(predictions)))
     sources, targets, owners = (torch.cat(parts) for parts in zip(*predictions, strict=True))
     return MicroBatch(
@@ -194,16 +199,16 @@ def lay_out(trees: Sequence[Tree]) -> MicroBatch:
         sources=sources,
         targets=targets,
         owners=owners,
-        branches=len(predictions),
+        completions=len(predictions),
     )
 
 
 def _predictions(
     path: "Tensor", labels: Sequence[int], *, number: int
 ) -> "tuple[Tensor, Tensor, Tensor]":
-    """Sources, targets and owners of one branch; the first token of a text has nothing before it.
+    """Sources, targets and owners of one completion. The first token of a text has no source.
 
-    `path` are the places before each token of the branch, one fewer where there is no trunk.
+    `path` are the places before each token of the completion, one fewer where there is no prefix.
     """
     import torch
 

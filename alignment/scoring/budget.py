@@ -84,7 +84,7 @@ def scoring_budget(setting: Setting, *, cuda: bool) -> Budget:
 
 
 @dataclass(frozen=True)
-class Memory:
+class PassMemory:
     """Bytes that a forward and backward pass takes beside the weights: fixed + a token's x tokens.
 
     Attributes:
@@ -97,7 +97,7 @@ class Memory:
     kept: float
 
     @classmethod
-    def by(cls, small: int, large: int, kept: int) -> "Memory":
+    def by(cls, small: int, large: int, kept: int) -> "PassMemory":
         """From the peaks of three passes: both `PROBES` recomputing, the smaller keeping all."""
         recomputed = max(1.0, (large - small) / (PROBES[1] - PROBES[0]))
         more = max(0.0, (kept - small) / PROBES[0])
@@ -128,7 +128,7 @@ class Plan:
 
     tokens: int
     recompute: float
-    measured: tuple[Memory, float] | None = None
+    measured: tuple[PassMemory, float] | None = None
 
     def share(self, tokens: int) -> float:
         """Of the layers that recompute in a pass of so many tokens.
@@ -187,7 +187,7 @@ def training_plan(
     return plan
 
 
-def fitting(memory: Memory, free: float, tokens: Setting, recompute: Share) -> Plan:
+def fitting(memory: PassMemory, free: float, tokens: Setting, recompute: Share) -> Plan:
     """The plan that fits into `free` bytes."""
     if recompute != "auto":
         found = memory.tokens(free, recompute) if tokens == "auto" else tokens
@@ -198,7 +198,7 @@ def fitting(memory: Memory, free: float, tokens: Setting, recompute: Share) -> P
     return Plan(found, memory.share(free, found), (memory, free))
 
 
-def _measured(attempt: Attempt, *, later: int) -> tuple[Memory, float]:
+def _measured(attempt: Attempt, *, later: int) -> tuple[PassMemory, float]:
     """What a pass takes, and the bytes that may be planned for."""
     import torch
 
@@ -211,10 +211,10 @@ def _measured(attempt: Attempt, *, later: int) -> tuple[Memory, float]:
         try:
             attempt(tokens, share)
         except torch.OutOfMemoryError:
-            return Memory(0.0, 4.0, 4.0), 0.0  # the least there is
+            return PassMemory(0.0, 4.0, 4.0), 0.0  # the least there is
         peaks.append(torch.cuda.max_memory_allocated() - before)
     torch.cuda.empty_cache()
-    return Memory.by(*peaks), SHARE * (_free() - later)
+    return PassMemory.by(*peaks), SHARE * (_free() - later)
 
 
 def _free() -> float:

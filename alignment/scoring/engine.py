@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Batch(Frozen):
+class StepRows(Frozen):
     """How the rows of one optimiser step reach the device."""
 
     per_device: PositiveInt = Field(
@@ -48,7 +48,7 @@ class Stock(Frozen):
     any_loss: ClassVar[bool] = False
     name: Literal["stock"] = "stock"
 
-    def batch_arguments(self, batch: Batch) -> dict[str, Any]:
+    def batch_arguments(self, batch: StepRows) -> dict[str, Any]:
         """A step's rows under the argument names of transformers."""
         return {
             "per_device_train_batch_size": batch.per_device,
@@ -100,7 +100,7 @@ class Packed(Frozen):
         "GPU's memory by measurement, all on a CPU.",
     )
 
-    def batch_arguments(self, batch: Batch) -> dict[str, Any]:
+    def batch_arguments(self, batch: StepRows) -> dict[str, Any]:
         """A step's rows under the argument names of transformers: all at once."""
         return {
             "per_device_train_batch_size": batch.effective,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.models.chat_template import end_of_turn_id, render
 from alignment.records import Message, PreferencePair
 from alignment.scoring.attention import use_packed_attention
-from alignment.scoring.batches import MicroBatch, Tree, lay_out
+from alignment.scoring.batches import MicroBatch, PackedRow, lay_out
 from alignment.scoring.budget import Setting, scoring_budget
 
 if TYPE_CHECKING:
@@ -151,32 +151,32 @@ def packed_reply_logprobs(
 
     use_packed_attention(model)
     device = next(model.parameters()).device
-    trees = [
-        Tree(prompt, [row.reply for row in group])
+    packed_rows = [
+        PackedRow(prompt, [row.reply for row in group])
         for prompt, group in groupby(rows, key=lambda row: row.prompt)
     ]
     budget = scoring_budget(tokens, cuda=device.type == "cuda")
-    left = budget.groups([tree.tokens for tree in trees])
+    left = budget.groups([packed_row.tokens for packed_row in packed_rows])
     found: dict[int, Sequence[Tensor]] = {}
     was_training = model.training
     model.eval()
     while left:
         group = left[-1]
-        micro = lay_out([trees[at] for at in group])
+        micro = lay_out([packed_rows[at] for at in group])
         try:
             with torch.no_grad():
                 values = predicted_logprobs(model, micro.to(device)).cpu()
         except torch.OutOfMemoryError:
             values = None
         if values is None:
-            left = _smaller(budget, trees, left)
+            left = _smaller(budget, packed_rows, left)
             continue
         left.pop()
         replies = iter(values.split(micro.predicted.tolist()))
-        found.update({at: [next(replies) for _ in trees[at].branches] for at in group})
+        found.update({at: [next(replies) for _ in packed_rows[at].completions] for at in group})
         on_batch(sum(map(len, found.values())))
     model.train(was_training)
-    return [reply for at in range(len(trees)) for reply in found[at]]
+    return [reply for at in range(len(packed_rows)) for reply in found[at]]
 
 
 def predicted_logprobs(model: Any, micro: MicroBatch) -> "Tensor":
@@ -274,9 +274,11 @@ def _target_logprobs(head: Any, states: "Tensor", targets: "Tensor") -> "Tensor"
     return -cross_entropy(head(states).float(), targets, reduction="none")
 
 
-def _smaller(budget: Any, trees: Sequence[Tree], left: list[list[int]]) -> list[list[int]]:
+def _smaller(
+    budget: Any, packed_rows: Sequence[PackedRow], left: list[list[int]]
+) -> list[list[int]]:
     """What is left to do, in smaller groups, after an out-of-memory with the last one."""
-    budget.halve([trees[at].tokens for at in left[-1]])
+    budget.halve([packed_rows[at].tokens for at in left[-1]])
     rows = [at for group in left for at in group]
-    groups = budget.groups([trees[at].tokens for at in rows])
+    groups = budget.groups([packed_rows[at].tokens for at in rows])
     return [[rows[at] for at in group] for group in groups]

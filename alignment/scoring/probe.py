@@ -102,14 +102,14 @@ def probe_rows(rows: Iterable[Completion]) -> list[Completion]:
     return kept
 
 
-def take_probe(model: "PreTrainedModel", rows: Sequence[Completion]) -> Probe:
+def record_probe(model: "PreTrainedModel", rows: Sequence[Completion]) -> Probe:
     """What a model thinks of the rows now."""
     found = _distributions(model, rows)
     scores, choices = found.topk(min(PROBE_CHOICES, found.shape[1]))
     return Probe(tuple(rows), found.gather(1, _targets(rows))[:, 0].contiguous(), choices, scores)
 
 
-def leave_probe(
+def save_probe(
     model: "PreTrainedModel", rows: Sequence[Completion], path: Path, *, bf16: bool
 ) -> float:
     """Write the probe of a model at the end of its training; the model can train no further.
@@ -128,10 +128,10 @@ def leave_probe(
 
     device = model.device.type
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
-        live = take_probe(model, rows)
+        live = record_probe(model, rows)
     freeze_trained(model)
-    take_probe(model, rows).save(path)
-    gap = distance(live, model)["mean_abs_logprob"]
+    record_probe(model, rows).save(path)
+    gap = divergence(live, model)["mean_abs_logprob"]
     allowed = FREEZING_GAP["bfloat16" if bf16 else "float32"]
     if not gap <= allowed:
         raise TrainingError(
@@ -141,7 +141,7 @@ def leave_probe(
     return gap
 
 
-def distance(trained: Probe, model: "PreTrainedModel") -> dict[str, float]:
+def divergence(trained: Probe, model: "PreTrainedModel") -> dict[str, float]:
     """How far a model is from the one a probe was taken of.
 
     Returns:

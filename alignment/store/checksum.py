@@ -11,13 +11,13 @@ from alignment.records import Frozen
 _SEAL, _NONE = b',\n "digest": "%b"\n}\n', b"0" * 64
 
 
-def sealed(record: Frozen) -> bytes:
+def with_digest(record: Frozen) -> bytes:
     """A record as JSON whose last key, `digest`, is the sha256 of all bytes before it."""
     body = record.model_dump_json(indent=1).removesuffix("\n}").encode()
     return body + _SEAL % hashlib.sha256(body).hexdigest().encode()
 
 
-def unsealed(content: bytes) -> bytes:
+def verified(content: bytes) -> bytes:
     """The JSON of a sealed record without its seal; JSON that never had one as it is.
 
     Raises:

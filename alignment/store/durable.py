@@ -16,7 +16,7 @@ from alignment.store.failpoints import hit
 
 
 @contextlib.contextmanager
-def effect(name: str) -> Iterator[None]:
+def failpoint_span(name: str) -> Iterator[None]:
     """What the block does to the disk: for writing that is done by a library, or piece by piece."""
     hit(f"{name}:before")
     yield
@@ -25,13 +25,13 @@ def effect(name: str) -> Iterator[None]:
 
 def write(name: str, path: Path, content: str | bytes) -> None:
     """Write a file, in place and unflushed: whoever commits it flushes it."""
-    with effect(name):
+    with failpoint_span(name):
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def flush(name: str, path: Path) -> None:
     """Make a file or folder durable: a rename of unflushed data may survive without the data."""
-    with effect(name):
+    with failpoint_span(name):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -51,7 +51,7 @@ def rename(name: str, source: Path, target: Path) -> None:
 
     An error of a rename that has happened all the same (a network's lost answer) is none.
     """
-    with effect(name):
+    with failpoint_span(name):
         try:
             source.replace(target)
         except OSError:
@@ -66,7 +66,7 @@ def remove(name: str, path: Path) -> None:
     A folder is moved out of the way first, so that no later attempt meets a part of it.
     """
     gone = path.with_name(f".{path.name}.gone")
-    with effect(name):
+    with failpoint_span(name):
         shutil.rmtree(gone, ignore_errors=True)  # of an attempt that was killed here
         if path.is_dir() and not path.is_symlink():
             with contextlib.suppress(FileNotFoundError):  # somebody else was faster
@@ -87,7 +87,7 @@ def staged(name: str, path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    with effect(name):
+    with failpoint_span(name):
         yield aside / path.name
         if path.is_dir():
             shutil.rmtree(path)
@@ -123,7 +123,7 @@ def create(name: str, path: Path, content: bytes) -> None:
     try:
         write(f"{name}.write", aside, content)
         flush(f"{name}.flush", aside)
-        with effect(f"{name}.link"):
+        with failpoint_span(f"{name}.link"):
             _link(aside, path)
         flush(f"{name}.folder", path.parent)
     finally:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from alignment.errors import ArtifactError, StorageError
 from alignment.records import FileDigest, Frozen, StageRecord, inside
-from alignment.store.checksum import sealed, unsealed
+from alignment.store.checksum import verified, with_digest
 from alignment.store.durable import flush_tree, remove, rename, write
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Store(Frozen):
         """The record of a key, or None where there is no artifact. Reads the manifest only."""
         manifest = self.folder(key) / MANIFEST
         try:
-            return StageRecord.model_validate_json(unsealed(manifest.read_bytes()))
+            return StageRecord.model_validate_json(verified(manifest.read_bytes()))
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -181,7 +181,7 @@ class Store(Frozen):
         with storage_errors(self.root):
             files = tuple(_digest(workspace.out, path) for path in _files(workspace.out))
             record = record.model_copy(update={"files": files})
-            write("artifact.manifest", workspace.out / MANIFEST, sealed(record))
+            write("artifact.manifest", workspace.out / MANIFEST, with_digest(record))
             flush_tree("artifact.flush", workspace.out)
             rename("artifact.publish", workspace.out, target)
         with contextlib.suppress(OSError):  # the artifact is there, whatever is left of this

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import TrainingError
-from alignment.scoring.batches import Tree, lay_out
+from alignment.scoring.batches import PackedRow, lay_out
 from alignment.scoring.budget import Budget, Plan, training_plan
 from alignment.scoring.engine import Packed
 from alignment.train.acceleration import (
@@ -21,7 +21,7 @@ from alignment.train.acceleration import (
     recompute,
     recomputes,
 )
-from alignment.train.objectives import Task
+from alignment.train.objectives import Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ ROWS_COMPARED, LARGEST_GAP = 2, 0.01
 """Of a training's first step, policy against reference before it has learnt anything, nats a reply.
 The same kernels give 0; others gave 0.75 where replies had 5,000 nats."""
 
-Pass = Callable[[Tree], None]
+Pass = Callable[[PackedRow], None]
 """Takes one row forward and backward through the model."""
 
 
@@ -59,7 +59,7 @@ class Capacity:
         if self._selective:
             recompute(self._model, max(self.share, self._plan.share(tokens)))
 
-    def take_less(self, sizes: Sequence[int]) -> None:
+    def shrink(self, sizes: Sequence[int]) -> None:
         """After an out-of-memory with rows of these sizes: recompute all, then halve the tokens.
 
         Raises:
@@ -75,27 +75,34 @@ class Capacity:
         self.share = 1.0
 
 
-def settle(
-    trainer: Any, task: Task, engine: Packed, *, trees: Sequence[Tree], take: Pass
+def autotune(
+    trainer: Any,
+    objective: Objective,
+    engine: Packed,
+    *,
+    packed_rows: Sequence[PackedRow],
+    take: Pass,
 ) -> Capacity:
     """Compile what is to be compiled, then measure what fits.
 
     Args:
         trainer: whose model the library has set up.
-        task: what it is trained on.
+        objective: what it is trained on.
         engine: what is asked for.
-        trees: rows of the first step.
+        packed_rows: rows of the first step.
         take: passes a row, to be measured.
 
     Raises:
         TrainingError: layers cannot be compiled, as asked for.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
-    compiled = _compiles(trainer, engine, model) and _compile(trainer, task, model, trees)
+    compiled = _compiles(trainer, engine, model) and _compile(
+        trainer, objective, model, packed_rows
+    )
     if engine.fuse_adapters and not compiled:
         fuse_adapters(model)
     selective = recomputes(model)
-    plan = _plan(trainer, task, engine, model, take, selective=selective)
+    plan = _plan(trainer, objective, engine, model, take, selective=selective)
     return Capacity(model, plan, selective=selective)
 
 
@@ -111,13 +118,15 @@ def _compiles(trainer: Any, engine: Packed, model: Any) -> bool:
     return wanted and reason is None
 
 
-def _compile(trainer: Any, task: Task, model: Any, trees: Sequence[Tree]) -> bool:
+def _compile(
+    trainer: Any, objective: Objective, model: Any, packed_rows: Sequence[PackedRow]
+) -> bool:
     """Compile the layers, or not where policy and reference then round differently."""
     undo = compile_layers(model)
-    micro = lay_out(trees[:ROWS_COMPARED]).to(next(model.parameters()).device)
+    micro = lay_out(packed_rows[:ROWS_COMPARED]).to(next(model.parameters()).device)
     state = random_state(model)
     with fresh(model), trainer.compute_loss_context_manager():
-        gap = task.gap(model, micro)
+        gap = objective.gap(model, micro)
     set_random_state(model, state)
     if gap > LARGEST_GAP:
         logger.warning(
@@ -130,7 +139,7 @@ def _compile(trainer: Any, task: Task, model: Any, trees: Sequence[Tree]) -> boo
 
 
 def _plan(
-    trainer: Any, task: Task, engine: Packed, model: Any, take: Pass, *, selective: bool
+    trainer: Any, objective: Objective, engine: Packed, model: Any, take: Pass, *, selective: bool
 ) -> Plan:
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -139,7 +148,7 @@ def _plan(
         if selective:
             recompute(model, share)
         try:
-            take(task.probe(tokens))
+            take(objective.probe(tokens))
         finally:
             model.zero_grad(set_to_none=True)
             set_random_state(model, state)
@@ -148,7 +157,7 @@ def _plan(
         engine.tokens_per_micro_batch,
         engine.recompute,
         cuda=on_cuda(model),
-        longest=task.longest(trainer),
+        longest=objective.longest(trainer),
         attempt=attempt,
         later=sum(12 * parameter.numel() for parameter in learnt),  # gradient, two moments
     )

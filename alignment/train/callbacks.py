@@ -17,10 +17,10 @@ from alignment.models.generate import generate
 from alignment.records import Message, PreferencePair
 from alignment.scoring.engine import Engine, Stock
 from alignment.scoring.logprobs import pair_logprobs
-from alignment.store.durable import effect, flush, staged
+from alignment.store.durable import failpoint_span, flush, staged
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
-from alignment.train.checkpoints import seal
+from alignment.train.checkpoints import commit_checkpoint
 from alignment.train.losses import Loss
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def watch(workspace: Workspace, progress: Progress, *, phase: str) -> "TrainerCa
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             staged = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            seal(staged, workspace.checkpoints, step=state.global_step)
+            commit_checkpoint(staged, workspace.checkpoints, step=state.global_step)
 
     return Watch()
 
@@ -81,7 +81,7 @@ def sample_generations(
             replies = generate(
                 parts["model"], tokenizer, prompts, max_new_tokens=max_new_tokens, batch=8
             )
-            with effect("samples.append"), path.open("a", encoding="utf-8") as stream:
+            with failpoint_span("samples.append"), path.open("a", encoding="utf-8") as stream:
                 for prompt, reply in zip(prompts, replies, strict=True):
                     row = {"step": state.global_step, "prompt": prompt[-1].content}
                     stream.write(json.dumps({**row, "reply": reply.text}) + "\n")

@@ -3,8 +3,8 @@
 The trainer library writes a checkpoint file by file into its final folder and resumes from the
 newest one without looking: half of the faults tried (a missing optimizer, files of two
 generations) are then accepted in silence and change the result. So its folder is only a staging
-place: `seal` flushes it, writes the digest of every file and renames it, and `newest` returns
-the last one whose digests hold.
+place: `commit_checkpoint` flushes it, writes the digest of every file and renames it, and
+`newest` returns the last one whose digests match.
 """
 
 import json
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 DIGESTS = "digests.json"
 
 
-def seal(staged: Path, directory: Path, *, step: int, keep: int = 2) -> Path:
+def commit_checkpoint(staged: Path, directory: Path, *, step: int, keep: int = 2) -> Path:
     """Make a staged checkpoint the one of `step`, durable and whole, and drop old ones.
 
     Args:

@@ -1,6 +1,6 @@
 """What the packed engine trains on: conversations (SFT) and pairs (DPO).
 
-A task makes trees of a stock batch, gives every row its share of the step's loss, and reports
+A task makes rows of a stock batch, gives every row its share of the step's loss, and reports
 under TRL's names. Not here: how rows are split and passed (`packed.py`).
 """
 
@@ -9,36 +9,36 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from alignment.models.chat_template import IGNORED
-from alignment.scoring.batches import MicroBatch, Tree
+from alignment.scoring.batches import MicroBatch, PackedRow
 from alignment.scoring.logprobs import PairLogProbs
 from alignment.train.losses import PreferenceLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Batch = Mapping[str, Any]
+CollatedBatch = Mapping[str, Any]
 """What a stock collator makes: right-padded tensors."""
 
-Objective = Callable[[Any, MicroBatch], "Tensor"]
+RowLoss = Callable[[Any, MicroBatch], "Tensor"]
 """(model, micro-batch) to [rows, columns]: each row's share of the loss, then what to report."""
 
 
-class Task(Protocol):
+class Objective(Protocol):
     """One kind of training."""
 
     def longest(self, trainer: Any) -> int:
         """Tokens of the longest row of the training set."""
 
-    def probe(self, tokens: int) -> Tree:
+    def probe(self, tokens: int) -> PackedRow:
         """A row of so many tokens, to measure memory with."""
 
-    def trees(self, batch: Batch) -> list[Tree]:
+    def packed_rows(self, batch: CollatedBatch) -> list[PackedRow]:
         """The batch's rows without padding."""
 
-    def totals(self, trees: Sequence[Tree]) -> list[int]:
+    def totals(self, packed_rows: Sequence[PackedRow]) -> list[int]:
         """What the losses of a step's rows are divided by."""
 
-    def objective(self, totals: Sequence[float]) -> Objective:
+    def row_loss(self, totals: Sequence[float]) -> RowLoss:
         """The loss of a step with these totals."""
 
     def gap(self, model: Any, micro: MicroBatch) -> float:
@@ -49,36 +49,38 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class ConversationTask:
+class ConversationObjective:
     """Mean negative log-likelihood of the step's targets."""
 
     def longest(self, trainer: Any) -> int:
         """Tokens of the longest conversation."""
         return max(map(len, trainer.train_dataset["input_ids"]))
 
-    def probe(self, tokens: int) -> Tree:
+    def probe(self, tokens: int) -> PackedRow:
         """A conversation of so many tokens, each a target."""
-        return Tree((), ([0] * tokens,))
+        return PackedRow((), ([0] * tokens,))
 
-    def trees(self, batch: Batch) -> list[Tree]:
-        """One branch a row and no trunk."""
+    def packed_rows(self, batch: CollatedBatch) -> list[PackedRow]:
+        """One completion a row and no prefix."""
         lengths = batch["attention_mask"].sum(dim=1).tolist()
         rows = zip(batch["input_ids"].tolist(), batch["labels"].tolist(), lengths, strict=True)
-        return [Tree((), (ids[:n],), (labels[:n],)) for ids, labels, n in rows]
+        return [PackedRow((), (ids[:n],), (labels[:n],)) for ids, labels, n in rows]
 
-    def totals(self, trees: Sequence[Tree]) -> list[int]:
+    def totals(self, packed_rows: Sequence[PackedRow]) -> list[int]:
         """Targets; the first token of a row is none, as nothing stands before it."""
-        labels = ((tree.labels or tree.branches)[0][1:] for tree in trees)
+        labels = (
+            (packed_row.labels or packed_row.completions)[0][1:] for packed_row in packed_rows
+        )
         return [max(1, sum(label != IGNORED for row in labels for label in row))]
 
-    def objective(self, totals: Sequence[float]) -> Objective:
+    def row_loss(self, totals: Sequence[float]) -> RowLoss:
         """A row's summed negative log-likelihood over the step's targets: [rows, 1]."""
         (targets,) = totals
 
-        def objective(model: Any, micro: MicroBatch) -> "Tensor":
-            return -micro.per_branch(model(packed=micro))[:, None] / targets
+        def row_loss(model: Any, micro: MicroBatch) -> "Tensor":
+            return -micro.per_completion(model(packed=micro))[:, None] / targets
 
-        return objective
+        return row_loss
 
     def gap(self, model: Any, micro: MicroBatch) -> float:
         """There is no reference."""
@@ -90,7 +92,7 @@ class ConversationTask:
 
 
 @dataclass(frozen=True)
-class PairTask:
+class PairObjective:
     """A preference loss, and a weight for the chosen reply's likelihood."""
 
     loss: PreferenceLoss
@@ -107,13 +109,13 @@ class PairTask:
             for p, c, r in zip(prompts, chosen, rejected, strict=True)
         )
 
-    def probe(self, tokens: int) -> Tree:
+    def probe(self, tokens: int) -> PackedRow:
         """A pair whose prompt and replies are a third each."""
         third = [0] * (tokens // 3)
-        return Tree(third, (third, third))
+        return PackedRow(third, (third, third))
 
-    def trees(self, batch: Batch) -> list[Tree]:
-        """The prompt as trunk, the chosen and the rejected reply as branches."""
+    def packed_rows(self, batch: CollatedBatch) -> list[PackedRow]:
+        """The prompt as prefix, the chosen and the rejected reply as completions."""
         ids = batch["input_ids"].tolist()
         lengths = batch["attention_mask"].sum(dim=1).tolist()
         replies = batch["completion_mask"].sum(dim=1).tolist()
@@ -121,7 +123,7 @@ class PairTask:
         starts = [length - reply for length, reply in zip(lengths, replies, strict=True)]
         half = len(ids) // 2
         return [
-            Tree(
+            PackedRow(
                 whole[i][: starts[i]],
                 (whole[i][starts[i] :], whole[half + i][starts[half + i] :]),
             )
@@ -140,15 +142,18 @@ class PairTask:
         policy = _pairs(micro, model(packed=micro))
         return policy, policy if reference is None else reference
 
-    def totals(self, trees: Sequence[Tree]) -> list[int]:
+    def totals(self, packed_rows: Sequence[PackedRow]) -> list[int]:
         """Pairs, and tokens of their chosen replies."""
-        return [len(trees), max(1, sum(len(tree.branches[0]) for tree in trees))]
+        return [
+            len(packed_rows),
+            max(1, sum(len(packed_row.completions[0]) for packed_row in packed_rows)),
+        ]
 
-    def objective(self, totals: Sequence[float]) -> Objective:
+    def row_loss(self, totals: Sequence[float]) -> RowLoss:
         """A pair's loss over the step's pairs; rewards and log-probs: [pairs, 5]."""
         pairs, chosen_tokens = totals
 
-        def objective(model: Any, micro: MicroBatch) -> "Tensor":
+        def row_loss(model: Any, micro: MicroBatch) -> "Tensor":
             import torch
 
             policy, reference = self.logprobs(model, micro)
@@ -159,7 +164,7 @@ class PairTask:
             columns = (share, rewards.chosen, rewards.rejected, policy.chosen, policy.rejected)
             return torch.stack(columns, dim=1)
 
-        return objective
+        return row_loss
 
     def gap(self, model: Any, micro: MicroBatch) -> float:
         """The largest difference of a reply's log-prob."""
@@ -190,5 +195,5 @@ class PairTask:
 
 def _pairs(micro: MicroBatch, logprobs: "Tensor") -> PairLogProbs:
     """[predictions] to the pairs' sums and lengths."""
-    sums, tokens = micro.per_branch(logprobs).view(-1, 2), micro.predicted.view(-1, 2)
+    sums, tokens = micro.per_completion(logprobs).view(-1, 2), micro.predicted.view(-1, 2)
     return PairLogProbs(sums[:, 0], sums[:, 1], tokens[:, 0], tokens[:, 1])

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.errors import TrainingError
 from alignment.scoring.attention import use_packed_attention
-from alignment.scoring.batches import Tree, lay_out
+from alignment.scoring.batches import PackedRow, lay_out
 from alignment.scoring.budget import Plan, scoring_budget
 from alignment.scoring.engine import Packed
 from alignment.scoring.logprobs import PairLogProbs, predicted_logprobs
-from alignment.train.autotune import Capacity, on_cuda, random_state, set_random_state, settle
-from alignment.train.objectives import Batch, Objective, Task
+from alignment.train.autotune import Capacity, autotune, on_cuda, random_state, set_random_state
+from alignment.train.objectives import CollatedBatch, Objective, RowLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,9 @@ NAMES = "names"
 """Key of a batch under which the ids of its rows travel; no stock collator has it."""
 
 
-def packed_trainer(trainer_class: Any, task: Task, engine: Packed, **arguments: Any) -> Any:
+def packed_trainer(
+    trainer_class: Any, objective: Objective, engine: Packed, **arguments: Any
+) -> Any:
     """One of TRL's trainers with packed steps, not yet started.
 
     Raises:
@@ -40,14 +42,14 @@ def packed_trainer(trainer_class: Any, task: Task, engine: Packed, **arguments: 
     class PackedTrainer(trainer_class):  # type: ignore[misc]  # which class is known at run time
         steps: Steps
 
-        def training_step(self, model: Any, inputs: Batch, *_: Any, **__: Any) -> "Tensor":
+        def training_step(self, model: Any, inputs: CollatedBatch, *_: Any, **__: Any) -> "Tensor":
             return self.steps.train(model, inputs)
 
-        def floating_point_ops(self, inputs: Batch) -> int:
+        def floating_point_ops(self, inputs: CollatedBatch) -> int:
             return 6 * int(inputs["input_ids"].numel()) * self.steps.weights
 
         def prediction_step(
-            self, model: Any, inputs: Batch, *_: Any, **__: Any
+            self, model: Any, inputs: CollatedBatch, *_: Any, **__: Any
         ) -> "tuple[Tensor, None, None]":
             return self.steps.evaluate(model, inputs), None, None
 
@@ -55,7 +57,7 @@ def packed_trainer(trainer_class: Any, task: Task, engine: Packed, **arguments: 
     trainer = PackedTrainer(**arguments)
     _take_micro_batches(trainer.model.get_base_model())
     trainer.data_collator = _with_names(trainer.data_collator)
-    trainer.steps = Steps(trainer, task, engine)
+    trainer.steps = Steps(trainer, objective, engine)
     return trainer
 
 
@@ -63,19 +65,21 @@ def first_logprobs(trainer: Any) -> tuple[PairLogProbs, PairLogProbs]:
     """Policy's and reference's log-probs of a step's worth of pairs, before any step."""
     import torch
 
-    rows, task = trainer.train_dataset, trainer.steps.task
+    rows, objective = trainer.train_dataset, trainer.steps.objective
     first = range(min(trainer.args.train_batch_size, len(rows)))
     batch = trainer.data_collator([rows[row] for row in first])
 
     def columns(model: Any, micro: Any) -> "Tensor":
-        policy, reference = task.logprobs(model, micro)
+        policy, reference = objective.logprobs(model, micro)
         lengths = (policy.chosen_tokens, policy.rejected_tokens)
         values = (policy.chosen, policy.rejected, reference.chosen, reference.rejected, *lengths)
         return torch.stack(values, dim=1)
 
     was_training = trainer.model.training
     trainer.model.eval()
-    found = trainer.steps.run(trainer.model, task.trees(batch), columns, learn=False).unbind(dim=1)
+    found = trainer.steps.run(
+        trainer.model, objective.packed_rows(batch), columns, learn=False
+    ).unbind(dim=1)
     trainer.model.train(was_training)
     return PairLogProbs(*found[:2], *found[4:]), PairLogProbs(*found[2:])
 
@@ -83,14 +87,14 @@ def first_logprobs(trainer: Any) -> tuple[PairLogProbs, PairLogProbs]:
 class Steps:
     """Takes rows through a trainer's model: the steps of training, the batches of evaluation."""
 
-    def __init__(self, trainer: Any, task: Task, engine: Packed) -> None:
-        self.task = task
+    def __init__(self, trainer: Any, objective: Objective, engine: Packed) -> None:
+        self.objective = objective
         self._trainer = trainer
         self._engine = engine
         self._capacity: Capacity | None = None
         self.weights: int = trainer.model.num_parameters(exclude_embeddings=True)
 
-    def train(self, model: Any, inputs: Batch) -> "Tensor":
+    def train(self, model: Any, inputs: CollatedBatch) -> "Tensor":
         """Gradients of one optimiser step on all its rows; returns its loss.
 
         Args:
@@ -100,31 +104,40 @@ class Steps:
         Raises:
             TrainingError: a row's loss is not finite, named by its id; or no memory is left.
         """
-        trees = self.task.trees(inputs)
-        objective = self.task.objective(self._mean_over_processes(self.task.totals(trees)))
+        packed_rows = self.objective.packed_rows(inputs)
+        row_loss = self.objective.row_loss(
+            self._mean_over_processes(self.objective.totals(packed_rows))
+        )
         if self._capacity is None or not self._trainer.model.training:
             model.train()  # not in every step: telling thousands of modules takes time
-        self._capacity = self._capacity or self._settled(trees, objective)
-        found = self.run(model, trees, objective, learn=True)
+        self._capacity = self._capacity or self._settled(packed_rows, row_loss)
+        found = self.run(model, packed_rows, row_loss, learn=True)
         self._refuse_non_finite(found[:, 0], inputs[NAMES])
-        self.task.report(self._trainer, "train", found[:, 1:])
+        self.objective.report(self._trainer, "train", found[:, 1:])
         self._count(inputs["attention_mask"])
         budget, logged = self._capacity.budget, self._trainer._metrics["train"]
         logged["tokens_per_micro_batch"] = [budget.tokens]
         logged["recompute"] = [self._capacity.share]
-        logged["micro_batches"].append(len(budget.groups([tree.tokens for tree in trees])))
+        logged["micro_batches"].append(
+            len(budget.groups([packed_row.tokens for packed_row in packed_rows]))
+        )
         return found[:, 0].sum().float()
 
-    def evaluate(self, model: Any, inputs: Batch) -> "Tensor":
+    def evaluate(self, model: Any, inputs: CollatedBatch) -> "Tensor":
         """The loss of a batch, without gradients."""
-        trees = self.task.trees(inputs)
+        packed_rows = self.objective.packed_rows(inputs)
         model.eval()
-        found = self.run(model, trees, self.task.objective(self.task.totals(trees)), learn=False)
-        self.task.report(self._trainer, "eval", found[:, 1:])
+        found = self.run(
+            model,
+            packed_rows,
+            self.objective.row_loss(self.objective.totals(packed_rows)),
+            learn=False,
+        )
+        self.objective.report(self._trainer, "eval", found[:, 1:])
         return found[:, 0].sum().float()
 
     def run(
-        self, model: Any, trees: Sequence[Tree], objective: Objective, *, learn: bool
+        self, model: Any, packed_rows: Sequence[PackedRow], row_loss: RowLoss, *, learn: bool
     ) -> "Tensor":
         """The objective of every row, [rows, columns], in as many tries as memory asks for.
 
@@ -137,11 +150,14 @@ class Steps:
         """
         import torch
 
-        capacity, sizes = self._capacity or self._scoring(model), [tree.tokens for tree in trees]
+        capacity, sizes = (
+            self._capacity or self._scoring(model),
+            [packed_row.tokens for packed_row in packed_rows],
+        )
         while True:
             state, groups = random_state(model), capacity.budget.groups(sizes)
             try:
-                return self._attempt(model, trees, objective, groups, capacity, learn=learn)
+                return self._attempt(model, packed_rows, row_loss, groups, capacity, learn=learn)
             except torch.OutOfMemoryError as error:
                 if self._trainer.accelerator.num_processes > 1:
                     raise TrainingError(
@@ -150,15 +166,15 @@ class Steps:
                         f"engine.tokens_per_micro_batch to {capacity.budget.tokens // 2}"
                     ) from error
             # outside `except`: there the failed try's tensors are still alive
-            capacity.take_less(sizes)
+            capacity.shrink(sizes)
             model.zero_grad(set_to_none=True)
             set_random_state(model, state)
 
     def _attempt(
         self,
         model: Any,
-        trees: Sequence[Tree],
-        objective: Objective,
+        packed_rows: Sequence[PackedRow],
+        row_loss: RowLoss,
         groups: Sequence[Sequence[int]],
         capacity: Capacity | None = None,
         *,
@@ -169,14 +185,14 @@ class Steps:
         accelerator, parts = self._trainer.accelerator, []
         device = next(model.parameters()).device
         # all at once: a copy to the device waits for what it was given before
-        micros = [lay_out([trees[row] for row in group]).to(device) for group in groups]
+        micros = [lay_out([packed_rows[row] for row in group]).to(device) for group in groups]
         for number, micro in enumerate(micros, start=1):
             last = number == len(micros)
             if learn and capacity is not None:
                 capacity.make_room(len(micro.ids))
             with nullcontext() if last or not learn else accelerator.no_sync(model):
                 with torch.set_grad_enabled(learn), self._trainer.compute_loss_context_manager():
-                    rows = objective(model, micro)
+                    rows = row_loss(model, micro)
                 if learn:
                     accelerator.backward(rows[:, 0].sum())
             parts.append(rows.detach())
@@ -197,13 +213,15 @@ class Steps:
         found: list[float] = self._trainer.accelerator.gather(own).mean(dim=0).tolist()
         return found
 
-    def _settled(self, trees: Sequence[Tree], objective: Objective) -> Capacity:
+    def _settled(self, packed_rows: Sequence[PackedRow], row_loss: RowLoss) -> Capacity:
         plain = self._trainer.accelerator.unwrap_model(self._trainer.model)
 
-        def take(tree: Tree) -> None:
-            self._attempt(plain, [tree], objective, [[0]], learn=True)
+        def take(packed_row: PackedRow) -> None:
+            self._attempt(plain, [packed_row], row_loss, [[0]], learn=True)
 
-        return settle(self._trainer, self.task, self._engine, trees=trees, take=take)
+        return autotune(
+            self._trainer, self.objective, self._engine, packed_rows=packed_rows, take=take
+        )
 
     def _scoring(self, model: Any) -> Capacity:
         """Of an evaluation before any training."""

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from alignment.records import Frozen
-from alignment.scoring.engine import Batch, Engine, Packed
+from alignment.scoring.engine import Engine, Packed, StepRows
 from alignment.train.losses import Loss, Sigmoid
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -56,7 +56,7 @@ class TrainingSettings(Frozen):
     warmup_ratio: float = Field(
         ge=0, lt=1, description="Share of the steps over which the rate rises from 0."
     )
-    batch: Batch = Field(default=Batch(), description="Seed: 2 x 8 = 16 rows a step.")
+    batch: StepRows = Field(default=StepRows(), description="Seed: 2 x 8 = 16 rows a step.")
     engine: Engine = Field(
         default=Packed(),
         description="How those rows reach the model: stock, TRL's padded batches; packed, end to "

@@ -10,7 +10,7 @@ from alignment.scoring.engine import Engine, Packed
 from alignment.scoring.logprobs import PairLogProbs
 from alignment.train import packed
 from alignment.train.losses import PreferenceLoss
-from alignment.train.objectives import ConversationTask, PairTask
+from alignment.train.objectives import ConversationObjective, PairObjective
 
 if TYPE_CHECKING:
     from trl.trainer.dpo_trainer import DPOTrainer
@@ -71,7 +71,7 @@ class PackedTrainers:
         from trl.trainer.sft_trainer import SFTTrainer
 
         trainer: SFTTrainer = packed.packed_trainer(
-            SFTTrainer, ConversationTask(), self._engine, **arguments
+            SFTTrainer, ConversationObjective(), self._engine, **arguments
         )
         return trainer
 
@@ -80,7 +80,7 @@ class PackedTrainers:
         from trl.trainer.dpo_trainer import DPOTrainer
 
         trainer: DPOTrainer = packed.packed_trainer(
-            DPOTrainer, PairTask(loss, sft_weight), self._engine, **arguments
+            DPOTrainer, PairObjective(loss, sft_weight), self._engine, **arguments
         )
         return trainer
 

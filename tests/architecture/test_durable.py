@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 POINTS = {
-    "effect": ("",),
+    "failpoint_span": ("",),
     "write": ("",),
     "flush": ("",),
     "flush_tree": ("",),
@@ -46,7 +46,7 @@ VERBS = {
 
 NOT_DURABLE = {
     "alignment/store/progress.py": "for whoever watches; nobody resumes from it",
-    "alignment/execution/run_step.py": "the error that a child hands its parent",
+    "alignment/execution/run_step.py": "the error that a child hooks its parent",
     "alignment/config/pipeline.py": "`make schema`",
 }
 
@@ -96,10 +96,10 @@ def writes(node: ast.AST) -> bool:
 
 
 def uncovered(tree: ast.AST, *, covered: bool = False) -> Iterator[ast.AST]:
-    """Calls that write and stand in no `with effect(...)` or `with staged(...)`."""
+    """Calls that write and stand in no `with failpoint_span(...)` or `with staged(...)`."""
     if isinstance(tree, ast.With):
         covered = covered or any(
-            called(item.context_expr) in ("effect", "staged") for item in tree.items
+            called(item.context_expr) in ("failpoint_span", "staged") for item in tree.items
         )
     if isinstance(tree, ast.FunctionDef) and tree.name in WRITTEN_BY_CALLERS:
         covered = True

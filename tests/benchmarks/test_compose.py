@@ -46,11 +46,11 @@ def test_a_stack_hands_over_what_was_trained_and_a_merge_does_not(found):
         if stage.arm == "stack":
             assert trained == start
             assert (stage.written > 0) == (stage.stage == "sft"), "the base in four bits, once"
-            assert stage.hand_over["mean_abs_logprob"] == 0
+            assert stage.handover["mean_abs_logprob"] == 0
         else:
             assert trained.nll != start.nll
             assert stage.written > 0
-            assert 0 < stage.hand_over["kept_share"] < 1.2
+            assert 0 < stage.handover["kept_share"] < 1.2
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ def stage(arm, name, start, exported):
         seed=0,
         stage=name,
         views={"start": quality(start), "exported bf16": quality(exported)},
-        hand_over={},
+        handover={},
         seconds=1,
         step_seconds=1,
         training_seconds=1,

@@ -6,7 +6,7 @@ import signal
 import psutil
 import pytest
 
-from alignment.rounds.line import Line
+from alignment.rounds.line import RoundLine
 from alignment.store.store import Store
 from tests.inbox import drop, line_settings, rows
 from tests.postgres import postgresql
@@ -103,7 +103,7 @@ def check_one_round(service, run, line):
 
 
 def test_killed_flow_process_is_resumed(service, config, tmp_path):
-    line = Line(store=Store(root=tmp_path / "store"))
+    line = RoundLine(store=Store(root=tmp_path / "store"))
     with running(service, *WORKER):
         run = service.start("dpo-round/cpu", f"config={config}")
         kill_in_training(service, run, tmp_path / "store")
@@ -113,7 +113,7 @@ def test_killed_flow_process_is_resumed(service, config, tmp_path):
 def test_run_whose_worker_died_with_it_is_found_silent_and_resumed_by_another(
     service, config, tmp_path
 ):
-    line = Line(store=Store(root=tmp_path / "store"))
+    line = RoundLine(store=Store(root=tmp_path / "store"))
     with running(service, *WORKER) as worker:
         run = service.start("dpo-round/cpu", f"config={config}")
         kill_in_training(service, run, tmp_path / "store", worker)
@@ -124,7 +124,7 @@ def test_run_whose_worker_died_with_it_is_found_silent_and_resumed_by_another(
 
 def test_run_outlives_a_kill_of_its_worker(service, config, tmp_path):
     """Its process goes on, or is taken for dead and the next goes on: one round either way."""
-    line = Line(store=Store(root=tmp_path / "store"))
+    line = RoundLine(store=Store(root=tmp_path / "store"))
     log = service.folder / "log"
     with running(service, *WORKER) as worker:
         run = service.start("dpo-round/cpu", f"config={config}")
@@ -164,7 +164,7 @@ def family(process):
 
 def test_run_outlives_a_kill_of_the_server(service, config, tmp_path):
     """The training goes on meanwhile; the flow finds the server again, or is started again."""
-    line = Line(store=Store(root=tmp_path / "store"))
+    line = RoundLine(store=Store(root=tmp_path / "store"))
     with running(service, *WORKER):
         run = service.start("dpo-round/cpu", f"config={config}")
         log = service.folder / "log"

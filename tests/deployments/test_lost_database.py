@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.rounds.line import Line
+from alignment.rounds.line import RoundLine
 from alignment.store.store import Store
 from tests.deployments.test_crashes import in_training
 from tests.inbox import drop, line_settings, rows
@@ -57,5 +57,5 @@ def test_round_goes_on_from_the_store_after_the_database_was_deleted(
         reused = [name for name, how in service.tasks(again) if how == "Reused"]
     assert len(built) >= 4
     assert "pairs-1" in reused
-    events = [entry.event.name for entry in Line(store=store).ledger.read()]
+    events = [entry.event.name for entry in RoundLine(store=store).ledger.read()]
     assert events == ["started", "opened", "closed"]

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from alignment.rounds.ledger import Batch
-from alignment.rounds.line import Line
-from alignment.rounds.steps import head_of
+from alignment.rounds.ledger import Delivery
+from alignment.rounds.line import RoundLine
+from alignment.rounds.steps import champion_of
 from alignment.store.store import Store
 from tests.alignment.artifacts import put_evaluation, put_model
 from tests.inbox import line_settings
@@ -31,14 +31,14 @@ def config(tiny_settings, write_config, tmp_path):
 def waiting(tmp_path, tiny_ref_anywhere):
     """A line whose first round has passed the gate and waits for a person."""
     store = Store(root=tmp_path / "store")
-    line = Line(store=store)
+    line = RoundLine(store=store)
     for name, label, right in (("old", "sft", 10), ("new", "round 1", 20)):
         put_model(store, f"merge-{name}", tiny_ref_anywhere, uri=f"folder:{name}")
         parents = {"model": f"merge-{name}"}
         put_evaluation(store, f"evaluate-{name}", label, right=right, parents=parents)
-    line.start(head_of(store, "merge-old"), rounds=0)
-    line.open((Batch(digest="0" * 64, key="batch-0", file="monday.jsonl"),))
-    line.close(1, head_of(store, "merge-new"), fate="waiting", why="round 1 is kept")
+    line.start(champion_of(store, "merge-old"), rounds=0)
+    line.open((Delivery(digest="0" * 64, key="batch-0", file="monday.jsonl"),))
+    line.close(1, champion_of(store, "merge-new"), fate="waiting", why="round 1 is kept")
     return line
 
 
@@ -89,7 +89,7 @@ def test_promotion_by_the_gate_makes_a_better_model_the_champion(service, config
     run = service.start("promote/cpu", f"config={config}", "ask=false")
     state = service.finish(run, seconds=60)
     assert (state["type"], state["name"]) == ("COMPLETED", "Promoted"), state["message"]
-    assert waiting.state().head == head_of(waiting.store, "merge-new")
+    assert waiting.state().champion == champion_of(waiting.store, "merge-new")
 
 
 @pytest.mark.slow
@@ -110,6 +110,8 @@ def test_promotion_waits_for_a_person_without_a_process(service, config, waiting
     assert state["name"] == {"promote": "Promoted", "decline": "Declined"}[decision]
     now = waiting.state()
     assert now.waiting is None
-    assert now.head == head_of(waiting.store, "merge-new" if decision == "promote" else "merge-old")
+    assert now.champion == champion_of(
+        waiting.store, "merge-new" if decision == "promote" else "merge-old"
+    )
     last = sorted(waiting.ledger.folder.iterdir())[-1]
     assert json.loads(last.read_text())["event"]["why"] == "read ten replies"

@@ -26,8 +26,8 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.execution.provenance import code_version, hardware, libraries
 from alignment.execution.run_step import build
 from alignment.pipeline.verdicts import each_step
-from alignment.rounds.driver import Hands, RoundRun
-from alignment.rounds.line import Line
+from alignment.rounds.driver import Hooks, RoundDriver
+from alignment.rounds.line import RoundLine
 from alignment.store.failpoints import arm, observe
 from alignment.store.lineage import ancestors
 from alignment.store.progress import Progress
@@ -45,7 +45,7 @@ class Bench:
         self.folder = folder
         self.inbox = folder / "inbox"
         self.store = Store(root=folder / "store")
-        self.line = Line(store=self.store)
+        self.line = RoundLine(store=self.store)
 
     def prepare(self) -> None:
         """Write the model, in a process of its own: torch is not put to work before a fork."""
@@ -67,8 +67,8 @@ class Bench:
         """All that is left to do; SIGTERM lets a training save first, as in a child of `launch`."""
         config, progress = self.config, Progress(self.folder / "progress.jsonl")
         signal.signal(signal.SIGTERM, lambda *_: progress.ask_to_stop())
-        hands = Hands(
-            begin=lambda: [*map(hands.build, each_step(config, self.store))],
+        hooks = Hooks(
+            begin=lambda: [*map(hooks.build, each_step(config, self.store))],
             build=lambda step: build(self.store, step, progress),
         )
         while len(history := self.line.state().history) < ROUNDS:
@@ -76,7 +76,7 @@ class Bench:
             if not (self.inbox / name).exists():
                 drop(self.inbox / f".{name}", rows(100 * len(history), 16))
                 (self.inbox / f".{name}").rename(self.inbox / name)
-            RoundRun(config, self.line, hands).result()
+            RoundDriver(config, self.line, hooks).result()
 
     # --- processes ---
 
@@ -157,10 +157,10 @@ class Bench:
         amiss = {k: found.get(k, "missing") for k in names if found.get(k) != wanted.get(k)}
         assert not amiss, f"not as the undisturbed run, which had {len(wanted)} files: {amiss}"
         state = self.line.state()
-        assert state.head is not None
+        assert state.champion is not None
         used = [b.key for opened, _ in state.history for b in opened.batches]
         assert len(used) == len(set(used)) == ROUNDS, "a batch was used twice"
-        of_model = [one.key for one in ancestors(self.store, state.head.model)]
+        of_model = [one.key for one in ancestors(self.store, state.champion.model)]
         assert {key for key in of_model if key.startswith("batch-")} <= set(used)
         for place in ("work", "damaged"):
             left = [path.name for path in self.store.root.glob(f"{place}/*")]

@@ -24,9 +24,9 @@ from pathlib import Path
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import Overtaken, UsageError
 from alignment.pipeline.step import Context
-from alignment.rounds.driver import Hands, RoundRun
-from alignment.rounds.ledger import Closed, Head, Opened
-from alignment.rounds.line import Line
+from alignment.rounds.driver import Hooks, RoundDriver
+from alignment.rounds.ledger import Champion, Closed, Opened
+from alignment.rounds.line import RoundLine
 from alignment.rounds.state import State, after
 from alignment.store.failpoints import Broken, arm, observe
 from alignment.store.lineage import ancestors
@@ -67,7 +67,7 @@ class Life:
         }
         self.config = PipelineConfig.model_validate(settings)
         self.store = Store(root=folder / "store")
-        self.line = Line(store=self.store)
+        self.line = RoundLine(store=self.store)
         self.done: Counter[str] = Counter()
         self.good: set[str] = set()
         self.bad: set[str] = set()
@@ -84,7 +84,7 @@ class Life:
             ("evaluate-0", {"model": "merge-0", "data 1": "base-0"}),
         ):
             self.store.commit(record_of(key, parents=parents), self.store.workspace(key))
-        self.line.start(Head(model="merge-0", evaluation="evaluate-0", label="start"), rounds=0)
+        self.line.start(Champion(model="merge-0", evaluation="evaluate-0", label="start"), rounds=0)
 
     # --- what a round is given ---
 
@@ -118,8 +118,8 @@ class Life:
         return {"model": MODEL, "evaluation": step.evaluation, "verdict": words}
 
     def round(self):
-        hands = Hands(begin=lambda: None, build=self.build, now=lambda: time.time() + self.clock)
-        ended = RoundRun(self.config, self.line, hands).result()
+        hooks = Hooks(begin=lambda: None, build=self.build, now=lambda: time.time() + self.clock)
+        ended = RoundDriver(self.config, self.line, hooks).result()
         self.done[ended.ending] += 1
         return ended.ending
 
@@ -225,8 +225,8 @@ class Life:
         led = [batch.digest for opened, _ in state.lineage for batch in opened.batches]
         assert len(led) == len(set(led)), "a batch is in the champion twice"
         assert not state.barred & set(led), "a revoked batch is in the champion"
-        assert state.head is not None
-        made_of = ancestors(self.store, state.head.model)
+        assert state.champion is not None
+        made_of = ancestors(self.store, state.champion.model)
         batches = {one.key for one in made_of if one.stage == "batch"}
         keys = {batch.key for opened, _ in state.lineage for batch in opened.batches}
         assert batches == keys, "the ledger and the champion's manifests disagree"
@@ -243,7 +243,9 @@ class Life:
                 again = rejected & {batch.digest for batch in event.batches}
                 assert not again, "a rejected batch was tried again"
             if isinstance(event, Closed) and before.open is not None:
-                assert event.fate != "kept" or before.head == before.open.parent, "a lost update"
+                assert event.fate != "kept" or before.champion == before.open.parent, (
+                    "a lost update"
+                )
                 if event.fate == "rejected":
                     rejected |= {batch.digest for batch in before.open.batches}
             before = after(before, event)

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignment.data.build.shards import Pass, pour
+from alignment.data.build.shards import Pass, fill_shards
 from alignment.data.read.reading import Reading
-from alignment.data.row import Placed
+from alignment.data.row import Row
 from alignment.data.split import prompt_key
 from alignment.records import Message, PreferencePair
-from alignment.rounds.ledger import Batch, Head
-from alignment.rounds.line import Line
+from alignment.rounds.ledger import Champion, Delivery
+from alignment.rounds.line import RoundLine
 from alignment.store.store import Store
 from alignment.train.callbacks import _keep
-from alignment.train.checkpoints import newest, seal
+from alignment.train.checkpoints import commit_checkpoint, newest
 from tests.alignment.store.test_store import KEY, record
 from tests.faults.crash_states import Recorder, restore, snapshot
 
@@ -90,7 +90,7 @@ def test_an_artifact_is_there_whole_or_not_at_all_and_nothing_stays_behind(recor
 def train(root, step):
     staged = root / "trl" / f"checkpoint-{step}"
     lay(staged, {n: f"{n} of step {step}\n".encode() * 60 for n in ("model", "deep/optimizer.pt")})
-    seal(staged, root / "checkpoints", step=step)
+    commit_checkpoint(staged, root / "checkpoints", step=step)
 
 
 def step_of(checkpoint):
@@ -136,7 +136,7 @@ def test_a_first_checkpoint_is_there_or_there_is_none(recorder, tmp_path):
 
 
 def head(name):
-    return Head(model=f"merge-{name}", evaluation=f"evaluate-{name}", label=name)
+    return Champion(model=f"merge-{name}", evaluation=f"evaluate-{name}", label=name)
 
 
 def moves(line):
@@ -144,19 +144,19 @@ def moves(line):
 
 
 def test_the_head_moves_or_does_not(recorder, tmp_path):
-    line = Line(store=Store(root=tmp_path / "root"))
+    line = RoundLine(store=Store(root=tmp_path / "root"))
     line.start(head("old"), rounds=0)
-    line.open((Batch(digest="0" * 64, key="batch-0", file="a.jsonl"),))
+    line.open((Delivery(digest="0" * 64, key="batch-0", file="a.jsonl"),))
     before = line.state()
     states = recorder.states(lambda: moves(line))
     assert len(states) > 6
     found = set()
     for at, root in recovered(states, tmp_path, "an entry of the ledger"):
-        left = Line(store=Store(root=root))
+        left = RoundLine(store=Store(root=root))
         state = left.state()
         assert state in (before, line.state()), at
-        assert state.head is not None
-        found.add(state.head.label)
+        assert state.champion is not None
+        found.add(state.champion.label)
         if state == before:
             moves(left)
         assert left.state() == line.state(), at
@@ -190,13 +190,13 @@ def pairs(count):
             task_type="any",
             source="any",
         )
-        yield Placed(pair, "any", number, prompt_key(pair.prompt))
+        yield Row(pair, "any", number, prompt_key(pair.prompt))
 
 
 def poured(work):
     reading = Reading("any", "pairs", "any", "", pairs(30))
     made_with: Pass[PreferencePair] = Pass((), salt="", likeness=True)
-    (shard,) = pour(reading, 0, made_with, work, lambda _: None)
+    (shard,) = fill_shards(reading, 0, made_with, work, lambda _: None)
     index = np.load(shard / "index.npy")
     return snapshot(shard), len(index)
 

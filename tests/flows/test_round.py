@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from alignment.records import DataRef
-from alignment.rounds.line import Line
+from alignment.rounds.line import RoundLine
 from alignment.rounds.steps import intake, steps_of
 from alignment.store.store import Store
 from tests.inbox import drop, line_settings, rows
@@ -54,18 +54,18 @@ def test_a_night_of_three_batches(sft_dpo, settings, write_config, tmp_path):
     an upload that has not ended and a file that is no data; its round starts from the first's.
     """
     config, inbox = write_config(settings), tmp_path / "inbox"
-    line = Line(store=Store(root=tmp_path / "store"))
+    line = RoundLine(store=Store(root=tmp_path / "store"))
 
     drop(inbox / "monday.jsonl", rows(0, 32))
     said = sft_dpo("round", config)
     assert "round 1 is kept" in said
-    first = line.state().head
+    first = line.state().champion
     assert first is not None
 
     drop(inbox / "tuesday.jsonl", rows(100, 32, chosen="no", rejected="yes"))
     said = sft_dpo("round", config)
     assert "round 2 is rejected, round 1 stays: preference accuracy fell by" in said
-    assert line.state().head == first
+    assert line.state().champion == first
 
     assert sft_dpo("round", config).startswith("no new data: 0 new pairs in 0 batches")
 
@@ -103,7 +103,7 @@ def test_a_night_of_three_batches(sft_dpo, settings, write_config, tmp_path):
 
     back = sft_dpo("rollback", "--store", line.store.root, "--why", "a test")
     assert first.model in back
-    sft_dpo("promote", steps_of(config_of(settings), line.store, third).hand_over.key,
+    sft_dpo("promote", steps_of(config_of(settings), line.store, third).handover.key,
             "--store", line.store.root)  # fmt: skip
     assert [opened.number for opened, _ in line.state().lineage] == [1, 3]
 
@@ -129,7 +129,7 @@ def test_of_two_rounds_at_once_one_moves_the_head(server, settings, write_config
         ]
     said = [run.result() for run in runs]
     assert [done.returncode for done in said] == [0, 0], said[0].stderr + said[1].stderr
-    line = Line(store=Store(root=tmp_path / "store"))
+    line = RoundLine(store=Store(root=tmp_path / "store"))
     assert [e.event.name for e in line.ledger.read()] == ["started", "opened", "closed"]
     words = ["round 1 is kept" in done.stdout for done in said]
     assert sorted(words) == [False, True]

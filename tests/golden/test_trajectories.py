@@ -13,7 +13,7 @@ import pytest
 from alignment.models.load import open_model
 from alignment.models.sources import describe
 from alignment.records import Conversation, Message, ModelRef, PreferencePair
-from alignment.scoring.engine import Batch, Stock
+from alignment.scoring.engine import StepRows, Stock
 from alignment.store.progress import Progress
 from alignment.store.store import Store, Workspace
 from alignment.train.dpo import train_dpo
@@ -26,7 +26,7 @@ SHARED = {
     "engine": Stock(),  # to which the packed one is held in tests of its own
     "lora": Lora(r=4, alpha=8, dropout=0.05),
     "learning_rate": 3e-2,
-    "batch": Batch(per_device=2, accumulation=2),
+    "batch": StepRows(per_device=2, accumulation=2),
     "max_steps": 20,
     "max_length": 256,
     "bf16": False,

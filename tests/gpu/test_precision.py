@@ -11,7 +11,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from alignment.models.load import LoadedModel, load_base
 from alignment.records import BaseRef, Conversation, ModelRef, TokenizerRef
-from alignment.scoring.engine import Batch, Packed, Stock
+from alignment.scoring.engine import Packed, StepRows, Stock
 from alignment.scoring.logprobs import encode
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
@@ -61,7 +61,7 @@ def opened(folder, dtype):
     )
 
 
-def distance(found, truth):
+def divergence(found, truth):
     """Relative difference of two lists of tensors, taken as one vector each."""
     own, true = (torch.cat([t.flatten().double().cpu() for t in part]) for part in (found, truth))
     return float((own - true).norm() / true.norm())
@@ -81,7 +81,7 @@ def logprobs(folder, engine, dtype):
 def test_logprobs_are_as_close_to_fp32_as_those_of_padded_batches(folder):
     truth = logprobs(folder, Stock(), "float32")
     stock, packed = (
-        distance(logprobs(folder, engine, "bfloat16"), truth) for engine in (Stock(), Packed())
+        divergence(logprobs(folder, engine, "bfloat16"), truth) for engine in (Stock(), Packed())
     )
     print(f"\nlog-probs, relative to fp32: stock {stock:.2e}, packed {packed:.2e}")
     assert packed <= 1.1 * stock
@@ -101,7 +101,7 @@ def gradient(folder, kind, engine, out, monkeypatch, *, bf16):
     settings = {
         "lora": Lora(r=8, alpha=16, dropout=0.0),
         "learning_rate": 1e-3,
-        "batch": Batch(per_device=4, accumulation=4),
+        "batch": StepRows(per_device=4, accumulation=4),
         "max_steps": 1,
         "bf16": bf16,
         "engine": engine,
@@ -134,6 +134,6 @@ def test_gradients_are_as_close_to_fp32_as_those_of_padded_batches(
         gradient(folder, kind, used, tmp_path / name, monkeypatch, bf16=name != "truth")
         for name, used in (("truth", Stock()), ("stock", Stock()), ("packed", engine))
     ]
-    stock, packed = (distance(part, found[0]) for part in found[1:])
+    stock, packed = (divergence(part, found[0]) for part in found[1:])
     print(f"\n{kind} gradient, relative to fp32: stock {stock:.2e}, packed {packed:.2e}")
     assert packed <= 1.1 * stock

@@ -32,11 +32,11 @@ from alignment.data.build.shards import (
     SIGNATURES,
     Pass,
     account_of,
-    pour,
+    fill_shards,
 )
 from alignment.data.dedup.compare import (
-    Alive,
     Index,
+    KeptMask,
     Matches,
     in_order,
     near_duplicate,
@@ -50,7 +50,7 @@ from alignment.data.row import R, Reason
 from alignment.data.split import PromptKeys, prompt_key, unit_hash
 from alignment.errors import DataError
 from alignment.records import DataRef, Quarantined
-from alignment.store.durable import effect, remove, write
+from alignment.store.durable import failpoint_span, remove, write
 from alignment.store.jsonl import as_line, read_rows
 
 TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held_out.jsonl", "prompts.jsonl"
@@ -60,8 +60,8 @@ LIKENESS = "likeness.npy"
 REPORT = "report.json"
 """`PreparationReport`: what became of every row."""
 
-Comparison = Callable[[Index, Alive], Matches]
-Tell = Callable[[str, int, int], None]
+Comparison = Callable[[Index, KeptMask], Matches]
+OnProgress = Callable[[str, int, int], None]
 """Is told a phase, how many rows of it are done, and of how many; 0 where nobody knows."""
 
 
@@ -87,7 +87,7 @@ class OnDisk(Sequence[NDArray[np.uint16]]):
         return part
 
 
-class Sieve(Generic[R]):
+class DatasetBuilder(Generic[R]):
     """The rows still in, and all that fell out so far.
 
     Args:
@@ -108,7 +108,7 @@ class Sieve(Generic[R]):
         *,
         work: Path,
         key: str,
-        tell: Tell,
+        tell: OnProgress,
         expected: Callable[[int], int] = lambda _: 0,
     ) -> None:
         self._tell = tell
@@ -128,7 +128,7 @@ class Sieve(Generic[R]):
         for number, reading in enumerate(readings):
             self.readings.append(reading)
             self.dropped[number] = Counter()
-            for folder in pour(reading, number, made_with, self._work, count):
+            for folder in fill_shards(reading, number, made_with, self._work, count):
                 account = account_of(folder)
                 self._shards.append(folder)
                 self.read[number] += account.read
@@ -150,7 +150,7 @@ class Sieve(Generic[R]):
         self.index["exam"] = np.array([reading.held_out for reading in self.readings])[
             self.index["source"]
         ]
-        self.alive: Alive = np.ones(len(self.index), dtype=bool)
+        self.alive: KeptMask = np.ones(len(self.index), dtype=bool)
         self._late: dict[int, tuple[Reason, str]] = {}
         shards = self._shards if likeness else []
         self.signatures = OnDisk([folder / SIGNATURES for folder in shards])
@@ -193,7 +193,7 @@ class Sieve(Generic[R]):
         repeated = partial(repeated_prompt, at_most=at_most)
         self.apply(Reason.repeated_prompt, repeated, "its prompt stands at {}".format)
 
-    def drop_alike(self, threshold: float, earlier: Mapping[str, Path]) -> None:
+    def drop_near_duplicates(self, threshold: float, earlier: Mapping[str, Path]) -> None:
         """Drop rows that are nearly one further up, or a row of an earlier set by its name."""
         before = OnDisk(list(earlier.values()))
         parts = OnDisk([*self.signatures.paths, *before.paths])
@@ -303,7 +303,7 @@ class Sieve(Generic[R]):
         shape = (int(self.alive.sum()), HASHES)
         header = {"descr": "<u2", "fortran_order": False, "shape": shape}
         start = 0
-        with effect("set.likeness"), path.open("wb") as file:
+        with failpoint_span("set.likeness"), path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for part in self.signatures:
                 file.write(part[self.alive[start : start + len(part)]].astype("<u2").tobytes())
@@ -348,7 +348,7 @@ def _merged(names: list[str], more: Sequence[str]) -> NDArray[np.uint32]:
 
 
 def _write(path: Path, lines: Iterable[bytes]) -> None:
-    with effect("set.rows"), path.open("wb") as file:
+    with failpoint_span("set.rows"), path.open("wb") as file:
         file.writelines(lines)
 
 

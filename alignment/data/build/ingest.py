@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from alignment.data.build.dataset import Sieve, Tell
+from alignment.data.build.dataset import DatasetBuilder, OnProgress
 from alignment.data.build.shards import Pass, Step
 from alignment.data.dedup import compare
 from alignment.data.filters import content, special_tokens
@@ -28,7 +28,7 @@ from alignment.data.read.sources import FileSource, HubSource, bytes_of
 from alignment.data.row import Reason, Record
 from alignment.errors import DataError, StorageError
 from alignment.records import Frozen, Quarantined, digest_of
-from alignment.store.durable import effect, flush, remove, rename
+from alignment.store.durable import failpoint_span, flush, remove, rename
 from alignment.store.jsonl import as_line
 
 KEPT, QUARANTINE, WORK = "kept.jsonl", "quarantine.jsonl", ".shards"
@@ -97,7 +97,7 @@ class IntakeReport(Frozen):
     files: tuple[FileReport, ...]
 
 
-def take_in(paths: Sequence[str], wanted: Wanted, *, out: Path, tell: Tell) -> IntakeReport:
+def take_in(paths: Sequence[str], wanted: Wanted, *, out: Path, tell: OnProgress) -> IntakeReport:
     """Read files, folders, patterns, URLs and `hub:owner/name@revision`, and write what is left.
 
     A file of unknown columns is an error where it was named, and set aside row by row where a
@@ -112,19 +112,24 @@ def take_in(paths: Sequence[str], wanted: Wanted, *, out: Path, tell: Tell) -> I
     with _storing(out):
         out.mkdir(parents=True, exist_ok=True)
         kinds: list[Kind | None] = []
-        sieve = _read(sources, wanted, kinds, out=out, tell=tell)
+        dataset = _read(sources, wanted, kinds, out=out, tell=tell)
         tell("comparing", 0, 0)
-        _compare(sieve, wanted)
+        _compare(dataset, wanted)
         tell("writing", 0, 0)
-        _write(out, {KEPT: _kept(sieve), QUARANTINE: map(as_line, sieve.quarantine())})
-        report = _report(sieve, kinds)
-        sieve.close()
+        _write(out, {KEPT: _kept(dataset), QUARANTINE: map(as_line, dataset.quarantine())})
+        report = _report(dataset, kinds)
+        dataset.close()
     return report
 
 
 def _read(
-    sources: Sequence[Named], wanted: Wanted, kinds: list[Kind | None], *, out: Path, tell: Tell
-) -> Sieve[Record]:
+    sources: Sequence[Named],
+    wanted: Wanted,
+    kinds: list[Kind | None],
+    *,
+    out: Path,
+    tell: OnProgress,
+) -> DatasetBuilder[Record]:
     """All rows through the rules; what each source gives is added to `kinds`."""
     meter = Meter(bytes_of([source for source, _ in sources]))
 
@@ -137,7 +142,7 @@ def _read(
     key = digest_of([wanted.model_dump(mode="json"), [_stamp(source) for source, _ in sources]])
     rules: Pass[Record] = Pass(RULES, salt="", likeness=wanted.near_duplicates is not None)
     try:
-        return Sieve(
+        return DatasetBuilder(
             readings(),
             rules,
             work=out / WORK,
@@ -150,17 +155,17 @@ def _read(
         raise
 
 
-def _compare(sieve: Sieve[Record], wanted: Wanted) -> None:
+def _compare(dataset: DatasetBuilder[Record], wanted: Wanted) -> None:
     """All rows that are left against each other; prompts that stand again are flagged."""
-    sieve.apply(Reason.duplicate, compare.duplicate, "same as {}".format)
+    dataset.apply(Reason.duplicate, compare.duplicate, "same as {}".format)
     conflict = "{} prefers the other reply".format
-    sieve.apply(Reason.conflicting_label, compare.conflicting_label, conflict)
+    dataset.apply(Reason.conflicting_label, compare.conflicting_label, conflict)
     if wanted.max_per_prompt is not None:
-        sieve.limit_prompts(wanted.max_per_prompt)
+        dataset.limit_prompts(wanted.max_per_prompt)
     if wanted.near_duplicates is not None:
-        sieve.drop_alike(wanted.near_duplicates, {})
-    again = compare.repeated_prompt(sieve.index, sieve.alive, at_most=1).at
-    sieve.index["flags"][again] |= as_bits([Flag.repeated_prompt])
+        dataset.drop_near_duplicates(wanted.near_duplicates, {})
+    again = compare.repeated_prompt(dataset.index, dataset.alive, at_most=1).at
+    dataset.index["flags"][again] |= as_bits([Flag.repeated_prompt])
 
 
 def _sources(paths: Sequence[str], wanted: Wanted) -> Iterator[Named]:
@@ -234,12 +239,12 @@ def _stamp(source: FileSource | HubSource) -> object:
     return [source.path, stat.st_size, stat.st_mtime_ns]
 
 
-def _kept(sieve: Sieve[Record]) -> Iterator[bytes]:
-    rows = [int(row) for row in sieve.alive.nonzero()[0]]
-    for row, line in zip(rows, sieve.lines(rows), strict=True):
-        file, number = sieve.files[sieve.index["file"][row]], int(sieve.index["row"][row])
+def _kept(dataset: DatasetBuilder[Record]) -> Iterator[bytes]:
+    rows = [int(row) for row in dataset.alive.nonzero()[0]]
+    for row, line in zip(rows, dataset.lines(rows), strict=True):
+        file, number = dataset.files[dataset.index["file"][row]], int(dataset.index["row"][row])
         place: dict[str, object] = {"file": file, "row": number}
-        if found := of_bits(int(sieve.index["flags"][row])):
+        if found := of_bits(int(dataset.index["flags"][row])):
             place["flags"] = found
         yield json.dumps(place).encode()[:-1] + b", " + line[1:]
 
@@ -256,14 +261,14 @@ def _storing(out: Path) -> Iterator[None]:
 def _write(out: Path, contents: dict[str, Iterable[bytes]]) -> None:
     """Write all files beside their places, then move each there."""
     for name, lines in contents.items():
-        with effect("intake.rows"), (out / f".{name}.part").open("wb") as file:
+        with failpoint_span("intake.rows"), (out / f".{name}.part").open("wb") as file:
             file.writelines(lines)
         flush("intake.flush", out / f".{name}.part")
     for name in contents:
         rename("intake.publish", out / f".{name}.part", out / name)
 
 
-def _report(sieve: Sieve[Record], kinds: Sequence[Kind | None]) -> IntakeReport:
+def _report(dataset: DatasetBuilder[Record], kinds: Sequence[Kind | None]) -> IntakeReport:
     parts = tuple(
         FileReport(
             file=account.source,
@@ -273,11 +278,11 @@ def _report(sieve: Sieve[Record], kinds: Sequence[Kind | None]) -> IntakeReport:
             note=reading.note,
             read=account.read,
             kept=account.kept,
-            flagged=_flagged(sieve, number),
+            flagged=_flagged(dataset, number),
             quarantined=account.dropped,
         )
         for number, (account, reading, gives) in enumerate(
-            zip(sieve.accounts(), sieve.readings, kinds, strict=True)
+            zip(dataset.accounts(), dataset.readings, kinds, strict=True)
         )
     )
     reasons = sorted(set(chain.from_iterable(part.quarantined for part in parts)))
@@ -292,8 +297,8 @@ def _report(sieve: Sieve[Record], kinds: Sequence[Kind | None]) -> IntakeReport:
     )
 
 
-def _flagged(sieve: Sieve[Record], source: int) -> dict[str, int]:
+def _flagged(dataset: DatasetBuilder[Record], source: int) -> dict[str, int]:
     """The kept rows of a source by flag."""
-    bits = sieve.index["flags"][sieve.alive & (sieve.index["source"] == source)]
+    bits = dataset.index["flags"][dataset.alive & (dataset.index["source"] == source)]
     counts = {flag: int((bits & as_bits([flag]) > 0).sum()) for flag in Flag}
     return {str(flag): count for flag, count in counts.items() if count}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from alignment.data.build.dataset import Sieve, Tell
+from alignment.data.build.dataset import DatasetBuilder, OnProgress
 from alignment.data.build.report import Prepared
 from alignment.data.build.shards import Pass, Step
 from alignment.data.dedup import compare, contamination
@@ -30,7 +30,7 @@ from alignment.data.practice.verifiers import VerifiablePrompt
 from alignment.data.read.files import Meter
 from alignment.data.read.reading import Reading, read_conversations, read_pairs
 from alignment.data.read.sources import FileSource, Source, bytes_of
-from alignment.data.row import Cleaned, Placed, R, Reason, Rejected
+from alignment.data.row import Filtered, R, Reason, Rejected, Row
 from alignment.data.split import Part, PromptKeys, held_out
 from alignment.errors import DataError
 from alignment.models import chat_template
@@ -151,7 +151,7 @@ def prepare_conversations(
     alike: Mapping[str, Path] = MappingProxyType({}),
     seed: int,
     out: Path,
-    tell: Tell = lambda *_: None,
+    tell: OnProgress = lambda *_: None,
 ) -> Prepared:
     """Write a set of conversations of at most `max_length` tokens under `out`.
 
@@ -163,11 +163,13 @@ def prepare_conversations(
     run: _Preparation[Conversation]
     run = _Preparation(config, tokenizer, earlier, alike, seed, out, tell)
     fit = partial(_fit_conversations, max_length, tokenizer)
-    sieve = run.sieve(read_conversations, [], fit, max_length)
-    run.compare(sieve)
-    first = compare.in_order(sieve.index, sieve.alive)[:SPANS_CHECKED].tolist()
-    chat_template.check_spans(tokenizer, map(Conversation.model_validate_json, sieve.lines(first)))
-    return run.write(sieve, "conversations", [])
+    dataset = run.dataset(read_conversations, [], fit, max_length)
+    run.compare(dataset)
+    first = compare.in_order(dataset.index, dataset.alive)[:SPANS_CHECKED].tolist()
+    chat_template.check_spans(
+        tokenizer, map(Conversation.model_validate_json, dataset.lines(first))
+    )
+    return run.write(dataset, "conversations", [])
 
 
 def prepare_pairs(
@@ -180,7 +182,7 @@ def prepare_pairs(
     trained: Mapping[str, Sequence[PreferencePair]] = MappingProxyType({}),
     seed: int,
     out: Path,
-    tell: Tell = lambda *_: None,
+    tell: OnProgress = lambda *_: None,
 ) -> Prepared:
     """Write a set of preference pairs under `out`.
 
@@ -209,9 +211,9 @@ def prepare_pairs(
     opposed = partial(content.contradicts_earlier, preferred=content.preferred(trained))
     judged: list[Step[PreferencePair]] = [content.identical_pair, content.tie, opposed]
     decides = [lengths.model_dump(), {name: [p.id for p in ps] for name, ps in trained.items()}]
-    sieve = run.sieve(read_pairs, judged, fit, decides)
-    run.compare(sieve)
-    return run.write(sieve, "pairs", _notes(sieve.noted, lengths))
+    dataset = run.dataset(read_pairs, judged, fit, decides)
+    run.compare(dataset)
+    return run.write(dataset, "pairs", _notes(dataset.noted, lengths))
 
 
 class _Preparation(Generic[R]):
@@ -225,19 +227,19 @@ class _Preparation(Generic[R]):
         alike: Mapping[str, Path],
         seed: int,
         out: Path,
-        tell: Tell,
+        tell: OnProgress,
     ) -> None:
         _check_files(config.sources)
         self.config, self.tokenizer, self.earlier = config, tokenizer, earlier
         self.alike, self.salt, self.out, self.tell = alike, str(seed), out, tell
 
-    def sieve(
+    def dataset(
         self,
         read: Callable[[Source, Meter], Reading[R]],
         judged: Sequence[Step[R]],
         fit: Step[R],
         lengths: object,
-    ) -> Sieve[R]:
+    ) -> DatasetBuilder[R]:
         """All rows through every filter that looks at one row, the cheap ones first."""
         steps: list[Step[R]] = [*self._usable(), *judged, *self._apart(), fit]
         key = [
@@ -247,7 +249,7 @@ class _Preparation(Generic[R]):
             [self.salt, self.tokenizer.name_or_path, lengths],
         ]
         meter = Meter(bytes_of(self.config.sources))
-        sieve = Sieve(
+        dataset = DatasetBuilder(
             (read(source, meter) for source in self.config.sources),
             Pass(steps, self.salt, likeness=self.config.near_duplicates is not None),
             work=self.out.with_name(f"{self.out.name}.shards"),
@@ -255,8 +257,8 @@ class _Preparation(Generic[R]):
             tell=self.tell,
             expected=meter.expected,
         )
-        sieve.check_malformed(self.config.max_malformed_share)
-        return sieve
+        dataset.check_malformed(self.config.max_malformed_share)
+        return dataset
 
     def _usable(self) -> Iterator[Step[R]]:
         if self.config.part is not None:
@@ -277,7 +279,7 @@ class _Preparation(Generic[R]):
     def _apart(self) -> Iterator[Step[R]]:
         """Decide who is held out, and keep off the prompts of earlier sets and evaluations."""
         share, salt = self.config.held_out_share, self.salt
-        yield lambda rows: Cleaned(
+        yield lambda rows: Filtered(
             [
                 replace(row, held_out=row.held_out or held_out(row.prompt_key, share, salt=salt))
                 for row in rows
@@ -288,33 +290,33 @@ class _Preparation(Generic[R]):
         yield partial(content.in_evaluation_set, held_out=reserved)
         yield partial(content.used_by_earlier_round, earlier=self.earlier)
         if self.config.evaluation_prompts:
-            exam = contamination.Exam.of(self.config.evaluation_prompts)
+            exam = contamination.EvaluationPrompts.of(self.config.evaluation_prompts)
             yield partial(contamination.leaked, exam=exam)
 
-    def compare(self, sieve: Sieve[R]) -> None:
+    def compare(self, dataset: DatasetBuilder[R]) -> None:
         """All that are left against each other, and the limits."""
-        sieve.sample(self.salt)
-        sieve.apply(
+        dataset.sample(self.salt)
+        dataset.apply(
             Reason.in_evaluation_set,
             compare.in_own_evaluation,
             "its prompt is held out by a source of this set, {}".format,
         )
-        sieve.apply(Reason.duplicate, compare.duplicate, "same as {}".format)
-        sieve.apply(
+        dataset.apply(Reason.duplicate, compare.duplicate, "same as {}".format)
+        dataset.apply(
             Reason.conflicting_label, compare.conflicting_label, "{} prefers the other reply".format
         )
         if self.config.max_per_prompt is not None:
-            sieve.limit_prompts(self.config.max_per_prompt)
+            dataset.limit_prompts(self.config.max_per_prompt)
         if self.config.near_duplicates is not None:
-            sieve.drop_alike(self.config.near_duplicates, self.alike)
-        sieve.limit(self.config.limit, self.config.task_limits)
+            dataset.drop_near_duplicates(self.config.near_duplicates, self.alike)
+        dataset.limit(self.config.limit, self.config.task_limits)
 
-    def write(self, sieve: Sieve[R], kind: Kind, notes: Sequence[str]) -> Prepared:
+    def write(self, dataset: DatasetBuilder[R], kind: Kind, notes: Sequence[str]) -> Prepared:
         """The set, and what a person should know about it."""
-        told = [f"{reading.source}: {reading.note}" for reading in sieve.readings if reading.note]
-        if spelled := sieve.noted["spelled_out"]:
+        told = [f"{reading.source}: {reading.note}" for reading in dataset.readings if reading.note]
+        if spelled := dataset.noted["spelled_out"]:
             told.append(f"{spelled} rows had control tokens in their text, now spelled out")
-        return sieve.write(
+        return dataset.write(
             self.out,
             kind=kind,
             prompts=_prompts(self.config),
@@ -338,10 +340,10 @@ def _check_files(sources: Sequence[Source]) -> None:
 
 
 def _fit_conversations(
-    max_length: int, tokenizer: "PreTrainedTokenizerBase", rows: list[Placed[Conversation]]
-) -> Cleaned[Conversation]:
+    max_length: int, tokenizer: "PreTrainedTokenizerBase", rows: list[Row[Conversation]]
+) -> Filtered[Conversation]:
     """Rows of at most `max_length` tokens."""
-    cleaned: Cleaned[Conversation] = Cleaned([], [])
+    cleaned: Filtered[Conversation] = Filtered([], [])
     for row in rows:
         try:
             fit_conversation(tokenizer, row.record, max_length=max_length)
@@ -355,11 +357,11 @@ def _fit_conversations(
 def _fit_pairs(
     lengths: Lengths,
     tokenizer: "PreTrainedTokenizerBase",
-    rows: list[Placed[PreferencePair]],
-) -> Cleaned[PreferencePair]:
+    rows: list[Row[PreferencePair]],
+) -> Filtered[PreferencePair]:
     """Rows with prompts that fit, and how many had to give something for it."""
     noted: Counter[str] = Counter()
-    cleaned: Cleaned[PreferencePair] = Cleaned([], [], noted)
+    cleaned: Filtered[PreferencePair] = Filtered([], [], noted)
     for row in rows:
         try:
             trimmed = trim_prompt(

@@ -6,7 +6,7 @@ from pathlib import Path
 from alignment.data.build.report import Prepared
 from alignment.data.split import unit_hash
 from alignment.records import PreferencePair
-from alignment.store.durable import effect
+from alignment.store.durable import failpoint_span
 
 
 def add_replay(
@@ -33,7 +33,7 @@ def add_replay(
     if not picked:
         return prepared
     train = out / prepared.ref.train
-    with effect("replay.append"), train.open("a", encoding="utf-8", newline="\n") as lines:
+    with failpoint_span("replay.append"), train.open("a", encoding="utf-8", newline="\n") as lines:
         lines.writelines(pair.model_dump_json() + "\n" for pair in picked)
     note = f"{len(picked)} pairs of earlier rounds are trained on again"
     return Prepared(

@@ -18,19 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.data.dedup import ngrams
-from alignment.data.dedup.compare import COLUMNS, columns, said
+from alignment.data.dedup.compare import COLUMNS, columns, reply_texts
 from alignment.data.read.reading import Reading
-from alignment.data.row import Cleaned, Placed, R
+from alignment.data.row import Filtered, R, Row
 from alignment.records import Quarantined
-from alignment.store.durable import effect, flush_tree, remove, rename, write
+from alignment.store.durable import failpoint_span, flush_tree, remove, rename, write
 
 SHARD = 20_000
 """Rows of a shard: what a second attempt loses at most, some twenty seconds."""
 BATCH = 1_000
 """Rows in memory at once."""
 
-Step = Callable[[list[Placed[R]]], Cleaned[R]]
-Item = Placed[R] | Quarantined
+Step = Callable[[list[Row[R]]], Filtered[R]]
+Item = Row[R] | Quarantined
 ROWS, INDEX, SIGNATURES, DROPPED, ACCOUNT = (
     "rows.jsonl",
     "index.npy",
@@ -71,7 +71,7 @@ class Account(NamedTuple):
     tasks: list[str]
 
 
-def pour(
+def fill_shards(
     reading: Reading[R], number: int, made_with: Pass[R], work: Path, tell: Callable[[int], None]
 ) -> Iterator[Path]:
     """Write one reading's shards under `work`, but for those that are there; yields each.
@@ -117,7 +117,7 @@ def _write(
     scratch.mkdir(parents=True)
     writer = _Writer(scratch, number, made_with)
     with (
-        effect("shard.rows"),
+        failpoint_span("shard.rows"),
         (scratch / ROWS).open("wb") as rows,
         (scratch / DROPPED).open("w", encoding="utf-8", newline="\n") as dropped,
     ):
@@ -144,19 +144,19 @@ class _Writer(Generic[R]):
         self._noted: Counter[str] = Counter()
         self._read = self._offset = 0
 
-    def sift(self, batch: list[Item[R]]) -> Cleaned[R]:
+    def sift(self, batch: list[Item[R]]) -> Filtered[R]:
         """Take a batch through the steps."""
         self._read += len(batch)
-        kept = [item for item in batch if isinstance(item, Placed)]
+        kept = [item for item in batch if isinstance(item, Row)]
         dropped = [item for item in batch if isinstance(item, Quarantined)]
         for step in self._with.steps:
             kept, out, noted = step(kept)
             dropped += out
             self._noted.update(noted)
         self._dropped.update(row.reason for row in dropped)
-        return Cleaned(kept, dropped)
+        return Filtered(kept, dropped)
 
-    def lines(self, rows: list[Placed[R]]) -> list[bytes]:
+    def lines(self, rows: list[Row[R]]) -> list[bytes]:
         """The rows as they are written; their columns are remembered."""
         lines = [row.record.model_dump_json().encode() + b"\n" for row in rows]
         index = columns(rows, salt=self._with.salt)
@@ -168,17 +168,17 @@ class _Writer(Generic[R]):
         self._offset += int(index["size"].sum(dtype=np.uint64))
         self._columns.append(index)
         if self._with.likeness and rows:
-            self._signatures.append(ngrams.signatures([said(row) for row in rows]))
+            self._signatures.append(ngrams.signatures([reply_texts(row) for row in rows]))
         return lines
 
     def close(self) -> int:
         """Write the columns and the account; gives how many rows came in."""
         index = np.concatenate([np.zeros(0, COLUMNS), *self._columns])
-        with effect("shard.index"):
+        with failpoint_span("shard.index"):
             np.save(self._folder / INDEX, index)
         if self._with.likeness:
             none = np.zeros((0, ngrams.HASHES), dtype=np.uint16)
-            with effect("shard.signatures"):
+            with failpoint_span("shard.signatures"):
                 np.save(self._folder / SIGNATURES, np.concatenate([none, *self._signatures]))
         account = Account(
             self._read,

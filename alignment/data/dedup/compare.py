@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from alignment.data.dedup.ngrams import BANDS, HASHES, similarity
 from alignment.data.filters.flags import as_bits, flags
-from alignment.data.row import Placed, R, Record, squeezed
+from alignment.data.row import R, Record, Row, normalise_space
 from alignment.data.split import normalise, unit_hash
 from alignment.records import Conversation, Message, PreferencePair
 
@@ -39,7 +39,7 @@ COLUMNS = np.dtype(
 )
 Index = NDArray[np.void]
 """Rows in the order they were read, with `COLUMNS`."""
-Alive = NDArray[np.bool_]
+KeptMask = NDArray[np.bool_]
 """Which rows of an index are still in."""
 
 _PAIRS = 2**14
@@ -52,7 +52,7 @@ class Matches(NamedTuple):
     of: NDArray[np.int64]
 
 
-def columns(rows: Sequence[Placed[R]], *, salt: str) -> Index:
+def columns(rows: Sequence[Row[R]], *, salt: str) -> Index:
     """The columns of some rows, but for where they lie on disk.
 
     Args:
@@ -63,7 +63,7 @@ def columns(rows: Sequence[Placed[R]], *, salt: str) -> Index:
         {
             "id": int(row.record.id, 16),
             "prompt": int(row.prompt_key, 16),
-            "asked": _hash(asked(row.record)),
+            "asked": _hash(prompt_text(row.record)),
             "order": unit_hash(row.record.id, salt=f"order:{salt}"),
             "row": row.row,
             "held": row.held_out,
@@ -78,18 +78,18 @@ def columns(rows: Sequence[Placed[R]], *, salt: str) -> Index:
     return index
 
 
-def _preference(row: Placed[R]) -> dict[str, int]:
+def _preference(row: Row[R]) -> dict[str, int]:
     if not isinstance(row.record, PreferencePair):
         return {}
-    better, other = squeezed(row.record.chosen), squeezed(row.record.rejected)
-    question = "\0".join([squeezed(row.record.prompt), *sorted((better, other))])
+    better, other = normalise_space(row.record.chosen), normalise_space(row.record.rejected)
+    question = "\0".join([normalise_space(row.record.prompt), *sorted((better, other))])
     return {"question": _hash(question), "better": _hash(better)}
 
 
-def asked(record: Record) -> str:
+def prompt_text(record: Record) -> str:
     """The whole prompt of a row, normalised."""
     before = record.messages[:-1] if isinstance(record, Conversation) else record.prompt
-    return normalise(squeezed(before))
+    return normalise(normalise_space(before))
 
 
 def _hash(text: str) -> int:
@@ -97,7 +97,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(digest, "big")
 
 
-def said(row: Placed[R]) -> list[str]:
+def reply_texts(row: Row[R]) -> list[str]:
     """What a row asks, and what it answers: by these its likeness to another is told."""
     record = row.record
     parts: tuple[Sequence[Message], ...]
@@ -110,22 +110,22 @@ def said(row: Placed[R]) -> list[str]:
     return ["\n".join(message.text for message in part) for part in parts]
 
 
-def duplicate(index: Index, alive: Alive) -> Matches:
+def duplicate(index: Index, alive: KeptMask) -> Matches:
     """Rows whose content was there before; the first one stays."""
     return _repeats(index["id"], alive)
 
 
-def repeated_prompt(index: Index, alive: Alive, *, at_most: int) -> Matches:
+def repeated_prompt(index: Index, alive: KeptMask, *, at_most: int) -> Matches:
     """Rows whose whole prompt was asked `at_most` times further up; `of` is the first of these."""
     rows = np.flatnonzero(alive)
-    rows = rows[np.argsort(index["asked"][rows], kind="stable")]
-    _, first, sizes = np.unique(index["asked"][rows], return_index=True, return_counts=True)
+    rows = rows[np.argsort(index["prompt_text"][rows], kind="stable")]
+    _, first, sizes = np.unique(index["prompt_text"][rows], return_index=True, return_counts=True)
     start = np.repeat(first, sizes)
     again = np.arange(len(rows)) - start >= at_most
     return _sorted(rows[again], rows[start[again]])
 
 
-def in_own_evaluation(index: Index, alive: Alive) -> Matches:
+def in_own_evaluation(index: Index, alive: KeptMask) -> Matches:
     """Rows to train on whose prompt stands in one of the set's own files for evaluation."""
     exam = np.flatnonzero(alive & index["exam"])
     candidates = np.flatnonzero(alive & ~index["exam"])
@@ -137,7 +137,7 @@ def in_own_evaluation(index: Index, alive: Alive) -> Matches:
     return Matches(candidates[found], exam[places[found]])
 
 
-def conflicting_label(index: Index, alive: Alive) -> Matches:
+def conflicting_label(index: Index, alive: KeptMask) -> Matches:
     """Both of two pairs that prefer opposite replies to one prompt."""
     rows = np.flatnonzero(alive)
     rows = rows[np.lexsort((rows, index["better"][rows], index["question"][rows]))]
@@ -157,7 +157,7 @@ def conflicting_label(index: Index, alive: Alive) -> Matches:
 
 def near_duplicate(
     signatures: Sequence[NDArray[np.uint16]],
-    alive: Alive,
+    alive: KeptMask,
     *,
     threshold: float,
     tell: Callable[[int, int], None] = lambda *_: None,
@@ -195,13 +195,13 @@ def near_duplicate(
     return Matches(at, np.array([found[int(row)] for row in at], dtype=np.int64))
 
 
-def in_order(index: Index, alive: Alive) -> NDArray[np.int64]:
+def in_order(index: Index, alive: KeptMask) -> NDArray[np.int64]:
     """Rows in hash order; equal rows keep theirs."""
     rows = np.flatnonzero(alive)
     return rows[np.argsort(index["order"][rows], kind="stable")]
 
 
-def _repeats(keys: NDArray[np.uint64], alive: Alive) -> Matches:
+def _repeats(keys: NDArray[np.uint64], alive: KeptMask) -> Matches:
     rows = np.flatnonzero(alive)
     _, first, which = np.unique(keys[rows], return_index=True, return_inverse=True)
     again = first[which] != np.arange(len(rows))

@@ -14,7 +14,7 @@ from typing import Self
 from alignment.data.dedup.ngrams import grams, words_of
 from alignment.data.read.reading import read_prompts
 from alignment.data.read.sources import Source
-from alignment.data.row import Cleaned, Placed, R, Reason, screen, turns
+from alignment.data.row import Filtered, R, Reason, Row, drop_if, turns
 from alignment.data.split import prompt_key
 
 WORDS = 8
@@ -23,7 +23,7 @@ SHARE = 0.7
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvaluationPrompts:
     """The prompts of an evaluation, ready to be looked for.
 
     Attributes:
@@ -51,7 +51,7 @@ class Exam:
         short: dict[str, str] = {}
         rows = (row for source in sources for row in read_prompts(source).items)
         for row in rows:
-            if not isinstance(row, Placed):
+            if not isinstance(row, Row):
                 continue
             place = f"{row.file} row {row.row}"
             for message in row.record.prompt:
@@ -68,10 +68,10 @@ class Exam:
         return cls(dict(holders), sizes, places, short)
 
 
-def leaked(rows: Iterable[Placed[R]], *, exam: Exam) -> Cleaned[R]:
+def leaked(rows: Iterable[Row[R]], *, exam: EvaluationPrompts) -> Filtered[R]:
     """Drop rows to train on that hold a prompt of the exam."""
 
-    def problem(row: Placed[R]) -> str | None:
+    def problem(row: Row[R]) -> str | None:
         if row.held_out:
             return None
         if row.prompt_key in exam.short:
@@ -86,4 +86,4 @@ def leaked(rows: Iterable[Placed[R]], *, exam: Exam) -> Cleaned[R]:
                 return f"holds {share:.0%} of the prompt at {exam.places[prompt]}"
         return None
 
-    return screen(rows, Reason.in_evaluation_set, problem)
+    return drop_if(rows, Reason.in_evaluation_set, problem)

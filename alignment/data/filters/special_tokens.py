@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
-from alignment.data.row import Cleaned, Placed, R, Reason, screen, turns
+from alignment.data.row import Filtered, R, Reason, Row, drop_if, turns
 from alignment.models.chat_template import control_tokens
 from alignment.records import Conversation, Message, PreferencePair
 
@@ -31,8 +31,8 @@ _BLANK = re.compile(r"\{\{\s*\w+\s*\}\}")
 
 
 def special_token(
-    rows: Sequence[Placed[R]], *, tokenizer: "PreTrainedTokenizerBase", turn_marker: str
-) -> Cleaned[R]:
+    rows: Sequence[Row[R]], *, tokenizer: "PreTrainedTokenizerBase", turn_marker: str
+) -> Filtered[R]:
     """Drop rows whose text alone encodes to an added token of the tokenizer, special or not.
 
     `turn_marker` is the opening of an assistant turn as text, which need not be made of added
@@ -50,13 +50,13 @@ def special_token(
                 found[at] = f"{token!r} in the {message.role} turn"
                 break
     dropped = [rows[at].dropped(Reason.special_token, words) for at, words in found.items()]
-    return Cleaned([row for at, row in enumerate(rows) if at not in found], dropped)
+    return Filtered([row for at, row in enumerate(rows) if at not in found], dropped)
 
 
-def turn_marker(rows: Iterable[Placed[R]]) -> Cleaned[R]:
+def turn_marker(rows: Iterable[Row[R]]) -> Filtered[R]:
     """Drop rows with the marks of a chat format in use, or a speaker's name in a reply."""
 
-    def problem(row: Placed[R]) -> str | None:
+    def problem(row: Row[R]) -> str | None:
         for message in turns(row.record):
             found = _FRAMES.search(message.content)
             if found is None and message.role == "assistant":
@@ -65,23 +65,23 @@ def turn_marker(rows: Iterable[Placed[R]]) -> Cleaned[R]:
                 return f"{found[0].strip()!r} in the {message.role} turn"
         return None
 
-    return screen(rows, Reason.turn_marker, problem)
+    return drop_if(rows, Reason.turn_marker, problem)
 
 
-def placeholder(rows: Iterable[Placed[R]]) -> Cleaned[R]:
+def placeholder(rows: Iterable[Row[R]]) -> Filtered[R]:
     """Drop rows with a blank such as {{name}} in a reply; among code it may be meant."""
 
-    def problem(row: Placed[R]) -> str | None:
+    def problem(row: Row[R]) -> str | None:
         for message in turns(row.record):
             found = _BLANK.search(message.content)
             if found and message.role == "assistant" and "```" not in message.content:
                 return f"{found[0][:60]} in the assistant turn"
         return None
 
-    return screen(rows, Reason.placeholder, problem)
+    return drop_if(rows, Reason.placeholder, problem)
 
 
-def spelled_out(rows: Iterable[Placed[R]], *, tokenizer: "PreTrainedTokenizerBase") -> Cleaned[R]:
+def spelled_out(rows: Iterable[Row[R]], *, tokenizer: "PreTrainedTokenizerBase") -> Filtered[R]:
     """All rows, with every control token in their text made plain text.
 
     A space goes in after its first character, `<|im_end|>` to `< |im_end|>`: the trainers' own
@@ -90,10 +90,10 @@ def spelled_out(rows: Iterable[Placed[R]], *, tokenizer: "PreTrainedTokenizerBas
     pattern = _any_of(control_tokens(tokenizer).values())
     kept = [_rewritten(row, pattern) for row in rows]
     changed = sum(new is not old for new, old in zip(kept, rows, strict=False))
-    return Cleaned(kept, [], {"spelled_out": changed})
+    return Filtered(kept, [], {"spelled_out": changed})
 
 
-def _rewritten(row: Placed[R], pattern: "re.Pattern[str]") -> Placed[R]:
+def _rewritten(row: Row[R], pattern: "re.Pattern[str]") -> Row[R]:
     if not any(pattern.search(message.content) for message in turns(row.record)):
         return row
 
@@ -132,7 +132,7 @@ def _any_of(texts: Iterable[str]) -> "re.Pattern[str]":
 
 
 def _suspect(
-    rows: Sequence[Placed[R]],
+    rows: Sequence[Row[R]],
     tokenizer: "PreTrainedTokenizerBase",
     control: dict[int, str],
     turn_marker: str,
@@ -161,7 +161,7 @@ def _is_byte_level(tokenizer: "PreTrainedTokenizerBase") -> bool:
 
 
 def _encoded(
-    rows: Sequence[Placed[R]], places: Sequence[int], tokenizer: "PreTrainedTokenizerBase"
+    rows: Sequence[Row[R]], places: Sequence[int], tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[tuple[int, list[list[int]]]]:
     """Each place's turns' ids. In batches, because a tokenizer uses all cores for one."""
     for start in range(0, len(places), _BATCH):

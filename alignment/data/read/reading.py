@@ -13,7 +13,7 @@ from alignment.data.formats.rows import RawRow
 from alignment.data.practice.source import PracticeSource
 from alignment.data.read.files import Meter
 from alignment.data.read.sources import FileSource, HubSource, Source
-from alignment.data.row import Placed, R, Reason, Record, turns
+from alignment.data.row import R, Reason, Record, Row, turns
 from alignment.data.split import prompt_key
 from alignment.errors import DataError
 from alignment.records import Conversation, PreferencePair, Prompt, Quarantined
@@ -41,7 +41,7 @@ class Reading(Generic[R]):
     format: str
     reason: str
     note: str
-    items: Iterator[Placed[R] | Quarantined]
+    items: Iterator[Row[R] | Quarantined]
     held_out: bool = False
     weight: float = 1.0
 
@@ -141,7 +141,7 @@ def _items(
     convert: Callable[[Record], R],
     *,
     held_out: bool,
-) -> Iterator[Placed[R] | Quarantined]:
+) -> Iterator[Row[R] | Quarantined]:
     unreadable: list[Quarantined] = []
     columns: tuple[str, ...] = ()
 
@@ -194,8 +194,8 @@ def _gives_other(source: FileSource | HubSource, stated: Stated, wanted: str) ->
     )
 
 
-def _placed(file: str, row: int, record: R, *, held_out: bool) -> Placed[R]:
-    return Placed(record, file, row, prompt_key(turns(record)), held_out)
+def _placed(file: str, row: int, record: R, *, held_out: bool) -> Row[R]:
+    return Row(record, file, row, prompt_key(turns(record)), held_out)
 
 
 def _as_conversation(record: Record) -> Conversation:

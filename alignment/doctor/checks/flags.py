@@ -6,7 +6,7 @@ Not here: what the run's lengths cut (`lengths.py`), whether repeats are too man
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from alignment.data.dedup.compare import asked
+from alignment.data.dedup.compare import prompt_text
 from alignment.data.filters.flags import Flag, flags
 from alignment.data.row import Record, turns
 from alignment.doctor.finding import Example, Finding, Piece, percent, share
@@ -54,7 +54,7 @@ def _flagged(rows: Sequence[Record]) -> defaultdict[Flag, list[Record]]:
     for row in rows:
         for flag in flags(row):
             found[flag].append(row)
-        prompt = asked(row)
+        prompt = prompt_text(row)
         if prompt in seen:
             found[Flag.repeated_prompt].append(row)
         seen.add(prompt)

@@ -10,7 +10,7 @@ from alignment.doctor.forecast.memory import activation_bytes, forecast_memory
 from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
 from alignment.records import Quantisation
-from alignment.scoring.budget import CPU_TOKENS, SHARE, Memory, Plan, fitting
+from alignment.scoring.budget import CPU_TOKENS, SHARE, PassMemory, Plan, fitting
 from alignment.scoring.engine import Packed
 from alignment.train.autotune import STEPS_WORTH_COMPILING
 
@@ -60,10 +60,10 @@ def _fixed(engine: Packed) -> Plan:
     )
 
 
-def _of_a_token(training: Training, shape: Shape) -> Memory:
+def _of_a_token(training: Training, shape: Shape) -> PassMemory:
     recomputed = activation_bytes(replace(training, recompute=1.0), shape, 1)
     kept = activation_bytes(replace(training, recompute=0.0), shape, 1)
-    return Memory(0.0, recomputed, kept)
+    return PassMemory(0.0, recomputed, kept)
 
 
 def _free(

@@ -13,7 +13,7 @@ from alignment.pipeline.steps.base import OpenBase
 from alignment.pipeline.steps.batches import PrepareBatches, TakeBatch
 from alignment.pipeline.steps.data import PrepareConversations, PreparePairs
 from alignment.pipeline.steps.evaluation import EvaluateModel
-from alignment.pipeline.steps.gate import PassGate
+from alignment.pipeline.steps.gate import Gate
 from alignment.pipeline.steps.handover import HandOver, MergeAdapter, StackAdapter
 from alignment.pipeline.steps.training import TrainDpo, TrainSft, UseAdapter
 
@@ -29,7 +29,7 @@ AnyStep = Annotated[
     | MergeAdapter
     | StackAdapter
     | EvaluateModel
-    | PassGate,
+    | Gate,
     Field(discriminator="stage"),
 ]
 
@@ -43,11 +43,11 @@ def read_step(text: str) -> Step:
 __all__ = [
     "Context",
     "EvaluateModel",
+    "Gate",
     "HandOver",
     "MergeAdapter",
     "OpenBase",
     "Outcome",
-    "PassGate",
     "PrepareBatches",
     "PrepareConversations",
     "PreparePairs",

@@ -15,7 +15,7 @@ from alignment.errors import DataError
 from alignment.pipeline.step import Context, Key, Outcome, Step, data_of
 from alignment.pipeline.steps.data import naming, prepared_outcome, tokenizer_of, used_prompts
 from alignment.records import PreferencePair
-from alignment.store.durable import effect, remove
+from alignment.store.durable import failpoint_span, remove
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
 
@@ -42,7 +42,7 @@ class TakeBatch(Step):
         for left in out.iterdir():  # by an attempt that was killed
             remove("batch.clear", left)
         copy = out / PurePath(self.file).name
-        with effect("batch.copy"), files.reading(self.file):
+        with failpoint_span("batch.copy"), files.reading(self.file):
             files.patiently(self.file, lambda: _copy(self.file, copy))
         if files.sha256(str(copy)) != self.digest:
             raise DataError(f"{self.file} changed while it was copied; it is taken next time.")

@@ -7,10 +7,10 @@ from alignment.data.practice.verifiers import VerifiablePrompt
 from alignment.evaluate.suite import (
     DISTRIBUTIONS,
     PAIRS,
+    BaselineScores,
     EvaluationConfig,
-    Yardstick,
+    eval_prompts,
     evaluate,
-    questions,
 )
 from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, data_of, model_of, rows_of
 from alignment.records import PairScore, PreferencePair
@@ -48,8 +48,8 @@ class EvaluateModel(Step):
             label=self.label,
             model=model,
             pairs=pairs,
-            asked=questions(verifiable, pairs, limit=self.config.prompts),
-            yardstick=self._yardstick(store),
+            prompts=eval_prompts(verifiable, pairs, limit=self.config.prompts),
+            baseline=self._baseline(store),
             seed=self.seed,
             out=context.workspace.out,
             progress=context.progress,
@@ -64,11 +64,11 @@ class EvaluateModel(Step):
         metrics |= _from_training(store, model)
         return Outcome(output=as_json(placed), metrics=metrics)
 
-    def _yardstick(self, store: Store) -> Yardstick | None:
+    def _baseline(self, store: Store) -> BaselineScores | None:
         if self.base is None or self.parent is None:
             return None
         base, parent = store.open(self.base), store.open(self.parent)
-        return Yardstick(
+        return BaselineScores(
             base=list(read_rows(store.folder(base.key) / PAIRS, PairScore)),
             distributions=store.folder(base.key) / DISTRIBUTIONS,
             parent=list(read_rows(store.folder(parent.key) / PAIRS, PairScore)),
@@ -81,12 +81,12 @@ def _from_training(store: Store, model: "LoadedModel") -> dict[str, float]:
     That one may have computed in four bits and this one never does, whoever handed it over.
     """
     from alignment.models.merge import plan_merge
-    from alignment.scoring.probe import distance, probe_of
+    from alignment.scoring.probe import divergence, probe_of
 
     adapters = plan_merge(model.ref).adapters
     if not adapters:
         return {}
-    found = distance(probe_of(store, adapters[-1]), model.model)
+    found = divergence(probe_of(store, adapters[-1]), model.model)
     return {f"{name}_from_training": value for name, value in found.items()}
 
 

@@ -2,15 +2,15 @@
 
 from typing import ClassVar, Literal
 
-from alignment.evaluate.gate import GateConfig, Measured, judge
+from alignment.evaluate.gate import GateConfig, JudgedModel, judge
 from alignment.evaluate.metrics import passes_by_id, preferences_by_id
 from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, model_of
-from alignment.records import EvalReport, Generation, Kept, PairScore
+from alignment.records import EvalReport, GateResult, Generation, PairScore
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
 
 
-class PassGate(Step):
+class Gate(Step):
     """Keep a round's model, or the one it started from.
 
     Attributes:
@@ -34,7 +34,7 @@ class PassGate(Step):
             candidate=_measured(store, self.evaluation),
             champion=_measured(store, self.against),
         )
-        kept = Kept(
+        kept = GateResult(
             model=model_of(store, self.candidate if verdict.kept else self.champion),
             evaluation=self.evaluation if verdict.kept else self.against,
             verdict=verdict,
@@ -44,9 +44,9 @@ class PassGate(Step):
         )
 
 
-def _measured(store: Store, key: str) -> Measured:
+def _measured(store: Store, key: str) -> JudgedModel:
     report = EvalReport.model_validate(store.open(key).output)
-    return Measured(
+    return JudgedModel(
         report=report,
         passes=passes_by_id(read_rows(store.path(report.generations), Generation)),
         preferences=preferences_by_id(read_rows(store.path(report.pairs), PairScore)),

@@ -25,7 +25,7 @@ class HandOver(Step):
 
     def build(self, context: Context) -> Outcome:
         """Make the model that the next stage takes, and measure it."""
-        from alignment.compose.handover import Place, hand_over
+        from alignment.compose.handover import Destination, compose_model
         from alignment.scoring.probe import probe_of
 
         store = context.store
@@ -34,11 +34,11 @@ class HandOver(Step):
             note = "no SFT adapter: the base model takes its place"
             return Outcome(output=as_json(policy), notes=(note,))
         adapter = AdapterRef.model_validate(store.open(self.adapter).output)
-        done = hand_over(
+        done = compose_model(
             policy.push(adapter),
             self.config,
             probe=probe_of(store, adapter),
-            place=Place(
+            place=Destination(
                 store=store,
                 folder=context.workspace.out / "model",
                 uri=f"store:{self.key}/model",

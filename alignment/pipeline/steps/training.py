@@ -109,7 +109,7 @@ class UseAdapter(Step):
 
         from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, describe_adapter
         from alignment.models.stack import attach
-        from alignment.scoring.probe import PROBE_FILE, last_replies, probe_rows, take_probe
+        from alignment.scoring.probe import PROBE_FILE, last_replies, probe_rows, record_probe
 
         folder = context.workspace.out / "adapter"
         with staged("adapter.copy", folder) as place:
@@ -122,7 +122,7 @@ class UseAdapter(Step):
         attach(policy.model, [folder])
         sets = [data_of(context.store, key) for key in self.probe]
         rows = probe_rows(last_replies(policy.tokenizer, _probed(context.store, sets)))
-        take_probe(policy.model, rows).save(context.workspace.out / PROBE_FILE)
+        record_probe(policy.model, rows).save(context.workspace.out / PROBE_FILE)
         return Outcome(output=as_json(ref), notes=(f"adapter taken from {self.path}",))
 
 
@@ -140,7 +140,7 @@ def _trained(
     sets: Sequence[DataRef],
 ) -> Outcome:
     from alignment.models.adapters import describe_adapter
-    from alignment.scoring.probe import PROBE_FILE, last_replies, leave_probe, probe_rows
+    from alignment.scoring.probe import PROBE_FILE, last_replies, probe_rows, save_probe
 
     out = context.workspace.out
     ref = describe_adapter(
@@ -150,7 +150,7 @@ def _trained(
         trained_on=policy.ref.ref_hash,
     )
     rows = probe_rows(last_replies(policy.tokenizer, _probed(context.store, sets)))
-    gap = leave_probe(policy.model, rows, out / PROBE_FILE, bf16=step.config.bf16)
+    gap = save_probe(policy.model, rows, out / PROBE_FILE, bf16=step.config.bf16)
     share = 100 * summary.trainable / summary.parameters
     note = f"{summary.trainable:,} of {summary.parameters:,} parameters trained ({share:.2f} %)"
     metrics = {

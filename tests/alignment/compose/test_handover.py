@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from alignment.compose.handover import Place, hand_over, kept_notes
+from alignment.compose.handover import Destination, compose_model, kept_notes
 from alignment.errors import TrainingError
 from alignment.models.merge import Merge
 from alignment.models.stack import Stack
 from alignment.records import Quantisation
-from alignment.scoring.probe import last_replies, probe_rows, take_probe
+from alignment.scoring.probe import last_replies, probe_rows, record_probe
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 
@@ -21,7 +21,7 @@ def probe_of(open_tiny, conversations):
 
     def take(ref):
         loaded = open_tiny(ref)
-        return take_probe(loaded.model, probe_rows(last_replies(loaded.tokenizer, conversations)))
+        return record_probe(loaded.model, probe_rows(last_replies(loaded.tokenizer, conversations)))
 
     return take
 
@@ -31,14 +31,14 @@ def handed_over(tmp_path, probe_of):
     """A function that hands a trained model over, by default against its own probe."""
 
     def run(trained, config, *, probe=None, dtype="float32"):
-        place = Place(
+        place = Destination(
             store=Store(root=tmp_path),
             folder=tmp_path / "merged",
             uri=f"folder:{tmp_path / 'merged'}",
             dtype=dtype,
             progress=Progress(),
         )
-        return hand_over(trained, config, probe=probe or probe_of(trained), place=place)
+        return compose_model(trained, config, probe=probe or probe_of(trained), place=place)
 
     return run
 

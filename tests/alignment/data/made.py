@@ -1,6 +1,6 @@
 """Rows made by hand for the tests of what becomes of them."""
 
-from alignment.data.row import Placed
+from alignment.data.row import Row
 from alignment.data.split import prompt_key
 from alignment.records import Conversation, Message, PreferencePair
 
@@ -11,12 +11,12 @@ def messages(*turns):
 
 def chat(*turns, row=1, **place):
     record = Conversation.of(messages(*turns), task_type="chat", source="test")
-    return Placed(record, "a.jsonl", row, prompt_key(record.messages), **place)
+    return Row(record, "a.jsonl", row, prompt_key(record.messages), **place)
 
 
 def tool_chat(*turns, row=1):
     record = Conversation.of(turns, task_type="chat", source="test")
-    return Placed(record, "a.jsonl", row, prompt_key(turns))
+    return Row(record, "a.jsonl", row, prompt_key(turns))
 
 
 def pair(prompt="Why?", chosen="good", rejected="bad", *, row=1, strength=None, **place):
@@ -33,7 +33,7 @@ def pair(prompt="Why?", chosen="good", rejected="bad", *, row=1, strength=None, 
         source="test",
         strength=strength,
     )
-    return Placed(record, "a.jsonl", row, prompt_key(turns), **place)
+    return Row(record, "a.jsonl", row, prompt_key(turns), **place)
 
 
 def told(cleaned, rows) -> list[tuple[int, str, str]]:

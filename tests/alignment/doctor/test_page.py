@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from alignment.doctor.finding import Bars, Checkup, Example, Finding, Histogram, Piece
+from alignment.doctor.finding import Bars, Example, Finding, Histogram, Piece, PreflightReport
 from alignment.doctor.page import clipped, render
 from alignment.report.table import Table
 from tests.alignment.report.test_page import KNOWN_TAGS, PAYLOADS, structure
@@ -29,7 +29,7 @@ def checkup(text):
         remedy=text,
     )
     other = finding.model_copy(update={"check": "rows", "verdict": "fail"})
-    return Checkup(
+    return PreflightReport(
         title=text, created=text, command=text, device=text, findings=(finding, other), seconds=1.0
     )
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from alignment.evaluate.gate import GateConfig, Measured, judge
+from alignment.evaluate.gate import GateConfig, JudgedModel, judge
 from alignment.records import Estimate, EvalReport
 
 
@@ -12,7 +12,7 @@ def measured(label, right, *, passed=(), tokens=10.0, stops=1.0):
         "reply_tokens": Estimate(value=tokens, low=tokens, high=tokens, n=20),
         "stop_rate": Estimate(value=stops, low=stops, high=stops, n=20),
     }
-    return Measured(
+    return JudgedModel(
         report=EvalReport(
             model=label,
             overall=overall,
@@ -82,6 +82,6 @@ def test_a_quarter_of_the_replies_may_stop_to_end_where_the_config_says_so(stops
 
 
 def test_round_that_cannot_be_compared_is_not_kept():
-    blank = Measured(measured("round 2", ()).report, passes={}, preferences={})
+    blank = JudgedModel(measured("round 2", ()).report, passes={}, preferences={})
     said = verdict(blank, measured("round 1", range(9)))
     assert said.reasons == ("there is no held-out row that both models were measured on",)

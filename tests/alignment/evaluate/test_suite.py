@@ -10,10 +10,10 @@ from alignment.evaluate.suite import (
     DISTRIBUTIONS,
     GENERATIONS,
     PAIRS,
+    BaselineScores,
     EvaluationConfig,
-    Yardstick,
+    eval_prompts,
     evaluate,
-    questions,
 )
 from alignment.models.generate import generate
 from alignment.records import Generation, PairScore
@@ -33,7 +33,7 @@ def run(tmp_path, pairs, verifiable):
     """A function that evaluates a model: its report, pair scores, generations and folder."""
     made = iter(range(100))
 
-    def evaluate_one(loaded, *, yardstick=None, config=SMALL):
+    def evaluate_one(loaded, *, baseline=None, config=SMALL):
         out = tmp_path / f"out-{next(made)}"
         out.mkdir()
         report = evaluate(
@@ -41,8 +41,8 @@ def run(tmp_path, pairs, verifiable):
             label="model",
             model=loaded,
             pairs=pairs,
-            asked=questions(verifiable, pairs, limit=4),
-            yardstick=yardstick,
+            prompts=eval_prompts(verifiable, pairs, limit=4),
+            baseline=baseline,
             seed=0,
             out=out,
             progress=Progress(),
@@ -60,7 +60,9 @@ def run(tmp_path, pairs, verifiable):
 
 def against(base):
     """What a model trained from the base directly is measured against."""
-    return Yardstick(base=base.scores, distributions=base.out / DISTRIBUTIONS, parent=base.scores)
+    return BaselineScores(
+        base=base.scores, distributions=base.out / DISTRIBUTIONS, parent=base.scores
+    )
 
 
 def test_the_base_model_is_its_own_yardstick(run, open_tiny, pairs):
@@ -86,7 +88,7 @@ def test_pairs_are_scored_as_everywhere_else(run, open_tiny, pairs):
 
 def test_a_trained_model_is_compared_with_the_bases_scores(run, open_tiny, tiny_ref, make_adapter):
     base = run(open_tiny())
-    trained = run(open_tiny(tiny_ref.push(make_adapter("a", seed=1))), yardstick=against(base))
+    trained = run(open_tiny(tiny_ref.push(make_adapter("a", seed=1))), baseline=against(base))
     assert [s.base_chosen for s in trained.scores] == [s.chosen for s in base.scores]
     drift = [abs(t.chosen - b.chosen) for t, b in zip(trained.scores, base.scores, strict=True)]
     assert trained.report.overall["logprob_drift"].value == pytest.approx(sum(drift) / len(drift))
@@ -101,7 +103,7 @@ def test_kl_from_the_base_is_the_mean_over_all_tokens_of_the_chosen_replies(
     By whole forward passes, one row at a time.
     """
     base, trained = open_tiny(), open_tiny(tiny_ref.push(make_adapter("a", seed=1)))
-    found = run(trained, yardstick=against(run(base)))
+    found = run(trained, baseline=against(run(base)))
     per_token: list[float] = []
     for pair in pairs:
         row = encode(base.tokenizer, pair.prompt, pair.chosen, max_length=256)
@@ -121,11 +123,11 @@ def test_a_base_whose_first_reply_was_not_cut_is_compared_as_far_as_the_model_is
 ):
     """As evaluations of an earlier version are that are in a store."""
     base, trained = run(open_tiny()), open_tiny(tiny_ref.push(make_adapter("a", seed=1)))
-    found = run(trained, yardstick=against(base)).report.overall["kl_from_base"]
+    found = run(trained, baseline=against(base)).report.overall["kl_from_base"]
     file = base.out / DISTRIBUTIONS
     longer = {name: torch.cat([own, own[:1]]) for name, own in load_file(file).items()}
     save_file(longer, file)
-    again = run(trained, yardstick=against(base)).report.overall["kl_from_base"]
+    again = run(trained, baseline=against(base)).report.overall["kl_from_base"]
     assert again.value == found.value > 0
 
 
@@ -142,11 +144,11 @@ def test_the_batch_size_changes_no_number(run, open_tiny):
 def test_replies_are_the_models_own_and_judged_by_the_prompts_verifier(run, open_tiny, verifiable):
     loaded = open_tiny()
     found = run(loaded)
-    asked = verifiable[:4]
+    prompts = verifiable[:4]
     replies = generate(
-        loaded.model, loaded.tokenizer, [row.prompt for row in asked], max_new_tokens=4, batch=1
+        loaded.model, loaded.tokenizer, [row.prompt for row in prompts], max_new_tokens=4, batch=1
     )
-    for row, reply, generation in zip(asked, replies, found.generations, strict=True):
+    for row, reply, generation in zip(prompts, replies, found.generations, strict=True):
         assert generation.id == row.id
         assert generation.reply == reply.text
         assert generation.passed is row.verifier(reply.text)
@@ -154,8 +156,10 @@ def test_replies_are_the_models_own_and_judged_by_the_prompts_verifier(run, open
 
 
 def test_verifiable_prompts_are_asked_before_those_of_the_pairs(verifiable, pairs):
-    assert [q.id for q in questions(verifiable, pairs, limit=3)] == [r.id for r in verifiable[:3]]
-    from_pairs = questions([], pairs, limit=100)
+    assert [q.id for q in eval_prompts(verifiable, pairs, limit=3)] == [
+        r.id for r in verifiable[:3]
+    ]
+    from_pairs = eval_prompts([], pairs, limit=100)
     assert [question.id for question in from_pairs] == [pair.id for pair in pairs]
     assert all(question.verifier is None for question in from_pairs)
 
@@ -166,8 +170,8 @@ def test_what_no_program_can_judge_has_no_verdict(tmp_path, open_tiny, pairs):
         label="model",
         model=open_tiny(),
         pairs=pairs[:1],
-        asked=questions([], pairs, limit=1),
-        yardstick=None,
+        prompts=eval_prompts([], pairs, limit=1),
+        baseline=None,
         seed=0,
         out=tmp_path,
         progress=Progress(),

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from alignment.execution.forkserver import Starter
+from alignment.execution.forkserver import ForkServer
 
 ASKER = """
 import sys
@@ -24,19 +24,19 @@ child.wait()
 
 
 @pytest.fixture(scope="module")
-def starter():
-    starter = Starter("tests.alignment.execution.started", {})
-    yield starter
-    starter.close()
+def forkserver():
+    forkserver = ForkServer("tests.alignment.execution.started", {})
+    yield forkserver
+    forkserver.close()
 
 
 @pytest.fixture
-def ask(starter, tmp_path):
+def ask(forkserver, tmp_path):
     """A function that starts a child with arguments; what it says is in `tmp_path / "log"`."""
 
     def start(*arguments):
         with (tmp_path / "log").open("ab") as log:
-            return starter.start(list(arguments), log=log)
+            return forkserver.start(list(arguments), log=log)
 
     return start
 

@@ -5,7 +5,7 @@ import pytest
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ModelError
 from alignment.execution.run_step import build, run_step
-from alignment.pipeline.chain import chain, rewoven, seed_for
+from alignment.pipeline.chain import chain, rebuild_rounds, seed_for
 from alignment.pipeline.plan import plan
 from alignment.records import AdapterRef, EvalReport, ModelRef
 from alignment.store.progress import Mark, Progress
@@ -73,10 +73,10 @@ def test_each_gate_compares_its_round_with_the_model_it_started_from(tiny_settin
     first, second = (round_.gate for round_ in names.rounds)
     assert first is not None
     assert second is not None
-    assert (first.champion, first.against) == (names.hand_over.key, names.evaluate_sft.key)
+    assert (first.champion, first.against) == (names.handover.key, names.evaluate_sft.key)
     kept = names.rounds[0]
-    assert (second.champion, second.against) == (kept.hand_over.key, kept.evaluate.key)
-    assert second.candidate == names.rounds[1].hand_over.key
+    assert (second.champion, second.against) == (kept.handover.key, kept.evaluate.key)
+    assert second.candidate == names.rounds[1].handover.key
 
 
 def test_the_gates_settings_rebuild_no_model(changed):
@@ -89,8 +89,8 @@ def test_the_gates_settings_rebuild_no_model(changed):
 def test_round_two_starts_from_round_one(tiny_settings):
     names = chain(PipelineConfig.model_validate(tiny_settings))
     first, second = names.rounds
-    assert first.train.policy == names.hand_over.key
-    assert second.train.policy == first.hand_over.key
+    assert first.train.policy == names.handover.key
+    assert second.train.policy == first.handover.key
     assert second.evaluate.parent == first.evaluate.key
 
 
@@ -106,12 +106,12 @@ def test_a_round_after_a_rejected_one_starts_from_the_champion(tiny_settings):
     woven = chain(config, lambda gate: gate.name != "gate-2")
     assert woven.rounds[:2] == hoped.rounds[:2]
     first, _, third = woven.rounds
-    assert third.train.policy == first.hand_over.key
+    assert third.train.policy == first.handover.key
     assert third.evaluate.parent == first.evaluate.key
     assert third.gate is not None
-    assert (third.gate.champion, third.gate.against) == (first.hand_over.key, first.evaluate.key)
+    assert (third.gate.champion, third.gate.against) == (first.handover.key, first.evaluate.key)
     assert woven.control == hoped.control
-    assert rewoven(hoped, config, lambda gate: gate.name != "gate-2") == woven
+    assert rebuild_rounds(hoped, config, lambda gate: gate.name != "gate-2") == woven
     tiny_settings["gate"] = {"name": "plain", "max_stop_drop": 0.5}
     other = chain(PipelineConfig.model_validate(tiny_settings), lambda g: g.name != "gate-2")
     assert other.rounds[2].train == third.train

@@ -15,7 +15,7 @@ from alignment.execution.run_step import run_step
 from alignment.models.load import open_model
 from alignment.pipeline.plan import plan
 from alignment.records import AdapterRef, EvalReport, ModelRef
-from alignment.scoring.probe import PROBE_FILE, Probe, distance
+from alignment.scoring.probe import PROBE_FILE, Probe, divergence
 from tests.alignment.elsewhere import Elsewhere, children, finish
 
 HAND_OVERS = ("stack-sft", "stack-dpo-1", "stack-dpo-2")
@@ -62,7 +62,7 @@ def test_the_reference_of_a_round_is_the_model_of_the_round_before_exactly(stack
     assert ref == model(stacked, "stack-dpo-1")
     loaded = open_model(ref, stacked.store, dtype="float32")
     probe = Probe.load(stacked.store.folder(stacked.records["dpo-1"].key) / PROBE_FILE)
-    assert distance(probe, loaded.model)["mean_abs_logprob"] == 0
+    assert divergence(probe, loaded.model)["mean_abs_logprob"] == 0
 
 
 def test_every_round_begins_with_the_loss_of_equal_models(stacked):

@@ -7,9 +7,9 @@ import pytest
 from alignment.config.pipeline import PipelineConfig
 from alignment.execution.run_step import build
 from alignment.pipeline.plan import plan
-from alignment.pipeline.verdicts import decided, each_step
-from alignment.records import AdapterRef, Kept, ModelRef
-from alignment.rounds.steps import first_head
+from alignment.pipeline.verdicts import chain_so_far, each_step
+from alignment.records import AdapterRef, GateResult, ModelRef
+from alignment.rounds.steps import first_champion
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 from tests import tiny
@@ -47,7 +47,7 @@ def again(rejected, tmp_path):
 
 
 def kept(records):
-    return [Kept.model_validate(records[f"gate-{n}"].output).verdict.kept for n in (1, 2, 3)]
+    return [GateResult.model_validate(records[f"gate-{n}"].output).verdict.kept for n in (1, 2, 3)]
 
 
 def test_the_round_after_a_rejected_one_is_trained_on_the_one_before_it(rejected):
@@ -65,13 +65,13 @@ def test_the_round_after_a_rejected_one_is_trained_on_the_one_before_it(rejected
 def test_what_the_run_hands_on_is_the_last_round_that_was_kept(rejected):
     config, records = rejected
     store = Store(root=config.store)
-    assert first_head(store, decided(config, store)).model == records["merge-dpo-3"].key
+    assert first_champion(store, chain_so_far(config, store)).model == records["merge-dpo-3"].key
 
 
 def test_second_run_reuses_every_step(rejected, again):
     config, records = rejected
     assert again() == set()
-    planned = list(plan(decided(config, Store(root=config.store)), Store(root=config.store)))
+    planned = list(plan(chain_so_far(config, Store(root=config.store)), Store(root=config.store)))
     assert {step.key for step in planned} == {record.key for record in records.values()}
     assert {step.status for step in planned} == {"SKIP"}
     assert not any(step.assumes for step in planned)
@@ -96,7 +96,7 @@ def test_a_plan_says_which_verdicts_it_takes_for_granted(rejected):
     settings["rounds"][1]["training"] = settings["dpo"] | {"epochs": 1}
     store = Store(root=config.store)
     other = PipelineConfig.model_validate(settings)
-    planned = {step.name: step for step in plan(decided(other, store), store)}
+    planned = {step.name: step for step in plan(chain_so_far(other, store), store)}
     assert planned["dpo-1"].assumes == planned["dpo-2"].assumes == ()
     assert planned["dpo-3"].assumes == planned["gate-3"].assumes == ("gate-2",)
     assert planned["dpo-3"].parents["policy"] == planned["merge-dpo-2"].key

@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from alignment.config.inbox import InboxConfig
 from alignment.errors import ArtifactError, Overtaken, UsageError
 from alignment.rounds.inbox import Arrival, look
-from alignment.rounds.ledger import Batch, Head, Started
-from alignment.rounds.line import Line
+from alignment.rounds.ledger import Champion, Delivery, Started
+from alignment.rounds.line import RoundLine
 from alignment.store.failpoints import Broken, arm
 from alignment.store.store import Store
 from tests.machines import lives, place_of_a_life
@@ -27,17 +27,17 @@ def content(number):
 
 def batch(number):
     digest = hashlib.sha256(content(number)).hexdigest()
-    return Batch(digest=digest, key=f"batch-{digest[:12]}", file=f"{number}.jsonl")
+    return Delivery(digest=digest, key=f"batch-{digest[:12]}", file=f"{number}.jsonl")
 
 
 def head(name):
-    return Head(model=f"merge-{name}", evaluation=f"evaluate-{name}", label=f"round {name}")
+    return Champion(model=f"merge-{name}", evaluation=f"evaluate-{name}", label=f"round {name}")
 
 
 @pytest.fixture
 def line(tmp_path):
     """A line that has begun, after three configured rounds."""
-    made = Line(store=Store(root=tmp_path))
+    made = RoundLine(store=Store(root=tmp_path))
     made.start(head("start"), rounds=3)
     return made
 
@@ -56,7 +56,7 @@ def entries(line):
 
 
 def test_kept_round_is_the_champion_and_the_next_starts_from_it(line):
-    assert kept(line, 4, batch(1)).head == head(4)
+    assert kept(line, 4, batch(1)).champion == head(4)
     opened = line.open((batch(2),)).open
     assert opened is not None
     assert (opened.number, opened.parent) == (5, head(4))
@@ -65,7 +65,7 @@ def test_kept_round_is_the_champion_and_the_next_starts_from_it(line):
 def test_rejected_round_leaves_the_champion_and_spends_its_batches(line):
     line.open((batch(1),))
     state = line.close(4, head(4), fate="rejected", why="worse")
-    assert state.head == head("start")
+    assert state.champion == head("start")
     assert state.spent == {batch(1).digest}
     assert line.open((batch(1),)).open is None, "not tried again"
 
@@ -80,10 +80,10 @@ def test_an_open_round_is_the_only_one_until_it_is_closed(line):
 
 def test_round_that_waits_moves_the_head_once_a_person_says_so(line):
     line.open((batch(1),))
-    assert line.close(4, head(4), fate="waiting", why="passed").head == head("start")
+    assert line.close(4, head(4), fate="waiting", why="passed").champion == head("start")
     assert line.open((batch(2),)).open is None, "no other round begins"
     state = line.promote(head(4), "looked at ten replies")
-    assert (state.head, state.waiting) == (head(4), None)
+    assert (state.champion, state.waiting) == (head(4), None)
     assert [opened.number for opened, _ in state.lineage] == [4]
 
 
@@ -91,14 +91,14 @@ def test_declined_round_is_gone_and_its_batches_are_spent(line):
     line.open((batch(1),))
     line.close(4, head(4), fate="waiting", why="passed")
     state = line.decline("too chatty")
-    assert (state.head, state.waiting) == (head("start"), None)
+    assert (state.champion, state.waiting) == (head("start"), None)
     assert batch(1).digest in state.spent
 
 
 def test_rollback_brings_an_earlier_champion_back_and_its_batches_stay_spent(line):
     kept(line, 4, batch(1))
     state = line.roll_back(head("start"), "users complain")
-    assert state.head == head("start")
+    assert state.champion == head("start")
     assert state.champions == (head("start"), head(4), head("start"))
     assert batch(1).digest in state.spent
     assert state.lineage == ()
@@ -112,7 +112,7 @@ def test_second_of_two_rounds_that_close_is_told_so(line):
     kept(line, 4, batch(1))
     with pytest.raises(Overtaken, match=r"has closed round 4 of line 'main' meanwhile \(kept\)"):
         line.close(4, head("other"), fate="kept", why="better")
-    assert line.state().head == head(4)
+    assert line.state().champion == head(4)
 
 
 def test_round_whose_champion_was_replaced_cannot_move_the_head(line):
@@ -120,7 +120,7 @@ def test_round_whose_champion_was_replaced_cannot_move_the_head(line):
     line.open((batch(2),))
     line.roll_back(head("start"), "bad")
     state = line.close(5, head(5), fate="kept", why="better")
-    assert state.head == head("start")
+    assert state.champion == head("start")
     assert state.history[-1][1].fate == "overtaken"
     assert state.again == ((batch(2),),), "its batches are the next round's"
 
@@ -170,7 +170,7 @@ def test_revoked_batch_takes_its_round_and_all_after_it_off_the_head(line):
     kept(line, 5, batch(2), batch(3))
     kept(line, 6, batch(4))
     state = line.revoke(batch(2), "wrong labels")
-    assert state.head == head(4)
+    assert state.champion == head(4)
     assert state.again == ((batch(3),), (batch(4),))
 
 
@@ -183,7 +183,7 @@ def test_model_with_a_revoked_batch_never_comes_back(line):
     for change in (line.promote, line.roll_back):
         with pytest.raises(UsageError, match=r"trained on a revoked batch \(1.jsonl\)"):
             change(head(4), "it was better")
-    assert line.state().head == head("start")
+    assert line.state().champion == head("start")
 
 
 def test_rounds_after_a_revoked_batch_are_trained_again_one_by_one(line):
@@ -203,14 +203,14 @@ def test_revoked_batch_that_no_champion_has_seen_moves_nothing(line):
     line.open((batch(1),))
     line.close(4, head(4), fate="rejected", why="worse")
     state = line.revoke(batch(1), "wrong labels")
-    assert (state.head, state.again) == (head("start"), ())
+    assert (state.champion, state.again) == (head("start"), ())
 
 
 def test_batch_revoked_while_it_is_trained_on_voids_the_round(line):
     line.open((batch(1), batch(2)))
     line.revoke(batch(1), "wrong labels")
     state = line.close(4, head(4), fate="kept", why="better")
-    assert state.head == head("start")
+    assert state.champion == head("start")
     assert state.again == ((batch(2),),)
 
 
@@ -263,8 +263,8 @@ def test_missing_entry_is_noticed(line):
 
 def test_what_a_killed_writer_leaves_is_not_an_entry(line):
     (line.ledger.folder / ".00000002.json.7-1").write_text('{"number": 2')
-    assert line.state().head == head("start")
-    assert kept(line, 4, batch(1)).head == head(4)
+    assert line.state().champion == head("start")
+    assert kept(line, 4, batch(1)).champion == head(4)
 
 
 def test_entry_reads_as_what_happened(line):
@@ -293,7 +293,7 @@ class Machine(RuleBasedStateMachine):
         self.folder = place_of_a_life()
         self.inbox = Path(self.folder.name) / "inbox"
         self.inbox.mkdir()
-        self.line = Line(store=Store(root=self.folder.name))
+        self.line = RoundLine(store=Store(root=self.folder.name))
         self.line.start(head("start"), rounds=0)
         self.fate = dict.fromkeys(range(1, 7), "free")
         self.files: dict[str, int] = {}
@@ -422,7 +422,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def ledger_and_model_agree(self):
         state = self.now()
-        assert state.head == head(self.champion)
+        assert state.champion == head(self.champion)
         assert (state.waiting.head if state.waiting else None) == (
             head(self.waiting) if self.waiting else None
         )

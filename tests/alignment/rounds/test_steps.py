@@ -10,10 +10,10 @@ from alignment.errors import ConfigError, UsageError
 from alignment.execution.run_step import build
 from alignment.pipeline.step import data_of, rows_of
 from alignment.pipeline.steps import TakeBatch
-from alignment.records import Kept, PreferencePair, Quarantined
+from alignment.records import GateResult, PreferencePair, Quarantined
 from alignment.report.ancestry import ancestry_table
-from alignment.rounds.ledger import Batch, Opened
-from alignment.rounds.steps import first_head, head_of, inbox_of, intake, steps_of
+from alignment.rounds.ledger import Delivery, Opened
+from alignment.rounds.steps import champion_of, first_champion, inbox_of, intake, steps_of
 from alignment.store.lineage import containing
 from alignment.store.progress import Progress
 from alignment.store.store import Store, file_sha256
@@ -60,14 +60,14 @@ def prepared(store, finished, config, tmp_path_factory):
     batch = TakeBatch.of(file_sha256(file), str(file))
     build(store, batch, Progress())
     file.unlink()  # from here on the store's copy is all there is
-    head = first_head(store, finished.chain)
+    head = first_champion(store, finished.chain)
     step = intake(config, store, parent=head, number=3, batches=(batch.key,))
     return build(store, step, Progress()), batch, step
 
 
 def test_line_begins_with_what_the_last_gate_handed_on(store, finished):
-    head = first_head(store, finished.chain)
-    kept = Kept.model_validate(finished.records["gate-2"].output)
+    head = first_champion(store, finished.chain)
+    kept = GateResult.model_validate(finished.records["gate-2"].output)
     assert head.evaluation == kept.evaluation
     assert head.model == store.open(kept.evaluation).parents["model"]
 
@@ -106,12 +106,12 @@ def test_round_trains_on_the_champion_and_is_measured_on_its_rows(
     store, config, prepared, finished
 ):
     _, batch, step = prepared
-    head = first_head(store, finished.chain)
-    claimed = Batch(digest=batch.digest, key=batch.key, file=batch.file)
+    head = first_champion(store, finished.chain)
+    claimed = Delivery(digest=batch.digest, key=batch.key, file=batch.file)
     round_ = steps_of(config, store, Opened(number=3, parent=head, batches=(claimed,)))
     champion = store.open(head.evaluation)
     assert round_.pairs.key == step.key, "the step that counted the pairs is the one trained on"
-    assert round_.train.policy == round_.hand_over.policy == head.model
+    assert round_.train.policy == round_.handover.policy == head.model
     assert {*round_.evaluate.data} == {
         key for role, key in champion.parents.items() if role.startswith("data ")
     }
@@ -133,7 +133,7 @@ def test_a_batch_that_was_only_prepared_is_in_no_model(store, prepared):
 
 def test_only_a_measured_merge_can_be_a_champion(store, finished):
     with pytest.raises(UsageError, match="'dpo-1' is not a model"):
-        head_of(store, finished.records["dpo-1"].key)
+        champion_of(store, finished.records["dpo-1"].key)
 
 
 def test_ancestry_has_a_row_for_each_model_with_data_metrics_and_verdict(store, finished):

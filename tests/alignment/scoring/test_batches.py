@@ -6,12 +6,12 @@ import torch
 from alignment.errors import ModelError
 from alignment.models.chat_template import IGNORED
 from alignment.scoring.attention import FAMILIES, use_packed_attention
-from alignment.scoring.batches import Tree, lay_out, level, split
+from alignment.scoring.batches import PackedRow, lay_out, level, split
 from alignment.scoring.engine import Packed
 from alignment.scoring.logprobs import Completion, predicted_logprobs, reply_logprobs
 from tests.alignment.train.models import random_model
 
-PAIR = Tree((10, 11, 12), ((20, 21), (30,)))
+PAIR = PackedRow((10, 11, 12), ((20, 21), (30,)))
 
 
 def test_rows_are_split_into_as_few_groups_as_fit():
@@ -63,7 +63,7 @@ def test_the_prompts_last_token_predicts_the_first_of_both_replies():
 
 
 def test_a_conversations_targets_are_its_labels_but_never_its_first_token():
-    row = Tree((), ((10, 11, 12, 13),), ((10, IGNORED, 12, 13),))
+    row = PackedRow((), ((10, 11, 12, 13),), ((10, IGNORED, 12, 13),))
     micro = lay_out([PAIR, row])
     assert micro.sources.tolist()[3:] == [6 + 1, 6 + 2]
     assert micro.targets.tolist()[3:] == [12, 13]
@@ -71,13 +71,13 @@ def test_a_conversations_targets_are_its_labels_but_never_its_first_token():
 
 
 def test_values_are_summed_over_each_branch():
-    assert lay_out([PAIR]).per_branch(torch.tensor([1.0, 2.0, 4.0])).tolist() == [3.0, 4.0]
+    assert lay_out([PAIR]).per_completion(torch.tensor([1.0, 2.0, 4.0])).tolist() == [3.0, 4.0]
 
 
 def test_a_sum_keeps_what_fp32_would_drop():
     """Near 45,000 its steps are 0.004."""
     values = torch.tensor([45_000.0, 2**-10, 4.0])
-    assert lay_out([PAIR]).per_branch(values).tolist() == [45_000 + 2**-10, 4.0]
+    assert lay_out([PAIR]).per_completion(values).tolist() == [45_000 + 2**-10, 4.0]
 
 
 def completions(seed=0):
@@ -108,8 +108,10 @@ def test_sharing_a_prompt_changes_no_logprob():
     model, rows = random_model("qwen2"), completions()
     use_packed_attention(model)
     pairs = zip(rows[::2], rows[1::2], strict=True)
-    shared = [Tree(chosen.prompt, (chosen.reply, rejected.reply)) for chosen, rejected in pairs]
-    single = [Tree(row.prompt, (row.reply,)) for row in rows]
+    shared = [
+        PackedRow(chosen.prompt, (chosen.reply, rejected.reply)) for chosen, rejected in pairs
+    ]
+    single = [PackedRow(row.prompt, (row.reply,)) for row in rows]
     with torch.no_grad():
         micro = lay_out(shared)
         together = predicted_logprobs(model, micro)

@@ -7,14 +7,14 @@ from alignment.scoring.budget import (
     CPU_TOKENS,
     CUDA_TOKENS,
     Budget,
-    Memory,
+    PassMemory,
     Plan,
     fitting,
     training_plan,
 )
 
 GB = 10**9
-MEMORY = Memory(fixed=2 * GB, recomputed=1e6, kept=5e6)
+MEMORY = PassMemory(fixed=2 * GB, recomputed=1e6, kept=5e6)
 
 
 def never(tokens, share):
@@ -35,7 +35,7 @@ def test_memory_is_the_line_through_the_probes():
 
     Keeping activations, 2,048 take 7 GB: 4 / 2,048 GB more for each.
     """
-    found = Memory.by(3 * GB, 4 * GB, 7 * GB)
+    found = PassMemory.by(3 * GB, 4 * GB, 7 * GB)
     assert found.fixed == pytest.approx(2 * GB)
     assert (found.recomputed, found.kept) == pytest.approx((GB / 2048, 5 * GB / 2048))
 
@@ -76,7 +76,7 @@ def test_a_full_device_recomputes_everything_and_still_gets_a_small_budget():
 
 
 def test_without_checkpointing_there_is_nothing_to_choose():
-    same = Memory(fixed=0, recomputed=1e6, kept=1e6)
+    same = PassMemory(fixed=0, recomputed=1e6, kept=1e6)
     assert fitted(same, 4 * GB) == (4000, 1)
 
 

@@ -10,11 +10,11 @@ from alignment.scoring.logprobs import Completion, reply_distributions
 from alignment.scoring.probe import (
     PROBE_TOKENS,
     Probe,
-    distance,
+    divergence,
     last_replies,
-    leave_probe,
     probe_rows,
-    take_probe,
+    record_probe,
+    save_probe,
 )
 
 
@@ -74,8 +74,8 @@ def test_the_distance_of_two_numbers():
     |log 1/2 - log 1/4| = log 2. KL = 1/2 log 2 + 1/2 log(2/3) = 1/2 log(4/3).
     The loaded one puts 1 first; the trained one, at a tie, the first, 0: they disagree.
     """
-    trained = take_probe(says(0.5, 0.5), [Completion((1,), (0,))])
-    found = distance(trained, says(0.25, 0.75))
+    trained = record_probe(says(0.5, 0.5), [Completion((1,), (0,))])
+    found = divergence(trained, says(0.25, 0.75))
     assert found == pytest.approx(
         {"mean_abs_logprob": math.log(2), "kl": 0.5 * math.log(4 / 3), "top1": 0.0}
     )
@@ -84,8 +84,8 @@ def test_the_distance_of_two_numbers():
 def test_a_model_agrees_with_itself_where_tokens_tie():
     """bfloat16 has many ties; which of them a sort puts first depends on how many it returns."""
     tied = says(*[1 / 2000] * 2000)
-    trained = take_probe(tied, [Completion((1,), (0,))])
-    assert distance(trained, tied)["top1"] == 1
+    trained = record_probe(tied, [Completion((1,), (0,))])
+    assert divergence(trained, tied)["top1"] == 1
 
 
 def test_what_is_not_kept_of_a_distribution_counts_as_one_token(monkeypatch):
@@ -95,8 +95,8 @@ def test_what_is_not_kept_of_a_distribution_counts_as_one_token(monkeypatch):
     1/2 log 2 + 1/4 log 1 + 1/4 log 1/2 = 1/4 log 2. The whole KL is 1/2 log 2 + 1/8 log 1/3.
     """
     monkeypatch.setattr(module, "PROBE_CHOICES", 2)
-    trained = take_probe(says(0.5, 0.25, 0.125, 0.125), [Completion((1,), (0,))])
-    found = distance(trained, says(0.25, 0.25, 0.125, 0.375))["kl"]
+    trained = record_probe(says(0.5, 0.25, 0.125, 0.125), [Completion((1,), (0,))])
+    found = divergence(trained, says(0.25, 0.25, 0.125, 0.375))["kl"]
     assert found == pytest.approx(0.25 * math.log(2))
     assert found < 0.5 * math.log(2) + 0.125 * math.log(1 / 3)
 
@@ -106,10 +106,10 @@ def test_a_model_is_at_no_distance_from_itself_also_after_the_probe_was_stored(
 ):
     loaded = open_tiny()
     rows = probe_rows(last_replies(loaded.tokenizer, conversations))
-    take_probe(loaded.model, rows).save(tmp_path / "probe.safetensors")
+    record_probe(loaded.model, rows).save(tmp_path / "probe.safetensors")
     stored = Probe.load(tmp_path / "probe.safetensors")
     assert list(stored.rows) == rows
-    found = distance(stored, open_tiny().model)
+    found = divergence(stored, open_tiny().model)
     assert found == {"mean_abs_logprob": 0.0, "kl": 0.0, "top1": 1.0}
 
 
@@ -137,10 +137,10 @@ def test_a_training_leaves_the_probe_of_its_model_with_the_adapter_frozen(
     adapted, open_tiny, conversations, tmp_path, bf16
 ):
     rows = probe_rows(last_replies(open_tiny().tokenizer, conversations))
-    gap = leave_probe(adapted, rows, tmp_path / "probe.safetensors", bf16=bf16)
+    gap = save_probe(adapted, rows, tmp_path / "probe.safetensors", bf16=bf16)
     assert 0 <= gap < (0.05 if bf16 else 1e-5)
-    assert distance(Probe.load(tmp_path / "probe.safetensors"), adapted)["mean_abs_logprob"] == 0
-    assert distance(Probe.load(tmp_path / "probe.safetensors"), open_tiny().model)["kl"] > 1e-3
+    assert divergence(Probe.load(tmp_path / "probe.safetensors"), adapted)["mean_abs_logprob"] == 0
+    assert divergence(Probe.load(tmp_path / "probe.safetensors"), open_tiny().model)["kl"] > 1e-3
 
 
 def test_an_adapter_that_is_another_one_when_frozen_is_an_error(
@@ -154,7 +154,7 @@ def test_an_adapter_that_is_another_one_when_frozen_is_an_error(
         if isinstance(layer, LoraLayer):
             layer.scaling = Halving(layer.scaling)
     with pytest.raises(TrainingError, match="computes something else when frozen"):
-        leave_probe(adapted, rows, tmp_path / "probe.safetensors", bf16=False)
+        save_probe(adapted, rows, tmp_path / "probe.safetensors", bf16=False)
 
 
 class Halving(dict[str, float]):

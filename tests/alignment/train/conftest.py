@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from alignment.scoring.engine import Batch, Stock
+from alignment.scoring.engine import StepRows, Stock
 from alignment.store.progress import Progress
 from alignment.train.dpo import train_dpo
 from alignment.train.settings import DpoConfig, Lora, SftConfig
@@ -28,7 +28,7 @@ def sft_config(engine):
     return SftConfig(
         lora=LORA,
         learning_rate=1e-2,
-        batch=Batch(per_device=4, accumulation=1),
+        batch=StepRows(per_device=4, accumulation=1),
         engine=engine,
         epochs=1,
         max_length=256,
@@ -43,7 +43,7 @@ def dpo_config(engine):
     return DpoConfig(
         lora=LORA,
         learning_rate=1e-2,
-        batch=Batch(per_device=4, accumulation=1),
+        batch=StepRows(per_device=4, accumulation=1),
         engine=engine,
         max_length=256,
         max_prompt_length=200,

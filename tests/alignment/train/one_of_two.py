@@ -14,7 +14,7 @@ from alignment.models.adapters import describe_adapter
 from alignment.models.load import open_model
 from alignment.models.sources import describe
 from alignment.records import Conversation, Message, ModelRef, PreferencePair
-from alignment.scoring.engine import Batch, Packed
+from alignment.scoring.engine import Packed, StepRows
 from alignment.store.progress import Progress
 from alignment.store.store import Store, Workspace
 from alignment.train.dpo import train_dpo
@@ -63,7 +63,7 @@ def train(
         "engine": Packed(tokens_per_micro_batch=BUDGETS[kind]),
         "learning_rate": 1e-2,
         "warmup_ratio": 0.0,
-        "batch": Batch(per_device=per_device, accumulation=1),
+        "batch": StepRows(per_device=per_device, accumulation=1),
         "max_steps": STEPS,
         "evaluate_every": 1,
         "evaluation_rows": 1,

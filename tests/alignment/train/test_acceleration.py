@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from alignment.scoring.attention import use_packed_attention
-from alignment.scoring.batches import Tree, lay_out
+from alignment.scoring.batches import PackedRow, lay_out
 from alignment.scoring.logprobs import predicted_logprobs
 from alignment.train.acceleration import (
     Switch,
@@ -19,13 +19,13 @@ from alignment.train.acceleration import (
     unpack_scales,
 )
 from alignment.train.losses import Sigmoid
-from alignment.train.objectives import PairTask
+from alignment.train.objectives import PairObjective
 from alignment.train.packed import _take_micro_batches
 from alignment.train.settings import ALL_LINEAR
 from benchmarks.workload import pairs_of, tokenizer
 from tests.alignment.train.models import random_model
 
-TREES = [Tree((5, 6, 7), ((8, 9), (10, 11, 12))), Tree((), ((20, 21, 22, 23),))]
+TREES = [PackedRow((5, 6, 7), ((8, 9), (10, 11, 12))), PackedRow((), ((20, 21, 22, 23),))]
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_a_compiled_policy_with_a_fresh_adapter_is_its_reference_bit_for_bit(ada
             parameter.data = parameter.data.bfloat16()
     compile_layers(model)
     prompt, chosen, rejected = ([7 * i % 90 for i in range(n)] for n in (50, 300, 200))
-    micro, task = lay_out([Tree(prompt, (chosen, rejected))]), PairTask(Sigmoid(), 0.0)
+    micro, task = lay_out([PackedRow(prompt, (chosen, rejected))]), PairObjective(Sigmoid(), 0.0)
     _take_micro_batches(model.get_base_model())
     with torch.autocast("cpu", torch.bfloat16):
         assert task.gap(model, micro) > 0.1, "of an adapter that does something"

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from alignment.train.checkpoints import DIGESTS, newest, seal
+from alignment.train.checkpoints import DIGESTS, commit_checkpoint, newest
 
 FILES = (
     "adapter_model.safetensors",
@@ -22,7 +22,7 @@ def sealed(tmp_path):
         staged.mkdir(parents=True)
         for name in FILES:
             (staged / name).write_bytes(f"{name} of step {step}".encode() * 30)
-        seal(staged, tmp_path / "checkpoints", step=step)
+        commit_checkpoint(staged, tmp_path / "checkpoints", step=step)
     return tmp_path / "checkpoints"
 
 
@@ -86,7 +86,7 @@ def test_two_checkpoints_are_kept(sealed, tmp_path):
     staged = tmp_path / "trl" / "checkpoint-10"
     staged.mkdir()
     (staged / "optimizer.pt").write_text("x")
-    seal(staged, sealed, step=10)
+    commit_checkpoint(staged, sealed, step=10)
     assert names(sealed) == ["step-00000002", "step-00000010"]
 
 
@@ -94,6 +94,6 @@ def test_a_step_can_be_sealed_again(sealed, tmp_path):
     staged = tmp_path / "trl" / "checkpoint-2"
     staged.mkdir()
     (staged / "optimizer.pt").write_text("again")
-    seal(staged, sealed, step=2)
+    commit_checkpoint(staged, sealed, step=2)
     assert newest(sealed) == sealed / "step-00000002"
     assert (sealed / "step-00000002" / "optimizer.pt").read_text() == "again"

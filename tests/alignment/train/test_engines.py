@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from alignment.errors import Interrupted, ModelError, TrainingError
-from alignment.scoring.engine import Batch, Packed, Stock
+from alignment.scoring.engine import Packed, StepRows, Stock
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
 from alignment.train.dpo import train_dpo
@@ -40,7 +40,7 @@ DROPPING = Lora(r=4, alpha=8, dropout=0.3)
 SETTINGS = {
     "lora": LORA,
     "learning_rate": 1e-2,
-    "batch": Batch(per_device=4, accumulation=2),
+    "batch": StepRows(per_device=4, accumulation=2),
     "max_length": 256,
     "bf16": False,
     "gradient_checkpointing": False,
@@ -146,7 +146,7 @@ def test_every_loss_of_the_trainer_library_has_its_value(run, loss):
 
 def test_the_weight_of_the_chosen_replys_likelihood_is_the_librarys(run):
     """One padded batch a step, so that both take the mean over the same tokens."""
-    changes = {"sft_weight": 0.5, "max_steps": 3, "batch": Batch(per_device=8, accumulation=1)}
+    changes = {"sft_weight": 0.5, "max_steps": 3, "batch": StepRows(per_device=8, accumulation=1)}
     stock, _ = run("dpo", "stock", Stock(), **changes)
     packed, _ = run("dpo", "packed", PACKED, **changes)
     assert losses(packed) == pytest.approx(losses(stock), rel=1e-4)

@@ -16,10 +16,10 @@ from alignment.scoring.engine import Packed, Stock
 from alignment.scoring.probe import (
     PROBE_FILE,
     Probe,
-    distance,
+    divergence,
     last_replies,
-    leave_probe,
     probe_rows,
+    save_probe,
 )
 from alignment.store.progress import Progress
 from alignment.train.dpo import train_dpo
@@ -167,11 +167,11 @@ def test_a_round_trained_on_a_stack_is_handed_over_bit_for_bit_by_either_engine(
     )
     rows = probe_rows(last_replies(loaded.tokenizer, conversations))
     path, folder = workspace.out / PROBE_FILE, workspace.out / "adapter"
-    assert leave_probe(loaded.model, rows, path, bf16=False) < 1e-5
+    assert save_probe(loaded.model, rows, path, bf16=False) < 1e-5
     newest = describe_adapter(folder, uri=f"folder:{folder}", stage="dpo-1", trained_on="")
     again = open_tiny(stacked.push(newest)).model
-    assert distance(Probe.load(path), again)["mean_abs_logprob"] == 0
-    assert distance(Probe.load(path), open_tiny(stacked).model)["mean_abs_logprob"] > 1e-4
+    assert divergence(Probe.load(path), again)["mean_abs_logprob"] == 0
+    assert divergence(Probe.load(path), open_tiny(stacked).model)["mean_abs_logprob"] > 1e-4
 
 
 def test_a_stack_answers_with_and_without_a_cache(open_tiny, stacked):
@@ -221,7 +221,7 @@ def test_compiled_layers_compute_the_same_on_a_stack(open_tiny, stacked):
     from peft import LoraConfig, get_peft_model
 
     from alignment.scoring.attention import use_packed_attention
-    from alignment.scoring.batches import Tree, lay_out
+    from alignment.scoring.batches import PackedRow, lay_out
     from alignment.scoring.logprobs import predicted_logprobs
     from alignment.train.acceleration import compile_layers
 
@@ -232,8 +232,11 @@ def test_compiled_layers_compute_the_same_on_a_stack(open_tiny, stacked):
         use_packed_attention(model)
         if compiled:
             compile_layers(model)
-        trees = [Tree((5, 6, 7), ((8, 9), (10, 11, 12))), Tree((), ((20, 21, 22, 23),))]
-        found = predicted_logprobs(model, lay_out(trees))
+        packed_rows = [
+            PackedRow((5, 6, 7), ((8, 9), (10, 11, 12))),
+            PackedRow((), ((20, 21, 22, 23),)),
+        ]
+        found = predicted_logprobs(model, lay_out(packed_rows))
         found.sum().backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if "lora_B" in n}
         return found.detach(), gradients

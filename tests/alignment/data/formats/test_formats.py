@@ -20,7 +20,7 @@ from alignment.data.formats import (
 from alignment.data.formats.rows import RawRow
 from alignment.data.read.reading import read_any, read_conversations, read_pairs
 from alignment.data.read.sources import FileSource
-from alignment.data.row import Placed, Reason, Rejected
+from alignment.data.row import Reason, Rejected, Row
 from alignment.errors import DataError
 from alignment.records import Conversation, Quarantined
 
@@ -426,10 +426,10 @@ def test_pairs_are_read_as_conversations_by_their_chosen_reply(tmp_path):
     reading = read_conversations(source(tmp_path, EXAMPLES["hh"][0]))
     assert (reading.format, reading.reason) == ("hh", EXAMPLES["hh"][1])
     (row,) = reading.items
-    assert isinstance(row, Placed)
+    assert isinstance(row, Row)
     assert said(row.record.messages) == [("user", "a"), ("assistant", "b")]
     (pair,) = read_pairs(source(tmp_path, EXAMPLES["hh"][0])).items
-    assert isinstance(pair, Placed)
+    assert isinstance(pair, Row)
     assert chosen_conversation(pair.record) == row.record
 
 

@@ -21,7 +21,7 @@ from alignment.doctor.shape import Shape
 from alignment.errors import UsageError
 from alignment.records import Quantisation
 from alignment.scoring.budget import CPU_TOKENS
-from alignment.scoring.engine import Batch, Packed, Stock
+from alignment.scoring.engine import Packed, StepRows, Stock
 from alignment.train.settings import DpoConfig, SftConfig
 from benchmarks.workload import DISTRIBUTIONS
 from tests.alignment.doctor.forecast.test_schedule import QWEN_7B
@@ -129,7 +129,7 @@ def test_checkpointing_keeps_a_hidden_state_a_block_and_one_block():
 
 
 def test_the_largest_micro_batch_is_as_wide_as_the_longest_row():
-    training = sft([(10,), (30,), (20,), (20,)], batch=Batch(per_device=2, accumulation=1))
+    training = sft([(10,), (30,), (20,), (20,)], batch=StepRows(per_device=2, accumulation=1))
     assert training.tokens() == [60, 40]
     assert training.largest == 60
     pairs = Training("dpo-1", DpoConfig(engine=Stock()), 2, [(10, 30), (5, 5)])
@@ -138,7 +138,7 @@ def test_the_largest_micro_batch_is_as_wide_as_the_longest_row():
 
 def test_the_packed_engine_pads_nothing_and_splits_a_step_by_its_budget():
     """Steps of four rows: 30 + 20 fit into 50, then 20 + 10; the budget may be all of a step."""
-    settings = {"engine": Packed(), "batch": Batch(per_device=4, accumulation=1)}
+    settings = {"engine": Packed(), "batch": StepRows(per_device=4, accumulation=1)}
     rows = [(10,), (30,), (20,), (20,)]
     training = Training("sft", SftConfig(**settings), 8, rows, budget=50)
     assert sorted(training.tokens()) == [30, 50]
@@ -150,7 +150,7 @@ def test_the_packed_engine_pads_nothing_and_splits_a_step_by_its_budget():
 
 def test_a_short_packed_run_meets_no_step_of_the_longest_rows_only():
     """Ten rows of 100 among 90 of 10: two of a hundred in one step of two are rare, and come."""
-    settings = {"engine": Packed(), "batch": Batch(per_device=2, accumulation=1), "max_steps": 1}
+    settings = {"engine": Packed(), "batch": StepRows(per_device=2, accumulation=1), "max_steps": 1}
     rows = [(100,)] * 10 + [(10,)] * 90
     short = Training("sft", SftConfig(**settings), 100, rows, budget=500)
     long = Training("sft", SftConfig(**{**settings, "max_steps": 1000}), 100, rows, budget=500)
@@ -161,7 +161,7 @@ def test_memory_fits_is_tight_or_does_not_fit():
     small = check_memory([sft([(600,)] * 8)], QWEN_7B, Quantisation(), H100)
     assert small.verdict == "ok"
     rows = [(4096,)] * 64
-    batch = Batch(per_device=64, accumulation=1)
+    batch = StepRows(per_device=64, accumulation=1)
     large = check_memory([sft(rows, batch=batch)], QWEN_7B, Quantisation(), H100)
     assert large.verdict == "fail"
     assert "per_device" in large.remedy
@@ -211,7 +211,7 @@ def test_adapters_carried_along_are_held_in_bf16_and_multiplied_with_every_token
 
 def test_padded_rows_are_compared_under_a_mask_and_rows_of_one_length_are_not():
     """Two rows of 30 tokens: 2 * 30^2 pairs; the other micro-batch has one length."""
-    training = sft([(10,), (30,), (20,), (20,)], batch=Batch(per_device=2, accumulation=1))
+    training = sft([(10,), (30,), (20,), (20,)], batch=StepRows(per_device=2, accumulation=1))
     assert training.masked() == (2 * 30**2 + 0) / 2
     # 4 * pairs * 3584 * 28 a forward pass; two of these and 2.5 for the backward pass
     assert attention_flops(training, QWEN_7B, 900) == 4 * 900 * 3584 * 28 * 4.5
@@ -221,7 +221,7 @@ def test_padded_rows_are_compared_under_a_mask_and_rows_of_one_length_are_not():
 
 def test_large_padded_micro_batches_are_within_an_eighth_of_what_was_measured():
     """16 rows of which the longest has 1,576 tokens, as on average at real lengths: 5.5 s."""
-    batch = Batch(per_device=16, accumulation=1)
+    batch = StepRows(per_device=16, accumulation=1)
     training = sft([*[(520,)] * 15, (1576,)], batch=batch)
     a_micro_batch = forecast_seconds(training, QWEN_7B, H100) / training.micro_batches
     assert a_micro_batch == pytest.approx(5.5, rel=0.125)
@@ -253,7 +253,7 @@ def test_the_forecast_is_within_a_tenth_of_both_engines_on_an_h200(kind, engine,
 
 def _measured_on_h200(kind, engine, rows):
     settings = {
-        "batch": Batch(per_device=2, accumulation=8),
+        "batch": StepRows(per_device=2, accumulation=8),
         "epochs": 1,
         "engine": engine,
     }

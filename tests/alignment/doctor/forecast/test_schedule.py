@@ -5,7 +5,7 @@ import pytest
 from alignment.doctor.forecast.schedule import check_rounds, check_schedule, usual_rates
 from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
-from alignment.scoring.engine import Batch, Stock
+from alignment.scoring.engine import StepRows, Stock
 from alignment.train.settings import DpoConfig, SftConfig
 from tests.alignment.doctor.conftest import pair
 
@@ -46,7 +46,7 @@ def test_rounds_of_very_different_size_are_looked_at(pair_set):
 
 def test_steps_are_counted_as_the_trainer_counts_them():
     """33 rows, 2 a pass: 17 passes; 8 a step: 3 steps a pass over the data; 1.5 epochs: 5."""
-    training = dpo(33, batch=Batch(per_device=2, accumulation=8), epochs=1.5)
+    training = dpo(33, batch=StepRows(per_device=2, accumulation=8), epochs=1.5)
     assert training.steps == 5
     assert training.micro_batches == 26  # 1.5 x 17 = 25.5
     assert training.warmup == 1  # a tenth of 5, rounded up

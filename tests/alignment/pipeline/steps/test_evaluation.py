@@ -25,7 +25,7 @@ def in_four_bits(request, tiny_model_folder, make_adapter, tmp_path):
     assert woven.held_out is not None
     assert woven.sft is not None
     data = [round_.pairs for round_ in woven.rounds]
-    models = (woven.sft, woven.hand_over, woven.evaluate_base, woven.evaluate_sft)
+    models = (woven.sft, woven.handover, woven.evaluate_base, woven.evaluate_sft)
     steps = (woven.base, woven.held_out, *data, *models)
     return store, {step.name: build(store, step, Progress()) for step in steps}
 

@@ -4,8 +4,8 @@ import pytest
 
 from alignment.evaluate.gate import GateConfig
 from alignment.execution.run_step import run_step
-from alignment.pipeline.steps import PassGate
-from alignment.records import Kept, ModelRef
+from alignment.pipeline.steps import Gate
+from alignment.records import GateResult, ModelRef
 from alignment.report.assemble import gather
 from alignment.store.store import Store
 from tests.alignment.artifacts import put_evaluation, put_model
@@ -22,7 +22,7 @@ def store(tmp_path, tiny_ref):
 
 
 def gate(candidate, *, champion):
-    return PassGate(
+    return Gate(
         name="gate",
         config=GateConfig(),
         candidate=f"merge-{candidate}",
@@ -33,7 +33,7 @@ def gate(candidate, *, champion):
 
 
 def handed_on(store, step):
-    kept = Kept.model_validate(run_step(store, step).output)
+    kept = GateResult.model_validate(run_step(store, step).output)
     return kept.model.base.uri, kept.evaluation
 
 
@@ -50,7 +50,7 @@ def test_gate_hands_on_the_champion_of_a_round_that_is_worse(store):
 
 def test_report_names_the_model_that_the_last_gate_handed_on(finished):
     report = gather(finished.store, finished.chain, config=finished.config, command="", timings={})
-    handed = Kept.model_validate(finished.records["gate-2"].output).model
+    handed = GateResult.model_validate(finished.records["gate-2"].output).model
     merges = {"sft": "merge-sft", "round 1": "merge-dpo-1", "round 2": "merge-dpo-2"}
     assert report.final is not None
     assert handed == ModelRef.model_validate(finished.records[merges[report.final]].output)
