@@ -8,7 +8,7 @@ training library or knows where the store lies: every `uri` is `store:<key>/<pat
 import hashlib
 import json
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
+    ValidationError,
     field_validator,
     model_serializer,
 )
@@ -29,6 +30,10 @@ class Frozen(BaseModel):
     """Immutable, and a key that it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Output = TypeVar("Output", bound=Frozen)
+"""A kind of record that a stage produces."""
 
 
 def digest_of(value: object) -> str:
@@ -338,6 +343,12 @@ class ModelRef(Frozen):
 # --- what a stage leaves behind -----------------------------------------------------------------
 
 
+class BatchFile(Frozen):
+    """A batch of an inbox, copied into an artifact: the name of the one file in it."""
+
+    file: str
+
+
 class CodeVersion(Frozen):
     """The code that ran: commit and, if the tree was dirty, the sha256 of its diff."""
 
@@ -373,6 +384,17 @@ class StageRecord(Frozen):
     hardware: dict[str, str]
     started: str
     seconds: float
+
+    def output_as(self, kind: type[Output]) -> Output | None:
+        """What the stage produced, if it is of this kind: `ModelRef`, `DataRef`, `EvalReport`..."""
+        try:
+            return kind.model_validate(self.output)
+        except ValidationError:
+            return None
+
+    def parents_as(self, role: str) -> tuple[str, ...]:
+        """Keys of the parents in one role, in order: "data" finds "data", or "data 1", "data 2"."""
+        return tuple(key for name, key in self.parents.items() if name.split()[0] == role)
 
 
 # --- evaluation -----------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def told(file: Path) -> list[tuple[int, set[str]]]:
     """The rows of one file that have a reason or flags, and these."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
-        take_in([str(file)], Wanted(), out=out, tell=lambda *_: None)
+        take_in([str(file)], Wanted(), out=out, on_progress=lambda *_: None)
         with (out / QUARANTINE).open(encoding="utf-8") as lines:
             dropped = [(row["row"], {row["reason"]}) for row in map(json.loads, lines)]
         with (out / KEPT).open(encoding="utf-8") as lines:

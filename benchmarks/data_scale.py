@@ -51,7 +51,7 @@ def show(path: Path, rows: int, tokenizer: str, work: Path) -> None:
     out.mkdir(exist_ok=True)
     encoder = chat_tokenizer(tokenizer)
     began = time.monotonic()
-    with counting() as tell:
+    with counting() as on_progress:
         prepared = prepare_pairs(
             PairSetConfig(
                 sources=(FileSource(path=str(path)),), near_duplicates=0.9, max_malformed_share=0.05
@@ -61,7 +61,7 @@ def show(path: Path, rows: int, tokenizer: str, work: Path) -> None:
             earlier={},
             seed=0,
             out=out,
-            tell=tell,
+            on_progress=on_progress,
         )
     seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

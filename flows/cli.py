@@ -126,7 +126,7 @@ def data(
         "max_per_prompt": per_prompt,
     }
     with counting() as tell:
-        report = take_in(paths, _validated(Wanted, wanted), out=out, tell=tell)
+        report = take_in(paths, _validated(Wanted, wanted), out=out, on_progress=tell)
     if as_json:
         print(report.model_dump_json(indent=2))
         return
@@ -163,7 +163,7 @@ def doctor(
         settings,
         device=device,
         command=_command("doctor", config, overrides or []),
-        watch=lambda step: notes.print(f"preparing {step}", highlight=False),
+        on_progress=lambda step: notes.print(f"preparing {step}", highlight=False),
     )
     page = write_page(checkup, settings.store / "reports" / f"{settings.name}-doctor.html")
     if as_json:
@@ -193,8 +193,7 @@ def show(
     if not store.is_dir():
         raise UsageError(f"no store {store}. Check --store; `sft-dpo run CONFIG` makes one.")
     if reference is None:
-        found = [record for key in opened.list_keys() if (record := opened.find(key)) is not None]
-        records = sorted(found, key=lambda record: record.started)
+        records = opened.records()
     else:
         record = find_one(opened, reference)
         records = ancestors(opened, record.key) if lineage else [record]
@@ -418,9 +417,7 @@ def _history(root: Path) -> dict[str, float]:
     """Seconds that the last build of each kind of step took, as far as the store knows."""
     from alignment.store.store import Store
 
-    store = Store(root=root)
-    records = [record for key in store.list_keys() if (record := store.find(key)) is not None]
-    return {record.stage: record.seconds for record in sorted(records, key=lambda r: r.started)}
+    return {record.stage: record.seconds for record in Store(root=root).records()}
 
 
 # --- arguments ---------------------------------------------------------------------

@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from alignment.pipeline.steps import Step
+from alignment.pipeline.steps import Step, headline_of
 from alignment.records import StageRecord
 from alignment.store.progress import Mark
 from flows.forecast import Forecast, Pace
@@ -103,22 +102,9 @@ def _about(seconds: float) -> str:
     return f"about {seconds / 60:.0f} min left"
 
 
-SHOWN = {
-    "sft": ("loss", "eval_loss"),
-    "dpo": ("loss", "eval_rewards/accuracies", "eval_rewards/margins"),
-    "merge": ("kept_share", "kl"),
-    "stack": ("mean_abs_logprob", "kl"),
-    "evaluate": ("pass_rate", "preference_accuracy", "margin"),
-    "pairs": ("kept", "held_out", "quarantined"),
-    "intake": ("new", "kept", "quarantined"),
-    "conversations": ("kept", "held_out", "quarantined"),
-}
-
-
 def _summary(record: StageRecord) -> str:
-    names = SHOWN.get(record.stage, ())
-    metrics: dict[str, Any] = record.metrics
-    numbers = [f"{n.removeprefix('eval_')} {metrics[n]:.3g}" for n in names if n in metrics]
+    found = headline_of(record).items()
+    numbers = [f"{name.removeprefix('eval_')} {value:.3g}" for name, value in found]
     return ", ".join(numbers) or "; ".join(record.notes)
 
 

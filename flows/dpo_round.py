@@ -25,27 +25,12 @@ from alignment.rounds.driver import DriverOutcome, Hooks, RoundDriver
 from alignment.rounds.line import RoundLine
 from alignment.rounds.steps import inbox_of
 from flows.form import Change, Config, form_field
-from flows.sft_dpo import Stages, StageTask, find_config, name_of_run, run_chain
-from tasks.data import prepare_batches, take_batch
-from tasks.dpo import dpo
-from tasks.evaluate import evaluate
-from tasks.gate import gate
-from tasks.merge import merge
+from flows.sft_dpo import Stages, find_config, name_of_run, run_chain
 from tasks.report import round_report
 from tasks.stage import Run
 
-TASKS: dict[str, StageTask] = {
-    "batch": take_batch,
-    "intake": prepare_batches,
-    "dpo": dpo,
-    "merge": merge,
-    "stack": merge,
-    "evaluate": evaluate,
-    "gate": gate,
-}
-"""The task of each stage that a round is made of."""
 TITLES: dict[DriverOutcome, str] = {
-    "kept": "GateResult",
+    "kept": "Kept",
     "rejected": "Rejected",
     "waiting": "Waiting for approval",
     "overtaken": "Overtaken",
@@ -118,9 +103,9 @@ def run_round(settings: PipelineConfig, command: str) -> RoundResult:
 
     hooks = Hooks(
         begin=lambda: run_chain(settings, command),
-        build=lambda step: stage(TASKS[step.stage], step),
+        build=stage,
         report=report,
-        tell=get_run_logger().info,
+        log=get_run_logger().info,
     )
     line = RoundLine(store=run.store, name=inbox_of(settings).line)
     ended = RoundDriver(settings, line, hooks).result()

@@ -3,26 +3,9 @@
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from alignment.pipeline.steps import Step
+from alignment.pipeline.steps import STEPS, Step
 from alignment.store.progress import Mark
 
-NOMINAL = {
-    "base": 24.0,
-    "conversations": 4.0,
-    "pairs": 4.0,
-    "batch": 1.0,
-    "intake": 4.0,
-    "adapter": 2.0,
-    "sft": 60.0,
-    "dpo": 66.0,
-    "merge": 6.0,
-    "stack": 2.0,
-    "evaluate": 29.0,
-    "gate": 1.0,
-}
-"""Seconds by kind of step, of the practice run on two cores: only their ratio is used, and only
-until a step of the kind has finished here or is on record. How much longer all take here is told by
-the steps that were built, and the one at work, together: a short one says little."""
 OPENING = ("scoring",)
 """Phases after which a step goes on to another: of an evaluation."""
 
@@ -45,7 +28,11 @@ class Pace:
 
 
 class Forecast:
-    """Seconds that remain of a run."""
+    """Seconds that remain of a run.
+
+    A kind of step takes as long as it did last, here or on record. Where that is not known, its
+    `nominal_seconds` are scaled by how long the steps that were built took against theirs.
+    """
 
     def __init__(self, steps: Sequence[Step], history: Mapping[str, float]) -> None:
         self._left = {step.name: step.stage for step in steps}  # a verdict may change keys
@@ -82,12 +69,10 @@ class Forecast:
         return sum(self._usual(stage, scale) for stage in self._left.values())
 
     def _usual(self, stage: str, scale: float) -> float:
-        return self._seen.get(stage, NOMINAL.get(stage, 30.0) * scale)
+        return self._seen.get(stage, STEPS[stage].nominal_seconds * scale)
 
     def _scale(self, *running: tuple[str, float]) -> float:
         """How much longer steps take here than nominally."""
-        built = [
-            (stage, seconds) for stage, seconds in (*self._built, *running) if stage in NOMINAL
-        ]
-        nominal = sum(NOMINAL[stage] for stage, _ in built)
+        built = (*self._built, *running)
+        nominal = sum(STEPS[stage].nominal_seconds for stage, _ in built)
         return sum(seconds for _, seconds in built) / nominal if built else 1.0

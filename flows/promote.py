@@ -23,7 +23,6 @@ from alignment.rounds.references import find_one
 from alignment.rounds.steps import champion_of, compare, inbox_of
 from flows.form import Change, Config, Hours, Model, form_field
 from flows.sft_dpo import Stages, find_config, name_of_run
-from tasks.gate import gate
 from tasks.stage import Run
 
 DriverOutcome = Literal["promoted", "declined", "rejected", "nothing to promote"]
@@ -117,7 +116,7 @@ def _verdict(
     step = compare(
         settings, candidate.model, candidate.evaluation, against=champion, name="gate-promotion"
     )
-    Stages(run)(gate, step)
+    Stages(run)(step)
     return GateResult.model_validate(run.store.open(step.key).output).verdict
 
 

@@ -1,7 +1,7 @@
 """The whole pipeline as one Prefect flow: SFT, merge, rounds of DPO, evaluation, report.
 
-The order of the tasks is written out below and is that of `Chain.steps`. A step is named by its
-key before it has run; after each gate the chain is woven on from what was kept.
+The steps and their order are those of `alignment.pipeline`: after each gate, the later rounds start
+from the model that was kept.
 Not here: what a task does, the command line (`cli.py`), schedules (`deployments/`).
 """
 
@@ -17,24 +17,18 @@ from prefect.utilities.annotations import quote
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
-from alignment.pipeline.chain import Chain, Round, chain
+from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import Step
-from alignment.pipeline.verdicts import after_verdict
+from alignment.pipeline.verdicts import chain_so_far, each_step
 from alignment.records import Frozen, StageRecord
 from alignment.report.assemble import ReportFiles
 from flows.form import Change, Config, Rounds, form_field
 from flows.logs import tell_known_errors_in_one_line
-from tasks.data import open_base, prepare_conversations, prepare_pairs
-from tasks.dpo import dpo
-from tasks.evaluate import evaluate
-from tasks.gate import gate
-from tasks.merge import merge
 from tasks.report import report
-from tasks.sft import sft
 from tasks.stage import Run
+from tasks.steps import TASKS
 
 PRESETS = Path(__file__).parents[1] / "deployments" / "configs"
-StageTask = Task[..., State[StageRecord]]
 tell_known_errors_in_one_line()
 
 
@@ -115,47 +109,25 @@ class Stages:
         self._run = run
         self._states: dict[str, State[StageRecord]] = {}
 
-    def __call__(self, task: StageTask, step: Step | None) -> None:
+    def __call__(self, step: Step) -> None:
         """The step's record joins `records`, once; a failed step ends the run with its error."""
-        if step is None or step.key in self._states:
+        if step.key in self._states:
             return
         # The run page gets one arrow, from the parent made last. Values are quoted and states
         # emptied because Prefect guesses further arrows from equal strings, and draws dozens.
-        parents = set(step.parents.values())
+        parents = {parent.key for parent in step.parents}
         after = [state for key, state in self._states.items() if key in parents][-1:]
-        state = task(quote(step), quote(self._run), wait_for=after, return_state=True)
+        state = TASKS[step.stage](quote(step), quote(self._run), wait_for=after, return_state=True)
         self.records.append(state.result())
         self._states[step.key] = state.model_copy(update={"data": True})
-
-    def train(self, round_: Round) -> None:
-        """The steps of one round after its data."""
-        self(dpo, round_.train)
-        self(merge, round_.handover)
-        self(evaluate, round_.evaluate)
-        self(gate, round_.gate)
 
 
 def run_steps(settings: PipelineConfig, run: Run) -> tuple[Chain, list[StageRecord]]:
     """The chain that the gates' verdicts made, and the records of all its steps, in order."""
-    plan = chain(settings)
     stage = Stages(run)
-    stage(open_base, plan.base)
-    stage(prepare_pairs, plan.held_out)
-    stage(prepare_conversations, plan.conversations)
-    for round_ in plan.rounds:
-        stage(prepare_pairs, round_.pairs)
-    stage(sft, plan.sft)
-    stage(merge, plan.handover)
-    stage(evaluate, plan.evaluate_base)
-    stage(evaluate, plan.evaluate_sft)
-    for number in range(len(plan.rounds)):
-        stage.train(plan.rounds[number])
-        plan = after_verdict(plan, settings, run.store)
-    if plan.control is not None:
-        stage(sft, plan.control.train)
-        stage(merge, plan.control.handover)
-        stage(evaluate, plan.control.evaluate)
-    return plan, stage.records
+    for step in each_step(settings, run.store):
+        stage(step)
+    return chain_so_far(settings, run.store), stage.records
 
 
 def find_config(config: str) -> Path:

@@ -6,7 +6,7 @@ line in the log, never the run. The truth is the manifest in the store.
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -20,6 +20,7 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
+from alignment.pipeline.steps import headline_of
 from alignment.records import AdapterRef, StageRecord
 from alignment.report.metric import show_any, show_seconds
 from alignment.report.table import Table, escape_markdown
@@ -28,17 +29,6 @@ from alignment.store.store import Store
 
 BAR_SECONDS = 5.0
 """Each move of a bar is one call to the server, so there is none sooner after the last."""
-HEADLINES: Mapping[str, tuple[str, ...]] = {
-    "conversations": ("kept", "held_out", "quarantined"),
-    "pairs": ("kept", "held_out", "quarantined"),
-    "intake": ("new", "kept", "quarantined"),
-    "sft": ("loss", "eval_loss"),
-    "dpo": ("loss", "eval_rewards/accuracies", "eval_rewards/margins"),
-    "merge": ("kept_share", "kl"),
-    "stack": ("mean_abs_logprob", "kl"),
-    "evaluate": ("pass_rate", "preference_accuracy", "margin"),
-}
-ADAPTERS = {"sft", "dpo", "adapter"}
 
 
 def slug(text: str) -> str:
@@ -48,9 +38,8 @@ def slug(text: str) -> str:
 
 def headline(record: StageRecord) -> str:
     """The step's two or three numbers, or what it has to say, on one line."""
-    names = HEADLINES.get(record.stage, ())
-    numbers = {name: record.metrics[name] for name in names if name in record.metrics}
-    shown = " · ".join(f"{_words(name)} {show_any(value)}" for name, value in numbers.items())
+    numbers = headline_of(record).items()
+    shown = " · ".join(f"{_words(name)} {show_any(value)}" for name, value in numbers)
     return shown or "; ".join(record.notes)
 
 
@@ -83,9 +72,8 @@ def card(record: StageRecord, folder: Path) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def adapter_row(record: StageRecord, store: Store) -> dict[str, str | float]:
+def adapter_row(record: StageRecord, ref: AdapterRef, store: Store) -> dict[str, str | float]:
     """One adapter as a row: what and where it is, its digest, what it was trained on, metrics."""
-    ref = AdapterRef.model_validate(record.output)
     return {
         "kind": record.stage,
         "key": record.key,
@@ -111,9 +99,9 @@ def publish(record: StageRecord, store: Store, *, prefix: str, how: str) -> None
     with best_effort():
         folder = store.folder(record.key).absolute()
         create_markdown_artifact(card(record, folder), key=key, description=said)
-    if record.stage in ADAPTERS:
+    if adapter := record.output_as(AdapterRef):
         with best_effort():
-            row = adapter_row(record, store)
+            row = adapter_row(record, adapter, store)
             create_table_artifact([row], key=f"{key}-adapter", description=said)
 
 

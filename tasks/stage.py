@@ -117,7 +117,7 @@ def run_stage(step: Step, run: Run) -> State[StageRecord]:
     began = datetime.now(UTC).isoformat(timespec="seconds")
     progress.start()
     try:
-        record = run_step(run.store, step, watch=progress, limits=run.limits)
+        record = run_step(run.store, step, on_progress=progress, limits=run.limits)
     except AlignmentError as error:
         return Failed(message=f"{type(error).__name__}: {error}", data=error)
     progress.finish(record)

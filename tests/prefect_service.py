@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
-WATCHED = ROOT / "tests" / "doors" / "watched"
+WATCHED = ROOT / "tests" / "security" / "watched"
 T = TypeVar("T")
 WORKER = ("prefect", "worker", "start", "--pool", "gpu", "--with-healthcheck")
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
@@ -63,12 +63,12 @@ class Service:
         return self.folder / "store"
 
     def run(
-        self, *words: str, seconds: float = 120, **environment: str
+        self, *words: str, seconds: float = 120, cwd: Path = ROOT, **environment: str
     ) -> "subprocess.CompletedProcess[str]":
-        """A program of the environment in the project's root, to its end."""
+        """A program of the environment, in the project's root unless told otherwise, to its end."""
         return subprocess.run(
             [sys.executable, *words],
-            cwd=ROOT,
+            cwd=cwd,
             env=self.environment | environment,
             capture_output=True,
             text=True,

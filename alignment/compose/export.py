@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from alignment.models.merge import Deltas
 
 Form = Literal["merged", "adapter", "gguf"]
-TRAINED = ("sft", "dpo", "adapter")
 """Stages whose artifact is an adapter."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank."""
@@ -133,8 +132,7 @@ def _write(
     from alignment.models.load import base_folder
     from alignment.models.merge import plan_merge
 
-    if record.stage in TRAINED:
-        adapter = AdapterRef.model_validate(record.output)
+    if adapter := record.output_as(AdapterRef):
         _copy(store.path(adapter.uri), folder)
         return Exported(form="adapter", rank=adapter.r)
     ref = _model(record)
@@ -263,8 +261,9 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def _model(record: StageRecord) -> ModelRef:
-    if record.stage not in ("base", "merge", "stack"):
+    model = record.output_as(ModelRef)
+    if model is None:
         raise UsageError(
             f"{record.name!r} is not a model. Name a base, a merge or a stack, such as merge-dpo-1."
         )
-    return ModelRef.model_validate(record.output)
+    return model

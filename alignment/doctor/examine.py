@@ -24,7 +24,7 @@ from alignment.doctor.forecast.devices import Device, find_device
 from alignment.doctor.forecast.plans import planned
 from alignment.doctor.forecast.schedule import check_rounds, check_schedule
 from alignment.doctor.forecast.trainings import trainings
-from alignment.doctor.inputs import PreflightInputs, Watcher, model_folder, prepare_sets
+from alignment.doctor.inputs import OnStep, PreflightInputs, model_folder, prepare_sets
 from alignment.doctor.shape import Shape
 from alignment.models.chat_template import end_of_turn_id
 from alignment.models.load import load_tokenizer
@@ -37,7 +37,7 @@ def examine(
     *,
     device: str | None = None,
     command: str = "",
-    watch: Watcher = lambda _: None,
+    on_progress: OnStep = lambda _: None,
 ) -> PreflightReport:
     """Prepare a run's data as the run would, and check everything that needs no GPU.
 
@@ -45,7 +45,7 @@ def examine(
         config: the run.
         device: for which memory and time are forecast; None: `usual_device`.
         command: how it was started, for whoever wants to repeat it.
-        watch: called with the name of each step that is prepared.
+        on_progress: called with the name of each step that is prepared.
 
     Raises:
         DataError, ModelError: what would end the run itself before its first training.
@@ -53,13 +53,13 @@ def examine(
     """
     target = find_device(device or usual_device(config)).within(config.gpu_memory_gib)
     plan, store = chain(config), Store(root=config.store)
-    folder = model_folder(plan, store, watch)
+    folder = model_folder(plan, store, on_progress)
     tokenizer = load_tokenizer(folder)
     template = check_template(tokenizer)
     findings = [template]
     began = time.monotonic()
     if template.verdict != "fail":  # without one no row can be encoded
-        sets = prepare_sets(plan, store, tokenizer, watch)
+        sets = prepare_sets(plan, store, tokenizer, on_progress)
         inputs = PreflightInputs(config, plan, folder, tokenizer, Shape.read(folder), sets)
         began = time.monotonic()
         findings = list(_findings(inputs, template, target))

@@ -39,7 +39,7 @@ from alignment.store.store import Store
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Watcher = Callable[[str], None]
+OnStep = Callable[[str], None]
 SAMPLE = 2_000
 """Rows of a set that are turned into tokens. Rows stand in hash order, so the first are a random
 sample; a share measured on them is within .022 of the set's in 95 of 100 cases."""
@@ -96,7 +96,7 @@ class PreflightInputs:
     sets: tuple[PreparedSet, ...]
 
 
-def model_folder(chain: Chain, store: Store, watch: Watcher) -> Path:
+def model_folder(chain: Chain, store: Store, on_progress: OnStep) -> Path:
     """A folder with the base model's config and tokenizer; weights only where they come along.
 
     Raises:
@@ -105,13 +105,13 @@ def model_folder(chain: Chain, store: Store, watch: Watcher) -> Path:
     folder = chain.base.source.fetch_tokenizer()
     if folder is not None:
         return folder
-    watch(chain.base.name)
+    on_progress(chain.base.name)
     ref = ModelRef.model_validate(run_step(store, chain.base).output)
     return base_folder(ref.base, store)
 
 
 def prepare_sets(
-    chain: Chain, store: Store, tokenizer: "PreTrainedTokenizerBase", watch: Watcher
+    chain: Chain, store: Store, tokenizer: "PreTrainedTokenizerBase", on_progress: OnStep
 ) -> tuple[PreparedSet, ...]:
     """Every set of a chain, built or reused, and read back.
 
@@ -122,7 +122,7 @@ def prepare_sets(
     found: list[PreparedSet] = []
     for step in (chain.held_out, chain.conversations, *rounds):
         if step is not None:
-            watch(step.name)
+            on_progress(step.name)
             record = store.reuse(step.key) or build(store, step, Progress(), tokenizer=tokenizer)
             found.append(_read_back(step, record, store, tokenizer))
     return tuple(found)

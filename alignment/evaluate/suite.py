@@ -173,7 +173,7 @@ def _score(
         model.model,
         rows,
         batch=config.batch,
-        on_batch=lambda done: progress.update("scoring", done, len(rows)),
+        on_progress=lambda done: progress.update("scoring", done, len(rows)),
     )
     sums = [float(row.sum()) for row in found]
     base = {score.id: score for score in baseline.base} if baseline else {}
@@ -206,7 +206,7 @@ def _answer(
         [question.prompt for question in prompts],
         max_new_tokens=config.max_new_tokens,
         batch=config.batch,
-        on_batch=lambda done: progress.update("answering", done, len(prompts)),
+        on_progress=lambda done: progress.update("answering", done, len(prompts)),
     )
     return [
         Generation(

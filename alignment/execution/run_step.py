@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Watcher = Callable[[Mark], None]
+OnMark = Callable[[Mark], None]
 GRACE_SECONDS = 25.0
 """How long a child may take to save a checkpoint after it was asked to stop."""
 KEEP_FREED_MEMORY = {
@@ -64,7 +64,7 @@ def run_step(
     store: Store,
     step: Step,
     *,
-    watch: Watcher = lambda _: None,
+    on_progress: OnMark = lambda _: None,
     limits: Limits = Limits(),
 ) -> StageRecord:
     """The record of a step: reused if its artifact is sound, built otherwise.
@@ -72,7 +72,7 @@ def run_step(
     Args:
         store: where artifacts live.
         step: what to build.
-        watch: called with every mark of progress.
+        on_progress: called with every mark of progress.
         limits: what the step's process may take.
 
     Raises:
@@ -84,7 +84,7 @@ def run_step(
         return record
     if not step.in_child:
         return build(store, step, Progress())
-    _in_child(store, step, watch, limits)
+    _in_child(store, step, on_progress, limits)
     return store.open(step.key)
 
 
@@ -105,7 +105,7 @@ def build(
             return record
         workspace = store.workspace(step.key)
         started, clock = datetime.now(UTC), time.monotonic()
-        with storage_errors(store.root), _gpu_lock(enabled=step.in_child):
+        with storage_errors(store.root), _gpu_lock(enabled=step.needs_gpu):
             outcome = step.build(Context(store, workspace, progress, tokenizer))
         seconds = time.monotonic() - clock
         return store.commit(_record(step, outcome, started, seconds), workspace)
@@ -117,7 +117,7 @@ def _record(step: Step, outcome: Outcome, started: datetime, seconds: float) -> 
         stage=step.stage,
         version=step.version,
         name=step.name,
-        parents=step.parents,
+        parents=step.roles,
         config=step.settings,
         seed=step.seed,
         output=outcome.output,
@@ -135,7 +135,7 @@ def _record(step: Step, outcome: Outcome, started: datetime, seconds: float) -> 
 # --- the parent's side ------------------------------------------------------------------------
 
 
-def _in_child(store: Store, step: Step, watch: Watcher, limits: Limits) -> None:
+def _in_child(store: Store, step: Step, on_progress: OnMark, limits: Limits) -> None:
     workspace = store.workspace(step.key)
     (workspace.folder / "error.json").unlink(missing_ok=True)
     follower = Follower(workspace.progress)
@@ -146,7 +146,7 @@ def _in_child(store: Store, step: Step, watch: Watcher, limits: Limits) -> None:
     try:
         while child.poll() is None:
             for mark in follower.new():
-                watch(mark)
+                on_progress(mark)
                 seen = time.monotonic()
             if workspace.log.stat().st_size != log_size:
                 log_size, seen = workspace.log.stat().st_size, time.monotonic()

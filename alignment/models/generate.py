@@ -37,7 +37,7 @@ def generate(
     *,
     max_new_tokens: int,
     batch: int,
-    on_batch: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[Reply]:
     """The most likely reply to each prompt, token by token.
 
@@ -49,7 +49,7 @@ def generate(
         prompts: messages, the last one of the user.
         max_new_tokens: longest reply in tokens.
         batch: prompts per forward pass.
-        on_batch: called with the number of prompts answered so far.
+        on_progress: called with the number of prompts answered so far.
     """
     import torch
 
@@ -63,7 +63,7 @@ def generate(
             rows = order[start : start + batch]
             found = _batch(model, tokenizer, [encoded[row] for row in rows], max_new_tokens)
             replies.update(zip(rows, found, strict=True))
-            on_batch(len(replies))
+            on_progress(len(replies))
     model.train(was_training)
     return [replies[row] for row in range(len(prompts))]
 

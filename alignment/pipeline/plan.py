@@ -7,11 +7,9 @@ the trainers are built from the same dictionaries. Not here: running.
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from alignment.models.load import quantisation_arguments
 from alignment.pipeline.chain import Chain
-from alignment.pipeline.steps import OpenBase, Step, TrainDpo, TrainSft
 from alignment.pipeline.verdicts import verdict_of
-from alignment.records import Frozen, Quantisation
+from alignment.records import Frozen
 from alignment.store.store import Store
 
 Status = Literal["RUN", "SKIP", "RESUME"]
@@ -46,10 +44,10 @@ def plan(chain: Chain, store: Store) -> Iterator[Planned]:
             stage=step.stage,
             key=step.key,
             status=_status(store, step.key),
-            parents=step.parents,
+            parents=step.roles,
             seed=step.seed,
             settings=step.settings,
-            resolved=resolved(step, chain.base.quantisation),
+            resolved=step.library_arguments(chain.base.quantisation),
             assumes=assumed.get(step.key, ()),
         )
 
@@ -63,27 +61,6 @@ def _assumed(chain: Chain, store: Store) -> dict[str, tuple[str, ...]]:
         if round_.gate is not None and verdict_of(store, round_.gate) is None:
             silent += (round_.gate.name,)
     return found
-
-
-def resolved(step: Step, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
-    """A step's values under the argument names of the libraries it calls."""
-    quantised = quantisation_arguments(quantisation) if quantisation else {}
-    if isinstance(step, TrainSft):
-        return {
-            "trl.SFTConfig": step.config.trl_arguments(seed=step.seed),
-            "peft.LoraConfig": step.config.lora.peft_arguments(),
-            "bitsandbytes": quantised,
-        }
-    if isinstance(step, TrainDpo):
-        return {
-            "trl.DPOConfig": step.config.trl_arguments(seed=step.seed),
-            "peft.LoraConfig": step.config.lora.peft_arguments(),
-            "bitsandbytes": quantised,
-            "prompts": {"max_prompt_length": step.config.max_prompt_length},
-        }
-    if isinstance(step, OpenBase):
-        return {"bitsandbytes": quantised}
-    return {}
 
 
 def _status(store: Store, key: str) -> Status:

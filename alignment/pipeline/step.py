@@ -6,9 +6,9 @@ own key follows from its fields alone: `plan` knows every key before anything ha
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ from alignment.records import (
     Json,
     ModelRef,
     PreferencePair,
+    Quantisation,
     digest_of,
 )
 from alignment.store.jsonl import read_rows
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Key = Annotated[str, "key"]
-"""The key of a parent step."""
+"""The key of a parent step. A field of this type is listed in `Step.parent_fields`."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +56,51 @@ class Outcome(Frozen):
     notes: tuple[str, ...] = ()
 
 
+class Parent(NamedTuple):
+    """One parent of a step.
+
+    Attributes:
+        field: the field of the step that names it.
+        role: its name in the manifest: the field; "data 1", "data 2" for several; for sets that
+            the step knows by name, that name.
+        key: of its artifact.
+    """
+
+    field: str
+    role: str
+    key: str
+
+
 class Step(Frozen, ABC):
     """One stage with everything that decides its result.
 
     Attributes:
         stage: the kind of step; the key begins with it.
-        name: how people call it: "sft", "dpo-2", "evaluate round 1".
+        name: how people call it: "sft", "dpo-2", "evaluate-round-1".
         seed: of whatever is random in it.
+        version: raised when the same settings give another result.
+        title: what the step does, as a scheduler and a progress bar call it.
+        produces: the kind of record that the step leaves for others.
+        parent_fields: the fields that hold keys of other steps.
+        headline: the metrics that are shown where there is room for two or three.
+        in_child: whether it runs in a process of its own, whose memory is returned.
+        needs_gpu: whether it takes the GPU, which one process at a time may.
+        nominal_seconds: on the practice run on two cores; a forecast uses only their ratio.
+        notes_matter: whether a report begins with the step's notes.
     """
 
     stage: str
     name: str
     seed: int = 0
     version: ClassVar[int] = 1
+    title: ClassVar[str]
+    produces: ClassVar[type[Frozen]]
+    parent_fields: ClassVar[tuple[str, ...]] = ()
+    headline: ClassVar[tuple[str, ...]] = ()
     in_child: ClassVar[bool] = True
+    needs_gpu: ClassVar[bool] = False
+    nominal_seconds: ClassVar[float]
+    notes_matter: ClassVar[bool] = False
 
     @property
     def key(self) -> str:
@@ -77,31 +109,41 @@ class Step(Frozen, ABC):
         return f"{self.stage}-{digest_of(content)[:24]}"
 
     @property
-    def parents(self) -> dict[str, str]:
-        """Role to key of every parent."""
-        found: dict[str, str] = {}
-        for role, field in type(self).model_fields.items():
-            if "key" not in (*field.metadata, *_nested_metadata(field.annotation)):
-                continue
-            value = getattr(self, role)
-            if isinstance(value, str):
-                found[role] = value
-            elif isinstance(value, dict):
-                found.update(value)
-            elif value is not None:
-                found.update({f"{role} {i}": key for i, key in enumerate(value, start=1)})
-        return found
+    def parents(self) -> tuple[Parent, ...]:
+        """Every step that must be built before this one."""
+        return tuple(
+            parent
+            for field in self.parent_fields
+            for parent in _parents(field, getattr(self, field))
+        )
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Role to key of every parent, as the manifest has them."""
+        return {parent.role: parent.key for parent in self.parents}
 
     @property
     def settings(self) -> Json:
         """The step's own configuration, without its parents."""
-        skip = {"stage", "name", "seed", *self.parents}
-        dumped = self.model_dump(mode="json")
-        return {k: v for k, v in dumped.items() if k not in skip}
+        return self.model_dump(mode="json", exclude={"stage", "name", "seed", *self.parent_fields})
+
+    def library_arguments(self, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
+        """The step's values under the argument names of the libraries that it calls."""
+        del quantisation  # of the base model; most steps call no library with it
+        return {}
 
     @abstractmethod
     def build(self, context: Context) -> Outcome:
         """Build the artifact's files in the workspace and say what came out."""
+
+
+def _parents(field: str, value: str | Sequence[str] | Mapping[str, str] | None) -> Iterator[Parent]:
+    if isinstance(value, str):
+        yield Parent(field, field, value)
+    elif isinstance(value, Mapping):
+        yield from (Parent(field, name, key) for name, key in value.items())
+    elif value is not None:
+        yield from (Parent(field, f"{field} {i}", key) for i, key in enumerate(value, start=1))
 
 
 # --- what steps read of their parents -----------------------------------------------------------
@@ -145,11 +187,3 @@ def as_json(value: Frozen) -> Json:
     """A record as plain JSON."""
     dumped: Json = json.loads(value.model_dump_json())
     return dumped
-
-
-def _nested_metadata(annotation: Any) -> set[object]:
-    """Marks like "key" anywhere inside an annotation: `Key | None`, `tuple[Key, ...]`."""
-    found = set(getattr(annotation, "__metadata__", ()))
-    for part in get_args(annotation):
-        found |= {mark for mark in _nested_metadata(part) if isinstance(mark, str)}
-    return {mark for mark in found if isinstance(mark, str)}

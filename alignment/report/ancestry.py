@@ -1,9 +1,17 @@
 """Where a model comes from, one row a model: what it was trained on, how it did, what was said."""
 
-from alignment.records import DataRef, EvalReport, GateResult, StageRecord
+from alignment.pipeline.steps import EvaluateModel, made_by
+from alignment.records import (
+    BatchFile,
+    DataRef,
+    EvalReport,
+    GateResult,
+    ModelRef,
+    StageRecord,
+)
 from alignment.report.metric import METRICS, MISSING, show_interval, show_value
 from alignment.report.table import Cell, Table
-from alignment.store.lineage import HAND_OVERS, ancestors
+from alignment.store.lineage import ancestors
 from alignment.store.store import Store
 
 SHOWN = ("pass_rate", "preference_accuracy", "reply_tokens", "stop_rate")
@@ -17,12 +25,12 @@ def ancestry_table(store: Store, key: str) -> Table:
     """
     line = ancestors(store, key)
     records = {record.key: record for record in line}
-    everything = [found for k in store.list_keys() if (found := store.find(k)) is not None]
+    everything = store.records()
     rows = [
         [Cell(text=model.name), Cell(text=model.key, tone="muted"), _data(model, records),
          *_metrics(model, everything), Cell(text=_verdict(model, everything))]
         for model in line
-        if model.stage in ("base", *HAND_OVERS)
+        if model.output_as(ModelRef)
     ]  # fmt: skip
     labels = [METRICS[name].label for name in SHOWN]
     return Table.of(
@@ -39,23 +47,21 @@ def _data(model: StageRecord, records: dict[str, StageRecord]) -> Cell:
     if adapter is None:
         return Cell(text=MISSING, tone="muted")
     names = []
-    for role, key in adapter.parents.items():
-        if role.split()[0] == "data":
-            prepared = records[key]
-            kept = DataRef.model_validate(prepared.output).kept
-            batches = [r for k in prepared.parents.values() if (r := records[k]).stage == "batch"]
-            files = ", ".join(str(batch.output["file"]) for batch in batches)
-            names.append(f"{prepared.name}: {kept:,} rows{f' of {files}' if files else ''}")
+    for prepared in (records[key] for key in adapter.parents_as("data")):
+        kept = DataRef.model_validate(prepared.output).kept
+        batches = (records[key].output_as(BatchFile) for key in prepared.parents_as("batches"))
+        files = ", ".join(batch.file for batch in batches if batch)
+        names.append(f"{prepared.name}: {kept:,} rows{f' of {files}' if files else ''}")
     return Cell(text="; ".join(names) or adapter.name)
 
 
 def _metrics(model: StageRecord, everything: list[StageRecord]) -> list[Cell]:
     """Of the newest evaluation of the model."""
-    own = [r for r in everything if r.stage == "evaluate" and r.parents["model"] == model.key]
+    evaluations = (record for record in everything if made_by(record, EvaluateModel))
+    own = [record for record in evaluations if record.parents["model"] == model.key]
     if not own:
         return [Cell(text=MISSING, tone="muted")] * len(SHOWN)
-    newest = max(own, key=lambda record: record.started)
-    overall = EvalReport.model_validate(newest.output).overall
+    overall = EvalReport.model_validate(own[-1].output).overall
     return [
         Cell(text=show_value(name, overall[name].value), small=show_interval(name, overall[name]))
         if name in overall
@@ -65,11 +71,11 @@ def _metrics(model: StageRecord, everything: list[StageRecord]) -> list[Cell]:
 
 
 def _verdict(model: StageRecord, everything: list[StageRecord]) -> str:
-    judged = [
-        GateResult.model_validate(record.output).verdict
+    judged = (
+        result.verdict
         for record in everything
-        if record.stage == "gate" and record.parents["candidate"] == model.key
-    ]
+        if (result := record.output_as(GateResult)) and record.parents["candidate"] == model.key
+    )
     return "; ".join(
         f"{'kept' if verdict.kept else 'rejected'} against {verdict.champion}" for verdict in judged
     )

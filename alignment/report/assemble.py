@@ -11,7 +11,7 @@ from pathlib import Path
 from alignment.config.pipeline import PipelineConfig
 from alignment.pipeline.chain import Chain, Round
 from alignment.pipeline.step import data_of
-from alignment.pipeline.steps import EvaluateModel
+from alignment.pipeline.steps import STEPS, EvaluateModel, TrainDpo, TrainSft, made_by
 from alignment.records import (
     DataRef,
     EvalReport,
@@ -134,12 +134,8 @@ def _gathered(
 ) -> RunReport:
     """What the page shows of these steps and evaluations."""
     evaluations = [EvalReport.model_validate(record.output) for record in measured]
-    rows = {key for r in measured for role, key in r.parents.items() if role.startswith("data ")}
-    data = {
-        name: DataRef.model_validate(record.output)
-        for name, record in records.items()
-        if record.stage in ("conversations", "pairs", "intake")
-    }
+    rows = {key for record in measured for key in record.parents_as("data")}
+    data = {name: ref for name, record in records.items() if (ref := record.output_as(DataRef))}
     verdicts = tuple(_verdicts(records.values()))
     return RunReport(
         title=f"{config.name}, seed {config.seed}",
@@ -173,13 +169,13 @@ def _notes(records: Iterable[StageRecord]) -> tuple[str, ...]:
     return tuple(
         f"{record.name}: {note}"
         for record in records
-        if record.stage in ("merge", "stack", "adapter")
+        if (kind := STEPS.get(record.stage)) and kind.notes_matter
         for note in record.notes
     )
 
 
 def _verdicts(records: Iterable[StageRecord]) -> Iterator[Verdict]:
-    return (GateResult.model_validate(r.output).verdict for r in records if r.stage == "gate")
+    return (result.verdict for r in records if (result := r.output_as(GateResult)))
 
 
 def _told(verdicts: Sequence[Verdict]) -> Iterator[str]:
@@ -204,7 +200,7 @@ def _held_out_pairs(store: Store, keys: Iterable[str]) -> list[PreferencePair]:
 
 
 def _trained(records: Mapping[str, StageRecord]) -> list[tuple[str, StageRecord]]:
-    return [(name, record) for name, record in records.items() if record.stage in ("sft", "dpo")]
+    return [item for item in records.items() if made_by(item[1], TrainSft, TrainDpo)]
 
 
 def _lines(store: Store, record: StageRecord, name: str) -> list[dict[str, object]]:

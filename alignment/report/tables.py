@@ -6,6 +6,7 @@ out. Comparisons of two models are in `compare.py`.
 
 from collections.abc import Mapping, Sequence
 
+from alignment.pipeline.steps import EvaluateModel, HandOver, headline_of, made_by
 from alignment.records import DataRef, Estimate, EvalReport, ModelRef, StageRecord, Verdict
 from alignment.report.metric import (
     METRICS,
@@ -26,8 +27,6 @@ HEADLINE_METRICS = (
     "kl_from_base",
     "reply_tokens",
 )
-_HEADLINE_NUMBERS = 3
-HAND_OVERS = ("merge", "stack")
 Groups = Mapping[str, Mapping[str, Estimate]]
 
 
@@ -124,7 +123,7 @@ def stage_table(
                 Cell(text=record.key, tone="muted"),
                 Cell(text=show_seconds(record.seconds)),
                 *spent,
-                Cell(text=_headline(record.metrics)),
+                Cell(text=_headline(record)),
                 Cell(text=" ".join(record.notes)),
             ]
         )
@@ -135,11 +134,11 @@ def stage_table(
 
 def hand_over_table(records: Sequence[StageRecord]) -> Table:
     """A row for each hand-over: what became of the adapters, and how far that is from training."""
-    measured = {r.parents["model"]: r.metrics for r in records if r.stage == "evaluate"}
+    measured = {r.parents["model"]: r.metrics for r in records if made_by(r, EvaluateModel)}
     rows = [
         [*_hand_over_row(r), _shown_kl(measured.get(r.key, {}))]
         for r in records
-        if r.stage in HAND_OVERS and "kl" in r.metrics
+        if made_by(r, HandOver) and "kl" in r.metrics
     ]
     what = ["Hand-over", "Adapters", "Written as", "Kept share", "d log-prob", "KL", "Top-1"]
     return Table.of(
@@ -214,10 +213,6 @@ def _spent(seconds: float | None) -> Cell:
     return Cell(text=show_seconds(seconds))
 
 
-def _headline(metrics: Mapping[str, float]) -> str:
-    known = [name for name in HEADLINE_METRICS if name in metrics]
-    chosen = [*known, *(name for name in metrics if name not in known)][:_HEADLINE_NUMBERS]
-    return (
-        " · ".join(f"{name.replace('_', ' ')} {show_any(metrics[name])}" for name in chosen)
-        or MISSING
-    )
+def _headline(record: StageRecord) -> str:
+    shown = (f"{name.replace('_', ' ')} {show_any(n)}" for name, n in headline_of(record).items())
+    return " · ".join(shown) or MISSING

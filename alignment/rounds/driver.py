@@ -35,14 +35,14 @@ class Hooks:
         begin: run the configured chain, whose last model begins the line.
         build: build a step, or reuse it; raises what the step raises.
         report: called with a round whose steps are done, before it is closed.
-        tell: a line for the log.
+        log: write a line to the log.
         now: seconds since the epoch.
     """
 
     begin: Callable[[], object]
     build: Callable[[Step], object]
     report: Callable[[Round], object] = lambda _: None
-    tell: Callable[[str], None] = lambda _: None
+    log: Callable[[str], None] = lambda _: None
     now: Callable[[], float] = time.time
 
 
@@ -111,7 +111,7 @@ class RoundDriver:
         batches: list[Delivery] = []
         for arrival in arrivals:
             if arrival.digest in known:
-                self._hooks.tell(f"{arrival.file}: a batch that is known already")
+                self._hooks.log(f"{arrival.file}: a batch that is known already")
                 continue
             known.add(arrival.digest)
             if (batch := self._copied(arrival)) is None:
@@ -119,7 +119,7 @@ class RoundDriver:
             file = batch_file(self._line.store, batch.key)
             if problem := unreadable(self._inbox, str(file)):
                 self._line.refuse(batch, problem)
-                self._hooks.tell(f"{arrival.file} is refused: {problem}")
+                self._hooks.log(f"{arrival.file} is refused: {problem}")
                 continue
             batches.append(batch)
         return tuple(sorted(batches, key=lambda batch: batch.digest))
@@ -129,7 +129,7 @@ class RoundDriver:
         try:
             self._hooks.build(step)
         except DataError as error:  # it changed or went away since it was looked at
-            self._hooks.tell(str(error))
+            self._hooks.log(str(error))
             return None
         return Delivery(digest=arrival.digest, key=step.key, file=PurePath(arrival.file).name)
 

@@ -39,8 +39,6 @@ def resolve(store: Store, reference: str) -> list[str]:
     keys = store.list_keys()
     if reference in keys:
         return [reference]
-    records = [record for key in keys if (record := store.find(key)) is not None]
-    named = [record for record in records if record.name == reference]
-    if named:
-        return [r.key for r in sorted(named, key=lambda record: record.started, reverse=True)]
+    if named := [record.key for record in store.records() if record.name == reference]:
+        return named[::-1]
     return [key for key in keys if key.startswith(reference)]

@@ -15,13 +15,24 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ConfigError, UsageError
 from alignment.evaluate.gate import GateConfig
 from alignment.pipeline.chain import Chain, Round, handover_step, lengths_of, seed_for
-from alignment.pipeline.steps import EvaluateModel, Gate, PrepareBatches, TrainDpo
+from alignment.pipeline.steps import (
+    EvaluateModel,
+    Gate,
+    HandOver,
+    OpenBase,
+    PrepareBatches,
+    PrepareConversations,
+    PreparePairs,
+    TrainDpo,
+    made_by,
+)
 from alignment.records import EvalReport, GateResult, StageRecord
 from alignment.rounds.ledger import Champion, Opened, OutcomeName
-from alignment.store.lineage import HAND_OVERS, ancestors
+from alignment.store.lineage import ancestors
 from alignment.store.store import Store
 
-SETS = ("pairs", "conversations", "intake")
+SETS = (PrepareConversations, PreparePairs, PrepareBatches)
+"""Steps that claim prompts, which no later round may use."""
 
 
 def inbox_of(config: PipelineConfig) -> InboxConfig:
@@ -59,14 +70,15 @@ def champion_of(store: Store, model: str) -> Champion:
         UsageError: it is not handed over, or was never measured.
     """
     record = store.open(model)
-    if record.stage not in HAND_OVERS:
+    if not made_by(record, HandOver):
         raise UsageError(f"{record.name!r} is not a model. Name a merge, such as merge-dpo-1.")
-    measured = [found for found in _all(store, "evaluate") if found.parents["model"] == model]
+    evaluations = (found for found in store.records() if made_by(found, EvaluateModel))
+    measured = [found for found in evaluations if found.parents["model"] == model]
     if not measured:
         raise UsageError(
             f"{record.name!r} ({model}) was never measured, so nothing could be compared with it."
         )
-    return _champion(max(measured, key=lambda found: found.started))
+    return _champion(measured[-1])
 
 
 def _champion(evaluation: StageRecord) -> Champion:
@@ -85,9 +97,9 @@ def intake(
     """The step that makes pairs of batches, given by their keys, for a round on `parent`."""
     inbox = inbox_of(config)
     line = ancestors(store, parent.model)
-    measured = [store.open(key) for key in _rows_of(store.open(parent.evaluation))]
-    names = _names([record for record in (*line, *measured) if record.stage in SETS])
-    trained = [record.parents["data"] for record in line if record.stage == "dpo"]
+    measured = [store.open(key) for key in store.open(parent.evaluation).parents_as("data")]
+    names = _names([record for record in (*line, *measured) if made_by(record, *SETS)])
+    trained = [record.parents["data"] for record in line if made_by(record, TrainDpo)]
     return PrepareBatches(
         name=f"pairs-{number}",
         seed=seed_for(config.seed, "split"),
@@ -96,7 +108,7 @@ def intake(
         task_type=inbox.task_type,
         replay_share=inbox.replay_share,
         lengths=lengths_of(config.dpo),
-        base=next(record.key for record in line if record.stage == "base"),
+        base=next(record.key for record in line if made_by(record, OpenBase)),
         earlier={name: key for key, name in names.items()},
         trained={names[key]: key for key in trained},
     )
@@ -108,7 +120,7 @@ def steps_of(config: PipelineConfig, store: Store, opened: Opened) -> Round:
     batches = tuple(batch.key for batch in opened.batches)
     pairs = intake(config, store, parent=parent, number=number, batches=batches)
     measured = store.open(parent.evaluation)
-    rows = _rows_of(measured)
+    rows = measured.parents_as("data")
     train = TrainDpo(
         name=f"dpo-{number}",
         seed=seed_for(config.seed, f"dpo-{number}"),
@@ -159,18 +171,8 @@ def outcome(
     return head, passed if verdict.kept else "rejected", verdict.words
 
 
-def _rows_of(evaluation: StageRecord) -> tuple[str, ...]:
-    """The sets whose held-out rows a model was measured on."""
-    return tuple(key for role, key in evaluation.parents.items() if role.startswith("data "))
-
-
 def _names(sets: list[StageRecord]) -> dict[str, str]:
     """Key to name of each set; the key itself where two sets have one name."""
     by_key = {record.key: record.name for record in sets}
     counts = Counter(by_key.values())
     return {key: name if counts[name] == 1 else key for key, name in by_key.items()}
-
-
-def _all(store: Store, stage: str) -> list[StageRecord]:
-    keys = (key for key in store.list_keys() if key.startswith(f"{stage}-"))
-    return [record for key in keys if (record := store.find(key)) is not None]

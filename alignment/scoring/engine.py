@@ -62,10 +62,10 @@ class Stock(Frozen):
         rows: Sequence[Completion],
         *,
         batch: int,
-        on_batch: Callable[[int], None] = lambda _: None,
+        on_progress: Callable[[int], None] = lambda _: None,
     ) -> "list[Tensor]":
         """Log p of every reply token of every row, [reply tokens] each, fp32 on the CPU."""
-        return logprobs.reply_logprobs(model, rows, batch=batch, on_batch=on_batch)
+        return logprobs.reply_logprobs(model, rows, batch=batch, on_progress=on_progress)
 
 
 class Packed(Frozen):
@@ -114,12 +114,12 @@ class Packed(Frozen):
         rows: Sequence[Completion],
         *,
         batch: int,
-        on_batch: Callable[[int], None] = lambda _: None,
+        on_progress: Callable[[int], None] = lambda _: None,
     ) -> "list[Tensor]":
         """Log p of every reply token of every row; neighbours with one prompt share it."""
         del batch
         return logprobs.packed_reply_logprobs(
-            model, rows, tokens=self.tokens_per_micro_batch, on_batch=on_batch
+            model, rows, tokens=self.tokens_per_micro_batch, on_progress=on_progress
         )
 
 

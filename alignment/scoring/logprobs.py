@@ -98,7 +98,7 @@ def reply_logprobs(
     rows: Sequence[Completion],
     *,
     batch: int,
-    on_batch: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> "list[Tensor]":
     """Log p of every reply token of every row, [reply tokens] each, fp32 on the CPU."""
     found: dict[int, Tensor] = {}
@@ -107,7 +107,7 @@ def reply_logprobs(
             full = _log_softmax(model, states)
             targets = full.new_tensor(rows[row].reply).long()
             found[row] = full.gather(1, targets[:, None])[:, 0].cpu()
-        on_batch(len(found))
+        on_progress(len(found))
     return [found[row] for row in range(len(rows))]
 
 
@@ -139,7 +139,7 @@ def packed_reply_logprobs(
     rows: Sequence[Completion],
     *,
     tokens: Setting,
-    on_batch: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> "list[Tensor]":
     """The same without padding; neighbours with one prompt compute it once.
 
@@ -174,7 +174,7 @@ def packed_reply_logprobs(
         left.pop()
         replies = iter(values.split(micro.predicted.tolist()))
         found.update({at: [next(replies) for _ in packed_rows[at].completions] for at in group})
-        on_batch(sum(map(len, found.values())))
+        on_progress(sum(map(len, found.values())))
     model.train(was_training)
     return [reply for at in range(len(packed_rows)) for reply in found[at]]
 

@@ -1,10 +1,7 @@
 """Who descends from whom, read from the manifests alone."""
 
-from alignment.records import StageRecord
+from alignment.records import ModelRef, StageRecord
 from alignment.store.store import Store
-
-HAND_OVERS = ("merge", "stack")
-"""The stages whose artifact is a model that was trained here."""
 
 
 def ancestors(store: Store, key: str) -> list[StageRecord]:
@@ -20,19 +17,18 @@ def ancestors(store: Store, key: str) -> list[StageRecord]:
 
 def descendants(store: Store, key: str) -> list[StageRecord]:
     """The records built from a key, directly or not, in the order of their start."""
-    records = {k: record for k in store.list_keys() if (record := store.find(k)) is not None}
+    records = store.records()
     found = {key}
     while True:
-        more = {k for k, r in records.items() if k not in found and found & set(r.parents.values())}
+        more = {r.key for r in records if r.key not in found and found & set(r.parents.values())}
         if not more:
-            break
+            return [record for record in records if record.key in found - {key}]
         found |= more
-    return sorted((records[k] for k in found - {key}), key=lambda record: record.started)
 
 
 def containing(store: Store, batch: str) -> list[StageRecord]:
     """The models that were trained on a batch, given by its key, in the order of their making."""
-    return [record for record in descendants(store, batch) if record.stage in HAND_OVERS]
+    return [record for record in descendants(store, batch) if record.output_as(ModelRef)]
 
 
 def _visit(store: Store, key: str, order: dict[str, StageRecord]) -> None:

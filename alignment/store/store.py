@@ -92,6 +92,11 @@ class Store(Frozen):
         """Keys of all finished artifacts, sorted."""
         return sorted(manifest.parent.name for manifest in self.root.glob(f"objects/*/{MANIFEST}"))
 
+    def records(self) -> list[StageRecord]:
+        """The record of every finished artifact, oldest first. Reads the manifests only."""
+        found = (self.find(key) for key in self.list_keys())
+        return sorted((r for r in found if r is not None), key=lambda record: record.started)
+
     def find(self, key: str) -> StageRecord | None:
         """The record of a key, or None where there is no artifact. Reads the manifest only."""
         manifest = self.folder(key) / MANIFEST

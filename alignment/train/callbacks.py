@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 
-def watch(workspace: Workspace, progress: Progress, *, phase: str) -> "TrainerCallback":
+def progress_callback(workspace: Workspace, progress: Progress, *, phase: str) -> "TrainerCallback":
     """Marks progress after every step, seals checkpoints, and leaves when asked to.
 
     Raises (inside training):

@@ -15,7 +15,12 @@ from alignment.records import PreferencePair
 from alignment.scoring.engine import Engine
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
-from alignment.train.callbacks import check_start, rewards_by_task, sample_generations, watch
+from alignment.train.callbacks import (
+    check_start,
+    progress_callback,
+    rewards_by_task,
+    sample_generations,
+)
 from alignment.train.checkpoints import newest
 from alignment.train.loop import TrainingSummary, fit
 from alignment.train.losses import Loss
@@ -78,7 +83,7 @@ def train_dpo(
         eval_dataset=_rows(seen) if seen else None,
         processing_class=policy.tokenizer,
         peft_config=LoraConfig(**config.lora.peft_arguments()),
-        callbacks=[watch(workspace, progress, phase="training"), samples, rewards],
+        callbacks=[progress_callback(workspace, progress, phase="training"), samples, rewards],
     )
     if config.loss.uses_reference and newest(workspace.checkpoints) is None:
         measured = loss_before_training(trainer, config.loss, config.engine)

@@ -13,7 +13,7 @@ from alignment.models.load import LoadedModel
 from alignment.records import Conversation
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
-from alignment.train.callbacks import sample_generations, watch
+from alignment.train.callbacks import progress_callback, sample_generations
 from alignment.train.loop import TrainingSummary, fit
 from alignment.train.settings import SftConfig, on_this_machine
 from alignment.train.trainers import trainers_of
@@ -67,7 +67,7 @@ def train_sft(
         processing_class=tokenizer,
         peft_config=LoraConfig(**config.lora.peft_arguments()),
         data_collator=CompletionOnlyCollator.of(tokenizer),
-        callbacks=[watch(workspace, progress, phase="training"), samples],
+        callbacks=[progress_callback(workspace, progress, phase="training"), samples],
     )
     return fit(trainer, workspace=workspace, progress=progress)
 

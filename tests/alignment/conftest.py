@@ -45,7 +45,7 @@ def finished(tiny_model_folder, tmp_path_factory):
     futures: dict[str, Future[StageRecord]] = {}
 
     def run(step):
-        wait([futures[parent] for parent in step.parents.values()])
+        wait([futures[parent] for parent in step.roles.values()])
         return run_step(store, step)
 
     with ThreadPoolExecutor(max_workers=2) as pool:

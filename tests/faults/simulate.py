@@ -105,7 +105,7 @@ class Life:
                 new = float(sum(len(file.read_text().splitlines()) for file in files))
             if step.stage == "gate":
                 output = self.verdict(step)
-            made = record_of(step.key, parents=step.parents, output=output, metrics={"new": new})
+            made = record_of(step.key, parents=step.roles, output=output, metrics={"new": new})
             self.store.commit(made, workspace)
         finally:
             self.building = False

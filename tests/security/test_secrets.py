@@ -38,7 +38,7 @@ def test_a_secret_in_a_url_is_refused_and_not_repeated(tiny_settings, write_conf
 @pytest.mark.parametrize("url", WITH_SECRET)
 def test_the_data_command_refuses_it_too(tmp_path, url):
     with pytest.raises(DataError, match="a password or token in a URL") as caught:
-        take_in([url], Wanted(), out=tmp_path, tell=lambda *_: None)
+        take_in([url], Wanted(), out=tmp_path, on_progress=lambda *_: None)
     assert SECRET not in str(caught.value)
 
 

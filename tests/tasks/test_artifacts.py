@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.records import CodeVersion, FileDigest, StageRecord
+from alignment.records import AdapterRef, CodeVersion, FileDigest, StageRecord
 from alignment.store.progress import Mark
 from alignment.store.store import Store
 from tasks.artifacts import adapter_row, card, describe, headline, slug
@@ -74,7 +74,7 @@ def test_foreign_text_cannot_start_markup_in_a_card(record):
 
 
 def test_adapter_row_leads_to_the_bytes(record, tmp_path):
-    row = adapter_row(record, Store(root=tmp_path))
+    row = adapter_row(record, AdapterRef.model_validate(record.output), Store(root=tmp_path))
     assert row["kind"] == "dpo"
     assert row["key"] == "dpo-0123"
     assert row["path"] == str(tmp_path / "objects/dpo-0123/adapter")

@@ -1,7 +1,4 @@
-from typing import Any
-
 import pytest
-from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
@@ -9,15 +6,10 @@ from alignment.data.build.prepare import ConversationSetConfig
 from alignment.data.practice.source import PracticeSource
 from alignment.errors import ERRORS, ArtifactError
 from alignment.pipeline.steps import PrepareConversations
-from tasks.data import open_base, prepare_conversations, prepare_pairs
-from tasks.dpo import dpo
-from tasks.evaluate import evaluate
-from tasks.merge import merge
-from tasks.sft import sft
 from tasks.stage import Run, is_transient, run_stage, watching
+from tasks.steps import TASKS
 
-AnyTask = Task[..., Any]
-TASKS: list[AnyTask] = [open_base, prepare_conversations, prepare_pairs, sft, merge, dpo, evaluate]
+EVERY_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 
 @pytest.fixture
@@ -32,13 +24,13 @@ def orphan():
     )
 
 
-@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+@EVERY_TASK
 def test_tasks_leave_the_question_of_reuse_to_the_store(task):
     assert task.cache_policy == NO_CACHE
     assert task.persist_result is False
 
 
-@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+@EVERY_TASK
 def test_tasks_retry_only_what_may_pass(task):
     assert task.retries == 2
     assert task.retry_condition_fn is is_transient
@@ -46,12 +38,8 @@ def test_tasks_retry_only_what_may_pass(task):
 
 
 def test_tasks_that_need_the_gpu_carry_the_tag():
-    assert [task.name for task in TASKS if "gpu" in task.tags] == [
-        "SFT",
-        "merge",
-        "DPO round",
-        "evaluate",
-    ]
+    tagged = {stage for stage, task in TASKS.items() if "gpu" in task.tags}
+    assert tagged == {"sft", "adapter", "dpo", "merge", "stack", "evaluate"}
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), OSError(5, "I/O error")])

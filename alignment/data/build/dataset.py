@@ -94,7 +94,7 @@ class DatasetBuilder(Generic[R]):
         readings: the sources, each gone through once.
         made_with: filters of the first pass.
         work: a folder for the shards. Those of an earlier attempt under the same `key` are used.
-        tell: for a progress bar.
+        on_progress: for a progress bar.
         expected: how many rows there will be, given how many were read; 0 where nobody knows.
 
     Raises:
@@ -108,10 +108,10 @@ class DatasetBuilder(Generic[R]):
         *,
         work: Path,
         key: str,
-        tell: OnProgress,
+        on_progress: OnProgress,
         expected: Callable[[int], int] = lambda _: 0,
     ) -> None:
-        self._tell = tell
+        self._on_progress = on_progress
         self._work = _workplace(work, key)
         self.readings: list[Reading[R]] = []
         self._shards: list[Path] = []
@@ -123,7 +123,7 @@ class DatasetBuilder(Generic[R]):
         def count(rows: int) -> None:
             nonlocal done
             done += rows
-            tell("reading", done, expected(done))
+            on_progress("reading", done, expected(done))
 
         for number, reading in enumerate(readings):
             self.readings.append(reading)
@@ -197,8 +197,8 @@ class DatasetBuilder(Generic[R]):
         """Drop rows that are nearly one further up, or a row of an earlier set by its name."""
         before = OnDisk(list(earlier.values()))
         parts = OnDisk([*self.signatures.paths, *before.paths])
-        told = partial(self._tell, "comparing")
-        at, of = near_duplicate(parts, self.alive, threshold=threshold, tell=told)
+        told = partial(self._on_progress, "comparing")
+        at, of = near_duplicate(parts, self.alive, threshold=threshold, on_progress=told)
         names = [name for name, rows in zip(earlier, before, strict=True) for _ in range(len(rows))]
         places = (
             self.place(other) if other < len(self.alive) else names[other - len(self.alive)]
@@ -241,7 +241,7 @@ class DatasetBuilder(Generic[R]):
             opened: dict[int, IO[bytes]] = {}
             for at, row in enumerate(rows, start=1):
                 if at % BATCH == 0:
-                    self._tell("writing", at, len(rows))
+                    self._on_progress("writing", at, len(rows))
                 shard = int(self.index["shard"][row])
                 if shard not in opened:
                     opened[shard] = stack.enter_context((self._shards[shard] / ROWS).open("rb"))

@@ -97,7 +97,9 @@ class IntakeReport(Frozen):
     files: tuple[FileReport, ...]
 
 
-def take_in(paths: Sequence[str], wanted: Wanted, *, out: Path, tell: OnProgress) -> IntakeReport:
+def take_in(
+    paths: Sequence[str], wanted: Wanted, *, out: Path, on_progress: OnProgress
+) -> IntakeReport:
     """Read files, folders, patterns, URLs and `hub:owner/name@revision`, and write what is left.
 
     A file of unknown columns is an error where it was named, and set aside row by row where a
@@ -112,10 +114,10 @@ def take_in(paths: Sequence[str], wanted: Wanted, *, out: Path, tell: OnProgress
     with _storing(out):
         out.mkdir(parents=True, exist_ok=True)
         kinds: list[Kind | None] = []
-        dataset = _read(sources, wanted, kinds, out=out, tell=tell)
-        tell("comparing", 0, 0)
+        dataset = _read(sources, wanted, kinds, out=out, on_progress=on_progress)
+        on_progress("comparing", 0, 0)
         _compare(dataset, wanted)
-        tell("writing", 0, 0)
+        on_progress("writing", 0, 0)
         _write(out, {KEPT: _kept(dataset), QUARANTINE: map(as_line, dataset.quarantine())})
         report = _report(dataset, kinds)
         dataset.close()
@@ -128,7 +130,7 @@ def _read(
     kinds: list[Kind | None],
     *,
     out: Path,
-    tell: OnProgress,
+    on_progress: OnProgress,
 ) -> DatasetBuilder[Record]:
     """All rows through the rules; what each source gives is added to `kinds`."""
     meter = Meter(bytes_of([source for source, _ in sources]))
@@ -147,7 +149,7 @@ def _read(
             rules,
             work=out / WORK,
             key=key[:16],
-            tell=tell,
+            on_progress=on_progress,
             expected=meter.expected,
         )
     except DataError:

@@ -151,7 +151,7 @@ def prepare_conversations(
     alike: Mapping[str, Path] = MappingProxyType({}),
     seed: int,
     out: Path,
-    tell: OnProgress = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> Prepared:
     """Write a set of conversations of at most `max_length` tokens under `out`.
 
@@ -161,7 +161,7 @@ def prepare_conversations(
         DataError: a source cannot be read, too many rows are malformed, or too few are left.
     """
     run: _Preparation[Conversation]
-    run = _Preparation(config, tokenizer, earlier, alike, seed, out, tell)
+    run = _Preparation(config, tokenizer, earlier, alike, seed, out, on_progress)
     fit = partial(_fit_conversations, max_length, tokenizer)
     dataset = run.dataset(read_conversations, [], fit, max_length)
     run.compare(dataset)
@@ -182,7 +182,7 @@ def prepare_pairs(
     trained: Mapping[str, Sequence[PreferencePair]] = MappingProxyType({}),
     seed: int,
     out: Path,
-    tell: OnProgress = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> Prepared:
     """Write a set of preference pairs under `out`.
 
@@ -200,13 +200,13 @@ def prepare_pairs(
             out under that reason.
         seed: of the run; decides the split.
         out: an existing folder.
-        tell: for a progress bar.
+        on_progress: for a progress bar.
 
     Raises:
         DataError: a source cannot be read, too many rows are malformed, or too few are left.
     """
     run: _Preparation[PreferencePair]
-    run = _Preparation(config, tokenizer, earlier, alike, seed, out, tell)
+    run = _Preparation(config, tokenizer, earlier, alike, seed, out, on_progress)
     fit = partial(_fit_pairs, lengths, tokenizer)
     opposed = partial(content.contradicts_earlier, preferred=content.preferred(trained))
     judged: list[Step[PreferencePair]] = [content.identical_pair, content.tie, opposed]
@@ -227,11 +227,11 @@ class _Preparation(Generic[R]):
         alike: Mapping[str, Path],
         seed: int,
         out: Path,
-        tell: OnProgress,
+        on_progress: OnProgress,
     ) -> None:
         _check_files(config.sources)
         self.config, self.tokenizer, self.earlier = config, tokenizer, earlier
-        self.alike, self.salt, self.out, self.tell = alike, str(seed), out, tell
+        self.alike, self.salt, self.out, self.on_progress = alike, str(seed), out, on_progress
 
     def dataset(
         self,
@@ -254,7 +254,7 @@ class _Preparation(Generic[R]):
             Pass(steps, self.salt, likeness=self.config.near_duplicates is not None),
             work=self.out.with_name(f"{self.out.name}.shards"),
             key=digest_of(key)[:16],
-            tell=self.tell,
+            on_progress=self.on_progress,
             expected=meter.expected,
         )
         dataset.check_malformed(self.config.max_malformed_share)

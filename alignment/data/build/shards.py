@@ -72,7 +72,11 @@ class Account(NamedTuple):
 
 
 def fill_shards(
-    reading: Reading[R], number: int, made_with: Pass[R], work: Path, tell: Callable[[int], None]
+    reading: Reading[R],
+    number: int,
+    made_with: Pass[R],
+    work: Path,
+    on_progress: Callable[[int], None],
 ) -> Iterator[Path]:
     """Write one reading's shards under `work`, but for those that are there; yields each.
 
@@ -81,7 +85,7 @@ def fill_shards(
         number: its number in the set.
         made_with: filters and salt.
         work: the folder of the shards.
-        tell: is told how many rows were read since the last time.
+        on_progress: is told how many rows were read since the last time.
     """
     items = iter(reading.items)
     shard = 0
@@ -90,9 +94,9 @@ def fill_shards(
         taken: Iterator[Item[R]] = islice(items, SHARD)
         if (folder / ACCOUNT).exists():
             count = sum(1 for _ in taken)
-            tell(count)
+            on_progress(count)
         else:
-            count = _write(folder, taken, number, made_with, tell)
+            count = _write(folder, taken, number, made_with, on_progress)
         if count or not shard:
             yield folder
         if count < SHARD:
@@ -110,7 +114,7 @@ def _write(
     items: Iterator[Item[R]],
     number: int,
     made_with: Pass[R],
-    tell: Callable[[int], None],
+    on_progress: Callable[[int], None],
 ) -> int:
     scratch = folder.with_suffix(".part")
     remove("shard.begun", scratch)
@@ -125,7 +129,7 @@ def _write(
             kept, out, _ = writer.sift(batch)
             dropped.writelines(row.model_dump_json() + "\n" for row in out)
             rows.writelines(writer.lines(kept))
-            tell(len(batch))
+            on_progress(len(batch))
     read = writer.close()
     flush_tree("shard.flush", scratch)
     rename("shard.publish", scratch, folder)

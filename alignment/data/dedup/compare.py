@@ -160,7 +160,7 @@ def near_duplicate(
     alive: KeptMask,
     *,
     threshold: float,
-    tell: Callable[[int, int], None] = lambda *_: None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Matches:
     """Rows that ask and answer nearly what one further up does, by `grams.similarity`.
 
@@ -169,7 +169,7 @@ def near_duplicate(
             earlier sets, which stay.
         alive: of the rows.
         threshold: 0..1, of the n-grams of five words that two prompts share, and two answers.
-        tell: is told how many of the rows have been compared, and of how many.
+        on_progress: is told how many of the rows have been compared, and of how many.
 
     `of` counts on into the earlier sets.
     """
@@ -177,7 +177,7 @@ def near_duplicate(
     candidates = np.r_[alive, np.ones(sum(map(len, signatures)) - rows, dtype=bool)].nonzero()[0]
     found: dict[int, int] = {}
     for number, band in enumerate(np.split(np.arange(HASHES), BANDS)):
-        tell(rows * number // BANDS, rows)
+        on_progress(rows * number // BANDS, rows)
         keys = np.concatenate([_key(part[:, band]) for part in signatures])[candidates]
         order = np.argsort(keys, kind="stable")
         same = np.flatnonzero(keys[order][1:] == keys[order][:-1])

@@ -195,7 +195,9 @@ def _training(step: TrainSft | TrainDpo, by_key: dict[str, PreparedSet]) -> Trai
         config=step.config,
         rows=sum(len(set_.train) for set_ in sets),
         sample=[
-            row for set_ in sets for row in _lengths(set_, step.config, pairs=step.stage == "dpo")
+            row
+            for set_ in sets
+            for row in _lengths(set_, step.config, pairs=isinstance(step, TrainDpo))
         ],
     )
 

@@ -4,7 +4,8 @@ A step's `build` opens its parents, calls one pure function and returns what the
 Not here: the order of the steps (`chain.py`), processes and locks (`launch.py`).
 """
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, get_args
 
 from pydantic import Field, TypeAdapter
 
@@ -16,6 +17,7 @@ from alignment.pipeline.steps.evaluation import EvaluateModel
 from alignment.pipeline.steps.gate import Gate
 from alignment.pipeline.steps.handover import HandOver, MergeAdapter, StackAdapter
 from alignment.pipeline.steps.training import TrainDpo, TrainSft, UseAdapter
+from alignment.records import StageRecord
 
 AnyStep = Annotated[
     OpenBase
@@ -34,6 +36,24 @@ AnyStep = Annotated[
 ]
 
 
+STEPS: Mapping[str, type[Step]] = {
+    kind.model_fields["stage"].default: kind for kind in get_args(get_args(AnyStep)[0])
+}
+"""Stage to the class of its steps."""
+
+
+def made_by(record: StageRecord, *kinds: type[Step]) -> bool:
+    """Whether a step of one of these kinds, or of one derived from them, left the record."""
+    return issubclass(STEPS.get(record.stage, object), kinds)
+
+
+def headline_of(record: StageRecord) -> dict[str, float]:
+    """The two or three metrics that a record of its kind is known by; none of an unknown kind."""
+    kind = STEPS.get(record.stage)
+    names = kind.headline if kind else ()
+    return {name: record.metrics[name] for name in names if name in record.metrics}
+
+
 def read_step(text: str) -> Step:
     """The step of a JSON text that `Step.model_dump_json` wrote."""
     step: Step = TypeAdapter(AnyStep).validate_json(text)
@@ -41,6 +61,7 @@ def read_step(text: str) -> Step:
 
 
 __all__ = [
+    "STEPS",
     "Context",
     "EvaluateModel",
     "Gate",
@@ -57,5 +78,7 @@ __all__ = [
     "TrainDpo",
     "TrainSft",
     "UseAdapter",
+    "headline_of",
+    "made_by",
     "read_step",
 ]

@@ -1,6 +1,6 @@
 """The first step: a base model is made available."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from alignment.models.sources import ModelSource
 from alignment.pipeline.step import Context, Outcome, Step, as_json
@@ -11,9 +11,18 @@ class OpenBase(Step):
     """Make a base model available and describe it. A hub model stays in the hub's cache."""
 
     stage: Literal["base"] = "base"
+    title = "open base model"
+    produces = ModelRef
+    nominal_seconds = 24.0
     source: ModelSource
     quantisation: Quantisation | None
     digest: str
+
+    def library_arguments(self, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
+        """What bitsandbytes is given."""
+        from alignment.models.load import quantisation_arguments
+
+        return {"bitsandbytes": quantisation_arguments(quantisation) if quantisation else {}}
 
     def build(self, context: Context) -> Outcome:
         """Fetch, convert if need be, check, describe."""

@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path, PurePath
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,9 +12,9 @@ from alignment.data.formats import Format
 from alignment.data.read import files
 from alignment.data.read.sources import FileSource
 from alignment.errors import DataError
-from alignment.pipeline.step import Context, Key, Outcome, Step, data_of
+from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, data_of
 from alignment.pipeline.steps.data import naming, prepared_outcome, tokenizer_of, used_prompts
-from alignment.records import PreferencePair
+from alignment.records import BatchFile, DataRef, PreferencePair
 from alignment.store.durable import failpoint_span, remove
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
@@ -27,7 +27,10 @@ class TakeBatch(Step):
     """
 
     stage: Literal["batch"] = "batch"
-    in_child: ClassVar[bool] = False
+    title = "take batch"
+    produces = BatchFile
+    in_child = False
+    nominal_seconds = 1.0
     digest: str
     file: str = Field(exclude=True)
 
@@ -46,7 +49,8 @@ class TakeBatch(Step):
             files.patiently(self.file, lambda: _copy(self.file, copy))
         if files.sha256(str(copy)) != self.digest:
             raise DataError(f"{self.file} changed while it was copied; it is taken next time.")
-        return Outcome(output={"file": copy.name}, metrics={"bytes": float(copy.stat().st_size)})
+        size = float(copy.stat().st_size)
+        return Outcome(output=as_json(BatchFile(file=copy.name)), metrics={"bytes": size})
 
 
 def _copy(file: str, to: Path) -> None:
@@ -63,7 +67,12 @@ class PrepareBatches(Step):
     """
 
     stage: Literal["intake"] = "intake"
-    in_child: ClassVar[bool] = False
+    title = "prepare batches"
+    produces = DataRef
+    parent_fields = ("batches", "base", "earlier", "trained")
+    headline = ("new", "kept", "quarantined")
+    in_child = False
+    nominal_seconds = 4.0
     batches: tuple[Key, ...]
     format: Format
     task_type: str
@@ -114,4 +123,5 @@ class PrepareBatches(Step):
 
 def batch_file(store: Store, key: str) -> Path:
     """The copy of a batch, verified."""
-    return store.path(f"store:{key}/{store.open(key).output['file']}")
+    batch = BatchFile.model_validate(store.open(key).output)
+    return store.path(f"store:{key}/{batch.file}")

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -19,62 +19,70 @@ from alignment.data.build.report import Prepared
 from alignment.data.split import PromptKeys
 from alignment.errors import DataError
 from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, model_of
+from alignment.records import DataRef
 from alignment.store.store import Store
 
+COUNTS = ("kept", "held_out", "quarantined")
+"""The metrics of a prepared set."""
 
-class PrepareConversations(Step):
-    """Read, clean and split the conversations of SFT."""
 
-    stage: Literal["conversations"] = "conversations"
-    version: ClassVar[int] = 2  # 1 wrote no report.json
-    in_child: ClassVar[bool] = False
-    config: ConversationSetConfig
-    max_length: int
+class PrepareSet(Step):
+    """Read, clean and split one set of rows; prompts of the `earlier` sets are kept out of it.
+
+    `digest` names the content of the sources.
+    """
+
+    version = 2  # 1 wrote no report.json
+    produces = DataRef
+    parent_fields = ("base", "earlier")
+    headline = COUNTS
+    in_child = False
+    nominal_seconds = 4.0
     digest: str
     base: Key
     earlier: dict[str, Key] = Field(default_factory=dict)
+
+    def _arguments(self, context: Context) -> dict[str, Any]:
+        """What the preparation of conversations and that of pairs are both given."""
+        return {
+            "tokenizer": tokenizer_of(context, self.base),
+            "earlier": used_prompts(context.store, self.earlier),
+            "alike": _signatures(context.store, self.earlier),
+            "seed": self.seed,
+            "out": context.workspace.out,
+            "on_progress": context.progress.update,
+        }
+
+
+class PrepareConversations(PrepareSet):
+    """Read, clean and split the conversations of SFT."""
+
+    stage: Literal["conversations"] = "conversations"
+    title = "prepare conversations"
+    config: ConversationSetConfig
+    max_length: int
 
     def build(self, context: Context) -> Outcome:
         """Write train, held-out and quarantined rows."""
         with naming(self):
             prepared = prepare_conversations(
-                self.config,
-                max_length=self.max_length,
-                tokenizer=tokenizer_of(context, self.base),
-                earlier=used_prompts(context.store, self.earlier),
-                alike=_alike(context.store, self.earlier),
-                seed=self.seed,
-                out=context.workspace.out,
-                tell=context.progress.update,
+                self.config, max_length=self.max_length, **self._arguments(context)
             )
         return prepared_outcome(self, prepared)
 
 
-class PreparePairs(Step):
+class PreparePairs(PrepareSet):
     """Read, clean and split the preference pairs of one round, or of the evaluation."""
 
     stage: Literal["pairs"] = "pairs"
-    version: ClassVar[int] = 2  # 1 wrote no report.json
-    in_child: ClassVar[bool] = False
+    title = "prepare pairs"
     config: PairSetConfig
     lengths: Lengths
-    digest: str
-    base: Key
-    earlier: dict[str, Key] = Field(default_factory=dict)
 
     def build(self, context: Context) -> Outcome:
         """Write train, held-out and quarantined rows, and prompts with verifiers."""
         with naming(self):
-            prepared = prepare_pairs(
-                self.config,
-                lengths=self.lengths,
-                tokenizer=tokenizer_of(context, self.base),
-                earlier=used_prompts(context.store, self.earlier),
-                alike=_alike(context.store, self.earlier),
-                seed=self.seed,
-                out=context.workspace.out,
-                tell=context.progress.update,
-            )
+            prepared = prepare_pairs(self.config, lengths=self.lengths, **self._arguments(context))
         return prepared_outcome(self, prepared)
 
 
@@ -93,7 +101,7 @@ def used_prompts(store: Store, earlier: dict[str, str]) -> dict[str, PromptKeys]
     }
 
 
-def _alike(store: Store, earlier: dict[str, str]) -> dict[str, Path]:
+def _signatures(store: Store, earlier: dict[str, str]) -> dict[str, Path]:
     places = {name: store.folder(store.open(key).key) / LIKENESS for name, key in earlier.items()}
     return {name: path for name, path in places.items() if path.exists()}
 

@@ -13,7 +13,7 @@ from alignment.evaluate.suite import (
     evaluate,
 )
 from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, data_of, model_of, rows_of
-from alignment.records import PairScore, PreferencePair
+from alignment.records import EvalReport, PairScore, PreferencePair
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
 
@@ -26,6 +26,12 @@ class EvaluateModel(Step):
 
     stage: Literal["evaluate"] = "evaluate"
     version = 2
+    title = "evaluate"
+    produces = EvalReport
+    parent_fields = ("model", "data", "base", "parent")
+    headline = ("pass_rate", "preference_accuracy", "margin")
+    needs_gpu = True
+    nominal_seconds = 29.0
     config: EvaluationConfig
     label: str
     model: Key

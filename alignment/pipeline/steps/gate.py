@@ -1,6 +1,6 @@
 """The step that decides from which model the next round starts."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from alignment.evaluate.gate import GateConfig, JudgedModel, judge
 from alignment.evaluate.metrics import passes_by_id, preferences_by_id
@@ -19,7 +19,11 @@ class Gate(Step):
     """
 
     stage: Literal["gate"] = "gate"
-    in_child: ClassVar[bool] = False
+    title = "gate"
+    produces = GateResult
+    parent_fields = ("candidate", "evaluation", "champion", "against")
+    in_child = False
+    nominal_seconds = 1.0
     config: GateConfig
     candidate: Key
     evaluation: Key

@@ -9,7 +9,7 @@ from typing import Literal
 from alignment.models.merge import Merge
 from alignment.models.stack import Stack
 from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, model_of
-from alignment.records import AdapterRef
+from alignment.records import AdapterRef, ModelRef
 
 
 class HandOver(Step):
@@ -18,6 +18,10 @@ class HandOver(Step):
     `dtype` is the compute dtype of the next stage.
     """
 
+    produces = ModelRef
+    parent_fields = ("policy", "adapter")
+    needs_gpu = True
+    notes_matter = True
     config: Merge | Stack
     policy: Key
     adapter: Key | None
@@ -54,6 +58,9 @@ class MergeAdapter(HandOver):
 
     stage: Literal["merge"] = "merge"
     version = 2
+    title = "merge adapter"
+    headline = ("kept_share", "kl")
+    nominal_seconds = 6.0
     config: Merge
 
 
@@ -61,4 +68,7 @@ class StackAdapter(HandOver):
     """Carry the adapter along on top of those before it."""
 
     stage: Literal["stack"] = "stack"
+    title = "stack adapter"
+    headline = ("mean_abs_logprob", "kl")
+    nominal_seconds = 2.0
     config: Stack

@@ -6,7 +6,7 @@ against.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.pipeline.step import (
     Context,
@@ -19,7 +19,13 @@ from alignment.pipeline.step import (
     model_of,
     rows_of,
 )
-from alignment.records import Conversation, DataRef, PreferencePair
+from alignment.records import (
+    AdapterRef,
+    Conversation,
+    DataRef,
+    PreferencePair,
+    Quantisation,
+)
 from alignment.store.durable import staged
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
@@ -40,10 +46,23 @@ class TrainSft(Step):
 
     stage: Literal["sft"] = "sft"
     version = 2
+    title = "train SFT adapter"
+    produces = AdapterRef
+    parent_fields = ("policy", "data", "watched")
+    headline = ("loss", "eval_loss")
+    needs_gpu = True
+    nominal_seconds = 60.0
     config: SftConfig
     policy: Key
     data: tuple[Key, ...]
     watched: tuple[Key, ...]
+
+    def library_arguments(self, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
+        """What TRL, PEFT and bitsandbytes are given."""
+        return {
+            "trl.SFTConfig": self.config.trl_arguments(seed=self.seed),
+            **_adapter_arguments(self.config, quantisation),
+        }
 
     def build(self, context: Context) -> Outcome:
         """Train and write the adapter."""
@@ -67,10 +86,28 @@ class TrainDpo(Step):
 
     stage: Literal["dpo"] = "dpo"
     version = 2
+    title = "train DPO round"
+    produces = AdapterRef
+    parent_fields = ("policy", "data", "watched")
+    headline = (
+        "loss",
+        "eval_rewards/accuracies",
+        "eval_rewards/margins",
+    )
+    needs_gpu = True
+    nominal_seconds = 66.0
     config: DpoConfig
     policy: Key
     data: Key
     watched: tuple[Key, ...]
+
+    def library_arguments(self, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
+        """What TRL, PEFT and bitsandbytes are given, and the prompt limit that TRL lacks."""
+        return {
+            "trl.DPOConfig": self.config.trl_arguments(seed=self.seed),
+            **_adapter_arguments(self.config, quantisation),
+            "prompts": {"max_prompt_length": self.config.max_prompt_length},
+        }
 
     def build(self, context: Context) -> Outcome:
         """Train and write the adapter."""
@@ -97,6 +134,12 @@ class UseAdapter(Step):
 
     stage: Literal["adapter"] = "adapter"
     version = 2
+    title = "take SFT adapter"
+    produces = AdapterRef
+    parent_fields = ("policy", "probe")
+    needs_gpu = True
+    nominal_seconds = 2.0
+    notes_matter = True
     path: Path
     digest: str
     policy: Key
@@ -124,6 +167,17 @@ class UseAdapter(Step):
         rows = probe_rows(last_replies(policy.tokenizer, _probed(context.store, sets)))
         record_probe(policy.model, rows).save(context.workspace.out / PROBE_FILE)
         return Outcome(output=as_json(ref), notes=(f"adapter taken from {self.path}",))
+
+
+def _adapter_arguments(
+    config: SftConfig | DpoConfig, quantisation: Quantisation | None
+) -> dict[str, dict[str, Any]]:
+    from alignment.models.load import quantisation_arguments
+
+    return {
+        "peft.LoraConfig": config.lora.peft_arguments(),
+        "bitsandbytes": quantisation_arguments(quantisation) if quantisation else {},
+    }
 
 
 def _open(store: Store, key: str, *, bf16: bool) -> "LoadedModel":

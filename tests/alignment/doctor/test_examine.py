@@ -30,7 +30,7 @@ def by_check(checkup):
 def test_the_data_it_prepares_is_the_runs_own_and_nothing_else_is_built(settings):
     config = settings()
     seen: list[str] = []
-    checkup = examine(config, watch=seen.append)
+    checkup = examine(config, on_progress=seen.append)
     steps = chain(config)
     built = set(Store(root=config.store).list_keys())
     assert seen == ["pairs-evaluation", "conversations", "pairs-1", "pairs-2"]

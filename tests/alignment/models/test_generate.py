@@ -125,7 +125,7 @@ def test_the_tokenizers_padding_side_is_neither_used_nor_changed(tiny):
 
 def test_progress_counts_prompts(tiny):
     seen: list[int] = []
-    ask(tiny, [ASK] * 5, batch=2, max_new_tokens=1, on_batch=seen.append)
+    ask(tiny, [ASK] * 5, batch=2, max_new_tokens=1, on_progress=seen.append)
     assert seen == [2, 4, 5]
 
 

@@ -50,7 +50,7 @@ def files(store) -> Iterator[tuple[str, int, int]]:
 def test_every_step_comes_after_its_parents(tiny_settings):
     seen: set[str] = set()
     for step in chain(PipelineConfig.model_validate(tiny_settings)).steps():
-        assert set(step.parents.values()) <= seen, step.name
+        assert {parent.key for parent in step.parents} <= seen, step.name
         seen.add(step.key)
 
 
@@ -212,7 +212,7 @@ def merged(config, name):
     wanted = next(step for step in steps.values() if step.name == name)
 
     def ensure(key):
-        for parent in steps[key].parents.values():
+        for parent in steps[key].roles.values():
             ensure(parent)
         return build(store, steps[key], Progress())
 
@@ -275,7 +275,7 @@ def test_second_run_with_same_config_builds_nothing(finished):
     marks: list[Mark] = []
     before = list(files(finished.store))
     again = {
-        step.name: run_step(finished.store, step, watch=marks.append)
+        step.name: run_step(finished.store, step, on_progress=marks.append)
         for step in finished.chain.steps()
     }
     assert again == finished.records

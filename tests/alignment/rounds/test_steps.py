@@ -112,9 +112,7 @@ def test_round_trains_on_the_champion_and_is_measured_on_its_rows(
     champion = store.open(head.evaluation)
     assert round_.pairs.key == step.key, "the step that counted the pairs is the one trained on"
     assert round_.train.policy == round_.handover.policy == head.model
-    assert {*round_.evaluate.data} == {
-        key for role, key in champion.parents.items() if role.startswith("data ")
-    }
+    assert round_.evaluate.data == champion.parents_as("data")
     assert round_.evaluate.base == finished.records["evaluate-base"].key
     assert round_.gate is not None
     assert (round_.gate.champion, round_.gate.against) == (head.model, head.evaluation)

@@ -147,7 +147,7 @@ def test_dropout_is_off_while_scoring(open_tiny, tiny_ref, make_adapter):
 def test_progress_counts_rows(open_tiny):
     seen: list[int] = []
     rows = [Completion((3,), (4,))] * 5
-    reply_logprobs(open_tiny().model, rows, batch=2, on_batch=seen.append)
+    reply_logprobs(open_tiny().model, rows, batch=2, on_progress=seen.append)
     assert seen == [2, 4, 5]
 
 

@@ -7,7 +7,12 @@ from alignment.errors import TrainingError
 from alignment.models.generate import generate
 from alignment.scoring.logprobs import pair_logprobs
 from alignment.store.progress import Progress
-from alignment.train.callbacks import check_start, rewards_by_task, sample_generations, watch
+from alignment.train.callbacks import (
+    check_start,
+    progress_callback,
+    rewards_by_task,
+    sample_generations,
+)
 from alignment.train.losses import Ipo, Sigmoid
 
 
@@ -30,13 +35,13 @@ def lines(path):
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_a_number_ends_the_run(workspace, at_step, loss):
-    callback = watch(workspace, Progress(), phase="training")
+    callback = progress_callback(workspace, Progress(), phase="training")
     with pytest.raises(TrainingError, match=f"the loss is {loss} at step 3. Lower learning_rate"):
         callback.on_log(**at_step(3, logs={"loss": loss}))
 
 
 def test_every_logged_loss_becomes_a_mark_of_progress(workspace, at_step):
-    callback = watch(workspace, Progress(workspace.progress), phase="training")
+    callback = progress_callback(workspace, Progress(workspace.progress), phase="training")
     callback.on_log(**at_step(3, logs={"loss": 0.5}))
     callback.on_log(**at_step(3, logs={"eval_loss": 0.5}))
     (mark,) = lines(workspace.progress)
@@ -46,7 +51,7 @@ def test_every_logged_loss_becomes_a_mark_of_progress(workspace, at_step):
 
 def test_training_goes_on_until_it_is_asked_to_stop(workspace, at_step):
     progress = Progress()
-    callback = watch(workspace, progress, phase="training")
+    callback = progress_callback(workspace, progress, phase="training")
     event = at_step(3)
     callback.on_step_end(**event)
     assert not event["control"].should_training_stop
@@ -61,7 +66,7 @@ def test_what_the_trainer_saves_is_sealed(workspace, at_step):
     staged = workspace.folder.parent / "trl" / "checkpoint-3"
     staged.mkdir(parents=True)
     (staged / "optimizer.pt").write_text("x")
-    watch(workspace, Progress(), phase="training").on_save(**event)
+    progress_callback(workspace, Progress(), phase="training").on_save(**event)
     assert (workspace.checkpoints / "step-00000003" / "optimizer.pt").read_text() == "x"
     assert not staged.exists()
 

@@ -27,7 +27,7 @@ def write(path, rows):
 
 
 def take(paths, out, **wanted):
-    return take_in(paths, Wanted(**wanted), out=out, tell=lambda *_: None)
+    return take_in(paths, Wanted(**wanted), out=out, on_progress=lambda *_: None)
 
 
 def lines(path):
@@ -148,7 +148,7 @@ def test_how_many_rows_remain_is_known_from_the_bytes_that_were_read(tmp_path, p
         list(map(str, paths)),
         Wanted(near_duplicates=1.0),
         out=tmp_path / "out",
-        tell=lambda *said: told.append(said),
+        on_progress=lambda *said: told.append(said),
     )
     reading = [(done, total) for phase, done, total in told if phase == "reading"]
     assert [done for done, _ in reading] == [1000, 2000, 3000]
@@ -178,10 +178,12 @@ def test_a_call_that_was_stopped_goes_on_with_the_shards_that_are_there(tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        take_in([source], Wanted(), out=out, tell=stop)
+        take_in([source], Wanted(), out=out, on_progress=stop)
     assert not (out / "kept.jsonl").exists()
     again: list[int] = []
-    report = take_in([source], Wanted(), out=out, tell=lambda _, done, __: again.append(done))
+    report = take_in(
+        [source], Wanted(), out=out, on_progress=lambda _, done, __: again.append(done)
+    )
     assert again[:3] == [30, 60, 70]  # two shards taken as they are, then batches of ten
     assert (report.read, report.kept) == (120, 120)
     fresh = take([source], tmp_path / "fresh")

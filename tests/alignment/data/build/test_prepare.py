@@ -467,10 +467,10 @@ def test_a_stopped_preparation_goes_on_and_gives_the_same_bytes(tmp_path, prepar
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(config, out="stopped", tell=stop)
+        prepare(config, out="stopped", on_progress=stop)
     assert len(list((tmp_path / "stopped.shards").glob("*/000-*[0-9]"))) == 2
     told = []
-    _, _, out = prepare(config, out="stopped", tell=lambda *words: told.append(words[1]))
+    _, _, out = prepare(config, out="stopped", on_progress=lambda *words: told.append(words[1]))
     assert told[:3] == [20, 40, 50]
     assert not (tmp_path / "stopped.shards").exists()
     _, _, whole = prepare(config)

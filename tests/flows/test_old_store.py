@@ -1,0 +1,47 @@
+"""A store that an earlier version wrote: it is read, and nothing in it is built again.
+
+The archive holds a tiny model, its configuration and data, and the store after `sft-dpo round`:
+SFT, one configured round, one round from the inbox, adapters stacked.
+"""
+
+import hashlib
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ARCHIVE = Path(__file__).parents[1] / "fixtures" / "store-of-november-2026.tar.xz"
+
+
+@pytest.fixture
+def old(tmp_path):
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path
+
+
+def artifacts(folder):
+    """Every file of the store's artifacts and ledgers by its digest."""
+    paths = (path for part in ("objects", "lines") for path in (folder / "store" / part).rglob("*"))
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+        if path.is_file()
+    }
+
+
+def test_a_second_run_and_round_on_an_old_store_build_nothing(server, old):
+    def typed(command):
+        code = "from flows.cli import main; main()"
+        done = server.run("-c", code, command, "tiny.yaml", seconds=300, cwd=old)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    before = artifacts(old)
+    planned = typed("plan").stdout.splitlines()
+    assert len(planned) == 12
+    assert {line.split()[0] for line in planned} == {"SKIP"}
+    ran = typed("run").stderr.splitlines()
+    assert sum(" reused " in line for line in ran) == 12
+    assert typed("round").stdout.startswith("no new data: 0 new pairs in 0 batches")
+    assert artifacts(old) == before
