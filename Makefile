@@ -1,4 +1,4 @@
-# Two commands are all a fresh machine needs: `make demo` and `make test`.
+# On a fresh machine two commands are enough: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -6,55 +6,55 @@ STAMP := .venv/.installed
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-ui check slow gpu faults machines golden schema lock clean
 
-help:  ## this list
+help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
-demo: $(STAMP)  ## the whole pipeline on a small model, on this machine's CPU
+demo: $(STAMP)  ## run the whole pipeline on a small model, on this machine's CPU
 	$(BIN)/sft-dpo run deployments/configs/practice.yaml
 
-test: $(STAMP)  ## all tests that need neither a GPU nor patience, in two processes; warnings are errors
+test: $(STAMP)  ## run all fast CPU tests, in two processes; warnings are errors
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not gpu and not slow and not ui'
 
-test-ui: $(STAMP)  ## run form, artifacts, report and a cancelled run in Debian's chromium; skipped without it
+test-ui: $(STAMP)  ## test run form, artifacts, report and a cancelled run in Debian's chromium; skipped without it
 	$(BIN)/python -m pytest -q -rs -m ui
 
-check: $(STAMP)  ## format, lint, types, direction of imports
+check: $(STAMP)  ## check format, lint, types and import order
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/architecture
 
-slow: $(STAMP)  ## the long tests: servers, crashes, whole runs
+slow: $(STAMP)  ## run the long tests: servers, crashes, whole runs
 	$(BIN)/python -m pytest -m 'slow and not gpu'
 
-gpu: $(STAMP)  ## bfloat16 on a CUDA device against fp32; skipped without one
+gpu: $(STAMP)  ## compare bfloat16 on a CUDA device with fp32; skipped without one
 	$(BIN)/python -m pytest -q -s -m gpu tests/gpu
 
-faults: $(STAMP)  ## kills, full disks, torn files and simulated lives; a table of what was lost
+faults: $(STAMP)  ## inject faults: kills, full disks, torn files, simulated histories; print what was lost
 	$(BIN)/python -m tests.faults
 
-machines: $(STAMP)  ## store, ledger and head against models: 2,000 lives of 200 steps; a quarter of an hour
+machines: $(STAMP)  ## run state-machine tests of store, ledger and champion: 2,000 histories of 200 steps; 15 minutes
 	$(BIN)/python -m pytest -q --hypothesis-profile=deep tests/alignment/store/test_store_machine.py tests/alignment/rounds/test_line.py
 
-golden: $(STAMP)  ## the recorded trajectories again; what moved shows in the diff
+golden: $(STAMP)  ## record the loss trajectories again; the diff shows what changed
 	$(BIN)/python -m pytest -q --golden tests/golden
 	git diff --stat -- tests/golden
 
-schema: $(STAMP)  ## docs/config.schema.json again, from the config's classes
+schema: $(STAMP)  ## regenerate docs/config.schema.json from the config classes
 	$(BIN)/python -m alignment.config.pipeline docs/config.schema.json
 
-# torch and what it brings (CUDA) stay out: another index may serve another build of them.
-lock:  ## docker/requirements.lock again, by uv: what the image installs, with the hash of each file
+# torch and its CUDA libraries are left out: another index may serve another build of them.
+lock:  ## regenerate docker/requirements.lock with uv: what the image installs, with the hash of each file
 	uv pip compile --quiet pyproject.toml -c constraints.txt --generate-hashes --no-annotate --no-header \
 	    --python-version 3.11 --python-platform x86_64-unknown-linux-gnu \
 	    | awk '/^[a-z]/ { keep = !/^(torch|triton|nvidia-|cuda-)/ } keep' > docker/requirements.lock
 
-clean:  ## the virtual environment and every cache; runs and artifacts stay
+clean:  ## remove the virtual environment and all caches; runs and artifacts stay
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find alignment tasks flows deployments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp is written last, so an install that was interrupted is done again.
-# torch goes first, alone and exact: where a CPU build lies within pip's reach, pip prefers it.
+# The stamp is written last, so an interrupted install is repeated.
+# torch is installed first, alone and pinned: pip then prefers a CPU build where it can find one.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "Python 3.11 or newer is needed: sudo apt install python3, or make PYTHON=python3.12" >&2; exit 1; }
