@@ -7,6 +7,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tiny tensors a second thread is only waited for
 
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,19 @@ def tiny_model_folder(chatml_tokenizer, tmp_path_factory):
     """A random Qwen2 of 38,000 parameters with its tokenizer, as `save_pretrained` writes it."""
     folder = tmp_path_factory.mktemp("tiny") / "model"
     tiny.write_model(folder, chatml_tokenizer)
+    return folder
+
+
+@pytest.fixture
+def old_store(tmp_path):
+    """A folder in which an earlier version ran `sft-dpo round tiny.yaml`, unpacked.
+
+    A tiny model, its configuration and data, and the store that was left: SFT, one configured
+    round, one round from the inbox, adapters stacked.
+    """
+    folder = tmp_path / "old"
+    with tarfile.open(ROOT / "tests" / "fixtures" / "store-of-november-2026.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
     return folder
 
 

@@ -1,23 +1,6 @@
-"""A store that an earlier version wrote: it is read, and nothing in it is built again.
-
-The archive holds a tiny model, its configuration and data, and the store after `sft-dpo round`:
-SFT, one configured round, one round from the inbox, adapters stacked.
-"""
+"""A store that an earlier version wrote: it is read, and nothing in it is built again."""
 
 import hashlib
-import tarfile
-from pathlib import Path
-
-import pytest
-
-ARCHIVE = Path(__file__).parents[1] / "fixtures" / "store-of-november-2026.tar.xz"
-
-
-@pytest.fixture
-def old(tmp_path):
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path
 
 
 def artifacts(folder):
@@ -30,18 +13,18 @@ def artifacts(folder):
     }
 
 
-def test_a_second_run_and_round_on_an_old_store_build_nothing(server, old):
+def test_a_second_run_and_round_on_an_old_store_build_nothing(server, old_store):
     def typed(command):
         code = "from flows.cli import main; main()"
-        done = server.run("-c", code, command, "tiny.yaml", seconds=300, cwd=old)
+        done = server.run("-c", code, command, "tiny.yaml", seconds=300, cwd=old_store)
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 
-    before = artifacts(old)
+    before = artifacts(old_store)
     planned = typed("plan").stdout.splitlines()
     assert len(planned) == 12
     assert {line.split()[0] for line in planned} == {"SKIP"}
     ran = typed("run").stderr.splitlines()
     assert sum(" reused " in line for line in ran) == 12
     assert typed("round").stdout.startswith("no new data: 0 new pairs in 0 batches")
-    assert artifacts(old) == before
+    assert artifacts(old_store) == before
