@@ -112,6 +112,7 @@ def build(
 
 
 def _record(step: Step, outcome: Outcome, started: datetime, seconds: float) -> StageRecord:
+    assert isinstance(outcome.output, step.produces), f"{step.stage} produces another kind"
     return StageRecord(
         key=step.key,
         stage=step.stage,
@@ -120,7 +121,7 @@ def _record(step: Step, outcome: Outcome, started: datetime, seconds: float) -> 
         parents=step.roles,
         config=step.settings,
         seed=step.seed,
-        output=outcome.output,
+        output=outcome.output.model_dump(mode="json"),
         metrics={**outcome.metrics, **peak_memory()},
         notes=outcome.notes,
         files=(),

@@ -4,13 +4,10 @@ A step names its parents by key, so it is small JSON that can travel to another 
 own key follows from its fields alone: `plan` knows every key before anything has run.
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
-
-from pydantic import Field
 
 from alignment.records import (
     Conversation,
@@ -48,11 +45,12 @@ class Context:
     tokenizer: "PreTrainedTokenizerBase | None" = None
 
 
-class Outcome(Frozen):
-    """What a step leaves for the steps after it, and for people."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a step leaves: an output of the kind it produces, metrics, and notes for people."""
 
-    output: Json
-    metrics: dict[str, float] = Field(default_factory=dict)
+    output: Frozen
+    metrics: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -181,9 +179,3 @@ def conversations_of(store: Store, sets: Iterable[DataRef], role: str) -> list[C
                 for pair in rows_of(store, [ref], role, PreferencePair)
             ]
     return found
-
-
-def as_json(value: Frozen) -> Json:
-    """A record as plain JSON."""
-    dumped: Json = json.loads(value.model_dump_json())
-    return dumped

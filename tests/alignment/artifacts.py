@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from alignment.evaluate.metrics import summarise
-from alignment.pipeline.step import as_json
 from alignment.records import CodeVersion, EvalReport, Generation, PairScore, StageRecord
 
 STARTED = "2026-01-01T00:00:00+00:00"
@@ -43,7 +42,9 @@ def put(store, key, *, files=None, **fields):
 def put_model(store, key, ref, *, uri, **more):
     """Commit a model that says its weights lie at `uri`."""
     base = ref.base.model_copy(update={"uri": uri})
-    return put(store, key, output=as_json(ref.model_copy(update={"base": base})), **more)
+    return put(
+        store, key, output=ref.model_copy(update={"base": base}).model_dump(mode="json"), **more
+    )
 
 
 def put_evaluation(store, key, label, *, right, of=40, **more):
@@ -77,4 +78,4 @@ def put_evaluation(store, key, label, *, right, of=40, **more):
         "pairs.jsonl": "".join(row.model_dump_json() + "\n" for row in pairs),
         "generations.jsonl": "".join(row.model_dump_json() + "\n" for row in asked),
     }
-    return put(store, key, output=as_json(report), files=written, **more)
+    return put(store, key, output=report.model_dump(mode="json"), files=written, **more)

@@ -98,7 +98,7 @@ class Life:
             output, new = {}, 0.0
             if step.stage == "batch":
                 context = Context(self.store, workspace, Progress())
-                output = step.build(context).output
+                output = step.build(context).output.model_dump(mode="json")
             if step.stage == "intake":
                 taken = [self.store.open(key) for key in step.batches]
                 files = [self.store.folder(one.key) / str(one.output["file"]) for one in taken]

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from alignment.models.sources import ModelSource
-from alignment.pipeline.step import Context, Outcome, Step, as_json
+from alignment.pipeline.step import Context, Outcome, Step
 from alignment.records import ModelRef, Quantisation
 
 
@@ -36,4 +36,4 @@ class OpenBase(Step):
             base = base.model_copy(update={"uri": inside})
             tokenizer = tokenizer.model_copy(update={"uri": inside})
         ref = ModelRef(base=base, tokenizer=tokenizer, quantisation=self.quantisation)
-        return Outcome(output=as_json(ref), notes=(f"base model {uri} {revision or ''}".strip(),))
+        return Outcome(output=ref, notes=(f"base model {uri} {revision or ''}".strip(),))

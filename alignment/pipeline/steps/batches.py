@@ -1,6 +1,7 @@
 """The steps of a round from an inbox: a batch is copied in; batches become pairs to train on."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -12,7 +13,7 @@ from alignment.data.formats import Format
 from alignment.data.read import files
 from alignment.data.read.sources import FileSource
 from alignment.errors import DataError
-from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, data_of
+from alignment.pipeline.step import Context, Key, Outcome, Step, data_of
 from alignment.pipeline.steps.data import naming, prepared_outcome, tokenizer_of, used_prompts
 from alignment.records import BatchFile, DataRef, PreferencePair
 from alignment.store.durable import failpoint_span, remove
@@ -50,7 +51,7 @@ class TakeBatch(Step):
         if files.sha256(str(copy)) != self.digest:
             raise DataError(f"{self.file} changed while it was copied; it is taken next time.")
         size = float(copy.stat().st_size)
-        return Outcome(output=as_json(BatchFile(file=copy.name)), metrics={"bytes": size})
+        return Outcome(output=BatchFile(file=copy.name), metrics={"bytes": size})
 
 
 def _copy(file: str, to: Path) -> None:
@@ -105,7 +106,7 @@ class PrepareBatches(Step):
             prepared, trained, share=self.replay_share, salt=str(self.seed), out=out
         )
         outcome = prepared_outcome(self, prepared)
-        return outcome.model_copy(update={"metrics": {**outcome.metrics, "new": float(new)}})
+        return replace(outcome, metrics={**outcome.metrics, "new": float(new)})
 
     def _set(self, store: Store) -> PairSetConfig:
         return PairSetConfig(

@@ -18,7 +18,7 @@ from alignment.data.build.prepare import (
 from alignment.data.build.report import Prepared
 from alignment.data.split import PromptKeys
 from alignment.errors import DataError
-from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, model_of
+from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
 from alignment.records import DataRef
 from alignment.store.store import Store
 
@@ -125,7 +125,7 @@ def prepared_outcome(step: Step, prepared: Prepared) -> Outcome:
     }
     metrics = {"kept": ref.kept, "held_out": ref.held, "quarantined": sum(ref.quarantined.values())}
     return Outcome(
-        output=as_json(ref.model_copy(update=files)),
+        output=ref.model_copy(update=files),
         metrics={name: float(count) for name, count in metrics.items()},
         notes=prepared.report.notes,
     )

@@ -12,7 +12,7 @@ from alignment.evaluate.suite import (
     eval_prompts,
     evaluate,
 )
-from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, data_of, model_of, rows_of
+from alignment.pipeline.step import Context, Key, Outcome, Step, data_of, model_of, rows_of
 from alignment.records import EvalReport, PairScore, PreferencePair
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
@@ -68,7 +68,7 @@ class EvaluateModel(Step):
         )
         metrics = {name: estimate.value for name, estimate in report.overall.items()}
         metrics |= _from_training(store, model)
-        return Outcome(output=as_json(placed), metrics=metrics)
+        return Outcome(output=placed, metrics=metrics)
 
     def _baseline(self, store: Store) -> BaselineScores | None:
         if self.base is None or self.parent is None:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from alignment.evaluate.gate import GateConfig, JudgedModel, judge
 from alignment.evaluate.metrics import passes_by_id, preferences_by_id
-from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, model_of
+from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
 from alignment.records import EvalReport, GateResult, Generation, PairScore
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
@@ -43,9 +43,7 @@ class Gate(Step):
             evaluation=self.evaluation if verdict.kept else self.against,
             verdict=verdict,
         )
-        return Outcome(
-            output=as_json(kept), metrics={"kept": float(verdict.kept)}, notes=(verdict.words,)
-        )
+        return Outcome(output=kept, metrics={"kept": float(verdict.kept)}, notes=(verdict.words,))
 
 
 def _measured(store: Store, key: str) -> JudgedModel:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from alignment.models.merge import Merge
 from alignment.models.stack import Stack
-from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, model_of
+from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
 from alignment.records import AdapterRef, ModelRef
 
 
@@ -36,7 +36,7 @@ class HandOver(Step):
         policy = model_of(store, self.policy)
         if self.adapter is None:
             note = "no SFT adapter: the base model takes its place"
-            return Outcome(output=as_json(policy), notes=(note,))
+            return Outcome(output=policy, notes=(note,))
         adapter = AdapterRef.model_validate(store.open(self.adapter).output)
         done = compose_model(
             policy.push(adapter),
@@ -50,7 +50,7 @@ class HandOver(Step):
                 progress=context.progress,
             ),
         )
-        return Outcome(output=as_json(done.ref), metrics=done.metrics, notes=done.notes)
+        return Outcome(output=done.ref, metrics=done.metrics, notes=done.notes)
 
 
 class MergeAdapter(HandOver):

@@ -13,7 +13,6 @@ from alignment.pipeline.step import (
     Key,
     Outcome,
     Step,
-    as_json,
     conversations_of,
     data_of,
     model_of,
@@ -166,7 +165,7 @@ class UseAdapter(Step):
         sets = [data_of(context.store, key) for key in self.probe]
         rows = probe_rows(last_replies(policy.tokenizer, _probed(context.store, sets)))
         record_probe(policy.model, rows).save(context.workspace.out / PROBE_FILE)
-        return Outcome(output=as_json(ref), notes=(f"adapter taken from {self.path}",))
+        return Outcome(output=ref, notes=(f"adapter taken from {self.path}",))
 
 
 def _adapter_arguments(
@@ -214,7 +213,7 @@ def _trained(
         **summary.chosen,
         "freezing_gap": gap,
     }
-    return Outcome(output=as_json(ref), metrics=metrics, notes=(note,))
+    return Outcome(output=ref, metrics=metrics, notes=(note,))
 
 
 def _probed(store: Store, sets: Sequence[DataRef]) -> list[Conversation]:

@@ -13,11 +13,11 @@ from alignment.execution.forkserver import ForkServer
 ASKER = """
 import sys
 from pathlib import Path
-from alignment.execution.forkserver import Starter
+from alignment.execution.forkserver import ForkServer
 
-starter = Starter("tests.alignment.execution.started", {})
+forkserver = ForkServer("tests.alignment.execution.started", {})
 with Path(sys.argv[1]).open("ab") as log:
-    child = starter.start(["sleep"], log=log)
+    child = forkserver.start(["sleep"], log=log)
 print(child.pid, flush=True)
 child.wait()
 """

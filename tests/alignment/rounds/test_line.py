@@ -135,14 +135,14 @@ def test_two_writers_with_one_view_write_one_entry(line):
 RACE = """
 import sys
 from pathlib import Path
-from alignment.rounds.line import Line
-from alignment.rounds.ledger import Batch
+from alignment.rounds.line import RoundLine
+from alignment.rounds.ledger import Delivery
 from alignment.store.store import Store
 
-line = Line(store=Store(root=Path(sys.argv[1])))
+line = RoundLine(store=Store(root=Path(sys.argv[1])))
 sys.stdin.readline()
 me = sys.argv[2] * 64
-opened = line.open((Batch(digest=me, key=f"batch-{me}", file=me),)).open
+opened = line.open((Delivery(digest=me, key=f"batch-{me}", file=me),)).open
 print(opened.batches[0].digest[0])
 """
 

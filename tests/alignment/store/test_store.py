@@ -20,17 +20,19 @@ from pathlib import Path
 from alignment.execution.run_step import build
 from alignment.store.progress import Progress
 from alignment.pipeline.steps import Outcome, Step
+from alignment.records import BatchFile
 from alignment.store.store import Store
 
 class Writes(Step):
     stage: str = "writes"
+    produces = BatchFile
 
     def build(self, context):
         for name in ("a.txt", "b/c.txt"):
             path = context.workspace.out / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(name * 50)
-        return Outcome(output={})
+        return Outcome(output=BatchFile(file="a.txt"))
 
 def crash_at(countdown, root):
     left = [countdown]
