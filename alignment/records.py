@@ -412,12 +412,8 @@ class Estimate(Frozen):
 class EvalReport(Frozen):
     """One model of the chain on the held-out rows.
 
-    `overall`, `by_task_type` and `by_source` map metric names to estimates. Metric names:
-    `pass_rate`, `pass_rate_seen`, `pass_rate_unseen` (paraphrases), `preference_accuracy`
-    (summed log-probs), `preference_accuracy_per_token`, `reward_accuracy` and `margin` (implicit
-    reward against the base model, Rafailov et al. 2023 eq. 5, beta left out: nats), `nll` (nats
-    per held-out reply token), `kl_from_base` (nats per token), `logprob_drift` (mean absolute
-    change of a reply's log-prob against the parent model, nats), `reply_tokens`, `stop_rate`.
+    `overall`, `by_task_type` and `by_source` map metric names to estimates. The names are those of
+    the evaluators (`alignment/evaluate/evaluators.py`), and of evaluators of other versions.
 
     Attributes:
         model: label in tables: "base", "sft", "round 1", "control".

@@ -2,52 +2,27 @@
 
 A round is kept unless it is shown to be worse. "Shown" is what `PairedDifference.shown` says: the
 95 % interval of the paired difference excludes zero *and* the exact two-sided sign test (on pass
-and fail: McNemar's) gives p < .05. Two guards look at what a preference score does not see:
-replies that grow, and replies that no longer end. p-values are not corrected for two questions.
-Not here: which model goes on from there (`stages/gate.py`, `head.py`).
+and fail: McNemar's) gives p < .05. Guards look at what a preference score does not see. Which
+metrics are compared and which have a guard is up to the evaluators. p-values are not corrected for
+the number of comparisons. Not here: which model goes on from there (`pipeline/steps/gate.py`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
-from pydantic import Field
-
-from alignment.evaluate.intervals import PairedDifference, paired_shares
-from alignment.records import Check, EvalReport, Frozen, Verdict
-
-
-class GateConfig(Frozen):
-    """Keep a round unless it is shown to be worse or breaks a guard."""
-
-    name: Literal["plain"] = "plain"
-    max_length_growth: float = Field(
-        default=1.5,
-        gt=1,
-        description="A round whose mean reply grows beyond so many times its parent's is rejected.",
-    )
-    max_stop_drop: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="A round whose share of replies that end by themselves falls by more is "
-        "rejected, 0 to 1.",
-    )
+from alignment.evaluate import evaluators
+from alignment.evaluate.evaluator import Evaluator, ScoredRows
+from alignment.evaluate.intervals import PairedDifference
+from alignment.evaluate.limits import GateConfig
+from alignment.records import Check, EvalReport, Verdict
 
 
 @dataclass(frozen=True)
 class JudgedModel:
-    """A model on the held-out rows.
-
-    Attributes:
-        report: its evaluation.
-        passes: pass or fail by prompt id, where something verifies the reply.
-        preferences: right or wrong by pair id.
-    """
+    """A model's evaluation, and the pairs and generations stored with it."""
 
     report: EvalReport
-    passes: Mapping[str, bool]
-    preferences: Mapping[str, bool]
+    rows: ScoredRows
 
 
 _NOTHING_IN_COMMON = Check(
@@ -59,60 +34,49 @@ def judge(config: GateConfig, *, candidate: JudgedModel, champion: JudgedModel) 
     """The verdict on a round. A round that cannot be compared by a single row is not kept.
 
     Args:
-        config: the guards.
+        config: the guards' limits.
         candidate: the round's model.
         champion: the model that it started from.
     """
-    compared = (
-        *_not_worse("preference accuracy", candidate.preferences, champion.preferences),
-        *_not_worse("pass rate", candidate.passes, champion.passes),
-    )
+    compared = tuple(_not_worse(candidate.rows, champion.rows))
     checks = (
         *(compared or (_NOTHING_IN_COMMON,)),
-        *_length(config, candidate.report, champion.report),
-        *_stops(config, candidate.report, champion.report),
+        *_guards(config, candidate.report, champion.report),
     )
     return Verdict(candidate=candidate.report.model, champion=champion.report.model, checks=checks)
 
 
-def _not_worse(
-    metric: str, candidate: Mapping[str, bool], champion: Mapping[str, bool]
-) -> Iterator[Check]:
-    paired = paired_shares(candidate, champion)
-    if paired is not None:
-        worse = paired.shown and paired.difference.value < 0
-        yield Check(name=metric, passed=not worse, words=_told(metric, paired))
+def _not_worse(candidate: ScoredRows, champion: ScoredRows) -> Iterator[Check]:
+    """A check for each paired metric that both models have; those of pairs come first."""
+    paired = [e for e in evaluators.EVALUATORS if e.gate == "paired"]
+    for evaluator in sorted(paired, key=lambda e: e.needs != "pairs"):
+        found = evaluator.paired(evaluator.by_row(candidate), evaluator.by_row(champion))
+        if found is not None:
+            change = found.difference.value
+            worse = found.shown and (change > 0 if evaluator.better == "lower" else change < 0)
+            yield Check(
+                name=evaluator.in_words, passed=not worse, words=_in_words(evaluator, found)
+            )
 
 
-def _told(metric: str, paired: PairedDifference) -> str:
+def _in_words(evaluator: Evaluator, paired: PairedDifference) -> str:
     change = paired.difference
     verb = "did not change" if change.value == 0 else "fell by" if change.value < 0 else "rose by"
     amount = "" if change.value == 0 else f" {abs(change.value):.3f}"
     chance = "p < 0.001" if paired.p_value < 0.001 else f"p = {paired.p_value:.3f}"
     return (
-        f"{metric} {verb}{amount} (95 % interval {change.low:+.3f} to {change.high:+.3f}, "
-        f"{paired.wins} won, {paired.losses} lost of {change.n} rows, {chance})"
+        f"{evaluator.in_words} {verb}{amount} (95 % interval {change.low:+.3f} to "
+        f"{change.high:+.3f}, {paired.wins} won, {paired.losses} lost of {change.n} rows, {chance})"
     )
 
 
-def _length(config: GateConfig, candidate: EvalReport, champion: EvalReport) -> Iterator[Check]:
-    now, before = (report.overall.get("reply_tokens") for report in (candidate, champion))
-    if now is not None and before is not None and before.value > 0:
-        growth = now.value / before.value
-        yield Check(
-            name="length",
-            passed=growth <= config.max_length_growth,
-            words=f"replies went from {before.value:.1f} to {now.value:.1f} tokens, "
-            f"{growth:.2f} times (at most {config.max_length_growth:g})",
-        )
-
-
-def _stops(config: GateConfig, candidate: EvalReport, champion: EvalReport) -> Iterator[Check]:
-    now, before = (report.overall.get("stop_rate") for report in (candidate, champion))
-    if now is not None and before is not None:
-        yield Check(
-            name="stop rate",
-            passed=before.value - now.value <= config.max_stop_drop,
-            words=f"the share of replies that end by themselves went from {before.value:.3f} to "
-            f"{now.value:.3f} (may fall by {config.max_stop_drop:g})",
-        )
+def _guards(config: GateConfig, candidate: EvalReport, champion: EvalReport) -> Iterator[Check]:
+    """A check for each guarded metric that both models have."""
+    for evaluator in evaluators.EVALUATORS:
+        if evaluator.gate != "guard":
+            continue
+        now, before = (report.overall.get(evaluator.name) for report in (candidate, champion))
+        if now is not None and before is not None:
+            check = evaluator.guard(config, now, before)
+            if check is not None:
+                yield check

@@ -85,8 +85,12 @@ def ratio(totals: Sequence[float], weights: Sequence[float], *, seed: int = 0) -
     return Estimate(value=value, low=low, high=high, n=len(numerators))
 
 
-def paired_shares(first: Mapping[str, bool], second: Mapping[str, bool]) -> PairedDifference | None:
-    """Share of rows true in the first minus that in the second; None without a common row id.
+def paired_shares(
+    first: Mapping[str, float], second: Mapping[str, float]
+) -> PairedDifference | None:
+    """Share of rows that are 1 in the first, less that in the second; None without a common row id.
+
+    Every row is 0 or 1.
 
     The interval is that of Agresti and Min (2005): half a row is added to each of the four
     outcomes, so that it keeps a width when both models agree everywhere.
@@ -94,8 +98,8 @@ def paired_shares(first: Mapping[str, bool], second: Mapping[str, bool]) -> Pair
     ids = sorted(first.keys() & second.keys())
     if not ids:
         return None
-    wins = sum(first[row] and not second[row] for row in ids)
-    losses = sum(second[row] and not first[row] for row in ids)
+    wins = sum(first[row] > second[row] for row in ids)
+    losses = sum(second[row] > first[row] for row in ids)
     return _paired(_agresti_min(wins, losses, len(ids)), wins, losses)
 
 

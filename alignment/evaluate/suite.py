@@ -2,7 +2,7 @@
 
 Every model sees the same rows, so that models can be compared row by row. The base model's own
 scores come from its evaluation, so the base is loaded once per run, not once per model.
-Not here: arithmetic and intervals (`metrics.py`), comparing models (`report.compare`).
+Not here: the metrics (`evaluators.py`), comparing models (`report.compare`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,8 @@ from pydantic import Field, PositiveInt
 
 from alignment.data.build.prepare import PairSetConfig
 from alignment.data.practice.verifiers import VerifiablePrompt, Verifier
-from alignment.evaluate.metrics import summarise
+from alignment.evaluate.evaluator import ScoredRows
+from alignment.evaluate.summary import summarise
 from alignment.models.generate import generate
 from alignment.models.load import LoadedModel
 from alignment.records import EvalReport, Frozen, Generation, Message, PairScore, PreferencePair
@@ -137,14 +138,13 @@ def evaluate(
     rows = _encoded(model, pairs, max_length=config.max_length)
     scores = _score(config, model, pairs, rows, baseline, progress)
     generations = _answer(config, model, prompts, progress)
-    kl = _kl_from_base(model, pairs, rows[::2], baseline, out / DISTRIBUTIONS)
-    summary = summarise(
-        scores,
-        generations,
-        kl_from_base=kl,
+    measured = ScoredRows(
+        pairs=scores,
+        generations=generations,
+        kl_from_base=_kl_from_base(model, pairs, rows[::2], baseline, out / DISTRIBUTIONS),
         logprob_drift=_drift(scores, baseline),
-        seed=seed,
     )
+    summary = summarise(measured, seed=seed)
     _write(out / PAIRS, scores)
     _write(out / GENERATIONS, generations)
     return EvalReport(model=label, **summary._asdict(), generations=GENERATIONS, pairs=PAIRS)

@@ -1,7 +1,7 @@
 """Greedy replies in batches, left-padded.
 
 Prompts are answered in order of their length, so a batch wastes little padding; results come
-back in the order asked. Not here: what a reply is worth (`metrics.py`).
+back in the order asked. Not here: what a reply is worth (`evaluate`).
 """
 
 from collections.abc import Callable, Sequence

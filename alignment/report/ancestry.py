@@ -1,5 +1,7 @@
 """Where a model comes from, one row a model: what it was trained on, how it did, what was said."""
 
+from alignment.evaluate import evaluators
+from alignment.evaluate.evaluator import Evaluator
 from alignment.pipeline.steps import EvaluateModel, made_by
 from alignment.records import (
     BatchFile,
@@ -9,12 +11,11 @@ from alignment.records import (
     ModelRef,
     StageRecord,
 )
-from alignment.report.metric import METRICS, MISSING, show_interval, show_value
+from alignment.report.metric import MISSING
 from alignment.report.table import Cell, Table
+from alignment.report.tables import estimate_cell
 from alignment.store.lineage import ancestors
 from alignment.store.store import Store
-
-SHOWN = ("pass_rate", "preference_accuracy", "reply_tokens", "stop_rate")
 
 
 def ancestry_table(store: Store, key: str) -> Table:
@@ -32,13 +33,18 @@ def ancestry_table(store: Store, key: str) -> Table:
         for model in line
         if model.output_as(ModelRef)
     ]  # fmt: skip
-    labels = [METRICS[name].label for name in SHOWN]
+    labels = [evaluator.label for evaluator in _judged()]
     return Table.of(
         f"Ancestry of {line[-1].name}",
         ["Model", "Key", "Trained on", *labels, "Verdict"],
         rows,
-        align="lll" + "r" * len(SHOWN) + "l",
+        align="lll" + "r" * len(labels) + "l",
     )
+
+
+def _judged() -> list[Evaluator]:
+    """The metrics that the gate looks at."""
+    return [evaluator for evaluator in evaluators.EVALUATORS if evaluator.gate]
 
 
 def _data(model: StageRecord, records: dict[str, StageRecord]) -> Cell:
@@ -59,15 +65,8 @@ def _metrics(model: StageRecord, everything: list[StageRecord]) -> list[Cell]:
     """Of the newest evaluation of the model."""
     evaluations = (record for record in everything if made_by(record, EvaluateModel))
     own = [record for record in evaluations if record.parents["model"] == model.key]
-    if not own:
-        return [Cell(text=MISSING, tone="muted")] * len(SHOWN)
-    overall = EvalReport.model_validate(own[-1].output).overall
-    return [
-        Cell(text=show_value(name, overall[name].value), small=show_interval(name, overall[name]))
-        if name in overall
-        else Cell(text=MISSING, tone="muted")
-        for name in SHOWN
-    ]
+    overall = EvalReport.model_validate(own[-1].output).overall if own else {}
+    return [estimate_cell(e.name, overall.get(e.name)) for e in _judged()]
 
 
 def _verdict(model: StageRecord, everything: list[StageRecord]) -> str:

@@ -4,17 +4,18 @@ A sentence follows from the numbers alone: "beats" needs an interval that exclud
 exact p below .05. p-values are not corrected for how many comparisons are made.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
-from alignment.evaluate import metrics
-from alignment.evaluate.intervals import PairedDifference, paired_means, paired_shares
+from alignment.evaluate import evaluators
+from alignment.evaluate.evaluator import Evaluator, ScoredRows
+from alignment.evaluate.evaluators import evaluator_of
+from alignment.evaluate.intervals import PairedDifference
 from alignment.records import Estimate, Frozen, Generation, PairScore
-from alignment.report.metric import METRICS, show_interval, show_p, show_value
+from alignment.report.metric import show_interval, show_p, show_value
 from alignment.report.table import Cell, Table, Tone
 
 Verdict = Literal["better", "worse", "higher", "lower", "not shown"]
-Value = TypeVar("Value", bool, float)
 _TONES: dict[Verdict, Tone] = {"better": "good", "worse": "bad", "not shown": "muted"}
 _READINGS: dict[Verdict, str] = {
     "better": "better than",
@@ -40,7 +41,7 @@ class Comparison(Frozen):
         direction: Literal["higher", "lower"] = (
             "higher" if self.paired.difference.value > 0 else "lower"
         )
-        wished = METRICS[self.metric].better
+        wished = evaluator_of(self.metric).better
         if wished is None:
             return direction
         return "better" if direction == wished else "worse"
@@ -54,7 +55,7 @@ class Comparison(Frozen):
     def words(self) -> str:
         """The claim up to its numbers: 'Round 3 beats the control in pass rate by'."""
         final, other = name_of(self.final), name_of(self.other)
-        metric = METRICS[self.metric].in_words
+        metric = evaluator_of(self.metric).in_words
         if self.verdict == "not shown":
             return f"No difference shown between {final} and {other} in {metric}:"
         verbs = {"better": "beats", "worse": "falls behind"}
@@ -100,19 +101,23 @@ def compare(
 
     Rounds among themselves are the gate's matter and in its notes.
     """
-    passes = {label: metrics.passes_by_id(rows) for label, rows in generations.items()}
-    preferences = {label: metrics.preferences_by_id(rows) for label, rows in pairs.items()}
-    margins = {label: metrics.margins_by_id(rows) for label, rows in pairs.items()}
-    return (
-        *_against_others(final, "pass_rate", passes, paired_shares),
-        *_against_others(final, "preference_accuracy", preferences, paired_shares),
-        *_against_others(final, "margin", margins, paired_means),
+    rows = {
+        label: ScoredRows(
+            pairs=tuple(pairs.get(label, ())), generations=tuple(generations.get(label, ()))
+        )
+        for label in dict.fromkeys((*generations, *pairs))
+    }
+    return tuple(
+        comparison
+        for evaluator in evaluators.EVALUATORS
+        if evaluator.compared
+        for comparison in _against_others(final, evaluator, rows)
     )
 
 
 def claims(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
     """The comparisons worth a sentence: those in a metric with a direction to wish for."""
-    return tuple(c for c in comparisons if METRICS[c.metric].better)
+    return tuple(c for c in comparisons if evaluator_of(c.metric).better)
 
 
 def headline(comparisons: Sequence[Comparison]) -> str:
@@ -126,7 +131,7 @@ def headline(comparisons: Sequence[Comparison]) -> str:
         for verdict, words in _READINGS.items()
         if (chosen := [c for c in first if c.verdict == verdict])
     ]
-    metric = METRICS[first[0].metric].in_words
+    metric = evaluator_of(first[0].metric).in_words
     return f"In {metric}, {name_of(first[0].final)} is {', and '.join(parts)}."
 
 
@@ -136,7 +141,7 @@ def paired_table(comparisons: Sequence[Comparison]) -> Table:
     rows = [
         [
             Cell(text=c.other),
-            Cell(text=METRICS[c.metric].label),
+            Cell(text=evaluator_of(c.metric).label),
             Cell(
                 text=show_value(c.metric, c.paired.difference.value),
                 small=show_interval(c.metric, c.paired.difference),
@@ -160,16 +165,14 @@ def paired_table(comparisons: Sequence[Comparison]) -> Table:
 
 
 def _against_others(
-    final: str,
-    metric: str,
-    by_model: Mapping[str, Mapping[str, Value]],
-    paired: Callable[[Mapping[str, Value], Mapping[str, Value]], PairedDifference | None],
+    final: str, evaluator: Evaluator, rows: Mapping[str, ScoredRows]
 ) -> Iterator[Comparison]:
-    for other, values in by_model.items():
+    own = evaluator.by_row(rows.get(final, ScoredRows()))
+    for other, theirs in rows.items():
         if other == final or other.startswith("round "):
             continue
-        if difference := paired(by_model.get(final, {}), values):
-            yield Comparison(final=final, other=other, metric=metric, paired=difference)
+        if difference := evaluator.paired(own, evaluator.by_row(theirs)):
+            yield Comparison(final=final, other=other, metric=evaluator.name, paired=difference)
 
 
 def _negative(difference: Estimate) -> Estimate:

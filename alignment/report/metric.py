@@ -1,90 +1,16 @@
-"""How each metric is called and written, in every table, plot and sentence.
+"""How the value of a metric is written, in every table, plot and sentence.
 
-Numbers are written as in statistics, with fixed digits and no leading zero: .429. The minus is a
-real one, and what is missing is a dash.
+Its label and its number of digits are its evaluator's. Numbers are written as in statistics, with
+fixed digits and no leading zero: .429. The minus is a real one, and what is missing is a dash.
 """
 
 import math
-from typing import Literal
 
-from alignment.records import Estimate, Frozen
+from alignment.evaluate.evaluators import evaluator_of
+from alignment.records import Estimate
 
 MISSING = "—"
 MINUS = "\N{MINUS SIGN}"
-
-
-class Metric(Frozen):
-    """One metric of an `EvalReport`, in words.
-
-    Attributes:
-        label: as in a table head.
-        meaning: one sentence for a reader who sees it for the first time.
-        digits: after the point.
-        better: the direction to wish for; None where more is neither good nor bad.
-    """
-
-    label: str
-    meaning: str
-    digits: int = 3
-    better: Literal["higher", "lower"] | None = None
-
-    @property
-    def in_words(self) -> str:
-        """The label inside a sentence."""
-        return self.label.replace("acc.", "accuracy").lower()
-
-
-METRICS: dict[str, Metric] = {
-    "pass_rate": Metric(
-        label="Pass rate",
-        meaning="Share of held-out prompts whose reply passes its program check, format included.",
-        better="higher",
-    ),
-    "preference_accuracy": Metric(
-        label="Preference acc.",
-        meaning="Share of held-out pairs where the chosen reply has the higher summed log-prob.",
-        better="higher",
-    ),
-    "preference_accuracy_per_token": Metric(
-        label="Preference acc. per token",
-        meaning="The same on the mean log-prob of a token, which no reply wins by being short.",
-        better="higher",
-    ),
-    "reward_accuracy": Metric(
-        label="Reward acc.",
-        meaning="Share of held-out pairs with a positive margin.",
-        better="higher",
-    ),
-    "margin": Metric(
-        label="Margin",
-        meaning="How much log-prob the chosen reply gained over the rejected one since the base "
-        "model, in nats (the implicit reward of DPO, beta left out).",
-        digits=1,
-    ),
-    "nll": Metric(
-        label="NLL",
-        meaning="Negative log-likelihood of the held-out chosen replies, in nats per token.",
-        digits=2,
-        better="lower",
-    ),
-    "kl_from_base": Metric(
-        label="KL from base",
-        meaning="How far the model has moved from the base model, in nats per token.",
-    ),
-    "logprob_drift": Metric(
-        label="Drift",
-        meaning="Mean absolute change of a reply's log-prob since the stage before, in nats.",
-        digits=1,
-    ),
-    "reply_tokens": Metric(
-        label="Reply tokens", meaning="Mean length of a greedy reply.", digits=1
-    ),
-    "stop_rate": Metric(
-        label="Stop rate",
-        meaning="Share of greedy replies that end by themselves before the length limit.",
-        better="higher",
-    ),
-}
 
 
 def show(number: float, *, digits: int = 3) -> str:
@@ -98,7 +24,7 @@ def show(number: float, *, digits: int = 3) -> str:
 
 def show_value(name: str, number: float) -> str:
     """A value of the metric `name`, in its digits."""
-    return show(number, digits=METRICS[name].digits)
+    return show(number, digits=evaluator_of(name).digits)
 
 
 def show_any(number: float) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
+from alignment.evaluate import evaluators
 from alignment.evaluate.metrics import is_preferred
 from alignment.records import (
     DataRef,
@@ -36,9 +37,6 @@ _SAMPLE_STEPS = 6
 _MARKDOWN_MODELS = 16
 _MARKDOWN_SENTENCES = 8
 _LONGEST_LINE = 400
-_FALLBACK = "preference_accuracy"
-"""What is shown by task type where no reply is verified."""
-_TILES = ("pass_rate", "preference_accuracy", "margin", "reply_tokens")
 
 
 class Sample(Frozen):
@@ -119,7 +117,7 @@ def render(report: RunReport) -> str:
     """The page as one HTML document; write it as UTF-8."""
     final, pairs = report.final_model or "", report.final_pairs
     comparisons = report.comparisons
-    by_task = "pass_rate" if tables.tasks_with("pass_rate", report.evaluations) else _FALLBACK
+    by_task = tables.task_metric(report.evaluations)
     return (
         environment()
         .get_template("page.html.j2")
@@ -206,31 +204,27 @@ def environment(*folders: Path) -> "Environment":
 
 
 def _tiles(reports: Sequence[EvalReport], final: str) -> list[Tile]:
-    """Headline metrics of the final model; beside them the first model's, if that is another."""
+    """Decisive metrics of the final model; beside them the first model's, if that is another."""
     by_model = {report.model: report.overall for report in reports}
     numbers = by_model.get(final, {})
     first = reports[0].model if reports and reports[0].model != final else None
     before = by_model[first] if first is not None else {}
     return [
         Tile(
-            label=metric.METRICS[name].label,
-            value=metric.show_value(name, numbers[name].value),
-            interval=metric.show_interval(name, numbers[name]),
-            before=f"{first} {metric.show_value(name, before[name].value)}"
-            if name in before
+            label=shown.label,
+            value=metric.show_value(shown.name, numbers[shown.name].value),
+            interval=metric.show_interval(shown.name, numbers[shown.name]),
+            before=f"{first} {metric.show_value(shown.name, before[shown.name].value)}"
+            if shown.name in before
             else "",
         )
-        for name in _TILES
-        if name in numbers
+        for shown in evaluators.EVALUATORS
+        if shown.column and shown.decides and shown.name in numbers
     ]
 
 
 def _meanings(reports: Sequence[EvalReport]) -> dict[str, str]:
-    return {
-        metric.METRICS[name].label: metric.METRICS[name].meaning
-        for name in tables.HEADLINE_METRICS
-        if any(name in report.overall for report in reports)
-    }
+    return {evaluator.label: evaluator.meaning for evaluator in evaluators.columns(reports)}
 
 
 def _by_prompt(samples: Sequence[Sample]) -> dict[str, list[Sample]]:

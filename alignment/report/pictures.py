@@ -6,6 +6,8 @@ A figure whose rows are missing is left out.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from alignment.evaluate import evaluators
+from alignment.evaluate.evaluator import Evaluator
 from alignment.records import EvalReport, Generation, PairScore
 from alignment.report import plots
 from alignment.report.svg import to_svg
@@ -35,11 +37,11 @@ def result_pictures(
     pairs: Sequence[PairScore],
 ) -> Iterator[Picture]:
     """What the models scored. `pairs` are those of `final`."""
-    if _measured("pass_rate", reports):
-        yield _picture("pass-rate", "Pass rate with 95 % intervals.", plots.pass_rates(reports))
-    if _measured("preference_accuracy", reports):
-        caption = "Preference accuracy; the dashed line is chance."
-        yield _picture("preference", caption, plots.preference_accuracies(reports))
+    for evaluator in evaluators.EVALUATORS:
+        if evaluator.plotted and any(evaluator.name in report.overall for report in reports):
+            name = evaluator.name.replace("_", "-")
+            figure = plots.model_estimates(reports, evaluator.name)
+            yield _picture(name, _caption(evaluator), figure)
     if replies := {label: rows for label, rows in generations.items() if rows}:
         caption = "Reply length: median, middle half, and 5 to 95 %."
         yield _picture("length", caption, plots.reply_lengths(replies))
@@ -62,8 +64,11 @@ def training_pictures(histories: Mapping[str, plots.History]) -> Iterator[Pictur
             yield _picture(f"training-{number}", step, plots.training_curves(history))
 
 
-def _measured(metric: str, reports: Sequence[EvalReport]) -> bool:
-    return any(metric in report.overall for report in reports)
+def _caption(evaluator: Evaluator) -> str:
+    words = evaluator.in_words[:1].upper() + evaluator.in_words[1:]
+    if evaluator.chance is None:
+        return f"{words} with 95 % intervals."
+    return f"{words}; the dashed line is chance."
 
 
 def _picture(name: str, caption: str, figure: "Figure", *, wide: bool = False) -> Picture:

@@ -8,11 +8,12 @@ series is told by colour alone; `svg.py` swaps them for the page's own, light or
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from alignment.evaluate.evaluators import evaluator_of
 from alignment.evaluate.metrics import reward_margin
-from alignment.records import EvalReport, Generation, PairScore
+from alignment.records import Estimate, EvalReport, Generation, PairScore
 from alignment.report.metric import MINUS, show, show_value
 from alignment.report.table import printable
 from alignment.report.tables import tasks_with
@@ -33,36 +34,33 @@ _MOST_POINTS = 400
 _LONGEST_LABEL = 22
 
 
-class Series(NamedTuple):
-    """One metric as marks in a plot."""
-
-    metric: str
-    label: str
-    colour: str
-    marker: str
+_MARKS = ((BLUE, "o"), (VERMILION, "D"), (GREEN, "s"), (PURPLE, "^"))
+"""Colour and marker of each series in a plot."""
 
 
-PASS_RATES = (
-    Series("pass_rate_seen", "seen phrasing", BLUE, "o"),
-    Series("pass_rate_unseen", "unseen phrasing", VERMILION, "D"),
-)
-PASS_RATE = (Series("pass_rate", "all prompts", BLUE, "o"),)
-ACCURACIES = (
-    Series("preference_accuracy", "summed log-prob", BLUE, "o"),
-    Series("preference_accuracy_per_token", "per token", VERMILION, "D"),
-)
+def model_estimates(reports: Sequence[EvalReport], metric: str) -> "Figure":
+    """One metric of every model with its interval, and what its evaluator plots beside it.
 
-
-def pass_rates(reports: Sequence[EvalReport]) -> "Figure":
-    """Pass rate of every model with its interval, phrasings seen in training and not apart."""
-    parts = any("pass_rate_unseen" in report.overall for report in reports)
-    return _shares(reports, PASS_RATES if parts else PASS_RATE, xlabel="pass rate")
-
-
-def preference_accuracies(reports: Sequence[EvalReport]) -> "Figure":
-    """Preference accuracy of every model, by summed log-prob and per token; .5 is chance."""
-    figure = _shares(reports, ACCURACIES, xlabel="preference accuracy")
-    figure.axes[0].axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
+    Models from top to bottom. Where a coin toss has a value, a dashed line is drawn there.
+    """
+    evaluator = evaluator_of(metric)
+    series = evaluator.series(frozenset(name for report in reports for name in report.overall))
+    figure, axes = empty_figure(height=height_for(len(reports)))
+    for number, (name, label) in enumerate(series.items()):
+        shift = 0.22 * (number - (len(series) - 1) / 2)
+        points = [(row + shift, report.overall.get(name)) for row, report in enumerate(reports)]
+        known = [(row, estimate) for row, estimate in points if estimate is not None]
+        _draw_estimates(axes, known, label=label, mark=_MARKS[number % len(_MARKS)])
+    name_rows(axes, [report.model for report in reports])
+    if evaluator.share:
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".50", ".75", "1"])
+    if evaluator.chance is not None:
+        dashed = (0, (3, 3))
+        axes.axvline(evaluator.chance, color=MUTED, linewidth=1, linestyle=dashed, zorder=1)
+    axes.set_xlabel(evaluator.in_words)
+    if len(series) > 1:
+        legend(axes)
     return figure
 
 
@@ -122,16 +120,22 @@ def training_curves(history: History) -> "Figure":
     return figure
 
 
-def task_heat_map(reports: Sequence[EvalReport], metric: str = "pass_rate") -> "Figure":
-    """A cell for each task type and model, the deeper the higher the share written in it."""
+def task_heat_map(reports: Sequence[EvalReport], metric: str) -> "Figure":
+    """A cell for each task type and model, the deeper the higher the value written in it."""
     tasks = tasks_with(metric, reports)
+    found = {
+        (column, row): report.by_task_type[task][metric].value
+        for row, task in enumerate(tasks)
+        for column, report in enumerate(reports)
+        if metric in report.by_task_type.get(task, {})
+    }
+    # a share is as deep in every plot; other values have no scale but the plot's own
+    low, high = (0.0, 1.0) if evaluator_of(metric).share else _extremes(found.values())
     cells = min(96 * len(reports), max(60 * len(reports), 740))
     figure, axes = empty_figure(height=40 + 26 * len(tasks), width=140 + cells)
-    for row, task in enumerate(tasks):
-        for column, report in enumerate(reports):
-            estimate = report.by_task_type.get(task, {}).get(metric)
-            if estimate is not None:
-                _cell(axes, column, row, estimate.value, show_value(metric, estimate.value))
+    for (column, row), value in found.items():
+        depth = (value - low) / (high - low)
+        _cell(axes, column, row, depth, show_value(metric, value))
     axes.set_xlim(-0.5, len(reports) - 0.5)
     name_rows(axes, tasks)
     axes.set_xticks(range(len(reports)), [_label(report.model) for report in reports])
@@ -140,33 +144,34 @@ def task_heat_map(reports: Sequence[EvalReport], metric: str = "pass_rate") -> "
     return figure
 
 
-def _shares(reports: Sequence[EvalReport], series: Sequence[Series], *, xlabel: str) -> "Figure":
-    """Models from top to bottom; a mark and its interval for each series, beside each other."""
-    figure, axes = empty_figure(height=height_for(len(reports)))
-    for number, (metric, label, colour, marker) in enumerate(series):
-        shift = 0.22 * (number - (len(series) - 1) / 2)
-        points = [(row + shift, r.overall.get(metric)) for row, r in enumerate(reports)]
-        known = [(row, estimate) for row, estimate in points if estimate is not None]
-        axes.errorbar(
-            [estimate.value for _, estimate in known],
-            [row for row, _ in known],
-            xerr=[
-                [max(0.0, estimate.value - estimate.low) for _, estimate in known],
-                [max(0.0, estimate.high - estimate.value) for _, estimate in known],
-            ],
-            fmt=marker,
-            color=colour,
-            markersize=6,
-            elinewidth=1.6,
-            label=label,
-        )
-    name_rows(axes, [report.model for report in reports])
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".50", ".75", "1"])
-    axes.set_xlabel(xlabel)
-    if len(series) > 1:
-        legend(axes)
-    return figure
+def _extremes(values: Collection[float]) -> tuple[float, float]:
+    """The lowest and the highest value, apart where they are equal."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    return low, high if high > low else low + 1.0
+
+
+def _draw_estimates(
+    axes: "Axes",
+    known: Sequence[tuple[float, Estimate]],
+    *,
+    label: str,
+    mark: tuple[str, str],
+) -> None:
+    """A mark with its interval for each of some heights."""
+    colour, marker = mark
+    axes.errorbar(
+        [estimate.value for _, estimate in known],
+        [row for row, _ in known],
+        xerr=[
+            [max(0.0, estimate.value - estimate.low) for _, estimate in known],
+            [max(0.0, estimate.high - estimate.value) for _, estimate in known],
+        ],
+        fmt=marker,
+        color=colour,
+        markersize=6,
+        elinewidth=1.6,
+        label=label,
+    )
 
 
 def empty_figure(*, height: int, width: int = WIDTH, rows: int = 1) -> "tuple[Figure, Axes]":
@@ -236,10 +241,9 @@ def _is_empty(handle: object) -> bool:
     return isinstance(handle, Line2D) and not np.size(handle.get_xdata())
 
 
-def _cell(axes: "Axes", column: int, row: int, share: float, text: str) -> None:
+def _cell(axes: "Axes", column: int, row: int, depth: float, text: str) -> None:
     from matplotlib.patches import Rectangle
 
-    depth = min(max(share, 0.0), 1.0)
     axes.add_patch(
         Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, color=BLUE, alpha=0.06 + 0.9 * depth)
     )

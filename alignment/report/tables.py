@@ -6,10 +6,11 @@ out. Comparisons of two models are in `compare.py`.
 
 from collections.abc import Mapping, Sequence
 
+from alignment.evaluate import evaluators
+from alignment.evaluate.evaluators import columns, evaluator_of
 from alignment.pipeline.steps import EvaluateModel, HandOver, headline_of, made_by
 from alignment.records import DataRef, Estimate, EvalReport, ModelRef, StageRecord, Verdict
 from alignment.report.metric import (
-    METRICS,
     MISSING,
     show,
     show_any,
@@ -19,39 +20,34 @@ from alignment.report.metric import (
 )
 from alignment.report.table import Cell, Table
 
-HEADLINE_METRICS = (
-    "pass_rate",
-    "preference_accuracy",
-    "margin",
-    "nll",
-    "kl_from_base",
-    "reply_tokens",
-)
 Groups = Mapping[str, Mapping[str, Estimate]]
 
 
 def evaluation_table(reports: Sequence[EvalReport]) -> Table:
-    """A row for each model in the order given, a column for each headline metric."""
-    names = [name for name in HEADLINE_METRICS if any(name in r.overall for r in reports)]
+    """A row for each model in the order given, a column for each metric that has one."""
+    shown = columns(reports)
     rows = [
-        [Cell(text=report.model), *(_estimate(name, report.overall.get(name)) for name in names)]
+        [
+            Cell(text=report.model),
+            *(estimate_cell(e.name, report.overall.get(e.name)) for e in shown),
+        ]
         for report in reports
     ]
     return Table.of(
         "Held-out evaluation",
-        ["Model", *(METRICS[name].label for name in names)],
+        ["Model", *(evaluator.label for evaluator in shown)],
         rows,
-        note=" ".join(["95 % intervals over held-out rows.", *_row_counts(reports, names)]),
+        note=" ".join(["95 % intervals over held-out rows.", *_row_counts(reports)]),
     )
 
 
-def task_table(reports: Sequence[EvalReport], metric: str = "pass_rate") -> Table:
+def task_table(reports: Sequence[EvalReport], metric: str) -> Table:
     """A row for each task type, a column for each model."""
     groups = [report.by_task_type for report in reports]
     return _group_table("Task type", reports, groups, metric)
 
 
-def source_table(reports: Sequence[EvalReport], metric: str = "pass_rate") -> Table:
+def source_table(reports: Sequence[EvalReport], metric: str) -> Table:
     """A row for each source of held-out rows, a column for each model."""
     return _group_table("Source", reports, [report.by_source for report in reports], metric)
 
@@ -59,6 +55,19 @@ def source_table(reports: Sequence[EvalReport], metric: str = "pass_rate") -> Ta
 def tasks_with(metric: str, reports: Sequence[EvalReport]) -> list[str]:
     """The task types that have the metric in some report, sorted."""
     return _groups_with(metric, [report.by_task_type for report in reports])
+
+
+def task_metric(reports: Sequence[EvalReport]) -> str:
+    """The metric to break down by task type: the first such that some report has, or else any."""
+    metrics = [e.name for e in evaluators.EVALUATORS if e.by_task]
+    return next((metric for metric in metrics if tasks_with(metric, reports)), metrics[-1])
+
+
+def estimate_cell(metric: str, estimate: Estimate | None) -> Cell:
+    """A value of the metric with its interval, or a dash."""
+    if estimate is None:
+        return Cell(text=MISSING, tone="muted")
+    return Cell(text=show_value(metric, estimate.value), small=show_interval(metric, estimate))
 
 
 def gate_table(verdicts: Sequence[Verdict]) -> Table:
@@ -79,7 +88,7 @@ def gate_table(verdicts: Sequence[Verdict]) -> Table:
         rows,
         align="lll",
         note="A round is kept unless it is shown to be worse on the same held-out rows (interval "
-        "and sign test), or its replies grow too long or no longer end.",
+        "and sign test) or breaks one of the limits.",
     )
 
 
@@ -157,10 +166,10 @@ def _group_table(
     kind: str, reports: Sequence[EvalReport], by_group: Sequence[Groups], metric: str
 ) -> Table:
     rows = [
-        [Cell(text=name), *(_estimate(metric, g.get(name, {}).get(metric)) for g in by_group)]
+        [Cell(text=name), *(estimate_cell(metric, g.get(name, {}).get(metric)) for g in by_group)]
         for name in _groups_with(metric, by_group)
     ]
-    title = f"{METRICS[metric].label} by {kind.lower()}"
+    title = f"{evaluator_of(metric).label} by {kind.lower()}"
     return Table.of(title, [kind, *(report.model for report in reports)], rows)
 
 
@@ -187,18 +196,14 @@ def _shown_kl(metrics: Mapping[str, float]) -> str:
     return MISSING if kl is None else f"{kl:.1e}"
 
 
-def _estimate(name: str, estimate: Estimate | None) -> Cell:
-    if estimate is None:
-        return Cell(text=MISSING, tone="muted")
-    return Cell(text=show_value(name, estimate.value), small=show_interval(name, estimate))
-
-
-def _row_counts(reports: Sequence[EvalReport], names: Sequence[str]) -> list[str]:
+def _row_counts(reports: Sequence[EvalReport]) -> list[str]:
     """'Pass rate, Reply tokens: n = 240.' for each count of rows that occurs."""
     counts: dict[str, list[str]] = {}
-    for name in names:
-        sizes = sorted({r.overall[name].n for r in reports if name in r.overall})
-        counts.setdefault(" or ".join(f"{n:,}" for n in sizes), []).append(METRICS[name].label)
+    for evaluator in columns(reports):
+        sizes = sorted(
+            {r.overall[evaluator.name].n for r in reports if evaluator.name in r.overall}
+        )
+        counts.setdefault(" or ".join(f"{n:,}" for n in sizes), []).append(evaluator.label)
     return [f"{', '.join(labels)}: n = {n}." for n, labels in counts.items()]
 
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from alignment.evaluate.metrics import summarise
+from alignment.evaluate.evaluator import ScoredRows
+from alignment.evaluate.summary import summarise
 from alignment.records import CodeVersion, EvalReport, Generation, PairScore, StageRecord
 
 STARTED = "2026-01-01T00:00:00+00:00"
@@ -70,7 +71,7 @@ def put_evaluation(store, key, label, *, right, of=40, **more):
     ]
     report = EvalReport(
         model=label,
-        **summarise(pairs, asked)._asdict(),
+        **summarise(ScoredRows(pairs=pairs, generations=asked))._asdict(),
         generations=f"store:{key}/generations.jsonl",
         pairs=f"store:{key}/pairs.jsonl",
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.data.practice.verifiers import VerifiablePrompt
+from alignment.evaluate.evaluators import headline_metrics
 from alignment.evaluate.suite import (
     DISTRIBUTIONS,
     PAIRS,
@@ -29,7 +30,7 @@ class EvaluateModel(Step):
     title = "evaluate"
     produces = EvalReport
     parent_fields = ("model", "data", "base", "parent")
-    headline = ("pass_rate", "preference_accuracy", "margin")
+    headline = headline_metrics()
     needs_gpu = True
     nominal_seconds = 29.0
     config: EvaluationConfig

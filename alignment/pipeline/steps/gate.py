@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from alignment.evaluate.gate import GateConfig, JudgedModel, judge
-from alignment.evaluate.metrics import passes_by_id, preferences_by_id
+from alignment.evaluate.evaluator import ScoredRows
+from alignment.evaluate.gate import JudgedModel, judge
+from alignment.evaluate.limits import GateConfig
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
 from alignment.records import EvalReport, GateResult, Generation, PairScore
 from alignment.store.jsonl import read_rows
@@ -48,8 +49,8 @@ class Gate(Step):
 
 def _measured(store: Store, key: str) -> JudgedModel:
     report = EvalReport.model_validate(store.open(key).output)
-    return JudgedModel(
-        report=report,
-        passes=passes_by_id(read_rows(store.path(report.generations), Generation)),
-        preferences=preferences_by_id(read_rows(store.path(report.pairs), PairScore)),
+    rows = ScoredRows(
+        pairs=tuple(read_rows(store.path(report.pairs), PairScore)),
+        generations=tuple(read_rows(store.path(report.generations), Generation)),
     )
+    return JudgedModel(report=report, rows=rows)

@@ -2,8 +2,10 @@
 
 import pytest
 
-from alignment.evaluate.gate import GateConfig, JudgedModel, judge
-from alignment.records import Estimate, EvalReport
+from alignment.evaluate.evaluator import ScoredRows
+from alignment.evaluate.gate import JudgedModel, judge
+from alignment.evaluate.limits import GateConfig
+from alignment.records import Estimate, EvalReport, Generation, PairScore
 
 
 def measured(label, right, *, passed=(), tokens=10.0, stops=1.0):
@@ -21,8 +23,37 @@ def measured(label, right, *, passed=(), tokens=10.0, stops=1.0):
             generations="none",
             pairs="none",
         ),
-        passes={f"p{row}": row in passed for row in range(20)},
-        preferences={f"q{row}": row in right for row in range(40)},
+        rows=ScoredRows(
+            pairs=tuple(pair(row, right=row in right) for row in range(40)),
+            generations=tuple(reply(row, passed=row in passed) for row in range(20)),
+        ),
+    )
+
+
+def pair(row, *, right):
+    return PairScore(
+        id=f"q{row}",
+        task_type="any",
+        source="any",
+        chosen=-1.0 if right else -3.0,
+        rejected=-2.0,
+        base_chosen=-2.0,
+        base_rejected=-2.0,
+        chosen_tokens=4,
+        rejected_tokens=4,
+    )
+
+
+def reply(row, *, passed):
+    return Generation(
+        id=f"p{row}",
+        task_type="any",
+        source="any",
+        prompt="?",
+        reply="!",
+        tokens=4,
+        stopped=True,
+        passed=passed,
     )
 
 
@@ -82,6 +113,6 @@ def test_a_quarter_of_the_replies_may_stop_to_end_where_the_config_says_so(stops
 
 
 def test_round_that_cannot_be_compared_is_not_kept():
-    blank = JudgedModel(measured("round 2", ()).report, passes={}, preferences={})
+    blank = JudgedModel(measured("round 2", ()).report, rows=ScoredRows())
     said = verdict(blank, measured("round 1", range(9)))
     assert said.reasons == ("there is no held-out row that both models were measured on",)

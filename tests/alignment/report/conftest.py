@@ -2,7 +2,8 @@
 
 import pytest
 
-from alignment.evaluate.metrics import summarise
+from alignment.evaluate.evaluator import ScoredRows
+from alignment.evaluate.summary import summarise
 from alignment.records import (
     AdapterRef,
     BaseRef,
@@ -79,7 +80,9 @@ def pair_texts() -> tuple[PreferencePair, ...]:
 
 def evaluation(label: str) -> EvalReport:
     kl = {f"q{row:02d}": GAINS[label] / 50 for row in range(30)}
-    summary = summarise(scores(label), replies(label), kl_from_base=kl)
+    summary = summarise(
+        ScoredRows(pairs=scores(label), generations=replies(label), kl_from_base=kl)
+    )
     return EvalReport(model=label, **summary._asdict(), generations="g.jsonl", pairs="p.jsonl")
 
 

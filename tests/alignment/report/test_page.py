@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from alignment.records import Check, Message, Verdict
+from alignment.report import tables
 from alignment.report.page import RunReport, Sample, clip, render, to_markdown
 
 PAYLOADS = (
@@ -268,6 +269,21 @@ def test_a_page_with_one_model_says_that_there_is_nothing_to_compare(run):
 def test_a_section_without_rows_is_left_out(run, page, missing, section):
     assert section in page
     assert section not in render(run.model_copy(update=missing))
+
+
+def test_a_metric_of_another_version_is_shown_under_its_name(run):
+    later = run.evaluations[0].overall["nll"]
+    report = run.evaluations[0].model_copy(
+        update={
+            "overall": {**run.evaluations[0].overall, "words_per_line": later},
+            "by_task_type": {"city": {"words_per_line": later}},
+        }
+    )
+    assert tables.evaluation_table([report]).columns[-1] == "Words per line"
+    table = tables.task_table([report], "words_per_line")
+    assert (table.title, table.rows[0][0].text) == ("Words per line by task type", "city")
+    page = render(run.model_copy(update={"evaluations": (report,)}))
+    assert "<dt>Words per line</dt>" in page
 
 
 def test_an_empty_run_still_has_a_page():

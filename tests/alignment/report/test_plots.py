@@ -23,7 +23,9 @@ def line_of(axes, number=0):
 
 
 def test_pass_rates_set_seen_and_unseen_phrasings_apart(run):
-    assert {"seen phrasing", "unseen phrasing"} <= set(drawn(plots.pass_rates(run.evaluations)))
+    assert {"seen phrasing", "unseen phrasing"} <= set(
+        drawn(plots.model_estimates(run.evaluations, "pass_rate"))
+    )
 
 
 def test_pass_rates_without_unseen_phrasings_are_one_series(run):
@@ -32,13 +34,13 @@ def test_pass_rates_without_unseen_phrasings_are_one_series(run):
         report.model_copy(update={"overall": {name: report.overall[name] for name in kept}})
         for report in run.evaluations
     ]
-    labels = drawn(plots.pass_rates(plain))
+    labels = drawn(plots.model_estimates(plain, "pass_rate"))
     assert "base" in labels
     assert "seen phrasing" not in labels
 
 
 def test_models_are_read_from_top_to_bottom(run):
-    axes = plots.preference_accuracies(run.evaluations).axes[0]
+    axes = plots.model_estimates(run.evaluations, "preference_accuracy").axes[0]
     low, high = axes.get_ylim()
     assert low > high
     assert axes.get_yticklabels()[0].get_text() == "base"
@@ -46,7 +48,7 @@ def test_models_are_read_from_top_to_bottom(run):
 
 def test_an_error_bar_ends_at_its_interval(run):
     """The first bar of the first series is the base model's, from low to high."""
-    axes = plots.preference_accuracies(run.evaluations).axes[0]
+    axes = plots.model_estimates(run.evaluations, "preference_accuracy").axes[0]
     (series, _) = axes.containers
     assert isinstance(series, ErrorbarContainer)
     bars = series.lines[2][0].get_segments()
@@ -74,7 +76,7 @@ def test_a_long_run_is_thinned():
 
 
 def test_the_heat_map_writes_each_share_in_its_cell(run):
-    labels = drawn(plots.task_heat_map(run.evaluations))
+    labels = drawn(plots.task_heat_map(run.evaluations, "pass_rate"))
     assert {"city", "email", "lower", "number", "base", "control"} <= set(labels)
     assert labels.count(".500") == 4
 
@@ -120,20 +122,28 @@ def test_a_script_in_a_name_stays_text():
 
 
 def test_an_svg_is_well_formed_and_the_same_each_time(run):
-    svg = to_svg(plots.pass_rates(run.evaluations), name="rates")
+    svg = to_svg(plots.model_estimates(run.evaluations, "pass_rate"), name="rates")
     assert ET.fromstring(svg).tag.endswith("svg")
-    assert svg == to_svg(plots.pass_rates(run.evaluations), name="rates")
+    assert svg == to_svg(plots.model_estimates(run.evaluations, "pass_rate"), name="rates")
 
 
 def test_an_svg_takes_its_colours_from_the_page(run):
-    svg = to_svg(plots.pass_rates(run.evaluations), name="rates")
+    svg = to_svg(plots.model_estimates(run.evaluations, "pass_rate"), name="rates")
     assert "var(--blue, #0072b2)" in svg
     assert not re.search(r"(?<!, )#0072b2", svg)
 
 
 def test_ids_of_two_figures_do_not_meet(run):
-    first = set(re.findall(r' id="([^"]*)"', to_svg(plots.pass_rates(run.evaluations), name="a")))
-    second = set(re.findall(r' id="([^"]*)"', to_svg(plots.pass_rates(run.evaluations), name="b")))
+    first = set(
+        re.findall(
+            r' id="([^"]*)"', to_svg(plots.model_estimates(run.evaluations, "pass_rate"), name="a")
+        )
+    )
+    second = set(
+        re.findall(
+            r' id="([^"]*)"', to_svg(plots.model_estimates(run.evaluations, "pass_rate"), name="b")
+        )
+    )
     assert first
     assert not first & second
 

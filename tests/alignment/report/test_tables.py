@@ -46,7 +46,7 @@ def test_a_metric_that_no_model_has_is_left_out_and_a_missing_one_is_a_dash(run)
 
 
 def test_the_task_table_has_a_column_per_model(run):
-    table = tables.task_table(run.evaluations)
+    table = tables.task_table(run.evaluations, "pass_rate")
     assert table.columns == ("Task type", "base", "sft", "round 1", "round 2", "control")
     assert [row[0] for row in texts(table)] == ["city", "email", "lower", "number"]
     assert texts(table)[0][2] == ".500 [.237, .763]"

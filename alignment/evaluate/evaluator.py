@@ -1,0 +1,138 @@
+"""What an evaluator is: one metric, how it is computed from scored rows and how it is shown.
+
+A metric is a weighted mean over rows. The weight is 1, or the tokens of a reply where the unit is
+nats per token. The evaluators themselves are in `evaluators.py`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, NamedTuple
+
+from alignment.evaluate import intervals
+from alignment.evaluate.intervals import PairedDifference
+from alignment.evaluate.limits import GateConfig
+from alignment.records import Check, Estimate, Frozen, Generation, PairScore
+
+Need = Literal["pairs", "generations", "distributions", "parent"]
+"""What a metric is computed from. Pairs and generations are stored with an evaluation; the base
+model's distributions and the parent's scores are at hand only while a model is evaluated."""
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """What one model made of the held-out rows.
+
+    Attributes:
+        pairs: held-out pairs, scored.
+        generations: greedy replies to held-out prompts.
+        kl_from_base: by pair id, for all pairs or some: KL to the base model in nats per token,
+            averaged over the tokens of the chosen reply.
+        logprob_drift: by pair id, for all pairs or some: log-prob of the chosen reply minus that
+            under the parent model, in nats.
+    """
+
+    pairs: Sequence[PairScore] = ()
+    generations: Sequence[Generation] = ()
+    kl_from_base: Mapping[str, float] = field(default_factory=dict)
+    logprob_drift: Mapping[str, float] = field(default_factory=dict)
+
+
+class RowValue(NamedTuple):
+    """What one row adds to a metric: `total` over `weight`."""
+
+    row: PairScore | Generation
+    total: float
+    weight: float = 1.0
+
+
+class Evaluator(Frozen, ABC):
+    """One metric. A new one states its name and meaning, and what a row adds to it.
+
+    Attributes:
+        name: of the metric in stored reports; never changed once released.
+        needs: what it is computed from.
+        meaning: one sentence for a reader who sees it for the first time.
+        digits: after the point.
+        better: the direction to wish for; None where more is neither good nor bad.
+        share: whether every row is 0 or 1. Shares have their own interval and paired test.
+        chance: the value of a coin toss, where that means something.
+        column: whether it has a column in the evaluation table.
+        plotted: whether the page plots it for every model.
+        by_task: whether the page may break it down by task type and source. It does so with the
+            first such metric that was measured.
+        compared: whether the report compares models row by row in it, in sentences and a table.
+        gate: "paired": a round that is shown to be worse in it, row by row, is rejected;
+            "guard": `guard` decides, on the two means.
+    """
+
+    name: str
+    needs: ClassVar[Need]
+    meaning: ClassVar[str]
+    digits: ClassVar[int] = 3
+    better: ClassVar[Literal["higher", "lower"] | None] = None
+    share: ClassVar[bool] = False
+    chance: ClassVar[float | None] = None
+    column: ClassVar[bool] = True
+    plotted: ClassVar[bool] = False
+    by_task: ClassVar[bool] = False
+    compared: ClassVar[bool] = False
+    gate: ClassVar[Literal["paired", "guard"] | None] = None
+
+    @abstractmethod
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """What each row adds; nothing where the rows do not allow the metric."""
+
+    @property
+    def label(self) -> str:
+        """As in a table head."""
+        return self.name.replace("_", " ").capitalize()
+
+    @property
+    def in_words(self) -> str:
+        """The label inside a sentence."""
+        return self.label.replace("acc.", "accuracy").lower()
+
+    @property
+    def decides(self) -> bool:
+        """Whether a sentence of the report or a verdict of the gate rests on it."""
+        return self.compared or self.gate is not None
+
+    def series(self, measured: frozenset[str]) -> dict[str, str]:
+        """The metrics in its plot, with their names in the legend.
+
+        Args:
+            measured: every metric that some of the plotted reports have.
+        """
+        del measured
+        return {self.name: self.label}
+
+    def guard(self, limits: GateConfig, now: Estimate, before: Estimate) -> Check | None:
+        """Whether the gate lets a round pass, for `gate = "guard"`. None: nothing to compare.
+
+        Args:
+            limits: as configured. A new guard keeps its limit in its class: a new field there
+                would change the key of every gate.
+            now: the candidate's mean.
+            before: that of the champion.
+        """
+        raise NotImplementedError(f"{self.name}: gate is 'guard', so write `guard`")
+
+    def estimate(self, values: Sequence[RowValue], *, seed: int) -> Estimate:
+        """The mean of at least one row with its interval; `seed` is the bootstrap's."""
+        totals = [value.total for value in values]
+        if self.share:
+            return intervals.proportion(round(sum(totals)), len(totals))
+        return intervals.ratio(totals, [value.weight for value in values], seed=seed)
+
+    def by_row(self, rows: ScoredRows) -> dict[str, float]:
+        """The value of each row by its id, for `paired`."""
+        return {value.row.id: value.total / value.weight for value in self.measure(rows)}
+
+    def paired(
+        self, first: Mapping[str, float], second: Mapping[str, float]
+    ) -> PairedDifference | None:
+        """How much higher the first model is, by `by_row`; None without a common row."""
+        if self.share:
+            return intervals.paired_shares(first, second)
+        return intervals.paired_means(first, second)

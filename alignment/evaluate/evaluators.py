@@ -1,0 +1,316 @@
+"""The evaluators: one class for each metric, and the tuple that makes them known.
+
+Tables, plots, sentences and the gate read `EVALUATORS`, in its order; none of them knows a metric
+by its name. Not here: the arithmetic on one row (`metrics.py`), intervals (`intervals.py`).
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import ClassVar, Literal
+
+from alignment.evaluate.evaluator import Evaluator, RowValue, ScoredRows
+from alignment.evaluate.limits import GateConfig
+from alignment.evaluate.metrics import (
+    check_finite,
+    is_preferred,
+    is_preferred_per_token,
+    reward_margin,
+)
+from alignment.records import Check, Estimate, EvalReport
+
+
+class PassRate(Evaluator):
+    """The share of replies that pass the program check of their prompt."""
+
+    name: Literal["pass_rate"] = "pass_rate"
+    needs = "generations"
+    meaning = "Share of held-out prompts whose reply passes its program check, format included."
+    better = "higher"
+    share = True
+    plotted = True
+    by_task = True
+    compared = True
+    gate = "paired"
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """1 for a pass; prompts without a check are left out."""
+        for row in rows.generations:
+            if row.passed is not None:
+                yield RowValue(row, row.passed)
+
+    def series(self, measured: frozenset[str]) -> dict[str, str]:
+        """Phrasings that were in training and others apart, where there are others."""
+        if "pass_rate_unseen" in measured:
+            return {"pass_rate_seen": "seen phrasing", "pass_rate_unseen": "unseen phrasing"}
+        return {self.name: "all prompts"}
+
+
+class PassRateSeen(Evaluator):
+    """The pass rate on prompts whose phrasing was in training."""
+
+    name: Literal["pass_rate_seen"] = "pass_rate_seen"
+    needs = "generations"
+    label: ClassVar[str] = "Pass rate, seen phrasing"
+    meaning = "The pass rate of prompts whose phrasing occurs in the training set."
+    better = "higher"
+    share = True
+    column = False
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """1 for a pass."""
+        for row in rows.generations:
+            if row.passed is not None and row.unseen is False:
+                yield RowValue(row, row.passed)
+
+
+class PassRateUnseen(Evaluator):
+    """The pass rate on prompts whose phrasing was not in training."""
+
+    name: Literal["pass_rate_unseen"] = "pass_rate_unseen"
+    needs = "generations"
+    label: ClassVar[str] = "Pass rate, unseen phrasing"
+    meaning = "The pass rate of prompts whose phrasing does not occur in the training set."
+    better = "higher"
+    share = True
+    column = False
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """1 for a pass."""
+        for row in rows.generations:
+            if row.passed is not None and row.unseen:
+                yield RowValue(row, row.passed)
+
+
+class PreferenceAccuracy(Evaluator):
+    """The share of pairs whose chosen reply the model finds likelier."""
+
+    name: Literal["preference_accuracy"] = "preference_accuracy"
+    needs = "pairs"
+    label: ClassVar[str] = "Preference acc."
+    meaning = "Share of held-out pairs where the chosen reply has the higher summed log-prob."
+    better = "higher"
+    share = True
+    chance = 0.5
+    plotted = True
+    by_task = True
+    compared = True
+    gate = "paired"
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """1 where the chosen reply is likelier."""
+        for pair in rows.pairs:
+            yield RowValue(pair, is_preferred(pair))
+
+    def series(self, measured: frozenset[str]) -> dict[str, str]:
+        """Beside it the accuracy per token, which length does not help."""
+        del measured
+        return {self.name: "summed log-prob", "preference_accuracy_per_token": "per token"}
+
+
+class PreferenceAccuracyPerToken(Evaluator):
+    """The share of pairs whose chosen reply the model finds likelier token by token."""
+
+    name: Literal["preference_accuracy_per_token"] = "preference_accuracy_per_token"
+    needs = "pairs"
+    label: ClassVar[str] = "Preference acc. per token"
+    meaning = "The same on the mean log-prob of a token, which no reply wins by being short."
+    better = "higher"
+    share = True
+    chance = 0.5
+    column = False
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """1 where the chosen reply is likelier per token."""
+        for pair in rows.pairs:
+            yield RowValue(pair, is_preferred_per_token(pair))
+
+
+class RewardAccuracy(Evaluator):
+    """The share of pairs whose margin is positive."""
+
+    name: Literal["reward_accuracy"] = "reward_accuracy"
+    needs = "pairs"
+    label: ClassVar[str] = "Reward acc."
+    meaning = "Share of held-out pairs with a positive margin."
+    better = "higher"
+    share = True
+    chance = 0.5
+    column = False
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """1 for a positive margin; nothing for the base model."""
+        margins = [reward_margin(pair) for pair in rows.pairs]
+        # The base model has no reward against itself: an accuracy of 0 would read as a failure.
+        if any(margins):
+            for pair, margin in zip(rows.pairs, margins, strict=True):
+                yield RowValue(pair, margin > 0)
+
+
+class Margin(Evaluator):
+    """The implicit reward of the chosen reply over the rejected one."""
+
+    name: Literal["margin"] = "margin"
+    needs = "pairs"
+    meaning = (
+        "How much log-prob the chosen reply gained over the rejected one since the base "
+        "model, in nats (the implicit reward of DPO, beta left out)."
+    )
+    digits = 1
+    compared = True
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """Nats."""
+        for pair in rows.pairs:
+            yield RowValue(pair, reward_margin(pair))
+
+
+class Nll(Evaluator):
+    """The negative log-likelihood of the chosen replies."""
+
+    name: Literal["nll"] = "nll"
+    needs = "pairs"
+    label: ClassVar[str] = "NLL"
+    meaning = "Negative log-likelihood of the held-out chosen replies, in nats per token."
+    digits = 2
+    better = "lower"
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """Nats over tokens."""
+        for pair in rows.pairs:
+            yield RowValue(pair, -pair.chosen, weight=pair.chosen_tokens)
+
+
+class KlFromBase(Evaluator):
+    """The KL divergence from the base model on the probe pairs."""
+
+    name: Literal["kl_from_base"] = "kl_from_base"
+    needs = "distributions"
+    label: ClassVar[str] = "KL from base"
+    meaning = "How far the model has moved from the base model, in nats per token."
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """Nats over tokens."""
+        for pair in rows.pairs:
+            if (nats := rows.kl_from_base.get(pair.id)) is not None:
+                check_finite("the KL from the base model", pair.id, nats)
+                yield RowValue(pair, nats * pair.chosen_tokens, weight=pair.chosen_tokens)
+
+
+class LogprobDrift(Evaluator):
+    """How far the last stage moved the log-probs of the chosen replies."""
+
+    name: Literal["logprob_drift"] = "logprob_drift"
+    needs = "parent"
+    label: ClassVar[str] = "Drift"
+    meaning = "Mean absolute change of a reply's log-prob since the stage before, in nats."
+    digits = 1
+    column = False
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """Nats, without their sign."""
+        for pair in rows.pairs:
+            if (nats := rows.logprob_drift.get(pair.id)) is not None:
+                check_finite("the drift of a log-prob", pair.id, nats)
+                yield RowValue(pair, abs(nats))
+
+
+class ReplyTokens(Evaluator):
+    """The length of the replies."""
+
+    name: Literal["reply_tokens"] = "reply_tokens"
+    needs = "generations"
+    meaning = "Mean length of a greedy reply."
+    digits = 1
+    gate = "guard"
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """Tokens."""
+        for row in rows.generations:
+            yield RowValue(row, row.tokens)
+
+    def guard(self, limits: GateConfig, now: Estimate, before: Estimate) -> Check | None:
+        """Replies may grow only so much: a preference score does not see length."""
+        if before.value <= 0:
+            return None
+        growth = now.value / before.value
+        return Check(
+            name="length",
+            passed=growth <= limits.max_length_growth,
+            words=f"replies went from {before.value:.1f} to {now.value:.1f} tokens, "
+            f"{growth:.2f} times (at most {limits.max_length_growth:g})",
+        )
+
+
+class StopRate(Evaluator):
+    """The share of replies that end by themselves."""
+
+    name: Literal["stop_rate"] = "stop_rate"
+    needs = "generations"
+    meaning = "Share of greedy replies that end by themselves before the length limit."
+    better = "higher"
+    share = True
+    column = False
+    gate = "guard"
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """1 for a reply that ends by itself."""
+        for row in rows.generations:
+            yield RowValue(row, row.stopped)
+
+    def guard(self, limits: GateConfig, now: Estimate, before: Estimate) -> Check | None:
+        """The share may fall only so much: a preference score does not see replies cut off."""
+        return Check(
+            name="stop rate",
+            passed=before.value - now.value <= limits.max_stop_drop,
+            words=f"the share of replies that end by themselves went from {before.value:.3f} to "
+            f"{now.value:.3f} (may fall by {limits.max_stop_drop:g})",
+        )
+
+
+class UnknownMetric(Evaluator):
+    """A metric of a stored report that no evaluator measures, as another version wrote it."""
+
+    meaning = "This version does not measure it: another one wrote it into the report."
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """Nothing."""
+        del rows
+        yield from ()
+
+
+EVALUATORS: tuple[Evaluator, ...] = (
+    PassRate(),
+    PassRateSeen(),
+    PassRateUnseen(),
+    PreferenceAccuracy(),
+    PreferenceAccuracyPerToken(),
+    RewardAccuracy(),
+    Margin(),
+    Nll(),
+    KlFromBase(),
+    LogprobDrift(),
+    ReplyTokens(),
+    StopRate(),
+)
+"""In the order in which tables show them."""
+
+
+def evaluator_of(metric: str) -> Evaluator:
+    """The evaluator of a metric by its name in a report; an `UnknownMetric` if there is none."""
+    known = {evaluator.name: evaluator for evaluator in EVALUATORS}
+    return known.get(metric) or UnknownMetric(name=metric)
+
+
+def headline_metrics() -> tuple[str, ...]:
+    """The few metrics for one line about an evaluation: those by which models are compared."""
+    return tuple(evaluator.name for evaluator in EVALUATORS if evaluator.compared)
+
+
+def columns(reports: Iterable[EvalReport]) -> tuple[Evaluator, ...]:
+    """The metrics that some report has and a table shows; unknown ones last, by name."""
+    measured = {metric for report in reports for metric in report.overall}
+    known = [evaluator for evaluator in EVALUATORS if evaluator.name in measured]
+    unknown = sorted(measured - {evaluator.name for evaluator in known})
+    return (
+        *(evaluator for evaluator in known if evaluator.column),
+        *(UnknownMetric(name=metric) for metric in unknown),
+    )

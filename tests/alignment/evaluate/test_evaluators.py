@@ -1,0 +1,64 @@
+import pytest
+
+from alignment.evaluate.evaluator import ScoredRows
+from alignment.evaluate.evaluators import (
+    EVALUATORS,
+    Margin,
+    Nll,
+    PassRate,
+    PreferenceAccuracy,
+    columns,
+)
+from alignment.evaluate.summary import summarise
+from alignment.records import EvalReport
+from tests.alignment.evaluate.rows import REPLY, THREE_PAIRS, THREE_REPLIES
+
+
+def test_rows_by_id_are_what_a_paired_test_takes():
+    """NLL per token: 4 / 2, 6 / 4 and 2 / 2."""
+    rows = ScoredRows(pairs=THREE_PAIRS, generations=THREE_REPLIES)
+    assert PassRate().by_row(rows) == {"a": 1, "b": 0, "c": 0}
+    assert PreferenceAccuracy().by_row(rows) == {"a": 1, "b": 0, "c": 1}
+    assert Margin().by_row(rows) == {"a": 3.0, "b": 1.0, "c": 5.0}
+    assert Nll().by_row(rows) == {"a": 2.0, "b": 1.5, "c": 1.0}
+    unverified = REPLY.model_copy(update={"passed": None})
+    assert PassRate().by_row(ScoredRows(generations=[unverified])) == {}
+
+
+def test_names_are_told_apart_and_meanings_are_sentences():
+    assert len({evaluator.name for evaluator in EVALUATORS}) == len(EVALUATORS)
+    assert len({evaluator.label for evaluator in EVALUATORS}) == len(EVALUATORS)
+    assert all(evaluator.meaning.endswith(".") for evaluator in EVALUATORS)
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda evaluator: evaluator.name)
+def test_rows_of_a_share_are_zero_or_one(evaluator):
+    rows = ScoredRows(
+        pairs=THREE_PAIRS,
+        generations=THREE_REPLIES,
+        kl_from_base={"a": 0.25},
+        logprob_drift={"a": -3.0},
+    )
+    values = [value.total for value in evaluator.measure(rows)]
+    assert values
+    assert (set(values) <= {0, 1}) == evaluator.share
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda evaluator: evaluator.name)
+def test_models_are_compared_on_rows_that_are_stored(evaluator):
+    """A gate and a report read pairs and generations; distributions are gone by then."""
+    if evaluator.compared or evaluator.gate == "paired":
+        assert evaluator.needs in ("pairs", "generations")
+
+
+def test_a_metric_that_is_known_and_has_no_column_does_not_get_one_as_unknown():
+    rows = ScoredRows(pairs=THREE_PAIRS, generations=THREE_REPLIES)
+    report = EvalReport(model="a", **summarise(rows)._asdict(), generations="none", pairs="none")
+    assert {"pass_rate_unseen", "stop_rate"} <= set(report.overall)
+    assert [evaluator.name for evaluator in columns([report])] == [
+        "pass_rate",
+        "preference_accuracy",
+        "margin",
+        "nll",
+        "reply_tokens",
+    ]

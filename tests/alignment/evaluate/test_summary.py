@@ -1,0 +1,102 @@
+import pytest
+
+from alignment.errors import TrainingError
+from alignment.evaluate.evaluator import ScoredRows
+from alignment.evaluate.summary import summarise
+from tests.alignment.evaluate.rows import PAIR, REPLY, THREE_PAIRS, THREE_REPLIES
+
+
+def values(found):
+    return {name: estimate.value for name, estimate in found.items()}
+
+
+def test_pairs_give_accuracies_margin_and_nll():
+    """Sums -4, -6, -2 against -5: 2 of 3. Per token -2, -1.5, -1 against -1: 0 of 3.
+
+    Margins 3, 1, 5: mean 3, all positive. NLL (4 + 6 + 2) / (2 + 4 + 2) = 1.5 nats per token.
+    """
+    found = values(summarise(ScoredRows(pairs=THREE_PAIRS)).overall)
+    assert found == pytest.approx(
+        {
+            "preference_accuracy": 2 / 3,
+            "preference_accuracy_per_token": 0.0,
+            "margin": 3.0,
+            "reward_accuracy": 1.0,
+            "nll": 1.5,
+        }
+    )
+
+
+def test_generations_give_pass_rates_by_phrasing_length_and_stop_rate():
+    """1 of 3 pass, seen 1 of 2, unseen 0 of 1; (2 + 9 + 2) / 3 tokens; 2 of 3 stop."""
+    found = values(summarise(ScoredRows(generations=THREE_REPLIES)).overall)
+    assert found == pytest.approx(
+        {
+            "pass_rate": 1 / 3,
+            "pass_rate_seen": 0.5,
+            "pass_rate_unseen": 0.0,
+            "reply_tokens": 13 / 3,
+            "stop_rate": 2 / 3,
+        }
+    )
+
+
+def test_replies_that_nothing_verifies_have_no_pass_rate():
+    unverified = REPLY.model_copy(update={"passed": None, "unseen": None})
+    assert set(summarise(ScoredRows(generations=(unverified,))).overall) == {
+        "reply_tokens",
+        "stop_rate",
+    }
+
+
+def test_kl_is_weighted_by_tokens_and_drift_is_by_row_and_without_sign():
+    """KL (.1 * 2 + .4 * 4) / 6 = .3 over the two pairs that have one. Drift (3 + 1) / 2 = 2."""
+    found = summarise(
+        ScoredRows(
+            pairs=THREE_PAIRS,
+            kl_from_base={"a": 0.1, "b": 0.4},
+            logprob_drift={"a": -3.0, "c": 1.0},
+        )
+    ).overall
+    assert found["kl_from_base"].value == pytest.approx(0.3)
+    assert found["kl_from_base"].n == 2
+    assert found["logprob_drift"].value == pytest.approx(2.0)
+
+
+def test_the_base_model_has_a_margin_of_exactly_zero_and_no_reward_accuracy():
+    base = [p.model_copy(update={"chosen": -6.0, "rejected": -4.0}) for p in THREE_PAIRS]
+    found = summarise(ScoredRows(pairs=base)).overall
+    assert (found["margin"].low, found["margin"].value, found["margin"].high) == (0, 0, 0)
+    assert "reward_accuracy" not in found
+
+
+def test_every_number_exists_by_task_type_and_by_source():
+    summary = summarise(ScoredRows(pairs=THREE_PAIRS, generations=THREE_REPLIES))
+    assert list(summary.by_task_type) == ["city", "email"]
+    assert list(summary.by_source) == ["mail", "practice"]
+    assert summary.by_task_type["city"]["pass_rate"].value == 0.5
+    assert summary.by_task_type["email"]["nll"].value == 1.0
+    assert summary.by_source["practice"]["margin"].value == 2.0
+
+
+def test_a_share_of_a_few_rows_keeps_an_honest_interval():
+    city = summarise(ScoredRows(generations=THREE_REPLIES)).by_task_type["email"]["pass_rate"]
+    assert (city.value, city.n) == (0.0, 1)
+    assert city.high > 0.7
+
+
+def test_no_rows_give_no_numbers():
+    assert summarise(ScoredRows()) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("field", ["chosen", "rejected", "base_chosen", "base_rejected"])
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_a_log_prob_that_is_not_finite_names_its_pair(field, number):
+    broken = PAIR.model_copy(update={"id": "pair-17", field: number})
+    with pytest.raises(TrainingError, match=r"'pair-17' is .*lower its learning rate"):
+        summarise(ScoredRows(pairs=(PAIR, broken)))
+
+
+def test_a_kl_that_is_not_finite_names_its_pair():
+    with pytest.raises(TrainingError, match="KL from the base model on held-out pair 'a' is nan"):
+        summarise(ScoredRows(pairs=THREE_PAIRS, kl_from_base={"a": float("nan")}))
