@@ -7,8 +7,9 @@ training library or knows where the store lies: every `uri` is `store:<key>/<pat
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from pathlib import PurePosixPath
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -268,14 +269,54 @@ class AdapterRef(Frozen):
     trained_on: str
 
 
-class Quantisation(Frozen):
+class QuantisationKind(Frozen, ABC):
+    """How the weights under an adapter are stored in few bits while it is trained.
+
+    Every field is part of the keys of the models that are loaded so.
+    """
+
+    kind: str
+
+    @property
+    @abstractmethod
+    def bits_per_weight(self) -> float:
+        """Bits of one weight of a quantised layer, its share of the scales included."""
+
+    @abstractmethod
+    def bitsandbytes_arguments(self) -> dict[str, Any]:
+        """The same under the argument names of `transformers.BitsAndBytesConfig`."""
+
+
+class Nf4(QuantisationKind):
     """4-bit NormalFloat weights (Dettmers et al. 2023), in bitsandbytes' terms."""
 
     kind: Literal["nf4"] = Field(default="nf4", description="The 4-bit code.")
     double: bool = Field(default=True, description="Quantise the block scales as well.")
     compute_dtype: Literal["bfloat16", "float32"] = Field(
-        default="bfloat16", description="Of the weights when they are multiplied."
+        default="bfloat16", description="Dtype used for matrix multiplication."
     )
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Four, and a scale for each block of 64. Dettmers et al. 2023, section 3.
+
+        Scales are fp32; with `double` they take 8 bits and there is an fp32 scale for each 256.
+        """
+        return 4 + 8 / 64 + 32 / (64 * 256) if self.double else 4 + 32 / 64
+
+    def bitsandbytes_arguments(self) -> dict[str, Any]:
+        """The same under the argument names of `transformers.BitsAndBytesConfig`."""
+        return {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": self.kind,
+            "bnb_4bit_use_double_quant": self.double,
+            "bnb_4bit_compute_dtype": self.compute_dtype,
+        }
+
+
+# A union of one. A discriminator would make `kind` mandatory in config files, which a single kind
+# does not need. With a second: Annotated[Nf4 | Other, Field(discriminator="kind")].
+Quantisation = Nf4
 
 
 class Materialised(Frozen):

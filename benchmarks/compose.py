@@ -27,7 +27,7 @@ from alignment.execution.run_step import build
 from alignment.pipeline.chain import Chain, chain
 from alignment.pipeline.step import model_of
 from alignment.pipeline.steps import HandOver, Step, TrainDpo, TrainSft
-from alignment.records import AdapterRef, Quantisation
+from alignment.records import AdapterRef, Nf4
 from alignment.store import durable
 from alignment.store.progress import Progress
 from alignment.store.store import Store
@@ -203,7 +203,7 @@ def settings(asked: argparse.Namespace, arm: str, seed: int) -> PipelineConfig:
             "seed": seed,
             "store": asked.out / "store",
             "model": {"name": "folder", "path": asked.model},
-            "quantisation": Quantisation(compute_dtype=dtype).model_dump(),
+            "quantisation": Nf4(compute_dtype=dtype).model_dump(),
             "sft": {
                 "name": "train",
                 "data": {"sources": _sources(asked.sft, "sft"), **share},

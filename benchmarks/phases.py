@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from alignment.records import Conversation, Frozen, PreferencePair, Quantisation
+from alignment.records import Conversation, Frozen, Nf4, PreferencePair
 from alignment.scoring.engine import Engine, StepRows
 from alignment.scoring.logprobs import encode
 from alignment.store.progress import Progress
@@ -98,7 +98,7 @@ def measure(
     import torch
 
     dtype = "bfloat16" if setup.bf16 else "float32"
-    quantisation = Quantisation(compute_dtype=dtype) if setup.nf4 and phase != "scoring" else None
+    quantisation = Nf4(compute_dtype=dtype) if setup.nf4 and phase != "scoring" else None
     loaded = load(setup.model, dtype=dtype, quantisation=quantisation)
     cuda = torch.cuda.is_available()
     if cuda:

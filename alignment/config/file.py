@@ -15,6 +15,9 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.data.read.files import SecretFound
 from alignment.errors import ConfigError
 
+DISCRIMINATORS = ("name", "kind")
+"""The fields that say which member of a union is meant."""
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
     """The configuration of a YAML file with overrides applied.
@@ -105,14 +108,14 @@ def _apply(tree: Any, override: str) -> None:
     for depth, part in enumerate(parents):
         default = _default(part) if depth == 0 else getattr(default, part, None)
         node = _step_into(node, part, override, default)
-    if last == "name" and isinstance(node, dict):
-        _change_kind(node, value, parents)
+    if last in DISCRIMINATORS and isinstance(node, dict):
+        _change_kind(node, last, value, parents)
     _assign(node, last, value, override)
 
 
-def _change_kind(node: dict[str, Any], kind: object, place: Sequence[str]) -> None:
+def _change_kind(node: dict[str, Any], field: str, kind: object, place: Sequence[str]) -> None:
     """Of what the file says of another kind of thing, keep what this kind has as well."""
-    if node.get("name") == kind:
+    if node.get(field) == kind:
         return
     location = [int(part) if part.isdigit() else part for part in place]
     for model in _kinds(PipelineConfig, location):
@@ -181,7 +184,7 @@ def _explain(
     if problem["type"] == "missing":
         return f"{place}: {key} is missing"
     if problem["type"] == "union_tag_not_found":
-        return f"{place}: {key} needs a `name` that says which kind it is"
+        return f"{place}: {key} needs a `{_discriminator(problem)}` that says which kind it is"
     message = str(problem["msg"]).removeprefix("Value error, ")
     if isinstance(
         problem.get("ctx", {}).get("error"), SecretFound
@@ -204,7 +207,12 @@ def _causes(problems: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]
 def _place(problem: Mapping[str, Any]) -> tuple[str | int, ...]:
     """Where a mistake stands, as pydantic says; that of an unknown kind in its `name`."""
     found: tuple[str | int, ...] = problem["loc"]
-    return (*found, "name") if problem["type"] == "union_tag_invalid" else found
+    return (*found, _discriminator(problem)) if problem["type"] == "union_tag_invalid" else found
+
+
+def _discriminator(problem: Mapping[str, Any]) -> str:
+    """The field by which a union of kinds is told apart; pydantic gives it in quotes."""
+    return str(problem["ctx"]["discriminator"]).strip("'")
 
 
 def _meant(given: str, valid: Sequence[str]) -> str:
@@ -277,5 +285,5 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _tags(model: type[BaseModel]) -> tuple[object, ...]:
-    field = model.model_fields.get("name")
-    return get_args(field.annotation) if field is not None else ()
+    fields = (model.model_fields.get(name) for name in DISCRIMINATORS)
+    return tuple(tag for field in fields if field for tag in get_args(field.annotation))

@@ -19,7 +19,7 @@ from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_ada
 from alignment.models.merge import Merge
 from alignment.models.sources import ModelSource
 from alignment.models.stack import Stack
-from alignment.records import Frozen, Quantisation, digest_of
+from alignment.records import Frozen, Nf4, Quantisation, digest_of
 from alignment.store.store import file_sha256
 from alignment.train.settings import DpoConfig, SftConfig
 
@@ -102,7 +102,7 @@ class PipelineConfig(Frozen):
     store: Path = Field(default=Path("runs"), description="Folder in which artifacts live.")
     model: ModelSource = Field(description="The chat model to start from.")
     quantisation: Quantisation | None = Field(
-        default=Quantisation(),
+        default=Nf4(),
         description="4-bit weights under the adapter in training; null for full weights.",
     )
     sft: Sft = Field(description="How the rounds' starting model comes to be.")

@@ -73,16 +73,16 @@ def base_folder(base: BaseRef, store: Store) -> Path:
 def load_base(
     folder: Path, *, dtype: str, quantisation: Quantisation | None = None
 ) -> "PreTrainedModel":
-    """Full or 4-bit weights of a folder, on the GPU where there is one."""
+    """Full or quantised weights of a folder, on the GPU where there is one."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     from alignment.models.sources import check_weights
 
     check_weights(folder)
     extra: dict[str, Any] = {}
     if quantisation is not None:
-        extra["quantization_config"] = bits_and_bytes(quantisation)
+        extra["quantization_config"] = BitsAndBytesConfig(**quantisation.bitsandbytes_arguments())
     if torch.cuda.is_available():
         extra["device_map"] = {"": torch.cuda.current_device()}
     model = AutoModelForCausalLM.from_pretrained(
@@ -92,31 +92,11 @@ def load_base(
         trust_remote_code=False,
         **extra,
     )
-    _keep_nf4_trainable_on_cpu(model)
+    _keep_trainable_on_cpu(model)
     return model
 
 
-def bits_and_bytes(quantisation: Quantisation) -> Any:
-    """The `BitsAndBytesConfig` of a quantisation."""
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    arguments = quantisation_arguments(quantisation)
-    arguments["bnb_4bit_compute_dtype"] = getattr(torch, quantisation.compute_dtype)
-    return BitsAndBytesConfig(**arguments)
-
-
-def quantisation_arguments(quantisation: Quantisation) -> dict[str, Any]:
-    """A quantisation under bitsandbytes' own argument names."""
-    return {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": quantisation.kind,
-        "bnb_4bit_use_double_quant": quantisation.double,
-        "bnb_4bit_compute_dtype": quantisation.compute_dtype,
-    }
-
-
-def _keep_nf4_trainable_on_cpu(model: "PreTrainedModel") -> None:
+def _keep_trainable_on_cpu(model: "PreTrainedModel") -> None:
     # bitsandbytes packs a CPU Linear4bit for inference at its first no-grad forward and never
     # unpacks it: later gradients are silently None. Switching the packing off keeps it exact.
     for module in model.modules():

@@ -12,8 +12,6 @@ from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
 from alignment.records import Quantisation
 
-NF4_BITS, NF4_BITS_SINGLE = 4 + 8 / 64 + 32 / (64 * 256), 4 + 32 / 64
-"""Bits of a weight with double and with single quantisation (Dettmers et al. 2023, section 3)."""
 OPTIMISER_BYTES = {"adamw_torch_fused": 8, "adamw_torch": 8, "paged_adamw_8bit": 2}
 """Two moments per trained weight: in fp32, or in 8 bits."""
 SAVED = {
@@ -66,8 +64,8 @@ def weight_bytes(shape: Shape, quantisation: Quantisation | None, *, bf16: bool)
     plain = 2 if bf16 else 4
     if quantisation is None:
         return shape.parameters * plain
-    bits = NF4_BITS if quantisation.double else NF4_BITS_SINGLE
-    return shape.block_parameters * bits / 8 + shape.embedding_parameters * plain
+    quantised = shape.block_parameters * quantisation.bits_per_weight / 8
+    return quantised + shape.embedding_parameters * plain
 
 
 def _largest(training: Training, shape: Shape) -> float:

@@ -20,9 +20,7 @@ class OpenBase(Step):
 
     def library_arguments(self, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
         """What bitsandbytes is given."""
-        from alignment.models.load import quantisation_arguments
-
-        return {"bitsandbytes": quantisation_arguments(quantisation) if quantisation else {}}
+        return {"bitsandbytes": quantisation.bitsandbytes_arguments() if quantisation else {}}
 
     def build(self, context: Context) -> Outcome:
         """Fetch, convert if need be, check, describe."""

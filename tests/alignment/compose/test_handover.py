@@ -7,12 +7,12 @@ from alignment.compose.handover import Destination, compose_model, kept_notes
 from alignment.errors import TrainingError
 from alignment.models.merge import Merge
 from alignment.models.stack import Stack
-from alignment.records import Quantisation
+from alignment.records import Nf4
 from alignment.scoring.probe import last_replies, probe_rows, record_probe
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 
-NF4 = Quantisation(compute_dtype="float32")
+NF4 = Nf4(compute_dtype="float32")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from alignment.models import weight_files
 from alignment.models.load import open_model
 from alignment.models.merge import plan_merge, write_merge
 from alignment.models.sources import describe, tokenizer_files
-from alignment.records import Materialised, Quantisation
+from alignment.records import Materialised, Nf4
 from alignment.store.progress import Follower, Progress
 from alignment.store.store import Store
 
@@ -118,7 +118,7 @@ def test_a_model_trained_in_four_bits_is_merged_into_the_weights_before_quantisi
     merge, tiny_ref, make_adapter
 ):
     adapter = make_adapter("a", seed=1)
-    quantised = tiny_ref.model_copy(update={"quantisation": Quantisation()})
+    quantised = tiny_ref.model_copy(update={"quantisation": Nf4()})
     full, _ = merge(tiny_ref.push(adapter))
     from_four_bits, _ = merge(quantised.push(adapter))
     expected, found = weights(full), weights(from_four_bits)

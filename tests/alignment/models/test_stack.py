@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from alignment.errors import ModelError
 from alignment.models.load import open_model
 from alignment.models.stack import FROZEN_A, freeze_trained
-from alignment.records import Quantisation
+from alignment.records import Nf4
 from alignment.store.store import Store
 
 IDS = torch.tensor([[3, 4, 5, 6, 7, 8]])
-NF4 = Quantisation(compute_dtype="float32")
+NF4 = Nf4(compute_dtype="float32")
 
 
 def logits(model):

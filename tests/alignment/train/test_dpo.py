@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from alignment.errors import Interrupted, TrainingError
-from alignment.records import Quantisation
+from alignment.records import Nf4
 from alignment.scoring.engine import Packed, Stock
 from alignment.store.progress import Progress
 from alignment.train.callbacks import check_start
@@ -152,7 +152,7 @@ def test_one_dpo_step_on_a_quantised_base_moves_an_fp32_adapter(
     open_tiny, tiny_ref, dpo_config, pairs, workspace
 ):
     """NF4 on the CPU; the second step is the first at a rate above 0."""
-    quantised = tiny_ref.model_copy(update={"quantisation": Quantisation(compute_dtype="float32")})
+    quantised = tiny_ref.model_copy(update={"quantisation": Nf4(compute_dtype="float32")})
     loaded = open_tiny(quantised)
     assert "Linear4bit" in {type(module).__name__ for module in loaded.model.modules()}
     config = dpo_config.model_copy(update={"warmup_ratio": 0.0, "max_steps": 1})

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from alignment.errors import DataError, Interrupted, TrainingError
 from alignment.models.chat_template import end_of_turn_id
-from alignment.records import Conversation, Message, Quantisation
+from alignment.records import Conversation, Message, Nf4
 from alignment.scoring.engine import Packed, Stock
 from alignment.store.progress import Progress
 from alignment.train.settings import SftConfig
@@ -189,7 +189,7 @@ def test_adapter_weights_are_fp32_on_a_quantised_base(
     open_tiny, tiny_ref, sft_config, conversations, workspace
 ):
     """Two steps on an NF4 base on the CPU. The trainer library leaves the adapter in bfloat16."""
-    quantised = tiny_ref.model_copy(update={"quantisation": Quantisation(compute_dtype="float32")})
+    quantised = tiny_ref.model_copy(update={"quantisation": Nf4(compute_dtype="float32")})
     config = sft_config.model_copy(update={"max_steps": 2})
     loaded = open_tiny(quantised)
     kinds = {type(module).__name__ for module in loaded.model.modules()}

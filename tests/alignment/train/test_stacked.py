@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from alignment.models.adapters import describe_adapter
-from alignment.records import Quantisation
+from alignment.records import Nf4
 from alignment.scoring.engine import Packed, Stock
 from alignment.scoring.probe import (
     PROBE_FILE,
@@ -25,7 +25,7 @@ from alignment.store.progress import Progress
 from alignment.train.dpo import train_dpo
 
 IDS = torch.tensor([[3, 4, 5, 6, 7, 8]])
-NF4 = Quantisation(compute_dtype="float32")
+NF4 = Nf4(compute_dtype="float32")
 
 
 def logits(model):

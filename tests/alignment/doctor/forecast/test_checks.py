@@ -19,7 +19,7 @@ from alignment.doctor.forecast.timing import (
 from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
 from alignment.errors import UsageError
-from alignment.records import Quantisation
+from alignment.records import Nf4
 from alignment.scoring.budget import CPU_TOKENS
 from alignment.scoring.engine import Packed, StepRows, Stock
 from alignment.train.settings import DpoConfig, SftConfig
@@ -62,7 +62,7 @@ def test_a_config_without_a_shape_gives_none_and_no_forecast(tmp_path, content):
 
 
 def test_four_bit_weights_take_4_127_bits_and_the_embeddings_two_bytes():
-    whole = weight_bytes(QWEN_7B, Quantisation(), bf16=True)
+    whole = weight_bytes(QWEN_7B, Nf4(), bf16=True)
     assert whole == QWEN_7B.block_parameters * 4.126953125 / 8 + 2 * 2 * 544_997_376
     assert whole / GIB == pytest.approx(5.17, abs=0.01)
     assert weight_bytes(QWEN_7B, None, bf16=False) == 4 * QWEN_7B.parameters
@@ -158,15 +158,15 @@ def test_a_short_packed_run_meets_no_step_of_the_longest_rows_only():
 
 
 def test_memory_fits_is_tight_or_does_not_fit():
-    small = check_memory([sft([(600,)] * 8)], QWEN_7B, Quantisation(), H100)
+    small = check_memory([sft([(600,)] * 8)], QWEN_7B, Nf4(), H100)
     assert small.verdict == "ok"
     rows = [(4096,)] * 64
     batch = StepRows(per_device=64, accumulation=1)
-    large = check_memory([sft(rows, batch=batch)], QWEN_7B, Quantisation(), H100)
+    large = check_memory([sft(rows, batch=batch)], QWEN_7B, Nf4(), H100)
     assert large.verdict == "fail"
     assert "per_device" in large.remedy
     tight = H100.model_copy(update={"memory": small.figures["sft_gib"] * GIB / 0.9})
-    assert check_memory([sft([(600,)] * 8)], QWEN_7B, Quantisation(), tight).verdict == "warn"
+    assert check_memory([sft([(600,)] * 8)], QWEN_7B, Nf4(), tight).verdict == "warn"
 
 
 def test_a_token_costs_two_operations_a_weight_and_pass():
@@ -204,7 +204,7 @@ def test_adapters_carried_along_are_held_in_bf16_and_multiplied_with_every_token
     merged = sft([(600,)] * 8)
     stacked = replace(merged, frozen=64)
     lora = 161_480_704  # of rank 64 on all seven layers
-    more = (forecast_memory(t, QWEN_7B, Quantisation(), H100).total for t in (stacked, merged))
+    more = (forecast_memory(t, QWEN_7B, Nf4(), H100).total for t in (stacked, merged))
     assert next(more) - next(more) == 2 * lora
     assert flops_per_token(stacked, QWEN_7B) - flops_per_token(merged, QWEN_7B) == 3 * 2 * lora
 
@@ -247,7 +247,7 @@ def test_the_forecast_is_within_a_tenth_of_both_engines_on_an_h200(kind, engine,
     counted = _measured_on_h200(kind, engine, rows[32:])
     seconds = forecast_seconds(counted, QWEN_7B, H200)
     assert seconds == pytest.approx(128 / rate, rel=0.1)
-    memory = forecast_memory(training, QWEN_7B, Quantisation(), H200)
+    memory = forecast_memory(training, QWEN_7B, Nf4(), H200)
     assert (memory.total - memory.resident) / GIB == pytest.approx(peak, rel=0.1)
 
 
@@ -282,30 +282,30 @@ def test_the_packed_engine_is_forecast_as_it_fills_a_card(kind, lengths, rate, p
     draw = random.Random(0)
     rows = [DISTRIBUTIONS[lengths](draw) for _ in range(160)]
     training, counted = (
-        planned(_measured_on_h200(kind, PACKED, part), QWEN_7B, Quantisation(), A_CARD)
+        planned(_measured_on_h200(kind, PACKED, part), QWEN_7B, Nf4(), A_CARD)
         for part in (rows, rows[32:])
     )
     assert (training.budget, training.recomputed, training.compiled) == (8192, 0.0, True)
     seconds = forecast_seconds(counted, QWEN_7B, A_CARD)
     assert seconds == pytest.approx(128 / rate, rel=0.1)
-    memory = forecast_memory(training, QWEN_7B, Quantisation(), A_CARD)
+    memory = forecast_memory(training, QWEN_7B, Nf4(), A_CARD)
     assert (memory.total - memory.resident) / GIB == pytest.approx(peak, rel=0.1)
 
 
 def test_all_layers_recomputing_is_forecast_as_measured():
     """8,192 tokens on that card: 11.7 GiB."""
     engine = Packed(compile=True, recompute=1.0, tokens_per_micro_batch=8192)
-    training = planned(sft([(4096,)] * 32, engine=engine), QWEN_7B, Quantisation(), A_CARD)
-    memory = forecast_memory(training, QWEN_7B, Quantisation(), A_CARD)
+    training = planned(sft([(4096,)] * 32, engine=engine), QWEN_7B, Nf4(), A_CARD)
+    memory = forecast_memory(training, QWEN_7B, Nf4(), A_CARD)
     assert (memory.total - memory.resident) / GIB == pytest.approx(11.7, rel=0.1)
 
 
 def test_a_card_that_the_packed_engine_fills_is_not_too_small_for_it():
     """Not compiled a token keeps 11.3 MB: 4,096 do not fit into 39 GiB, so some recompute."""
     engine = Packed(compile=False)
-    training = planned(sft([(600,)] * 64, engine=engine), QWEN_7B, Quantisation(), A_CARD)
+    training = planned(sft([(600,)] * 64, engine=engine), QWEN_7B, Nf4(), A_CARD)
     assert training.budget == 4096
-    found = check_memory([training], QWEN_7B, Quantisation(), A_CARD)
+    found = check_memory([training], QWEN_7B, Nf4(), A_CARD)
     assert found.verdict == "ok"
     assert found.figures["sft_gib"] > 0.8 * 39
     assert "The packed engine fills what is free; 8." in found.headline
@@ -315,10 +315,10 @@ def test_a_card_that_the_packed_engine_fills_is_not_too_small_for_it():
 def test_a_long_row_goes_alone_with_as_many_layers_recomputing_as_it_asks_for():
     """Not compiled: 4,096 tokens keep most of their activations, 7,680 fewer of theirs."""
     training = sft([(7680,)] * 16, engine=Packed(compile=False), max_length=8192)
-    found = planned(training, QWEN_7B, Quantisation(), A_CARD)
+    found = planned(training, QWEN_7B, Nf4(), A_CARD)
     assert found.budget == 4096
     assert 0.36 < found.recompute_alone < 1
-    memory = forecast_memory(found, QWEN_7B, Quantisation(), A_CARD)
+    memory = forecast_memory(found, QWEN_7B, Nf4(), A_CARD)
     assert 0.85 < memory.total / A_CARD.memory < 1
     assert least(found, A_CARD).recompute_alone == 1
 
@@ -328,9 +328,9 @@ def test_where_the_share_is_set_a_long_row_recomputes_all_layers():
     engine = Packed(tokens_per_micro_batch=4096, recompute=0.0, compile=False)
     long, short = (
         forecast_memory(
-            planned(sft(rows, engine=engine), QWEN_7B, Quantisation(), H200),
+            planned(sft(rows, engine=engine), QWEN_7B, Nf4(), H200),
             QWEN_7B,
-            Quantisation(),
+            Nf4(),
             H200,
         ).activations
         for rows in ([(6000,)] + [(1024,)] * 15, [(1024,)] * 16)
@@ -341,8 +341,8 @@ def test_where_the_share_is_set_a_long_row_recomputes_all_layers():
 @pytest.mark.parametrize(("steps", "compiled"), [(199, False), (200, True)])
 def test_a_training_is_compiled_where_the_engine_would(steps, compiled):
     training = sft([(600,)] * 16, engine=Packed(), max_steps=steps)
-    assert planned(training, QWEN_7B, Quantisation(), A_CARD).compiled is compiled
-    assert not planned(training, QWEN_7B, Quantisation(), find_device("cpu")).compiled
+    assert planned(training, QWEN_7B, Nf4(), A_CARD).compiled is compiled
+    assert not planned(training, QWEN_7B, Nf4(), find_device("cpu")).compiled
 
 
 def test_on_a_cpu_the_plan_is_a_constant_and_stock_has_none():
