@@ -2,12 +2,18 @@ import pytest
 
 from alignment.errors import TrainingError
 from alignment.evaluate.evaluator import ScoredRows
+from alignment.evaluate.evaluators import EVALUATORS
 from alignment.evaluate.summary import summarise
 from tests.alignment.evaluate.rows import PAIR, REPLY, THREE_PAIRS, THREE_REPLIES
 
 
-def values(found):
-    return {name: estimate.value for name, estimate in found.items()}
+def values(found, names):
+    return {name: found[name].value for name in names}
+
+
+def computed_from(need):
+    """The names of the metrics that need this and nothing else."""
+    return {evaluator.name for evaluator in EVALUATORS if evaluator.needs == need}
 
 
 def test_pairs_give_accuracies_margin_and_nll():
@@ -15,38 +21,37 @@ def test_pairs_give_accuracies_margin_and_nll():
 
     Margins 3, 1, 5: mean 3, all positive. NLL (4 + 6 + 2) / (2 + 4 + 2) = 1.5 nats per token.
     """
-    found = values(summarise(ScoredRows(pairs=THREE_PAIRS)).overall)
-    assert found == pytest.approx(
-        {
-            "preference_accuracy": 2 / 3,
-            "preference_accuracy_per_token": 0.0,
-            "margin": 3.0,
-            "reward_accuracy": 1.0,
-            "nll": 1.5,
-        }
-    )
+    found = summarise(ScoredRows(pairs=THREE_PAIRS)).overall
+    expected = {
+        "preference_accuracy": 2 / 3,
+        "preference_accuracy_per_token": 0.0,
+        "margin": 3.0,
+        "reward_accuracy": 1.0,
+        "nll": 1.5,
+    }
+    assert values(found, expected) == pytest.approx(expected)
+    assert set(found) == computed_from("pairs")
 
 
 def test_generations_give_pass_rates_by_phrasing_length_and_stop_rate():
     """1 of 3 pass, seen 1 of 2, unseen 0 of 1; (2 + 9 + 2) / 3 tokens; 2 of 3 stop."""
-    found = values(summarise(ScoredRows(generations=THREE_REPLIES)).overall)
-    assert found == pytest.approx(
-        {
-            "pass_rate": 1 / 3,
-            "pass_rate_seen": 0.5,
-            "pass_rate_unseen": 0.0,
-            "reply_tokens": 13 / 3,
-            "stop_rate": 2 / 3,
-        }
-    )
+    found = summarise(ScoredRows(generations=THREE_REPLIES)).overall
+    expected = {
+        "pass_rate": 1 / 3,
+        "pass_rate_seen": 0.5,
+        "pass_rate_unseen": 0.0,
+        "reply_tokens": 13 / 3,
+        "stop_rate": 2 / 3,
+    }
+    assert values(found, expected) == pytest.approx(expected)
+    assert set(found) == computed_from("generations")
 
 
 def test_replies_that_nothing_verifies_have_no_pass_rate():
     unverified = REPLY.model_copy(update={"passed": None, "unseen": None})
-    assert set(summarise(ScoredRows(generations=(unverified,))).overall) == {
-        "reply_tokens",
-        "stop_rate",
-    }
+    found = set(summarise(ScoredRows(generations=(unverified,))).overall)
+    assert not found & {"pass_rate", "pass_rate_seen", "pass_rate_unseen"}
+    assert found >= {"reply_tokens", "stop_rate"}
 
 
 def test_kl_is_weighted_by_tokens_and_drift_is_by_row_and_without_sign():

@@ -17,7 +17,7 @@ def in_four_bits(request, tiny_model_folder, make_adapter, tmp_path):
     make_adapter("sft", seed=1)
     settings = tiny.settings(tiny_model_folder, tmp_path / "store")
     settings["sft"] = {"name": "adapter", "path": str(tmp_path / "sft")}
-    settings["quantisation"] = {"compute_dtype": "float32"}
+    settings["quantisation"] = {"kind": "nf4", "compute_dtype": "float32"}
     settings["compose"] = {"name": request.param}
     settings["rounds"][0]["data"]["held_out_share"] = 0.5
     woven = chain(PipelineConfig.model_validate(settings))
