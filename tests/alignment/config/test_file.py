@@ -8,7 +8,7 @@ from alignment.errors import ConfigError
 from alignment.models.stack import Stack
 from alignment.train.losses import Ipo
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_an_unknown_key_is_refused_with_file_line_path_and_the_nearest_name(tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig, schema
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_committed_schema_is_the_one_the_classes_give():
