@@ -21,7 +21,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets",
 @cache
 def code_version() -> CodeVersion:
     """The commit of this code and the digest of what differs from it; the version outside git."""
-    here = Path(__file__).parent.parent
+    here = Path(__file__).parents[2]
     git = shutil.which("git")
     if git is None or not (here / ".git").exists():
         return CodeVersion(revision=_version("sft-dpo"))
