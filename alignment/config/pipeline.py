@@ -14,7 +14,7 @@ from pydantic import Field, PositiveFloat
 from alignment.config.inbox import InboxConfig
 from alignment.data.build.prepare import ConversationSetConfig, PairSetConfig
 from alignment.evaluate.gate import GateConfig
-from alignment.evaluate.suite import EvaluationConfig
+from alignment.evaluate.settings import EvaluationConfig
 from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
 from alignment.models.merge import Merge
 from alignment.models.sources import ModelSource

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.data.practice.verifiers import VerifiablePrompt
+from alignment.evaluate.settings import EvaluationConfig
 from alignment.evaluate.suite import (
     DISTRIBUTIONS,
     PAIRS,
     BaselineScores,
-    EvaluationConfig,
     eval_prompts,
     evaluate,
 )
