@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat
 
 from alignment.config.inbox import InboxConfig
-from alignment.data.build.prepare import ConversationSetConfig, PairSetConfig
+from alignment.data.build.settings import ConversationSetConfig, PairSetConfig
 from alignment.evaluate.gate import GateConfig
 from alignment.evaluate.settings import EvaluationConfig
 from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.data.build.dataset import REPORT
-from alignment.data.build.prepare import SetConfig
-from alignment.data.build.report import PreparationReport
+from alignment.data.build.report import REPORT, PreparationReport
+from alignment.data.build.settings import SetConfig
 from alignment.data.formats.rows import RawRow
 from alignment.data.practice.source import PracticeSource
 from alignment.doctor.shape import Shape

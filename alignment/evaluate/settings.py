@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from alignment.data.build.prepare import PairSetConfig
+from alignment.data.build.settings import PairSetConfig
 from alignment.records import Frozen
 from alignment.scoring.engine import Engine, Packed
 

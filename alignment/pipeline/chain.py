@@ -14,7 +14,7 @@ when one is known.
 from collections.abc import Callable, Iterator, Sequence
 
 from alignment.config.pipeline import AdapterSft, Compose, PipelineConfig, TrainedSft
-from alignment.data.build.prepare import Lengths, PairSetConfig
+from alignment.data.build.settings import Lengths, PairSetConfig
 from alignment.models.merge import Merge
 from alignment.pipeline.steps import (
     EvaluateModel,

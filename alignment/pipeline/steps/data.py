@@ -7,15 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from alignment.data.build.dataset import LIKENESS
-from alignment.data.build.prepare import (
-    ConversationSetConfig,
-    Lengths,
-    PairSetConfig,
-    prepare_conversations,
-    prepare_pairs,
-)
-from alignment.data.build.report import Prepared
+from alignment.data.build.report import LIKENESS, Prepared
+from alignment.data.build.settings import ConversationSetConfig, Lengths, PairSetConfig
 from alignment.data.split import PromptKeys
 from alignment.errors import DataError
 from alignment.pipeline.step import Context, Key, Outcome, Step, as_json, model_of
@@ -64,6 +57,8 @@ class PrepareConversations(PrepareSet):
 
     def build(self, context: Context) -> Outcome:
         """Write train, held-out and quarantined rows."""
+        from alignment.data.build.prepare import prepare_conversations
+
         with naming(self):
             prepared = prepare_conversations(
                 self.config, max_length=self.max_length, **self._arguments(context)
@@ -81,6 +76,8 @@ class PreparePairs(PrepareSet):
 
     def build(self, context: Context) -> Outcome:
         """Write train, held-out and quarantined rows, and prompts with verifiers."""
+        from alignment.data.build.prepare import prepare_pairs
+
         with naming(self):
             prepared = prepare_pairs(self.config, lengths=self.lengths, **self._arguments(context))
         return prepared_outcome(self, prepared)
