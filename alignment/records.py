@@ -8,7 +8,7 @@ training library or knows where the store lies: every `uri` is `store:<key>/<pat
 import hashlib
 import json
 from pathlib import PurePosixPath
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -276,6 +276,15 @@ class Quantisation(Frozen):
     compute_dtype: Literal["bfloat16", "float32"] = Field(
         default="bfloat16", description="Of the weights when they are multiplied."
     )
+
+    def bitsandbytes_arguments(self) -> dict[str, Any]:
+        """This quantisation under bitsandbytes' own argument names."""
+        return {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": self.kind,
+            "bnb_4bit_use_double_quant": self.double,
+            "bnb_4bit_compute_dtype": self.compute_dtype,
+        }
 
 
 class Materialised(Frozen):

@@ -20,13 +20,11 @@ class OpenBase(Step):
 
     def library_arguments(self, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
         """What bitsandbytes is given."""
-        from alignment.models.load import quantisation_arguments
-
-        return {"bitsandbytes": quantisation_arguments(quantisation) if quantisation else {}}
+        return {"bitsandbytes": quantisation.bitsandbytes_arguments() if quantisation else {}}
 
     def build(self, context: Context) -> Outcome:
         """Fetch, convert if need be, check, describe."""
-        from alignment.models.sources import describe
+        from alignment.models.description import describe
 
         context.progress.update("fetching", 0, 1)
         folder, uri, revision = self.source.fetch(context.workspace.out)

@@ -85,7 +85,7 @@ class PreparePairs(PrepareSet):
 
 def tokenizer_of(context: Context, base: str) -> Any:
     """The tokenizer that the step was handed, or that of a base model's step."""
-    from alignment.models.load import open_tokenizer
+    from alignment.models.tokenizer import open_tokenizer
 
     return context.tokenizer or open_tokenizer(model_of(context.store, base), context.store)
 

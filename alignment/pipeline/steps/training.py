@@ -172,11 +172,9 @@ class UseAdapter(Step):
 def _adapter_arguments(
     config: SftConfig | DpoConfig, quantisation: Quantisation | None
 ) -> dict[str, dict[str, Any]]:
-    from alignment.models.load import quantisation_arguments
-
     return {
         "peft.LoraConfig": config.lora.peft_arguments(),
-        "bitsandbytes": quantisation_arguments(quantisation) if quantisation else {},
+        "bitsandbytes": quantisation.bitsandbytes_arguments() if quantisation else {},
     }
 
 

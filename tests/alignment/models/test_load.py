@@ -1,6 +1,7 @@
 import torch
 
-from alignment.models.load import bits_and_bytes, open_tokenizer
+from alignment.models.load import bits_and_bytes
+from alignment.models.tokenizer import open_tokenizer
 from alignment.records import Quantisation
 from alignment.store.store import Store
 
