@@ -4,15 +4,14 @@ A figure whose rows are missing is left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
 
 from alignment.records import EvalReport, Generation, PairScore
 from alignment.report import plots
 from alignment.report.svg import to_svg
 from alignment.report.tables import tasks_with
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Picture(NamedTuple):
@@ -66,6 +65,6 @@ def _measured(metric: str, reports: Sequence[EvalReport]) -> bool:
     return any(metric in report.overall for report in reports)
 
 
-def _picture(name: str, caption: str, figure: "Figure", *, wide: bool = False) -> Picture:
+def _picture(name: str, caption: str, figure: Figure, *, wide: bool = False) -> Picture:
     width = round(figure.get_figwidth() * figure.dpi)
     return Picture(caption=caption, svg=to_svg(figure, name=name), width=width, wide=wide)

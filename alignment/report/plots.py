@@ -9,17 +9,19 @@ series is told by colour alone; `svg.py` swaps them for the page's own, light or
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from alignment.evaluate.metrics import reward_margin
 from alignment.records import EvalReport, Generation, PairScore
 from alignment.report.metric import MINUS, show, show_value
 from alignment.report.table import printable
 from alignment.report.tables import tasks_with
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 INK, MUTED, GRID, PAPER = "#24292f", "#6b7280", "#e3e6ea", "#fefefe"
 BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
@@ -53,20 +55,20 @@ ACCURACIES = (
 )
 
 
-def pass_rates(reports: Sequence[EvalReport]) -> "Figure":
+def pass_rates(reports: Sequence[EvalReport]) -> Figure:
     """Pass rate of every model with its interval, phrasings seen in training and not apart."""
     parts = any("pass_rate_unseen" in report.overall for report in reports)
     return _shares(reports, PASS_RATES if parts else PASS_RATE, xlabel="pass rate")
 
 
-def preference_accuracies(reports: Sequence[EvalReport]) -> "Figure":
+def preference_accuracies(reports: Sequence[EvalReport]) -> Figure:
     """Preference accuracy of every model, by summed log-prob and per token; .5 is chance."""
     figure = _shares(reports, ACCURACIES, xlabel="preference accuracy")
     figure.axes[0].axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
     return figure
 
 
-def reply_lengths(generations: Mapping[str, Sequence[Generation]]) -> "Figure":
+def reply_lengths(generations: Mapping[str, Sequence[Generation]]) -> Figure:
     """Reply tokens of every model: middle half as a bar, 5 to 95 % as a line, median as a dot."""
     figure, axes = empty_figure(height=height_for(len(generations)))
     for row, replies in enumerate(generations.values()):
@@ -81,7 +83,7 @@ def reply_lengths(generations: Mapping[str, Sequence[Generation]]) -> "Figure":
     return figure
 
 
-def margin_by_length(pairs: Sequence[PairScore]) -> "Figure":
+def margin_by_length(pairs: Sequence[PairScore]) -> Figure:
     """Margin of each pair against how much longer its chosen reply is.
 
     A slope means that part of what was learned is a preference for length.
@@ -102,7 +104,7 @@ def margin_by_length(pairs: Sequence[PairScore]) -> "Figure":
     return figure
 
 
-def training_curves(history: History) -> "Figure":
+def training_curves(history: History) -> Figure:
     """Loss of one step of training, and below it the reward margin where it was logged."""
     margins = _column(history, "rewards/margins")
     figure, axes = empty_figure(height=340 if margins else 230, rows=2 if margins else 1)
@@ -122,7 +124,7 @@ def training_curves(history: History) -> "Figure":
     return figure
 
 
-def task_heat_map(reports: Sequence[EvalReport], metric: str = "pass_rate") -> "Figure":
+def task_heat_map(reports: Sequence[EvalReport], metric: str = "pass_rate") -> Figure:
     """A cell for each task type and model, the deeper the higher the share written in it."""
     tasks = tasks_with(metric, reports)
     cells = min(96 * len(reports), max(60 * len(reports), 740))
@@ -140,7 +142,7 @@ def task_heat_map(reports: Sequence[EvalReport], metric: str = "pass_rate") -> "
     return figure
 
 
-def _shares(reports: Sequence[EvalReport], series: Sequence[Series], *, xlabel: str) -> "Figure":
+def _shares(reports: Sequence[EvalReport], series: Sequence[Series], *, xlabel: str) -> Figure:
     """Models from top to bottom; a mark and its interval for each series, beside each other."""
     figure, axes = empty_figure(height=height_for(len(reports)))
     for number, (metric, label, colour, marker) in enumerate(series):
@@ -169,10 +171,8 @@ def _shares(reports: Sequence[EvalReport], series: Sequence[Series], *, xlabel: 
     return figure
 
 
-def empty_figure(*, height: int, width: int = WIDTH, rows: int = 1) -> "tuple[Figure, Axes]":
+def empty_figure(*, height: int, width: int = WIDTH, rows: int = 1) -> tuple[Figure, Axes]:
     """An empty figure of this many pixels, and the first of its axes, ready to draw on."""
-    from matplotlib.figure import Figure
-
     size = (width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH)
     figure = Figure(figsize=size, dpi=_PIXELS_PER_INCH, layout="constrained")
     figure.patch.set_alpha(0)
@@ -192,7 +192,7 @@ def height_for(rows: int) -> int:
     return 84 + 34 * rows
 
 
-def name_rows(axes: "Axes", names: Sequence[str]) -> None:
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Names instead of numbers on the left, from top to bottom."""
     axes.set_yticks(range(len(names)), [_label(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -205,7 +205,7 @@ def _label(text: str) -> str:
     return clipped.replace("$", r"\$")
 
 
-def legend(axes: "Axes") -> None:
+def legend(axes: Axes) -> None:
     """The names of the series in one line above the plot; none where nothing was drawn."""
     drawn = [
         (handle, label)
@@ -230,15 +230,10 @@ def legend(axes: "Axes") -> None:
 
 
 def _is_empty(handle: object) -> bool:
-    import numpy as np
-    from matplotlib.lines import Line2D
-
     return isinstance(handle, Line2D) and not np.size(handle.get_xdata())
 
 
-def _cell(axes: "Axes", column: int, row: int, share: float, text: str) -> None:
-    from matplotlib.patches import Rectangle
-
+def _cell(axes: Axes, column: int, row: int, share: float, text: str) -> None:
     depth = min(max(share, 0.0), 1.0)
     axes.add_patch(
         Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, color=BLUE, alpha=0.06 + 0.9 * depth)
