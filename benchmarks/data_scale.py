@@ -18,7 +18,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignment.data.build.prepare import Lengths, PairSetConfig, prepare_pairs
+from alignment.data.build.prepare import prepare_pairs
+from alignment.data.build.settings import Lengths, PairSetConfig
 from alignment.data.practice.source import PracticeSource
 from alignment.data.read.sources import FileSource
 from flows.display import counting

@@ -19,8 +19,9 @@ from alignment.scoring.logprobs import encode
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
 from alignment.train.dpo import train_dpo
-from alignment.train.settings import DpoConfig, SftConfig, on_this_machine
+from alignment.train.settings import DpoConfig, SftConfig
 from alignment.train.sft import train_sft
+from alignment.train.trainers import on_this_machine
 from benchmarks.workload import load
 
 Phase = Literal["sft", "dpo", "reference", "scoring"]

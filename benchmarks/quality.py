@@ -131,8 +131,8 @@ class EvaluationPrompts:
 
     def _as_bf16(self, ref: ModelRef) -> ModelRef:
         """The model as its bfloat16 export would be: all deltas on the base, cast once."""
+        from alignment.models.description import describe
         from alignment.models.merge import plan_merge, write_merge
-        from alignment.models.sources import describe
 
         if not ref.adapters and ref.base.dtype == "bfloat16":
             return ref  # its hand-over was that already

@@ -9,20 +9,27 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from peft import PeftModel
+
+from alignment.compose.handover import WORTH_A_WARNING
 from alignment.errors import StorageError, UsageError
+from alignment.models.factors import write_concatenated
+from alignment.models.folder import tokenizer_files
+from alignment.models.generate import generate
+from alignment.models.gguf import FILE, check_gguf, load_gguf, write_gguf
+from alignment.models.hub import base_folder
+from alignment.models.load import load_base, open_model
+from alignment.models.merge import Deltas, plan_merge, write_merge
 from alignment.records import AdapterRef, Frozen, Message, ModelRef, StageRecord
+from alignment.scoring.probe import divergence, probe_of, record_probe
 from alignment.store.durable import failpoint_span, flush_tree, remove, rename, write
 from alignment.store.lineage import ancestors
 from alignment.store.progress import Progress
 from alignment.store.store import Store, storage_errors
 
-if TYPE_CHECKING:
-    from alignment.models.merge import Deltas
-
 Form = Literal["merged", "adapter", "gguf"]
-"""Stages whose artifact is an adapter."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank."""
 
@@ -110,9 +117,6 @@ def open_for_chat(
     Raises:
         UsageError: the record is not a model.
     """
-    from alignment.models.generate import generate
-    from alignment.models.load import open_model
-
     ref = _model(store.open(record.key))
     loaded = open_model(ref, store, dtype=ref.base.dtype, quantised=False)
 
@@ -129,9 +133,6 @@ def open_for_chat(
 def _write(
     store: Store, record: StageRecord, folder: Path, form: Form, dtype: str | None
 ) -> Exported:
-    from alignment.models.load import base_folder
-    from alignment.models.merge import plan_merge
-
     if adapter := record.output_as(AdapterRef):
         _copy(store.path(adapter.uri), folder)
         return Exported(form="adapter", rank=adapter.r)
@@ -149,10 +150,7 @@ def _write(
     return _measured(written, store, ref, deltas, folder)
 
 
-def _merge(store: Store, deltas: "Deltas", folder: Path, dtype: str | None) -> Exported:
-    from alignment.compose.handover import WORTH_A_WARNING
-    from alignment.models.merge import write_merge
-
+def _merge(store: Store, deltas: Deltas, folder: Path, dtype: str | None) -> Exported:
     chosen, kept = write_merge(
         deltas,
         store=store,
@@ -164,11 +162,7 @@ def _merge(store: Store, deltas: "Deltas", folder: Path, dtype: str | None) -> E
     return Exported(form="merged", dtype=chosen, kept_share=kept)
 
 
-def _concatenate(store: Store, deltas: "Deltas", folder: Path, dtype: str | None) -> Exported:
-    from alignment.models.adapters import write_concatenated
-    from alignment.models.load import base_folder
-    from alignment.models.sources import tokenizer_files
-
+def _concatenate(store: Store, deltas: Deltas, folder: Path, dtype: str | None) -> Exported:
     if dtype not in (None, "float32"):
         raise UsageError("an adapter is exported in float32; leave --dtype out.")
     uri = deltas.origin.uri
@@ -182,13 +176,7 @@ def _concatenate(store: Store, deltas: "Deltas", folder: Path, dtype: str | None
     return Exported(form="adapter", dtype="float32", rank=rank)
 
 
-def _gguf(
-    store: Store, ref: ModelRef, deltas: "Deltas", folder: Path, dtype: str | None
-) -> Exported:
-    from alignment.models.gguf import FILE, check_gguf, write_gguf
-    from alignment.models.load import base_folder
-    from alignment.models.merge import write_merge
-
+def _gguf(store: Store, ref: ModelRef, deltas: Deltas, folder: Path, dtype: str | None) -> Exported:
     if dtype not in (None, "float32"):
         raise UsageError(
             "a GGUF is exported in float32; leave --dtype out, and make smaller ones of it with "
@@ -210,12 +198,9 @@ def _gguf(
 
 
 def _measured(
-    written: Exported, store: Store, ref: ModelRef, deltas: "Deltas", folder: Path
+    written: Exported, store: Store, ref: ModelRef, deltas: Deltas, folder: Path
 ) -> Exported:
     """The same with its distances, each model loaded as others would load it, in fp32."""
-    from alignment.models.load import open_model
-    from alignment.scoring.probe import divergence, probe_of, record_probe
-
     trained = probe_of(store, deltas.adapters[-1])
     measured = open_model(ref, store, dtype="float32", quantised=False).model
     probe = record_probe(measured, trained.rows)
@@ -229,25 +214,18 @@ def _measured(
     )
 
 
-def _measured_copy(written: Exported, store: Store, deltas: "Deltas", folder: Path) -> Exported:
+def _measured_copy(written: Exported, store: Store, deltas: Deltas, folder: Path) -> Exported:
     """The same for a folder that evaluation measured as it is: no distance but from training.
 
     Not the one its hand-over recorded, which is of what the next stage loads, perhaps in 4 bits.
     """
-    from alignment.scoring.probe import divergence, probe_of
-
     model = _as_others_load_it(written, store, deltas, folder)
     return written.model_copy(
         update={"from_trained": divergence(probe_of(store, deltas.adapters[-1]), model)}
     )
 
 
-def _as_others_load_it(written: Exported, store: Store, deltas: "Deltas", folder: Path) -> Any:
-    from peft import PeftModel
-
-    from alignment.models.gguf import load_gguf
-    from alignment.models.load import base_folder, load_base
-
+def _as_others_load_it(written: Exported, store: Store, deltas: Deltas, folder: Path) -> Any:
     if written.form == "gguf":
         return load_gguf(folder)
     if written.form == "merged":

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from alignment.compose.settings import Merge, Stack
 from alignment.errors import TrainingError
-from alignment.models.load import base_folder, load_base, open_model
-from alignment.models.merge import Merge, plan_merge, write_merge
-from alignment.models.sources import describe, weight_files
-from alignment.models.stack import Stack
+from alignment.models.description import describe
+from alignment.models.folder import weight_files
+from alignment.models.hub import base_folder
+from alignment.models.load import load_base, open_model
+from alignment.models.merge import plan_merge, write_merge
 from alignment.models.weight_files import SHARD_SIZE
 from alignment.records import BaseRef, Materialised, ModelRef, digest_of
 from alignment.scoring.probe import Probe, divergence

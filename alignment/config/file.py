@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.data.read.files import SecretFound
@@ -48,9 +50,6 @@ def load(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
 
 def _read(path: Path) -> Any:
     """The file's tree, whose nodes know their lines."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError
-
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -92,9 +91,6 @@ def _plain(node: Any) -> Any:
 
 
 def _apply(tree: Any, override: str) -> None:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise ConfigError(f"--set {override!r}: expected dotted.key=value")

@@ -5,20 +5,20 @@ alignment.config.pipeline FILE` writes the JSON schema that editors use. Not her
 and mistakes in them (`file.py`).
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat
 
+from alignment.compose.settings import Compose, Merge
 from alignment.config.inbox import InboxConfig
-from alignment.data.build.prepare import ConversationSetConfig, PairSetConfig
+from alignment.data.build.settings import ConversationSetConfig, PairSetConfig
 from alignment.evaluate.limits import GateConfig
-from alignment.evaluate.suite import EvaluationConfig
+from alignment.evaluate.settings import EvaluationConfig
 from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
-from alignment.models.merge import Merge
 from alignment.models.sources import ModelSource
-from alignment.models.stack import Stack
 from alignment.records import Frozen, Nf4, Quantisation, digest_of
 from alignment.store.store import file_sha256
 from alignment.train.settings import DpoConfig, SftConfig
@@ -64,9 +64,6 @@ class NoSft(Frozen):
 
 
 Sft = Annotated[TrainedSft | AdapterSft | NoSft, Field(discriminator="name")]
-
-
-Compose = Annotated[Merge | Stack, Field(discriminator="name")]
 
 
 class RoundConfig(Frozen):
@@ -152,8 +149,6 @@ def schema() -> dict[str, Any]:
 
 
 def _write_schema(path: Path) -> None:
-    import json
-
     path.write_text(json.dumps(schema(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

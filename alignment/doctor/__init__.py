@@ -6,8 +6,3 @@ of it. A check is a pure function from prepared rows and settings to a finding. 
 it and list it in `examine.py`.
 Not here: training anything, or loading weights.
 """
-
-from alignment.doctor.examine import examine
-from alignment.doctor.finding import Finding, PreflightReport
-
-__all__ = ["Finding", "PreflightReport", "examine"]

@@ -27,7 +27,7 @@ from alignment.doctor.forecast.trainings import trainings
 from alignment.doctor.inputs import OnStep, PreflightInputs, model_folder, prepare_sets
 from alignment.doctor.shape import Shape
 from alignment.models.chat_template import end_of_turn_id
-from alignment.models.load import load_tokenizer
+from alignment.models.tokenizer import load_tokenizer
 from alignment.pipeline.chain import chain
 from alignment.store.store import Store
 

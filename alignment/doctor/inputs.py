@@ -9,18 +9,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.data.build.dataset import REPORT
-from alignment.data.build.prepare import SetConfig
-from alignment.data.build.report import PreparationReport
+from alignment.data.build.report import REPORT, PreparationReport
+from alignment.data.build.settings import SetConfig
 from alignment.data.formats.rows import RawRow
 from alignment.data.practice.source import PracticeSource
 from alignment.doctor.shape import Shape
 from alignment.doctor.tokens import Encoded, EncodedPair, encode_chats, encode_pairs
 from alignment.execution.run_step import build, run_step
-from alignment.models.load import base_folder
+from alignment.models.hub import base_folder
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import PrepareConversations, PreparePairs
 from alignment.records import (
@@ -35,9 +35,6 @@ from alignment.records import (
 from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
 from alignment.store.store import Store
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 OnStep = Callable[[str], None]
 SAMPLE = 2_000
@@ -91,7 +88,7 @@ class PreflightInputs:
     config: PipelineConfig
     chain: Chain
     folder: Path
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: PreTrainedTokenizerBase
     shape: Shape | None
     sets: tuple[PreparedSet, ...]
 
@@ -111,7 +108,7 @@ def model_folder(chain: Chain, store: Store, on_progress: OnStep) -> Path:
 
 
 def prepare_sets(
-    chain: Chain, store: Store, tokenizer: "PreTrainedTokenizerBase", on_progress: OnStep
+    chain: Chain, store: Store, tokenizer: PreTrainedTokenizerBase, on_progress: OnStep
 ) -> tuple[PreparedSet, ...]:
     """Every set of a chain, built or reused, and read back.
 
@@ -132,7 +129,7 @@ def _read_back(
     step: PreparePairs | PrepareConversations,
     record: StageRecord,
     store: Store,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
 ) -> PreparedSet:
     ref = DataRef.model_validate(record.output)
     dropped = tuple(read_rows(store.path(ref.quarantine), Quarantined))

@@ -1,6 +1,6 @@
 """The charts of a checkup as matplotlib figures, in the style of the run's report."""
 
-from typing import TYPE_CHECKING
+from matplotlib.figure import Figure
 
 from alignment.doctor.finding import Bars, Chart, Histogram
 from alignment.report.plots import (
@@ -16,19 +16,16 @@ from alignment.report.plots import (
 )
 from alignment.report.table import printable
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 _COLOURS = (BLUE, VERMILION, GREEN)
 _BAR_COLOURS = (BLUE, GREEN, MUTED)
 
 
-def draw(chart: Chart) -> "Figure":
+def draw(chart: Chart) -> Figure:
     """The figure of a chart."""
     return _histogram(chart) if isinstance(chart, Histogram) else _bars(chart)
 
 
-def _histogram(chart: Histogram) -> "Figure":
+def _histogram(chart: Histogram) -> Figure:
     figure, axes = empty_figure(height=250)
     for (name, counts), colour in zip(chart.counts.items(), _COLOURS, strict=False):
         axes.stairs(counts, chart.edges, fill=True, color=colour, alpha=0.28)
@@ -57,7 +54,7 @@ def _histogram(chart: Histogram) -> "Figure":
     return figure
 
 
-def _bars(chart: Bars) -> "Figure":
+def _bars(chart: Bars) -> Figure:
     figure, axes = empty_figure(height=height_for(len(chart.bars)))
     parts = list(dict.fromkeys(part for bar in chart.bars.values() for part in bar))
     left = [0.0] * len(chart.bars)

@@ -8,13 +8,11 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from alignment.models.chat_template import CompletionOnlyCollator, Span
 from alignment.records import Conversation, Message, PreferencePair
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Ids = Sequence[int]
 
@@ -56,7 +54,7 @@ class EncodedPair:
 
 
 def encode_chats(
-    tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Conversation]
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Conversation]
 ) -> tuple[Encoded, ...]:
     """Conversations as SFT sees them: the targets are the replies, each with its stop token."""
     collator = CompletionOnlyCollator.of(tokenizer)
@@ -65,7 +63,7 @@ def encode_chats(
 
 
 def encode_pairs(
-    tokenizer: "PreTrainedTokenizerBase", rows: Sequence[PreferencePair]
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[PreferencePair]
 ) -> tuple[EncodedPair, ...]:
     """Pairs as DPO sees them: the targets are what follows the prompt's tokens in either chat."""
     prompts = _encode(tokenizer, [row.prompt for row in rows], opened=True)
@@ -87,7 +85,7 @@ def _after(prompt: Ids, ids: Ids) -> Encoded:
 
 
 def _encode(
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     chats: Sequence[Sequence[Message]],
     *,
     opened: bool = False,

@@ -8,18 +8,15 @@ Not here: the metrics (`evaluators.py`), comparing models (`report.compare`).
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import Field, PositiveInt
-
-from alignment.data.build.prepare import PairSetConfig
 from alignment.data.practice.verifiers import VerifiablePrompt, Verifier
 from alignment.evaluate.evaluator import ScoredRows
+from alignment.evaluate.settings import EvaluationConfig
 from alignment.evaluate.summary import summarise
 from alignment.models.generate import generate
 from alignment.models.load import LoadedModel
 from alignment.records import EvalReport, Frozen, Generation, Message, PairScore, PreferencePair
-from alignment.scoring.engine import Engine, Packed
 from alignment.scoring.logprobs import Completion, encode, reply_distributions
 from alignment.scoring.probe import probe_rows
 from alignment.store.durable import staged, write
@@ -29,33 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GENERATIONS, PAIRS, DISTRIBUTIONS = "generations.jsonl", "pairs.jsonl", "distributions.safetensors"
-
-
-class EvaluationConfig(Frozen):
-    """What every model of the chain is measured on."""
-
-    data: PairSetConfig | None = Field(
-        default=None,
-        description="Sources used for nothing but evaluation, beside the held-out share of every "
-        "round. Their prompts are kept out of every training set.",
-    )
-    pairs: PositiveInt = Field(default=500, description="Held-out pairs scored, at most.")
-    prompts: PositiveInt = Field(default=250, description="Held-out prompts answered, at most.")
-    max_new_tokens: PositiveInt = Field(default=256, description="Longest reply, in tokens.")
-    max_length: PositiveInt = Field(default=4096, description="Tokens scored per prompt and reply.")
-    dtype: Literal["bfloat16", "float32"] = Field(
-        default="bfloat16",
-        description="Of the weights in memory. What is measured is the merged folder as it is "
-        "handed on, never quantised.",
-    )
-    batch: PositiveInt = Field(
-        default=16, description="Rows per forward pass; changes memory and speed only."
-    )
-    engine: Engine = Field(
-        default=Packed(),
-        description="How pairs are scored: stock, padded batches of `batch` rows; packed, end to "
-        "end, each prompt once for both replies. Changes memory and speed only.",
-    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from alignment.records import CodeVersion, digest_of
-from alignment.scoring.gpu_memory import own_peak
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "prefect")
 
@@ -64,7 +63,11 @@ def hardware() -> dict[str, str]:
 
 def peak_memory() -> dict[str, float]:
     """Most GPU memory this process held in tensors, GiB; nothing where it opened no GPU."""
-    return {"peak_gpu_gib": own_peak().most() / 2**30} if _on_gpu() else {}
+    if not _on_gpu():
+        return {}
+    from alignment.scoring.gpu_memory import own_peak
+
+    return {"peak_gpu_gib": own_peak().most() / 2**30}
 
 
 def _on_gpu() -> bool:

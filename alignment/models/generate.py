@@ -6,13 +6,13 @@ back in the order asked. Not here: what a reply is worth (`evaluate`).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.models.chat_template import end_of_turn_id, render
 from alignment.records import Message
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Reply:
 
 
 def generate(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[tuple[Message, ...]],
     *,
     max_new_tokens: int,
@@ -51,8 +51,6 @@ def generate(
         batch: prompts per forward pass.
         on_progress: called with the number of prompts answered so far.
     """
-    import torch
-
     encoded = [render(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda row: len(encoded[row]))
     replies: dict[int, Reply] = {}
@@ -69,13 +67,11 @@ def generate(
 
 
 def _batch(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     encoded: Sequence[Sequence[int]],
     max_new_tokens: int,
 ) -> list[Reply]:
-    import torch
-
     stop, pad = end_of_turn_id(tokenizer), tokenizer.pad_token_id
     width = max(map(len, encoded))
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in encoded])
@@ -97,7 +93,7 @@ def _batch(
     return [_reply(tokenizer, row[width:].tolist(), stop) for row in output]
 
 
-def _reply(tokenizer: "PreTrainedTokenizerBase", ids: list[int], stop: int) -> Reply:
+def _reply(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: int) -> Reply:
     stopped = stop in ids
     kept = ids[: ids.index(stop)] if stopped else ids
     text = tokenizer.decode(kept, skip_special_tokens=True)

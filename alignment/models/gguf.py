@@ -7,20 +7,28 @@ Not here: fewer bits. `llama-quantize` makes them of this file.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType, TokenType, get_tensor_name_map
+from safetensors import safe_open
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from alignment.errors import ModelError
-from alignment.models.load import load_tokenizer
-from alignment.models.sources import weight_files
+from alignment.models.folder import weight_files
+from alignment.models.tokenizer import load_tokenizer
 from alignment.store.durable import failpoint_span
-
-if TYPE_CHECKING:
-    from gguf import GGUFWriter
-    from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FILE = "model.gguf"
 """Name of the file in an exported folder."""
@@ -40,16 +48,11 @@ def check_gguf(folder: Path) -> None:
     Raises:
         ModelError: a family or a form of attention that is not written.
     """
-    from transformers import AutoConfig
-
     _check(AutoConfig.from_pretrained(folder, trust_remote_code=False))
 
 
-def load_gguf(folder: Path) -> "PreTrainedModel":
+def load_gguf(folder: Path) -> PreTrainedModel:
     """The model of a folder's GGUF file as transformers reads it, in float32, on the CPU."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=FILE, dtype=torch.float32
     )
@@ -65,9 +68,6 @@ def write_gguf(folder: Path, file: Path) -> None:
     Raises:
         ModelError: a family, a form of attention or a tokenizer that is not written.
     """
-    from gguf import GGUFWriter
-    from transformers import AutoConfig
-
     check_gguf(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     writer = GGUFWriter(file, config.model_type)
@@ -110,9 +110,7 @@ def _head_size(config: Any) -> int:
     )
 
 
-def _add_shape(writer: "GGUFWriter", config: Any) -> None:
-    from gguf import LlamaFileType
-
+def _add_shape(writer: GGUFWriter, config: Any) -> None:
     writer.add_file_type(LlamaFileType.ALL_F32)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -128,11 +126,8 @@ def _add_shape(writer: "GGUFWriter", config: Any) -> None:
 
 def _tensors(
     folder: Path, config: Any
-) -> "Iterator[tuple[str, tuple[Sequence[int], Callable[[], Tensor]]]]":
+) -> Iterator[tuple[str, tuple[Sequence[int], Callable[[], Tensor]]]]:
     """Every tensor's name in GGUF, its shape, and how to read it."""
-    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-    from safetensors import safe_open
-
     (family,) = (key for key, name in MODEL_ARCH_NAMES.items() if name == config.model_type)
     names = get_tensor_name_map(family, config.num_hidden_layers)
     for file in weight_files(folder):
@@ -158,9 +153,7 @@ def _heads(name: str, config: Any) -> int | None:
     return heads.get(name.split(".")[-2])
 
 
-def _read(file: Path, name: str, heads: int | None) -> "Tensor":
-    from safetensors import safe_open
-
+def _read(file: Path, name: str, heads: int | None) -> Tensor:
     with safe_open(file, framework="pt") as opened:
         tensor: Tensor = opened.get_tensor(name)
     if heads is None:
@@ -171,10 +164,6 @@ def _read(file: Path, name: str, heads: int | None) -> "Tensor":
 
 
 def _float32(shape: Sequence[int]) -> tuple[Any, int]:
-    import math
-
-    import numpy as np
-
     return np.dtype(np.float32), 4 * math.prod(shape)
 
 
@@ -182,7 +171,7 @@ def _float32(shape: Sequence[int]) -> tuple[Any, int]:
 
 
 def _add_vocabulary(
-    writer: "GGUFWriter", tokenizer: "PreTrainedTokenizerBase", folder: Path, *, size: int
+    writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, folder: Path, *, size: int
 ) -> None:
     file = folder / "tokenizer.json"
     described = (
@@ -202,7 +191,7 @@ def _add_vocabulary(
     writer.add_chat_template(tokenizer.get_chat_template())
 
 
-def _add_special(writer: "GGUFWriter", tokenizer: "PreTrainedTokenizerBase") -> None:
+def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None:
     """Which tokens open, end and fill a text, and that none is added where this one adds none."""
     ids = (
         (tokenizer.bos_token_id, writer.add_bos_token_id),
@@ -219,11 +208,9 @@ def _add_special(writer: "GGUFWriter", tokenizer: "PreTrainedTokenizerBase") -> 
 
 
 def _tokens(
-    tokenizer: "PreTrainedTokenizerBase", described: dict[str, Any], size: int
+    tokenizer: PreTrainedTokenizerBase, described: dict[str, Any], size: int
 ) -> tuple[list[str], list[int]]:
     """Text and type of every row of the embedding; rows that no token names are unused."""
-    from gguf import TokenType
-
     texts = {number: text for text, number in tokenizer.get_vocab().items()}
     special = {token["id"]: token["special"] for token in described["added_tokens"]}
     types = {

@@ -6,22 +6,30 @@ how a frozen adapter takes part in a layer (`stack.py`).
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from alignment.models.folder import check_weights
+from alignment.models.hub import base_folder
 from alignment.models.stack import attach
-from alignment.records import BaseRef, ModelRef, Quantisation
+from alignment.models.tokenizer import open_tokenizer
+from alignment.records import ModelRef, Quantisation
 from alignment.store.store import Store
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model on its device, its tokenizer, and the reference both came from."""
 
-    model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerBase"
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     ref: ModelRef
 
 
@@ -46,39 +54,10 @@ def open_model(ref: ModelRef, store: Store, *, dtype: str, quantised: bool = Tru
     return LoadedModel(model=model.eval(), tokenizer=open_tokenizer(ref, store), ref=ref)
 
 
-def open_tokenizer(ref: ModelRef, store: Store) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a reference; right padding, as training wants it."""
-    return load_tokenizer(base_folder(ref.base, store))
-
-
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer in a folder; right padding, the stop token where there is no padding token."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", trust_remote_code=False)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def base_folder(base: BaseRef, store: Store) -> Path:
-    """The folder of a base model on this machine; a hub model must be in the hub's cache."""
-    if not base.uri.startswith("hub:"):
-        return store.path(base.uri)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(base.uri[4:], revision=base.revision, local_files_only=True))
-
-
 def load_base(
     folder: Path, *, dtype: str, quantisation: Quantisation | None = None
-) -> "PreTrainedModel":
+) -> PreTrainedModel:
     """Full or quantised weights of a folder, on the GPU where there is one."""
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    from alignment.models.sources import check_weights
-
     check_weights(folder)
     extra: dict[str, Any] = {}
     if quantisation is not None:
@@ -96,7 +75,7 @@ def load_base(
     return model
 
 
-def _keep_trainable_on_cpu(model: "PreTrainedModel") -> None:
+def _keep_trainable_on_cpu(model: PreTrainedModel) -> None:
     # bitsandbytes packs a CPU Linear4bit for inference at its first no-grad forward and never
     # unpacks it: later gradients are silently None. Switching the packing off keeps it exact.
     for module in model.modules():

@@ -14,44 +14,22 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, PositiveFloat
+import torch
+from torch import Tensor
 
 from alignment.errors import ModelError
-from alignment.models.adapters import FactorFile, check_fit
-from alignment.models.load import base_folder
-from alignment.models.sources import tokenizer_files
+from alignment.models.factors import FactorFile, check_fit
+from alignment.models.folder import tokenizer_files
+from alignment.models.hub import base_folder
 from alignment.models.weight_files import Weights, blank_model, write_shards
 from alignment.records import AdapterRef, BaseRef, Frozen, ModelRef
 from alignment.store.durable import staged
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-
 ROWS = 1024
 """Of a weight, compared with the stored ones at a time."""
-
-
-class Merge(Frozen):
-    """Hand a stage's result over as one folder of full weights."""
-
-    name: Literal["merge"] = "merge"
-    dtype: Literal["bfloat16", "float32"] = Field(
-        default="bfloat16",
-        description="Of the weights written. bfloat16 halves the folder and loses the part of "
-        "the training that the record calls 1 - kept_share; float32 loses nothing.",
-    )
-    max_kl: PositiveFloat = Field(
-        default=0.3,
-        description="Largest mean KL of the merged model, as the next stage loads it, from the one "
-        "that was trained, nats per token of a probe; beyond it the run stops. Measured on "
-        "SmolLM2-135M, merged in bfloat16 and quantised again: 0.05-0.12; training lost: 0.57.",
-    )
 
 
 class Deltas(Frozen):
@@ -129,13 +107,11 @@ class _Merging:
 
     def write(self, folder: Path, dtype: str, progress: Progress, phase: str) -> float:
         """Write the sum in a dtype; return the kept share."""
-        import torch
-
         kept = _Kept()
         names = iter(range(1, len(self._weights.names) + 1))
         kind = getattr(torch, dtype)
 
-        def make(name: str) -> "Tensor":
+        def make(name: str) -> Tensor:
             tensor = self._sum(name, kind, kept)
             progress.update(phase, next(names), len(self._weights.names))
             return tensor
@@ -143,10 +119,8 @@ class _Merging:
         write_shards(self._blank, self._weights, make, folder, kind)
         return kept.share()
 
-    def _sum(self, name: str, dtype: "torch.dtype", kept: "_Kept") -> "Tensor":
+    def _sum(self, name: str, dtype: torch.dtype, kept: "_Kept") -> Tensor:
         """One tensor of the merge: cast once, in fp32 until then."""
-        import torch
-
         stored = self._weights.read(name)
         module = name.removesuffix(".weight")
         touching = [adapter for adapter in self._adapters if module in adapter]
@@ -170,10 +144,8 @@ class _Kept:
     along: float = 0.0
     exact: float = 0.0
 
-    def add(self, stored: "Tensor", written: "Tensor", delta: "Tensor") -> None:
+    def add(self, stored: Tensor, written: Tensor, delta: Tensor) -> None:
         """Count one weight; some rows at a time, as the differences are fp32 and the sums fp64."""
-        import torch
-
         for before, after, rows in zip(
             *(part.split(ROWS) for part in (stored, written, delta)), strict=True
         ):

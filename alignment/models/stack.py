@@ -11,39 +11,21 @@ The factors are buffers that no `state_dict` holds: checkpoints have the newest 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
 
-from alignment.models.adapters import Factors, check_fit, concatenate, read_factors
-from alignment.records import Frozen
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel
+from alignment.models.factors import Factors, check_fit, concatenate, read_factors
 
 FROZEN_A, FROZEN_B = "frozen_a", "frozen_b"
 """Buffers of a layer with a frozen branch: [rank, in] and [out, rank], scales included."""
 
 
-class Stack(Frozen):
-    """Hand a stage's result over as its adapter, on top of those before it."""
-
-    name: Literal["stack"] = "stack"
-    max_rank: PositiveInt = Field(
-        default=256,
-        description="Frozen ranks together beyond which the stack is summed in fp32 into a new "
-        "base: memory and time of a step grow with them.",
-    )
-    max_gap: NonNegativeFloat | None = Field(
-        default=None,
-        description="Largest mean |difference| of a probe's log-probs at a hand-over, nats. By "
-        "default 0 in fp32 and 0.05 in bfloat16; raise it where two stages run on different "
-        "hardware, whose kernels round differently.",
-    )
-
-
-def attach(model: "PreTrainedModel", folders: Sequence[Path]) -> None:
+def attach(model: PreTrainedModel, folders: Sequence[Path]) -> None:
     """Give the layers of a model the frozen sum of some adapters, oldest first, in its dtype.
 
     Raises:
@@ -57,14 +39,12 @@ def attach(model: "PreTrainedModel", folders: Sequence[Path]) -> None:
         _freeze(layers[name], joined, model.dtype)
 
 
-def freeze_trained(model: "PreTrainedModel") -> None:
+def freeze_trained(model: PreTrainedModel) -> None:
     """Move the trained adapter of a model into its frozen branch, in memory.
 
     The layers then compute what they will when the adapter is read from disk by `attach`: the
     same factors in the same product, so the same bits.
     """
-    from peft.tuners.lora import LoraLayer
-
     trained: list[Any] = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
     for layer in trained:
         (name,) = layer.active_adapters
@@ -75,8 +55,6 @@ def freeze_trained(model: "PreTrainedModel") -> None:
 
 def _freeze(layer: Any, factors: Factors, dtype: Any) -> None:
     """Add factors to a layer's frozen branch; the first ones bring the branch with them."""
-    import torch
-
     a, b = (factor.to(layer.weight.device, dtype) for factor in factors)
     if hasattr(layer, FROZEN_A):
         a = torch.cat([layer.frozen_a, a])
@@ -87,8 +65,6 @@ def _freeze(layer: Any, factors: Factors, dtype: Any) -> None:
     layer.register_buffer(FROZEN_B, b.contiguous(), persistent=False)
 
 
-def _add_branch(layer: Any, inputs: "tuple[Tensor, ...]", output: "Tensor") -> "Tensor":
-    from torch.nn.functional import linear
-
+def _add_branch(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     x = inputs[0].to(layer.frozen_a.dtype)
     return output + linear(linear(x, layer.frozen_a), layer.frozen_b).to(output.dtype)

@@ -8,14 +8,16 @@ Not here: what becomes of a tensor (`merge.py`), the model that they make (`load
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from alignment.models.sources import weight_files
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-    from transformers import PreTrainedModel
+from alignment.models.folder import weight_files
 
 SHARD_SIZE = "4GB"
 """Of a file of weights, at most; a tensor that is larger has a file of its own."""
@@ -31,8 +33,6 @@ class Weights:
     """
 
     def __init__(self, folder: Path) -> None:
-        from safetensors import safe_open
-
         opened: list[Any] = [safe_open(file, framework="pt") for file in _loaded_files(folder)]
         self._home = {name: tensors for tensors in opened for name in tensors.keys()}  # noqa: SIM118 (not a dict)
         self.names = tuple(self._home)
@@ -40,18 +40,18 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._home
 
-    def read(self, name: str) -> "Tensor":
+    def read(self, name: str) -> Tensor:
         """A tensor as stored; to be left as it is."""
         tensor: Tensor = self._home[name].get_tensor(name)
         return tensor
 
 
 def write_shards(
-    blank: "PreTrainedModel",
+    blank: PreTrainedModel,
     weights: Weights,
-    make: "Callable[[str], Tensor]",
+    make: Callable[[str], Tensor],
     folder: Path,
-    dtype: "torch.dtype",
+    dtype: torch.dtype,
 ) -> None:
     """Write a model as its `save_pretrained` would, with one shard at a time in memory.
 
@@ -62,10 +62,6 @@ def write_shards(
         folder: to write to; made where it is missing.
         dtype: of the tensors, and told by the config.
     """
-    import torch
-    from huggingface_hub import split_torch_state_dict_into_shards
-    from safetensors.torch import save_file
-
     _write_settings(blank, folder, dtype)
     outlines = {name: _outline(weights.read(name), dtype) for name in weights.names}
     shards = split_torch_state_dict_into_shards(
@@ -84,11 +80,8 @@ def write_shards(
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def blank_model(folder: Path) -> "PreTrainedModel":
+def blank_model(folder: Path) -> PreTrainedModel:
     """The model of a folder without its weights: layers, config and generation config."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -107,15 +100,13 @@ def _loaded_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(index["weight_map"].values()))]
 
 
-def _outline(tensor: "Tensor", dtype: "torch.dtype") -> "Tensor":
+def _outline(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """What a tensor will be in a file, without its data."""
-    import torch
-
     kind = dtype if tensor.is_floating_point() else tensor.dtype
     return torch.empty(tensor.shape, dtype=kind, device="meta")
 
 
-def _write_settings(blank: "PreTrainedModel", folder: Path, dtype: "torch.dtype") -> None:
+def _write_settings(blank: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
     blank.config.dtype = str(dtype).removeprefix("torch.")
     blank.config.architectures = [type(blank).__name__]
     blank.config.save_pretrained(folder)

@@ -13,9 +13,9 @@ when one is known.
 
 from collections.abc import Callable, Iterator, Sequence
 
-from alignment.config.pipeline import AdapterSft, Compose, PipelineConfig, TrainedSft
-from alignment.data.build.prepare import Lengths, PairSetConfig
-from alignment.models.merge import Merge
+from alignment.compose.settings import Compose, Merge
+from alignment.config.pipeline import AdapterSft, PipelineConfig, TrainedSft
+from alignment.data.build.settings import Lengths, PairSetConfig
 from alignment.pipeline.steps import (
     EvaluateModel,
     Gate,

@@ -3,10 +3,13 @@
 Not here: what the page looks like (`page.py`).
 """
 
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+
+from ruamel.yaml import YAML
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.pipeline.chain import Chain, Round
@@ -211,10 +214,6 @@ def _lines(store: Store, record: StageRecord, name: str) -> list[dict[str, objec
 
 
 def _yaml(config: PipelineConfig) -> str:
-    import io
-
-    from ruamel.yaml import YAML
-
     text = io.StringIO()
     YAML(typ="safe", pure=True).dump(json.loads(config.model_dump_json()), text)
     return text.getvalue()

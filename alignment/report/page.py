@@ -8,8 +8,9 @@ gives the same bytes. Not here: reading the store; the caller brings the records
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import Field
 
 from alignment.evaluate import evaluators
@@ -24,11 +25,8 @@ from alignment.records import (
     StageRecord,
     Verdict,
 )
-from alignment.report import compare, examples, metric, pictures, tables
+from alignment.report import compare, examples, metric, tables
 from alignment.report.table import escape_markdown
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 _LONGEST_TEXT = 1500
 _LONGEST_CONFIG = 100_000
@@ -115,6 +113,8 @@ class Tile(NamedTuple):
 
 def render(report: RunReport) -> str:
     """The page as one HTML document; write it as UTF-8."""
+    from alignment.report import pictures
+
     final, pairs = report.final_model or "", report.final_pairs
     comparisons = report.comparisons
     by_task = tables.task_metric(report.evaluations)
@@ -186,10 +186,8 @@ def readable(value: object) -> object:
     )
 
 
-def environment(*folders: Path) -> "Environment":
+def environment(*folders: Path) -> Environment:
     """Templates of these folders and of this one; whatever is put into them is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     environment = Environment(
         loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,

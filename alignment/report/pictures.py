@@ -4,7 +4,9 @@ A figure whose rows are missing is left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
 
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator
@@ -12,9 +14,6 @@ from alignment.records import EvalReport, Generation, PairScore
 from alignment.report import plots
 from alignment.report.svg import to_svg
 from alignment.report.tables import tasks_with
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Picture(NamedTuple):
@@ -71,6 +70,6 @@ def _caption(evaluator: Evaluator) -> str:
     return f"{words}; the dashed line is chance."
 
 
-def _picture(name: str, caption: str, figure: "Figure", *, wide: bool = False) -> Picture:
+def _picture(name: str, caption: str, figure: Figure, *, wide: bool = False) -> Picture:
     width = round(figure.get_figwidth() * figure.dpi)
     return Picture(caption=caption, svg=to_svg(figure, name=name), width=width, wide=wide)

@@ -9,7 +9,12 @@ series is told by colour alone; `svg.py` swaps them for the page's own, light or
 import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from alignment.evaluate.evaluators import evaluator_of
 from alignment.evaluate.metrics import reward_margin
@@ -17,10 +22,6 @@ from alignment.records import Estimate, EvalReport, Generation, PairScore
 from alignment.report.metric import MINUS, show, show_value
 from alignment.report.table import printable
 from alignment.report.tables import tasks_with
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 INK, MUTED, GRID, PAPER = "#24292f", "#6b7280", "#e3e6ea", "#fefefe"
 BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
@@ -38,7 +39,7 @@ _MARKS = ((BLUE, "o"), (VERMILION, "D"), (GREEN, "s"), (PURPLE, "^"))
 """Colour and marker of each series in a plot."""
 
 
-def model_estimates(reports: Sequence[EvalReport], metric: str) -> "Figure":
+def model_estimates(reports: Sequence[EvalReport], metric: str) -> Figure:
     """One metric of every model with its interval, and what its evaluator plots beside it.
 
     Models from top to bottom. Where a coin toss has a value, a dashed line is drawn there.
@@ -64,7 +65,7 @@ def model_estimates(reports: Sequence[EvalReport], metric: str) -> "Figure":
     return figure
 
 
-def reply_lengths(generations: Mapping[str, Sequence[Generation]]) -> "Figure":
+def reply_lengths(generations: Mapping[str, Sequence[Generation]]) -> Figure:
     """Reply tokens of every model: middle half as a bar, 5 to 95 % as a line, median as a dot."""
     figure, axes = empty_figure(height=height_for(len(generations)))
     for row, replies in enumerate(generations.values()):
@@ -79,7 +80,7 @@ def reply_lengths(generations: Mapping[str, Sequence[Generation]]) -> "Figure":
     return figure
 
 
-def margin_by_length(pairs: Sequence[PairScore]) -> "Figure":
+def margin_by_length(pairs: Sequence[PairScore]) -> Figure:
     """Margin of each pair against how much longer its chosen reply is.
 
     A slope means that part of what was learned is a preference for length.
@@ -100,7 +101,7 @@ def margin_by_length(pairs: Sequence[PairScore]) -> "Figure":
     return figure
 
 
-def training_curves(history: History) -> "Figure":
+def training_curves(history: History) -> Figure:
     """Loss of one step of training, and below it the reward margin where it was logged."""
     margins = _column(history, "rewards/margins")
     figure, axes = empty_figure(height=340 if margins else 230, rows=2 if margins else 1)
@@ -120,7 +121,7 @@ def training_curves(history: History) -> "Figure":
     return figure
 
 
-def task_heat_map(reports: Sequence[EvalReport], metric: str) -> "Figure":
+def task_heat_map(reports: Sequence[EvalReport], metric: str) -> Figure:
     """A cell for each task type and model, the deeper the higher the value written in it."""
     tasks = tasks_with(metric, reports)
     found = {
@@ -151,7 +152,7 @@ def _extremes(values: Collection[float]) -> tuple[float, float]:
 
 
 def _draw_estimates(
-    axes: "Axes",
+    axes: Axes,
     known: Sequence[tuple[float, Estimate]],
     *,
     label: str,
@@ -174,10 +175,8 @@ def _draw_estimates(
     )
 
 
-def empty_figure(*, height: int, width: int = WIDTH, rows: int = 1) -> "tuple[Figure, Axes]":
+def empty_figure(*, height: int, width: int = WIDTH, rows: int = 1) -> tuple[Figure, Axes]:
     """An empty figure of this many pixels, and the first of its axes, ready to draw on."""
-    from matplotlib.figure import Figure
-
     size = (width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH)
     figure = Figure(figsize=size, dpi=_PIXELS_PER_INCH, layout="constrained")
     figure.patch.set_alpha(0)
@@ -197,7 +196,7 @@ def height_for(rows: int) -> int:
     return 84 + 34 * rows
 
 
-def name_rows(axes: "Axes", names: Sequence[str]) -> None:
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Names instead of numbers on the left, from top to bottom."""
     axes.set_yticks(range(len(names)), [_label(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -210,7 +209,7 @@ def _label(text: str) -> str:
     return clipped.replace("$", r"\$")
 
 
-def legend(axes: "Axes") -> None:
+def legend(axes: Axes) -> None:
     """The names of the series in one line above the plot; none where nothing was drawn."""
     drawn = [
         (handle, label)
@@ -235,15 +234,10 @@ def legend(axes: "Axes") -> None:
 
 
 def _is_empty(handle: object) -> bool:
-    import numpy as np
-    from matplotlib.lines import Line2D
-
     return isinstance(handle, Line2D) and not np.size(handle.get_xdata())
 
 
-def _cell(axes: "Axes", column: int, row: int, depth: float, text: str) -> None:
-    from matplotlib.patches import Rectangle
-
+def _cell(axes: Axes, column: int, row: int, depth: float, text: str) -> None:
     axes.add_patch(
         Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, color=BLUE, alpha=0.06 + 0.9 * depth)
     )

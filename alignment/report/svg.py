@@ -7,12 +7,12 @@ fallback, and the same figure gives the same bytes.
 import io
 import re
 import warnings
-from typing import TYPE_CHECKING
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
 
 from alignment.report import plots
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _VARIABLES = {
     plots.INK: "--ink",
@@ -28,11 +28,8 @@ _COLOUR = re.compile("|".join(_VARIABLES))
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
-def to_svg(figure: "Figure", *, name: str) -> str:
+def to_svg(figure: Figure, *, name: str) -> str:
     """The `<svg>` element. `name` (letters, digits, hyphens) keeps its ids apart from others'."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
     drawn = io.StringIO()
     with rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}), warnings.catch_warnings():
         # The text is drawn by the reader's browser, which has fonts that matplotlib lacks.

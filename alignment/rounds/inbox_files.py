@@ -30,10 +30,8 @@ def list_files(place: str) -> list[FileStat]:
     Raises:
         DataError: the place cannot be read.
     """
-    import fsspec
-
     with files.reading(place):
-        system, root = fsspec.core.url_to_fs(place)
+        system, root = files.filesystem(place)
         local = "://" not in place
         return sorted(
             (
@@ -54,10 +52,8 @@ def restat(file: FileStat) -> FileStat:
     Raises:
         DataError: it is gone.
     """
-    import fsspec
-
     with files.reading(file.name):
-        system, path = fsspec.core.url_to_fs(file.name)
+        system, path = files.filesystem(file.name)
         system.invalidate_cache()
         info = files.patiently(file.name, lambda: system.info(path))
         return _described(system, file.name, info)

@@ -6,19 +6,23 @@ precision one variable-length kernel of torch does all rows; elsewhere each segm
 SDPA, exact in fp32. Not here: what the segments are (`batches.py`).
 """
 
+import inspect
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from alignment.errors import ModelError
 from alignment.scoring.batches import Segments
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from alignment.scoring.families import against_packing
 
 NAME = "packed"
-
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types known to pass `segments` on to their attention; a test holds each to it."""
 
 
 def use_packed_attention(model: Any) -> None:
@@ -27,9 +31,6 @@ def use_packed_attention(model: Any) -> None:
     Raises:
         ModelError: the packed engine does not know its attention.
     """
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     reason = against_packing(inner.config)
     if reason:
@@ -43,20 +44,9 @@ def use_packed_attention(model: Any) -> None:
         inner.set_attn_implementation(NAME)
 
 
-def against_packing(config: Any) -> str | None:
-    """Why the attention of a model with this config is not known, in words; None where it is."""
-    if config.model_type not in FAMILIES:
-        return f"{config.model_type!r} is not among the families it knows, {', '.join(FAMILIES)}"
-    if getattr(config, "sliding_window", None) is not None:
-        return f"its attention slides over a window of {config.sliding_window} tokens"
-    if config.attention_dropout:
-        return f"it drops {config.attention_dropout:.0%} of its attention"
-    return None
-
-
 def attend_packed(
-    query: "Tensor", key: "Tensor", value: "Tensor", segments: Segments, *, scale: float | None
-) -> "Tensor":
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, scale: float | None
+) -> Tensor:
     """Causal attention within each segment.
 
     Args:
@@ -69,8 +59,6 @@ def attend_packed(
     Returns:
         [1, tokens, heads, head size], as transformers wants it.
     """
-    import torch
-
     if query.is_cuda and torch.is_autocast_enabled("cuda"):  # SDPA is on autocast's list, this not
         half = torch.get_autocast_dtype("cuda")
         query, key, value = query.to(half), key.to(half), value.to(half)
@@ -82,11 +70,9 @@ def attend_packed(
 
 
 def _attend(
-    module: Any, query: "Tensor", key: "Tensor", value: "Tensor", mask: Any, **options: Any
-) -> "tuple[Tensor, None]":
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
+) -> tuple[Tensor, None]:
     """What transformers calls in place of SDPA."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
     segments = options.pop("segments", None)
     if segments is None:
         return sdpa_attention_forward(module, query, key, value, mask, **options)
@@ -94,10 +80,8 @@ def _attend(
 
 
 def _by_kernel(
-    query: "Tensor", key: "Tensor", value: "Tensor", segments: Segments, *, scale: float | None
-) -> "Tensor":
-    from torch.nn.attention.varlen import varlen_attn
-
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, scale: float | None
+) -> Tensor:
     known = _kernel_options()
     query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
     options: dict[str, Any] = {"scale": scale} if "scale" in known else {}
@@ -116,25 +100,18 @@ def _by_kernel(
         *segments.longest,
         **options,
     )
-    return cast("Tensor", found).unsqueeze(0)
+    return cast(Tensor, found).unsqueeze(0)
 
 
 @cache
 def _kernel_options() -> frozenset[str]:
     """Arguments of torch's kernel: they differ between 2.11 and 2.13."""
-    import inspect
-
-    from torch.nn.attention.varlen import varlen_attn
-
     return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def _by_segment(
-    query: "Tensor", key: "Tensor", value: "Tensor", segments: Segments, *, scale: float | None
-) -> "Tensor":
-    import torch
-    from torch.nn.functional import scaled_dot_product_attention
-
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, scale: float | None
+) -> Tensor:
     found = []
     parts = zip(
         query.split(segments.queries, dim=2),

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Self
+from typing import Self
+
+import torch
+from torch import Tensor, device
 
 from alignment.models.chat_template import IGNORED
-
-if TYPE_CHECKING:
-    from torch import Tensor, device
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Segments:
     queries: tuple[int, ...]
     keys: tuple[int, ...]
     longest: tuple[int, int]
-    gather: "Tensor | None"
-    queries_from: "Tensor"
-    keys_from: "Tensor"
+    gather: Tensor | None
+    queries_from: Tensor
+    keys_from: Tensor
 
-    def to(self, device: "device") -> Self:
+    def to(self, device: device) -> Self:
         """The same on a device."""
         return type(self)(
             self.queries,
@@ -86,15 +86,15 @@ class MicroBatch:
         completions: how many there are.
     """
 
-    ids: "Tensor"
-    positions: "Tensor"
+    ids: Tensor
+    positions: Tensor
     segments: Segments
-    sources: "Tensor"
-    targets: "Tensor"
-    owners: "Tensor"
+    sources: Tensor
+    targets: Tensor
+    owners: Tensor
     completions: int
 
-    def to(self, device: "device") -> Self:
+    def to(self, device: device) -> Self:
         """The same on a device."""
         return type(self)(
             self.ids.to(device),
@@ -106,7 +106,7 @@ class MicroBatch:
             self.completions,
         )
 
-    def per_completion(self, values: "Tensor") -> "Tensor":
+    def per_completion(self, values: Tensor) -> Tensor:
         """Sums of [predictions] values over each completion: [completions], fp64.
 
         A GPU adds in an order that changes, and in fp32 a reply of 45,000 nats has steps of 0.004:
@@ -116,7 +116,7 @@ class MicroBatch:
         return wide.new_zeros(self.completions).index_add(0, self.owners, wide)
 
     @cached_property
-    def predicted(self) -> "Tensor":
+    def predicted(self) -> Tensor:
         """Targets of each completion: [completions], int64."""
         return self.owners.bincount(minlength=self.completions)
 
@@ -164,8 +164,6 @@ def _longest_first(sizes: Sequence[int]) -> list[int]:
 
 def lay_out(packed_rows: Sequence[PackedRow]) -> MicroBatch:
     """The rows as one micro-batch, on the CPU."""
-    import torch
-
     ids: list[int] = []
     positions: list[Tensor] = []
     seen: list[tuple[Tensor, ...]] = []  # places of the keys, per segment
@@ -204,23 +202,19 @@ def lay_out(packed_rows: Sequence[PackedRow]) -> MicroBatch:
 
 
 def _predictions(
-    path: "Tensor", labels: Sequence[int], *, number: int
-) -> "tuple[Tensor, Tensor, Tensor]":
+    path: Tensor, labels: Sequence[int], *, number: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Sources, targets and owners of one completion. The first token of a text has no source.
 
     `path` are the places before each token of the completion, one fewer where there is no prefix.
     """
-    import torch
-
     target = torch.tensor(labels)[len(labels) + 1 - len(path) :]
     source = path[:-1]
     learnt = target != IGNORED
     return source[learnt], target[learnt], torch.full((int(learnt.sum()),), number)
 
 
-def _segments(queries: Sequence[int], seen: "Sequence[tuple[Tensor, ...]]") -> Segments:
-    import torch
-
+def _segments(queries: Sequence[int], seen: Sequence[tuple[Tensor, ...]]) -> Segments:
     keys = [sum(map(len, parts)) for parts in seen]
     shared = list(queries) != keys
     return Segments(

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from alignment.errors import TrainingError
 from alignment.scoring.batches import level, split
 from alignment.scoring.gpu_memory import own_peak
@@ -200,8 +202,6 @@ def fitting(memory: PassMemory, free: float, tokens: Setting, recompute: Share) 
 
 def _measured(attempt: Attempt, *, later: int) -> tuple[PassMemory, float]:
     """What a pass takes, and the bytes that may be planned for."""
-    import torch
-
     small, large = PROBES
     peaks = []
     attempt(small, 1.0)  # compiles, and takes what is taken once
@@ -219,8 +219,6 @@ def _measured(attempt: Attempt, *, later: int) -> tuple[PassMemory, float]:
 
 def _free() -> float:
     """Bytes this process can still take: of the device, and of what it is allowed of it."""
-    import torch
-
     free, total = torch.cuda.mem_get_info()
     allowed = torch.cuda.get_per_process_memory_fraction() * total
     return float(min(free, allowed - torch.cuda.memory_reserved()))

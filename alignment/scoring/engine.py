@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from alignment.records import Frozen
-from alignment.scoring import logprobs
-from alignment.scoring.logprobs import Completion
 
 if TYPE_CHECKING:
     from torch import Tensor
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+    from alignment.scoring.logprobs import Completion
+
+STEPS_WORTH_COMPILING = 200
+"""Steps of a training from which on a minute of compiling is won back."""
 
 
 class StepRows(Frozen):
@@ -59,13 +58,15 @@ class Stock(Frozen):
     def reply_logprobs(
         self,
         model: Any,
-        rows: Sequence[Completion],
+        rows: "Sequence[Completion]",
         *,
         batch: int,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> "list[Tensor]":
         """Log p of every reply token of every row, [reply tokens] each, fp32 on the CPU."""
-        return logprobs.reply_logprobs(model, rows, batch=batch, on_progress=on_progress)
+        from alignment.scoring.logprobs import reply_logprobs
+
+        return reply_logprobs(model, rows, batch=batch, on_progress=on_progress)
 
 
 class Packed(Frozen):
@@ -111,14 +112,16 @@ class Packed(Frozen):
     def reply_logprobs(
         self,
         model: Any,
-        rows: Sequence[Completion],
+        rows: "Sequence[Completion]",
         *,
         batch: int,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> "list[Tensor]":
         """Log p of every reply token of every row; neighbours with one prompt share it."""
+        from alignment.scoring.logprobs import packed_reply_logprobs
+
         del batch
-        return logprobs.packed_reply_logprobs(
+        return packed_reply_logprobs(
             model, rows, tokens=self.tokens_per_micro_batch, on_progress=on_progress
         )
 

@@ -5,6 +5,8 @@ CUDA's allocator knows the most since it was last told to count anew; what came 
 
 from functools import cache
 
+import torch
+
 
 class Peak:
     """A peak over the whole life of a process.
@@ -18,15 +20,11 @@ class Peak:
 
     def count_anew(self) -> None:
         """From here on the allocator's own peak is that of what follows."""
-        import torch
-
         self.earlier = self.most()
         torch.cuda.reset_peak_memory_stats()
 
     def most(self) -> int:
         """Bytes at the peak of all of it."""
-        import torch
-
         return max(self.earlier, torch.cuda.max_memory_allocated())
 
 

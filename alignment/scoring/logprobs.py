@@ -8,57 +8,26 @@ log-probs in training; a test holds the two against each other).
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.models.chat_template import end_of_turn_id, render
 from alignment.records import Message, PreferencePair
 from alignment.scoring.attention import use_packed_attention
 from alignment.scoring.batches import MicroBatch, PackedRow, lay_out
 from alignment.scoring.budget import Setting, scoring_budget
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from alignment.scoring.pairs import PairLogProbs
 
 HEAD_ROWS = 1024
 """Positions that go through the LM head at once: 0.6 GB of fp32 logits for 152,064 tokens."""
 
-Score = Callable[..., "list[Tensor]"]
+Score = Callable[..., list[Tensor]]
 """What `reply_logprobs` is: rows under a model, so many at a time, to their replies' log-probs."""
-
-
-@dataclass(frozen=True)
-class PairLogProbs:
-    """Summed log-probs of the chosen and the rejected replies, and how many tokens they have.
-
-    Four times [pairs]; operators act on the log-probs and leave the lengths alone.
-    """
-
-    chosen: "Tensor"
-    rejected: "Tensor"
-    chosen_tokens: "Tensor"
-    rejected_tokens: "Tensor"
-
-    @property
-    def ratio(self) -> "Tensor":
-        """Log p(chosen) - log p(rejected), [pairs]."""
-        return self.chosen - self.rejected
-
-    def __sub__(self, other: "PairLogProbs") -> "PairLogProbs":
-        """Log-ratios of the same replies under two models."""
-        return self._with(self.chosen - other.chosen, self.rejected - other.rejected)
-
-    def scaled(self, factor: float) -> "PairLogProbs":
-        """Both log-probs times a factor."""
-        return self._with(factor * self.chosen, factor * self.rejected)
-
-    def per_token(self) -> "PairLogProbs":
-        """Means over a reply's tokens in place of sums."""
-        lengths = (self.chosen_tokens.clamp(min=1), self.rejected_tokens.clamp(min=1))
-        return self._with(self.chosen / lengths[0], self.rejected / lengths[1])
-
-    def _with(self, chosen: "Tensor", rejected: "Tensor") -> "PairLogProbs":
-        return PairLogProbs(chosen, rejected, self.chosen_tokens, self.rejected_tokens)
 
 
 @dataclass(frozen=True)
@@ -75,7 +44,7 @@ class Completion:
 
 
 def encode(
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     prompt: Sequence[Message],
     reply: Sequence[Message],
     *,
@@ -94,12 +63,12 @@ def encode(
 
 
 def reply_logprobs(
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     rows: Sequence[Completion],
     *,
     batch: int,
     on_progress: Callable[[int], None] = lambda _: None,
-) -> "list[Tensor]":
+) -> list[Tensor]:
     """Log p of every reply token of every row, [reply tokens] each, fp32 on the CPU."""
     found: dict[int, Tensor] = {}
     for chunk, hidden in _hidden(model, rows, batch=batch):
@@ -112,8 +81,8 @@ def reply_logprobs(
 
 
 def pair_logprobs(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[PreferencePair],
     *,
     batch: int,
@@ -121,8 +90,6 @@ def pair_logprobs(
     score: Score = reply_logprobs,
 ) -> PairLogProbs:
     """Summed log-probs of both replies of each pair, [pairs] each, in nats, on the CPU."""
-    import torch
-
     rows = [
         encode(tokenizer, pair.prompt, reply, max_length=max_length)
         for pair in pairs
@@ -135,20 +102,18 @@ def pair_logprobs(
 
 
 def packed_reply_logprobs(
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     rows: Sequence[Completion],
     *,
     tokens: Setting,
     on_progress: Callable[[int], None] = lambda _: None,
-) -> "list[Tensor]":
+) -> list[Tensor]:
     """The same without padding; neighbours with one prompt compute it once.
 
     Raises:
         ModelError: the packed engine does not know the model's attention.
         TrainingError: a single row does not fit into memory.
     """
-    import torch
-
     use_packed_attention(model)
     device = next(model.parameters()).device
     packed_rows = [
@@ -179,14 +144,11 @@ def packed_reply_logprobs(
     return [reply for at in range(len(packed_rows)) for reply in found[at]]
 
 
-def predicted_logprobs(model: Any, micro: MicroBatch) -> "Tensor":
+def predicted_logprobs(model: Any, micro: MicroBatch) -> Tensor:
     """Log p of every target of a micro-batch, [predictions] of fp32, with gradients if enabled.
 
     `use_packed_attention` was called on the model; adapters are among its modules.
     """
-    import torch
-    from torch.utils.checkpoint import checkpoint
-
     hidden = _decoder(model)(
         input_ids=micro.ids[None],
         position_ids=micro.positions[None],
@@ -206,8 +168,8 @@ def predicted_logprobs(model: Any, micro: MicroBatch) -> "Tensor":
 
 
 def reply_distributions(
-    model: "PreTrainedModel", rows: Sequence[Completion], *, batch: int
-) -> "list[Tensor]":
+    model: PreTrainedModel, rows: Sequence[Completion], *, batch: int
+) -> list[Tensor]:
     """Log p over the whole vocabulary at every reply position: [reply tokens, vocab] per row."""
     found: dict[int, Tensor] = {}
     for chunk, hidden in _hidden(model, rows, batch=batch):
@@ -217,14 +179,12 @@ def reply_distributions(
 
 
 def _hidden(
-    model: "PreTrainedModel", rows: Sequence[Completion], *, batch: int
-) -> "Iterator[tuple[list[int], list[Tensor]]]":
+    model: PreTrainedModel, rows: Sequence[Completion], *, batch: int
+) -> Iterator[tuple[list[int], list[Tensor]]]:
     """Row numbers and, for each, the hidden states that predict its reply: [reply tokens, hidden].
 
     Rows of similar length share a batch; right padding, so positions need no shift.
     """
-    import torch
-
     device = next(model.parameters()).device
     order = sorted(range(len(rows)), key=lambda row: rows[row].length)
     was_training = model.training
@@ -240,14 +200,12 @@ def _hidden(
     model.train(was_training)
 
 
-def _of_reply(states: "Tensor", row: Completion) -> "Tensor":
+def _of_reply(states: Tensor, row: Completion) -> Tensor:
     first = len(row.prompt) - 1  # the state at position t predicts token t + 1
     return states[first : first + len(row.reply)]
 
 
-def _padded(rows: Sequence[Completion]) -> "tuple[Tensor, Tensor]":
-    import torch
-
+def _padded(rows: Sequence[Completion]) -> tuple[Tensor, Tensor]:
     width = max(row.length for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
@@ -263,14 +221,12 @@ def _decoder(model: Any) -> Any:
     return inner.get_decoder()
 
 
-def _log_softmax(model: Any, states: "Tensor") -> "Tensor":
+def _log_softmax(model: Any, states: Tensor) -> Tensor:
     logits: Tensor = model.get_output_embeddings()(states)
     return logits.float().log_softmax(-1)
 
 
-def _target_logprobs(head: Any, states: "Tensor", targets: "Tensor") -> "Tensor":
-    from torch.nn.functional import cross_entropy
-
+def _target_logprobs(head: Any, states: Tensor, targets: Tensor) -> Tensor:
     return -cross_entropy(head(states).float(), targets, reduction="none")
 
 

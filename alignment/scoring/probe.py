@@ -8,7 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.errors import TrainingError
 from alignment.models.stack import freeze_trained
@@ -16,10 +20,6 @@ from alignment.records import AdapterRef, Conversation
 from alignment.scoring.logprobs import Completion, encode, reply_distributions
 from alignment.store.durable import staged
 from alignment.store.store import Store
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROBE_FILE = "probe.safetensors"
 PROBE_LENGTH = 4096
@@ -44,15 +44,12 @@ class Probe:
     """
 
     rows: tuple[Completion, ...]
-    gold: "Tensor"
-    choices: "Tensor"
-    scores: "Tensor"
+    gold: Tensor
+    choices: Tensor
+    scores: Tensor
 
     def save(self, path: Path) -> None:
         """Write the probe as one safetensors file."""
-        import torch
-        from safetensors.torch import save_file
-
         tensors = {
             "tokens": torch.tensor([t for row in self.rows for t in (*row.prompt, *row.reply)]),
             "lengths": torch.tensor([(len(row.prompt), len(row.reply)) for row in self.rows]),
@@ -66,8 +63,6 @@ class Probe:
     @classmethod
     def load(cls, path: Path) -> "Probe":
         """The probe of a file that `save` wrote."""
-        from safetensors.torch import load_file
-
         tensors = load_file(path)
         tokens = iter(tensors["tokens"].tolist())
         rows = tuple(
@@ -83,7 +78,7 @@ def probe_of(store: Store, adapter: AdapterRef) -> Probe:
 
 
 def last_replies(
-    tokenizer: "PreTrainedTokenizerBase", conversations: Iterable[Conversation]
+    tokenizer: PreTrainedTokenizerBase, conversations: Iterable[Conversation]
 ) -> Iterator[Completion]:
     """The last reply of each conversation as token ids, what stands before it as prompt."""
     for row in conversations:
@@ -102,7 +97,7 @@ def probe_rows(rows: Iterable[Completion]) -> list[Completion]:
     return kept
 
 
-def record_probe(model: "PreTrainedModel", rows: Sequence[Completion]) -> Probe:
+def record_probe(model: PreTrainedModel, rows: Sequence[Completion]) -> Probe:
     """What a model thinks of the rows now."""
     found = _distributions(model, rows)
     scores, choices = found.topk(min(PROBE_CHOICES, found.shape[1]))
@@ -110,7 +105,7 @@ def record_probe(model: "PreTrainedModel", rows: Sequence[Completion]) -> Probe:
 
 
 def save_probe(
-    model: "PreTrainedModel", rows: Sequence[Completion], path: Path, *, bf16: bool
+    model: PreTrainedModel, rows: Sequence[Completion], path: Path, *, bf16: bool
 ) -> float:
     """Write the probe of a model at the end of its training; the model can train no further.
 
@@ -124,8 +119,6 @@ def save_probe(
     Raises:
         TrainingError: it is more than rounding explains.
     """
-    import torch
-
     device = model.device.type
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
         live = record_probe(model, rows)
@@ -141,7 +134,7 @@ def save_probe(
     return gap
 
 
-def divergence(trained: Probe, model: "PreTrainedModel") -> dict[str, float]:
+def divergence(trained: Probe, model: PreTrainedModel) -> dict[str, float]:
     """How far a model is from the one a probe was taken of.
 
     Returns:
@@ -161,7 +154,7 @@ def divergence(trained: Probe, model: "PreTrainedModel") -> dict[str, float]:
     }
 
 
-def _kl(first: "Tensor", second: "Tensor") -> "Tensor":
+def _kl(first: Tensor, second: Tensor) -> Tensor:
     """KL of each row in nats, [positions], from log-probs of some choices, [positions, choices]."""
     p, q = first.exp(), second.exp()
     rest_p, rest_q = ((1 - part.sum(1)).clamp_min(1e-9) for part in (p, q))
@@ -169,13 +162,9 @@ def _kl(first: "Tensor", second: "Tensor") -> "Tensor":
     return kl
 
 
-def _distributions(model: "PreTrainedModel", rows: Sequence[Completion]) -> "Tensor":
-    import torch
-
+def _distributions(model: PreTrainedModel, rows: Sequence[Completion]) -> Tensor:
     return torch.cat(reply_distributions(model, rows, batch=8))
 
 
-def _targets(rows: Sequence[Completion]) -> "Tensor":
-    import torch
-
+def _targets(rows: Sequence[Completion]) -> Tensor:
     return torch.tensor([token for row in rows for token in row.reply])[:, None]

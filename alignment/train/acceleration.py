@@ -9,10 +9,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+import torch._functorch.config
+from bitsandbytes.functional import dequantize_blockwise
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
 
 
 def fuse_adapters(model: Any) -> Callable[[], None]:
@@ -42,9 +45,6 @@ def unpack_scales(model: Any) -> None:
     0.06 bytes a weight (0.3 GiB at 7B) buy two kernels less in each dequantisation, of which a
     layer's forward and backward pass has fourteen.
     """
-    import torch
-    from bitsandbytes.functional import dequantize_blockwise
-
     for module in model.modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         if state is None or not state.nested:
@@ -70,8 +70,6 @@ def against_compiling(model: Any) -> str | None:
 
     torch.compile needs a C compiler at run time, and what is switched off must be fused.
     """
-    from peft.tuners.lora import LoraLayer
-
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         return "there is no C compiler (gcc or clang)"
     layers = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
@@ -90,9 +88,6 @@ def compile_layers(model: Any) -> Callable[[], None]:
     Returns:
         A function that takes it back, all but settings of torch's compiler and unpacked scales.
     """
-    import torch
-    import torch._functorch.config
-
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     torch._functorch.config.activation_memory_budget = SAVED
     unpack_scales(model)
@@ -126,8 +121,6 @@ class Switch:
     """
 
     def __init__(self, device: Any) -> None:
-        import torch
-
         self.value = torch.ones((), device=device)
         self.is_off = False
 
@@ -146,8 +139,6 @@ class Switch:
 @contextmanager
 def fresh(model: Any) -> Iterator[None]:
     """The model as if its adapter had not learnt anything: B is zero meanwhile."""
-    import torch
-
     learnt = [weight for name, weight in model.named_parameters() if ".lora_B." in name]
     kept = [weight.detach().clone() for weight in learnt]
     with torch.no_grad():
@@ -189,27 +180,21 @@ def _when_packed(
     return compiled(*args, **kwargs)
 
 
-def _as_in_training(compiled: Any, hidden: "Tensor", **kwargs: Any) -> "Tensor":
+def _as_in_training(compiled: Any, hidden: Tensor, **kwargs: Any) -> Tensor:
     """The very kernels that a layer trains with; what they keep for a backward pass is dropped."""
-    import torch
-
     with torch.enable_grad():
         found: Tensor = compiled(hidden.detach().requires_grad_(), **kwargs)
     return found.detach()
 
 
-def _added(rows: "Tensor", low: "Tensor", b: "Tensor") -> "Tensor":
+def _added(rows: Tensor, low: Tensor, b: Tensor) -> Tensor:
     """The sum of rows and low b, in one matmul where autocast or their type allows that."""
-    import torch
-
     if torch.is_autocast_enabled(rows.device.type) or rows.dtype == low.dtype:
         return torch.addmm(rows, low, b)
     return (rows + low @ b).to(rows.dtype)
 
 
 def _adapted(model: Any) -> list[Any]:
-    from peft.tuners.lora import LoraLayer
-
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     return [layer for layer in layers if layer.lora_A and not layer.lora_variant]
 
@@ -218,9 +203,7 @@ def _adapted(model: Any) -> list[Any]:
 def _fused(kind: Any) -> type:
     """A class of LoRA layers with another forward: a compiler then finds one code in all layers."""
 
-    def forward(self: Any, x: "Tensor", *args: Any, **kwargs: Any) -> "Tensor":
-        import torch
-
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters or self.merged or args or kwargs:
             as_it_comes: Tensor = kind.forward(self, x, *args, **kwargs)
             return as_it_comes

@@ -7,12 +7,15 @@ by measurement. Not here: the arithmetic of budgets (`budget.py`), what makes la
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from alignment.errors import TrainingError
 from alignment.scoring.batches import PackedRow, lay_out
 from alignment.scoring.budget import Budget, Plan, training_plan
-from alignment.scoring.engine import Packed
+from alignment.scoring.engine import STEPS_WORTH_COMPILING, Packed
 from alignment.train.acceleration import (
     against_compiling,
     compile_layers,
@@ -23,13 +26,7 @@ from alignment.train.acceleration import (
 )
 from alignment.train.objectives import Objective
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 logger = logging.getLogger(__name__)
-
-STEPS_WORTH_COMPILING = 200
-"""Steps of a training from which on a minute of compiling is won back."""
 
 ROWS_COMPARED, LARGEST_GAP = 2, 0.01
 """Of a training's first step, policy against reference before it has learnt anything, nats a reply.
@@ -168,17 +165,13 @@ def on_cuda(model: Any) -> bool:
     return bool(next(model.parameters()).is_cuda)
 
 
-def random_state(model: Any) -> "list[Tensor]":
+def random_state(model: Any) -> list[Tensor]:
     """Of the CPU's generator, and of the GPU's where the model lies on one."""
-    import torch
-
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if on_cuda(model) else [])]
 
 
-def set_random_state(model: Any, state: "list[Tensor]") -> None:
+def set_random_state(model: Any, state: list[Tensor]) -> None:
     """Go on from a state that `random_state` gave."""
-    import torch
-
     torch.set_rng_state(state[0])
     if on_cuda(model):
         torch.cuda.set_rng_state(state[1])

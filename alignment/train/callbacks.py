@@ -1,7 +1,6 @@
 """Watching a training run: progress, checkpoints, stopping, sample generations, per-task rewards.
 
 Each is a `transformers.TrainerCallback` that knows one thing; the trainers know none of them.
-The classes are made inside functions because importing transformers' trainer takes seconds.
 """
 
 import json
@@ -10,7 +9,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from alignment.errors import TrainingError
 from alignment.models.generate import generate
@@ -23,109 +24,115 @@ from alignment.store.store import Workspace
 from alignment.train.checkpoints import commit_checkpoint
 from alignment.train.losses import Loss
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-
-def progress_callback(workspace: Workspace, progress: Progress, *, phase: str) -> "TrainerCallback":
+class ProgressCallback(TrainerCallback):
     """Marks progress after every step, seals checkpoints, and leaves when asked to.
 
     Raises (inside training):
         TrainingError: the loss is not a finite number.
     """
-    from transformers import TrainerCallback
 
-    class Watch(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            loss = (logs or {}).get("loss")
-            if loss is None:
-                return
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is {loss} at step {state.global_step}. Lower learning_rate, or look "
-                    "for broken rows in the data; a checkpoint from before is kept."
-                )
-            progress.mark(phase, state.global_step, state.max_steps, loss=loss)
+    def __init__(self, workspace: Workspace, progress: Progress, *, phase: str) -> None:
+        self._workspace, self._progress, self._phase = workspace, progress, phase
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if progress.asked_to_stop:
-                control.should_save = True
-                control.should_training_stop = True
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Mark the step with its loss."""
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {state.global_step}. Lower learning_rate, or look "
+                "for broken rows in the data; a checkpoint from before is kept."
+            )
+        self._progress.mark(self._phase, state.global_step, state.max_steps, loss=loss)
 
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            staged = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            commit_checkpoint(staged, workspace.checkpoints, step=state.global_step)
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save and leave, when asked to."""
+        if self._progress.asked_to_stop:
+            control.should_save = True
+            control.should_training_stop = True
 
-    return Watch()
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Seal what the trainer has written."""
+        staged = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        commit_checkpoint(staged, self._workspace.checkpoints, step=state.global_step)
 
 
-def sample_generations(
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: Sequence[tuple[Message, ...]],
-    path: Path,
-    *,
-    max_new_tokens: int,
-) -> "TrainerCallback":
-    """The seed's SampleGenerationCallback: greedy replies to a few prompts at each evaluation.
+class SampleGenerationCallback(TrainerCallback):
+    """Greedy replies to a few prompts at each evaluation, to be read.
 
     One JSON line each in `path`: step, prompt, reply. Rows of evaluations that the checkpoint
-    of a resumed run knows nothing of are dropped, so that none stands twice.
+    of a resumed run knows nothing of are dropped, so that no row appears twice.
     """
-    from transformers import TrainerCallback
 
-    class SampleGenerationCallback(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            _keep(path, {row["step"] for row in state.log_history if "eval_loss" in row})
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[tuple[Message, ...]],
+        path: Path,
+        *,
+        max_new_tokens: int,
+    ) -> None:
+        self._tokenizer, self._prompts, self._path = tokenizer, prompts, path
+        self._max_new_tokens = max_new_tokens
 
-        def on_evaluate(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
-            replies = generate(
-                parts["model"], tokenizer, prompts, max_new_tokens=max_new_tokens, batch=8
-            )
-            with failpoint_span("samples.append"), path.open("a", encoding="utf-8") as stream:
-                for prompt, reply in zip(prompts, replies, strict=True):
-                    row = {"step": state.global_step, "prompt": prompt[-1].content}
-                    stream.write(json.dumps({**row, "reply": reply.text}) + "\n")
-            flush("samples.flush", path)  # before the checkpoint that counts on them
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Drop the rows of evaluations that will be repeated."""
+        _keep(self._path, {row["step"] for row in state.log_history if "eval_loss" in row})
 
-    return SampleGenerationCallback()
+    def on_evaluate(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        """Answer every prompt and append the replies."""
+        replies = generate(
+            parts["model"],
+            self._tokenizer,
+            self._prompts,
+            max_new_tokens=self._max_new_tokens,
+            batch=8,
+        )
+        with failpoint_span("samples.append"), self._path.open("a", encoding="utf-8") as stream:
+            for prompt, reply in zip(self._prompts, replies, strict=True):
+                row = {"step": state.global_step, "prompt": prompt[-1].content}
+                stream.write(json.dumps({**row, "reply": reply.text}) + "\n")
+        flush("samples.flush", self._path)  # before the checkpoint that counts on them
 
 
-def rewards_by_task(
-    tokenizer: "PreTrainedTokenizerBase",
-    pairs: Sequence[PreferencePair],
-    loss: Loss,
-    *,
-    batch: int,
-    max_length: int,
-    engine: Engine = Stock(),
-) -> "TrainerCallback":
+class RewardsByTaskCallback(TrainerCallback):
     """Reward margin and accuracy of held-out pairs, per task_type and per source.
 
     At each evaluation every pair is scored with the adapter on and off; what the reward is, the
     loss says. Logged as `eval_rewards/margins/<task_type>` and so on.
     """
-    from transformers import TrainerCallback
 
-    scored = partial(
-        pair_logprobs,
-        tokenizer=tokenizer,
-        pairs=pairs,
-        batch=batch,
-        max_length=max_length,
-        score=engine.reply_logprobs,
-    )
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        pairs: Sequence[PreferencePair],
+        loss: Loss,
+        *,
+        batch: int,
+        max_length: int,
+        engine: Engine = Stock(),
+    ) -> None:
+        self._pairs, self._loss = pairs, loss
+        self._scored = partial(
+            pair_logprobs,
+            tokenizer=tokenizer,
+            pairs=pairs,
+            batch=batch,
+            max_length=max_length,
+            score=engine.reply_logprobs,
+        )
 
-    class RewardsByTask(TrainerCallback):
-        def on_evaluate(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
-            model = parts["model"]
-            policy = scored(model)
-            with model.disable_adapter():
-                reference = scored(model)
-            margins = loss.rewards(policy, reference).ratio.tolist()
-            row = {f"eval_rewards/{name}": value for name, value in _grouped(pairs, margins)}
-            state.log_history.append({"step": state.global_step, **row})
-
-    return RewardsByTask()
+    def on_evaluate(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        """Score every pair under policy and reference."""
+        model = parts["model"]
+        policy = self._scored(model)
+        with model.disable_adapter():
+            reference = self._scored(model)
+        margins = self._loss.rewards(policy, reference).ratio.tolist()
+        row = {f"eval_rewards/{name}": value for name, value in _grouped(self._pairs, margins)}
+        state.log_history.append({"step": state.global_step, **row})
 
 
 def check_start(loss: Loss, measured: float, *, tolerance: float) -> None:

@@ -7,7 +7,12 @@ Not here: choosing pairs, merging.
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from datasets import Dataset
+from peft import LoraConfig
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from alignment.models.chat_template import as_template
 from alignment.models.load import LoadedModel
@@ -16,20 +21,16 @@ from alignment.scoring.engine import Engine
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
 from alignment.train.callbacks import (
+    ProgressCallback,
+    RewardsByTaskCallback,
+    SampleGenerationCallback,
     check_start,
-    progress_callback,
-    rewards_by_task,
-    sample_generations,
 )
 from alignment.train.checkpoints import newest
 from alignment.train.loop import TrainingSummary, fit
 from alignment.train.losses import Loss
-from alignment.train.settings import DpoConfig, on_this_machine
-from alignment.train.trainers import trainers_of
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from trl.trainer.dpo_trainer import DPOTrainer
+from alignment.train.settings import DpoConfig
+from alignment.train.trainers import on_this_machine, trainers_of
 
 
 def train_dpo(
@@ -53,17 +54,14 @@ def train_dpo(
         TrainingError: policy and reference differ before the first step, or the loss is not
             finite.
     """
-    from peft import LoraConfig
-    from trl.trainer.dpo_config import DPOConfig
-
     seen = list(held_out)[: config.evaluation_rows]
-    samples = sample_generations(
+    samples = SampleGenerationCallback(
         policy.tokenizer,
         [pair.prompt for pair in seen[: config.samples]],
         workspace.out / "samples.jsonl",
         max_new_tokens=config.sample_tokens,
     )
-    rewards = rewards_by_task(
+    rewards = RewardsByTaskCallback(
         policy.tokenizer,
         seen,
         config.loss,
@@ -83,7 +81,7 @@ def train_dpo(
         eval_dataset=_rows(seen) if seen else None,
         processing_class=policy.tokenizer,
         peft_config=LoraConfig(**config.lora.peft_arguments()),
-        callbacks=[progress_callback(workspace, progress, phase="training"), samples, rewards],
+        callbacks=[ProgressCallback(workspace, progress, phase="training"), samples, rewards],
     )
     if config.loss.uses_reference and newest(workspace.checkpoints) is None:
         measured = loss_before_training(trainer, config.loss, config.engine)
@@ -91,15 +89,13 @@ def train_dpo(
     return fit(trainer, workspace=workspace, progress=progress)
 
 
-def loss_before_training(trainer: "DPOTrainer", loss: Loss, engine: Engine) -> float:
+def loss_before_training(trainer: DPOTrainer, loss: Loss, engine: Engine) -> float:
     """The preference loss of the first batch, as the trainer itself sees policy and reference."""
     policy, reference = trainers_of(engine).first_logprobs(trainer)
     return float(loss(policy, reference).mean())
 
 
-def _rows(pairs: Sequence[PreferencePair]) -> "Dataset":
-    from datasets import Dataset
-
+def _rows(pairs: Sequence[PreferencePair]) -> Dataset:
     # As JSON where rows differ in shape, or each tool call would get the arguments of all.
     return Dataset.from_list([_row(pair) for pair in pairs], on_mixed_types="use_json")
 

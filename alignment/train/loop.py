@@ -3,7 +3,9 @@
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import Trainer
 
 from alignment.errors import Interrupted
 from alignment.records import Frozen
@@ -11,10 +13,6 @@ from alignment.store.durable import staged, write
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
 from alignment.train.checkpoints import newest
-
-if TYPE_CHECKING:
-    from transformers import Trainer
-
 
 CHOSEN = ("tokens_per_micro_batch", "recompute")
 """What the packed engine logs of its own choices."""
@@ -43,7 +41,7 @@ class TrainingSummary(Frozen):
     chosen: dict[str, float]
 
 
-def fit(trainer: "Trainer", *, workspace: Workspace, progress: Progress) -> TrainingSummary:
+def fit(trainer: Trainer, *, workspace: Workspace, progress: Progress) -> TrainingSummary:
     """Run a built trainer to its end: what SFT and DPO do alike.
 
     Adapter weights are put into fp32 first: TRL leaves those of a quantised model in bfloat16,
@@ -81,7 +79,7 @@ def fit(trainer: "Trainer", *, workspace: Workspace, progress: Progress) -> Trai
     )
 
 
-def _last_evaluation(trainer: "Trainer") -> dict[str, Any]:
+def _last_evaluation(trainer: Trainer) -> dict[str, Any]:
     """Metrics after the last step; a trainer that evaluates on its way has them already."""
     if trainer.eval_dataset is None:
         return {}

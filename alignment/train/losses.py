@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveFloat
 
 from alignment.records import Frozen
-from alignment.scoring.logprobs import PairLogProbs
+from alignment.scoring.pairs import PairLogProbs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,9 +59,7 @@ class Sigmoid(PreferenceLoss):
 
     def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
         """The loss of each pair, [pairs]."""
-        from torch.nn.functional import logsigmoid
-
-        return -logsigmoid(self.rewards(policy, reference).ratio)
+        return -_logsigmoid(self.rewards(policy, reference).ratio)
 
 
 class Ipo(PreferenceLoss):
@@ -107,10 +105,8 @@ class Robust(PreferenceLoss):
 
     def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
         """The loss of each pair, [pairs]; ln 2 at the start."""
-        from torch.nn.functional import logsigmoid
-
         margin, flipped = self.rewards(policy, reference).ratio, self.label_smoothing
-        kept = -(1 - flipped) * logsigmoid(margin) + flipped * logsigmoid(-margin)
+        kept = -(1 - flipped) * _logsigmoid(margin) + flipped * _logsigmoid(-margin)
         return kept / (1 - 2 * flipped)
 
     def trl_arguments(self) -> dict[str, Any]:
@@ -130,9 +126,7 @@ class SigmoidNorm(PreferenceLoss):
 
     def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
         """The loss of each pair, [pairs]; ln 2 at the start."""
-        from torch.nn.functional import logsigmoid
-
-        return -logsigmoid(self.rewards(policy, reference).per_token().ratio)
+        return -_logsigmoid(self.rewards(policy, reference).per_token().ratio)
 
 
 class SimPo(PreferenceLoss):
@@ -148,9 +142,7 @@ class SimPo(PreferenceLoss):
 
     def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
         """The loss of each pair, [pairs]."""
-        from torch.nn.functional import logsigmoid
-
-        return -logsigmoid(self.rewards(policy, reference).ratio - self.gamma)
+        return -_logsigmoid(self.rewards(policy, reference).ratio - self.gamma)
 
     def rewards(self, policy: PairLogProbs, reference: PairLogProbs) -> PairLogProbs:
         """Beta times the mean log-prob of a reply's tokens: the paper's eq. 4."""
@@ -192,3 +184,9 @@ Loss = Annotated[
     Sigmoid | Ipo | Hinge | Robust | SigmoidNorm | SimPo | ApoZero | SppoHard,
     Field(discriminator="name"),
 ]
+
+
+def _logsigmoid(values: "Tensor") -> "Tensor":
+    from torch.nn.functional import logsigmoid
+
+    return logsigmoid(values)

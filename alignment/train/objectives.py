@@ -6,20 +6,20 @@ under TRL's names. Not here: how rows are split and passed (`packed.py`).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
 
 from alignment.models.chat_template import IGNORED
 from alignment.scoring.batches import MicroBatch, PackedRow
-from alignment.scoring.logprobs import PairLogProbs
+from alignment.scoring.pairs import PairLogProbs
 from alignment.train.losses import PreferenceLoss
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 CollatedBatch = Mapping[str, Any]
 """What a stock collator makes: right-padded tensors."""
 
-RowLoss = Callable[[Any, MicroBatch], "Tensor"]
+RowLoss = Callable[[Any, MicroBatch], Tensor]
 """(model, micro-batch) to [rows, columns]: each row's share of the loss, then what to report."""
 
 
@@ -44,7 +44,7 @@ class Objective(Protocol):
     def gap(self, model: Any, micro: MicroBatch) -> float:
         """How far policy and reference are apart, nats a reply; 0 is due from a fresh adapter."""
 
-    def report(self, trainer: Any, mode: str, columns: "Tensor") -> None:
+    def report(self, trainer: Any, mode: str, columns: Tensor) -> None:
         """Hand a step's columns, [rows, columns] without the loss, to the trainer's log."""
 
 
@@ -77,7 +77,7 @@ class ConversationObjective:
         """A row's summed negative log-likelihood over the step's targets: [rows, 1]."""
         (targets,) = totals
 
-        def row_loss(model: Any, micro: MicroBatch) -> "Tensor":
+        def row_loss(model: Any, micro: MicroBatch) -> Tensor:
             return -micro.per_completion(model(packed=micro))[:, None] / targets
 
         return row_loss
@@ -87,7 +87,7 @@ class ConversationObjective:
         del model, micro
         return 0.0
 
-    def report(self, trainer: Any, mode: str, columns: "Tensor") -> None:
+    def report(self, trainer: Any, mode: str, columns: Tensor) -> None:
         """Nothing beside the loss."""
 
 
@@ -132,8 +132,6 @@ class PairObjective:
 
     def logprobs(self, model: Any, micro: MicroBatch) -> tuple[PairLogProbs, PairLogProbs]:
         """Policy and reference; the reference is the model without the trained adapter."""
-        import torch
-
         reference = None
         if self.loss.uses_reference:
             plain = model.module if hasattr(model, "module") else model
@@ -153,9 +151,7 @@ class PairObjective:
         """A pair's loss over the step's pairs; rewards and log-probs: [pairs, 5]."""
         pairs, chosen_tokens = totals
 
-        def row_loss(model: Any, micro: MicroBatch) -> "Tensor":
-            import torch
-
+        def row_loss(model: Any, micro: MicroBatch) -> Tensor:
             policy, reference = self.logprobs(model, micro)
             share = self.loss(policy, reference) / pairs
             if self.sft_weight:
@@ -168,16 +164,12 @@ class PairObjective:
 
     def gap(self, model: Any, micro: MicroBatch) -> float:
         """The largest difference of a reply's log-prob."""
-        import torch
-
         policy, reference = self.logprobs(model, micro)
         own = torch.cat([policy.chosen, policy.rejected]).detach()
         return float((own - torch.cat([reference.chosen, reference.rejected])).abs().max())
 
-    def report(self, trainer: Any, mode: str, columns: "Tensor") -> None:
+    def report(self, trainer: Any, mode: str, columns: Tensor) -> None:
         """Means over the pairs, under the names that TRL's trainer uses."""
-        import torch
-
         chosen, rejected = columns[:, 0], columns[:, 1]
         known = torch.column_stack((columns, chosen - rejected, (chosen > rejected).float()))
         means = trainer.accelerator.gather(known.mean(dim=0, keepdim=True)).mean(dim=0)
@@ -193,7 +185,7 @@ class PairObjective:
             trainer._metrics[mode][name].append(value)
 
 
-def _pairs(micro: MicroBatch, logprobs: "Tensor") -> PairLogProbs:
+def _pairs(micro: MicroBatch, logprobs: Tensor) -> PairLogProbs:
     """[predictions] to the pairs' sums and lengths."""
     sums, tokens = micro.per_completion(logprobs).view(-1, 2), micro.predicted.view(-1, 2)
     return PairLogProbs(sums[:, 0], sums[:, 1], tokens[:, 0], tokens[:, 1])

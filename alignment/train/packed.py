@@ -12,19 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import wraps
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from alignment.errors import TrainingError
 from alignment.scoring.attention import use_packed_attention
 from alignment.scoring.batches import PackedRow, lay_out
 from alignment.scoring.budget import Plan, scoring_budget
 from alignment.scoring.engine import Packed
-from alignment.scoring.logprobs import PairLogProbs, predicted_logprobs
+from alignment.scoring.logprobs import predicted_logprobs
+from alignment.scoring.pairs import PairLogProbs
 from alignment.train.autotune import Capacity, autotune, on_cuda, random_state, set_random_state
 from alignment.train.objectives import CollatedBatch, Objective, RowLoss
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 NAMES = "names"
 """Key of a batch under which the ids of its rows travel; no stock collator has it."""
@@ -42,7 +43,7 @@ def packed_trainer(
     class PackedTrainer(trainer_class):  # type: ignore[misc]  # which class is known at run time
         steps: Steps
 
-        def training_step(self, model: Any, inputs: CollatedBatch, *_: Any, **__: Any) -> "Tensor":
+        def training_step(self, model: Any, inputs: CollatedBatch, *_: Any, **__: Any) -> Tensor:
             return self.steps.train(model, inputs)
 
         def floating_point_ops(self, inputs: CollatedBatch) -> int:
@@ -50,7 +51,7 @@ def packed_trainer(
 
         def prediction_step(
             self, model: Any, inputs: CollatedBatch, *_: Any, **__: Any
-        ) -> "tuple[Tensor, None, None]":
+        ) -> tuple[Tensor, None, None]:
             return self.steps.evaluate(model, inputs), None, None
 
     use_packed_attention(arguments["model"])
@@ -63,13 +64,11 @@ def packed_trainer(
 
 def first_logprobs(trainer: Any) -> tuple[PairLogProbs, PairLogProbs]:
     """Policy's and reference's log-probs of a step's worth of pairs, before any step."""
-    import torch
-
     rows, objective = trainer.train_dataset, trainer.steps.objective
     first = range(min(trainer.args.train_batch_size, len(rows)))
     batch = trainer.data_collator([rows[row] for row in first])
 
-    def columns(model: Any, micro: Any) -> "Tensor":
+    def columns(model: Any, micro: Any) -> Tensor:
         policy, reference = objective.logprobs(model, micro)
         lengths = (policy.chosen_tokens, policy.rejected_tokens)
         values = (policy.chosen, policy.rejected, reference.chosen, reference.rejected, *lengths)
@@ -94,7 +93,7 @@ class Steps:
         self._capacity: Capacity | None = None
         self.weights: int = trainer.model.num_parameters(exclude_embeddings=True)
 
-    def train(self, model: Any, inputs: CollatedBatch) -> "Tensor":
+    def train(self, model: Any, inputs: CollatedBatch) -> Tensor:
         """Gradients of one optimiser step on all its rows; returns its loss.
 
         Args:
@@ -123,7 +122,7 @@ class Steps:
         )
         return found[:, 0].sum().float()
 
-    def evaluate(self, model: Any, inputs: CollatedBatch) -> "Tensor":
+    def evaluate(self, model: Any, inputs: CollatedBatch) -> Tensor:
         """The loss of a batch, without gradients."""
         packed_rows = self.objective.packed_rows(inputs)
         model.eval()
@@ -138,7 +137,7 @@ class Steps:
 
     def run(
         self, model: Any, packed_rows: Sequence[PackedRow], row_loss: RowLoss, *, learn: bool
-    ) -> "Tensor":
+    ) -> Tensor:
         """The objective of every row, [rows, columns], in as many tries as memory asks for.
 
         A try that runs out of memory leaves nothing behind: its gradients are dropped, and the
@@ -148,8 +147,6 @@ class Steps:
         Raises:
             TrainingError: a single row does not fit, or one of several processes ran out.
         """
-        import torch
-
         capacity, sizes = (
             self._capacity or self._scoring(model),
             [packed_row.tokens for packed_row in packed_rows],
@@ -179,9 +176,7 @@ class Steps:
         capacity: Capacity | None = None,
         *,
         learn: bool,
-    ) -> "Tensor":
-        import torch
-
+    ) -> Tensor:
         accelerator, parts = self._trainer.accelerator, []
         device = next(model.parameters()).device
         # all at once: a copy to the device waits for what it was given before
@@ -199,7 +194,7 @@ class Steps:
         order = torch.tensor([row for group in groups for row in group], device=device)
         return torch.cat(parts)[order.argsort()]
 
-    def _count(self, mask: "Tensor") -> None:
+    def _count(self, mask: Tensor) -> None:
         """Tokens so far, as the library counts and logs them: a pair's prompt twice."""
         trainer = self._trainer
         trainer._total_train_tokens += int(trainer.accelerator.gather(mask.sum()).sum())
@@ -207,8 +202,6 @@ class Steps:
 
     def _mean_over_processes(self, totals: Sequence[int]) -> list[float]:
         """The library averages gradients over processes, so each divides by the mean total."""
-        import torch
-
         own = torch.tensor([totals], dtype=torch.float64, device=self._trainer.args.device)
         found: list[float] = self._trainer.accelerator.gather(own).mean(dim=0).tolist()
         return found
@@ -228,7 +221,7 @@ class Steps:
         budget = scoring_budget(self._engine.tokens_per_micro_batch, cuda=on_cuda(model))
         return Capacity(model, Plan(budget.tokens, 0.0), selective=False)
 
-    def _refuse_non_finite(self, shares: "Tensor", names: Sequence[str]) -> None:
+    def _refuse_non_finite(self, shares: Tensor, names: Sequence[str]) -> None:
         wrong = [
             name for name, fine in zip(names, shares.isfinite().tolist(), strict=True) if not fine
         ]

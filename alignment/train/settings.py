@@ -7,7 +7,6 @@ that `sft-dpo plan --json` shows what will run. Not here: losses, data, anything
 
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -140,19 +139,6 @@ def checkpointing_arguments(*, on: bool) -> dict[str, Any]:
     if on:
         arguments[f"{name}_kwargs"] = {"use_reentrant": False}
     return arguments
-
-
-def on_this_machine(arguments: dict[str, Any], folder: Path, *, evaluates: bool) -> dict[str, Any]:
-    """Trainer arguments completed with what only the machine and the data know."""
-    import torch
-
-    return {
-        **arguments,
-        "eval_strategy": arguments["eval_strategy"] if evaluates else "no",
-        "output_dir": str(folder),
-        "use_cpu": not torch.cuda.is_available(),
-        "dataloader_pin_memory": torch.cuda.is_available(),
-    }
 
 
 @cache

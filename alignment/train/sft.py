@@ -6,21 +6,22 @@ against the chat template before the first step. Not here: loading the model, me
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PreTrainedTokenizerBase
+from trl.trainer.sft_config import SFTConfig
 
 from alignment.models.chat_template import CompletionOnlyCollator, as_template, check_spans
 from alignment.models.load import LoadedModel
 from alignment.records import Conversation
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
-from alignment.train.callbacks import progress_callback, sample_generations
+from alignment.train.callbacks import ProgressCallback, SampleGenerationCallback
 from alignment.train.loop import TrainingSummary, fit
-from alignment.train.settings import SftConfig, on_this_machine
-from alignment.train.trainers import trainers_of
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+from alignment.train.settings import SftConfig
+from alignment.train.trainers import on_this_machine, trainers_of
 
 
 def train_sft(
@@ -44,13 +45,10 @@ def train_sft(
         ModelError: the engine does not know this kind of model.
         TrainingError: the loss is not finite.
     """
-    from peft import LoraConfig
-    from trl.trainer.sft_config import SFTConfig
-
     tokenizer = policy.tokenizer
     check_spans(tokenizer, conversations)
     seen = list(held_out)[: config.evaluation_rows]
-    samples = sample_generations(
+    samples = SampleGenerationCallback(
         tokenizer,
         [_up_to_last_user_turn(row) for row in seen[: config.samples]],
         workspace.out / "samples.jsonl",
@@ -67,14 +65,12 @@ def train_sft(
         processing_class=tokenizer,
         peft_config=LoraConfig(**config.lora.peft_arguments()),
         data_collator=CompletionOnlyCollator.of(tokenizer),
-        callbacks=[progress_callback(workspace, progress, phase="training"), samples],
+        callbacks=[ProgressCallback(workspace, progress, phase="training"), samples],
     )
     return fit(trainer, workspace=workspace, progress=progress)
 
 
-def _rows(conversations: Sequence[Conversation], tokenizer: "PreTrainedTokenizerBase") -> "Dataset":
-    from datasets import Dataset
-
+def _rows(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase) -> Dataset:
     # Rendered here, not by TRL: in a table each tool call would get the arguments of all.
     return Dataset.from_list(
         [
@@ -89,7 +85,7 @@ def _rows(conversations: Sequence[Conversation], tokenizer: "PreTrainedTokenizer
     )
 
 
-def _rendered(tokenizer: "PreTrainedTokenizerBase", row: Conversation) -> str:
+def _rendered(tokenizer: PreTrainedTokenizerBase, row: Conversation) -> str:
     text = tokenizer.apply_chat_template(**as_template(row.messages), tokenize=False)
     # TRL appends the end-of-turn token to text that does not end with it; the template's last
     # newline would make it stand twice.

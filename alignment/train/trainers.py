@@ -3,34 +3,31 @@
 Not here: an engine's settings (`scoring/engine.py`), running a trainer (`loop.py`).
 """
 
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 from alignment.models.chat_template import IGNORED
 from alignment.scoring.engine import Engine, Packed
-from alignment.scoring.logprobs import PairLogProbs
+from alignment.scoring.pairs import PairLogProbs
 from alignment.train import packed
 from alignment.train.losses import PreferenceLoss
 from alignment.train.objectives import ConversationObjective, PairObjective
-
-if TYPE_CHECKING:
-    from trl.trainer.dpo_trainer import DPOTrainer
-    from trl.trainer.sft_trainer import SFTTrainer
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from trl.trainer.dpo_trainer import DPOTrainer
 
 
 class Trainers(Protocol):
     """What an engine makes of TRL's trainers."""
 
-    def sft(self, **arguments: Any) -> "SFTTrainer":
+    def sft(self, **arguments: Any) -> SFTTrainer:
         """The trainer of supervised fine-tuning, given TRL's own arguments."""
 
-    def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> "DPOTrainer":
+    def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> DPOTrainer:
         """The trainer of a DPO round, given TRL's own arguments."""
 
-    def first_logprobs(self, trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
+    def first_logprobs(self, trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:
         """Log-probs of the first pairs under policy and reference, before any step."""
 
 
@@ -42,20 +39,16 @@ def trainers_of(engine: Engine) -> Trainers:
 class StockTrainers:
     """TRL's trainers as they come; their arguments name loss and weight."""
 
-    def sft(self, **arguments: Any) -> "SFTTrainer":
+    def sft(self, **arguments: Any) -> SFTTrainer:
         """TRL's `SFTTrainer`."""
-        from trl.trainer.sft_trainer import SFTTrainer
-
         return SFTTrainer(**arguments)
 
-    def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> "DPOTrainer":
+    def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> DPOTrainer:
         """TRL's `DPOTrainer`."""
-        from trl.trainer.dpo_trainer import DPOTrainer
-
         del loss, sft_weight  # `arguments` has both under TRL's names
         return DPOTrainer(**arguments)
 
-    def first_logprobs(self, trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
+    def first_logprobs(self, trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:
         """By TRL's own means, on its first batch."""
         return trl_logprobs(trainer)
 
@@ -66,33 +59,27 @@ class PackedTrainers:
     def __init__(self, engine: Packed) -> None:
         self._engine = engine
 
-    def sft(self, **arguments: Any) -> "SFTTrainer":
+    def sft(self, **arguments: Any) -> SFTTrainer:
         """TRL's `SFTTrainer` with packed steps."""
-        from trl.trainer.sft_trainer import SFTTrainer
-
         trainer: SFTTrainer = packed.packed_trainer(
             SFTTrainer, ConversationObjective(), self._engine, **arguments
         )
         return trainer
 
-    def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> "DPOTrainer":
+    def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> DPOTrainer:
         """TRL's `DPOTrainer` with packed steps and our own loss."""
-        from trl.trainer.dpo_trainer import DPOTrainer
-
         trainer: DPOTrainer = packed.packed_trainer(
             DPOTrainer, PairObjective(loss, sft_weight), self._engine, **arguments
         )
         return trainer
 
-    def first_logprobs(self, trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
+    def first_logprobs(self, trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:
         """On the rows of a first optimiser step, packed."""
         return packed.first_logprobs(trainer)
 
 
-def trl_logprobs(trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
+def trl_logprobs(trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:
     """Policy and reference on TRL's first batch, computed by TRL's means."""
-    import torch
-
     model: Any = trainer.model
     rows: Any = trainer.train_dataset
     first = range(min(trainer.args.train_batch_size, len(rows)))
@@ -109,3 +96,14 @@ def trl_logprobs(trainer: "DPOTrainer") -> tuple[PairLogProbs, PairLogProbs]:
     model.train(was_training)
     tokens = batch["completion_mask"].sum(dim=1).chunk(2)
     return PairLogProbs(*policy, *tokens), PairLogProbs(*reference, *tokens)
+
+
+def on_this_machine(arguments: dict[str, Any], folder: Path, *, evaluates: bool) -> dict[str, Any]:
+    """Trainer arguments completed with what only the machine and the data know."""
+    return {
+        **arguments,
+        "eval_strategy": arguments["eval_strategy"] if evaluates else "no",
+        "output_dir": str(folder),
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }

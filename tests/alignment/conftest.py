@@ -81,7 +81,7 @@ def stacked(finished, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_ref(tiny_model_folder):
     """The reference to the tiny model where it lies."""
-    from alignment.models.sources import describe
+    from alignment.models.description import describe
     from alignment.records import ModelRef
 
     base, tokenizer = describe(tiny_model_folder, f"folder:{tiny_model_folder}", None)

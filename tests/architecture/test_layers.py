@@ -169,26 +169,6 @@ def test_alignment_reads_no_environment():
     assert not wrong, "configuration comes as an argument:\n" + "\n".join(wrong)
 
 
-def test_heavy_libraries_are_imported_inside_functions():
-    wrong = [
-        f"{path}:{node.lineno} imports {name}"
-        for path, tree in sources("alignment", "tasks", "flows")
-        for node, name in at_import(tree)
-        if name.split(".")[0] in HEAVY
-    ]
-    assert not wrong, "\n".join(wrong)
-
-
-def test_importing_every_module_loads_no_heavy_library():
-    modules = [dotted_name(path) for path, _ in sources("alignment", "tasks", "flows")]
-    done = run_python(
-        f"import sys, importlib; [importlib.import_module(name) for name in {modules}]\n"
-        f"print(sorted(set(sys.modules) & {HEAVY}))"
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
 def test_alignment_can_be_imported_without_prefect():
     modules = [dotted_name(path) for path, _ in sources("alignment")]
     done = run_python(

@@ -44,7 +44,7 @@ def waiting(tmp_path, tiny_ref_anywhere):
 
 @pytest.fixture
 def tiny_ref_anywhere(tiny_model_folder):
-    from alignment.models.sources import describe
+    from alignment.models.description import describe
     from alignment.records import ModelRef
 
     base, tokenizer = describe(tiny_model_folder, f"folder:{tiny_model_folder}", None)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from alignment.models.description import describe
 from alignment.models.load import open_model
-from alignment.models.sources import describe
 from alignment.records import Conversation, Message, ModelRef, PreferencePair
 from alignment.scoring.engine import StepRows, Stock
 from alignment.store.progress import Progress

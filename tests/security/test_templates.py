@@ -5,7 +5,7 @@ import json
 import pytest
 
 from alignment.errors import ModelError
-from alignment.models.sources import describe_tokenizer
+from alignment.models.description import describe_tokenizer
 from tests import tiny
 
 

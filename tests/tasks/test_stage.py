@@ -2,7 +2,7 @@ import pytest
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
-from alignment.data.build.prepare import ConversationSetConfig
+from alignment.data.build.settings import ConversationSetConfig
 from alignment.data.practice.source import PracticeSource
 from alignment.errors import ERRORS, ArtifactError
 from alignment.pipeline.steps import PrepareConversations

@@ -16,6 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.data.build.report import (
+    HELD_OUT,
+    LIKENESS,
+    PROMPT_KEYS,
+    PROMPTS,
+    QUARANTINE,
+    REPORT,
+    TRAIN,
     UNREADABLE,
     PreparationReport,
     Prepared,
@@ -52,13 +59,6 @@ from alignment.errors import DataError
 from alignment.records import DataRef, Quarantined
 from alignment.store.durable import failpoint_span, remove, write
 from alignment.store.jsonl import as_line, read_rows
-
-TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held_out.jsonl", "prompts.jsonl"
-QUARANTINE, PROMPT_KEYS = "quarantine.jsonl", "prompt_keys.json"
-LIKENESS = "likeness.npy"
-"""MinHash signatures of the rows of a set, for the near duplicates of later ones."""
-REPORT = "report.json"
-"""`PreparationReport`: what became of every row."""
 
 Comparison = Callable[[Index, KeptMask], Matches]
 OnProgress = Callable[[str, int, int], None]

@@ -14,12 +14,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Generic, Literal, Self
-
-from pydantic import Field, NonNegativeInt, PositiveInt
+from typing import TYPE_CHECKING, Generic
 
 from alignment.data.build.dataset import DatasetBuilder, OnProgress
 from alignment.data.build.report import Prepared
+from alignment.data.build.settings import (
+    ConversationSetConfig,
+    Lengths,
+    PairSetConfig,
+    SetConfig,
+)
 from alignment.data.build.shards import Pass, Step
 from alignment.data.dedup import compare, contamination
 from alignment.data.filters import content, special_tokens
@@ -31,10 +35,10 @@ from alignment.data.read.files import Meter
 from alignment.data.read.reading import Reading, read_conversations, read_pairs
 from alignment.data.read.sources import FileSource, Source, bytes_of
 from alignment.data.row import Filtered, R, Reason, Rejected, Row
-from alignment.data.split import Part, PromptKeys, held_out
+from alignment.data.split import PromptKeys, held_out
 from alignment.errors import DataError
 from alignment.models import chat_template
-from alignment.records import Conversation, Frozen, PreferencePair, digest_of
+from alignment.records import Conversation, PreferencePair, digest_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,103 +47,6 @@ if TYPE_CHECKING:
 SPANS_CHECKED = 256
 """Conversations whose targets are checked against the chat template: it is per template and
 tokenizer that they are right or wrong, and each check takes milliseconds."""
-
-
-class SetConfig(Frozen):
-    """What every prepared set has in common. Abstract."""
-
-    sources: tuple[Source, ...] = Field(min_length=1, description="where the rows come from")
-    held_out_share: float = Field(
-        default=0.05,
-        ge=0,
-        le=0.5,
-        description="share of prompts that no stage trains on, 0 to 0.5; by hash of the prompt",
-    )
-    part: Part | None = Field(
-        default=None,
-        description="take one of several disjoint shares of the sources, so that rounds can use "
-        "one file without sharing a prompt; default: everything",
-    )
-    limit: PositiveInt | None = Field(
-        default=None,
-        description="keep so many rows, held-out ones included: the first in hash order; "
-        "default: all",
-    )
-    task_limits: dict[str, PositiveInt] = Field(
-        default_factory=dict,
-        description="keep so many rows of a task type, {math: 500}, held-out ones included: the "
-        "first in hash order; default: all of every type",
-    )
-    evaluation_prompts: tuple[Source, ...] = Field(
-        default=(),
-        description="prompts that will be asked in an evaluation, from any source: no row is "
-        "trained on that holds most of one",
-    )
-    near_duplicates: float | None = Field(
-        default=None,
-        gt=0.5,
-        le=1,
-        description="drop rows that share this much of their text with one further up or with an "
-        "earlier round's, above 0.5 to 1 (0.9 is usual); default: equal rows only",
-    )
-    max_per_prompt: PositiveInt | None = Field(
-        default=None,
-        description="keep so many rows of one whole prompt, the first ones; default: all, as each "
-        "may compare other replies",
-    )
-    markers: Literal["quarantine", "as_text"] = Field(
-        default="quarantine",
-        description="rows whose text holds a control token or a turn marker. quarantine: leave "
-        "them out; as_text: spell control tokens out, with a space, so that they stay text",
-    )
-    max_malformed_share: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description="share of rows that may be unreadable, 0 to 1; more fail the run",
-    )
-    min_rows: NonNegativeInt = Field(
-        default=1,
-        description="fewer rows to train on fail the run; 0 for a set that is only evaluated on",
-    )
-
-    def with_seed(self, seed: int) -> Self:
-        """This set with its practice sources drawn by `seed` where they name none of their own."""
-        sources = tuple(
-            source.model_copy(update={"seed": seed})
-            if isinstance(source, PracticeSource) and source.seed is None
-            else source
-            for source in self.sources
-        )
-        return self.model_copy(update={"sources": sources})
-
-    def digest(self) -> str:
-        """What a cache key must know of the content of its sources and evaluation prompts."""
-        asked = [source.digest() for source in self.evaluation_prompts]
-        read = [source.digest() for source in self.sources]
-        return digest_of([read, asked] if asked else read)
-
-
-class ConversationSetConfig(SetConfig):
-    """Chats to imitate."""
-
-
-class PairSetConfig(SetConfig):
-    """Preference pairs of one round."""
-
-
-class Lengths(Frozen):
-    """How long a pair may be, in tokens under the chat template: as its training applies it.
-
-    Attributes:
-        prompt: a longer one loses its oldest turns, never its system turn or last user turn.
-        whole: prompt and reply together; what is beyond is cut from the reply.
-        reply: what a cut must leave of it.
-    """
-
-    prompt: PositiveInt
-    whole: PositiveInt
-    reply: PositiveInt
 
 
 def prepare_conversations(

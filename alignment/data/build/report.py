@@ -1,4 +1,4 @@
-"""What became of every row, source by source: read = kept + held out + dropped."""
+"""A prepared set: its files, and what became of every row, source by source."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -8,6 +8,12 @@ from alignment.data.formats import Kind
 from alignment.data.row import Reason
 from alignment.records import DataRef, Frozen, Quarantined
 
+TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held_out.jsonl", "prompts.jsonl"
+QUARANTINE, PROMPT_KEYS = "quarantine.jsonl", "prompt_keys.json"
+LIKENESS = "likeness.npy"
+"""MinHash signatures of the rows of a set, for the near duplicates of later ones."""
+REPORT = "report.json"
+"""`PreparationReport`: what became of every row."""
 UNREADABLE = frozenset({Reason.malformed, Reason.bad_encoding})
 """Reasons that speak against the file, not against the row."""
 

@@ -6,14 +6,12 @@ it, is taken by characters. Not here: what follows from it (`index.py`, `clean.p
 
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import rensa
+from numpy.typing import NDArray
 
 from alignment.data.split import normalise
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 HASHES = 128
 """Minima in a signature, half of them of what is asked and half of what is answered: the standard
@@ -35,7 +33,7 @@ def words_of(text: str) -> Sequence[str]:
     return found if len(found) * _LONG >= len(plain) else plain
 
 
-def grams(text: str, *, words: int) -> "NDArray[np.uint64]":
+def grams(text: str, *, words: int) -> NDArray[np.uint64]:
     """The hashes of a text's n-grams of `words` words, one at least; shape [n-grams]."""
     hashed = np.fromiter(
         (zlib.crc32(word.encode("utf-8", "replace")) for word in words_of(text)), dtype=np.uint64
@@ -48,7 +46,7 @@ def grams(text: str, *, words: int) -> "NDArray[np.uint64]":
     return found
 
 
-def signatures(rows: Sequence[Sequence[str]]) -> "NDArray[np.uint16]":
+def signatures(rows: Sequence[Sequence[str]]) -> NDArray[np.uint16]:
     """MinHash signatures (Broder 1997) of 16 bits each (Li and König 2010): [rows, HASHES].
 
     A row is what is asked and then its answers, in order. Both are told apart, or a long prompt
@@ -60,23 +58,21 @@ def signatures(rows: Sequence[Sequence[str]]) -> "NDArray[np.uint16]":
     return np.concatenate(list(halves), axis=2).reshape(len(rows), HASHES)
 
 
-def similarity(one: "NDArray[np.uint16]", other: "NDArray[np.uint16]") -> "NDArray[np.float64]":
+def similarity(one: NDArray[np.uint16], other: NDArray[np.uint16]) -> NDArray[np.float64]:
     """The smaller of the two halves' estimated Jaccard similarities, pair by pair: [pairs]."""
     equal = (one == other).reshape(len(one), BANDS, 2, -1)
     smaller: NDArray[np.float64] = equal.mean(axis=(1, 3)).min(axis=1)
     return smaller
 
 
-def _answers(texts: Sequence[str]) -> "NDArray[np.uint64]":
+def _answers(texts: Sequence[str]) -> NDArray[np.uint64]:
     """The n-grams of all answers, those of the first unlike those of the second."""
     found = [grams(text, words=WORDS) + np.uint64(at) for at, text in enumerate(texts)]
     return np.concatenate(found) if found else np.zeros(1, dtype=np.uint64)
 
 
-def _minima(sets: "Sequence[NDArray[np.uint64]]") -> "NDArray[np.uint16]":
+def _minima(sets: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint16]:
     """The minima of each set of n-grams: [sets, HASHES / 2]."""
-    import rensa
-
     offsets = np.concatenate([[0], np.cumsum([len(found) for found in sets])]).astype(np.uint64)
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
         np.concatenate(sets), offsets, num_perm=HASHES // 2, seed=_SEED

@@ -123,9 +123,7 @@ def size(file: str) -> int:
     with reading(file):
         if "://" not in file:
             return Path(file).stat().st_size
-        import fsspec
-
-        system, place = fsspec.core.url_to_fs(file)
+        system, place = filesystem(file)
         return patiently(file, lambda: system.size(place) or 0)
 
 
@@ -206,23 +204,28 @@ def _find_local(path: str) -> tuple[list[str], bool]:
 
 
 def _find_remote(path: str) -> tuple[list[str], bool]:
-    import fsspec
-
     with reading(path):
-        system, place = fsspec.core.url_to_fs(path)
+        system, place = filesystem(path)
         if system.isfile(place):
             return [path], True
         found = system.find(place) if system.isdir(place) else system.glob(place)
         return [system.unstrip_protocol(name) for name in found], False
 
 
+def filesystem(url: str) -> tuple[Any, str]:
+    """What opens a URL or path, as fsspec has it, and the path there."""
+    import fsspec
+
+    system, place = fsspec.core.url_to_fs(url)
+    return system, place
+
+
 def opened(file: str) -> IO[bytes]:
     """A file's bytes as they are, packed or not."""
     if "://" not in file:
         return Path(file).open("rb")
-    import fsspec
-
-    return cast(IO[bytes], fsspec.open(file, "rb").open())
+    system, place = filesystem(file)
+    return cast(IO[bytes], system.open(place, "rb"))
 
 
 def unpacked(file: str, stream: IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:

@@ -9,6 +9,8 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import IO
 
+import python_calamine
+
 from alignment.data.row import Reason, Rejected
 from alignment.records import Json
 
@@ -42,8 +44,6 @@ def xlsx(stream: IO[bytes]) -> Rows:
     Raises:
         ValueError: it is no such file, or has no row.
     """
-    import python_calamine
-
     try:
         workbook = python_calamine.CalamineWorkbook.from_filelike(stream)
         sheet = workbook.get_sheet_by_index(0)

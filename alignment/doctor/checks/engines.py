@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from transformers import AutoConfig
+
 from alignment.doctor.finding import Finding
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import EvaluateModel, Step, TrainDpo, TrainSft
-from alignment.scoring.attention import against_packing
 from alignment.scoring.engine import Packed
+from alignment.scoring.families import against_packing
 
 
 def check_engines(chain: Chain, folder: Path) -> Finding:
     """Whether the packed engine knows the attention of the model in a folder, where it is used."""
-    from transformers import AutoConfig
-
     packed = sorted(_packed(chain))
     config = AutoConfig.from_pretrained(folder)
     reason = against_packing(config) if packed else None

@@ -1,5 +1,6 @@
 """Lengths in the model's own tokens: how long rows are, and what the run's limits do to them."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 from alignment.data.row import Reason
@@ -162,8 +163,6 @@ def _histogram(set_: PreparedSet) -> Histogram:
 
 def counted(values: Iterable[float], edges: Sequence[float]) -> tuple[int, ...]:
     """How many values lie in each bin; the last bin holds its upper edge too."""
-    from bisect import bisect_right
-
     counts = [0] * (len(edges) - 1)
     for value in values:
         counts[min(max(bisect_right(edges, value) - 1, 0), len(counts) - 1)] += 1

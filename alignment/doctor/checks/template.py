@@ -1,7 +1,8 @@
 """The chat template: whether replies are found, what is trained, and whether it ends in a stop."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
 from alignment.doctor.inputs import PreparedSet
@@ -9,9 +10,6 @@ from alignment.doctor.tokens import Encoded
 from alignment.errors import ModelError
 from alignment.models.chat_template import end_of_turn_id, response_template_ids
 from alignment.report.table import Table
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 READABLE = 300
 """Tokens up to which a row is short enough to be read as a whole."""
@@ -21,7 +19,7 @@ LITTLE = 0.1
 """Share of trained tokens below which most of the time goes into prompts."""
 
 
-def check_template(tokenizer: "PreTrainedTokenizerBase") -> Finding:
+def check_template(tokenizer: PreTrainedTokenizerBase) -> Finding:
     """Whether the template marks where a reply begins and ends; nothing can be trained without."""
     try:
         opening = tokenizer.decode(response_template_ids(tokenizer))
@@ -103,7 +101,7 @@ def check_stop(sets: Sequence[PreparedSet], *, stop: int) -> Finding:
     )
 
 
-def check_supervised(sets: Sequence[PreparedSet], tokenizer: "PreTrainedTokenizerBase") -> Finding:
+def check_supervised(sets: Sequence[PreparedSet], tokenizer: PreTrainedTokenizerBase) -> Finding:
     """The share of tokens that are targets, and rows as they are rendered, targets marked."""
     rows, shares = [], {}
     for set_ in sets:
@@ -131,7 +129,7 @@ def check_supervised(sets: Sequence[PreparedSet], tokenizer: "PreTrainedTokenize
     )
 
 
-def rendered(set_: PreparedSet, tokenizer: "PreTrainedTokenizerBase") -> Example:
+def rendered(set_: PreparedSet, tokenizer: PreTrainedTokenizerBase) -> Example:
     """The first row of a set that is not long, as training sees it; of a pair, the chosen chat."""
     rows = [(at, chat) for at, chat in _chats(set_)][:: 1 if set_.chats else 2]
     at, chat = next((row for row in rows if len(row[1].ids) <= READABLE), rows[0])
@@ -143,7 +141,7 @@ def rendered(set_: PreparedSet, tokenizer: "PreTrainedTokenizerBase") -> Example
     )
 
 
-def _pieces(chat: Encoded, tokenizer: "PreTrainedTokenizerBase", *, limit: int) -> Iterator[Piece]:
+def _pieces(chat: Encoded, tokenizer: PreTrainedTokenizerBase, *, limit: int) -> Iterator[Piece]:
     at = 0
     for start, end in (*chat.spans, (len(chat.ids), len(chat.ids))):
         for low, high, trained in ((at, start, False), (start, end, True)):

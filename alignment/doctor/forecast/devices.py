@@ -3,6 +3,8 @@
 import os
 from collections.abc import Mapping
 
+import psutil
+
 from alignment.errors import UsageError
 from alignment.records import Frozen
 
@@ -132,8 +134,6 @@ def find_device(name: str) -> Device:
 
 
 def _this_machine() -> Device:
-    import psutil
-
     cores = os.cpu_count() or 1
     return Device(
         name=f"cpu, {cores} cores",

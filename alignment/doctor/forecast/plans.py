@@ -11,8 +11,7 @@ from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
 from alignment.records import Quantisation
 from alignment.scoring.budget import CPU_TOKENS, SHARE, PassMemory, Plan, fitting
-from alignment.scoring.engine import Packed
-from alignment.train.autotune import STEPS_WORTH_COMPILING
+from alignment.scoring.engine import STEPS_WORTH_COMPILING, Packed
 
 
 def planned(

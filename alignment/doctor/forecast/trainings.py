@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from alignment.compose.settings import Merge, Stack
 from alignment.doctor.inputs import PreparedSet
-from alignment.models.merge import Merge
-from alignment.models.stack import Stack
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import TrainDpo, TrainSft
 from alignment.scoring.batches import level, split

@@ -24,7 +24,7 @@ class OpenBase(Step):
 
     def build(self, context: Context) -> Outcome:
         """Fetch, convert if need be, check, describe."""
-        from alignment.models.sources import describe
+        from alignment.models.description import describe
 
         context.progress.update("fetching", 0, 1)
         folder, uri, revision = self.source.fetch(context.workspace.out)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from alignment.data.build.prepare import Lengths, PairSetConfig, prepare_pairs
 from alignment.data.build.replay import add_replay
+from alignment.data.build.settings import Lengths, PairSetConfig
 from alignment.data.formats import Format
 from alignment.data.read import files
 from alignment.data.read.sources import FileSource
@@ -85,6 +85,8 @@ class PrepareBatches(Step):
 
     def build(self, context: Context) -> Outcome:
         """Write the rows to train on, old ones to repeat among them, and the quarantined ones."""
+        from alignment.data.build.prepare import prepare_pairs
+
         store, out = context.store, context.workspace.out
         sets = {name: data_of(store, key) for name, key in self.trained.items()}
         trained = {

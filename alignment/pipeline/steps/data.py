@@ -7,15 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from alignment.data.build.dataset import LIKENESS
-from alignment.data.build.prepare import (
-    ConversationSetConfig,
-    Lengths,
-    PairSetConfig,
-    prepare_conversations,
-    prepare_pairs,
-)
-from alignment.data.build.report import Prepared
+from alignment.data.build.report import LIKENESS, Prepared
+from alignment.data.build.settings import ConversationSetConfig, Lengths, PairSetConfig
 from alignment.data.split import PromptKeys
 from alignment.errors import DataError
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
@@ -64,6 +57,8 @@ class PrepareConversations(PrepareSet):
 
     def build(self, context: Context) -> Outcome:
         """Write train, held-out and quarantined rows."""
+        from alignment.data.build.prepare import prepare_conversations
+
         with naming(self):
             prepared = prepare_conversations(
                 self.config, max_length=self.max_length, **self._arguments(context)
@@ -81,6 +76,8 @@ class PreparePairs(PrepareSet):
 
     def build(self, context: Context) -> Outcome:
         """Write train, held-out and quarantined rows, and prompts with verifiers."""
+        from alignment.data.build.prepare import prepare_pairs
+
         with naming(self):
             prepared = prepare_pairs(self.config, lengths=self.lengths, **self._arguments(context))
         return prepared_outcome(self, prepared)
@@ -88,7 +85,7 @@ class PreparePairs(PrepareSet):
 
 def tokenizer_of(context: Context, base: str) -> Any:
     """The tokenizer that the step was handed, or that of a base model's step."""
-    from alignment.models.load import open_tokenizer
+    from alignment.models.tokenizer import open_tokenizer
 
     return context.tokenizer or open_tokenizer(model_of(context.store, base), context.store)
 

@@ -5,20 +5,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.data.practice.verifiers import VerifiablePrompt
 from alignment.evaluate.evaluators import headline_metrics
-from alignment.evaluate.suite import (
-    DISTRIBUTIONS,
-    PAIRS,
-    BaselineScores,
-    EvaluationConfig,
-    eval_prompts,
-    evaluate,
-)
+from alignment.evaluate.settings import EvaluationConfig
 from alignment.pipeline.step import Context, Key, Outcome, Step, data_of, model_of, rows_of
 from alignment.records import EvalReport, PairScore, PreferencePair
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
 
 if TYPE_CHECKING:
+    from alignment.evaluate.suite import BaselineScores
     from alignment.models.load import LoadedModel
 
 
@@ -42,6 +36,7 @@ class EvaluateModel(Step):
 
     def build(self, context: Context) -> Outcome:
         """Score pairs, answer prompts, summarise; and how far it is from what was trained."""
+        from alignment.evaluate.suite import eval_prompts, evaluate
         from alignment.models.load import open_model
 
         store = context.store
@@ -71,7 +66,9 @@ class EvaluateModel(Step):
         metrics |= _from_training(store, model)
         return Outcome(output=placed, metrics=metrics)
 
-    def _baseline(self, store: Store) -> BaselineScores | None:
+    def _baseline(self, store: Store) -> "BaselineScores | None":
+        from alignment.evaluate.suite import DISTRIBUTIONS, PAIRS, BaselineScores
+
         if self.base is None or self.parent is None:
             return None
         base, parent = store.open(self.base), store.open(self.parent)

@@ -6,8 +6,7 @@ it against the probe that its training left.
 
 from typing import Literal
 
-from alignment.models.merge import Merge
-from alignment.models.stack import Stack
+from alignment.compose.settings import Merge, Stack
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
 from alignment.records import AdapterRef, ModelRef
 

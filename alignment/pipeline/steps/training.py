@@ -4,10 +4,12 @@ Each leaves `adapter/` and a probe of the model with that adapter, which the han
 against.
 """
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, describe_adapter
 from alignment.pipeline.step import (
     Context,
     Key,
@@ -28,13 +30,11 @@ from alignment.records import (
 from alignment.store.durable import staged
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
-from alignment.train.dpo import train_dpo
-from alignment.train.loop import TrainingSummary
 from alignment.train.settings import DpoConfig, SftConfig
-from alignment.train.sft import train_sft
 
 if TYPE_CHECKING:
     from alignment.models.load import LoadedModel
+    from alignment.train.loop import TrainingSummary
 
 
 class TrainSft(Step):
@@ -65,6 +65,8 @@ class TrainSft(Step):
 
     def build(self, context: Context) -> Outcome:
         """Train and write the adapter."""
+        from alignment.train.sft import train_sft
+
         policy = _open(context.store, self.policy, bf16=self.config.bf16)
         sets = [data_of(context.store, key) for key in self.data]
         watched = [data_of(context.store, key) for key in self.watched]
@@ -110,6 +112,8 @@ class TrainDpo(Step):
 
     def build(self, context: Context) -> Outcome:
         """Train and write the adapter."""
+        from alignment.train.dpo import train_dpo
+
         policy = _open(context.store, self.policy, bf16=self.config.bf16)
         data = data_of(context.store, self.data)
         watched = [data_of(context.store, key) for key in self.watched]
@@ -147,9 +151,6 @@ class UseAdapter(Step):
 
     def build(self, context: Context) -> Outcome:
         """Check the adapter, copy it into the store and probe the model it makes."""
-        import shutil
-
-        from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, describe_adapter
         from alignment.models.stack import attach
         from alignment.scoring.probe import PROBE_FILE, last_replies, probe_rows, record_probe
 
@@ -187,10 +188,9 @@ def _trained(
     step: TrainSft | TrainDpo,
     context: Context,
     policy: "LoadedModel",
-    summary: TrainingSummary,
+    summary: "TrainingSummary",
     sets: Sequence[DataRef],
 ) -> Outcome:
-    from alignment.models.adapters import describe_adapter
     from alignment.scoring.probe import PROBE_FILE, last_replies, probe_rows, save_probe
 
     out = context.workspace.out

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from alignment.compose.handover import Destination, compose_model, kept_notes
+from alignment.compose.settings import Merge, Stack
 from alignment.errors import TrainingError
-from alignment.models.merge import Merge
-from alignment.models.stack import Stack
 from alignment.records import Nf4
 from alignment.scoring.probe import last_replies, probe_rows, record_probe
 from alignment.store.progress import Progress

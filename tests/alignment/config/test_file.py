@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from alignment.compose.settings import Stack
 from alignment.config.file import load
 from alignment.config.pipeline import TrainedSft
 from alignment.errors import ConfigError
-from alignment.models.stack import Stack
 from alignment.train.losses import Ipo
 
 ROOT = Path(__file__).parents[3]

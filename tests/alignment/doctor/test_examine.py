@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from alignment.config.file import load
-from alignment.doctor import examine
+from alignment.doctor.examine import examine
 from alignment.doctor.forecast.trainings import carried_ranks
 from alignment.pipeline.chain import chain
 from alignment.pipeline.steps import TrainDpo, TrainSft

@@ -6,12 +6,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alignment.data.practice.source import PracticeSource
+from alignment.evaluate.settings import EvaluationConfig
 from alignment.evaluate.suite import (
     DISTRIBUTIONS,
     GENERATIONS,
     PAIRS,
     BaselineScores,
-    EvaluationConfig,
     eval_prompts,
     evaluate,
 )

@@ -7,9 +7,9 @@ import time
 import psutil
 import pytest
 
+from alignment.compose.settings import Merge
 from alignment.errors import AlignmentError, ArtifactError, Interrupted, ModelError, StorageError
 from alignment.execution.run_step import build, run_step
-from alignment.models.merge import Merge
 from alignment.models.sources import FolderModel
 from alignment.pipeline.steps import MergeAdapter, OpenBase
 from alignment.store.progress import Progress

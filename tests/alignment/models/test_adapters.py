@@ -5,14 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alignment.errors import ModelError
-from alignment.models.adapters import (
-    REFUSED,
-    Factors,
-    check_adapter,
-    concatenate,
-    describe_adapter,
-    read_factors,
-)
+from alignment.models.adapters import REFUSED, check_adapter, describe_adapter
+from alignment.models.factors import Factors, concatenate, read_factors
 from alignment.store.store import file_sha256
 
 WEIGHTS = "adapter_model.safetensors"

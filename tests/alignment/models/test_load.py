@@ -1,6 +1,6 @@
 import torch
 
-from alignment.models.load import open_tokenizer
+from alignment.models.tokenizer import open_tokenizer
 from alignment.records import Nf4
 from alignment.store.store import Store
 

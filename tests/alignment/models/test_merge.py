@@ -14,9 +14,10 @@ from safetensors.numpy import load_file
 
 from alignment.errors import ModelError
 from alignment.models import weight_files
+from alignment.models.description import describe
+from alignment.models.folder import tokenizer_files
 from alignment.models.load import open_model
 from alignment.models.merge import plan_merge, write_merge
-from alignment.models.sources import describe, tokenizer_files
 from alignment.records import Materialised, Nf4
 from alignment.store.progress import Follower, Progress
 from alignment.store.store import Store

@@ -7,15 +7,10 @@ import pytest
 import torch
 
 from alignment.errors import ModelError
+from alignment.models.description import describe
+from alignment.models.folder import check_weights, stored_dtype
 from alignment.models.load import load_base
-from alignment.models.sources import (
-    FolderModel,
-    HubModel,
-    PackagedModel,
-    check_weights,
-    describe,
-    stored_dtype,
-)
+from alignment.models.sources import FolderModel, HubModel, PackagedModel
 
 
 @pytest.fixture

@@ -15,13 +15,8 @@ from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator, RowValue, ScoredRows
 from alignment.evaluate.gate import JudgedModel, judge
 from alignment.evaluate.limits import GateConfig
-from alignment.evaluate.suite import (
-    DISTRIBUTIONS,
-    BaselineScores,
-    EvaluationConfig,
-    eval_prompts,
-    evaluate,
-)
+from alignment.evaluate.settings import EvaluationConfig
+from alignment.evaluate.suite import DISTRIBUTIONS, BaselineScores, eval_prompts, evaluate
 from alignment.records import Check, EvalReport, Generation, PairScore
 from alignment.report import plots, tables
 from alignment.report.page import RunReport, render, to_markdown

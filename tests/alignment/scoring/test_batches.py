@@ -5,9 +5,10 @@ import torch
 
 from alignment.errors import ModelError
 from alignment.models.chat_template import IGNORED
-from alignment.scoring.attention import FAMILIES, use_packed_attention
+from alignment.scoring.attention import use_packed_attention
 from alignment.scoring.batches import PackedRow, lay_out, level, split
 from alignment.scoring.engine import Packed
+from alignment.scoring.families import FAMILIES
 from alignment.scoring.logprobs import Completion, predicted_logprobs, reply_logprobs
 from tests.alignment.train.models import random_model
 

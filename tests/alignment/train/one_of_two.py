@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment.models.adapters import describe_adapter
+from alignment.models.description import describe
 from alignment.models.load import open_model
-from alignment.models.sources import describe
 from alignment.records import Conversation, Message, ModelRef, PreferencePair
 from alignment.scoring.engine import Packed, StepRows
 from alignment.store.progress import Progress

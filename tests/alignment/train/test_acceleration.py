@@ -116,14 +116,14 @@ def test_a_switch_leaves_nothing_of_a_fused_adapter(adapted):
 
 def test_a_compiled_models_rewards_by_task_are_as_they_were(adapted):
     """Scored outside autocast, where a bfloat16 base meets fp32 adapters."""
-    from alignment.train.callbacks import rewards_by_task
+    from alignment.train.callbacks import RewardsByTaskCallback
 
     def margin(model):
         for name, parameter in model.named_parameters():
             if "lora_" not in name:
                 parameter.data = parameter.data.bfloat16()
         state = SimpleNamespace(log_history=[], global_step=1)
-        callback: Any = rewards_by_task(
+        callback: Any = RewardsByTaskCallback(
             tokenizer(), list(pairs_of("short", 4, seed=0)), Sigmoid(), batch=4, max_length=128
         )
         callback.on_evaluate(None, state, None, model=model)

@@ -8,10 +8,10 @@ from alignment.models.generate import generate
 from alignment.scoring.logprobs import pair_logprobs
 from alignment.store.progress import Progress
 from alignment.train.callbacks import (
+    ProgressCallback,
+    RewardsByTaskCallback,
+    SampleGenerationCallback,
     check_start,
-    progress_callback,
-    rewards_by_task,
-    sample_generations,
 )
 from alignment.train.losses import Ipo, Sigmoid
 
@@ -35,13 +35,13 @@ def lines(path):
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_a_number_ends_the_run(workspace, at_step, loss):
-    callback = progress_callback(workspace, Progress(), phase="training")
+    callback = ProgressCallback(workspace, Progress(), phase="training")
     with pytest.raises(TrainingError, match=f"the loss is {loss} at step 3. Lower learning_rate"):
         callback.on_log(**at_step(3, logs={"loss": loss}))
 
 
 def test_every_logged_loss_becomes_a_mark_of_progress(workspace, at_step):
-    callback = progress_callback(workspace, Progress(workspace.progress), phase="training")
+    callback = ProgressCallback(workspace, Progress(workspace.progress), phase="training")
     callback.on_log(**at_step(3, logs={"loss": 0.5}))
     callback.on_log(**at_step(3, logs={"eval_loss": 0.5}))
     (mark,) = lines(workspace.progress)
@@ -51,7 +51,7 @@ def test_every_logged_loss_becomes_a_mark_of_progress(workspace, at_step):
 
 def test_training_goes_on_until_it_is_asked_to_stop(workspace, at_step):
     progress = Progress()
-    callback = progress_callback(workspace, progress, phase="training")
+    callback = ProgressCallback(workspace, progress, phase="training")
     event = at_step(3)
     callback.on_step_end(**event)
     assert not event["control"].should_training_stop
@@ -66,7 +66,7 @@ def test_what_the_trainer_saves_is_sealed(workspace, at_step):
     staged = workspace.folder.parent / "trl" / "checkpoint-3"
     staged.mkdir(parents=True)
     (staged / "optimizer.pt").write_text("x")
-    progress_callback(workspace, Progress(), phase="training").on_save(**event)
+    ProgressCallback(workspace, Progress(), phase="training").on_save(**event)
     assert (workspace.checkpoints / "step-00000003" / "optimizer.pt").read_text() == "x"
     assert not staged.exists()
 
@@ -74,7 +74,7 @@ def test_what_the_trainer_saves_is_sealed(workspace, at_step):
 def test_samples_are_the_greedy_replies(tmp_path, open_tiny, conversations, at_step):
     loaded, path = open_tiny(), tmp_path / "samples.jsonl"
     prompts = [row.messages[:-1] for row in conversations[:2]]
-    callback = sample_generations(loaded.tokenizer, prompts, path, max_new_tokens=4)
+    callback = SampleGenerationCallback(loaded.tokenizer, prompts, path, max_new_tokens=4)
     callback.on_evaluate(**at_step(5, model=loaded.model))
     replies = generate(loaded.model, loaded.tokenizer, prompts, max_new_tokens=4, batch=1)
     assert lines(path) == [
@@ -90,7 +90,7 @@ def test_a_resumed_run_writes_no_sample_twice(tmp_path, chatml_tokenizer, at_ste
     """
     path = tmp_path / "samples.jsonl"
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (2, 4, 6)))
-    callback = sample_generations(chatml_tokenizer, [], path, max_new_tokens=4)
+    callback = SampleGenerationCallback(chatml_tokenizer, [], path, max_new_tokens=4)
     for step in (4, 5):
         event = at_step(step)
         event["state"].log_history = [
@@ -109,7 +109,9 @@ def test_rewards_are_beta_times_what_the_adapter_changed(open_tiny, adapted, pai
         pair.model_copy(update={"task_type": task, "source": "one"})
         for pair, task in zip(pairs[:3], ("x", "y", "y"), strict=True)
     ]
-    callback = rewards_by_task(adapted.tokenizer, named, Sigmoid(beta=0.5), batch=4, max_length=256)
+    callback = RewardsByTaskCallback(
+        adapted.tokenizer, named, Sigmoid(beta=0.5), batch=4, max_length=256
+    )
     event = at_step(5, model=adapted.model)
     callback.on_evaluate(**event)
     policy, reference = (

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from alignment.scoring.logprobs import PairLogProbs
+from alignment.scoring.pairs import PairLogProbs
 from alignment.train.losses import (
     ApoZero,
     Hinge,

@@ -117,7 +117,7 @@ def test_precomputed_reference_logprobs_are_those_of_the_stack(
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    from alignment.train.settings import on_this_machine
+    from alignment.train.trainers import on_this_machine
 
     loaded = open_tiny(stacked)
     arguments = on_this_machine(dpo_config.trl_arguments(seed=0), workspace.folder, evaluates=False)

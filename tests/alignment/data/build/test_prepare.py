@@ -5,13 +5,8 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
-from alignment.data.build.prepare import (
-    ConversationSetConfig,
-    Lengths,
-    PairSetConfig,
-    prepare_conversations,
-    prepare_pairs,
-)
+from alignment.data.build.prepare import prepare_conversations, prepare_pairs
+from alignment.data.build.settings import ConversationSetConfig, Lengths, PairSetConfig
 from alignment.data.practice.source import PracticeSource
 from alignment.data.practice.verifiers import VerifiablePrompt
 from alignment.data.read.sources import FileSource

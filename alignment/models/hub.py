@@ -1,0 +1,50 @@
+"""Base models on this machine: a hub's repository is fetched into its cache, and found there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.errors import HFValidationError as InvalidId
+
+from alignment.errors import ModelError
+from alignment.records import BaseRef
+from alignment.store.store import Store
+
+
+def fetch_snapshot(repository: str, revision: str, files: Sequence[str]) -> Path:
+    """The folder of a repository's files at a revision, downloaded where they are missing.
+
+    Args:
+        repository: its id, owner/name.
+        revision: branch, tag or commit.
+        files: patterns of the files to download.
+
+    Raises:
+        ModelError: there is no such repository, or the hub cannot be reached.
+    """
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
+    except (RepositoryNotFoundError, RevisionNotFoundError, InvalidId) as error:
+        raise ModelError(
+            f"no model {repository!r} at revision {revision!r} on the hub. Check the "
+            "spelling of model.id, log in if it is gated, or use model: {name: folder}."
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"model {repository!r} is not in the local cache and the hub cannot be reached. "
+            "Connect once to download it, or use model: {name: folder, path: ...}."
+        ) from error
+
+
+def base_folder(base: BaseRef, store: Store) -> Path:
+    """The folder of a base model on this machine; a hub model must be in the hub's cache."""
+    if not base.uri.startswith("hub:"):
+        return store.path(base.uri)
+    return Path(snapshot_download(base.uri[4:], revision=base.revision, local_files_only=True))

@@ -1,0 +1,22 @@
+"""The tokenizer of a base model, as training wants it."""
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from alignment.models.hub import base_folder
+from alignment.records import ModelRef
+from alignment.store.store import Store
+
+
+def open_tokenizer(ref: ModelRef, store: Store) -> PreTrainedTokenizerBase:
+    """The tokenizer of a reference; right padding, as training wants it."""
+    return load_tokenizer(base_folder(ref.base, store))
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder; right padding, the stop token where there is no padding token."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

@@ -1,0 +1,28 @@
+"""`sft-dpo plan`: what a run would do."""
+
+import json
+import sys
+from pathlib import Path
+
+from alignment.config.file import load
+from alignment.pipeline.plan import plan
+from alignment.pipeline.verdicts import chain_so_far
+from alignment.store.store import Store
+
+
+def print_plan(config: Path, overrides: list[str], *, as_json: bool) -> None:
+    """Print every step with its status and key."""
+    settings = load(config, overrides)
+    store = Store(root=settings.store)
+    planned = list(plan(chain_so_far(settings, store), store))
+    if as_json:
+        print(json.dumps([step.model_dump(mode="json") for step in planned], indent=2))
+        return
+    for step in planned:
+        print(f"{step.status:<7} {step.name:<22} {step.key}")
+    if assumed := dict.fromkeys(gate for step in planned for gate in step.assumes):
+        names = ", ".join(assumed)
+        print(
+            f"not judged yet: {names}. The keys after them hold if they keep their rounds.",
+            file=sys.stderr,
+        )

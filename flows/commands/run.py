@@ -1,0 +1,50 @@
+"""`sft-dpo run` and `sft-dpo round`: a flow in this process."""
+
+import sys
+from pathlib import Path
+
+from alignment.config.file import load
+from alignment.config.pipeline import PipelineConfig
+from alignment.execution.provenance import slow_bfloat16
+from alignment.pipeline.chain import chain
+from alignment.store.store import Store
+from flows.display import Display
+from flows.shell import watched
+
+
+def run_pipeline(config: Path, overrides: list[str]) -> None:
+    """Run the whole pipeline; print its table and where the report is."""
+    settings = load(config, overrides)
+    display = Display(list(chain(settings).steps()), _history(settings.store))
+    _advise(settings)
+    result = watched(display, "pipeline", config, overrides)
+    print(result.table)
+    print(f"report: {result.report}")
+
+
+def run_round(config: Path, overrides: list[str]) -> None:
+    """Train one round on new batches; print what became of it."""
+    settings = load(config, overrides)
+    _advise(settings)
+    display = Display([], _history(settings.store))
+    result = watched(display, "round", config, overrides)
+    if result.table:
+        print(result.table)
+        print(f"report: {result.report}")
+    print(result.words)
+    if result.head:
+        print(f"champion: {result.head}")
+
+
+def _advise(settings: PipelineConfig) -> None:
+    if settings.dpo.bf16 and slow_bfloat16():
+        print(
+            "note: this CPU is about four times slower in bfloat16 than in float32. Faster here: "
+            "--set sft.training.bf16=false --set dpo.bf16=false --set evaluation.dtype=float32",
+            file=sys.stderr,
+        )
+
+
+def _history(root: Path) -> dict[str, float]:
+    """Seconds that the last build of each kind of step took, as far as the store knows."""
+    return {record.stage: record.seconds for record in Store(root=root).records()}

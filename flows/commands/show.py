@@ -1,0 +1,35 @@
+"""`sft-dpo show`: what a store holds."""
+
+import json
+import sys
+from pathlib import Path
+
+from alignment.errors import UsageError
+from alignment.rounds.references import find_one
+from alignment.store.lineage import ancestors
+from alignment.store.store import Store
+from flows import printing
+
+
+def show_store(reference: str | None, store: Path, *, lineage: bool, as_json: bool) -> None:
+    """Print one artifact's record, its ancestry, or everything in the store."""
+    opened = Store(root=store)
+    if not store.is_dir():
+        raise UsageError(f"no store {store}. Check --store; `sft-dpo run CONFIG` makes one.")
+    if reference is None:
+        records = opened.records()
+    else:
+        record = find_one(opened, reference)
+        records = ancestors(opened, record.key) if lineage else [record]
+    if as_json:
+        dumped = [record.model_dump(mode="json") for record in records]
+        print(json.dumps(dumped if reference is None or lineage else dumped[0], indent=2))
+    elif reference is None:
+        if not records:
+            print(f"nothing in {store} yet; `sft-dpo run CONFIG` builds there", file=sys.stderr)
+        printing.print_list(records)
+        printing.print_lines(opened)
+    elif lineage:
+        printing.print_ancestry(opened, records)
+    else:
+        printing.print_record(records[0])
