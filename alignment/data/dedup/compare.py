@@ -118,8 +118,8 @@ def duplicate(index: Index, alive: KeptMask) -> Matches:
 def repeated_prompt(index: Index, alive: KeptMask, *, at_most: int) -> Matches:
     """Rows whose whole prompt was asked `at_most` times further up; `of` is the first of these."""
     rows = np.flatnonzero(alive)
-    rows = rows[np.argsort(index["prompt_text"][rows], kind="stable")]
-    _, first, sizes = np.unique(index["prompt_text"][rows], return_index=True, return_counts=True)
+    rows = rows[np.argsort(index["asked"][rows], kind="stable")]
+    _, first, sizes = np.unique(index["asked"][rows], return_index=True, return_counts=True)
     start = np.repeat(first, sizes)
     again = np.arange(len(rows)) - start >= at_most
     return _sorted(rows[again], rows[start[again]])
