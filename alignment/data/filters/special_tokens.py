@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
-from alignment.data.row import Filtered, R, Reason, Row, drop_if, turns
+from alignment.data.row import Filtered, R, Reason, Row, rule, turns
 from alignment.models.chat_template import control_tokens
 from alignment.records import Conversation, Message, PreferencePair
 
@@ -53,32 +53,26 @@ def special_token(
     return Filtered([row for at, row in enumerate(rows) if at not in found], dropped)
 
 
-def turn_marker(rows: Iterable[Row[R]]) -> Filtered[R]:
+@rule(Reason.turn_marker)
+def turn_marker(row: Row[R]) -> str | None:
     """Drop rows with the marks of a chat format in use, or a speaker's name in a reply."""
-
-    def problem(row: Row[R]) -> str | None:
-        for message in turns(row.record):
-            found = _FRAMES.search(message.content)
-            if found is None and message.role == "assistant":
-                found = _SPEAKER.search(message.content)
-            if found:
-                return f"{found[0].strip()!r} in the {message.role} turn"
-        return None
-
-    return drop_if(rows, Reason.turn_marker, problem)
+    for message in turns(row.record):
+        found = _FRAMES.search(message.content)
+        if found is None and message.role == "assistant":
+            found = _SPEAKER.search(message.content)
+        if found:
+            return f"{found[0].strip()!r} in the {message.role} turn"
+    return None
 
 
-def placeholder(rows: Iterable[Row[R]]) -> Filtered[R]:
+@rule(Reason.placeholder)
+def placeholder(row: Row[R]) -> str | None:
     """Drop rows with a blank such as {{name}} in a reply; among code it may be meant."""
-
-    def problem(row: Row[R]) -> str | None:
-        for message in turns(row.record):
-            found = _BLANK.search(message.content)
-            if found and message.role == "assistant" and "```" not in message.content:
-                return f"{found[0][:60]} in the assistant turn"
-        return None
-
-    return drop_if(rows, Reason.placeholder, problem)
+    for message in turns(row.record):
+        found = _BLANK.search(message.content)
+        if found and message.role == "assistant" and "```" not in message.content:
+            return f"{found[0][:60]} in the assistant turn"
+    return None
 
 
 def spelled_out(rows: Iterable[Row[R]], *, tokenizer: "PreTrainedTokenizerBase") -> Filtered[R]:
