@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import wraps
 from types import MappingProxyType
-from typing import Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 from alignment.records import Conversation, Message, PreferencePair, Prompt, Quarantined
 
@@ -167,3 +167,11 @@ def parts_of(record: Record) -> dict[str, tuple[Message, ...]]:
     if isinstance(record, Prompt):
         return {"prompt": record.prompt}
     return {"prompt": record.prompt, "chosen": record.chosen, "rejected": record.rejected}
+
+
+def with_parts(record: R, **parts: tuple[Message, ...]) -> R:
+    """The record with other messages in some of its parts, and the id that they give it."""
+    kind: Any = type(record)
+    kept = {name: getattr(record, name) for name in kind.model_fields if name != "id"}
+    made: R = kind.of(**{**kept, **parts})
+    return made

@@ -11,11 +11,10 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from alignment.data.row import Filtered, R, Reason, Row, rule, turns
+from alignment.data.row import Filtered, R, Reason, Row, parts_of, rule, turns, with_parts
 from alignment.models.chat_template import control_tokens
-from alignment.records import Conversation, Message, PreferencePair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -91,27 +90,14 @@ def _rewritten(row: Row[R], pattern: "re.Pattern[str]") -> Row[R]:
     if not any(pattern.search(message.content) for message in turns(row.record)):
         return row
 
-    def plain(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        return tuple(
+    parts = {
+        name: tuple(
             message.model_copy(update={"content": _spaced(message.content, pattern)})
-            for message in messages
+            for message in part
         )
-
-    record: Any = row.record
-    labels = {"task_type": record.task_type, "source": record.source}
-    if isinstance(record, Conversation):
-        new: Any = Conversation.of(plain(record.messages), **labels)
-    elif isinstance(record, PreferencePair):
-        new = PreferencePair.of(
-            plain(record.prompt),
-            chosen=plain(record.chosen),
-            rejected=plain(record.rejected),
-            strength=record.strength,
-            **labels,
-        )
-    else:
-        new = type(record).of(plain(record.prompt), **labels)
-    return replace(row, record=cast(R, new))
+        for name, part in parts_of(row.record).items()
+    }
+    return replace(row, record=with_parts(row.record, **parts))
 
 
 def _spaced(text: str, pattern: "re.Pattern[str]") -> str:
