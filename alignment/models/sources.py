@@ -4,6 +4,7 @@ Each source gives one folder of safetensors with its tokenizer. Pickled weights 
 code from a model repository is never run. Not here: quantising, adapters, devices (`load.py`).
 """
 
+import math
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,6 @@ from alignment.store.store import file_sha256
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 TOKENIZER_FILES = ("tokenizer*", "*.jinja", "vocab*", "merges.txt", "special_tokens_map.json")
 VOCABULARY_FILES = ("tokenizer.json", "*.model", "vocab*")
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "*.model", "tokenizer*")
@@ -296,15 +296,8 @@ def stored_dtype(folder: Path) -> str:
     names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     with safe_open(weight_files(folder)[0], framework="numpy") as tensors:
         slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118 (not a dict)
-        largest = max(slices, key=lambda part: _elements(part.get_shape()))
+        largest = max(slices, key=lambda part: math.prod(part.get_shape()))
         return names.get(largest.get_dtype(), str(largest.get_dtype()))
-
-
-def _elements(shape: list[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def _download(requirement: str, folder: Path) -> Path:
