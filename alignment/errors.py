@@ -65,18 +65,8 @@ class Overtaken(AlignmentError):
 
 
 ERRORS: dict[str, type[AlignmentError]] = {
-    error.__name__: error
-    for error in (
-        AlignmentError,
-        UsageError,
-        ConfigError,
-        DataError,
-        ModelError,
-        StorageError,
-        ArtifactError,
-        TrainingError,
-        Interrupted,
-        Overtaken,
-    )
+    name: kind
+    for name, kind in tuple(globals().items())
+    if isinstance(kind, type) and issubclass(kind, AlignmentError)
 }
 """Name to class, for errors that come back from a child process."""

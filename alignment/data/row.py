@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import wraps
 from types import MappingProxyType
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 from alignment.records import Conversation, Message, PreferencePair, Prompt, Quarantined
 
 Record = Conversation | PreferencePair | Prompt
-
-
 R = TypeVar("R", bound=Record)
+P = ParamSpec("P")
 
 
 class Reason(StrEnum):
@@ -123,18 +123,31 @@ class Filtered(NamedTuple, Generic[R]):
     noted: Mapping[str, int] = MappingProxyType({})
 
 
-def drop_if(
-    rows: Iterable[Row[R]], reason: Reason, problem: Callable[[Row[R]], str | None]
-) -> Filtered[R]:
-    """Drop for `reason` each row in which `problem` finds something to say."""
-    cleaned: Filtered[R] = Filtered([], [])
-    for row in rows:
-        detail = problem(row)
-        if detail is None:
-            cleaned.kept.append(row)
-        else:
-            cleaned.dropped.append(row.dropped(reason, detail))
-    return cleaned
+def rule(
+    reason: Reason,
+) -> Callable[
+    [Callable[Concatenate[Row[R], P], str | None]],
+    Callable[Concatenate[Iterable[Row[R]], P], Filtered[R]],
+]:
+    """Turn a function that says what is wrong with a row, if anything, into a filter of rows."""
+
+    def as_filter(
+        problem: Callable[Concatenate[Row[R], P], str | None],
+    ) -> Callable[Concatenate[Iterable[Row[R]], P], Filtered[R]]:
+        @wraps(problem)
+        def filtered(rows: Iterable[Row[R]], /, *args: P.args, **kwargs: P.kwargs) -> Filtered[R]:
+            kept, dropped = [], []
+            for row in rows:
+                detail = problem(row, *args, **kwargs)
+                if detail is None:
+                    kept.append(row)
+                else:
+                    dropped.append(row.dropped(reason, detail))
+            return Filtered(kept, dropped)
+
+        return filtered
+
+    return as_filter
 
 
 def turns(record: Record) -> tuple[Message, ...]:
@@ -154,3 +167,11 @@ def parts_of(record: Record) -> dict[str, tuple[Message, ...]]:
     if isinstance(record, Prompt):
         return {"prompt": record.prompt}
     return {"prompt": record.prompt, "chosen": record.chosen, "rejected": record.rejected}
+
+
+def with_parts(record: R, **parts: tuple[Message, ...]) -> R:
+    """The record with other messages in some of its parts, and the id that they give it."""
+    kind: Any = type(record)
+    kept = {name: getattr(record, name) for name in kind.model_fields if name != "id"}
+    made: R = kind.of(**{**kept, **parts})
+    return made

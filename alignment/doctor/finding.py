@@ -7,7 +7,7 @@ of it. Not here: how anything is checked or drawn.
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from alignment.records import Frozen
 from alignment.report.table import Table
@@ -61,7 +61,7 @@ class Finding(Frozen):
         check: its name, as in docs/doctor.md.
         headline: one sentence with the number that decides.
         figures: the numbers, for programs.
-        remedy: what to do; empty where nothing is to be done.
+        remedy: what to do; dropped where the verdict is ok, so a check states it in any case.
     """
 
     check: str
@@ -72,6 +72,11 @@ class Finding(Frozen):
     charts: tuple[Chart, ...] = ()
     examples: tuple[Example, ...] = ()
     remedy: str = ""
+
+    @field_validator("remedy")
+    @classmethod
+    def _only_where_needed(cls, remedy: str, info: ValidationInfo) -> str:
+        return "" if info.data.get("verdict") == "ok" else remedy
 
 
 class PreflightReport(Frozen):

@@ -110,18 +110,6 @@ def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     return closing
 
 
-def encode_conversation(
-    tokenizer: "PreTrainedTokenizerBase", conversation: Conversation
-) -> dict[str, object]:
-    """A training row: `input_ids`, and `id`, `task_type`, `source` for the metrics."""
-    return {
-        "input_ids": render(tokenizer, conversation.messages),
-        "id": conversation.id,
-        "task_type": conversation.task_type,
-        "source": conversation.source,
-    }
-
-
 @dataclass(frozen=True)
 class CompletionOnlyCollator:
     """Pads rows to a batch whose labels are the assistant turns, each with its stop token.

@@ -3,6 +3,7 @@
 Not here: where a folder comes from (`sources.py`), its tensors (`weight_files.py`).
 """
 
+import math
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -55,15 +56,8 @@ def stored_dtype(folder: Path) -> str:
     names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     with safe_open(weight_files(folder)[0], framework="numpy") as tensors:
         slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118 (not a dict)
-        largest = max(slices, key=lambda part: _elements(part.get_shape()))
+        largest = max(slices, key=lambda part: math.prod(part.get_shape()))
         return names.get(largest.get_dtype(), str(largest.get_dtype()))
-
-
-def _elements(shape: list[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def one_line(error: BaseException) -> str:

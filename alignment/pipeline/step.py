@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
+from alignment.data.formats import chosen_conversation
 from alignment.records import (
     Conversation,
     DataRef,
@@ -172,10 +173,5 @@ def conversations_of(store: Store, sets: Iterable[DataRef], role: str) -> list[C
         if ref.kind == "conversations":
             found += rows_of(store, [ref], role, Conversation)
         else:
-            found += [
-                Conversation.of(
-                    (*pair.prompt, *pair.chosen), task_type=pair.task_type, source=pair.source
-                )
-                for pair in rows_of(store, [ref], role, PreferencePair)
-            ]
+            found += map(chosen_conversation, rows_of(store, [ref], role, PreferencePair))
     return found

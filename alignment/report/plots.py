@@ -67,10 +67,12 @@ def model_estimates(reports: Sequence[EvalReport], metric: str) -> Figure:
 
 def reply_lengths(generations: Mapping[str, Sequence[Generation]]) -> Figure:
     """Reply tokens of every model: middle half as a bar, 5 to 95 % as a line, median as a dot."""
+    import numpy as np
+
     figure, axes = empty_figure(height=height_for(len(generations)))
     for row, replies in enumerate(generations.values()):
-        lengths = sorted(reply.tokens for reply in replies)
-        p5, q1, median, q3, p95 = (_quantile(lengths, q) for q in (0.05, 0.25, 0.5, 0.75, 0.95))
+        lengths = [reply.tokens for reply in replies]
+        p5, q1, median, q3, p95 = np.quantile(lengths, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
         axes.plot([p5, p95], [row, row], color=BLUE, linewidth=1.5, zorder=2)
         axes.plot([q1, q3], [row, row], color=BLUE, linewidth=7, alpha=0.45, zorder=3)
         axes.plot([median], [row], "o", color=PAPER, markeredgecolor=BLUE, markersize=7, zorder=4)
@@ -262,14 +264,6 @@ def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Every k-th point, so that a long run does not make a heavy page."""
     return points[:: math.ceil(len(points) / _MOST_POINTS) or 1]
-
-
-def _quantile(ordered: Sequence[int], share: float) -> float:
-    """By linear interpolation between the two nearest of the sorted numbers."""
-    position = share * (len(ordered) - 1)
-    low = math.floor(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
 
 
 def _correlation(first: Sequence[float], second: Sequence[float]) -> str:

@@ -1,10 +1,6 @@
-"""A real server under compose's settings: who has no password gets nothing, who has it may work.
+"""A real server under compose's settings: who has no password gets nothing, who has it may work."""
 
-On SQLite; `docker/prove.py` does it on PostgreSQL.
-"""
-
-import runpy
-from pathlib import Path
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -12,25 +8,29 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
+from tests.docker.service_files import COMPOSE, SECRETS, fill
 from tests.inbox import line_settings
+from tests.postgres import postgresql
 from tests.prefect_service import WORKER, bootstrap, running, serving
 
 pytestmark = pytest.mark.slow
 
-PROVE = runpy.run_path(str(Path(__file__).parents[2] / "docker" / "prove.py"))
 ELSEWHERE = {"PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_SERVER_UI_API_URL"}
 SOCKETS = ("events/in", "events/out", "logs/out")
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory):
-    """The server, and what a client that knows the password sends."""
-    settings = PROVE["compose"]()["services"]["server"]["environment"]
-    filled = {key: PROVE["fill"](value, PROVE["SECRETS"]) for key, value in settings.items()}
-    kept = {key: value for key, value in filled.items() if key not in ELSEWHERE}
-    assert kept["PREFECT_SERVER_API_AUTH_STRING"] == PROVE["SECRETS"]["PREFECT_AUTH"]
-    with serving(tmp_path_factory.mktemp("guarded"), **kept) as server:
-        yield server, httpx.BasicAuth(*PROVE["SECRETS"]["PREFECT_AUTH"].split(":"))
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def guarded(request, tmp_path_factory):
+    """The server on either database, and what a client that knows the password sends."""
+    settings = COMPOSE["services"]["server"]["environment"]
+    kept = {key: fill(value, SECRETS) for key, value in settings.items() if key not in ELSEWHERE}
+    assert kept["PREFECT_SERVER_API_AUTH_STRING"] == SECRETS["PREFECT_AUTH"]
+    with ExitStack() as stack:
+        if request.param == "postgresql":
+            database = stack.enter_context(postgresql())
+            kept["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database.url
+        server = stack.enter_context(serving(tmp_path_factory.mktemp("guarded"), **kept))
+        yield server, httpx.BasicAuth(*SECRETS["PREFECT_AUTH"].split(":"))
 
 
 @pytest.mark.parametrize("path", ["admin/version", "csrf-token?client=x", "work_queues/x"])

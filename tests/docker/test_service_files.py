@@ -1,15 +1,17 @@
-"""What can be read off Dockerfile and compose.yaml; docker/prove.py runs the rest."""
+"""What Dockerfile and compose.yaml promise, as far as it can be read from them."""
 
 import importlib
+import json
 import re
 import runpy
-from pathlib import Path
+import tomllib
 
 import pytest
+from sqlalchemy import make_url
 
-ROOT = Path(__file__).parents[2]
-PROVE = runpy.run_path(str(ROOT / "docker/prove.py"))
-STEPS, COMPOSE, fill = PROVE["dockerfile"](), PROVE["compose"](), PROVE["fill"]
+from tests.docker.service_files import COMPOSE, ROOT, SECRETS, dockerfile, fill
+
+STEPS = dockerfile()
 SERVICES = COMPOSE["services"]
 SETTINGS = [
     pytest.param(name, key, str(value), id=f"{name}-{key}")
@@ -43,6 +45,29 @@ def test_everything_that_is_copied_exists_and_travels_to_the_builder():
     for name in (word for text in steps("COPY") for word in text.split()[:-1]):
         assert (ROOT / name).exists(), name
         assert f"!{name}" in ignore, name
+
+
+def test_image_holds_every_package_and_the_program_it_starts():
+    copied = {word for text in steps("COPY") for word in text.split()[:-1]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = project["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert {name for name in packages if "." not in name} <= copied
+    assert json.loads(steps("CMD")[0])[1] in copied
+
+
+def test_server_is_given_the_database_that_compose_starts():
+    filled = {
+        key: fill(value, SECRETS)
+        for name in ("postgres", "server")
+        for key, value in SERVICES[name]["environment"].items()
+    }
+    url = make_url(filled["PREFECT_SERVER_DATABASE_CONNECTION_URL"])
+    assert url.drivername == "postgresql+asyncpg"
+    assert url.host in SERVICES
+    assert (url.username, url.password, url.database) == tuple(
+        filled[f"POSTGRES_{name}"] for name in ("USER", "PASSWORD", "DB")
+    )
+    assert "asyncpg==" in (ROOT / "docker/requirements.lock").read_text()
 
 
 def test_constraints_name_no_place_to_fetch_from():

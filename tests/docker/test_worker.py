@@ -4,11 +4,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).parents[2] / "docker/worker.py"
+from tests.prefect_service import ROOT, end_group, serving, wait_for
+from tests.prefect_service import WORKER as PREFECT_WORKER
+
+PROGRAM = ROOT / "docker/worker.py"
 
 RUN = """
 import pathlib, signal, sys, time
@@ -33,6 +35,28 @@ signal.signal(signal.SIGTERM, stop)
 run.wait()
 while True:
     signal.pause()
+"""
+
+
+SAVES = """
+import pathlib, time
+from prefect import flow
+FOLDER = pathlib.Path(__file__).parent
+
+@flow
+def saves():
+    (FOLDER / "started").touch()
+    try:
+        time.sleep(120)
+    finally:
+        time.sleep(3)
+        (FOLDER / "saved").touch()
+"""
+
+DEPLOY = """
+from prefect import flow
+run = flow.from_source({folder!r}, "saves.py:saves")
+run.deploy("proof", work_pool_name="gpu", print_next_steps=False)
 """
 
 
@@ -72,3 +96,31 @@ def test_a_worker_that_does_not_leave_is_killed_once_its_runs_have_saved(program
     program.send_signal(signal.SIGTERM)
     assert program.wait(40) != 0
     assert (tmp_path / "told").read_text() == "True"
+
+
+@pytest.mark.slow
+def test_a_run_of_prefects_own_worker_saves_and_is_shown_as_crashed(tmp_path):
+    folder, log = tmp_path / "flow", tmp_path / "log"
+    folder.mkdir()
+    (folder / "saves.py").write_text(SAVES)
+    with serving(tmp_path) as server:
+        server.run("-m", "prefect", "work-pool", "create", "gpu", "--type", "process")
+        server.run("-c", DEPLOY.format(folder=str(folder)))
+        with log.open("ab") as said:
+            worker = subprocess.Popen(
+                [sys.executable, PROGRAM, sys.executable, "-m", *PREFECT_WORKER],
+                cwd=ROOT,
+                env=server.environment,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+        try:
+            run = server.start("saves/proof")
+            wait_for("run", lambda: (folder / "started").exists() or None, seconds=120, log=log)
+            worker.terminate()
+            worker.wait(60)
+        finally:
+            end_group(worker)
+        assert (folder / "saved").exists()
+        assert server.finish(run, seconds=60)["type"] == "CRASHED"

@@ -8,9 +8,10 @@ For each source, and so in all: rows read = kept + held out + dropped. Not here:
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Generic, overload
+from typing import IO, Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,26 +66,14 @@ OnProgress = Callable[[str, int, int], None]
 """Is told a phase, how many rows of it are done, and of how many; 0 where nobody knows."""
 
 
-class OnDisk(Sequence[NDArray[np.uint16]]):
-    """Arrays of which one at a time is in memory."""
+@dataclass(frozen=True)
+class OnDisk:
+    """Arrays of which one at a time is in memory, read anew whenever they are gone through."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
+    paths: tuple[Path, ...]
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @overload
-    def __getitem__(self, at: int) -> NDArray[np.uint16]: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> "OnDisk": ...
-
-    def __getitem__(self, at: int | slice) -> "NDArray[np.uint16] | OnDisk":
-        if isinstance(at, slice):
-            return OnDisk(self.paths[at])
-        part: NDArray[np.uint16] = np.load(self.paths[at])
-        return part
+    def __iter__(self) -> Iterator[NDArray[np.uint16]]:
+        return map(np.load, self.paths)
 
 
 class DatasetBuilder(Generic[R]):
@@ -153,7 +142,7 @@ class DatasetBuilder(Generic[R]):
         self.alive: KeptMask = np.ones(len(self.index), dtype=bool)
         self._late: dict[int, tuple[Reason, str]] = {}
         shards = self._shards if likeness else []
-        self.signatures = OnDisk([folder / SIGNATURES for folder in shards])
+        self.signatures = OnDisk(tuple(folder / SIGNATURES for folder in shards))
 
     def apply(self, reason: Reason, comparison: Comparison, words: Callable[[str], str]) -> None:
         """Drop the rows that a comparison finds; `words` says it, given the other row's place."""
@@ -195,8 +184,8 @@ class DatasetBuilder(Generic[R]):
 
     def drop_near_duplicates(self, threshold: float, earlier: Mapping[str, Path]) -> None:
         """Drop rows that are nearly one further up, or a row of an earlier set by its name."""
-        before = OnDisk(list(earlier.values()))
-        parts = OnDisk([*self.signatures.paths, *before.paths])
+        before = OnDisk(tuple(earlier.values()))
+        parts = OnDisk(self.signatures.paths + before.paths)
         told = partial(self._on_progress, "comparing")
         at, of = near_duplicate(parts, self.alive, threshold=threshold, on_progress=told)
         names = [name for name, rows in zip(earlier, before, strict=True) for _ in range(len(rows))]

@@ -5,7 +5,7 @@ which others. Not here: rows against a rule (`clean.py`), and the texts, which s
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -118,8 +118,8 @@ def duplicate(index: Index, alive: KeptMask) -> Matches:
 def repeated_prompt(index: Index, alive: KeptMask, *, at_most: int) -> Matches:
     """Rows whose whole prompt was asked `at_most` times further up; `of` is the first of these."""
     rows = np.flatnonzero(alive)
-    rows = rows[np.argsort(index["prompt_text"][rows], kind="stable")]
-    _, first, sizes = np.unique(index["prompt_text"][rows], return_index=True, return_counts=True)
+    rows = rows[np.argsort(index["asked"][rows], kind="stable")]
+    _, first, sizes = np.unique(index["asked"][rows], return_index=True, return_counts=True)
     start = np.repeat(first, sizes)
     again = np.arange(len(rows)) - start >= at_most
     return _sorted(rows[again], rows[start[again]])
@@ -156,7 +156,7 @@ def conflicting_label(index: Index, alive: KeptMask) -> Matches:
 
 
 def near_duplicate(
-    signatures: Sequence[NDArray[np.uint16]],
+    signatures: Iterable[NDArray[np.uint16]],
     alive: KeptMask,
     *,
     threshold: float,
@@ -166,7 +166,7 @@ def near_duplicate(
 
     Args:
         signatures: of the rows in one or several parts, [rows, 128], and behind them those of
-            earlier sets, which stay.
+            earlier sets, which stay. Gone through several times.
         alive: of the rows.
         threshold: 0..1, of the n-grams of five words that two prompts share, and two answers.
         on_progress: is told how many of the rows have been compared, and of how many.
@@ -222,7 +222,7 @@ def _key(band: NDArray[np.uint16]) -> NDArray[np.uint64]:
     return key
 
 
-def _rows_of(signatures: Sequence[NDArray[np.uint16]], at: NDArray[np.int64]) -> NDArray[np.uint16]:
+def _rows_of(signatures: Iterable[NDArray[np.uint16]], at: NDArray[np.int64]) -> NDArray[np.uint16]:
     taken = np.empty((len(at), HASHES), dtype=np.uint16)
     start = 0
     for part in signatures:

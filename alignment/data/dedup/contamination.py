@@ -7,14 +7,14 @@ holds out itself, which are compared as a whole (`clean.in_evaluation_set`).
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from alignment.data.dedup.ngrams import grams, words_of
 from alignment.data.read.reading import read_prompts
 from alignment.data.read.sources import Source
-from alignment.data.row import Filtered, R, Reason, Row, drop_if, turns
+from alignment.data.row import R, Reason, Row, rule, turns
 from alignment.data.split import prompt_key
 
 WORDS = 8
@@ -68,22 +68,19 @@ class EvaluationPrompts:
         return cls(dict(holders), sizes, places, short)
 
 
-def leaked(rows: Iterable[Row[R]], *, exam: EvaluationPrompts) -> Filtered[R]:
+@rule(Reason.in_evaluation_set)
+def leaked(row: Row[R], *, exam: EvaluationPrompts) -> str | None:
     """Drop rows to train on that hold a prompt of the exam."""
-
-    def problem(row: Row[R]) -> str | None:
-        if row.held_out:
-            return None
-        if row.prompt_key in exam.short:
-            return f"asks what {exam.short[row.prompt_key]} asks"
-        counts: Counter[int] = Counter()
-        text = "\n".join(message.text for message in turns(row.record))
-        for gram in set(grams(text, words=WORDS).tolist()):
-            counts.update(exam.holders.get(gram, ()))
-        for prompt, count in counts.most_common():
-            if count >= SHARE * exam.sizes[prompt]:
-                share = count / exam.sizes[prompt]
-                return f"holds {share:.0%} of the prompt at {exam.places[prompt]}"
+    if row.held_out:
         return None
-
-    return drop_if(rows, Reason.in_evaluation_set, problem)
+    if row.prompt_key in exam.short:
+        return f"asks what {exam.short[row.prompt_key]} asks"
+    counts: Counter[int] = Counter()
+    text = "\n".join(message.text for message in turns(row.record))
+    for gram in set(grams(text, words=WORDS).tolist()):
+        counts.update(exam.holders.get(gram, ()))
+    for prompt, count in counts.most_common():
+        if count >= SHARE * exam.sizes[prompt]:
+            share = count / exam.sizes[prompt]
+            return f"holds {share:.0%} of the prompt at {exam.places[prompt]}"
+    return None

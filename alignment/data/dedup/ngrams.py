@@ -52,9 +52,9 @@ def signatures(rows: Sequence[Sequence[str]]) -> NDArray[np.uint16]:
     A row is what is asked and then its answers, in order. Both are told apart, or a long prompt
     would make any two answers to it alike; `similarity` compares two signatures.
     """
-    prompt_text = _minima([grams(row[0], words=WORDS) for row in rows])
-    reply_texts = _minima([_answers(row[1:]) for row in rows])
-    halves = (half.reshape(len(rows), BANDS, -1) for half in (prompt_text, reply_texts))
+    prompts = _minima([grams(row[0], words=WORDS) for row in rows])
+    replies = _minima([_answers(row[1:]) for row in rows])
+    halves = (half.reshape(len(rows), BANDS, -1) for half in (prompts, replies))
     return np.concatenate(list(halves), axis=2).reshape(len(rows), HASHES)
 
 

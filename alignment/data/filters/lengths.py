@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from alignment.data.row import Reason, Rejected
+from alignment.data.row import Reason, Rejected, with_parts
 from alignment.records import Conversation, Message, PreferencePair
 
 if TYPE_CHECKING:
@@ -85,17 +85,7 @@ def trim_prompt(
             room=max_length - opened,
             min_completion=min_completion,
         )
-    if len(prompt) == len(pair.prompt):
-        return Trimmed(pair, cut)
-    trimmed = PreferencePair.of(
-        prompt,
-        chosen=pair.chosen,
-        rejected=pair.rejected,
-        task_type=pair.task_type,
-        source=pair.source,
-        strength=pair.strength,
-    )
-    return Trimmed(trimmed, cut)
+    return Trimmed(pair if prompt == pair.prompt else with_parts(pair, prompt=prompt), cut)
 
 
 def _newest_turns(

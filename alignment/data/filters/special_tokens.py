@@ -11,11 +11,10 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from alignment.data.row import Filtered, R, Reason, Row, drop_if, turns
+from alignment.data.row import Filtered, R, Reason, Row, parts_of, rule, turns, with_parts
 from alignment.models.chat_template import control_tokens
-from alignment.records import Conversation, Message, PreferencePair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,32 +52,26 @@ def special_token(
     return Filtered([row for at, row in enumerate(rows) if at not in found], dropped)
 
 
-def turn_marker(rows: Iterable[Row[R]]) -> Filtered[R]:
+@rule(Reason.turn_marker)
+def turn_marker(row: Row[R]) -> str | None:
     """Drop rows with the marks of a chat format in use, or a speaker's name in a reply."""
-
-    def problem(row: Row[R]) -> str | None:
-        for message in turns(row.record):
-            found = _FRAMES.search(message.content)
-            if found is None and message.role == "assistant":
-                found = _SPEAKER.search(message.content)
-            if found:
-                return f"{found[0].strip()!r} in the {message.role} turn"
-        return None
-
-    return drop_if(rows, Reason.turn_marker, problem)
+    for message in turns(row.record):
+        found = _FRAMES.search(message.content)
+        if found is None and message.role == "assistant":
+            found = _SPEAKER.search(message.content)
+        if found:
+            return f"{found[0].strip()!r} in the {message.role} turn"
+    return None
 
 
-def placeholder(rows: Iterable[Row[R]]) -> Filtered[R]:
+@rule(Reason.placeholder)
+def placeholder(row: Row[R]) -> str | None:
     """Drop rows with a blank such as {{name}} in a reply; among code it may be meant."""
-
-    def problem(row: Row[R]) -> str | None:
-        for message in turns(row.record):
-            found = _BLANK.search(message.content)
-            if found and message.role == "assistant" and "```" not in message.content:
-                return f"{found[0][:60]} in the assistant turn"
-        return None
-
-    return drop_if(rows, Reason.placeholder, problem)
+    for message in turns(row.record):
+        found = _BLANK.search(message.content)
+        if found and message.role == "assistant" and "```" not in message.content:
+            return f"{found[0][:60]} in the assistant turn"
+    return None
 
 
 def spelled_out(rows: Iterable[Row[R]], *, tokenizer: "PreTrainedTokenizerBase") -> Filtered[R]:
@@ -97,27 +90,14 @@ def _rewritten(row: Row[R], pattern: "re.Pattern[str]") -> Row[R]:
     if not any(pattern.search(message.content) for message in turns(row.record)):
         return row
 
-    def plain(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        return tuple(
+    parts = {
+        name: tuple(
             message.model_copy(update={"content": _spaced(message.content, pattern)})
-            for message in messages
+            for message in part
         )
-
-    record: Any = row.record
-    labels = {"task_type": record.task_type, "source": record.source}
-    if isinstance(record, Conversation):
-        new: Any = Conversation.of(plain(record.messages), **labels)
-    elif isinstance(record, PreferencePair):
-        new = PreferencePair.of(
-            plain(record.prompt),
-            chosen=plain(record.chosen),
-            rejected=plain(record.rejected),
-            strength=record.strength,
-            **labels,
-        )
-    else:
-        new = type(record).of(plain(record.prompt), **labels)
-    return replace(row, record=cast(R, new))
+        for name, part in parts_of(row.record).items()
+    }
+    return replace(row, record=with_parts(row.record, **parts))
 
 
 def _spaced(text: str, pattern: "re.Pattern[str]") -> str:

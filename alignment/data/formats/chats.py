@@ -13,7 +13,6 @@ from alignment.records import Conversation
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _REPLIES = {"chosen", "rejected", "chosen_messages", "rejected_messages"}
-THINKING = "parts of type reasoning are kept as text between <think> and </think>"
 
 
 class Messages(RowFormat):

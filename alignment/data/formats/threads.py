@@ -40,10 +40,7 @@ class OpenAssistantTrees(RowFormat):
 
     def detects(self, columns: Columns) -> str | None:
         """By prompts with replies."""
-        trees = mostly(
-            columns, "prompt", lambda value: isinstance(value, dict) and "replies" in value
-        )
-        return "column prompt holds trees" if trees else None
+        return "column prompt holds trees" if mostly(columns, "prompt", _is_tree) else None
 
     def parse(self, row: RawRow) -> Iterator[Record]:
         """The pairs of one tree.

@@ -14,7 +14,7 @@ by the hash of its slot values, so parts never share one.
 import hashlib
 import random
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -47,21 +47,9 @@ Part = Literal[
     "development",
     "held-out",
 ]
-SHARES: dict[Part, int] = {
-    "sft": 4,
-    "round-1": 1,
-    "round-2": 1,
-    "round-3": 1,
-    "round-4": 1,
-    "round-5": 1,
-    "round-6": 1,
-    "round-7": 1,
-    "round-8": 1,
-    "development": 2,
-    "held-out": 2,
-}
-"""Sixteenths of all instances that a part owns."""
-BUCKETS = tuple(part for part, share in SHARES.items() for _ in range(share))
+SHARES: dict[Part, int] = {"sft": 4, "development": 2, "held-out": 2}
+"""Sixteenths of all instances that a part owns; every other part owns one."""
+BUCKETS: tuple[Part, ...] = tuple(p for p in get_args(Part) for _ in range(SHARES.get(p, 1)))
 
 SOURCE = "practice"
 SYSTEM = Message(role="system", content="Follow the instruction exactly.")

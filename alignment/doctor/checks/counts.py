@@ -5,14 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from alignment.data.row import Reason
-from alignment.doctor.finding import (
-    Example,
-    Finding,
-    Piece,
-    graded,
-    percent,
-    share,
-)
+from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
 from alignment.doctor.inputs import PreparedSet, shown
 from alignment.records import Quarantined
 from alignment.report.table import Table
@@ -75,9 +68,7 @@ def check_rows(sets: Sequence[PreparedSet]) -> Finding:
             if row.reason not in BY_CHOICE
         ),
         remedy="Read the examples below: a format that was misread is named in the source's "
-        "`format`, a bad source is mended or left out."
-        if verdict != "ok"
-        else "",
+        "`format`, a bad source is mended or left out.",
     )
 
 

@@ -27,9 +27,7 @@ def check_engines(chain: Chain, folder: Path) -> Finding:
         verdict="fail" if reason else "ok",
         headline=headline,
         figures={"packed_steps": len(packed)},
-        remedy=f"Set engine.name=stock for {', '.join(packed)}: sft.training, dpo, evaluation."
-        if reason
-        else "",
+        remedy=f"Set engine.name=stock for {', '.join(packed)}: sft.training, dpo, evaluation.",
     )
 
 

@@ -57,9 +57,7 @@ def check_lengths(sets: Sequence[PreparedSet]) -> Finding:
         tables=(Table.of("Tokens per row under the chat template", columns, rows),),
         charts=tuple(_histogram(set_) for set_ in sets if _wholes(set_)),
         remedy="Raise max_length (and max_prompt_length), or take shorter rows: a cut reply ends "
-        "in the middle, without its stop token."
-        if verdict != "ok"
-        else "",
+        "in the middle, without its stop token.",
     )
 
 
@@ -86,9 +84,7 @@ def check_trimmed(sets: Sequence[PreparedSet]) -> Finding:
         figures={"left_out": gone, "share": part}
         | {f"useless_at_{limit}": _useless_share(sets, limit) for limit in limits},
         tables=(_what_if(sets, limits),) if limits else (),
-        remedy="Raise max_length and max_prompt_length until these pairs differ within them."
-        if verdict != "ok"
-        else "",
+        remedy="Raise max_length and max_prompt_length until these pairs differ within them.",
     )
 
 

@@ -51,9 +51,7 @@ def check_duplicates(sets: Sequence[PreparedSet]) -> Finding:
         figures={"copies": removed, "repeated_prompts": repeated},
         tables=(Table.of("The same text again", columns, rows),),
         remedy="Find out why the source repeats itself: a row that stands twice counts twice, "
-        "and what looks like many examples are few."
-        if verdict != "ok"
-        else "",
+        "and what looks like many examples are few.",
     )
 
 
@@ -90,9 +88,7 @@ def check_leaks(sets: Sequence[PreparedSet]) -> Finding:
         | {f"left_out_{reason}": count for reason, count in removed.items()},
         examples=(*exact[:3], *near[:3]),
         remedy="Take these rows out of the training sources, or the held-out figures will "
-        "flatter the model."
-        if verdict != "ok"
-        else "",
+        "flatter the model.",
     )
 
 

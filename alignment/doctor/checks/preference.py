@@ -56,9 +56,7 @@ def check_conflicts(sets: Sequence[PreparedSet]) -> Finding:
             )
             for pair in both[:3]
         ),
-        remedy="Raters disagree: merge their votes per prompt before making pairs of them."
-        if verdict != "ok"
-        else "",
+        remedy="Raters disagree: merge their votes per prompt before making pairs of them.",
     )
 
 
@@ -87,9 +85,7 @@ def check_ties(sets: Sequence[PreparedSet]) -> Finding:
         headline=headline,
         figures={"ties": ties, "inverted": inverted, "share": part, "weak_share": weak},
         remedy="Nothing need be done for these rows; a source with so many ties says little: "
-        "prefer one whose raters had to choose."
-        if verdict != "ok"
-        else "",
+        "prefer one whose raters had to choose.",
     )
 
 
@@ -128,9 +124,7 @@ def check_length_bias(sets: Sequence[PreparedSet]) -> Finding:
         remedy="A model can gain much by "
         + ("longer" if accuracy > 0.5 else "shorter")
         + " replies alone. Balance the pairs by length, choose a loss that divides by length, and "
-        "watch reply tokens in the report."
-        if verdict != "ok"
-        else "",
+        "watch reply tokens in the report.",
     )
 
 

@@ -95,9 +95,7 @@ def check_stop(sets: Sequence[PreparedSet], *, stop: int) -> Finding:
         "their stop token.",
         figures={"replies": replies, "without_stop": len(missing), "share": part},
         examples=tuple(Example(place=f"{set_.name} · row {row}") for set_, row in missing[:3]),
-        remedy="Raise max_length so that replies are not cut, or leave long rows out."
-        if verdict != "ok"
-        else "",
+        remedy="Raise max_length so that replies are not cut, or leave long rows out.",
     )
 
 
@@ -123,9 +121,7 @@ def check_supervised(sets: Sequence[PreparedSet], tokenizer: PreTrainedTokenizer
         tables=(Table.of("Tokens seen and trained", ("Set", "Tokens", "Trained", "Share"), rows),),
         examples=tuple(rendered(set_, tokenizer) for set_ in sets if set_.chats or set_.pairs),
         remedy="Most of the time goes into prompts: shorten them with max_prompt_length, or take "
-        "rows with longer replies."
-        if little
-        else "",
+        "rows with longer replies.",
     )
 
 

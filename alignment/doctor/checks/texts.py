@@ -69,9 +69,7 @@ def check_forged_turns(sets: Sequence[PreparedSet]) -> Finding:
             ),
         ),
         remedy="Strip what an earlier template left in the texts; a row whose text opens a turn "
-        "of its own is an attack or a broken export."
-        if verdict != "ok"
-        else "",
+        "of its own is an attack or a broken export.",
     )
 
 
@@ -116,9 +114,7 @@ def check_refusals(sets: Sequence[PreparedSet]) -> Finding:
             ),
         ),
         remedy="A model learns to refuse from these rows: keep them only where refusing is what "
-        "you want to teach."
-        if verdict == "warn"
-        else "",
+        "you want to teach.",
     )
 
 

@@ -50,9 +50,7 @@ def check_memory(
             ),
         ),
         remedy="Switch gradient_checkpointing on, or lower max_length. With engine stock: lower "
-        "batch.per_device and raise batch.accumulation by as much (the same rows a step)."
-        if verdict != "ok"
-        else "",
+        "batch.per_device and raise batch.accumulation by as much (the same rows a step).",
     )
 
 

@@ -73,48 +73,36 @@ CPU_KEPT = 2.35
 CONTEXT = 0.5 * GIB
 PYTHON = 0.55 * GIB
 
-_LIKE_H100 = "Not checked there: assumed to reach the share of its speed that an H100 reaches."
+
+def _gpu(
+    name: str,
+    gib: float,
+    flops: float,
+    *,
+    reached: float = H100_REACHED,
+    launch: float = H100_LAUNCH,
+    checked: str = "Not checked there: assumed to reach the share of its speed that an H100 "
+    "reaches.",
+) -> Device:
+    return Device(
+        name=name,
+        memory=gib * GIB,
+        flops=flops,
+        reached=reached,
+        masked=MASKED,
+        launch=launch,
+        resident=CONTEXT,
+        checked=checked,
+    )
+
+
+_H100_CHECKED = "Fitted to two runs of TRL's trainer there, checked on others (docs/doctor.md)."
+_H200_CHECKED = "Fitted to two runs there, checked on two others (docs/doctor.md)."
 _GPUS = (
-    Device(
-        name="a100-40gb",
-        memory=39.5 * GIB,
-        flops=312e12,
-        reached=H100_REACHED,
-        masked=MASKED,
-        launch=H100_LAUNCH,
-        resident=CONTEXT,
-        checked=_LIKE_H100,
-    ),
-    Device(
-        name="a100-80gb",
-        memory=79.2 * GIB,
-        flops=312e12,
-        reached=H100_REACHED,
-        masked=MASKED,
-        launch=H100_LAUNCH,
-        resident=CONTEXT,
-        checked=_LIKE_H100,
-    ),
-    Device(
-        name="h100-80gb",
-        memory=79.1 * GIB,
-        flops=989e12,
-        reached=H100_REACHED,
-        masked=MASKED,
-        launch=H100_LAUNCH,
-        resident=CONTEXT,
-        checked="Fitted to two runs of TRL's trainer there, checked on others (docs/doctor.md).",
-    ),
-    Device(
-        name="h200",
-        memory=139.8 * GIB,
-        flops=989e12,
-        reached=H200_REACHED,
-        masked=MASKED,
-        launch=H200_LAUNCH,
-        resident=CONTEXT,
-        checked="Fitted to two runs there, checked on two others (docs/doctor.md).",
-    ),
+    _gpu("a100-40gb", 39.5, 312e12),
+    _gpu("a100-80gb", 79.2, 312e12),
+    _gpu("h100-80gb", 79.1, 989e12, checked=_H100_CHECKED),
+    _gpu("h200", 139.8, 989e12, reached=H200_REACHED, launch=H200_LAUNCH, checked=_H200_CHECKED),
 )
 NAMES = (*(device.name for device in _GPUS), "cpu")
 

@@ -18,11 +18,12 @@ def test_a_share_is_its_hits_over_its_rows_with_wilsons_interval():
     assert share.high == pytest.approx(centre + half, abs=1e-6)
 
 
-@pytest.mark.parametrize(("hits", "n"), [(0, 20), (1, 20), (12, 240), (103, 240), (20, 20)])
-def test_wilsons_interval_is_scipys(hits, n):
-    expected = stats.binomtest(hits, n).proportion_ci(method="wilson")
-    share = intervals.proportion(hits, n)
-    assert (share.low, share.high) == pytest.approx((expected.low, expected.high))
+@pytest.mark.parametrize("n", [1, 2, 3, 20, 240, 5000])
+def test_wilsons_interval_is_scipys(n):
+    for hits in {*range(0, n, max(1, n // 40)), n}:
+        expected = stats.binomtest(hits, n).proportion_ci(method="wilson")
+        share = intervals.proportion(hits, n)
+        assert (share.low, share.high) == pytest.approx((expected.low, expected.high), abs=1e-14)
 
 
 def test_the_interval_of_a_share_keeps_its_width_when_every_row_agrees():
@@ -38,13 +39,28 @@ def test_a_ratio_weighs_rows_by_their_tokens():
     assert intervals.ratio([3.0, 1.0, 2.0], [3.0, 1.0, 8.0]).value == pytest.approx(0.5)
 
 
-def test_the_bootstrap_of_a_mean_is_scipys_bca():
-    values = np.random.default_rng(3).exponential(size=60)
+@pytest.mark.parametrize(
+    "totals",
+    [
+        [1.0, 2.0],
+        [0.0] * 19 + [1.0],
+        [0.0] * 50 + [1e6],
+        np.random.default_rng(3).integers(5, size=240).tolist(),
+        np.random.default_rng(3).exponential(size=60).tolist(),
+    ],
+    ids=["two rows", "ties", "outlier", "few values", "skewed"],
+)
+def test_the_bootstrap_of_a_ratio_is_scipys_bca(totals):
+    weights = np.random.default_rng(4).integers(1, 300, size=len(totals)).astype(float)
     expected = stats.bootstrap(
-        (values,), np.mean, n_resamples=intervals.RESAMPLES, rng=np.random.default_rng(5)
+        (np.array(totals), weights),
+        lambda x, y, axis=-1: x.sum(axis=axis) / y.sum(axis=axis),
+        paired=True,
+        n_resamples=intervals.RESAMPLES,
+        rng=np.random.default_rng(5),
     ).confidence_interval
-    found = intervals.mean(values.tolist(), seed=5)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    found = intervals.ratio(totals, weights.tolist(), seed=5)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
 
 
 def test_a_mean_says_the_same_twice_and_another_seed_hardly_differs():
@@ -93,11 +109,11 @@ def test_the_sign_test_counts_splits_at_least_as_uneven():
     assert intervals.sign_test(0, 0) == 1.0
 
 
-@pytest.mark.parametrize(("wins", "losses"), [(45, 18), (14, 24), (8, 12), (900, 1000)])
+@pytest.mark.parametrize("wins", [0, 1, 8, 24, 45, 900])
+@pytest.mark.parametrize("losses", [1, 2, 12, 18, 45, 1000])
 def test_the_sign_test_is_scipys_binomial_test(wins, losses):
-    assert intervals.sign_test(wins, losses) == pytest.approx(
-        stats.binomtest(wins, wins + losses).pvalue
-    )
+    expected = stats.binomtest(wins, wins + losses).pvalue
+    assert intervals.sign_test(wins, losses) == pytest.approx(expected, rel=1e-11)
 
 
 def test_a_paired_share_counts_rows_that_changed():

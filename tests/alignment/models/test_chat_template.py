@@ -9,7 +9,6 @@ from alignment.models.chat_template import (
     IGNORED,
     CompletionOnlyCollator,
     check_spans,
-    encode_conversation,
     end_of_turn_id,
     offers_tools,
     render,
@@ -119,16 +118,14 @@ def test_the_stop_token_is_a_target_even_where_it_is_the_padding(chatml_tokenize
     stop = end_of_turn_id(chatml_tokenizer)
     assert chatml_tokenizer.pad_token_id == chatml_tokenizer.eos_token_id == stop
     collator = CompletionOnlyCollator.of(chatml_tokenizer)
-    long, short = (
-        encode_conversation(chatml_tokenizer, conversation(chat)) for chat in (CHATS[1], CHATS[0])
-    )
+    long, short = ({"input_ids": render(chatml_tokenizer, chat)} for chat in (CHATS[1], CHATS[0]))
     labels = collator([long, short])["labels"]
     assert (labels == stop).sum(dim=1).tolist() == [3, 1]  # three replies, one reply
 
 
 def test_a_batch_is_padded_on_the_right(chatml_tokenizer):
     collator = CompletionOnlyCollator.of(chatml_tokenizer)
-    rows = [encode_conversation(chatml_tokenizer, conversation(chat)) for chat in CHATS[:2]]
+    rows = [{"input_ids": render(chatml_tokenizer, chat)} for chat in CHATS[:2]]
     batch = collator(rows)
     lengths = [len(render(chatml_tokenizer, chat)) for chat in CHATS[:2]]
     assert batch["attention_mask"].sum(dim=1).tolist() == lengths
