@@ -12,11 +12,11 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,7 +105,7 @@ def build(
             return record
         workspace = store.workspace(step.key)
         started, clock = datetime.now(UTC), time.monotonic()
-        with storage_errors(store.root), _gpu_lock(enabled=step.needs_gpu):
+        with storage_errors(store.root), _gpu_lock() if step.needs_gpu else nullcontext():
             outcome = step.build(Context(store, workspace, progress, tokenizer))
         seconds = time.monotonic() - clock
         return store.commit(_record(step, outcome, started, seconds), workspace)
@@ -145,7 +145,7 @@ def _in_child(store: Store, step: Step, on_progress: OnMark, limits: Limits) -> 
         child = _forkserver.start(request, log=log)
     log_size, seen = 0, time.monotonic()
     try:
-        while child.poll() is None:
+        while (code := child.wait(timeout=0.3)) is None:
             for mark in follower.new():
                 on_progress(mark)
                 seen = time.monotonic()
@@ -157,20 +157,16 @@ def _in_child(store: Store, step: Step, on_progress: OnMark, limits: Limits) -> 
                     f"{step.name!r} made no progress for {patience:g} minutes and was ended "
                     f"(stall_minutes). The same command continues. Log: {workspace.log}"
                 )
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=0.3)
     except BaseException:
         _end(child)
         raise
-    _raise_failure(child.wait(), store, workspace, step)
+    _raise_failure(code, store, workspace, step)
 
 
 def _end(child: Child) -> None:
     """Ask a child to save and leave; insist after `GRACE_SECONDS`."""
     child.send_signal(signal.SIGTERM)
-    try:
-        child.wait(timeout=GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
+    if child.wait(timeout=GRACE_SECONDS) is None:
         child.send_signal(signal.SIGKILL)
         child.wait()
 
@@ -219,18 +215,8 @@ def main(root: str, spec: str, limits: str) -> int:
         report = {"kind": type(known).__name__, "message": str(known)}
         with contextlib.suppress(OSError):  # a full disk has no room for its own report
             (workspace.folder / "error.json").write_text(json.dumps(report))
-        if isinstance(known, StorageError):
-            _drop_last_words()
         return known.exit_code
     return 0
-
-
-def _drop_last_words() -> None:
-    """What is not printed yet goes nowhere: it would not fit, and Python would exit with 120."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for standard in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, standard.fileno())
-    os.close(nowhere)
 
 
 def _recognised(error: Exception, root: Path) -> AlignmentError | None:
@@ -253,23 +239,20 @@ def _limit_gpu(limits: Limits) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, share))
 
 
-@contextlib.contextmanager
-def _gpu_lock(*, enabled: bool) -> Iterator[None]:
+def _gpu_lock() -> AbstractContextManager[object]:
     """One training process per GPU, whoever started it; free when the process dies."""
-    if not enabled:
-        yield
-        return
     import torch
 
     if not torch.cuda.is_available():
-        yield
-        return
+        return nullcontext()
     from filelock import FileLock
 
     uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
-    with FileLock(Path(tempfile.gettempdir()) / f"sft-dpo-gpu-{uuid}.lock"):
-        yield
+    return FileLock(Path(tempfile.gettempdir()) / f"sft-dpo-gpu-{uuid}.lock")
 
 
 if __name__ == "__main__":
-    sys.exit(main(*serve(int(sys.argv[1]))))
+    exit_code = main(*serve(int(sys.argv[1])))
+    with contextlib.suppress(OSError):  # a full disk has no room for the last words
+        sys.stdout.flush()
+    os._exit(exit_code)  # Python would take the libraries down piece by piece: half a second

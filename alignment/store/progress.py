@@ -5,7 +5,6 @@ The same call is where a stage that has nothing to save gives up when it was ask
 Not here: drawing.
 """
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -87,4 +86,4 @@ class Follower:
                 if not line.endswith(b"\n"):
                     break
                 self._offset += len(line)
-                yield Mark.model_validate(json.loads(line))
+                yield Mark.model_validate_json(line)

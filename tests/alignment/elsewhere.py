@@ -104,7 +104,6 @@ def family_of(process):
 
 
 def children(process):
-    """The processes that build a step: below them that wait stands the starter of children."""
-    return [
-        child for starter in psutil.Process(process.pid).children() for child in starter.children()
-    ]
+    """The processes that build a step: the fork server is between them and the one that waits."""
+    servers = psutil.Process(process.pid).children()
+    return [child for server in servers for child in server.children()]

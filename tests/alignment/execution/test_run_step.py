@@ -153,13 +153,13 @@ def test_a_full_disk_in_a_child_is_a_usage_error_and_the_run_goes_on_when_there_
 
 
 def test_a_disk_too_full_for_the_childs_own_report_is_still_named(finished, tmp_path):
-    """Its starter is starting when the last byte of the disk is taken; it can write nothing."""
+    """The last byte of the disk is taken while the fork server starts; nothing can be written."""
     with small_disk(tmp_path / "disk", kibibytes=1024) as disk:
         elsewhere = Elsewhere(finished, "base", disk / "store")
         with elsewhere.running() as process:
             until = time.monotonic() + 60
             while not family_of(process):
-                assert time.monotonic() < until, "no starter within a minute"
+                assert time.monotonic() < until, "no fork server within a minute"
                 time.sleep(0.005)
             (disk / "filler").write_bytes(bytes(disk_free(disk)))
             code, words = finish(process)
