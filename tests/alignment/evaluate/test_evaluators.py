@@ -1,12 +1,14 @@
 import pytest
 
-from alignment.evaluate.evaluator import ScoredRows
+from alignment.evaluate import evaluators
+from alignment.evaluate.evaluator import Evaluator, ScoredRows
 from alignment.evaluate.evaluators import (
     EVALUATORS,
     Margin,
     Nll,
     PassRate,
     PreferenceAccuracy,
+    UnknownMetric,
     columns,
 )
 from alignment.evaluate.summary import summarise
@@ -23,6 +25,11 @@ def test_rows_by_id_are_what_a_paired_test_takes():
     assert Nll().by_row(rows) == {"a": 2.0, "b": 1.5, "c": 1.0}
     unverified = REPLY.model_copy(update={"passed": None})
     assert PassRate().by_row(ScoredRows(generations=[unverified])) == {}
+
+
+def test_every_class_of_the_file_is_known():
+    classes = {c for c in Evaluator.__subclasses__() if c.__module__ == evaluators.__name__}
+    assert classes - {UnknownMetric} == {type(evaluator) for evaluator in EVALUATORS}
 
 
 def test_names_are_told_apart_and_meanings_are_sentences():

@@ -103,6 +103,7 @@ def test_new_metric_has_its_column_and_its_breakdown_in_its_own_digits(new_run):
     overall = [report.overall["reply_characters"] for report in new_run.evaluations]
     table = tables.evaluation_table(new_run.evaluations)
     assert table.columns[-1] == "Reply characters"
+    assert evaluators.headline_metrics()[-1] == "reply_characters"
     assert [row[-1].text for row in table.rows] == [f"{found.value:.2f}" for found in overall]
     by_task = tables.task_table(new_run.evaluations, "reply_characters")
     by_source = tables.source_table(new_run.evaluations, "reply_characters")
