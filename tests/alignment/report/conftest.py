@@ -161,7 +161,7 @@ def run():
         histories={"sft": history, "dpo-1": (*history, {"step": 8, "eval_loss": 0.4})},
         samples={"sft": tuple(Sample(step=s, prompt="Say hi", reply=f"hi {s}") for s in range(9))},
         records=(
-            record("sft", "sft", metrics={"loss": 0.7, "tokens": 48211.0}),
+            record("sft", "sft", metrics={"steps": 48.0, "loss": 0.7, "eval_loss": 0.712}),
             record("merge-sft", "merge", output=output, metrics=HAND_OVER),
             record("dpo-1", "dpo", output=output, notes=("Three prompts were trimmed.",)),
         ),

@@ -80,7 +80,7 @@ def test_the_stage_table_says_what_was_reused(run):
         "sft-0123456789abcdef",
         "1 min 01 s",
         "reused",
-        "loss 0.7 · tokens 48,211",
+        "loss 0.7 · eval loss 0.712",
         "",
     ]
     assert rows[2][3] == "1 min 01 s"
