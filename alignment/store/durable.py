@@ -1,23 +1,31 @@
 """Changes of the disk that must be whole after a crash, each under a name.
 
-Every write, flush, rename and removal of what outlives a process is made here, so that each can
-be made to fail (`failpoints.py`) and none is forgotten: `tests/architecture` looks for others.
-The name comes first and stands at one place of the source only.
+Every write, flush, rename and removal of what outlives a process is made here, so that a test can
+make each of them fail (`tests/faults`). `tests/architecture` looks for any made elsewhere.
+The name comes first and occurs at one place of the source only.
 """
 
 import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from alignment.store.failpoints import hit
+Observer = Callable[[str], None]
+observers: list[Observer] = []
+"""Called with the name of every failpoint that this process passes. Only tests add one."""
+
+
+def hit(failpoint: str) -> None:
+    """Pass a failpoint: a place where a test can have this process die or fail."""
+    for observer in tuple(observers):
+        observer(failpoint)
 
 
 @contextlib.contextmanager
 def failpoint_span(name: str) -> Iterator[None]:
-    """What the block does to the disk: for writing that is done by a library, or piece by piece."""
+    """Failpoints around a block that writes by a library, or piece by piece."""
     hit(f"{name}:before")
     yield
     hit(f"{name}:after")

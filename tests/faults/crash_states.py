@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from alignment.store.failpoints import observe
+from tests.faults.failpoints import observe
 
 Files = dict[str, bytes | None]
 """Relative path to content; None is a folder."""

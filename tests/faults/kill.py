@@ -28,11 +28,11 @@ from alignment.execution.run_step import build
 from alignment.pipeline.verdicts import each_step
 from alignment.rounds.driver import Hooks, RoundDriver
 from alignment.rounds.line import RoundLine
-from alignment.store.failpoints import arm, observe
 from alignment.store.lineage import ancestors
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 from tests import tiny
+from tests.faults.failpoints import arm, observe
 from tests.inbox import drop, line_settings, rows
 
 ROUNDS = 2

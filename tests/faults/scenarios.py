@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from alignment.store.failpoints import arm
+from tests.faults.failpoints import arm
 from tests.faults.kill import Bench, undisturbed, warm
 
 FULL_AT = (

@@ -28,12 +28,12 @@ from alignment.rounds.driver import Hooks, RoundDriver
 from alignment.rounds.ledger import Champion, Closed, Opened
 from alignment.rounds.line import RoundLine
 from alignment.rounds.state import State, after
-from alignment.store.failpoints import Broken, arm, observe
 from alignment.store.lineage import ancestors
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 from tests import tiny
 from tests.alignment.artifacts import record_of
+from tests.faults.failpoints import Broken, arm, observe
 from tests.machines import place_of_a_life
 
 NEEDED = 16

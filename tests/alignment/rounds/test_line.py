@@ -16,8 +16,8 @@ from alignment.errors import ArtifactError, Overtaken, UsageError
 from alignment.rounds.inbox import Arrival, look
 from alignment.rounds.ledger import Champion, Delivery, Started
 from alignment.rounds.line import RoundLine
-from alignment.store.failpoints import Broken, arm
 from alignment.store.store import Store
+from tests.faults.failpoints import Broken, arm
 from tests.machines import lives, place_of_a_life
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from alignment.errors import StorageError
 from alignment.store import durable
-from alignment.store.failpoints import Broken, arm, hit, observe
+from alignment.store.durable import hit
 from alignment.store.store import storage_errors
+from tests.faults.failpoints import Broken, arm, observe
 
 
 def passed(run):

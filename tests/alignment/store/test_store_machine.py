@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from alignment.errors import ArtifactError
-from alignment.store.failpoints import Broken, arm
 from alignment.store.store import MANIFEST, Store
 from tests.alignment.artifacts import record_of
+from tests.faults.failpoints import Broken, arm
 from tests.machines import lives, place_of_a_life
 
 KEYS = st.sampled_from(["sft-1", "dpo-1", "merge-1"])

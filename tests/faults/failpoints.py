@@ -1,8 +1,7 @@
-"""Named points around every durable effect, at which a test can have the process die or fail.
+"""Fail at a failpoint: have this process die, raise or find the disk full, once, at the n-th pass.
 
-`alignment.store.durable` passes `<name>:before` and `<name>:after` of each effect it makes. Nothing
-happens there unless this process was armed, and nothing in the product arms one: a test does,
-or a child that a test has started (`tests/faults`).
+`alignment.store.durable` passes `<name>:before` and `<name>:after` around each of its effects.
+Nothing in the product adds an observer; a test does, or a child that a test has started.
 """
 
 import errno
@@ -11,37 +10,29 @@ import signal
 from collections.abc import Callable
 from typing import Literal
 
+from alignment.store.durable import Observer, observers
+
 Action = Literal["kill", "raise", "full"]
 """SIGKILL, an exception that nobody expects, or a full disk."""
-Observer = Callable[[str], None]
 
 
 class Broken(Exception):
     """The exception of an armed failpoint."""
 
 
-_observers: list[Observer] = []
-
-
-def hit(name: str) -> None:
-    """Pass a point."""
-    for observer in tuple(_observers):
-        observer(name)
-
-
 def observe(observer: Observer) -> Callable[[], None]:
-    """Have `observer(name)` called at every point, until the result is called."""
-    _observers.append(observer)
+    """Call `observer(name)` at every failpoint, until the result is called."""
+    observers.append(observer)
 
     def end() -> None:
-        if observer in _observers:
-            _observers.remove(observer)
+        if observer in observers:
+            observers.remove(observer)
 
     return end
 
 
 def arm(action: Action, *, name: str | None = None, nth: int = 1) -> Callable[[], None]:
-    """Fail once, the n-th time that the point `name`, or any point, is passed.
+    """Fail once, the n-th time that the failpoint `name`, or any failpoint, is passed.
 
     The result disarms it.
     """
