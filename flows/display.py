@@ -34,15 +34,7 @@ class Display:
         self._done = 0
         self._since = self._said = time.monotonic()
         self._began = datetime.now(UTC).isoformat(timespec="seconds")
-        self._bars = Progress(
-            TextColumn("{task.description}", justify="left"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._live,
-        )
+        self._bars = _bars(self._console)
         self._run = self._bars.add_task("run", total=self._total, note="")
         self._part = self._bars.add_task("", total=None, note="")
 
@@ -96,6 +88,18 @@ class Display:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
 def _about(seconds: float) -> str:
     if seconds < 60:
         return f"about {seconds:.0f} s left"
@@ -111,16 +115,7 @@ def _summary(record: StageRecord) -> str:
 @contextmanager
 def counting() -> Iterator[Callable[[str, int, int], None]]:
     """Draw how far the preparation of data is, while the block runs; gives what is to be told."""
-    console = Console(stderr=True)
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
+    bars = _bars(Console(stderr=True))
     task = bars.add_task("reading", total=None, note="")
     pace = Pace()
 

@@ -7,7 +7,6 @@ Not here: who the champion is and what is spent (`alignment.rounds.state`), sche
 (`deployments/`).
 """
 
-import shlex
 from typing import cast
 
 from prefect import State, Task, flow
@@ -25,17 +24,10 @@ from alignment.rounds.driver import DriverOutcome, Hooks, RoundDriver
 from alignment.rounds.line import RoundLine
 from alignment.rounds.steps import inbox_of
 from flows.form import Change, Config, form_field
+from flows.printing import command_of
 from flows.sft_dpo import Stages, find_config, name_of_run, run_chain
 from tasks.report import round_report
 from tasks.stage import Run
-
-TITLES: dict[DriverOutcome, str] = {
-    "kept": "Kept",
-    "rejected": "Rejected",
-    "waiting": "Waiting for approval",
-    "overtaken": "Overtaken",
-    "no new data": "No new data",
-}
 
 
 class RoundResult(Frozen):
@@ -80,14 +72,12 @@ def dpo_round(
     """
     try:
         settings = load(find_config(config), overrides)
-        words = ["sft-dpo round", config, *(f"--set {shlex.quote(o)}" for o in overrides)]
-        result = run_round(settings, " ".join(words))
+        result = run_round(settings, command_of("round", config, overrides))
     except AlignmentError as error:
         return cast("RoundResult", Failed(message=f"{type(error).__name__}: {error}", data=error))
     # A state, because its name is what a person looks for in the list of runs.
-    ended: State[RoundResult] = Completed(
-        name=TITLES[result.ending], message=result.words, data=result
-    )
+    name = "Waiting for approval" if result.ending == "waiting" else result.ending.capitalize()
+    ended: State[RoundResult] = Completed(name=name, message=result.words, data=result)
     return cast("RoundResult", ended)
 
 

@@ -1,9 +1,19 @@
-"""How records and lines of rounds are printed by the command line."""
+"""How commands, records and lines of rounds are printed."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
 
 from alignment.records import StageRecord
 from alignment.report.ancestry import ancestry_table
 from alignment.rounds.line import RoundLine
 from alignment.store.store import Store
+
+
+def command_of(name: str, config: str | Path, overrides: Sequence[str]) -> str:
+    """The command line that does the same again."""
+    words = [f"sft-dpo {name}", str(config), *(f"--set {shlex.quote(o)}" for o in overrides)]
+    return " ".join(words)
 
 
 def print_list(records: list[StageRecord]) -> None:

@@ -5,7 +5,6 @@ from the model that was kept.
 Not here: what a task does, the command line (`cli.py`), schedules (`deployments/`).
 """
 
-import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -24,6 +23,7 @@ from alignment.records import Frozen, StageRecord
 from alignment.report.assemble import ReportFiles
 from flows.form import Change, Config, Rounds, form_field
 from flows.logs import tell_known_errors_in_one_line
+from flows.printing import command_of
 from tasks.report import report
 from tasks.stage import Run
 from tasks.steps import TASKS
@@ -78,10 +78,8 @@ def sft_dpo(
             shown to everybody.
     """
     try:
-        settings = load(find_config(config), overrides)
-        settings = settings.first_rounds(rounds)
-        command = " ".join(["sft-dpo run", config, *(f"--set {shlex.quote(o)}" for o in overrides)])
-        return run_chain(settings, command)
+        settings = load(find_config(config), overrides).first_rounds(rounds)
+        return run_chain(settings, command_of("run", config, overrides))
     except AlignmentError as error:
         # Returned, not raised: the run page then has this line and no traceback. Whoever called
         # the flow gets `error` raised.

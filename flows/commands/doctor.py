@@ -1,6 +1,5 @@
 """`sft-dpo doctor`: a run checked before a GPU is rented."""
 
-import shlex
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from rich.console import Console
 
 from alignment.config.file import load
 from flows.doctor import print_checkup
+from flows.printing import command_of
 
 
 def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_json: bool) -> None:
@@ -17,11 +17,10 @@ def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_jso
     from alignment.doctor.page import write_page
 
     notes = Console(stderr=True)
-    words = ["sft-dpo doctor", str(config), *(f"--set {shlex.quote(o)}" for o in overrides)]
     checkup = examine(
         settings,
         device=device,
-        command=" ".join(words),
+        command=command_of("doctor", config, overrides),
         on_progress=lambda step: notes.print(f"preparing {step}", highlight=False),
     )
     page = write_page(checkup, settings.store / "reports" / f"{settings.name}-doctor.html")
