@@ -10,8 +10,8 @@ from prefect.settings import get_current_settings
 
 from alignment.errors import Interrupted
 from flows.dpo_round import RoundResult, dpo_round
+from flows.environment import SERVER_PATIENCE
 from flows.sft_dpo import RunResult, sft_dpo
-from flows.shell import SERVER_PATIENCE
 from tasks.stage import watching
 
 Watch = Callable[..., None]

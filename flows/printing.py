@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.records import StageRecord
-from alignment.report.ancestry import ancestry_table
 from alignment.rounds.line import RoundLine
 from alignment.store.store import Store
 
@@ -36,6 +35,8 @@ def print_lines(store: Store) -> None:
 
 def print_ancestry(store: Store, records: list[StageRecord]) -> None:
     """The models that the last record comes from, with metrics and verdicts, then all records."""
+    from alignment.report.ancestry import ancestry_table  # with all that a run is made of
+
     print(ancestry_table(store, records[-1].key).to_text(width=160))
     print()
     print_list(records)

@@ -1,9 +1,5 @@
-"""A flow that is run from a shell: Prefect kept quiet, its steps shown, ended by signals.
+"""A flow that is run from a shell: Prefect kept quiet, its steps shown, ended by signals."""
 
-The environment is read here and nowhere else.
-"""
-
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +8,7 @@ from typing import Any, Literal
 
 from alignment.errors import Interrupted
 from flows.display import Display
-
-SERVER_PATIENCE = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
-"""Seconds that a run waits for the server it starts for itself."""
+from flows.environment import quiet_prefect
 
 
 class Stopped(Interrupted):
@@ -43,23 +37,6 @@ def watched(
             return run(config, overrides, display.watch)
     except KeyboardInterrupt:
         raise Stopped("stopped; the same command continues from here") from None
-
-
-def quiet_prefect() -> None:
-    """Keep a run from a shell to what the person asked for: no analytics, no scheduler chatter."""
-    defaults = {
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_CLI_PROMPT": "false",
-        # SQLite waits while gigabytes of weights are flushed to the disk it shares with them.
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-        "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
-        SERVER_PATIENCE: "120",  # Prefect's own 20 are too few on a machine that is at work
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
 
 
 @contextmanager

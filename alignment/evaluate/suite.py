@@ -8,7 +8,9 @@ Not here: the metrics (`evaluators.py`), comparing models (`report.compare`).
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from alignment.data.practice.verifiers import VerifiablePrompt, Verifier
 from alignment.evaluate.evaluator import ScoredRows
@@ -21,9 +23,6 @@ from alignment.scoring.logprobs import Completion, encode, reply_distributions
 from alignment.scoring.probe import probe_rows
 from alignment.store.durable import staged, write
 from alignment.store.progress import Progress
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 GENERATIONS, PAIRS, DISTRIBUTIONS = "generations.jsonl", "pairs.jsonl", "distributions.safetensors"
 
@@ -205,8 +204,6 @@ def _kl_from_base(
 
     The base model writes its distributions to `own` instead, and is 0 from itself.
     """
-    from safetensors.torch import load_file, save_file
-
     rows = probe_rows(chosen)
     ids = [pair.id for pair in pairs[: len(rows)]]
     found = dict(zip(ids, reply_distributions(model.model, rows, batch=8), strict=True))
@@ -218,7 +215,7 @@ def _kl_from_base(
     return {name: _mean_kl(found[name], base[name]) for name in ids}
 
 
-def _mean_kl(model: "Tensor", base: "Tensor") -> float:
+def _mean_kl(model: Tensor, base: Tensor) -> float:
     base = base[: len(model)]  # in a store may be evaluations that did not cut the first reply
     return float((model.exp() * (model - base)).sum(1).mean())
 

@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from alignment.errors import ERRORS, AlignmentError, Interrupted, StorageError
 from alignment.execution.forkserver import STOPS, Child, ForkServer, serve
 from alignment.execution.provenance import code_version, hardware, libraries, peak_memory
@@ -245,8 +247,6 @@ def _gpu_lock() -> AbstractContextManager[object]:
 
     if not torch.cuda.is_available():
         return nullcontext()
-    from filelock import FileLock
-
     uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
     return FileLock(Path(tempfile.gettempdir()) / f"sft-dpo-gpu-{uuid}.lock")
 

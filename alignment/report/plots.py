@@ -67,8 +67,6 @@ def model_estimates(reports: Sequence[EvalReport], metric: str) -> Figure:
 
 def reply_lengths(generations: Mapping[str, Sequence[Generation]]) -> Figure:
     """Reply tokens of every model: middle half as a bar, 5 to 95 % as a line, median as a dot."""
-    import numpy as np
-
     figure, axes = empty_figure(height=height_for(len(generations)))
     for row, replies in enumerate(generations.values()):
         lengths = [reply.tokens for reply in replies]

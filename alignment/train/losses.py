@@ -39,13 +39,6 @@ class PreferenceLoss(Frozen, ABC):
         """The implicit rewards, beta times the log-ratios. Rafailov et al. 2023, eq. 5."""
         return (policy - reference).scaled(self.beta)
 
-    def at_start(self) -> float:
-        """The loss where policy and reference agree, whatever they say."""
-        from torch import ones, zeros
-
-        same = PairLogProbs(zeros(1), zeros(1), ones(1), ones(1))
-        return float(self(same, same))
-
     def trl_arguments(self) -> dict[str, Any]:
         """This loss under the argument names of `trl.DPOConfig`; nothing where TRL lacks it."""
         return {"loss_type": [self.trl_type], "beta": self.beta} if self.trl_type else {}

@@ -7,10 +7,12 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -45,7 +47,12 @@ HEAVY = {
     "transformers",
     "trl",
 }
-"""Each costs up to seven seconds and half a gigabyte, so a function that needs one imports it."""
+"""Each takes up to seven seconds and half a gigabyte. Whatever implements something imports them at
+its top; a module that commands load before they know what to do is light: it imports none, and
+what it calls is imported in the function that calls it."""
+
+MOST_LATE_IMPORTS = 60
+"""Imports inside functions, everywhere together."""
 
 NEVER_IN_ALIGNMENT = {"prefect", "tasks", "flows", "deployments"}
 
@@ -99,7 +106,7 @@ def dotted_name(path: Path) -> str:
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
 
 
@@ -167,6 +174,76 @@ def test_alignment_reads_no_environment():
         if isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.environ", "os.getenv"}
     ]
     assert not wrong, "configuration comes as an argument:\n" + "\n".join(wrong)
+
+
+COMMANDS = {
+    "help": "--help",
+    "plan": "plan deployments/configs/a100.yaml",
+    "plan practice": "plan deployments/configs/practice.yaml --json",
+    "show": "show --store docs",
+    "a mistake in a config": "doctor deployments/configs/a100.yaml --set typo=1",
+    "no such model": "chat merge-dpo-9 --store docs",
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_commands_that_compute_nothing_load_no_heavy_library(words):
+    done = run_python(
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print(sorted(set(sys.modules) & {HEAVY})))\n"
+        "from flows.cli import main\n"
+        f"sys.argv[1:] = {words.split()}\n"
+        "main()"
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_the_process_that_conducts_a_run_imports_no_heavy_library():
+    """Its children train; what it holds beside them is memory that they lack."""
+    modules = [dotted_name(path) for path, _ in sources("tasks", "flows")]
+    done = run_python(
+        f"import sys, importlib; [importlib.import_module(name) for name in {modules}]\n"
+        f"print(sorted(set(sys.modules) & {HEAVY}))"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_imports_inside_functions_are_few():
+    late = [f"{path}:{node.lineno}" for path, tree in sources(*HOUSE) for node in inside(tree)]
+    assert len(late) < MOST_LATE_IMPORTS, f"{len(late)}:\n" + "\n".join(late)
+
+
+def test_only_light_modules_import_inside_functions():
+    """In a module that loads a heavy library anyway it would save nothing."""
+    trees = {dotted_name(path): tree for path, tree in sources(*HOUSE)}
+    wrong = [
+        f"{module}, line {node.lineno}"
+        for module in sorted(heavy_modules(trees))
+        for node in inside(trees[module])
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def heavy_modules(trees: Mapping[str, ast.Module]) -> set[str]:
+    """The modules that load a heavy library when they are imported, directly or not."""
+    imports = {module: {name for _, name in at_import(tree)} for module, tree in trees.items()}
+    own = {module: {module_of(name, set(trees)) for name in imports[module]} for module in trees}
+    heavy = {m for m, names in imports.items() if HEAVY & {name.split(".")[0] for name in names}}
+    while more := {module for module in trees if own[module] & heavy} - heavy:
+        heavy |= more
+    return heavy
+
+
+def inside(tree: ast.Module) -> set[ast.Import | ast.ImportFrom]:
+    """The imports that run when a function is called."""
+    return {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
 
 
 def test_alignment_can_be_imported_without_prefect():

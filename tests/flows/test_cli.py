@@ -217,7 +217,7 @@ def test_ctrl_c_in_a_terminal_ends_a_run_in_one_line(server, tiny_settings, writ
 @pytest.mark.parametrize("given", ["", "30"])
 def test_a_run_waits_two_minutes_for_its_own_server_unless_told_otherwise(server, given):
     code = (
-        "from flows.shell import quiet_prefect\n"
+        "from flows.environment import quiet_prefect\n"
         "quiet_prefect()\n"
         "from prefect.settings import get_current_settings\n"
         "print(get_current_settings().server.ephemeral.startup_timeout_seconds)"

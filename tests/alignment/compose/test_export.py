@@ -183,13 +183,13 @@ def test_bfloat16_is_written_where_it_keeps_the_training_and_float32_where_not(
 
     Asked to keep more than everything, the export falls back.
     """
-    from alignment.compose import handover
+    from alignment.compose import export
 
     said, _ = written()
     assert said.dtype == "bfloat16"
     assert said.kept_share >= 0.95
     assert said.from_measured["kl"] > 0
-    monkeypatch.setattr(handover, "WORTH_A_WARNING", 1.5)
+    monkeypatch.setattr(export, "WORTH_A_WARNING", 1.5)
     assert written("full")[0].dtype == "float32"
 
 

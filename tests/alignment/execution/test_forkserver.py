@@ -1,5 +1,6 @@
 """Children of the fork server: how they start, what they inherit, how they end."""
 
+import importlib.util
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from subprocess import PIPE
 import psutil
 import pytest
 
-from alignment.execution.forkserver import ForkServer
+from alignment.execution.forkserver import MODULES, ForkServer
 
 ASKER = """
 import sys
@@ -107,3 +108,10 @@ def pending(pid):
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     (mask,) = (int(line.split()[1], 16) for line in status if line.startswith("ShdPnd:"))
     return {number for number in signal.Signals if mask >> (number - 1) & 1}
+
+
+def test_what_is_preloaded_of_our_own_exists():
+    """A preload that fails is silent: the children import what they need themselves, one by one."""
+    ours = [name for name in MODULES if name.startswith("alignment.")]
+    assert ours
+    assert all(importlib.util.find_spec(name) for name in ours)

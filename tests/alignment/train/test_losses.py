@@ -5,6 +5,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from alignment.scoring.pairs import PairLogProbs
+from alignment.train.callbacks import loss_at_start
 from alignment.train.losses import (
     ApoZero,
     Hinge,
@@ -52,7 +53,7 @@ def test_loss_is_log_two_when_policy_equals_reference():
 )
 def test_the_loss_at_the_start_is_that_of_equal_models(loss, expected):
     assert loss(SAME, SAME).tolist() == pytest.approx([expected] * 2)
-    assert loss.at_start() == pytest.approx(expected)
+    assert loss_at_start(loss) == pytest.approx(expected)
 
 
 def test_the_sigmoid_loss_of_three_numbers():
