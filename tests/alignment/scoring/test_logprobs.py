@@ -81,7 +81,7 @@ def test_the_order_of_rows_and_the_batch_size_change_nothing(open_tiny):
 
 
 def test_prompt_tokens_contribute_nothing(open_tiny):
-    """log p(reply | prompt) = log p(prompt, reply) - log p(prompt): no term of the prompt is in it.
+    """log p(reply | prompt) = log p(prompt, reply) - log p(prompt): no term of the prompt remains.
 
     All three by the loop, with the first token given.
     """
@@ -94,13 +94,13 @@ def test_prompt_tokens_contribute_nothing(open_tiny):
     assert found.sum().item() == pytest.approx(joint - of_prompt, rel=1e-5)
 
 
-def test_the_chance_of_all_next_tokens_is_one(open_tiny):
+def test_the_probabilities_of_all_next_tokens_sum_to_one(open_tiny):
     (found,) = reply_distributions(open_tiny().model, [Completion((3, 4), (5, 6, 7))], batch=1)
     assert found.shape == (3, len(open_tiny().tokenizer))
     torch.testing.assert_close(found.exp().sum(1), torch.ones(3))
 
 
-def test_distributions_hold_the_logprobs_of_the_reply(open_tiny):
+def test_distributions_contain_the_logprobs_of_the_reply(open_tiny):
     model, row = open_tiny().model, Completion((3, 4), (5, 6, 7))
     (whole,) = reply_distributions(model, [row], batch=1)
     (of_reply,) = reply_logprobs(model, [row], batch=1)
@@ -117,7 +117,7 @@ def test_swapping_chosen_and_rejected_negates_the_margin(open_tiny):
 
 
 def test_disabling_the_adapter_gives_the_reference(open_tiny, adapted, pairs):
-    """With an adapter that matters; with it switched off, the very numbers of the base model."""
+    """An active adapter changes the log-probs; disabled, they equal the base model's exactly."""
     base = open_tiny()
 
     def score(loaded):
@@ -131,7 +131,7 @@ def test_disabling_the_adapter_gives_the_reference(open_tiny, adapted, pairs):
     assert (on.chosen - off.chosen).abs().min() > 1e-3
 
 
-def test_the_mode_of_the_model_is_put_back(open_tiny):
+def test_the_mode_of_the_model_is_restored(open_tiny):
     model = open_tiny().model.train()
     reply_logprobs(model, [Completion((3,), (4,))], batch=1)
     assert model.training

@@ -1,4 +1,4 @@
-"""The trainers that `train_sft` and `train_dpo` build, caught before their first step."""
+"""The trainers that `train_sft` and `train_dpo` build, intercepted before their first step."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ class Caught(Exception):
 
 @pytest.fixture
 def engine():
-    """The engine of `sft_config` and `dpo_config`; a test that holds for both is parametrised."""
+    """The engine of `sft_config` and `dpo_config`; tests of both engines parametrise it."""
     return Stock()
 
 
@@ -87,7 +87,7 @@ def sft_trainer(monkeypatch, sft_config, workspace):
 
 @pytest.fixture
 def dpo_trainer(monkeypatch, dpo_config, workspace):
-    """The same for pairs."""
+    """Like `sft_trainer`, for pairs."""
 
     def build(loaded, pairs, held_out=()):
         return catch(
@@ -109,7 +109,7 @@ def dpo_trainer(monkeypatch, dpo_config, workspace):
 
 @pytest.fixture
 def adapted(open_tiny, make_adapter):
-    """The tiny model with an adapter that matters, as a trainer holds it: PEFT's, on top."""
+    """The tiny model with a non-zero adapter, wrapped by PEFT as in a trainer."""
     from peft import PeftModel
 
     loaded = open_tiny()
