@@ -1,7 +1,5 @@
 """The trainers that `train_sft` and `train_dpo` build, intercepted before their first step."""
 
-from dataclasses import replace
-
 import pytest
 
 from alignment.scoring.engine import StepRows, Stock
@@ -105,13 +103,3 @@ def dpo_trainer(monkeypatch, dpo_config, workspace):
         )
 
     return build
-
-
-@pytest.fixture
-def adapted(open_tiny, make_adapter):
-    """The tiny model with a non-zero adapter, wrapped by PEFT as in a trainer."""
-    from peft import PeftModel
-
-    loaded = open_tiny()
-    folder = make_adapter("a", seed=1).uri.removeprefix("folder:")
-    return replace(loaded, model=PeftModel.from_pretrained(loaded.model, folder).eval())
