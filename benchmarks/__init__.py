@@ -1,1 +1,1 @@
-"""How fast the pipeline is, measured; run from a checkout, not installed."""
+"""Benchmarks of the pipeline; run from a checkout, not installed."""

@@ -1,4 +1,4 @@
-"""What each arm hands over of what its rounds gained, as numbers and as a plot."""
+"""How much of the rounds' gain each arm keeps at its handovers, as numbers and as a plot."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,19 +16,19 @@ MARKERS = "os^Dv"
 
 
 def gain_kept(found: Sequence[Stage], arm: str, seed: int, view: str) -> dict[str, float]:
-    """Stage to the margin that an arm has there above the stack's after SFT, both seen alike, nats.
+    """For each stage, an arm's margin above the stack's margin after SFT, same view, in nats.
 
-    The stack hands SFT over as it was trained, so the arm's own SFT shows what its hand-over lost.
-    In nats, not as a share of what the stack gained: rounds may gain less than a hand-over loses.
+    The stack hands over SFT exactly as trained, so the arm's own SFT shows what its handover lost.
+    In nats, not as a share of the stack's gain: rounds may gain less than a handover loses.
     """
-    of = {(one.arm, one.stage): one for one in found if one.seed == seed}
-    trained = of["stack", "sft"].views[view].margin
-    own = sorted((one for one in of.values() if one.arm == arm), key=lambda one: one.place)
+    stages = {(one.arm, one.stage): one for one in found if one.seed == seed}
+    trained = stages["stack", "sft"].views[view].margin
+    own = sorted((one for one in stages.values() if one.arm == arm), key=lambda one: one.place)
     return {one.stage: one.views[view].margin - trained for one in own}
 
 
 def figure(found: Sequence[Stage]) -> "Figure":
-    """Gain kept against the stage, handed over and exported; a line per arm and seed."""
+    """Gain kept at each stage, as handed over and as exported; one line per arm and seed."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(9, 4), layout="constrained")

@@ -1,4 +1,4 @@
-"""What this process holds: on the GPU, and of the machine's memory."""
+"""Memory of this process: on the GPU and in RAM."""
 
 import gc
 import threading
@@ -6,62 +6,62 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alignment.scoring.gpu_memory import own_peak
+from alignment.scoring.gpu_memory import process_peak
 
 PAUSE = 0.002
-"""Seconds between two looks."""
+"""Seconds between two samples."""
 
 
-def forget() -> None:
-    """Give back what is not used any more, and count the GPU's peak from here."""
+def free_memory() -> None:
+    """Free unused memory, and reset the GPU's peak."""
     import torch
 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        own_peak.cache_clear()
+        process_peak.cache_clear()
 
 
-class Taken:
-    """Memory that no file stands behind, the part that the kernel cannot take back.
+class AnonymousMemory:
+    """Anonymous memory: not backed by a file, so the kernel cannot reclaim it.
 
     Attributes:
-        at_first: bytes, before what is watched.
-        most: bytes, the most seen since.
+        initial: bytes before the measurement.
+        peak: most bytes seen since.
     """
 
     def __init__(self) -> None:
-        self.at_first = self.most = _anonymous()
+        self.initial = self.peak = _anonymous_bytes()
 
     @property
-    def beyond(self) -> int:
-        """Bytes at the peak, over what there was at first."""
-        return self.most - self.at_first
+    def growth(self) -> int:
+        """Bytes by which the peak exceeds the initial value."""
+        return self.peak - self.initial
 
-    def look(self) -> None:
-        """Take in what there is now."""
-        self.most = max(self.most, _anonymous())
+    def sample(self) -> None:
+        """Update the peak."""
+        self.peak = max(self.peak, _anonymous_bytes())
 
 
 @contextmanager
-def watched() -> Iterator[Taken]:
-    """Look at this process's memory all the while."""
-    taken, over = Taken(), threading.Event()
+def watch_memory() -> Iterator[AnonymousMemory]:
+    """Sample this process's memory for as long as the context is open."""
+    memory, over = AnonymousMemory(), threading.Event()
 
     def watch() -> None:
         while not over.wait(PAUSE):
-            taken.look()
+            memory.sample()
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield taken
+        yield memory
     finally:
         over.set()
         thread.join()
 
 
-def _anonymous() -> int:
+def _anonymous_bytes() -> int:
     rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(rows["RssAnon"].split()[0])

@@ -1,9 +1,9 @@
-"""What a merge takes: seconds, and the memory that no file stands behind, beyond the imports.
+"""Measures a merge: seconds, and anonymous memory beyond that of the imports.
 
     python -m benchmarks.merge --model 7b --scratch FOLDER
 
-Writes a base of the shape with random weights and an adapter of all its linear layers (rank 64)
-to the folder, 15.5 GB at 7B, unless they are there, and merges them in bfloat16 beside it.
+Writes a random base of the shape and an adapter of all its linear layers (rank 64) to the folder
+(15.5 GB at 7B) unless they exist, and merges them there in bfloat16.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from alignment.models.weight_files import SHARD_SIZE
 from alignment.records import BaseRef
 from alignment.store.progress import Progress
 from alignment.store.store import Store
-from benchmarks.memory import forget, watched
+from benchmarks.memory import free_memory, watch_memory
 from benchmarks.workload import SHAPES, write_model
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -29,32 +29,32 @@ RANK, ALPHA = 64, 128
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
-    """Merge, print what it took and give it back: seconds, kept share, GB."""
-    asked = _parser().parse_args(arguments)
-    base = write_model(asked.model, asked.scratch / asked.model)
-    adapter = _write_adapter(asked.model, asked.scratch / f"{asked.model}-adapter")
-    out = asked.scratch / "merged"
+    """Merge; print and return seconds, kept share and GB."""
+    options = _parser().parse_args(arguments)
+    base = write_model(options.model, options.scratch / options.model)
+    adapter = _write_adapter(options.model, options.scratch / f"{options.model}-adapter")
+    out = options.scratch / "merged"
     shutil.rmtree(out, ignore_errors=True)
     deltas = _deltas(base, adapter)
-    forget()
-    began = time.monotonic()
-    with watched() as taken:
-        _, kept = write_merge(
+    free_memory()
+    started = time.monotonic()
+    with watch_memory() as memory:
+        _, kept_share = write_merge(
             deltas,
-            store=Store(root=asked.scratch / "store"),
+            store=Store(root=options.scratch / "store"),
             dtype="bfloat16",
             folder=out,
             progress=Progress(),
         )
     found = {
-        "seconds": time.monotonic() - began,
-        "kept_share": kept,
+        "seconds": time.monotonic() - started,
+        "kept_share": kept_share,
         "written_gb": sum(file.stat().st_size for file in out.iterdir()) / 1e9,
-        "memory_gb": taken.beyond / 1e9,
+        "memory_gb": memory.growth / 1e9,
     }
     shutil.rmtree(out)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
-    print(f"{asked.model}, shards of {SHARD_SIZE}: {figures}")
+    print(f"{options.model}, shards of {SHARD_SIZE}: {figures}")
     return found
 
 
@@ -65,7 +65,7 @@ def _deltas(base: Path, adapter: Path) -> Deltas:
 
 
 def _write_adapter(shape: str, folder: Path) -> Path:
-    """An adapter of all linear layers of a shape with random weights, written once."""
+    """Write a random adapter of all linear layers of a shape, unless it exists."""
     import torch
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import save_file
@@ -95,13 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _as_a_step() -> None:
-    """Begin anew where memory is not managed as in the process of a step."""
+def _restart_like_a_step() -> None:
+    """Restart the process unless malloc is configured as in the process of a step."""
     if not KEEP_FREED_MEMORY.items() <= os.environ.items():
         command = [sys.executable, "-m", "benchmarks.merge", *sys.argv[1:]]
         os.execve(sys.executable, command, os.environ | KEEP_FREED_MEMORY)
 
 
 if __name__ == "__main__":
-    _as_a_step()
+    _restart_like_a_step()
     main()

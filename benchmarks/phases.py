@@ -1,7 +1,7 @@
 """Time and memory of one phase of the pipeline under one engine.
 
-The pipeline's own functions run, from text to adapter; time is read from the marks that they leave
-for a scheduler after each step, so set-up, warm-up and what follows the last step are not in it.
+The pipeline's own functions run, from text to adapter. Times are read from the progress marks that
+they write after each step, so set-up, warm-up and work after the last step are excluded.
 """
 
 import gc
@@ -25,25 +25,26 @@ from alignment.train.trainers import on_this_machine
 from benchmarks.workload import load
 
 Phase = Literal["sft", "dpo", "reference", "scoring"]
-"""Training; the reference's log-probs of pairs, quantised as in training, against TRL's own pass;
-log-probs as evaluation takes them, of full weights, padded against packed."""
+"""sft, dpo: training. reference: log-probs of pairs under the reference, quantised as in training;
+stock is TRL's own pass. scoring: log-probs as in evaluation, with full weights."""
 
 MAX_LENGTH = 4096
 
 PASSES: dict[Phase, int] = {"sft": 2, "dpo": 3, "reference": 1, "scoring": 1}
-"""Forward, backward to the activations (the base is frozen), the reference; nothing twice."""
+"""Passes that cannot be avoided: forward, backward to the activations (the base is frozen),
+reference; without recomputation."""
 
 
 class Setup(Frozen):
-    """What a measurement is taken on.
+    """Model, precision and steps of a measurement.
 
     Attributes:
         model: folder of the model.
-        bf16, nf4: compute in bfloat16; 4-bit base weights in training.
+        bf16, nf4: whether to compute in bfloat16; whether to train on 4-bit base weights.
         checkpointing: whether activations are recomputed.
         batch: rows of an optimiser step.
-        steps, warm_up: optimiser steps counted, and before them.
-        profile: note the GPU's kernels in the counted steps, which costs some time.
+        steps, warm_up: number of steps measured, and of steps before them.
+        profile: whether to profile the GPU kernels of the measured steps, which costs some time.
     """
 
     model: Path
@@ -60,15 +61,15 @@ class Measured(Frozen):
     """One phase under one engine.
 
     Attributes:
-        engine: its settings.
-        tokens_per_second: real tokens; a prompt counts once per reply, shared or not.
-        rows_per_second: conversations, or pairs.
-        seconds: of the counted steps.
-        peak_gib: of GPU memory in use; None on a CPU.
-        limit_share: matmul work that cannot be avoided over what the device can do in that time.
-        losses: of all steps, so that engines can be compared; empty in scoring.
-        chosen: what the engine decided by itself.
-        kernels: lines that tell where the GPU's time went, if asked for.
+        engine: the engine's settings.
+        tokens_per_second: tokens without padding; a prompt counts once per reply, shared or not.
+        rows_per_second: conversations or pairs per second.
+        seconds: duration of the measured steps.
+        peak_gib: peak GPU memory; None on a CPU.
+        limit_share: unavoidable matmul work, as a share of what the device can do in that time.
+        losses: losses of all steps, to compare engines; empty in scoring.
+        chosen: the engine's own choices.
+        kernels: lines showing where the GPU's time went, if profiled.
     """
 
     phase: Phase
@@ -104,7 +105,7 @@ def measure(
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    run = {"scoring": _score, "reference": _refer}.get(phase, _train)
+    run = {"scoring": _score, "reference": _score_reference}.get(phase, _train)
     work = run(phase, engine, setup, loaded, pairs)
     peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
     operations = 2 * PASSES[phase] * _matmul_weights(loaded.model) * work.tokens
@@ -127,7 +128,7 @@ def measure(
 
 
 def limit_gpu(gib: float | None) -> None:
-    """Let this process take no more of the GPU's memory."""
+    """Limit this process to this much GPU memory."""
     import torch
 
     if gib is not None and torch.cuda.is_available():
@@ -136,7 +137,7 @@ def limit_gpu(gib: float | None) -> None:
 
 
 def matmul_limit(*, bf16: bool) -> float:
-    """Operations per second of a large square matmul: what no training of this kind exceeds."""
+    """Operations per second of a large square matmul, an upper bound for any training."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -166,7 +167,7 @@ def _train(
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Workspace(folder=Path(scratch) / "work", log=Path(scratch) / "log")
         workspace.out.mkdir(parents=True)
-        progress = Watched(workspace.progress, setup)
+        progress = ProfiledProgress(workspace.progress, setup)
         shared: Any = {
             "policy": loaded,
             "held_out": [],
@@ -196,10 +197,10 @@ def _train(
     )
 
 
-def _refer(
+def _score_reference(
     phase: Phase, engine: Engine, setup: Setup, loaded: Any, pairs: Sequence[PreferencePair]
 ) -> _Work:
-    """The pass of TRL's `precompute_ref_log_probs`, at its default batch, or the engine's own."""
+    """TRL's `precompute_ref_log_probs` pass at its default batch size, or the engine's own pass."""
     if engine.name != "stock":
         return _score(phase, engine, setup, loaded, pairs)
     with tempfile.TemporaryDirectory() as scratch:
@@ -240,14 +241,14 @@ def _reference_trainer(
 
 def _pass_references(trainer: Any, batches: Sequence[Any]) -> None:
     for batch in batches:
-        there = {name: value.to(trainer.args.device) for name, value in batch.items()}
-        trainer.compute_ref_log_probs(trainer.model, there)
+        on_device = {name: value.to(trainer.args.device) for name, value in batch.items()}
+        trainer.compute_ref_log_probs(trainer.model, on_device)
 
 
 def _score(
     phase: Phase, engine: Engine, setup: Setup, loaded: Any, pairs: Sequence[PreferencePair]
 ) -> _Work:
-    """Both replies of each pair; a step's worth of pairs to warm up."""
+    """Score both replies of each pair; the pairs of one step serve as warm-up."""
     del phase
     rows = [
         encode(loaded.tokenizer, pair.prompt, reply, max_length=MAX_LENGTH)
@@ -256,15 +257,15 @@ def _score(
     ]
     first = 2 * setup.batch.effective
     engine.reply_logprobs(loaded.model, rows[:first], batch=setup.batch.effective)
-    counted = rows[first:]
+    measured = rows[first:]
     start = _now()
-    engine.reply_logprobs(loaded.model, counted, batch=setup.batch.effective)
+    engine.reply_logprobs(loaded.model, measured, batch=setup.batch.effective)
     seconds = _now() - start
-    return _Work(sum(row.length for row in counted), len(counted) // 2, seconds)
+    return _Work(sum(row.length for row in measured), len(measured) // 2, seconds)
 
 
-class Watched(Progress):
-    """Marks the steps of a training, and notes the kernels of the counted ones if asked to."""
+class ProfiledProgress(Progress):
+    """Marks the steps of a training, and profiles the measured ones if configured."""
 
     def __init__(self, path: Path, setup: Setup) -> None:
         super().__init__(path)
@@ -273,17 +274,17 @@ class Watched(Progress):
         self._seconds = 0.0
 
     def mark(self, phase: str, done: int, total: int, **numbers: float) -> None:
-        """As it is, and begin or end the profile at the marks of the counted steps."""
+        """Write the mark, and start or stop the profiler around the measured steps."""
         super().mark(phase, done, total, **numbers)
         if not self._setup.profile or phase != "training":
             return
         if done == self._setup.warm_up:
-            self._begin()
+            self._start_profile()
         elif done == self._setup.warm_up + self._setup.steps and self._profile is not None:
             self._seconds = _now() - self._seconds
             self._profile.stop()
 
-    def _begin(self) -> None:
+    def _start_profile(self) -> None:
         from torch.profiler import ProfilerActivity, profile
 
         self._profile = profile(activities=[ProfilerActivity.CUDA])
@@ -291,7 +292,7 @@ class Watched(Progress):
         self._seconds = _now()
 
     def kernels(self) -> tuple[str, ...]:
-        """The kernels that took longest, with their share of the steps' wall time."""
+        """The slowest kernels, with their share of the steps' wall time."""
         if self._profile is None:
             return ()
         rows = sorted(self._profile.key_averages(), key=lambda row: -row.self_device_time_total)
@@ -301,11 +302,11 @@ class Watched(Progress):
             f"{row.self_device_time_total / whole:6.1%} {row.count:6} x {row.key[:100]}"
             for row in rows[:30]
         ]
-        return (f"{busy / whole:6.1%} of {self._seconds:.2f} s the GPU was busy", *lines)
+        return (f"GPU busy for {busy / whole:.1%} of {self._seconds:.2f} s", *lines)
 
 
 def _matmul_weights(model: Any) -> int:
-    """Weights that a token is multiplied with: the linear layers' and the head's, no adapter's."""
+    """Number of weights in matmuls: linear layers and LM head, without adapters."""
     from math import prod
 
     from torch.nn import Linear

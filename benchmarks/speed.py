@@ -1,11 +1,11 @@
-"""Both engines on the same rows, phase by phase: a table, results.json and speed.png.
+"""Compares both engines on the same rows, phase by phase: a table, results.json and speed.png.
 
     python -m benchmarks.speed --model 7b --lengths real --out speed-7b
     python -m benchmarks.speed --model 7b --phase dpo --engine packed:compile=true,recompute=0
 
-Without `--engine` stock is measured, then packed. On a GPU the defaults are the seed's: NF4,
-bfloat16, checkpointing, 2 x 8 rows a step; on a CPU fp32 without any of them. `--profile` also
-tells, for training, which GPU kernels the counted steps spent their time in.
+Without `--engine`, stock and then packed are measured. On a GPU the defaults are those of the
+reference recipe: NF4, bfloat16, checkpointing, 2 x 8 rows per step; on a CPU, fp32 without NF4 and
+checkpointing. `--profile` also lists the GPU kernels of the measured training steps by time.
 """
 
 import argparse
@@ -32,25 +32,25 @@ LIBRARIES = ("torch", "transformers", "trl", "peft")
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Measured]:
-    """Measure what the arguments say, print it and write it to `--out`."""
-    asked = _parser().parse_args(arguments)
-    setup = _setup(asked)
-    limit_gpu(asked.gpu_memory_gib)
+    """Measure the phases and engines; print the results and write them to `--out`."""
+    options = _parser().parse_args(arguments)
+    setup = _setup(options)
+    limit_gpu(options.gpu_memory_gib)
     limit = matmul_limit(bf16=setup.bf16)
-    print(f"matmul limit here: {limit / 1e12:.2f} TFLOP/s")
+    print(f"matmul limit of this device: {limit / 1e12:.2f} TFLOP/s")
     found: list[Measured] = []
-    for phase in asked.phase or get_args(Phase):
-        pairs = _pairs(asked, setup)
-        for engine in _engines(asked):
+    for phase in options.phase or get_args(Phase):
+        pairs = _pairs(options, setup)
+        for engine in _engines(options):
             found.append(measure(phase, engine, setup, pairs, limit=limit))
             print(_row(found[-1]), *found[-1].kernels, sep="\n    ", flush=True)
-            _write(asked.out, asked, found, limit)
-    _write(asked.out, asked, found, limit)
+            _write(options.out, options, found, limit)
+    _write(options.out, options, found, limit)
     return found
 
 
 def figure(found: Sequence[Measured]) -> "Figure":
-    """Bars of tokens per second, a group for each phase, a colour for each engine."""
+    """A bar chart of tokens per second, with a group per phase and a colour per engine."""
     from matplotlib.figure import Figure
 
     engines = list(dict.fromkeys(_name(row) for row in found))
@@ -76,56 +76,60 @@ def figure(found: Sequence[Measured]) -> "Figure":
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("--model", default="tiny", help=f"{', '.join(SHAPES)}, or a folder")
+    parser.add_argument("--model", default="tiny", help=f"{', '.join(SHAPES)}, or a model folder")
     parser.add_argument("--lengths", default="real", choices=DISTRIBUTIONS)
-    parser.add_argument("--data", type=Path, help="pairs as prepared by sft-dpo (JSON Lines)")
+    parser.add_argument("--data", type=Path, help="pairs prepared by sft-dpo (JSON Lines)")
     parser.add_argument("--phase", action="append", choices=get_args(Phase))
     parser.add_argument("--engine", action="append", help="stock, packed[:field=value,...]")
-    parser.add_argument("--steps", type=int, default=8, help="counted steps")
-    parser.add_argument("--warm-up", type=int, default=2)
-    parser.add_argument("--batch", default="2x8", help="rows a pass x passes a step")
-    parser.add_argument("--fp32", action="store_true", help="also on a GPU, and no NF4")
-    parser.add_argument("--bf16", action="store_true", help="also on a CPU")
+    parser.add_argument("--steps", type=int, default=8, help="measured steps")
+    parser.add_argument("--warm-up", type=int, default=2, help="steps before them")
+    parser.add_argument("--batch", default="2x8", help="rows per pass x passes per step")
+    parser.add_argument("--fp32", action="store_true", help="fp32 without NF4, even on a GPU")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16, even on a CPU")
     parser.add_argument("--no-checkpointing", action="store_true")
-    parser.add_argument("--gpu-memory-gib", type=float, help="what the process may take")
+    parser.add_argument("--gpu-memory-gib", type=float, help="GPU memory limit")
     parser.add_argument(
-        "--profile", action="store_true", help="a GPU's kernels in the counted steps"
+        "--profile", action="store_true", help="profile the GPU kernels of the measured steps"
     )
     parser.add_argument("--scratch", type=Path, default=Path("runs/benchmark-models"))
     parser.add_argument("--out", type=Path, default=Path("runs/speed"))
     return parser
 
 
-def _setup(asked: argparse.Namespace) -> Setup:
+def _setup(options: argparse.Namespace) -> Setup:
     import torch
 
     cuda = torch.cuda.is_available()
-    per_device, accumulation = map(int, asked.batch.split("x"))
-    shape = asked.model in SHAPES
-    folder = write_model(asked.model, asked.scratch / asked.model) if shape else Path(asked.model)
+    per_device, accumulation = map(int, options.batch.split("x"))
+    shape = options.model in SHAPES
+    folder = (
+        write_model(options.model, options.scratch / options.model)
+        if shape
+        else Path(options.model)
+    )
     return Setup(
         model=folder,
-        bf16=asked.bf16 or (cuda and not asked.fp32),
-        nf4=cuda and not asked.fp32,
-        checkpointing=cuda and not asked.no_checkpointing,
+        bf16=options.bf16 or (cuda and not options.fp32),
+        nf4=cuda and not options.fp32,
+        checkpointing=cuda and not options.no_checkpointing,
         batch=StepRows(per_device=per_device, accumulation=accumulation),
-        steps=asked.steps,
-        warm_up=asked.warm_up,
-        profile=asked.profile and cuda,
+        steps=options.steps,
+        warm_up=options.warm_up,
+        profile=options.profile and cuda,
     )
 
 
-def _pairs(asked: argparse.Namespace, setup: Setup) -> list[PreferencePair]:
+def _pairs(options: argparse.Namespace, setup: Setup) -> list[PreferencePair]:
     count = (setup.steps + setup.warm_up) * setup.batch.effective
-    if asked.data is None:
-        return list(pairs_of(asked.lengths, count, seed=0))
-    rows = list(read_rows(asked.data, PreferencePair))
+    if options.data is None:
+        return list(pairs_of(options.lengths, count, seed=0))
+    rows = list(read_rows(options.data, PreferencePair))
     return [rows[i % len(rows)] for i in range(count)]
 
 
-def _engines(asked: argparse.Namespace) -> list[Engine]:
+def _engines(options: argparse.Namespace) -> list[Engine]:
     adapter: TypeAdapter[Engine] = TypeAdapter(Engine)
-    named = [text.partition(":") for text in asked.engine or ("stock", "packed")]
+    named = [text.partition(":") for text in options.engine or ("stock", "packed")]
     return [
         adapter.validate_python(
             {"name": name, **dict(pair.split("=", 1) for pair in fields.split(",") if pair)}
@@ -135,14 +139,14 @@ def _engines(asked: argparse.Namespace) -> list[Engine]:
 
 
 def _name(row: Measured) -> str:
-    """The engine and what of it is not as usual."""
-    usual = TypeAdapter(Engine).validate_python({"name": row.engine["name"]}).model_dump()
-    changed = [f"{key}={value}" for key, value in row.engine.items() if value != usual[key]]
+    """The engine's name and its non-default settings."""
+    default = TypeAdapter(Engine).validate_python({"name": row.engine["name"]}).model_dump()
+    changed = [f"{key}={value}" for key, value in row.engine.items() if value != default[key]]
     return " ".join([row.engine["name"], *changed])
 
 
 def _chosen(row: Measured) -> str:
-    """What the engine decided by itself."""
+    """The engine's own choices."""
     return ", ".join(f"{name} {value:g}" for name, value in row.chosen.items())
 
 
@@ -155,12 +159,12 @@ def _row(row: Measured) -> str:
     )
 
 
-def _write(out: Path, asked: argparse.Namespace, found: Sequence[Measured], limit: float) -> None:
+def _write(out: Path, options: argparse.Namespace, found: Sequence[Measured], limit: float) -> None:
     out.mkdir(parents=True, exist_ok=True)
     about: dict[str, Any] = {
         "machine": _machine(),
         "libraries": {name: version(name) for name in LIBRARIES},
-        "arguments": {key: str(value) for key, value in vars(asked).items()},
+        "arguments": {key: str(value) for key, value in vars(options).items()},
         "matmul_limit": limit,
     }
     results = [row.model_dump() for row in found]

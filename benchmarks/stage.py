@@ -1,4 +1,4 @@
-"""One training and its hand-over as they were measured: what was lost between, and what it cost."""
+"""Measurements of one training and its handover: what the handover lost, and what both cost."""
 
 import json
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from benchmarks.quality import Quality
 
 
 class Stage(Frozen):
-    """One training of one arm and its hand-over.
+    """One training of one arm and its handover.
 
     Attributes:
         views: "trained"; "start", as the next stage loads it; "unquantised", the same in full
-            weights, as evaluation sees it; "exported bf16", all deltas on the base, cast once.
-        hand_over: kept share and distance, as the record has them.
-        seconds, step_seconds: of the hand-over; of one optimiser step, the median.
-        training_seconds: of the training, loading and preparing included.
-        written, peak_gib: bytes of the hand-over's artifact; GPU memory of the training.
+            weights, as evaluation loads it; "exported bf16", all deltas on the base, cast once.
+        handover: kept share and divergence, from the record.
+        seconds, step_seconds: duration of the handover; median duration of an optimiser step.
+        training_seconds: duration of the training, including loading and preparation.
+        written, peak_gib: bytes of the handover's artifact; peak GPU memory of the training.
     """
 
     arm: str
@@ -36,11 +36,11 @@ class Stage(Frozen):
 
     @property
     def place(self) -> int:
-        """Its place in the order of its arm."""
+        """Its position in the order of its arm."""
         return 0 if self.stage == "sft" else int(self.stage.rpartition("-")[2])
 
     def row(self) -> str:
-        """For a person to read."""
+        """The figures as text."""
         views = "  ".join(
             f"{name} {view.nll:.4f}/{view.accuracy:.3f}/{view.margin:+.3f}"
             for name, view in self.views.items()
@@ -48,21 +48,21 @@ class Stage(Frozen):
         lost = "  ".join(f"{name} {value:.3g}" for name, value in self.handover.items())
         return (
             f"{self.arm:<10} seed {self.seed} {self.stage:<6} {lost}"
-            f"  hand-over {self.seconds:.1f} s {self.written / 1e6:.0f} MB"
+            f"  handover {self.seconds:.1f} s {self.written / 1e6:.0f} MB"
             f"  step {self.step_seconds:.2f} s"
             + (f"  peak {self.peak_gib:.1f} GiB" if self.peak_gib is not None else "")
             + (f"\n    nll/accuracy/margin: {views}" if views else "")
         )
 
 
-class GateResult(Frozen):
-    """The figures of a stage as they lie in a file, and which hand-over they are of."""
+class StageFile(Frozen):
+    """The cached figures of a stage, with the key of its handover."""
 
     key: str
     figures: Stage
 
 
-def measured(
+def stage_of(
     arm: str,
     seed: int,
     *,
@@ -71,7 +71,7 @@ def measured(
     marks: Path,
     views: dict[str, Quality],
 ) -> Stage:
-    """The figures of one stage, from its records and the marks of its training."""
+    """The figures of one stage, from its records and the progress marks of its training."""
     return Stage(
         arm=arm,
         seed=seed,
@@ -86,20 +86,20 @@ def measured(
     )
 
 
-def kept(path: Path, key: str, measure: Callable[[], Stage]) -> Stage:
-    """The figures of the hand-over with this key: the file's, or measured and then kept there."""
+def load_or_measure(path: Path, key: str, measure: Callable[[], Stage]) -> Stage:
+    """The figures of the handover with this key: from the file, or measured and cached there."""
     if path.exists():
-        known = GateResult.model_validate_json(path.read_text())
-        if known.key == key:
-            return known.figures
+        cached = StageFile.model_validate_json(path.read_text())
+        if cached.key == key:
+            return cached.figures
     found = measure()
     path.parent.mkdir(exist_ok=True)
-    durable.replace("benchmark.stage", path, GateResult(key=key, figures=found).model_dump_json())
+    durable.replace("benchmark.stage", path, StageFile(key=key, figures=found).model_dump_json())
     return found
 
 
 def _step_seconds(marks: Path) -> float:
-    """The median time between two steps: neither the first, slow ones nor a pause weigh in."""
+    """The median time between two steps, which slow first steps or a pause do not distort."""
     rows = [json.loads(line) for line in marks.read_text().splitlines()]
     times = [row["time"] for row in rows if row["phase"] == "training"]
     gaps = [after - before for before, after in pairwise(times)]

@@ -1,7 +1,7 @@
-"""What is measured on: models of known shapes with random weights, and rows of known lengths.
+"""Workloads: models of known shapes with random weights, and rows of known lengths.
 
-Text is words of one token each, so that a row has exactly the length drawn for it. Random weights
-cost what trained ones cost; what they say is noise. Not here: time (`phases.py`).
+Text consists of one-token words, so that a row has exactly the length drawn for it. Random weights
+cost the same as trained ones; their output is noise. Not here: measuring time (`phases.py`).
 """
 
 import math
@@ -47,11 +47,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
-"""Qwen2.5's shapes by name, as their configurations give them, and one for a laptop."""
+"""Shapes by name: Qwen2.5's, from their configurations, and one for a laptop."""
 
 WORDS = [f"w{number}" for number in range(1000)]
 TURN_TOKENS, OPENING_TOKENS, CLOSING_TOKENS = 3, 2, 1
-"""Of a user turn beside its words, of a reply's opening, of a reply beside its words."""
+"""Tokens of a user turn beyond its words, of a reply's opening, of a reply beyond its words."""
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|> {{ message['role'] }} {{ message['content'] }}"
@@ -60,7 +60,7 @@ TEMPLATE = (
 
 
 class Lengths(NamedTuple):
-    """Tokens of a pair's prompt (with the opening of the reply) and of its two replies."""
+    """Tokens of a pair's prompt (including the opening of the reply) and of its two replies."""
 
     prompt: int
     chosen: int
@@ -68,7 +68,7 @@ class Lengths(NamedTuple):
 
 
 def _real(draw: random.Random) -> Lengths:
-    """Lognormal: prompts of median 150 (sigma 1), replies of 300 and 270 (sigma 0.7), 16..2000."""
+    """Lognormal: prompts with median 150 (sigma 1), replies 300 and 270 (sigma 0.7), 16..2000."""
 
     def clipped(median: float, sigma: float) -> int:
         return int(min(2000, max(16, math.exp(draw.gauss(math.log(median), sigma)))))
@@ -77,7 +77,7 @@ def _real(draw: random.Random) -> Lengths:
 
 
 def _fixed(draw: random.Random) -> Lengths:
-    """Rows of 4096 tokens, an eighth of them prompt."""
+    """Rows of 4096 tokens, an eighth of which are the prompt."""
     del draw
     return Lengths(512, 3584, 3584)
 
@@ -95,7 +95,7 @@ DISTRIBUTIONS: dict[str, Callable[[random.Random], Lengths]] = {
 
 
 def pairs_of(distribution: str, count: int, *, seed: int) -> Iterator[PreferencePair]:
-    """Random pairs whose lengths follow a distribution, the same for the same seed."""
+    """Random pairs whose lengths follow a distribution; deterministic for a seed."""
     draw = random.Random(seed)
     for lengths in [DISTRIBUTIONS[distribution](draw) for _ in range(count)]:
         yield PreferencePair.of(
@@ -108,7 +108,7 @@ def pairs_of(distribution: str, count: int, *, seed: int) -> Iterator[Preference
 
 
 def write_model(shape: str, folder: Path) -> Path:
-    """A model of a named shape with random bfloat16 weights, written once."""
+    """Write a model of a named shape with random bfloat16 weights, unless it exists."""
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
@@ -124,7 +124,7 @@ def write_model(shape: str, folder: Path) -> Path:
 
 
 def load(folder: Path, *, dtype: str, quantisation: "Quantisation | None") -> "LoadedModel":
-    """The model as the pipeline loads it; its digests are not taken, as nothing is stored."""
+    """The model as the pipeline loads it; without digests, as nothing is stored."""
     from transformers import PreTrainedTokenizerFast
 
     from alignment.models.load import LoadedModel, load_base
@@ -142,7 +142,7 @@ def load(folder: Path, *, dtype: str, quantisation: "Quantisation | None") -> "L
 
 
 def tokenizer() -> "PreTrainedTokenizerBase":
-    """One token a word, ChatML without newlines."""
+    """One token per word, ChatML without newlines."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

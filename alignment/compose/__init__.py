@@ -1,1 +1,1 @@
-"""A trained adapter becomes the next stage's model, or a folder for other programs."""
+"""Turns trained adapters into the next stage's model, or into a folder for other programs."""

@@ -1,7 +1,7 @@
-"""A model leaves the store: as a folder others can load, or to be talked to.
+"""Exports a model from the store as a folder for other programs, or opens it for chat.
 
-What is exported is what evaluation measured: base and adapters in full weights. Where writing it
-changes it, by a cast or by another order of summation, the distance is measured and stated.
+The exported model is the one that evaluation measured: base and adapters in full weights. If
+writing changes it, by a cast or another order of summation, the divergence is measured and stated.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from peft import PeftModel
 
-from alignment.compose.handover import WORTH_A_WARNING
+from alignment.compose.handover import KEPT_SHARE_WARNING
 from alignment.errors import StorageError, UsageError
 from alignment.models.factors import write_concatenated
 from alignment.models.folder import tokenizer_files
@@ -31,19 +31,19 @@ from alignment.store.store import Store, storage_errors
 
 Form = Literal["merged", "adapter", "gguf"]
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as --max-lora-rank."""
+"""The values that vLLM accepts for --max-lora-rank."""
 
 
 class Exported(Frozen):
-    """What was written; `export.json` in the folder.
+    """Description of an export; `export.json` in its folder.
 
     Attributes:
         form: full weights, an adapter for the base model, or one file for llama.cpp.
-        dtype: of the tensors written.
-        kept_share: of the training's change, where weights were merged for the export.
-        rank: of the adapter.
-        from_measured: distance of the folder from the model that evaluation measured.
-        from_trained: its distance from the model as it was trained.
+        dtype: dtype of the tensors written; None if an adapter was copied unchanged.
+        kept_share: kept share of the training's change, if weights were merged for the export.
+        rank: rank of the adapter.
+        from_measured: divergence of the export from the model that evaluation measured.
+        from_trained: divergence of the export from the model as it was trained.
     """
 
     form: Form
@@ -54,47 +54,47 @@ class Exported(Frozen):
     from_trained: dict[str, float] | None = None
 
     def notes(self) -> list[str]:
-        """The same in sentences."""
-        found = [f"{self.form}, {self.dtype or 'as it was'}"]
+        """The description as lines of text for the user."""
+        lines = [f"{self.form}, {self.dtype or 'copied unchanged'}"]
         if self.kept_share is not None:
-            found.append(f"kept share of the training's change: {self.kept_share:.4f}")
+            lines.append(f"kept share of the training's change: {self.kept_share:.4f}")
         if self.rank is not None:
             fits = next((rank for rank in VLLM_RANKS if rank >= self.rank), None)
-            serve = f"vLLM needs --max-lora-rank {fits}" if fits else "beyond what vLLM takes"
-            found.append(f"rank {self.rank}; {serve}")
+            serve = f"vLLM needs --max-lora-rank {fits}" if fits else "too large for vLLM"
+            lines.append(f"rank {self.rank}; {serve}")
         for name, gap in (("measured", self.from_measured), ("trained", self.from_trained)):
             if gap is not None:
-                found.append(
+                lines.append(
                     f"from the model as {name}: mean |d log-prob| {gap['mean_abs_logprob']:.2g} "
                     f"nats, KL {gap['kl']:.2g}, top-1 {gap['top1']:.3f}"
                 )
-        return found
+        return lines
 
 
 def export(
     store: Store, record: StageRecord, to: Path, *, form: Form = "merged", dtype: str | None = None
 ) -> Exported:
-    """Write the model or adapter of a record to a new folder, with its lineage and distances.
+    """Write the model or adapter of a record to a new folder, with its lineage and divergences.
 
-    The folder appears whole or not at all.
+    The folder appears complete or not at all.
 
     Args:
-        store: where the record's files are.
-        record: of a model, or of a step that trained an adapter, which is copied as it is.
+        store: the store with the record's files.
+        record: record of a model, or of a step that trained an adapter, which is copied unchanged.
         to: folder to write.
-        form: "merged" is one folder of full weights: those of a merge as they are, those of a
-            stack merged once. "adapter" is all adapters since the original base as one.
-            "gguf" is one file for llama.cpp, of the fp32 merge.
-        dtype: of merged weights; bfloat16 by default, float32 where that would keep less than
-            95 % of the training's change.
+        form: "merged" is one folder of full weights: a merge is copied, a stack is merged once.
+            "adapter" is all adapters since the original base, combined into one.
+            "gguf" is one file for llama.cpp, made from the fp32 merge.
+        dtype: dtype of merged weights. Default: bfloat16, or float32 if bfloat16 would keep less
+            than 95 % of the training's change.
 
     Raises:
-        UsageError: the record is neither a model nor an adapter, or has nothing of that form.
+        UsageError: the record is neither a model nor an adapter, or cannot be written in that form.
         StorageError: the folder exists, or cannot be written.
     """
     record = store.open(record.key)
     if to.exists():
-        raise StorageError(f"{to} exists already; choose a new folder.")
+        raise StorageError(f"{to} already exists; choose a new folder.")
     staging = to.with_name(f".{to.name}.part")
     with storage_errors(to):
         remove("export.begun", staging)
@@ -112,7 +112,7 @@ def export(
 def open_for_chat(
     store: Store, record: StageRecord, *, max_new_tokens: int
 ) -> Callable[[Sequence[tuple[str, str]]], str]:
-    """A function from the turns so far, (role, text) each, to the model's greedy reply.
+    """A function from the turns so far, as (role, text), to the model's greedy reply.
 
     Raises:
         UsageError: the record is not a model.
@@ -141,30 +141,32 @@ def _write(
     if form == "merged" and not ref.adapters and dtype in (None, ref.base.dtype):
         _copy(base_folder(ref.base, store), folder)
         written = Exported(form="merged", dtype=ref.base.dtype)
-        return _measured_copy(written, store, deltas, folder) if deltas.adapters else written
+        if not deltas.adapters:
+            return written
+        return _with_gap_from_training(written, store, deltas, folder)
     if form == "gguf":
         return _gguf(store, ref, deltas, folder, dtype)
     if not deltas.adapters:
-        raise UsageError(f"{record.name!r} has no adapter: export it without --form and --dtype.")
+        raise UsageError(f"{record.name!r} has no adapter; export it without --form and --dtype.")
     written = (_merge if form == "merged" else _concatenate)(store, deltas, folder, dtype)
-    return _measured(written, store, ref, deltas, folder)
+    return _with_gaps(written, store, ref, deltas, folder)
 
 
 def _merge(store: Store, deltas: Deltas, folder: Path, dtype: str | None) -> Exported:
-    chosen, kept = write_merge(
+    written_dtype, kept_share = write_merge(
         deltas,
         store=store,
         dtype=dtype or "bfloat16",
         folder=folder,
         progress=Progress(),
-        least=0.0 if dtype else WORTH_A_WARNING,
+        min_kept_share=0.0 if dtype else KEPT_SHARE_WARNING,
     )
-    return Exported(form="merged", dtype=chosen, kept_share=kept)
+    return Exported(form="merged", dtype=written_dtype, kept_share=kept_share)
 
 
 def _concatenate(store: Store, deltas: Deltas, folder: Path, dtype: str | None) -> Exported:
     if dtype not in (None, "float32"):
-        raise UsageError("an adapter is exported in float32; leave --dtype out.")
+        raise UsageError("an adapter is always exported in float32; omit --dtype.")
     uri = deltas.origin.uri
     rank = write_concatenated(
         [store.path(adapter.uri) for adapter in deltas.adapters],
@@ -179,8 +181,8 @@ def _concatenate(store: Store, deltas: Deltas, folder: Path, dtype: str | None) 
 def _gguf(store: Store, ref: ModelRef, deltas: Deltas, folder: Path, dtype: str | None) -> Exported:
     if dtype not in (None, "float32"):
         raise UsageError(
-            "a GGUF is exported in float32; leave --dtype out, and make smaller ones of it with "
-            "llama.cpp's llama-quantize."
+            "a GGUF is always exported in float32; omit --dtype, and use llama.cpp's "
+            "llama-quantize for a smaller file."
         )
     check_gguf(base_folder(deltas.origin, store))
     if not ref.adapters and (not deltas.adapters or ref.base.dtype == "float32"):
@@ -189,18 +191,18 @@ def _gguf(store: Store, ref: ModelRef, deltas: Deltas, folder: Path, dtype: str 
     else:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             merged = Path(scratch) / "merged"
-            _, kept = write_merge(
+            _, kept_share = write_merge(
                 deltas, store=store, dtype="float32", folder=merged, progress=Progress()
             )
             write_gguf(merged, folder / FILE)
-        written = Exported(form="gguf", dtype="float32", kept_share=kept)
-    return _measured(written, store, ref, deltas, folder) if deltas.adapters else written
+        written = Exported(form="gguf", dtype="float32", kept_share=kept_share)
+    return _with_gaps(written, store, ref, deltas, folder) if deltas.adapters else written
 
 
-def _measured(
+def _with_gaps(
     written: Exported, store: Store, ref: ModelRef, deltas: Deltas, folder: Path
 ) -> Exported:
-    """The same with its distances, each model loaded as others would load it, in fp32."""
+    """Add both divergences, with the export loaded as other programs would load it, in fp32."""
     trained = probe_of(store, deltas.adapters[-1])
     measured = open_model(ref, store, dtype="float32", quantised=False).model
     probe = record_probe(measured, trained.rows)
@@ -214,10 +216,12 @@ def _measured(
     )
 
 
-def _measured_copy(written: Exported, store: Store, deltas: Deltas, folder: Path) -> Exported:
-    """The same for a folder that evaluation measured as it is: no distance but from training.
+def _with_gap_from_training(
+    written: Exported, store: Store, deltas: Deltas, folder: Path
+) -> Exported:
+    """Add only the divergence from training, for a folder that evaluation measured unchanged.
 
-    Not the one its hand-over recorded, which is of what the next stage loads, perhaps in 4 bits.
+    The handover's record cannot be used: it describes what the next stage loads, perhaps quantised.
     """
     model = _as_others_load_it(written, store, deltas, folder)
     return written.model_copy(
@@ -242,6 +246,6 @@ def _model(record: StageRecord) -> ModelRef:
     model = record.output_as(ModelRef)
     if model is None:
         raise UsageError(
-            f"{record.name!r} is not a model. Name a base, a merge or a stack, such as merge-dpo-1."
+            f"{record.name!r} is not a model. Choose a base, a merge or a stack, e.g. merge-dpo-1."
         )
     return model

@@ -1,4 +1,4 @@
-"""Settings of a hand-over: how a stage's adapter gets to the next stage."""
+"""Settings of a handover: how a stage's adapter reaches the next stage."""
 
 from typing import Annotated, Literal
 
@@ -8,36 +8,37 @@ from alignment.records import Frozen
 
 
 class Merge(Frozen):
-    """Hand a stage's result over as one folder of full weights."""
+    """Hand over a stage's result as one folder of full weights."""
 
     name: Literal["merge"] = "merge"
     dtype: Literal["bfloat16", "float32"] = Field(
         default="bfloat16",
-        description="Of the weights written. bfloat16 halves the folder and loses the part of "
-        "the training that the record calls 1 - kept_share; float32 loses nothing.",
+        description="Dtype of the weights written. bfloat16 halves the folder but loses a share "
+        "1 - kept_share of the training's change, see the record; float32 loses nothing.",
     )
     max_kl: PositiveFloat = Field(
         default=0.3,
-        description="Largest mean KL of the merged model, as the next stage loads it, from the one "
-        "that was trained, nats per token of a probe; beyond it the run stops. Measured on "
-        "SmolLM2-135M, merged in bfloat16 and quantised again: 0.05-0.12; training lost: 0.57.",
+        description="Maximum mean KL between the trained model and the merged model as the next "
+        "stage loads it, in nats per token of a probe; above it the run stops. Measured on "
+        "SmolLM2-135M: 0.05-0.12 when merged in bfloat16 and quantised again, 0.57 when the "
+        "training was lost.",
     )
 
 
 class Stack(Frozen):
-    """Hand a stage's result over as its adapter, on top of those before it."""
+    """Hand over a stage's result as its adapter, stacked on the earlier ones."""
 
     name: Literal["stack"] = "stack"
     max_rank: PositiveInt = Field(
         default=256,
-        description="Frozen ranks together beyond which the stack is summed in fp32 into a new "
-        "base: memory and time of a step grow with them.",
+        description="Total rank of the frozen adapters above which they are merged, in fp32, into "
+        "a new base. Memory and time of a training step grow with the rank.",
     )
     max_gap: NonNegativeFloat | None = Field(
         default=None,
-        description="Largest mean |difference| of a probe's log-probs at a hand-over, nats. By "
-        "default 0 in fp32 and 0.05 in bfloat16; raise it where two stages run on different "
-        "hardware, whose kernels round differently.",
+        description="Maximum mean |difference| of a probe's log-probs at a handover, in nats. "
+        "Default: 0 in fp32, 0.05 in bfloat16. Raise it if stages run on different hardware, "
+        "whose kernels round differently.",
     )
 
 

@@ -65,9 +65,9 @@ def peak_memory() -> dict[str, float]:
     """Most GPU memory this process held in tensors, GiB; nothing where it opened no GPU."""
     if not _on_gpu():
         return {}
-    from alignment.scoring.gpu_memory import own_peak
+    from alignment.scoring.gpu_memory import process_peak
 
-    return {"peak_gpu_gib": own_peak().most() / 2**30}
+    return {"peak_gpu_gib": process_peak().bytes() / 2**30}
 
 
 def _on_gpu() -> bool:

@@ -1,1 +1,1 @@
-"""Base models and adapters: where they come from, loading, merging."""
+"""Base models and adapters: fetching, loading, generating, merging, stacking, GGUF."""

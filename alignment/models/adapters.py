@@ -1,8 +1,8 @@
-"""LoRA adapters on disk: what makes one sound.
+"""LoRA adapters on disk: validation and description.
 
-Only plain LoRA is read: y += (alpha / r) * B A x on linear layers (Hu et al. 2021, eq. 3). Sums
-and concatenations of anything else would be wrong without a word, so it is refused here.
-Not here: creating adapters (TRL does), the factors that one holds (`factors.py`).
+Only plain LoRA is read: y += (alpha / r) * B A x on linear layers (Hu et al. 2021, eq. 3). Summing
+or concatenating any other kind would be silently wrong, so other kinds are refused here.
+Not here: creating adapters (TRL does), their low-rank factors (`factors.py`).
 """
 
 import json
@@ -25,25 +25,25 @@ REFUSED = {
     "use_qalora": "it pools its inputs",
     "rank_pattern": "layers differ in rank",
     "alpha_pattern": "layers differ in scale",
-    "modules_to_save": "whole layers come with it and would replace those of the base",
-    "trainable_token_indices": "rows of the embedding come with it",
-    "target_parameters": "its delta belongs to parameters outside linear layers",
-    "lora_bias": "its B has a bias, which no product of factors holds",
+    "modules_to_save": "it contains whole layers that would replace those of the base",
+    "trainable_token_indices": "it contains rows of the embedding",
+    "target_parameters": "its delta applies to parameters outside linear layers",
+    "lora_bias": "its B has a bias, which a product of two factors cannot express",
     "fan_in_fan_out": "its weights are stored transposed",
     "layer_replication": "it adds layers to the base",
     "alora_invocation_tokens": "its delta depends on the tokens before it",
     "kasa_config": "its delta has a third factor",
 }
-"""Options of `peft.LoraConfig` that no sum of (alpha / r) B A can carry, and why."""
+"""Options of `peft.LoraConfig` that a sum of (alpha / r) B A cannot express, and why."""
 REBASED = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that change the base weights: without those the adapter means nothing."""
+"""Initialisations that also change the base weights, without which the adapter is useless."""
 
 
 def check_adapter(folder: Path) -> dict[str, Any]:
-    """The configuration of an adapter folder that is whole and plain LoRA.
+    """Check that an adapter folder is complete and plain LoRA; return its configuration.
 
     Raises:
-        ModelError: saying which file is missing or damaged, or which option is no plain LoRA.
+        ModelError: names the missing or damaged file, or the option that is not plain LoRA.
     """
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
@@ -57,12 +57,12 @@ def check_adapter(folder: Path) -> dict[str, Any]:
     except SafetensorError as error:
         raise ModelError(
             f"{folder / ADAPTER_WEIGHTS} is damaged ({' '.join(str(error).split())[:120]}). "
-            "A damaged adapter is never replaced by the base model: fetch or train it again."
+            "The run does not fall back to the base model: fetch or train the adapter again."
         ) from error
     config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text())
     for option, why in _not_plain(config):
         raise ModelError(
-            f"{folder} uses {option}: {why}, so it can be neither merged nor stacked exactly. "
+            f"{folder} uses {option}: {why}, so it cannot be merged or stacked exactly. "
             "Use a plain LoRA adapter."
         )
     return config
@@ -72,7 +72,7 @@ def describe_adapter(folder: Path, *, uri: str, stage: str, trained_on: str) -> 
     """The reference to an adapter folder.
 
     Raises:
-        ModelError: the adapter is damaged, or of a kind whose delta is not (alpha / r) * B A.
+        ModelError: the adapter is damaged or not plain LoRA.
     """
     config = check_adapter(folder)
     return AdapterRef(
@@ -87,7 +87,7 @@ def describe_adapter(folder: Path, *, uri: str, stage: str, trained_on: str) -> 
 
 
 def _not_plain(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Options of a configuration whose delta is not (alpha / r) B A, each with the reason."""
+    """The options of a configuration that are not plain LoRA, each with the reason."""
     yield from ((option, why) for option, why in REFUSED.items() if config.get(option))
     if config.get("bias", "none") != "none":
         yield "bias", "biases of the base were trained as well"

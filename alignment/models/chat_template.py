@@ -1,9 +1,9 @@
-"""Text to token ids, and which of them are learnt: the assistant's words and the stop token.
+"""Chats to token ids, and which of them are targets: assistant turns with their stop token.
 
-Everything is derived from the tokenizer's own chat template; no id is written down here.
-Targets are found by *position*. Masking by token id, as collators do where pad is the stop
-token, takes the stop token out of the labels, and the model never learns to stop.
-Not here: batches by token budget (`train/`), the text itself (`clean.py`).
+Everything is derived from the tokenizer's own chat template; no id is hard-coded here.
+Targets are found by *position*. Where the pad token is the stop token, a collator that masks by
+token id removes the stop token from the labels, and the model never learns to stop.
+Not here: batches by token budget (`scoring/batches.py`), checks of the text (`data/filters/`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
-"""The label of a position that is no target, in torch's and transformers' convention."""
+"""The label of a position that is not a target, as torch and transformers define it."""
 
 Span = tuple[int, int]
 """Positions start <= i < end."""
@@ -33,7 +33,7 @@ def render(
     *,
     add_generation_prompt: bool = False,
 ) -> list[int]:
-    """Token ids of a chat under the tokenizer's template, with the opening of a reply if asked."""
+    """Token ids of a chat under the tokenizer's template, optionally with a generation prompt."""
     encoding = tokenizer.apply_chat_template(
         **as_template(messages),
         add_generation_prompt=add_generation_prompt,
@@ -44,7 +44,7 @@ def render(
 
 
 def as_template(messages: Sequence[Message]) -> dict[str, Any]:
-    """A chat as the arguments of a chat template: `conversation`, and the `tools` it offers."""
+    """A chat as arguments of `apply_chat_template`: `conversation` and the `tools` it offers."""
     tools = list(messages[0].tools) if messages else []
     bare = messages[1:] if tools and not messages[0].content else messages
     chat = [message.model_dump(exclude={"tools"}) for message in bare]
@@ -52,7 +52,7 @@ def as_template(messages: Sequence[Message]) -> dict[str, Any]:
 
 
 def offers_tools(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the chat template writes what is called, with which arguments, and the answer."""
+    """Whether the chat template renders a tool call's name and arguments, and the tool's answer."""
     call = ToolCall(function=Function(name="look_up", arguments={"word": "amber"}))
     chat = [
         *_QUESTION,
@@ -72,11 +72,12 @@ def response_template_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Ids that open an assistant turn: what the generation prompt adds to a question.
 
     Raises:
-        ModelError: the tokenizer has no chat template, or one that opens no reply.
+        ModelError: the tokenizer has no chat template, or its generation prompt is empty or
+            differs from how the template renders past assistant turns.
     """
     if not tokenizer.chat_template:
         raise ModelError(
-            f"tokenizer {tokenizer.name_or_path!r} has no chat template; take an instruct model's"
+            f"tokenizer {tokenizer.name_or_path!r} has no chat template; use an instruct model's"
         )
     question = render(tokenizer, _QUESTION)
     opened = render(tokenizer, _QUESTION, add_generation_prompt=True)
@@ -84,27 +85,28 @@ def response_template_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     answered = render(tokenizer, _ANSWERED)
     if not opening or opened[: len(question)] != question or answered[: len(opened)] != opened:
         raise ModelError(
-            f"the chat template of {tokenizer.name_or_path!r} does not open a finished reply as "
-            "it opens a new one, so replies cannot be found in a chat; use another template"
+            f"the generation prompt of {tokenizer.name_or_path!r} differs from how its chat "
+            "template renders past assistant turns, so replies cannot be located in a chat; "
+            "use another template"
         )
     return opening
 
 
 def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Id of the token that closes an assistant turn, e.g. `<|im_end|>`; the stop token.
+    """Id of the stop token: the token that closes an assistant turn, e.g. `<|im_end|>`.
 
     Raises:
-        ModelError: the template closes a reply without an added token.
+        ModelError: the template closes a reply without a special token.
     """
     reply_start = len(render(tokenizer, _QUESTION)) + len(response_template_ids(tokenizer))
     control, answer = control_tokens(tokenizer), _ANSWERED[-1].text
     reply = render(tokenizer, _ANSWERED)[reply_start:]
-    said = (at for at in range(len(reply)) if answer in tokenizer.decode(reply[: at + 1]))
-    after = reply[next(said, 0) :]  # before the words a template may open and close a thought
+    ends = (at for at in range(len(reply)) if answer in tokenizer.decode(reply[: at + 1]))
+    after = reply[next(ends, 0) :]  # a template may open and close a thinking block before the text
     closing = next((token for token in after if token in control), None)
     if closing is None:
         raise ModelError(
-            f"the chat template of {tokenizer.name_or_path!r} closes a reply without a special "
+            f"the chat template of {tokenizer.name_or_path!r} does not end a reply with a special "
             "token, so a model cannot learn to stop; use another template"
         )
     return closing
@@ -112,12 +114,12 @@ def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 @dataclass(frozen=True)
 class CompletionOnlyCollator:
-    """Pads rows to a batch whose labels are the assistant turns, each with its stop token.
+    """Pads rows into a batch whose labels are the assistant turns, each with its stop token.
 
     Attributes:
         response_template: ids that open an assistant turn.
-        end_of_turn: id that closes it; a target even where it is also the padding.
-        pad_token: id to pad with, on the right.
+        end_of_turn: id that closes it; a target even if it is also the padding token.
+        pad_token: id used for padding, on the right.
     """
 
     response_template: tuple[int, ...]
@@ -126,13 +128,15 @@ class CompletionOnlyCollator:
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase") -> Self:
-        """The collator of a tokenizer's chat template.
+        """The collator for a tokenizer's chat template.
 
         Raises:
             ModelError: the template does not mark replies, or there is no padding token.
         """
         if tokenizer.pad_token_id is None:
-            raise ModelError(f"tokenizer {tokenizer.name_or_path!r} has no padding token; set one")
+            raise ModelError(
+                f"tokenizer {tokenizer.name_or_path!r} has no padding token; set pad_token"
+            )
         return cls(
             response_template=tuple(response_template_ids(tokenizer)),
             end_of_turn=end_of_turn_id(tokenizer),
@@ -140,9 +144,9 @@ class CompletionOnlyCollator:
         )
 
     def spans(self, ids: Sequence[int]) -> list[Span]:
-        """Positions of the replies in one chat: after the opening, up to and with the stop token.
+        """Positions of the replies in one chat: after the opening, through the stop token.
 
-        A turn that was cut before its stop token ends with the ids.
+        A truncated turn without its stop token extends to the last id.
         """
         row, template = list(ids), list(self.response_template)
         spans: list[Span] = []
@@ -159,7 +163,7 @@ class CompletionOnlyCollator:
         return spans
 
     def labels(self, ids: Sequence[int], *, where: str) -> list[int]:
-        """The ids with `IGNORED` wherever no reply stands.
+        """The ids, with `IGNORED` at every position outside a reply.
 
         Raises:
             DataError: there is no reply at all.
@@ -180,7 +184,7 @@ class CompletionOnlyCollator:
         """`input_ids`, `attention_mask` and `labels`, each [rows, longest row] of int64.
 
         Raises:
-            DataError: a row without any reply, named by its `id` or its place in the batch.
+            DataError: a row has no reply; the message names its `id` or its index in the batch.
         """
         import torch
 
@@ -200,8 +204,8 @@ def supervised_spans_from_template(
 ) -> list[Span]:
     """Positions of the replies, found by rendering the chat turn by turn instead of by search.
 
-    A reply starts where the turns before it, with the opening of a reply, end; it ends with the
-    last stop token of the turns up to it.
+    A reply starts where the preceding turns plus a generation prompt end. It ends at the last stop
+    token of the chat rendered up to and including the reply.
     """
     stop = end_of_turn_id(tokenizer)
     spans: list[Span] = []
@@ -216,10 +220,10 @@ def supervised_spans_from_template(
 def check_spans(
     tokenizer: "PreTrainedTokenizerBase", conversations: Iterable[Conversation]
 ) -> None:
-    """Compare the collator's replies with the template's own, chat by chat.
+    """Check, chat by chat, that the collator finds the replies where the template renders them.
 
     Raises:
-        DataError: they differ for one, which the message names.
+        DataError: they differ; the message names the conversation.
     """
     collator = CompletionOnlyCollator.of(tokenizer)
     for conversation in conversations:
@@ -227,11 +231,11 @@ def check_spans(
         expected = supervised_spans_from_template(tokenizer, conversation.messages)
         if found != expected:
             raise DataError(
-                f"conversation {conversation.id} ({conversation.source}): the replies stand at "
-                f"{expected} by the chat template, but the opening of a reply is found at {found}. "
-                "White space at the start of a reply does this (strip it, or drop the row), and a "
-                "template that writes an earlier reply otherwise than the last (set one that does "
-                "not in the tokenizer)."
+                f"conversation {conversation.id} ({conversation.source}): the chat template "
+                f"renders the replies at {expected}, but the search for the opening of a reply "
+                f"finds {found}. Possible causes: white space at the start of a reply (strip it or "
+                "drop the row), or a template that renders earlier replies differently from the "
+                "last one (set another template in the tokenizer)."
             )
 
 
@@ -241,7 +245,7 @@ def _padded(rows: list[list[int]], padding: int) -> list[list[int]]:
 
 
 def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
-    """Id to text of every token that was added to the vocabulary or has a special meaning."""
+    """Every added or special token of the vocabulary, as id to text."""
     added = {index: text for text, index in tokenizer.get_added_vocab().items()}
     special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
     return added | dict(special)

@@ -1,4 +1,4 @@
-"""What a model folder holds, by its digests; or why it cannot be used."""
+"""References to a model folder's weights and tokenizer, or why the folder cannot be used."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ VOCABULARY_FILES = ("tokenizer.json", "*.model", "vocab*")
 
 
 def describe(folder: Path, uri: str, revision: str | None) -> tuple[BaseRef, TokenizerRef]:
-    """The references to a folder of weights and its tokenizer, with their digests.
+    """References to the weights and the tokenizer in a folder, with their digests.
 
     Raises:
         ModelError: weights are missing, pickled or damaged; the architecture is unknown; there
-            is no tokenizer or no chat template.
+            is no tokenizer or no usable chat template.
     """
     check_weights(folder)
     _check_architecture(folder)
@@ -37,12 +37,12 @@ def describe_tokenizer(folder: Path, uri: str) -> TokenizerRef:
     """The reference to the tokenizer in a folder.
 
     Raises:
-        ModelError: it cannot be loaded, has no chat template, or one that may not be rendered.
+        ModelError: it cannot be loaded, has no chat template, or one that cannot be rendered.
     """
     if not any(path for pattern in VOCABULARY_FILES for path in folder.glob(pattern)):
-        # transformers makes an empty tokenizer of the model's kind, without a word
+        # Without these files transformers silently creates an empty tokenizer of the model's kind.
         raise ModelError(
-            f"no usable tokenizer in {folder}: none of {', '.join(VOCABULARY_FILES)} is there. "
+            f"no usable tokenizer in {folder}: found none of {', '.join(VOCABULARY_FILES)}. "
             "Copy the model's tokenizer files to it."
         )
     try:
@@ -63,28 +63,28 @@ def describe_tokenizer(folder: Path, uri: str) -> TokenizerRef:
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Refuse a template that is none, or reaches for more than the chat it is given.
+    """Refuse a template with invalid syntax, or one that tries to leave Jinja's sandbox.
 
-    The library renders templates in a sandbox; here its refusal becomes a sentence, before any
-    work is done. What a template says against this chat itself is no reason to refuse it.
+    transformers renders templates in a sandbox; this check reports a violation before any work is
+    done. A template that rejects this particular chat (`TemplateError`) is accepted.
     """
     chat = [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": "Well."}]
     try:
         tokenizer.apply_chat_template(chat, tokenize=False)
     except (SecurityError, TemplateSyntaxError) as error:
         raise ModelError(
-            f"the chat template in {folder} cannot be used: {one_line(error)}. Take the model "
-            "from its makers, or replace chat_template.jinja."
+            f"the chat template in {folder} cannot be used: {one_line(error)}. Get the model "
+            "from its original publisher, or replace chat_template.jinja."
         ) from error
     except TemplateError:
         return
 
 
 def _check_architecture(folder: Path) -> None:
-    try:  # left open, trust_remote_code is a question to whoever sits at the terminal
+    try:  # if trust_remote_code is unset, transformers asks the user interactively
         AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"transformers cannot open the model in {folder}: {one_line(error)} "
-            "Code that comes with a model is never run: take a model that transformers knows."
+            "Code shipped with a model is never run: use a model that transformers supports."
         ) from error

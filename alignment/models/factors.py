@@ -1,6 +1,6 @@
-"""The factors of LoRA adapters: read, held against a model, concatenated.
+"""The low-rank factors of LoRA adapters: reading, checking against a model, concatenating.
 
-Not here: which adapters are sound (`adapters.py`), adding them to a model (`stack.py`, `merge.py`).
+Not here: validating adapters (`adapters.py`), adding them to a model (`stack.py`, `merge.py`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -23,14 +23,14 @@ PREFIX = "base_model.model."
 
 
 class Factors(NamedTuple):
-    """One delta as two fp32 factors: a [r, in], b [out, r] with the scale in it; delta = b a."""
+    """One delta as two fp32 factors: a [r, in], b [out, r] with the scale included; delta = b a."""
 
     a: Tensor
     b: Tensor
 
 
 class FactorFile(Mapping[str, Factors]):
-    """The factors of an adapter folder by module name in the base model, read when asked for.
+    """The factors of an adapter folder by module name in the base model, read on access.
 
     Raises:
         ModelError: the adapter is damaged, incomplete or not plain LoRA.
@@ -58,7 +58,7 @@ class FactorFile(Mapping[str, Factors]):
         return len(self._modules)
 
     def delta(self, module: str) -> Tensor:
-        """(alpha / r) * (B A) in fp32, scaled last as PEFT does when it merges: the same bits."""
+        """(alpha / r) * (B A) in fp32. Scaled last, as PEFT merges, to get the same bits."""
         a, b = self._sides(module)
         return (b @ a).mul_(self._scale)
 
@@ -69,7 +69,7 @@ class FactorFile(Mapping[str, Factors]):
 
 
 def read_factors(folder: Path) -> dict[str, Factors]:
-    """Module name in the base model to its factors, fp32 on the CPU.
+    """All factors of an adapter by module name in the base model, fp32 on the CPU.
 
     Raises:
         ModelError: the adapter is damaged, incomplete or not plain LoRA.
@@ -78,28 +78,30 @@ def read_factors(folder: Path) -> dict[str, Factors]:
 
 
 def check_fit(model: PreTrainedModel, folder: Path, factors: Mapping[str, Factors]) -> None:
-    """Each layer that the adapter's config means has factors of its shape, and no other has.
+    """Check that exactly the layers targeted by the adapter's config have factors, and shapes fit.
 
     Raises:
         ModelError: the adapter belongs to another model, or is incomplete.
     """
     config = LoraConfig.from_pretrained(str(folder))
-    meant = {n: m for n, m in model.named_modules() if check_target_module_exists(config, n)}
-    odd = sorted(meant.keys() ^ factors.keys())
-    odd += [
-        name for name, layer in meant.items() if name in factors and not _fits(layer, factors[name])
+    targeted = {n: m for n, m in model.named_modules() if check_target_module_exists(config, n)}
+    mismatched = sorted(targeted.keys() ^ factors.keys())
+    mismatched += [
+        name
+        for name, layer in targeted.items()
+        if name in factors and not _fits(layer, factors[name])
     ]
-    if odd:
+    if mismatched:
         raise ModelError(
-            f"{folder} does not fit the model at {odd[0]} ({len(odd)} such layers): the adapter "
-            "belongs to another model or is incomplete."
+            f"{folder} does not fit the model at {mismatched[0]} ({len(mismatched)} such layers): "
+            "the adapter belongs to another model or is incomplete. Use an adapter of this model."
         )
 
 
 def concatenate(adapters: Sequence[Mapping[str, Factors]]) -> dict[str, Factors]:
     """Several adapters as one: a = [a1; a2; ...], b = [b1, b2, ...], so b a = sum of all b_i a_i.
 
-    A module that only some of the adapters touch has their ranks only.
+    A module's rank is the sum over the adapters that change it.
     """
     modules = sorted({module for adapter in adapters for module in adapter})
     parts = {module: [one[module] for one in adapters if module in one] for module in modules}
@@ -110,15 +112,15 @@ def concatenate(adapters: Sequence[Mapping[str, Factors]]) -> dict[str, Factors]
 
 
 def write_concatenated(folders: Sequence[Path], to: Path, *, base: str | None) -> int:
-    """Write several adapters as one that plain PEFT loads, in fp32; return its rank.
+    """Write several adapters as one fp32 adapter that plain PEFT loads; return its rank.
 
-    Rank = alpha, so that PEFT's scale is 1. Layers that fewer adapters touch are filled up with
-    zeros: PEFT wants one rank everywhere.
+    Rank = alpha, so that PEFT's scale is 1. Layers changed by fewer adapters are padded with
+    zeros, because PEFT expects one rank everywhere.
 
     Args:
         folders: the adapters, oldest first.
         to: an existing folder.
-        base: hub id of the base model, or None where it has none.
+        base: hub id of the base model, or None if it is not from a hub.
     """
     joined = concatenate([read_factors(folder) for folder in folders])
     rank = max(factors.a.shape[0] for factors in joined.values())
@@ -140,14 +142,14 @@ def write_concatenated(folders: Sequence[Path], to: Path, *, base: str | None) -
 
 
 def _modules(folder: Path, keys: Set[str]) -> list[str]:
-    """The modules that the tensors of an adapter belong to, each of which has its two factors."""
+    """The modules that an adapter's tensors belong to; each must have both factors."""
     modules = sorted({key.rpartition(".lora_")[0].removeprefix(PREFIX) for key in keys})
-    wanted = {_key(module, side) for module in modules for side in "AB"}
-    if wanted != keys:
-        odd = sorted(wanted ^ keys)[0]
-        word = "lacks" if odd in wanted else "holds"
+    expected = {_key(module, side) for module in modules for side in "AB"}
+    if expected != keys:
+        odd = sorted(expected ^ keys)[0]
+        verb = "lacks" if odd in expected else "contains"
         raise ModelError(
-            f"{folder} {word} {odd}: not a whole plain LoRA adapter. Fetch or train it again."
+            f"{folder} {verb} {odd}: not a complete plain LoRA adapter. Fetch or train it again."
         )
     return modules
 

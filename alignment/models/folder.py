@@ -1,4 +1,4 @@
-"""A model folder as `save_pretrained` writes it: its files, and whether they are whole.
+"""A model folder as written by `save_pretrained`: its files, and whether they are intact.
 
 Not here: where a folder comes from (`sources.py`), its tensors (`weight_files.py`).
 """
@@ -19,27 +19,29 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The files that decide how a tokenizer reads text, sorted."""
+    """The files that determine how a tokenizer encodes text, sorted."""
     return sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)})
 
 
 def check_weights(folder: Path) -> None:
     """Refuse a folder without config, without safetensors, or with a damaged one.
 
-    Opening a safetensors file checks that its header is whole and that the tensors it names
-    fill the file to the last byte.
+    Opening a safetensors file checks that its header is complete and that its tensors fill the
+    file exactly.
 
     Raises:
-        ModelError: saying which file, and what to do.
+        ModelError: names the file and the remedy.
     """
     if not folder.is_dir():
-        raise ModelError(f"no model folder {folder}. Check the path.")
+        raise ModelError(f"model folder {folder} does not exist. Check the path.")
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json: it is not a model folder.")
+        raise ModelError(f"{folder} has no config.json: it is not a model folder. Check the path.")
     files = weight_files(folder)
     if not files:
         pickled = sorted(path.name for path in folder.glob("*.bin"))
-        hint = f" (found {pickled[0]}: pickles are refused; convert it)" if pickled else ""
+        hint = (
+            f" (found {pickled[0]}: pickled weights are refused; convert them)" if pickled else ""
+        )
         raise ModelError(f"{folder} has no *.safetensors weights{hint}.")
     for file in files:
         try:
@@ -52,7 +54,7 @@ def check_weights(folder: Path) -> None:
 
 
 def stored_dtype(folder: Path) -> str:
-    """The element type of the largest tensor of a folder, in torch's words."""
+    """The dtype of the largest tensor in a folder's first weight file, by torch's name."""
     names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     with safe_open(weight_files(folder)[0], framework="numpy") as tensors:
         slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118 (not a dict)

@@ -1,7 +1,7 @@
 """Greedy replies in batches, left-padded.
 
-Prompts are answered in order of their length, so a batch wastes little padding; results come
-back in the order asked. Not here: what a reply is worth (`evaluate`).
+Prompts are sorted by length so that batches need little padding; replies are returned in the
+order of the prompts. Not here: judging a reply (`evaluate`).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +20,9 @@ class Reply:
     """One generated reply.
 
     Attributes:
-        text: without special tokens.
-        tokens: generated tokens, the stop token not counted.
-        stopped: whether the model ended the turn itself within the limit.
+        text: the reply without special tokens.
+        tokens: number of generated tokens, without the stop token.
+        stopped: whether the model ended its turn within the limit.
     """
 
     text: str
@@ -39,15 +39,15 @@ def generate(
     batch: int,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[Reply]:
-    """The most likely reply to each prompt, token by token.
+    """The greedy reply to each prompt: the most likely token at each step.
 
-    The model's mode is put back as it was.
+    The model's training or evaluation mode is restored afterwards.
 
     Args:
         model: a causal language model, with or without adapters.
-        tokenizer: of that model; its padding side is not used.
-        prompts: messages, the last one of the user.
-        max_new_tokens: longest reply in tokens.
+        tokenizer: the model's tokenizer; its padding side is not used.
+        prompts: messages of each prompt, ending with a user turn.
+        max_new_tokens: maximum length of a reply in tokens.
         batch: prompts per forward pass.
         on_progress: called with the number of prompts answered so far.
     """

@@ -1,9 +1,9 @@
-"""A folder of weights becomes one GGUF file, as llama.cpp reads it: in fp32, nothing rounded.
+"""Converts a folder of weights to one GGUF file for llama.cpp, in fp32, without rounding.
 
-Written are Llama and Qwen2, whose tensors only need other names (and, in Llama, another order of
-the rows that are rotated), with byte-level BPE tokenizers. Everything else is refused with the
-reason: a file that loads and computes something else would be worse than none.
-Not here: fewer bits. `llama-quantize` makes them of this file.
+Supported are Llama and Qwen2 models with byte-level BPE tokenizers. Their tensors only need other
+names and, in Llama, another order of the rows that rotary embeddings act on. Everything else is
+refused with a reason: a file that loads but computes something else would be worse than none.
+Not here: quantised GGUF files; `llama-quantize` makes them from this file.
 """
 
 import json
@@ -33,26 +33,26 @@ from alignment.store.durable import failpoint_span
 FILE = "model.gguf"
 """Name of the file in an exported folder."""
 FAMILIES = ("llama", "qwen2")
-OTHERWISE = "Export it with --form merged; llama.cpp's convert_hf_to_gguf.py knows more of them."
+OTHERWISE = "Export it with --form merged; llama.cpp's convert_hf_to_gguf.py supports more models."
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 WORDS = {QWEN2_WORDS: "qwen2", QWEN2_WORDS.replace(r"|\p{N}|", r"|\p{N}{1,3}|"): "llama-bpe"}
-"""Regular expressions that cut text into words, by llama.cpp's names for them."""
+"""Regular expressions that split text into words, with llama.cpp's names for them."""
 
 
 def check_gguf(folder: Path) -> None:
-    """Refuse a model that could not be written, before anything is merged for it.
+    """Refuse an unsupported model before any time is spent on merging it.
 
     Raises:
-        ModelError: a family or a form of attention that is not written.
+        ModelError: the model's family or form of attention is not supported.
     """
     _check(AutoConfig.from_pretrained(folder, trust_remote_code=False))
 
 
 def load_gguf(folder: Path) -> PreTrainedModel:
-    """The model of a folder's GGUF file as transformers reads it, in float32, on the CPU."""
+    """Load a folder's GGUF file with transformers, in float32, on the CPU."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=FILE, dtype=torch.float32
     )
@@ -63,10 +63,10 @@ def load_gguf(folder: Path) -> PreTrainedModel:
 def write_gguf(folder: Path, file: Path) -> None:
     """Write the model and tokenizer of a folder as one GGUF file in float32.
 
-    One tensor at a time is in memory.
+    Only one tensor at a time is in memory.
 
     Raises:
-        ModelError: a family, a form of attention or a tokenizer that is not written.
+        ModelError: the family, form of attention or tokenizer is not supported.
     """
     check_gguf(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -91,17 +91,18 @@ def write_gguf(folder: Path, file: Path) -> None:
 def _check(config: Any) -> None:
     rope = config.rope_parameters
     refused = {
-        f"{config.model_type} models are not written": config.model_type not in FAMILIES,
-        f"rope of type {rope.get('rope_type')!r}": rope.get("rope_type", "default") != "default",
-        "a sliding window": getattr(config, "use_sliding_window", False),
-        f"an activation {config.hidden_act!r}": config.hidden_act != "silu",
-        "heads that are not a share of the hidden size": _head_size(config)
+        f"{config.model_type} models are not supported": config.model_type not in FAMILIES,
+        f"rope type {rope.get('rope_type')!r} is not supported": rope.get("rope_type", "default")
+        != "default",
+        "a sliding window is not supported": getattr(config, "use_sliding_window", False),
+        f"activation {config.hidden_act!r} is not supported": config.hidden_act != "silu",
+        "head size times heads differs from the hidden size": _head_size(config)
         * config.num_attention_heads
         != config.hidden_size,
     }
     reasons = [reason for reason, applies in refused.items() if applies]
     if reasons:
-        raise ModelError(f"no GGUF of this model: {reasons[0]}. {OTHERWISE}")
+        raise ModelError(f"cannot write this model as GGUF: {reasons[0]}. {OTHERWISE}")
 
 
 def _head_size(config: Any) -> int:
@@ -127,7 +128,7 @@ def _add_shape(writer: GGUFWriter, config: Any) -> None:
 def _tensors(
     folder: Path, config: Any
 ) -> Iterator[tuple[str, tuple[Sequence[int], Callable[[], Tensor]]]]:
-    """Every tensor's name in GGUF, its shape, and how to read it."""
+    """Every tensor's name in GGUF, with its shape and a function that reads it."""
     (family,) = (key for key, name in MODEL_ARCH_NAMES.items() if name == config.model_type)
     names = get_tensor_name_map(family, config.num_hidden_layers)
     for file in weight_files(folder):
@@ -138,12 +139,15 @@ def _tensors(
                 continue
             renamed = names.get_name(name, try_suffixes=(".weight", ".bias"))
             if renamed is None:
-                raise ModelError(f"no GGUF of this model: {name!r} has no place in it. {OTHERWISE}")
+                raise ModelError(
+                    f"cannot write this model as GGUF: there is no GGUF name for {name!r}. "
+                    f"{OTHERWISE}"
+                )
             yield renamed, (shape, partial(_read, file, name, _heads(name, config)))
 
 
 def _heads(name: str, config: Any) -> int | None:
-    """Heads whose rows stand in another order in GGUF, or None."""
+    """Number of heads whose rows GGUF stores in another order; None if it keeps the order."""
     if config.model_type != "llama":
         return None
     heads = {
@@ -158,7 +162,8 @@ def _read(file: Path, name: str, heads: int | None) -> Tensor:
         tensor: Tensor = opened.get_tensor(name)
     if heads is None:
         return tensor
-    # transformers rotates a head's first half against its second, llama.cpp neighbours
+    # Rotary embeddings: transformers rotates a head's first half against its second half,
+    # llama.cpp rotates neighbouring rows.
     halves = tensor.view(heads, 2, -1, *tensor.shape[1:])
     return halves.transpose(1, 2).reshape(tensor.shape)
 
@@ -192,7 +197,7 @@ def _add_vocabulary(
 
 
 def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Which tokens open, end and fill a text, and that none is added where this one adds none."""
+    """Special token ids, and whether a BOS token is added; never a leading space."""
     ids = (
         (tokenizer.bos_token_id, writer.add_bos_token_id),
         (tokenizer.eos_token_id, writer.add_eos_token_id),
@@ -210,7 +215,7 @@ def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None
 def _tokens(
     tokenizer: PreTrainedTokenizerBase, described: dict[str, Any], size: int
 ) -> tuple[list[str], list[int]]:
-    """Text and type of every row of the embedding; rows that no token names are unused."""
+    """Text and type of every embedding row; rows without a token are marked unused."""
     texts = {number: text for text, number in tokenizer.get_vocab().items()}
     special = {token["id"]: token["special"] for token in described["added_tokens"]}
     types = {
@@ -228,19 +233,21 @@ def _tokens(
 
 
 def pre_tokenizer(described: dict[str, Any]) -> str:
-    """What llama.cpp calls a tokenizer's way of cutting text into words before merging.
+    """llama.cpp's name for a tokenizer's pre-tokenizer, which splits text into words.
 
     Args:
         described: content of its tokenizer.json.
 
     Raises:
-        ModelError: it is no byte-level BPE, or llama.cpp has no name for the way.
+        ModelError: it is not byte-level BPE, or llama.cpp does not support its pre-tokenizer.
     """
     parts = described["pre_tokenizer"] or {"type": "nothing"}
     parts = parts.get("pretokenizers", [parts])
     kinds, last = tuple(part["type"] for part in parts), parts[-1]
     if described["model"].get("type") != "BPE" or last["type"] != "ByteLevel":
-        raise ModelError(f"no GGUF of this model: its tokenizer is no byte-level BPE. {OTHERWISE}")
+        raise ModelError(
+            f"cannot write this model as GGUF: its tokenizer is not byte-level BPE. {OTHERWISE}"
+        )
     found = None
     if not last["add_prefix_space"]:
         if kinds == ("ByteLevel",) and last["use_regex"]:
@@ -251,7 +258,7 @@ def pre_tokenizer(described: dict[str, Any]) -> str:
             found = WORDS.get(parts[0]["pattern"].get("Regex"))
     if found is None:
         raise ModelError(
-            f"no GGUF of this model: its tokenizer cuts text by {' and '.join(kinds)} in a way "
-            f"that llama.cpp has no name for. {OTHERWISE}"
+            "cannot write this model as GGUF: llama.cpp does not support its pre-tokenizer "
+            f"({' and '.join(kinds)}). {OTHERWISE}"
         )
     return found

@@ -1,4 +1,4 @@
-"""Base models on this machine: a hub's repository is fetched into its cache, and found there."""
+"""Base models on this machine: fetching a hub's repository into the local cache, finding it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,15 +19,15 @@ from alignment.store.store import Store
 
 
 def fetch_snapshot(repository: str, revision: str, files: Sequence[str]) -> Path:
-    """The folder of a repository's files at a revision, downloaded where they are missing.
+    """The folder of a repository's files at a revision; missing files are downloaded.
 
     Args:
-        repository: its id, owner/name.
+        repository: id of the repository, owner/name.
         revision: branch, tag or commit.
         files: patterns of the files to download.
 
     Raises:
-        ModelError: there is no such repository, or the hub cannot be reached.
+        ModelError: the repository does not exist, or the hub cannot be reached.
     """
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
@@ -44,7 +44,7 @@ def fetch_snapshot(repository: str, revision: str, files: Sequence[str]) -> Path
 
 
 def base_folder(base: BaseRef, store: Store) -> Path:
-    """The folder of a base model on this machine; a hub model must be in the hub's cache."""
+    """The local folder of a base model; a hub model must already be in the hub's cache."""
     if not base.uri.startswith("hub:"):
         return store.path(base.uri)
     return Path(snapshot_download(base.uri[4:], revision=base.revision, local_files_only=True))

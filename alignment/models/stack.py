@@ -1,12 +1,13 @@
-"""Adapters carried along instead of merged: a frozen branch inside the linear layers of a base.
+"""Stacks adapters instead of merging them: a frozen branch inside the linear layers of a base.
 
     y = W x + b (a x),    a = [a1; a2; ...],    b = [(alpha1 / r1) B1, (alpha2 / r2) B2, ...]
 
-One product for all earlier adapters, however many. W is never written, so nothing is rounded and
-a quantised W stays as it is. The branch belongs to the layer itself: whatever the trainer library
-puts around the layer (a fresh adapter, checkpointing, disabling that adapter) finds it there, so
-the reference of a DPO round is this model with the newest adapter off, as it is without a stack.
-The factors are buffers that no `state_dict` holds: checkpoints have the newest adapter alone.
+All earlier adapters together cost one low-rank product. W is never changed, so nothing is rounded
+and a quantised W stays quantised. The branch belongs to the layer itself, so whatever the trainer
+library wraps around the layer (a fresh adapter, checkpointing, disabling that adapter) includes
+it. The reference of a DPO round is therefore the model with its newest adapter disabled, exactly
+as without a stack. The factors are non-persistent buffers: no `state_dict` contains them, and
+checkpoints contain only the newest adapter.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ FROZEN_A, FROZEN_B = "frozen_a", "frozen_b"
 
 
 def attach(model: PreTrainedModel, folders: Sequence[Path]) -> None:
-    """Give the layers of a model the frozen sum of some adapters, oldest first, in its dtype.
+    """Add adapters, oldest first, to the layers of a model as frozen branches in its dtype.
 
     Raises:
         ModelError: an adapter is damaged, not plain LoRA, or belongs to another model.
@@ -42,8 +43,8 @@ def attach(model: PreTrainedModel, folders: Sequence[Path]) -> None:
 def freeze_trained(model: PreTrainedModel) -> None:
     """Move the trained adapter of a model into its frozen branch, in memory.
 
-    The layers then compute what they will when the adapter is read from disk by `attach`: the
-    same factors in the same product, so the same bits.
+    The layers then compute exactly what they will after `attach` loads the adapter from disk: the
+    same factors in the same product, hence the same bits.
     """
     trained: list[Any] = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
     for layer in trained:
@@ -54,7 +55,7 @@ def freeze_trained(model: PreTrainedModel) -> None:
 
 
 def _freeze(layer: Any, factors: Factors, dtype: Any) -> None:
-    """Add factors to a layer's frozen branch; the first ones bring the branch with them."""
+    """Add factors to a layer's frozen branch; the first ones create the branch."""
     a, b = (factor.to(layer.weight.device, dtype) for factor in factors)
     if hasattr(layer, FROZEN_A):
         a = torch.cat([layer.frozen_a, a])

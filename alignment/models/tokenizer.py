@@ -1,4 +1,4 @@
-"""The tokenizer of a base model, as training wants it."""
+"""Loads the tokenizer of a base model, set up for training."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from alignment.store.store import Store
 
 
 def open_tokenizer(ref: ModelRef, store: Store) -> PreTrainedTokenizerBase:
-    """The tokenizer of a reference; right padding, as training wants it."""
+    """The tokenizer of a reference, with right padding."""
     return load_tokenizer(base_folder(ref.base, store))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder; right padding, the stop token where there is no padding token."""
+    """The tokenizer in a folder, with right padding; EOS pads if there is no padding token."""
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

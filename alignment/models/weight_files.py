@@ -1,8 +1,8 @@
-"""The weights of a model folder, one tensor at a time: read where they lie, written in shards.
+"""Reads the weights of a model folder one tensor at a time, and writes them in shards.
 
-A folder larger than the memory can so be read, changed and written. Tensors read are views of
-their file: nothing is copied, and their pages are the kernel's to take back.
-Not here: what becomes of a tensor (`merge.py`), the model that they make (`load.py`).
+This way a folder larger than memory can be read, changed and written. The tensors read are
+memory-mapped views of their file: nothing is copied, and the kernel can reclaim their pages.
+Not here: changing a tensor (`merge.py`), loading a model (`load.py`).
 """
 
 import json
@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from alignment.models.folder import weight_files
 
 SHARD_SIZE = "4GB"
-"""Of a file of weights, at most; a tensor that is larger has a file of its own."""
+"""Maximum size of a weight file; a larger tensor gets a file of its own."""
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -29,38 +29,38 @@ class Weights:
     """The tensors of a model folder by name, in the order of its files.
 
     Args:
-        folder: in the format of `save_pretrained`.
+        folder: a folder in the format of `save_pretrained`.
     """
 
     def __init__(self, folder: Path) -> None:
         opened: list[Any] = [safe_open(file, framework="pt") for file in _loaded_files(folder)]
-        self._home = {name: tensors for tensors in opened for name in tensors.keys()}  # noqa: SIM118 (not a dict)
-        self.names = tuple(self._home)
+        self._files = {name: tensors for tensors in opened for name in tensors.keys()}  # noqa: SIM118 (not a dict)
+        self.names = tuple(self._files)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._home
+        return name in self._files
 
     def read(self, name: str) -> Tensor:
-        """A tensor as stored; to be left as it is."""
-        tensor: Tensor = self._home[name].get_tensor(name)
+        """A tensor as stored. It is a view of its file: do not modify it in place."""
+        tensor: Tensor = self._files[name].get_tensor(name)
         return tensor
 
 
 def write_shards(
     blank: PreTrainedModel,
     weights: Weights,
-    make: Callable[[str], Tensor],
+    compute: Callable[[str], Tensor],
     folder: Path,
     dtype: torch.dtype,
 ) -> None:
-    """Write a model as its `save_pretrained` would, with one shard at a time in memory.
+    """Write a model as `save_pretrained` would, with only one shard in memory at a time.
 
     Args:
-        blank: the model without its weights: gives config and generation config.
-        weights: whose names and shapes the tensors written have.
-        make: gives the tensor of a name, of `dtype` where the stored one is of floats.
-        folder: to write to; made where it is missing.
-        dtype: of the tensors, and told by the config.
+        blank: the model without its weights, for its config and generation config.
+        weights: the stored weights; the tensors written have their names and shapes.
+        compute: returns the tensor to write under a name, in `dtype` if the stored one is float.
+        folder: where to write; created if it does not exist.
+        dtype: dtype of the float tensors, also written to the config.
     """
     _write_settings(blank, folder, dtype)
     outlines = {name: _outline(weights.read(name), dtype) for name in weights.names}
@@ -68,15 +68,15 @@ def write_shards(
         outlines, filename_pattern="model{suffix}.safetensors", max_shard_size=SHARD_SIZE
     )
     for file, names in shards.filename_to_tensors.items():
-        # room for the whole shard first: made between what stays, what is dropped leaves holes
+        # Allocate the whole shard first: temporaries freed between kept tensors would leave holes.
         shard = {name: torch.empty_like(outlines[name], device="cpu") for name in names}
         for name, tensor in shard.items():
-            tensor.copy_(make(name))
+            tensor.copy_(compute(name))
         save_file(shard, folder / file, metadata={"format": "pt"})
         del shard, tensor
     if shards.is_sharded:
-        about = {"total_parameters": blank.num_parameters(), **shards.metadata}
-        index = {"metadata": about, "weight_map": shards.tensor_to_filename}
+        metadata = {"total_parameters": blank.num_parameters(), **shards.metadata}
+        index = {"metadata": metadata, "weight_map": shards.tensor_to_filename}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
@@ -91,7 +91,7 @@ def blank_model(folder: Path) -> PreTrainedModel:
 
 
 def _loaded_files(folder: Path) -> list[Path]:
-    """The files that `from_pretrained` reads: some folders have a second copy in another form."""
+    """The files that `from_pretrained` reads; a folder may hold a second copy of the weights."""
     if (folder / WHOLE).is_file():
         return [folder / WHOLE]
     if not (folder / INDEX).is_file():
@@ -101,7 +101,7 @@ def _loaded_files(folder: Path) -> list[Path]:
 
 
 def _outline(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """What a tensor will be in a file, without its data."""
+    """An empty tensor with the shape and dtype that will be written."""
     kind = dtype if tensor.is_floating_point() else tensor.dtype
     return torch.empty(tensor.shape, dtype=kind, device="meta")
 

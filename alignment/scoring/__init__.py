@@ -1,1 +1,1 @@
-"""Log-probabilities under a model: what training, evaluation and export share."""
+"""Log-probs under a model, packed batches and memory budgets: shared by training and evaluation."""

@@ -1,9 +1,9 @@
-"""Attention in which rows that lie end to end never see each other.
+"""Packed attention: rows laid end to end do not attend to each other.
 
 Registered with transformers under the name `packed`, so that a model's own code calls it. Without
-`segments` (generation, a padded batch) it is transformers' SDPA, unchanged. On CUDA in half
-precision one variable-length kernel of torch does all rows; elsewhere each segment is one call of
-SDPA, exact in fp32. Not here: what the segments are (`batches.py`).
+`segments` (generation, padded batches) it is transformers' SDPA, unchanged. On CUDA in half
+precision, one call of torch's variable-length kernel handles all rows; elsewhere each segment is
+one SDPA call, exact in fp32. Not here: how segments are built (`batches.py`).
 """
 
 import inspect
@@ -20,23 +20,23 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from alignment.errors import ModelError
 from alignment.scoring.batches import Segments
-from alignment.scoring.families import against_packing
+from alignment.scoring.families import packing_obstacle
 
 NAME = "packed"
 
 
 def use_packed_attention(model: Any) -> None:
-    """Let a model, with adapters around it or not, attend by `segments` where they are given.
+    """Make a model, with or without adapters, use packed attention when it is given `segments`.
 
     Raises:
-        ModelError: the packed engine does not know its attention.
+        ModelError: the packed engine does not support its attention.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    reason = against_packing(inner.config)
+    reason = packing_obstacle(inner.config)
     if reason:
         raise ModelError(
-            f"the packed engine cannot run this model: {reason}; set engine.name=stock where it "
-            "trains and is scored: sft.training, dpo and evaluation"
+            f"the packed engine cannot run this model: {reason}; set engine.name=stock in "
+            "sft.training, dpo and evaluation"
         )
     if inner.config._attn_implementation != NAME:
         AttentionInterface.register(NAME, _attend)
@@ -51,15 +51,15 @@ def attend_packed(
 
     Args:
         query: [1, heads, tokens, head size].
-        key: [1, key heads, tokens, head size]; heads are a multiple of key heads.
+        key: [1, key heads, tokens, head size]; heads is a multiple of key heads.
         value: like key.
-        segments: who sees whom.
-        scale: of the products; None is 1 / sqrt(head size).
+        segments: which keys each query may attend to.
+        scale: factor of the attention scores; None means 1 / sqrt(head size).
 
     Returns:
-        [1, tokens, heads, head size], as transformers wants it.
+        [1, tokens, heads, head size], as transformers expects.
     """
-    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # SDPA is on autocast's list, this not
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # autocast covers SDPA, not this kernel
         half = torch.get_autocast_dtype("cuda")
         query, key, value = query.to(half), key.to(half), value.to(half)
     if segments.gather is not None:
@@ -72,7 +72,7 @@ def attend_packed(
 def _attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
 ) -> tuple[Tensor, None]:
-    """What transformers calls in place of SDPA."""
+    """The attention function that transformers calls in place of SDPA."""
     segments = options.pop("segments", None)
     if segments is None:
         return sdpa_attention_forward(module, query, key, value, mask, **options)
@@ -105,7 +105,7 @@ def _by_kernel(
 
 @cache
 def _kernel_options() -> frozenset[str]:
-    """Arguments of torch's kernel: they differ between 2.11 and 2.13."""
+    """Argument names of torch's kernel; they differ between torch 2.11 and 2.13."""
     return frozenset(inspect.signature(varlen_attn).parameters)
 
 
@@ -113,21 +113,21 @@ def _by_segment(
     query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, scale: float | None
 ) -> Tensor:
     found = []
-    parts = zip(
+    segment_parts = zip(
         query.split(segments.queries, dim=2),
         key.split(segments.keys, dim=2),
         value.split(segments.keys, dim=2),
         strict=True,
     )
-    for own, keys, values in parts:
-        before = keys.shape[2] - own.shape[2]
+    for queries, keys, values in segment_parts:
+        before = keys.shape[2] - queries.shape[2]
         mask = None
-        if before:  # is_causal counts from the top left; a branch begins after its trunk
-            mask = torch.ones(own.shape[2], keys.shape[2], dtype=torch.bool, device=own.device)
-            mask = mask.tril(before)
+        if before:  # is_causal aligns the mask top left, but a completion starts after its prefix
+            shape = queries.shape[2], keys.shape[2]
+            mask = torch.ones(shape, dtype=torch.bool, device=queries.device).tril(before)
         found.append(
             scaled_dot_product_attention(
-                own, keys, values, mask, is_causal=mask is None, scale=scale, enable_gqa=True
+                queries, keys, values, mask, is_causal=mask is None, scale=scale, enable_gqa=True
             )
         )
     return torch.cat(found, dim=2).transpose(1, 2)

@@ -4,7 +4,7 @@ A `PackedRow` is a prefix (the prompt) and the completions that follow it. Rows 
 end: `[prefix, completion, completion, prefix, completion, ...]`. `Segments` says which tokens a
 token may attend to. Positions continue from the prefix in every completion, so each completion is
 computed as if it were alone.
-Not here: attention itself (`attention.py`), how many tokens fit into memory (`budget.py`).
+Not here: attention (`attention.py`), how many tokens fit into memory (`budget.py`).
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,10 @@ class PackedRow:
     """A prompt and the texts that follow it, as token ids.
 
     Attributes:
-        prefix: ids that every completion sees; may be empty.
-        completions: ids of each text.
-        labels: per completion, its ids with `IGNORED` where nothing is predicted; None = all are.
+        prefix: ids that every completion attends to; may be empty.
+        completions: ids of each text that follows the prefix.
+        labels: per completion, its ids with `IGNORED` at positions that are not targets; None
+            makes every position a target.
     """
 
     prefix: Sequence[int]
@@ -35,22 +36,22 @@ class PackedRow:
 
     @cached_property
     def tokens(self) -> int:
-        """Tokens that go through the model."""
+        """Number of tokens that pass through the model."""
         return len(self.prefix) + sum(map(len, self.completions))
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Which keys each query may see: segment i of the queries sees segment i of the keys, causally.
+    """Which keys each query attends to: query segment i attends to key segment i, causally.
 
-    The last query of a segment sees its last key (bottom-right causal), so a completion of 3 tokens
-    after a prefix of 5 has 3 queries and 8 keys.
+    The last query of a segment attends to its last key (bottom-right causal), so a completion of
+    3 tokens after a prefix of 5 has 3 queries and 8 keys.
 
     Attributes:
-        queries, keys: lengths of the segments.
-        longest: the longest of each.
-        gather: [keys in all] places of the keys among the tokens; None where keys = queries.
-        queries_from, keys_from: [segments + 1] int32, where each segment starts.
+        queries, keys: segment lengths.
+        longest: the longest query segment and the longest key segment.
+        gather: [total keys] token positions of the keys; None if keys = queries.
+        queries_from, keys_from: [segments + 1] int32, the offsets at which segments start.
     """
 
     queries: tuple[int, ...]
@@ -74,16 +75,16 @@ class Segments:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Trees laid end to end.
+    """Packed rows laid end to end.
 
     Attributes:
         ids, positions: [tokens].
-        segments: who sees whom.
-        sources: [predictions] places whose hidden state predicts a target: the one before it, or
-            the prefix's last for the first token of a completion.
+        segments: which keys each query may attend to.
+        sources: [predictions] token index whose hidden state predicts the target: the token
+            before it, or the last prefix token for the first token of a completion.
         targets: [predictions] the ids predicted.
-        owners: [predictions] number of the completion, counted over all rows.
-        completions: how many there are.
+        owners: [predictions] index of the target's completion, counted over all rows.
+        completions: number of completions in all rows.
     """
 
     ids: Tensor
@@ -109,27 +110,27 @@ class MicroBatch:
     def per_completion(self, values: Tensor) -> Tensor:
         """Sums of [predictions] values over each completion: [completions], fp64.
 
-        A GPU adds in an order that changes, and in fp32 a reply of 45,000 nats has steps of 0.004:
-        policy and reference would differ where every one of their log-probs is the same.
+        A GPU adds in no fixed order, and at 45,000 nats the resolution of fp32 is 0.004: the sums
+        of policy and reference would differ even if all their log-probs were equal.
         """
         wide = values.double()
         return wide.new_zeros(self.completions).index_add(0, self.owners, wide)
 
     @cached_property
-    def predicted(self) -> Tensor:
-        """Targets of each completion: [completions], int64."""
+    def target_counts(self) -> Tensor:
+        """Number of targets of each completion: [completions], int64."""
         return self.owners.bincount(minlength=self.completions)
 
 
 def split(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """Numbers of rows in as few groups as first-fit-decreasing finds, each within the budget.
+    """Group row indices into as few groups within the budget as first-fit decreasing finds.
 
     A row larger than the budget is a group of its own. Deterministic: ties keep their order.
     """
     groups: list[list[int]] = []
     room: list[int] = []
     for row in _longest_first(sizes):
-        at = next((i for i, left in enumerate(room) if sizes[row] <= left), None)
+        at = next((i for i, free in enumerate(room) if sizes[row] <= free), None)
         if at is None:
             groups.append([])
             room.append(budget)
@@ -140,10 +141,10 @@ def split(sizes: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def level(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """As many groups as `split` makes, of about the same size where that fits (Graham 1969, LPT).
+    """As many groups as `split` makes, but of similar size if that fits (Graham 1969, LPT).
 
-    The last group of `split` is what was left over, often too little to keep a GPU busy, and its
-    first ones are full, which decides how much memory is needed.
+    `split` fills its first groups, which determines the memory needed; its last group gets the
+    remainder, which is often too small to keep a GPU busy.
     """
     groups = split(sizes, budget)
     leveled: list[list[int]] = [[] for _ in groups]
@@ -163,10 +164,10 @@ def _longest_first(sizes: Sequence[int]) -> list[int]:
 
 
 def lay_out(packed_rows: Sequence[PackedRow]) -> MicroBatch:
-    """The rows as one micro-batch, on the CPU."""
+    """Lay rows end to end as one micro-batch, on the CPU."""
     ids: list[int] = []
     positions: list[Tensor] = []
-    seen: list[tuple[Tensor, ...]] = []  # places of the keys, per segment
+    seen: list[tuple[Tensor, ...]] = []  # token positions of the keys, per segment
     queries: list[int] = []
     predictions: list[tuple[Tensor, Tensor, Tensor]] = []
     for packed_row in packed_rows:
@@ -185,9 +186,8 @@ def lay_out(packed_rows: Sequence[PackedRow]) -> MicroBatch:
             if completion:
                 queries.append(len(completion))
                 seen.append((prefix, own))
-            path = torch.cat(
-                (prefix[-1:], own)
-            )  # before each token of the completion, and the last
+            # The token before each token of the completion, then the completion's last token.
+            path = torch.cat((prefix[-1:], own))
             predictions.append(_predictions(path, labels, number=len(predictions)))
     sources, targets, owners = (torch.cat(parts) for parts in zip(*predictions, strict=True))
     return MicroBatch(
@@ -206,7 +206,7 @@ def _predictions(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sources, targets and owners of one completion. The first token of a text has no source.
 
-    `path` are the places before each token of the completion, one fewer where there is no prefix.
+    `path`: token positions of the last prefix token, if any, and of the completion's tokens.
     """
     target = torch.tensor(labels)[len(labels) + 1 - len(path) :]
     source = path[:-1]

@@ -1,8 +1,9 @@
-"""How many tokens may go through a model at once, and how much of it is computed twice.
+"""How many tokens go through a model at once, and how many layers recompute their activations.
 
 On a CPU both are constants, so that the same configuration gives the same weights. On CUDA they
-are measured: memory grows linearly with the tokens, so three small passes tell. Either way a CUDA
-out-of-memory makes the rest of the run smaller; the rows of a step stay the rows of a step.
+are measured: memory grows linearly with the tokens, so three small passes suffice. A CUDA
+out-of-memory error shrinks the micro-batches for the rest of the run, but never the set of rows
+of an optimiser step.
 """
 
 import logging
@@ -14,41 +15,42 @@ import torch
 
 from alignment.errors import TrainingError
 from alignment.scoring.batches import level, split
-from alignment.scoring.gpu_memory import own_peak
+from alignment.scoring.gpu_memory import process_peak
 
 logger = logging.getLogger(__name__)
 
 CPU_TOKENS = 1024
-"""A step of sixteen short rows in one or two passes; bounds the memory of longer ones."""
+"""Fits a step of sixteen short rows into one or two passes; bounds the memory of longer rows."""
 
 CUDA_TOKENS = 16384
-"""The most that was tried with a 7B model on one H100; from there on matmuls are large enough."""
+"""The largest size tried with a 7B model on one H100, where matmuls are already large enough."""
 
 TRAINING_TOKENS = 4096, 8192
-"""In training where layers may keep their activations: so many before any of them recomputes, and
-the most. On one H100 at 7B, 4,096 kept were 8 % faster than 8,192 half of which were recomputed."""
+"""Soft and hard token limit of a micro-batch in training, if layers may keep their activations. Up
+to the soft limit no layer recomputes. On one H100 at 7B, 4,096 tokens without recomputation were
+8 % faster than 8,192 with half of it."""
 
 PROBES = (2048, 4096)
-"""Tokens of the passes that measure memory."""
+"""Tokens in the passes that measure memory."""
 
-SHARE = 0.9
-"""Of the free memory that is planned for; the allocator's fragments take the rest."""
+USABLE_SHARE = 0.9
+"""Share of the free memory that plans may use; the rest is left for allocator fragmentation."""
 
 Setting = Literal["auto"] | int
 
 Share = Literal["auto"] | float
-"""Of the layers that recompute their activations in the backward pass."""
+"""Share of the layers that recompute their activations in the backward pass."""
 
 Attempt = Callable[[int, float], None]
-"""Passes so many tokens through the model, forward and backward, at a share of recomputation."""
+"""(tokens, recompute share): runs one trial forward and backward pass."""
 
 
 class Budget:
-    """Tokens of one micro-batch; shrinks when memory runs out.
+    """Token limit of one micro-batch; shrinks when memory runs out.
 
     Attributes:
-        tokens: at most so many.
-        leveled: whether groups get about the same number of tokens, which keeps a GPU busy.
+        tokens: maximum number of tokens.
+        leveled: whether groups get similar numbers of tokens, which keeps a GPU busy.
     """
 
     def __init__(self, tokens: int, *, leveled: bool = False) -> None:
@@ -56,30 +58,30 @@ class Budget:
         self.leveled = leveled
 
     def groups(self, sizes: Sequence[int]) -> list[list[int]]:
-        """Numbers of rows, in as few groups as fit; a larger row is a group of its own."""
+        """Row indices, in as few groups as fit; a row above the limit is a group of its own."""
         return (level if self.leveled else split)(sizes, self.tokens)
 
     def halve(self, sizes: Sequence[int]) -> None:
-        """After an out-of-memory with rows of these sizes (tokens).
+        """Halve the limit after running out of memory with rows of these sizes, in tokens.
 
         Raises:
-            TrainingError: every row went alone already.
+            TrainingError: every row already was a group of its own.
         """
         if len(self.groups(sizes)) == len(sizes):
             raise TrainingError(
                 f"out of memory with a single row of up to {max(sizes)} tokens. Lower max_length, "
-                "turn gradient_checkpointing on, or take a device with more memory."
+                "set gradient_checkpointing=true, or use a device with more memory."
             )
         self.tokens //= 2
         logger.warning(
-            "out of memory with %d tokens in a micro-batch: the same rows again with %d",
+            "out of memory with %d tokens per micro-batch; retrying the same rows with %d",
             2 * self.tokens,
             self.tokens,
         )
 
 
 def scoring_budget(setting: Setting, *, cuda: bool) -> Budget:
-    """The budget of passes without gradients, whose memory hardly grows with the tokens."""
+    """The budget for passes without gradients, whose memory hardly grows with the tokens."""
     if setting == "auto":
         return Budget(CUDA_TOKENS if cuda else CPU_TOKENS)
     return Budget(setting)
@@ -87,11 +89,11 @@ def scoring_budget(setting: Setting, *, cuda: bool) -> Budget:
 
 @dataclass(frozen=True)
 class PassMemory:
-    """Bytes that a forward and backward pass takes beside the weights: fixed + a token's x tokens.
+    """Bytes of a forward and backward pass beyond the weights: fixed + per token x tokens.
 
     Attributes:
-        fixed: whatever the tokens.
-        recomputed, kept: of one token, where every layer recomputes its activations, and none.
+        fixed: bytes independent of the number of tokens.
+        recomputed, kept: bytes per token if every layer, or no layer, recomputes its activations.
     """
 
     fixed: float
@@ -99,33 +101,33 @@ class PassMemory:
     kept: float
 
     @classmethod
-    def by(cls, small: int, large: int, kept: int) -> "PassMemory":
-        """From the peaks of three passes: both `PROBES` recomputing, the smaller keeping all."""
+    def from_peaks(cls, small: int, large: int, kept: int) -> "PassMemory":
+        """From the peaks of three passes: both `PROBES` recomputing, then the smaller keeping."""
         recomputed = max(1.0, (large - small) / (PROBES[1] - PROBES[0]))
-        more = max(0.0, (kept - small) / PROBES[0])
-        return cls(small - recomputed * PROBES[0], recomputed, recomputed + more)
+        extra = max(0.0, (kept - small) / PROBES[0])
+        return cls(small - recomputed * PROBES[0], recomputed, recomputed + extra)
 
     def tokens(self, free: float, share: float) -> int:
-        """That fit into `free` bytes; at least a quarter of the smaller probe."""
-        each = share * self.recomputed + (1 - share) * self.kept
-        return max(PROBES[0] // 4, int((free - self.fixed) / each))
+        """Tokens that fit into `free` bytes; at least a quarter of the smaller probe."""
+        per_token = share * self.recomputed + (1 - share) * self.kept
+        return max(PROBES[0] // 4, int((free - self.fixed) / per_token))
 
     def share(self, free: float, tokens: int) -> float:
-        """The smallest share of recomputing layers with which so many tokens fit; at most 1."""
+        """The smallest share of recomputing layers with which the tokens fit; at most 1."""
         if self.kept == self.recomputed:
             return 1.0
-        over = self.fixed + tokens * self.kept - free
-        return min(1.0, max(0.0, over / (tokens * (self.kept - self.recomputed))))
+        excess = self.fixed + tokens * self.kept - free
+        return min(1.0, max(0.0, excess / (tokens * (self.kept - self.recomputed))))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training begins with.
+    """The micro-batch size and recompute share that a training starts with.
 
     Attributes:
-        tokens: of a micro-batch.
-        recompute: share of the layers that recompute.
-        measured: what a pass takes and the bytes there are for it, if the share goes by that.
+        tokens: maximum tokens of a micro-batch.
+        recompute: share of the layers that recompute their activations.
+        measured: memory of a pass and bytes available for it, if the share was derived from them.
     """
 
     tokens: int
@@ -133,9 +135,9 @@ class Plan:
     measured: tuple[PassMemory, float] | None = None
 
     def share(self, tokens: int) -> float:
-        """Of the layers that recompute in a pass of so many tokens.
+        """Share of the layers that recompute in a pass of this many tokens.
 
-        A row longer than a micro-batch has what it asks for: all where nothing was measured.
+        A row longer than a micro-batch gets the share it needs; all layers if nothing was measured.
         """
         if tokens <= self.tokens:
             return self.recompute
@@ -152,35 +154,35 @@ def training_plan(
     cuda: bool,
     longest: int,
     attempt: Attempt,
-    later: int,
+    reserved: int,
 ) -> Plan:
-    """How to take the forward and backward passes of a training, said in the log.
+    """Choose micro-batch size and recompute share of a training, and log the choice.
 
     Args:
-        tokens: the configured ones.
+        tokens: the configured tokens per micro-batch.
         recompute: the configured share.
         cuda: whether the model is on a GPU.
-        longest: tokens of the longest row; a configured budget below it is warned about.
-        attempt: takes one pass, to be measured.
-        later: bytes that will be taken once training is under way (the optimiser's).
+        longest: tokens of the longest row; a configured limit below it causes a warning.
+        attempt: runs one trial pass, whose memory is measured.
+        reserved: bytes that training will allocate later (gradients and optimiser state).
     """
     if tokens != "auto" and tokens < longest:
         logger.warning(
-            "tokens_per_micro_batch is %d, but the longest row has %d tokens: it goes alone, "
-            "and decides how much memory is needed",
+            "tokens_per_micro_batch is %d, but the longest row has %d tokens: it forms a "
+            "micro-batch of its own and determines how much memory is needed",
             tokens,
             longest,
         )
     if tokens != "auto" and recompute != "auto":
         return Plan(tokens, recompute)
     if cuda:
-        plan = fitting(*_measured(attempt, later=later), tokens, recompute)
+        plan = fit_plan(*_measure(attempt, reserved=reserved), tokens, recompute)
     else:
         plan = Plan(
             CPU_TOKENS if tokens == "auto" else tokens, 1.0 if recompute == "auto" else recompute
         )
     logger.info(
-        "tokens_per_micro_batch: %s is %d here, recompute: %s is %.2f",
+        "tokens_per_micro_batch: %s resolved to %d, recompute: %s resolved to %.2f",
         tokens,
         plan.tokens,
         recompute,
@@ -189,36 +191,36 @@ def training_plan(
     return plan
 
 
-def fitting(memory: PassMemory, free: float, tokens: Setting, recompute: Share) -> Plan:
+def fit_plan(memory: PassMemory, free: float, tokens: Setting, recompute: Share) -> Plan:
     """The plan that fits into `free` bytes."""
     if recompute != "auto":
         found = memory.tokens(free, recompute) if tokens == "auto" else tokens
         return Plan(min(CUDA_TOKENS, found) if tokens == "auto" else found, recompute)
-    fewest, most = TRAINING_TOKENS
-    kept = max(fewest, memory.tokens(free, 0.0))
-    found = min(most, memory.tokens(free, 1.0), kept) if tokens == "auto" else tokens
+    soft, hard = TRAINING_TOKENS
+    kept = max(soft, memory.tokens(free, 0.0))
+    found = min(hard, memory.tokens(free, 1.0), kept) if tokens == "auto" else tokens
     return Plan(found, memory.share(free, found), (memory, free))
 
 
-def _measured(attempt: Attempt, *, later: int) -> tuple[PassMemory, float]:
-    """What a pass takes, and the bytes that may be planned for."""
+def _measure(attempt: Attempt, *, reserved: int) -> tuple[PassMemory, float]:
+    """The memory of a pass, and the bytes that a plan may use."""
     small, large = PROBES
     peaks = []
-    attempt(small, 1.0)  # compiles, and takes what is taken once
+    attempt(small, 1.0)  # warm-up: compiles, and makes one-time allocations
     for tokens, share in ((small, 1.0), (large, 1.0), (small, 0.0)):
         before = torch.cuda.memory_allocated()
-        own_peak().count_anew()
+        process_peak().reset()
         try:
             attempt(tokens, share)
         except torch.OutOfMemoryError:
-            return PassMemory(0.0, 4.0, 4.0), 0.0  # the least there is
+            return PassMemory(0.0, 4.0, 4.0), 0.0  # leads to the smallest plan
         peaks.append(torch.cuda.max_memory_allocated() - before)
     torch.cuda.empty_cache()
-    return PassMemory.by(*peaks), SHARE * (_free() - later)
+    return PassMemory.from_peaks(*peaks), USABLE_SHARE * (_free_bytes() - reserved)
 
 
-def _free() -> float:
-    """Bytes this process can still take: of the device, and of what it is allowed of it."""
+def _free_bytes() -> float:
+    """Bytes that this process can still allocate, given the device and the process's limit."""
     free, total = torch.cuda.mem_get_info()
     allowed = torch.cuda.get_per_process_memory_fraction() * total
     return float(min(free, allowed - torch.cuda.memory_reserved()))

@@ -1,7 +1,7 @@
-"""How rows reach the model: in TRL's padded batches, or end to end within a budget of tokens.
+"""How rows reach the model: in TRL's padded batches, or packed within a token budget.
 
-Both take the same rows of a step in the same order and end with the same gradients; they differ
-in speed and memory. Not here: how rows are packed (`batches.py`, `packed.py`).
+Both engines use the same rows per step in the same order and produce the same gradients; they
+differ in speed and memory. Not here: how rows are packed (`batches.py`, `train/packed.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from alignment.scoring.logprobs import Completion
 
 STEPS_WORTH_COMPILING = 200
-"""Steps of a training from which on a minute of compiling is won back."""
+"""Number of steps from which on the minute spent compiling pays off."""
 
 
 class StepRows(Frozen):
     """How the rows of one optimiser step reach the device."""
 
     per_device: PositiveInt = Field(
-        default=2, description="Rows (pairs in DPO) per forward pass of engine stock."
+        default=2, description="Rows (pairs in DPO) per forward pass of the stock engine."
     )
     accumulation: PositiveInt = Field(
         default=8,
-        description="Forward passes per optimiser step of engine stock. The product is the rows of "
-        "a step, whatever the engine.",
+        description="Forward passes per optimiser step of the stock engine. per_device x "
+        "accumulation is the number of rows per optimiser step with either engine.",
     )
 
     @property
@@ -39,16 +39,16 @@ class StepRows(Frozen):
 
 
 class Stock(Frozen):
-    """TRL's trainers as they come: `per_device` rows a forward pass, padded to the longest.
+    """TRL's trainers unchanged: `per_device` rows per forward pass, padded to the longest.
 
-    `any_loss`: whether losses that TRL lacks can be trained on.
+    `any_loss`: whether the engine can train with losses that TRL lacks.
     """
 
     any_loss: ClassVar[bool] = False
     name: Literal["stock"] = "stock"
 
     def batch_arguments(self, batch: StepRows) -> dict[str, Any]:
-        """A step's rows under the argument names of transformers."""
+        """The batch size under the argument names of transformers."""
         return {
             "per_device_train_batch_size": batch.per_device,
             "per_device_eval_batch_size": batch.per_device,
@@ -70,39 +70,39 @@ class Stock(Frozen):
 
 
 class Packed(Frozen):
-    """Rows end to end, without padding, in as few micro-batches as a token budget allows.
+    """Rows laid end to end, without padding, in as few micro-batches as a token budget allows.
 
     The two replies of a pair share their prompt. `batch` keeps its meaning for the optimiser:
-    per_device x accumulation rows a step; evaluations in training take as many at a time.
+    per_device x accumulation rows per step. Evaluations during training use batches of that size.
     """
 
     any_loss: ClassVar[bool] = True
     name: Literal["packed"] = "packed"
     tokens_per_micro_batch: Literal["auto"] | PositiveInt = Field(
         default="auto",
-        description="Tokens that go through the model at once; a longer row goes alone, with more "
-        "layers recomputing. auto: what fits into the GPU's memory by measurement, a fixed number "
-        "on a CPU.",
+        description="Maximum tokens per micro-batch. A longer row is a micro-batch of its own, "
+        "with more layers recomputing. auto: as many as fit into GPU memory, by measurement; a "
+        "fixed number on a CPU.",
     )
     fuse_adapters: bool = Field(
         default=False,
-        description="Add LoRA's product within its matmul, not in passes of its own; compiled "
-        "layers do so in any case.",
+        description="Add LoRA's product to the layer's output within its matmul instead of in "
+        "separate passes. Compiled layers always do.",
     )
     compile: Literal["auto"] | bool = Field(
         default="auto",
-        description="Compile each decoder layer (torch.compile): a minute or more at the start. "
-        "auto: on a GPU, in a training of 200 steps or more.",
+        description="Compile each decoder layer with torch.compile, which takes a minute or more "
+        "at the start. auto: on a GPU, for trainings of 200 or more steps.",
     )
     recompute: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
         default="auto",
         description="With gradient_checkpointing, share of the layers that recompute their "
-        "activations. Less is faster and takes more memory. auto: as little as fits into the "
-        "GPU's memory by measurement, all on a CPU.",
+        "activations. A lower share is faster and needs more memory. auto: the lowest share that "
+        "fits into GPU memory, by measurement; 1 on a CPU.",
     )
 
     def batch_arguments(self, batch: StepRows) -> dict[str, Any]:
-        """A step's rows under the argument names of transformers: all at once."""
+        """The batch size under the argument names of transformers: all rows of a step at once."""
         return {
             "per_device_train_batch_size": batch.effective,
             "per_device_eval_batch_size": batch.effective,
@@ -117,7 +117,7 @@ class Packed(Frozen):
         batch: int,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> "list[Tensor]":
-        """Log p of every reply token of every row; neighbours with one prompt share it."""
+        """Log p of every reply token of every row; adjacent rows with one prompt share it."""
         from alignment.scoring.logprobs import packed_reply_logprobs
 
         del batch

@@ -1,6 +1,6 @@
-"""The most GPU memory that this process has held in tensors, however often a part was measured.
+"""Peak GPU memory in tensors over the whole life of this process, across resets of the counter.
 
-CUDA's allocator knows the most since it was last told to count anew; what came before is kept here.
+CUDA's allocator only knows the peak since its counter was last reset; earlier peaks are kept here.
 """
 
 from functools import cache
@@ -12,23 +12,23 @@ class Peak:
     """A peak over the whole life of a process.
 
     Attributes:
-        earlier: bytes, the most before the allocator began to count anew.
+        earlier: the peak in bytes before the last reset.
     """
 
     def __init__(self) -> None:
         self.earlier = 0
 
-    def count_anew(self) -> None:
-        """From here on the allocator's own peak is that of what follows."""
-        self.earlier = self.most()
+    def reset(self) -> None:
+        """Reset the allocator's own counter, so that it measures only what follows."""
+        self.earlier = self.bytes()
         torch.cuda.reset_peak_memory_stats()
 
-    def most(self) -> int:
-        """Bytes at the peak of all of it."""
+    def bytes(self) -> int:
+        """The peak in bytes since the process started."""
         return max(self.earlier, torch.cuda.max_memory_allocated())
 
 
 @cache
-def own_peak() -> Peak:
-    """That of this process."""
+def process_peak() -> Peak:
+    """The peak of this process."""
     return Peak()

@@ -1,8 +1,8 @@
-"""Log-probs of replies under a model: what training, evaluation and merge checks share.
+"""Log-probs of replies under a model, shared by training, evaluation and merge checks.
 
-The LM head sees only the positions that predict a reply's tokens: full logits of
-[rows, tokens, vocab] never exist. Not here: losses (with engine stock TRL computes its own
-log-probs in training; a test holds the two against each other).
+The LM head is applied only at positions that predict a reply's tokens: full logits of
+[rows, tokens, vocab] never exist. Not here: losses (`train/losses.py`). With the stock engine TRL
+computes its own log-probs in training; a test compares the two.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +24,10 @@ from alignment.scoring.budget import Setting, scoring_budget
 from alignment.scoring.pairs import PairLogProbs
 
 HEAD_ROWS = 1024
-"""Positions that go through the LM head at once: 0.6 GB of fp32 logits for 152,064 tokens."""
+"""Positions per call of the LM head: 0.6 GB of fp32 logits with a vocabulary of 152,064."""
 
 Score = Callable[..., list[Tensor]]
-"""What `reply_logprobs` is: rows under a model, so many at a time, to their replies' log-probs."""
+"""A function like `reply_logprobs`: (model, rows, batch=...) to log-probs of the replies."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Completion:
 
     @property
     def length(self) -> int:
-        """Tokens in all."""
+        """Tokens of prompt and reply together."""
         return len(self.prompt) + len(self.reply)
 
 
@@ -50,9 +50,9 @@ def encode(
     *,
     max_length: int,
 ) -> Completion:
-    """Prompt and reply as the trainers see them, the reply up to its last end-of-turn token.
+    """Prompt and reply as the trainers encode them; the reply ends with its end-of-turn token.
 
-    What a template writes after that token (a newline in ChatML) is not part of the answer.
+    Text that the template adds after that token (a newline in ChatML) is not part of the reply.
     """
     prompt_ids = render(tokenizer, prompt, add_generation_prompt=True)
     whole = render(tokenizer, [*prompt, *reply], add_generation_prompt=False)
@@ -108,10 +108,10 @@ def packed_reply_logprobs(
     tokens: Setting,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[Tensor]:
-    """The same without padding; neighbours with one prompt compute it once.
+    """Like `reply_logprobs`, without padding; adjacent rows with one prompt compute it once.
 
     Raises:
-        ModelError: the packed engine does not know the model's attention.
+        ModelError: the packed engine does not support the model's attention.
         TrainingError: a single row does not fit into memory.
     """
     use_packed_attention(model)
@@ -121,12 +121,12 @@ def packed_reply_logprobs(
         for prompt, group in groupby(rows, key=lambda row: row.prompt)
     ]
     budget = scoring_budget(tokens, cuda=device.type == "cuda")
-    left = budget.groups([packed_row.tokens for packed_row in packed_rows])
+    pending = budget.groups([packed_row.tokens for packed_row in packed_rows])
     found: dict[int, Sequence[Tensor]] = {}
     was_training = model.training
     model.eval()
-    while left:
-        group = left[-1]
+    while pending:
+        group = pending[-1]
         micro = lay_out([packed_rows[at] for at in group])
         try:
             with torch.no_grad():
@@ -134,10 +134,10 @@ def packed_reply_logprobs(
         except torch.OutOfMemoryError:
             values = None
         if values is None:
-            left = _smaller(budget, packed_rows, left)
+            pending = _regroup(budget, packed_rows, pending)
             continue
-        left.pop()
-        replies = iter(values.split(micro.predicted.tolist()))
+        pending.pop()
+        replies = iter(values.split(micro.target_counts.tolist()))
         found.update({at: [next(replies) for _ in packed_rows[at].completions] for at in group})
         on_progress(sum(map(len, found.values())))
     model.train(was_training)
@@ -147,12 +147,12 @@ def packed_reply_logprobs(
 def predicted_logprobs(model: Any, micro: MicroBatch) -> Tensor:
     """Log p of every target of a micro-batch, [predictions] of fp32, with gradients if enabled.
 
-    `use_packed_attention` was called on the model; adapters are among its modules.
+    Call `use_packed_attention` on the model first. The model's adapters take part.
     """
     hidden = _decoder(model)(
         input_ids=micro.ids[None],
         position_ids=micro.positions[None],
-        # a mask of four axes is taken as it is, so that none of [tokens, tokens] is built
+        # transformers uses a 4-D mask as given and does not build one of [tokens, tokens]
         attention_mask=micro.ids.new_ones(1, 1, 1, 1),
         use_cache=False,
         segments=micro.segments,
@@ -183,7 +183,7 @@ def _hidden(
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
     """Row numbers and, for each, the hidden states that predict its reply: [reply tokens, hidden].
 
-    Rows of similar length share a batch; right padding, so positions need no shift.
+    Rows of similar length share a batch. Padding is on the right, so positions need no shift.
     """
     device = next(model.parameters()).device
     order = sorted(range(len(rows)), key=lambda row: rows[row].length)
@@ -230,11 +230,11 @@ def _target_logprobs(head: Any, states: Tensor, targets: Tensor) -> Tensor:
     return -cross_entropy(head(states).float(), targets, reduction="none")
 
 
-def _smaller(
-    budget: Any, packed_rows: Sequence[PackedRow], left: list[list[int]]
+def _regroup(
+    budget: Any, packed_rows: Sequence[PackedRow], pending: list[list[int]]
 ) -> list[list[int]]:
-    """What is left to do, in smaller groups, after an out-of-memory with the last one."""
-    budget.halve([packed_rows[at].tokens for at in left[-1]])
-    rows = [at for group in left for at in group]
+    """Regroup the pending rows within half the budget, after the last group ran out of memory."""
+    budget.halve([packed_rows[at].tokens for at in pending[-1]])
+    rows = [at for group in pending for at in group]
     groups = budget.groups([packed_rows[at].tokens for at in rows])
     return [[rows[at] for at in group] for group in groups]

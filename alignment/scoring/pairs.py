@@ -1,4 +1,4 @@
-"""The log-probs of preference pairs: what losses and rewards are made of."""
+"""Log-probs of preference pairs, from which losses and rewards are computed."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairLogProbs:
-    """Summed log-probs of the chosen and the rejected replies, and how many tokens they have.
+    """Summed log-probs and token counts of chosen and rejected replies.
 
-    Four times [pairs]; operators act on the log-probs and leave the lengths alone.
+    Every tensor is [pairs]. Operators change the log-probs but not the token counts.
     """
 
     chosen: "Tensor"
@@ -33,7 +33,7 @@ class PairLogProbs:
         return self._with(factor * self.chosen, factor * self.rejected)
 
     def per_token(self) -> "PairLogProbs":
-        """Means over a reply's tokens in place of sums."""
+        """Means over a reply's tokens instead of sums."""
         lengths = (self.chosen_tokens.clamp(min=1), self.rejected_tokens.clamp(min=1))
         return self._with(self.chosen / lengths[0], self.rejected / lengths[1])
 

@@ -1,7 +1,7 @@
-"""A probe: what a model thinks of a few held-out replies, small enough to keep with its adapter.
+"""A probe: a model's log-probs of a few held-out replies, small enough to keep with its adapter.
 
-The stage that trained a model leaves one; whoever loads, merges or exports that model later
-looks at the same tokens and knows how far it is from what was trained.
+The stage that trains a model saves one. Code that later loads, merges or exports the model scores
+the same tokens and so measures how far the result is from the model that was trained.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,11 +25,11 @@ PROBE_FILE = "probe.safetensors"
 PROBE_LENGTH = 4096
 """Longest prompt and reply of a probe, in tokens."""
 PROBE_TOKENS = 512
-"""Reply tokens in a probe: full distributions of that many fit in memory at any vocabulary."""
+"""Reply tokens in a probe: few enough that full distributions fit in memory at any vocabulary."""
 PROBE_CHOICES = 1024
-"""Likeliest tokens kept at each position, 4 MB in all; the rest of the vocabulary counts as one."""
+"""Most likely tokens kept per position, 4 MB in total; all other tokens count as one."""
 FREEZING_GAP = {"float32": 1e-3, "bfloat16": 0.1}
-"""Largest mean |difference| of a log-prob that another order of summation explains, nats."""
+"""Largest mean |difference| of a log-prob, in nats, that a changed order of summation explains."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Probe:
 
     Attributes:
         rows: prompts and replies as token ids.
-        gold: [positions], of the replies' own tokens.
-        choices: [positions, choices], the likeliest tokens' ids, likeliest first.
-        scores: [positions, choices], their log-probs.
+        gold: [positions], log-probs of the replies' own tokens.
+        choices: [positions, choices], ids of the most likely tokens, most likely first.
+        scores: [positions, choices], log-probs of `choices`.
     """
 
     rows: tuple[Completion, ...]
@@ -62,7 +62,7 @@ class Probe:
 
     @classmethod
     def load(cls, path: Path) -> "Probe":
-        """The probe of a file that `save` wrote."""
+        """Read a probe from a file that `save` wrote."""
         tensors = load_file(path)
         tokens = iter(tensors["tokens"].tolist())
         rows = tuple(
@@ -73,20 +73,20 @@ class Probe:
 
 
 def probe_of(store: Store, adapter: AdapterRef) -> Probe:
-    """The probe that the training of an adapter left beside it."""
+    """The probe that training saved beside an adapter."""
     return Probe.load(store.path(adapter.uri).parent / PROBE_FILE)
 
 
 def last_replies(
     tokenizer: PreTrainedTokenizerBase, conversations: Iterable[Conversation]
 ) -> Iterator[Completion]:
-    """The last reply of each conversation as token ids, what stands before it as prompt."""
+    """The last reply of each conversation as token ids, with the preceding turns as prompt."""
     for row in conversations:
         yield encode(tokenizer, row.messages[:-1], row.messages[-1:], max_length=PROBE_LENGTH)
 
 
 def probe_rows(rows: Iterable[Completion]) -> list[Completion]:
-    """The first rows whose replies have `PROBE_TOKENS` together; the first is cut to so many."""
+    """The first rows whose replies have at most `PROBE_TOKENS` in total; the first row is cut."""
     kept: list[Completion] = []
     tokens = 0
     for row in rows:
@@ -98,7 +98,7 @@ def probe_rows(rows: Iterable[Completion]) -> list[Completion]:
 
 
 def record_probe(model: PreTrainedModel, rows: Sequence[Completion]) -> Probe:
-    """What a model thinks of the rows now."""
+    """Take a probe of a model on these rows."""
     found = _distributions(model, rows)
     scores, choices = found.topk(min(PROBE_CHOICES, found.shape[1]))
     return Probe(tuple(rows), found.gather(1, _targets(rows))[:, 0].contiguous(), choices, scores)
@@ -107,17 +107,17 @@ def record_probe(model: PreTrainedModel, rows: Sequence[Completion]) -> Probe:
 def save_probe(
     model: PreTrainedModel, rows: Sequence[Completion], path: Path, *, bf16: bool
 ) -> float:
-    """Write the probe of a model at the end of its training; the model can train no further.
+    """Write the probe of a model at the end of its training; afterwards it cannot train further.
 
-    The trained adapter is moved into the model's frozen branch first, where every later loading
-    has it. That sums the same products in another order; how far it moved the log-probs is
-    measured, and more than rounding is an error.
+    The trained adapter is first moved into the model's frozen branch, where every later load puts
+    it. The frozen branch sums the same products in another order; the resulting change of the
+    log-probs is measured, and a change beyond rounding is an error.
 
     Returns:
-        Mean |difference| of a log-prob, nats, between the model as it trained and as probed.
+        Mean |difference| of a log-prob, in nats, between the model as trained and as frozen.
 
     Raises:
-        TrainingError: it is more than rounding explains.
+        TrainingError: the difference is more than rounding explains.
     """
     device = model.device.type
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
@@ -128,25 +128,28 @@ def save_probe(
     allowed = FREEZING_GAP["bfloat16" if bf16 else "float32"]
     if not gap <= allowed:
         raise TrainingError(
-            f"the trained adapter computes something else when frozen: its log-probs move by "
-            f"{gap:.3g} nats, rounding explains {allowed:g}. Please report this with the log."
+            f"the trained adapter computes something else when frozen: log-probs change by "
+            f"{gap:.3g} nats, but rounding explains only {allowed:g}. Please report this with the "
+            "log."
         )
     return gap
 
 
 def divergence(trained: Probe, model: PreTrainedModel) -> dict[str, float]:
-    """How far a model is from the one a probe was taken of.
+    """How far a model is from the model that was probed.
 
     Returns:
-        `mean_abs_logprob`: mean |difference| of a reply token's log-prob, nats;
-        `kl`: mean KL(trained || model) per reply token, nats, over the probe's choices and the
-            rest as one, which is at most the whole KL;
-        `top1`: share of reply positions where the token that was first is first.
+        `mean_abs_logprob`: mean |difference| of a reply token's log-prob, in nats;
+        `kl`: mean KL(trained || model) per reply token, in nats, over the probe's choices plus all
+            other tokens as one, which is a lower bound of the full KL;
+        `top1`: share of reply positions at which the most likely token is the same.
     """
     found = _distributions(model, trained.rows)
     gap = (trained.gold - found.gather(1, _targets(trained.rows))[:, 0]).abs()
     kl = _kl(trained.scores.double(), found.gather(1, trained.choices).double())
-    same = found.gather(1, trained.choices[:, :1])[:, 0] == found.amax(1)  # a tie has two firsts
+    same = found.gather(1, trained.choices[:, :1])[:, 0] == found.amax(
+        1
+    )  # both of a tie count as first
     return {
         "mean_abs_logprob": float(gap.mean()),
         "kl": float(kl.mean()),
@@ -155,7 +158,7 @@ def divergence(trained: Probe, model: PreTrainedModel) -> dict[str, float]:
 
 
 def _kl(first: Tensor, second: Tensor) -> Tensor:
-    """KL of each row in nats, [positions], from log-probs of some choices, [positions, choices]."""
+    """KL at each position in nats, [positions], from log-probs of choices, [positions, choices]."""
     p, q = first.exp(), second.exp()
     rest_p, rest_q = ((1 - part.sum(1)).clamp_min(1e-9) for part in (p, q))
     kl: Tensor = (p * (first - second)).sum(1) + rest_p * (rest_p / rest_q).log()

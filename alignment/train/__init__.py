@@ -1,1 +1,1 @@
-"""SFT and DPO on the trainer library, and what both share."""
+"""SFT and DPO with TRL's trainers, and what both share."""

@@ -1,8 +1,8 @@
-"""What a trainer's model takes at once, and how: settled before the first step, less after an OOM.
+"""Tunes a training before its first step: compilation, micro-batch size, share of recomputation.
 
-Speed comes first (compiled layers, fused adapters), as it changes what a pass takes; then memory,
-by measurement. Not here: the arithmetic of budgets (`budget.py`), what makes layers faster
-(`acceleration.py`), the steps themselves (`packed.py`).
+Compiling and fusing come first because they change the memory of a pass, which is measured next.
+After an out-of-memory error the plan shrinks. Not here: the arithmetic of budgets
+(`scoring/budget.py`), what makes layers faster (`acceleration.py`), the steps (`packed.py`).
 """
 
 import logging
@@ -17,31 +17,32 @@ from alignment.scoring.batches import PackedRow, lay_out
 from alignment.scoring.budget import Budget, Plan, training_plan
 from alignment.scoring.engine import STEPS_WORTH_COMPILING, Packed
 from alignment.train.acceleration import (
-    against_compiling,
     compile_layers,
-    fresh,
+    compile_obstacle,
     fuse_adapters,
-    recompute,
-    recomputes,
+    set_recompute_share,
+    untrained_adapter,
+    uses_checkpointing,
 )
 from alignment.train.objectives import Objective
 
 logger = logging.getLogger(__name__)
 
 ROWS_COMPARED, LARGEST_GAP = 2, 0.01
-"""Of a training's first step, policy against reference before it has learnt anything, nats a reply.
-The same kernels give 0; others gave 0.75 where replies had 5,000 nats."""
+"""Rows of the first step on which policy and reference are compared before any training, and the
+largest accepted difference in nats per reply. Identical kernels give 0; different kernels gave 0.75
+on replies of 5,000 nats."""
 
-Pass = Callable[[PackedRow], None]
-"""Takes one row forward and backward through the model."""
+ForwardBackward = Callable[[PackedRow], None]
+"""Runs the forward and backward pass of one row."""
 
 
 class Capacity:
-    """Tokens of a micro-batch, and how many layers recompute their activations.
+    """Tokens per micro-batch, and how many layers recompute their activations.
 
     Attributes:
-        budget: the tokens.
-        share: of the layers that recompute.
+        budget: the token limit.
+        share: share of the layers that recompute.
     """
 
     def __init__(self, model: Any, plan: Plan, *, selective: bool) -> None:
@@ -52,21 +53,21 @@ class Capacity:
         self.share = plan.recompute if selective else 0.0
 
     def make_room(self, tokens: int) -> None:
-        """Before a pass: more layers recompute for a longer row, and all once memory ran out."""
+        """Before a pass: more layers recompute for a longer row, all once memory has run out."""
         if self._selective:
-            recompute(self._model, max(self.share, self._plan.share(tokens)))
+            set_recompute_share(self._model, max(self.share, self._plan.share(tokens)))
 
     def shrink(self, sizes: Sequence[int]) -> None:
-        """After an out-of-memory with rows of these sizes: recompute all, then halve the tokens.
+        """After running out of memory with rows of these sizes: recompute all, then halve tokens.
 
         Raises:
-            TrainingError: every row went alone already.
+            TrainingError: every row already was a micro-batch of its own.
         """
         if not self._selective or self.share == 1.0:
             self.budget.halve(sizes)
             return
         logger.warning(
-            "out of memory with %.0f%% of the layers recomputing: the same rows again with all",
+            "out of memory with %.0f%% of the layers recomputing; retrying the same rows with all",
             100 * self.share,
         )
         self.share = 1.0
@@ -78,19 +79,19 @@ def autotune(
     engine: Packed,
     *,
     packed_rows: Sequence[PackedRow],
-    take: Pass,
+    forward_backward: ForwardBackward,
 ) -> Capacity:
-    """Compile what is to be compiled, then measure what fits.
+    """Compile the layers if configured, then measure what fits into memory.
 
     Args:
-        trainer: whose model the library has set up.
-        objective: what it is trained on.
-        engine: what is asked for.
+        trainer: the trainer, whose model the library has set up.
+        objective: the training objective.
+        engine: the configured engine.
         packed_rows: rows of the first step.
-        take: passes a row, to be measured.
+        forward_backward: runs one row, to measure its memory.
 
     Raises:
-        TrainingError: layers cannot be compiled, as asked for.
+        TrainingError: compilation was configured but is not possible.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     compiled = _compiles(trainer, engine, model) and _compile(
@@ -98,8 +99,8 @@ def autotune(
     )
     if engine.fuse_adapters and not compiled:
         fuse_adapters(model)
-    selective = recomputes(model)
-    plan = _plan(trainer, objective, engine, model, take, selective=selective)
+    selective = uses_checkpointing(model)
+    plan = _plan(trainer, objective, engine, model, forward_backward, selective=selective)
     return Capacity(model, plan, selective=selective)
 
 
@@ -107,28 +108,28 @@ def _compiles(trainer: Any, engine: Packed, model: Any) -> bool:
     wanted = engine.compile
     if wanted == "auto":
         wanted = on_cuda(model) and trainer.state.max_steps >= STEPS_WORTH_COMPILING
-    reason = against_compiling(model) if wanted else None
+    reason = compile_obstacle(model) if wanted else None
     if reason and engine.compile == "auto":
-        logger.info("not compiled: %s", reason)
+        logger.info("layers are not compiled: %s", reason)
     elif reason:
-        raise TrainingError(f"cannot compile: {reason}; mend that or set engine.compile=auto")
+        raise TrainingError(f"cannot compile: {reason}; fix that or set engine.compile=auto")
     return wanted and reason is None
 
 
 def _compile(
     trainer: Any, objective: Objective, model: Any, packed_rows: Sequence[PackedRow]
 ) -> bool:
-    """Compile the layers, or not where policy and reference then round differently."""
+    """Compile the layers; undo it if policy and reference then round differently."""
     undo = compile_layers(model)
     micro = lay_out(packed_rows[:ROWS_COMPARED]).to(next(model.parameters()).device)
     state = random_state(model)
-    with fresh(model), trainer.compute_loss_context_manager():
+    with untrained_adapter(model), trainer.compute_loss_context_manager():
         gap = objective.gap(model, micro)
     set_random_state(model, state)
     if gap > LARGEST_GAP:
         logger.warning(
-            "compiled layers take policy and reference %.3f nats apart before any training, "
-            "so they are not used: the steps are as exact as they were, and slower",
+            "with compiled layers, policy and reference differ by %.3f nats before any training; "
+            "training continues without compilation: just as exact, but slower",
             gap,
         )
         undo()
@@ -136,16 +137,22 @@ def _compile(
 
 
 def _plan(
-    trainer: Any, objective: Objective, engine: Packed, model: Any, take: Pass, *, selective: bool
+    trainer: Any,
+    objective: Objective,
+    engine: Packed,
+    model: Any,
+    forward_backward: ForwardBackward,
+    *,
+    selective: bool,
 ) -> Plan:
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def attempt(tokens: int, share: float) -> None:
         state = random_state(model)
         if selective:
-            recompute(model, share)
+            set_recompute_share(model, share)
         try:
-            take(objective.probe(tokens))
+            forward_backward(objective.probe(tokens))
         finally:
             model.zero_grad(set_to_none=True)
             set_random_state(model, state)
@@ -156,22 +163,22 @@ def _plan(
         cuda=on_cuda(model),
         longest=objective.longest(trainer),
         attempt=attempt,
-        later=sum(12 * parameter.numel() for parameter in learnt),  # gradient, two moments
+        reserved=sum(12 * parameter.numel() for parameter in trainable),  # gradient, two moments
     )
 
 
 def on_cuda(model: Any) -> bool:
-    """Whether a model lies on a GPU."""
+    """Whether a model is on a GPU."""
     return bool(next(model.parameters()).is_cuda)
 
 
 def random_state(model: Any) -> list[Tensor]:
-    """Of the CPU's generator, and of the GPU's where the model lies on one."""
+    """State of the CPU's random generator, and of the GPU's if the model is on one."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if on_cuda(model) else [])]
 
 
 def set_random_state(model: Any, state: list[Tensor]) -> None:
-    """Go on from a state that `random_state` gave."""
+    """Restore a state returned by `random_state`."""
     torch.set_rng_state(state[0])
     if on_cuda(model):
         torch.cuda.set_rng_state(state[1])

@@ -1,6 +1,6 @@
-"""Watching a training run: progress, checkpoints, stopping, sample generations, per-task rewards.
+"""Callbacks of a training run: progress, checkpoints, stopping, sample replies, per-task rewards.
 
-Each is a `transformers.TrainerCallback` that knows one thing; the trainers know none of them.
+Each is a `transformers.TrainerCallback` with one job; the trainers know none of them.
 """
 
 import json
@@ -28,7 +28,7 @@ from alignment.train.losses import Loss
 
 
 class ProgressCallback(TrainerCallback):
-    """Marks progress after every step, seals checkpoints, and leaves when asked to.
+    """Reports progress after every step, commits checkpoints, and stops training on request.
 
     Raises (inside training):
         TrainingError: the loss is not a finite number.
@@ -38,34 +38,34 @@ class ProgressCallback(TrainerCallback):
         self._workspace, self._progress, self._phase = workspace, progress, phase
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Mark the step with its loss."""
+        """Report the step and its loss as progress."""
         loss = (logs or {}).get("loss")
         if loss is None:
             return
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {state.global_step}. Lower learning_rate, or look "
-                "for broken rows in the data; a checkpoint from before is kept."
+                "for broken rows in the data; the last checkpoint is kept."
             )
         self._progress.mark(self._phase, state.global_step, state.max_steps, loss=loss)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save and leave, when asked to."""
+        """Save a checkpoint and stop, if requested."""
         if self._progress.asked_to_stop:
             control.should_save = True
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Seal what the trainer has written."""
+        """Commit the checkpoint that the trainer has written."""
         staged = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         commit_checkpoint(staged, self._workspace.checkpoints, step=state.global_step)
 
 
 class SampleGenerationCallback(TrainerCallback):
-    """Greedy replies to a few prompts at each evaluation, to be read.
+    """Writes greedy replies to a few prompts at each evaluation, for people to read.
 
-    One JSON line each in `path`: step, prompt, reply. Rows of evaluations that the checkpoint
-    of a resumed run knows nothing of are dropped, so that no row appears twice.
+    Each reply is one JSON line in `path`: step, prompt, reply. When a run resumes, rows written
+    after its checkpoint are dropped, so that none appears twice.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SampleGenerationCallback(TrainerCallback):
         _keep(self._path, {row["step"] for row in state.log_history if "eval_loss" in row})
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
-        """Answer every prompt and append the replies."""
+        """Generate a reply to every prompt and append the replies."""
         replies = generate(
             parts["model"],
             self._tokenizer,
@@ -96,14 +96,14 @@ class SampleGenerationCallback(TrainerCallback):
             for prompt, reply in zip(self._prompts, replies, strict=True):
                 row = {"step": state.global_step, "prompt": prompt[-1].content}
                 stream.write(json.dumps({**row, "reply": reply.text}) + "\n")
-        flush("samples.flush", self._path)  # before the checkpoint that counts on them
+        flush("samples.flush", self._path)  # durable before the checkpoint that relies on them
 
 
 class RewardsByTaskCallback(TrainerCallback):
     """Reward margin and accuracy of held-out pairs, per task_type and per source.
 
-    At each evaluation every pair is scored with the adapter on and off; what the reward is, the
-    loss says. Logged as `eval_rewards/margins/<task_type>` and so on.
+    At each evaluation every pair is scored with the adapter enabled and disabled; the loss defines
+    the reward. Logged as `eval_rewards/margins/<task_type>` etc.
     """
 
     def __init__(
@@ -146,14 +146,14 @@ def loss_at_start(loss: Loss) -> float:
 def check_start(loss: Loss, measured: float, *, tolerance: float) -> None:
     """Refuse a DPO round whose policy and reference differ before the first step.
 
-    A fresh adapter adds exactly nothing, so the loss must be that of a zero margin (ln 2 for
+    A fresh adapter adds exactly zero, so the loss must be that of a zero margin (ln 2 for
     sigmoid). Anything else means that the reference is not the round's starting model.
 
     Raises:
-        TrainingError: saying both numbers.
+        TrainingError: the losses differ; the message gives both.
     """
     expected = loss_at_start(loss)
-    if not abs(measured - expected) <= tolerance * max(1.0, expected):  # so that NaN is refused
+    if not abs(measured - expected) <= tolerance * max(1.0, expected):  # `not <=` also refuses NaN
         raise TrainingError(
             f"the {loss.name} loss before the first step is {measured:.6f}, expected "
             f"{expected:.6f}: policy and reference are not the same model. Nothing was trained. "
@@ -180,7 +180,7 @@ def _keep(path: Path, steps: set[int]) -> None:
     if not path.exists():
         return
     lines = path.read_text().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]  # the last one may be cut
+    whole = [line for line in lines if line.endswith("\n")]  # the last one may be truncated
     with staged("samples.trim", path) as kept:
         kept.write_text("".join(line for line in whole if json.loads(line)["step"] in steps))
         flush("samples.kept", kept)

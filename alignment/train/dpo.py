@@ -1,7 +1,7 @@
-"""One DPO round: a fresh LoRA adapter, the reference being the same model with it disabled.
+"""One DPO round: trains a fresh LoRA adapter; the reference is the model with it disabled.
 
-By TRL's DPOTrainer or on it (Rafailov et al. 2023). Prompts arrive trimmed
-(`data.encode.trim_prompt`): TRL has no prompt limit and would cut replies instead.
+Uses TRL's DPOTrainer, stock or with packed steps (Rafailov et al. 2023). Prompts arrive trimmed
+(`trim_prompt` in `data/filters/lengths.py`): TRL has no prompt limit and would cut replies instead.
 Not here: choosing pairs, merging.
 """
 
@@ -45,32 +45,32 @@ def train_dpo(
 ) -> TrainingSummary:
     """Train a fresh adapter on `policy` and write it to `workspace.out`/adapter.
 
-    Beside it: history.jsonl (per-task rewards among it) and samples.jsonl. Continues from the
-    newest sound checkpoint in `workspace.checkpoints`.
+    Also writes history.jsonl (including rewards per task) and samples.jsonl. Continues from the
+    newest intact checkpoint in `workspace.checkpoints`.
 
     Raises:
-        Interrupted: asked to stop; a checkpoint was written.
-        ModelError: the engine does not know this kind of model.
+        Interrupted: a stop was requested; a checkpoint was written.
+        ModelError: the engine does not support this kind of model.
         TrainingError: policy and reference differ before the first step, or the loss is not
             finite.
     """
-    seen = list(held_out)[: config.evaluation_rows]
+    evaluation = list(held_out)[: config.evaluation_rows]
     samples = SampleGenerationCallback(
         policy.tokenizer,
-        [pair.prompt for pair in seen[: config.samples]],
+        [pair.prompt for pair in evaluation[: config.samples]],
         workspace.out / "samples.jsonl",
         max_new_tokens=config.sample_tokens,
     )
     rewards = RewardsByTaskCallback(
         policy.tokenizer,
-        seen,
+        evaluation,
         config.loss,
         batch=2 * config.batch.per_device,
         max_length=config.max_length,
         engine=config.engine,
     )
     arguments = on_this_machine(
-        config.trl_arguments(seed=seed), workspace.folder / "trl", evaluates=bool(seen)
+        config.trl_arguments(seed=seed), workspace.folder / "trl", evaluates=bool(evaluation)
     )
     trainer = trainers_of(config.engine).dpo(
         loss=config.loss,
@@ -78,7 +78,7 @@ def train_dpo(
         model=policy.model,
         args=DPOConfig(**arguments),
         train_dataset=_rows(pairs),
-        eval_dataset=_rows(seen) if seen else None,
+        eval_dataset=_rows(evaluation) if evaluation else None,
         processing_class=policy.tokenizer,
         peft_config=LoraConfig(**config.lora.peft_arguments()),
         callbacks=[ProgressCallback(workspace, progress, phase="training"), samples, rewards],
@@ -90,18 +90,19 @@ def train_dpo(
 
 
 def loss_before_training(trainer: DPOTrainer, loss: Loss, engine: Engine) -> float:
-    """The preference loss of the first batch, as the trainer itself sees policy and reference."""
+    """The preference loss of the first batch, with the trainer's own policy and reference."""
     policy, reference = trainers_of(engine).first_logprobs(trainer)
     return float(loss(policy, reference).mean())
 
 
 def _rows(pairs: Sequence[PreferencePair]) -> Dataset:
-    # As JSON where rows differ in shape, or each tool call would get the arguments of all.
+    # JSON for rows of mixed types: as a struct column, each tool call would get the arguments of
+    # all calls.
     return Dataset.from_list([_row(pair) for pair in pairs], on_mixed_types="use_json")
 
 
 def _row(pair: PreferencePair) -> dict[str, Any]:
-    asked = as_template(pair.prompt)
+    prompt = as_template(pair.prompt)
     row = pair.model_dump(include={"id", "chosen", "rejected", "task_type", "source"})
-    tools = {"tools": json.dumps(asked["tools"])} if asked["tools"] else {}
-    return {**row, "prompt": asked["conversation"], **tools}
+    tools = {"tools": json.dumps(prompt["tools"])} if prompt["tools"] else {}
+    return {**row, "prompt": prompt["conversation"], **tools}

@@ -1,4 +1,4 @@
-"""A built trainer run to its end: what SFT and DPO share."""
+"""Runs a configured trainer to its end, for SFT and DPO alike."""
 
 import json
 import math
@@ -15,22 +15,21 @@ from alignment.store.store import Workspace
 from alignment.train.checkpoints import newest
 
 CHOSEN = ("tokens_per_micro_batch", "recompute")
-"""What the packed engine logs of its own choices."""
-
+"""The packed engine's own choices, as it logs them."""
 
 MEASURED = ("loss", "accuracies", "margins", "chosen", "rejected")
-"""Ends of the evaluation metrics worth a place in the record; the rest are timings and counts."""
+"""Suffixes of the evaluation metrics kept in the record; the others are timings and counts."""
 
 
 class TrainingSummary(Frozen):
-    """What one training run did.
+    """Result of one training run.
 
     Attributes:
         steps: optimiser steps.
         loss: mean training loss over the last tenth of the steps.
-        evaluation: the last evaluation's metrics under the trainer's names.
-        trainable, parameters: numbers in the adapter, and in model and adapter together.
-        chosen: what the packed engine went by at the end: tokens_per_micro_batch, recompute.
+        evaluation: metrics of the last evaluation under the trainer's names.
+        trainable, parameters: number of weights in the adapter, and in model and adapter together.
+        chosen: the packed engine's final tokens_per_micro_batch and recompute.
     """
 
     steps: int
@@ -42,13 +41,13 @@ class TrainingSummary(Frozen):
 
 
 def fit(trainer: Trainer, *, workspace: Workspace, progress: Progress) -> TrainingSummary:
-    """Run a built trainer to its end: what SFT and DPO do alike.
+    """Run a configured trainer to its end, resuming from the newest intact checkpoint.
 
-    Adapter weights are put into fp32 first: TRL leaves those of a quantised model in bfloat16,
+    Adapter weights are first cast to fp32: TRL leaves those of a quantised model in bfloat16,
     where the updates of small learning rates vanish.
 
     Raises:
-        Interrupted: asked to stop; a checkpoint was written.
+        Interrupted: a stop was requested; a checkpoint was written.
     """
     model: Any = trainer.model
     for parameter in model.parameters():
@@ -80,7 +79,7 @@ def fit(trainer: Trainer, *, workspace: Workspace, progress: Progress) -> Traini
 
 
 def _last_evaluation(trainer: Trainer) -> dict[str, Any]:
-    """Metrics after the last step; a trainer that evaluates on its way has them already."""
+    """Metrics after the last step, reused if the trainer has just evaluated."""
     if trainer.eval_dataset is None:
         return {}
     for row in reversed(trainer.state.log_history):
@@ -90,10 +89,10 @@ def _last_evaluation(trainer: Trainer) -> dict[str, Any]:
 
 
 def write_adapter(model: Any, folder: Path) -> None:
-    """Save the adapter alone, in fp32, without the place of its base on this machine.
+    """Save only the adapter, in fp32, without the local path of its base model.
 
-    The trainer library records a local path as the base model; whoever loads the adapter by it
-    later gets the wrong model or none. Which model it belongs to stands in `AdapterRef`.
+    The trainer library records that path in the adapter's config; loading the adapter by it later
+    would give the wrong model or none. `AdapterRef` records which model the adapter belongs to.
     """
     with staged("adapter.save", folder) as place:
         model.save_pretrained(place)

@@ -1,7 +1,7 @@
 """Preference losses: one class each, a pure function of four log-probs per pair.
 
 Shapes: every tensor is [pairs]; a log-prob is the sum over a reply's tokens, in nats.
-Not here: models, batches, the pass that makes the log-probs (`logprobs.py`).
+Not here: models, batches, computing the log-probs (`scoring/logprobs.py`).
 """
 
 from abc import ABC, abstractmethod
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 class PreferenceLoss(Frozen, ABC):
-    """What every loss has: a beta, and what it asks of the engine.
+    """Base of all losses: their beta, and what they require of the engine.
 
     Attributes:
-        uses_reference: whether the reference's log-probs matter.
-        trl_type: its name in `trl.DPOConfig.loss_type`; None where TRL's trainer lacks it.
+        uses_reference: whether the loss depends on the reference's log-probs.
+        trl_type: its name in `trl.DPOConfig.loss_type`; None if TRL's trainer lacks it.
     """
 
     uses_reference: ClassVar[bool] = True
     trl_type: ClassVar[str | None] = None
     name: str
     beta: PositiveFloat = Field(
-        default=0.1, description="Strength of the pull towards the reference, 1/nats. Seed: 0.1."
+        default=0.1, description="Strength of the pull towards the reference, 1/nats."
     )
 
     @abstractmethod
@@ -40,12 +40,12 @@ class PreferenceLoss(Frozen, ABC):
         return (policy - reference).scaled(self.beta)
 
     def trl_arguments(self) -> dict[str, Any]:
-        """This loss under the argument names of `trl.DPOConfig`; nothing where TRL lacks it."""
+        """This loss under the argument names of `trl.DPOConfig`; empty if TRL lacks it."""
         return {"loss_type": [self.trl_type], "beta": self.beta} if self.trl_type else {}
 
 
 class Sigmoid(PreferenceLoss):
-    """-log sigmoid(beta * margin). Rafailov et al. 2023, eq. 7. At the start ln 2."""
+    """-log sigmoid(beta * margin). Rafailov et al. 2023, eq. 7. Initially ln 2."""
 
     trl_type: ClassVar[str | None] = "sigmoid"
     name: Literal["sigmoid"] = "sigmoid"
@@ -56,16 +56,16 @@ class Sigmoid(PreferenceLoss):
 
 
 class Ipo(PreferenceLoss):
-    """(margin per token - 1 / (2 beta))^2. Azar et al. 2023, eq. 17. At the start 1 / (4 beta^2).
+    """(margin per token - 1 / (2 beta))^2. Azar et al. 2023, eq. 17. Initially 1 / (4 beta^2).
 
-    Log-ratios are averaged over the reply's tokens, which the paper leaves open and its authors
-    confirmed to TRL's.
+    Log-ratios are averaged over the reply's tokens. The paper leaves this open; its authors
+    confirmed it to the authors of TRL.
     """
 
     trl_type: ClassVar[str | None] = "ipo"
     name: Literal["ipo"] = "ipo"
     beta: PositiveFloat = Field(
-        default=0.1, description="The paper's tau: the margin aimed at is 1 / (2 beta) nats."
+        default=0.1, description="The paper's tau: the target margin is 1 / (2 beta) nats."
     )
 
     def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
@@ -80,12 +80,12 @@ class Hinge(PreferenceLoss):
     name: Literal["hinge"] = "hinge"
 
     def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
-        """The loss of each pair, [pairs]; 1 at the start."""
+        """The loss of each pair, [pairs]; initially 1."""
         return (1 - self.rewards(policy, reference).ratio).relu()
 
 
 class Robust(PreferenceLoss):
-    """The sigmoid loss, unbiased where a share of the labels is flipped; may be negative.
+    """The sigmoid loss, unbiased if a share of the labels is flipped; may be negative.
 
     ((1 - e) L(margin) - e L(-margin)) / (1 - 2e). Chowdhury et al. 2024 (rDPO), section 3.
     """
@@ -93,11 +93,11 @@ class Robust(PreferenceLoss):
     trl_type: ClassVar[str | None] = "robust"
     name: Literal["robust"] = "robust"
     label_smoothing: float = Field(
-        default=0.1, ge=0, lt=0.5, description="Share e of pairs whose label is thought flipped."
+        default=0.1, ge=0, lt=0.5, description="Assumed share e of pairs with a flipped label."
     )
 
     def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
-        """The loss of each pair, [pairs]; ln 2 at the start."""
+        """The loss of each pair, [pairs]; initially ln 2."""
         margin, flipped = self.rewards(policy, reference).ratio, self.label_smoothing
         kept = -(1 - flipped) * _logsigmoid(margin) + flipped * _logsigmoid(-margin)
         return kept / (1 - 2 * flipped)
@@ -110,35 +110,35 @@ class Robust(PreferenceLoss):
 class SigmoidNorm(PreferenceLoss):
     """-log sigmoid(beta * margin per token). Lambert et al. 2024 (Tülu 3), eq. 6.
 
-    Per token the log-ratios are small: betas of 2 to 10 take the place of 0.1.
+    Log-ratios per token are small, so betas of 2 to 10 replace 0.1.
     """
 
     trl_type: ClassVar[str | None] = "sigmoid_norm"
     name: Literal["sigmoid_norm"] = "sigmoid_norm"
-    beta: PositiveFloat = Field(default=5.0, description="Of the mean log-ratio of a token.")
+    beta: PositiveFloat = Field(default=5.0, description="Factor of the mean log-ratio per token.")
 
     def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
-        """The loss of each pair, [pairs]; ln 2 at the start."""
+        """The loss of each pair, [pairs]; initially ln 2."""
         return -_logsigmoid(self.rewards(policy, reference).per_token().ratio)
 
 
 class SimPo(PreferenceLoss):
     """-log sigmoid(beta * (difference of mean log-probs) - gamma). Meng et al. 2024, eq. 6.
 
-    Needs no reference; the loss at the start says nothing about one.
+    Needs no reference, so its initial loss cannot reveal a wrong one.
     """
 
     uses_reference: ClassVar[bool] = False
     name: Literal["simpo"] = "simpo"
-    beta: PositiveFloat = Field(default=2.0, description="Of the mean log-prob of a token.")
-    gamma: float = Field(default=1.0, ge=0, description="Margin of the rewards aimed at.")
+    beta: PositiveFloat = Field(default=2.0, description="Factor of the mean log-prob per token.")
+    gamma: float = Field(default=1.0, ge=0, description="Target margin between the rewards.")
 
     def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
         """The loss of each pair, [pairs]."""
         return -_logsigmoid(self.rewards(policy, reference).ratio - self.gamma)
 
     def rewards(self, policy: PairLogProbs, reference: PairLogProbs) -> PairLogProbs:
-        """Beta times the mean log-prob of a reply's tokens: the paper's eq. 4."""
+        """Beta times the mean log-prob of a reply's tokens; eq. 4 of the paper."""
         del reference
         return policy.per_token().scaled(self.beta)
 
@@ -146,22 +146,22 @@ class SimPo(PreferenceLoss):
 class ApoZero(PreferenceLoss):
     """1 - sigmoid(chosen reward) + sigmoid(rejected reward). D'Oosterlinck et al. 2024, eq. 7.
 
-    Raises the chosen and lowers the rejected reply's likelihood each on its own.
+    Raises the chosen and lowers the rejected reply's likelihood independently.
     """
 
     trl_type: ClassVar[str | None] = "apo_zero"
     name: Literal["apo_zero"] = "apo_zero"
 
     def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
-        """The loss of each pair, [pairs]; 1 at the start."""
+        """The loss of each pair, [pairs]; initially 1."""
         rewards = self.rewards(policy, reference)
         return 1 - rewards.chosen.sigmoid() + rewards.rejected.sigmoid()
 
 
 class SppoHard(PreferenceLoss):
-    """(log-ratio of chosen - 1/(2 beta))^2 + (of rejected + 1/(2 beta))^2.
+    """(chosen log-ratio - 1/(2 beta))^2 + (rejected log-ratio + 1/(2 beta))^2.
 
-    Wu et al. 2024 (SPPO), eq. 4.7, with win probabilities 1 and 0. At the start 1 / (2 beta^2).
+    Wu et al. 2024 (SPPO), eq. 4.7, with win probabilities 1 and 0. Initially 1 / (2 beta^2).
     """
 
     trl_type: ClassVar[str | None] = "sppo_hard"
@@ -169,8 +169,8 @@ class SppoHard(PreferenceLoss):
 
     def __call__(self, policy: PairLogProbs, reference: PairLogProbs) -> "Tensor":
         """The loss of each pair, [pairs]."""
-        ratios, aim = policy - reference, 0.5 / self.beta
-        return (ratios.chosen - aim) ** 2 + (ratios.rejected + aim) ** 2
+        ratios, target = policy - reference, 0.5 / self.beta
+        return (ratios.chosen - target) ** 2 + (ratios.rejected + target) ** 2
 
 
 Loss = Annotated[

@@ -1,7 +1,7 @@
-"""What the packed engine trains on: conversations (SFT) and pairs (DPO).
+"""The packed engine's training objectives: conversations (SFT) and pairs (DPO).
 
-A task makes rows of a stock batch, gives every row its share of the step's loss, and reports
-under TRL's names. Not here: how rows are split and passed (`packed.py`).
+An objective turns a stock batch into packed rows, gives every row its share of the step's loss, and
+reports metrics under TRL's names. Not here: splitting a step into micro-batches (`packed.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,35 +17,35 @@ from alignment.scoring.pairs import PairLogProbs
 from alignment.train.losses import PreferenceLoss
 
 CollatedBatch = Mapping[str, Any]
-"""What a stock collator makes: right-padded tensors."""
+"""A batch made by a stock collator: right-padded tensors."""
 
 RowLoss = Callable[[Any, MicroBatch], Tensor]
-"""(model, micro-batch) to [rows, columns]: each row's share of the loss, then what to report."""
+"""(model, micro-batch) to [rows, columns]: each row's share of the loss, then its metrics."""
 
 
 class Objective(Protocol):
-    """One kind of training."""
+    """One kind of training, such as SFT or DPO."""
 
     def longest(self, trainer: Any) -> int:
         """Tokens of the longest row of the training set."""
 
     def probe(self, tokens: int) -> PackedRow:
-        """A row of so many tokens, to measure memory with."""
+        """A row with this many tokens, for measuring memory."""
 
     def packed_rows(self, batch: CollatedBatch) -> list[PackedRow]:
         """The batch's rows without padding."""
 
     def totals(self, packed_rows: Sequence[PackedRow]) -> list[int]:
-        """What the losses of a step's rows are divided by."""
+        """The denominators of the losses in a step with these rows."""
 
     def row_loss(self, totals: Sequence[float]) -> RowLoss:
-        """The loss of a step with these totals."""
+        """The row loss of a step with these totals."""
 
     def gap(self, model: Any, micro: MicroBatch) -> float:
-        """How far policy and reference are apart, nats a reply; 0 is due from a fresh adapter."""
+        """Largest difference of policy and reference, nats per reply; 0 for a fresh adapter."""
 
     def report(self, trainer: Any, mode: str, columns: Tensor) -> None:
-        """Hand a step's columns, [rows, columns] without the loss, to the trainer's log."""
+        """Add a step's metrics, [rows, columns] without the loss, to the trainer's log."""
 
 
 @dataclass(frozen=True)
@@ -57,24 +57,24 @@ class ConversationObjective:
         return max(map(len, trainer.train_dataset["input_ids"]))
 
     def probe(self, tokens: int) -> PackedRow:
-        """A conversation of so many tokens, each a target."""
+        """A conversation with this many tokens, all of them targets."""
         return PackedRow((), ([0] * tokens,))
 
     def packed_rows(self, batch: CollatedBatch) -> list[PackedRow]:
-        """One completion a row and no prefix."""
+        """One completion per row, without a prefix."""
         lengths = batch["attention_mask"].sum(dim=1).tolist()
         rows = zip(batch["input_ids"].tolist(), batch["labels"].tolist(), lengths, strict=True)
         return [PackedRow((), (ids[:n],), (labels[:n],)) for ids, labels, n in rows]
 
     def totals(self, packed_rows: Sequence[PackedRow]) -> list[int]:
-        """Targets; the first token of a row is none, as nothing stands before it."""
+        """Number of targets; the first token of a row is none, as no token precedes it."""
         labels = (
             (packed_row.labels or packed_row.completions)[0][1:] for packed_row in packed_rows
         )
         return [max(1, sum(label != IGNORED for row in labels for label in row))]
 
     def row_loss(self, totals: Sequence[float]) -> RowLoss:
-        """A row's summed negative log-likelihood over the step's targets: [rows, 1]."""
+        """A row's summed negative log-likelihood, divided by the step's targets: [rows, 1]."""
         (targets,) = totals
 
         def row_loss(model: Any, micro: MicroBatch) -> Tensor:
@@ -83,12 +83,12 @@ class ConversationObjective:
         return row_loss
 
     def gap(self, model: Any, micro: MicroBatch) -> float:
-        """There is no reference."""
+        """0: there is no reference."""
         del model, micro
         return 0.0
 
     def report(self, trainer: Any, mode: str, columns: Tensor) -> None:
-        """Nothing beside the loss."""
+        """Reports nothing beyond the loss."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class PairObjective:
     sft_weight: float
 
     def longest(self, trainer: Any) -> int:
-        """Tokens of the longest pair: its prompt once, and both replies as far as they go."""
+        """Tokens of the longest pair: its prompt once, plus both replies, cut to max_length."""
         rows, limit = trainer.train_dataset, int(trainer.args.max_length)
         prompts, chosen, rejected = (
             map(len, rows[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -110,7 +110,7 @@ class PairObjective:
         )
 
     def probe(self, tokens: int) -> PackedRow:
-        """A pair whose prompt and replies are a third each."""
+        """A pair whose prompt and two replies have a third of the tokens each."""
         third = [0] * (tokens // 3)
         return PackedRow(third, (third, third))
 
@@ -131,7 +131,7 @@ class PairObjective:
         ]
 
     def logprobs(self, model: Any, micro: MicroBatch) -> tuple[PairLogProbs, PairLogProbs]:
-        """Policy and reference; the reference is the model without the trained adapter."""
+        """Log-probs of policy and reference, which is the model without the trained adapter."""
         reference = None
         if self.loss.uses_reference:
             plain = model.module if hasattr(model, "module") else model
@@ -141,14 +141,14 @@ class PairObjective:
         return policy, policy if reference is None else reference
 
     def totals(self, packed_rows: Sequence[PackedRow]) -> list[int]:
-        """Pairs, and tokens of their chosen replies."""
+        """Number of pairs, and number of tokens in their chosen replies."""
         return [
             len(packed_rows),
             max(1, sum(len(packed_row.completions[0]) for packed_row in packed_rows)),
         ]
 
     def row_loss(self, totals: Sequence[float]) -> RowLoss:
-        """A pair's loss over the step's pairs; rewards and log-probs: [pairs, 5]."""
+        """[pairs, 5]: a pair's loss over the step's pairs, then two rewards and two log-probs."""
         pairs, chosen_tokens = totals
 
         def row_loss(model: Any, micro: MicroBatch) -> Tensor:
@@ -163,7 +163,7 @@ class PairObjective:
         return row_loss
 
     def gap(self, model: Any, micro: MicroBatch) -> float:
-        """The largest difference of a reply's log-prob."""
+        """The largest difference between policy and reference in a reply's log-prob."""
         policy, reference = self.logprobs(model, micro)
         own = torch.cat([policy.chosen, policy.rejected]).detach()
         return float((own - torch.cat([reference.chosen, reference.rejected])).abs().max())
@@ -171,8 +171,8 @@ class PairObjective:
     def report(self, trainer: Any, mode: str, columns: Tensor) -> None:
         """Means over the pairs, under the names that TRL's trainer uses."""
         chosen, rejected = columns[:, 0], columns[:, 1]
-        known = torch.column_stack((columns, chosen - rejected, (chosen > rejected).float()))
-        means = trainer.accelerator.gather(known.mean(dim=0, keepdim=True)).mean(dim=0)
+        metrics = torch.column_stack((columns, chosen - rejected, (chosen > rejected).float()))
+        means = trainer.accelerator.gather(metrics.mean(dim=0, keepdim=True)).mean(dim=0)
         names = (
             "rewards/chosen",
             "rewards/rejected",
@@ -186,6 +186,6 @@ class PairObjective:
 
 
 def _pairs(micro: MicroBatch, logprobs: Tensor) -> PairLogProbs:
-    """[predictions] to the pairs' sums and lengths."""
-    sums, tokens = micro.per_completion(logprobs).view(-1, 2), micro.predicted.view(-1, 2)
+    """Log-probs of the predictions, [predictions], to sums and token counts of the pairs."""
+    sums, tokens = micro.per_completion(logprobs).view(-1, 2), micro.target_counts.view(-1, 2)
     return PairLogProbs(sums[:, 0], sums[:, 1], tokens[:, 0], tokens[:, 1])

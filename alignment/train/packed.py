@@ -1,11 +1,11 @@
-"""TRL's trainers with packed steps: all rows of an optimiser step come together and are split.
+"""TRL's trainers with packed steps: all rows of an optimiser step arrive together, then are split.
 
-A step's rows arrive in the batch that the stock collators make, are freed of their padding, laid
-end to end in as few micro-batches as the token budget allows, and passed forward and backward one
-micro-batch after another. Every row's share of the loss is divided by the totals of the step, so
-how it is split changes no gradient. Optimiser, schedule, checkpoints and logs are the library's.
-Not here: what a row's loss is (`tasks.py`), log-probs (`logprobs.py`), how much goes through the
-model at once (`capacity.py`).
+A step's rows arrive in a batch made by the stock collators. They are stripped of padding, laid end
+to end in as few micro-batches as the token budget allows, and run forward and backward one
+micro-batch after another. Every row's loss is divided by the totals of the step, so the split does
+not change the gradients. Optimiser, schedule, checkpoints and logs are the library's.
+Not here: the loss of a row (`objectives.py`), log-probs (`scoring/logprobs.py`), how much goes
+through the model at once (`autotune.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ from alignment.train.autotune import Capacity, autotune, on_cuda, random_state, 
 from alignment.train.objectives import CollatedBatch, Objective, RowLoss
 
 NAMES = "names"
-"""Key of a batch under which the ids of its rows travel; no stock collator has it."""
+"""Batch key for the ids of its rows; no stock collator uses it."""
 
 
 def packed_trainer(
@@ -37,10 +37,10 @@ def packed_trainer(
     """One of TRL's trainers with packed steps, not yet started.
 
     Raises:
-        ModelError: the packed engine does not know the model's attention.
+        ModelError: the packed engine does not support the model's attention.
     """
 
-    class PackedTrainer(trainer_class):  # type: ignore[misc]  # which class is known at run time
+    class PackedTrainer(trainer_class):  # type: ignore[misc]  # the base is only known at run time
         steps: Steps
 
         def training_step(self, model: Any, inputs: CollatedBatch, *_: Any, **__: Any) -> Tensor:
@@ -56,14 +56,14 @@ def packed_trainer(
 
     use_packed_attention(arguments["model"])
     trainer = PackedTrainer(**arguments)
-    _take_micro_batches(trainer.model.get_base_model())
+    _accept_micro_batches(trainer.model.get_base_model())
     trainer.data_collator = _with_names(trainer.data_collator)
     trainer.steps = Steps(trainer, objective, engine)
     return trainer
 
 
 def first_logprobs(trainer: Any) -> tuple[PairLogProbs, PairLogProbs]:
-    """Policy's and reference's log-probs of a step's worth of pairs, before any step."""
+    """Log-probs of policy and reference for the first step's pairs, before any step."""
     rows, objective = trainer.train_dataset, trainer.steps.objective
     first = range(min(trainer.args.train_batch_size, len(rows)))
     batch = trainer.data_collator([rows[row] for row in first])
@@ -77,14 +77,14 @@ def first_logprobs(trainer: Any) -> tuple[PairLogProbs, PairLogProbs]:
     was_training = trainer.model.training
     trainer.model.eval()
     found = trainer.steps.run(
-        trainer.model, objective.packed_rows(batch), columns, learn=False
+        trainer.model, objective.packed_rows(batch), columns, backward=False
     ).unbind(dim=1)
     trainer.model.train(was_training)
     return PairLogProbs(*found[:2], *found[4:]), PairLogProbs(*found[2:])
 
 
 class Steps:
-    """Takes rows through a trainer's model: the steps of training, the batches of evaluation."""
+    """Runs rows through a trainer's model: training steps and evaluation batches."""
 
     def __init__(self, trainer: Any, objective: Objective, engine: Packed) -> None:
         self.objective = objective
@@ -94,23 +94,24 @@ class Steps:
         self.weights: int = trainer.model.num_parameters(exclude_embeddings=True)
 
     def train(self, model: Any, inputs: CollatedBatch) -> Tensor:
-        """Gradients of one optimiser step on all its rows; returns its loss.
+        """Accumulate the gradients of one optimiser step over all its rows; return its loss.
 
         Args:
-            model: as the library has wrapped it.
+            model: the model as wrapped by the library.
             inputs: the collated rows of this process.
 
         Raises:
-            TrainingError: a row's loss is not finite, named by its id; or no memory is left.
+            TrainingError: a row's loss is not finite (the message names its id), or a single row
+                does not fit into memory.
         """
         packed_rows = self.objective.packed_rows(inputs)
         row_loss = self.objective.row_loss(
             self._mean_over_processes(self.objective.totals(packed_rows))
         )
         if self._capacity is None or not self._trainer.model.training:
-            model.train()  # not in every step: telling thousands of modules takes time
-        self._capacity = self._capacity or self._settled(packed_rows, row_loss)
-        found = self.run(model, packed_rows, row_loss, learn=True)
+            model.train()  # not in every step: visiting thousands of modules takes time
+        self._capacity = self._capacity or self._autotune(packed_rows, row_loss)
+        found = self.run(model, packed_rows, row_loss, backward=True)
         self._refuse_non_finite(found[:, 0], inputs[NAMES])
         self.objective.report(self._trainer, "train", found[:, 1:])
         self._count(inputs["attention_mask"])
@@ -130,39 +131,42 @@ class Steps:
             model,
             packed_rows,
             self.objective.row_loss(self.objective.totals(packed_rows)),
-            learn=False,
+            backward=False,
         )
         self.objective.report(self._trainer, "eval", found[:, 1:])
         return found[:, 0].sum().float()
 
     def run(
-        self, model: Any, packed_rows: Sequence[PackedRow], row_loss: RowLoss, *, learn: bool
+        self, model: Any, packed_rows: Sequence[PackedRow], row_loss: RowLoss, *, backward: bool
     ) -> Tensor:
-        """The objective of every row, [rows, columns], in as many tries as memory asks for.
+        """The loss and metrics of every row, [rows, columns]; retried after running out of memory.
 
-        A try that runs out of memory leaves nothing behind: its gradients are dropped, and the
-        next, with every layer recomputing, then with half the budget, starts from the same
-        random state.
+        A try that runs out of memory leaves nothing behind: its gradients are dropped. The next
+        try starts from the same random state, first with every layer recomputing, then with half
+        the budget.
 
         Raises:
-            TrainingError: a single row does not fit, or one of several processes ran out.
+            TrainingError: a single row does not fit into memory, or one of several processes ran
+                out of it.
         """
         capacity, sizes = (
-            self._capacity or self._scoring(model),
+            self._capacity or self._scoring_capacity(model),
             [packed_row.tokens for packed_row in packed_rows],
         )
         while True:
             state, groups = random_state(model), capacity.budget.groups(sizes)
             try:
-                return self._attempt(model, packed_rows, row_loss, groups, capacity, learn=learn)
+                return self._attempt(
+                    model, packed_rows, row_loss, groups, capacity, backward=backward
+                )
             except torch.OutOfMemoryError as error:
                 if self._trainer.accelerator.num_processes > 1:
                     raise TrainingError(
                         f"one of {self._trainer.accelerator.num_processes} processes ran out of "
-                        f"memory with {capacity.budget.tokens} tokens in a micro-batch; set "
+                        f"memory with {capacity.budget.tokens} tokens per micro-batch; set "
                         f"engine.tokens_per_micro_batch to {capacity.budget.tokens // 2}"
                     ) from error
-            # outside `except`: there the failed try's tensors are still alive
+            # Outside `except`, where the traceback would keep the failed try's tensors alive.
             capacity.shrink(sizes)
             model.zero_grad(set_to_none=True)
             set_random_state(model, state)
@@ -175,68 +179,71 @@ class Steps:
         groups: Sequence[Sequence[int]],
         capacity: Capacity | None = None,
         *,
-        learn: bool,
+        backward: bool,
     ) -> Tensor:
         accelerator, parts = self._trainer.accelerator, []
         device = next(model.parameters()).device
-        # all at once: a copy to the device waits for what it was given before
+        # Copy all first: a later copy to the device would wait for the work queued before it.
         micros = [lay_out([packed_rows[row] for row in group]).to(device) for group in groups]
         for number, micro in enumerate(micros, start=1):
             last = number == len(micros)
-            if learn and capacity is not None:
+            if backward and capacity is not None:
                 capacity.make_room(len(micro.ids))
-            with nullcontext() if last or not learn else accelerator.no_sync(model):
-                with torch.set_grad_enabled(learn), self._trainer.compute_loss_context_manager():
+            with nullcontext() if last or not backward else accelerator.no_sync(model):
+                with torch.set_grad_enabled(backward), self._trainer.compute_loss_context_manager():
                     rows = row_loss(model, micro)
-                if learn:
+                if backward:
                     accelerator.backward(rows[:, 0].sum())
             parts.append(rows.detach())
         order = torch.tensor([row for group in groups for row in group], device=device)
         return torch.cat(parts)[order.argsort()]
 
     def _count(self, mask: Tensor) -> None:
-        """Tokens so far, as the library counts and logs them: a pair's prompt twice."""
+        """Count tokens as the library does, with a pair's prompt counted twice."""
         trainer = self._trainer
         trainer._total_train_tokens += int(trainer.accelerator.gather(mask.sum()).sum())
         trainer._metrics["train"]["num_tokens"] = [trainer._total_train_tokens]
 
     def _mean_over_processes(self, totals: Sequence[int]) -> list[float]:
-        """The library averages gradients over processes, so each divides by the mean total."""
+        """The library averages gradients over processes, so each divides by the mean totals."""
         own = torch.tensor([totals], dtype=torch.float64, device=self._trainer.args.device)
         found: list[float] = self._trainer.accelerator.gather(own).mean(dim=0).tolist()
         return found
 
-    def _settled(self, packed_rows: Sequence[PackedRow], row_loss: RowLoss) -> Capacity:
+    def _autotune(self, packed_rows: Sequence[PackedRow], row_loss: RowLoss) -> Capacity:
         plain = self._trainer.accelerator.unwrap_model(self._trainer.model)
 
-        def take(packed_row: PackedRow) -> None:
-            self._attempt(plain, [packed_row], row_loss, [[0]], learn=True)
+        def forward_backward(packed_row: PackedRow) -> None:
+            self._attempt(plain, [packed_row], row_loss, [[0]], backward=True)
 
         return autotune(
-            self._trainer, self.objective, self._engine, packed_rows=packed_rows, take=take
+            self._trainer,
+            self.objective,
+            self._engine,
+            packed_rows=packed_rows,
+            forward_backward=forward_backward,
         )
 
-    def _scoring(self, model: Any) -> Capacity:
-        """Of an evaluation before any training."""
+    def _scoring_capacity(self, model: Any) -> Capacity:
+        """The capacity for an evaluation before any training step."""
         budget = scoring_budget(self._engine.tokens_per_micro_batch, cuda=on_cuda(model))
         return Capacity(model, Plan(budget.tokens, 0.0), selective=False)
 
     def _refuse_non_finite(self, shares: Tensor, names: Sequence[str]) -> None:
-        wrong = [
-            name for name, fine in zip(names, shares.isfinite().tolist(), strict=True) if not fine
-        ]
-        if wrong:
+        finite = shares.isfinite().tolist()
+        broken = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
+        if broken:
             raise TrainingError(
                 f"the loss is {float(shares.sum())} at step {self._trainer.state.global_step + 1}, "
-                f"by {len(wrong)} of its {len(names)} rows: {', '.join(wrong)}. Look at these in "
-                "the data, or lower learning_rate; a checkpoint from before is kept."
+                f"because of {len(broken)} of its {len(names)} rows: {', '.join(broken)}. Check "
+                "these rows, or lower learning_rate; the last checkpoint is kept."
             )
 
 
-def _take_micro_batches(model: Any) -> None:
-    """Let a causal model be called as `model(packed=micro_batch)`, giving [predictions] log-probs.
+def _accept_micro_batches(model: Any) -> None:
+    """Make `model(packed=micro_batch)` return the log-probs of the predictions, [predictions].
 
-    Through `forward`, so that every wrapper (adapters, DDP, autocast) sees the call.
+    The call goes through `forward`, so that every wrapper (adapters, DDP, autocast) takes part.
     """
     original = model.forward
 

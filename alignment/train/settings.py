@@ -1,8 +1,9 @@
-"""What SFT and DPO have in common: one adapter, one optimiser, one pass of the trainer library.
+"""Settings of SFT and DPO: adapter, optimiser, schedule, batch and engine.
 
-Every field is resolved here into the argument names of TRL, PEFT and transformers
-(`trainer_arguments`, `Lora.peft_arguments`), and the trainers are built from exactly that, so
-that `sft-dpo plan --json` shows what will run. Not here: losses, data, anything that trains.
+Every field is translated here to the argument names of TRL, PEFT and transformers
+(`trainer_arguments`, `Lora.peft_arguments`), and the trainers are built from exactly these
+arguments, so that `sft-dpo plan --json` shows what will run. Not here: losses (`losses.py`), data,
+the training itself (`sft.py`, `dpo.py`).
 """
 
 from functools import cache
@@ -19,17 +20,17 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 
 class Lora(Frozen):
-    """A low-rank adapter (Hu et al. 2021): y += (alpha / r) * B A x, B starting at zero."""
+    """A low-rank adapter (Hu et al. 2021): y += (alpha / r) * B A x; B starts at zero."""
 
-    r: PositiveInt = Field(description="Rank of A and B. Seed: 64 in SFT, 32 in DPO.")
-    alpha: PositiveFloat = Field(description="Scale; the delta is alpha / r * B A. Seed: 2 r.")
+    r: PositiveInt = Field(description="Rank of A and B. Default: 64 in SFT, 32 in DPO.")
+    alpha: PositiveFloat = Field(description="Scale; the delta is alpha / r * B A. Default: 2 r.")
     dropout: float = Field(
-        default=0.05, ge=0, lt=1, description="Share of the adapter's inputs dropped in training."
+        default=0.05, ge=0, lt=1, description="Dropout on the adapter's inputs during training."
     )
     target_modules: tuple[str, ...] = Field(
         default=ALL_LINEAR,
         min_length=1,
-        description="Linear layers that get an adapter; the seed's seven are all but the head.",
+        description="Linear layers that get an adapter. Default: all seven except the LM head.",
     )
 
     def peft_arguments(self) -> dict[str, Any]:
@@ -45,23 +46,28 @@ class Lora(Frozen):
 
 
 class TrainingSettings(Frozen):
-    """Fields that SFT and a DPO round share. Defaults are the seed's for 7B on one 40 GB card."""
+    """Settings shared by SFT and DPO. Defaults: the reference recipe for 7B on a 40 GB GPU."""
 
     lora: Lora
-    learning_rate: PositiveFloat = Field(description="Peak rate. Seed: 2e-5 in SFT, 5e-6 in DPO.")
+    learning_rate: PositiveFloat = Field(
+        description="Peak learning rate. Default: 2e-5 in SFT, 5e-6 in DPO."
+    )
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = Field(
-        default="cosine", description="How the rate falls after warm-up."
+        default="cosine", description="Learning-rate schedule after warm-up."
     )
     warmup_ratio: float = Field(
-        ge=0, lt=1, description="Share of the steps over which the rate rises from 0."
+        ge=0, lt=1, description="Share of the steps in which the learning rate rises from 0."
     )
-    batch: StepRows = Field(default=StepRows(), description="Seed: 2 x 8 = 16 rows a step.")
+    batch: StepRows = Field(
+        default=StepRows(), description="Default: 2 x 8 = 16 rows per optimiser step."
+    )
     engine: Engine = Field(
         default=Packed(),
-        description="How those rows reach the model: stock, TRL's padded batches; packed, end to "
-        "end within a token budget, each prompt of a pair once. Same gradients, other speed.",
+        description="How rows reach the model. stock: TRL's padded batches. packed: end to end "
+        "within a token budget, with the prompt of a pair only once. Same gradients, different "
+        "speed.",
     )
-    epochs: PositiveFloat = Field(description="Passes over the data. Seed: 3 in SFT, 1 in DPO.")
+    epochs: PositiveFloat = Field(description="Passes over the data. Default: 3 in SFT, 1 in DPO.")
     max_steps: PositiveInt | None = Field(
         default=None, description="Optimiser steps; overrides `epochs`. For short runs."
     )
@@ -69,35 +75,40 @@ class TrainingSettings(Frozen):
         default=4096, description="Tokens of prompt and reply together; longer rows are cut."
     )
     optimiser: Literal["adamw_torch_fused", "adamw_torch", "paged_adamw_8bit"] = Field(
-        default="adamw_torch_fused", description="As transformers names it."
+        default="adamw_torch_fused", description="Optimiser, by transformers' name."
     )
     weight_decay: float = Field(default=0.01, ge=0, description="Decoupled weight decay.")
-    max_grad_norm: PositiveFloat = Field(default=1.0, description="Gradients are clipped to it.")
+    max_grad_norm: PositiveFloat = Field(default=1.0, description="Gradient norm limit.")
     bf16: bool = Field(
         default=True,
-        description="Compute in bfloat16. Adapter weights stay fp32: at these rates their "
-        "updates are below what bfloat16 resolves. Off on a CPU, where fp32 is faster.",
+        description="Compute in bfloat16. Adapter weights stay in fp32, because at these learning "
+        "rates bfloat16 could not resolve their updates. Set to false on a CPU, where fp32 is "
+        "faster.",
     )
     gradient_checkpointing: bool = Field(
         default=True,
-        description="Recompute activations in the backward pass: less memory, about a third more "
-        "time. Never re-entrant.",
+        description="Recompute activations in the backward pass: saves memory, costs about a third "
+        "more time. Always non-reentrant.",
     )
     save_every: PositiveInt = Field(
-        default=25, description="Optimiser steps between checkpoints: what a kill can cost."
+        default=25,
+        description="Optimiser steps between checkpoints: the most that are lost if a run is "
+        "killed.",
     )
     evaluate_every: PositiveInt | None = Field(
         default=None,
-        description="Optimiser steps between evaluations during training; one always follows the "
-        "last step.",
+        description="Optimiser steps between evaluations during training. The last step is always "
+        "followed by one.",
     )
     evaluation_rows: int = Field(
-        default=128, ge=0, description="Held-out rows looked at in such an evaluation; 0 = none."
+        default=128, ge=0, description="Held-out rows used in each of these evaluations; 0 = none."
     )
     samples: int = Field(
-        default=4, ge=0, description="Held-out prompts answered at each evaluation, to be read."
+        default=4, ge=0, description="Held-out prompts to generate sample replies for at each one."
     )
-    sample_tokens: PositiveInt = Field(default=128, description="Longest sample, in tokens.")
+    sample_tokens: PositiveInt = Field(
+        default=128, description="Maximum length of a sample reply, in tokens."
+    )
 
     def trainer_arguments(self, *, seed: int) -> dict[str, Any]:
         """These settings under the argument names of transformers and TRL.
@@ -110,7 +121,7 @@ class TrainingSettings(Frozen):
             "data_seed": seed,
             "learning_rate": self.learning_rate,
             "lr_scheduler_type": self.schedule,
-            "warmup_steps": self.warmup_ratio,  # below 1 it is a ratio; warmup_ratio is gone
+            "warmup_steps": self.warmup_ratio,  # transformers takes a value below 1 as a ratio
             **self.engine.batch_arguments(self.batch),
             "num_train_epochs": self.epochs,
             "max_steps": self.max_steps or -1,
@@ -121,7 +132,7 @@ class TrainingSettings(Frozen):
             "bf16": self.bf16,
             **checkpointing_arguments(on=self.gradient_checkpointing),
             "logging_steps": 1,
-            "logging_nan_inf_filter": False,  # on, it logs 0.0 where the loss is not a number
+            "logging_nan_inf_filter": False,  # the filter would log a NaN loss as 0.0
             "save_strategy": "steps",
             "save_steps": self.save_every,
             "eval_strategy": evaluate,
@@ -133,7 +144,7 @@ class TrainingSettings(Frozen):
 
 
 def checkpointing_arguments(*, on: bool) -> dict[str, Any]:
-    """Activation checkpointing under the name that the installed transformers gives it."""
+    """Activation checkpointing under the argument name of the installed transformers version."""
     name = "activation_checkpointing" if _renamed_checkpointing() else "gradient_checkpointing"
     arguments: dict[str, Any] = {name: on}
     if on:
@@ -149,11 +160,13 @@ def _renamed_checkpointing() -> bool:
 
 
 class SftConfig(TrainingSettings):
-    """One pass of supervised fine-tuning. Defaults are the seed's."""
+    """Supervised fine-tuning. The defaults are the reference recipe's."""
 
-    lora: Lora = Field(default=Lora(r=64, alpha=128), description="The adapter that is trained.")
+    lora: Lora = Field(default=Lora(r=64, alpha=128), description="The adapter to train.")
     learning_rate: PositiveFloat = Field(default=2e-5, description="Peak learning rate.")
-    warmup_ratio: float = Field(default=0.05, ge=0, lt=1, description="Share of warm-up steps.")
+    warmup_ratio: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of the steps used for warm-up."
+    )
     epochs: PositiveFloat = Field(default=3, description="Passes over the conversations.")
 
     def trl_arguments(self, *, seed: int) -> dict[str, Any]:
@@ -165,28 +178,30 @@ class SftConfig(TrainingSettings):
 
 
 class DpoConfig(TrainingSettings):
-    """One round of direct preference optimisation. Defaults are the seed's."""
+    """One round of direct preference optimisation. The defaults are the reference recipe's."""
 
     lora: Lora = Field(default=Lora(r=32, alpha=64), description="The round's fresh adapter.")
     learning_rate: PositiveFloat = Field(default=5e-6, description="Peak learning rate.")
-    warmup_ratio: float = Field(default=0.1, ge=0, lt=1, description="Share of warm-up steps.")
+    warmup_ratio: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of the steps used for warm-up."
+    )
     epochs: PositiveFloat = Field(default=1, description="Passes over the round's pairs.")
     loss: Loss = Field(default=Sigmoid(), description="The preference loss.")
     sft_weight: float = Field(
         default=0.0,
         ge=0,
         description="Weight of the chosen reply's mean negative log-likelihood, added to the "
-        "loss (Pang et al. 2024, eq. 4). 0 = plain DPO, the seed's.",
+        "loss (Pang et al. 2024, eq. 4). Default: 0, plain DPO.",
     )
     max_prompt_length: PositiveInt = Field(
         default=2048,
-        description="Tokens of the prompt; the oldest turns are dropped until it fits, system "
-        "and last user turn stay.",
+        description="Maximum tokens of a prompt. Its oldest turns are dropped until it fits; the "
+        "system turn and the last user turn are kept.",
     )
     min_completion_tokens: PositiveInt = Field(
         default=1,
-        description="Tokens of a reply that must be left after cutting to max_length; pairs with "
-        "less are quarantined.",
+        description="Tokens of a reply that must remain after cutting to max_length; pairs with "
+        "fewer are quarantined.",
     )
 
     @model_validator(mode="after")
@@ -194,7 +209,8 @@ class DpoConfig(TrainingSettings):
         if self.max_prompt_length + self.min_completion_tokens > self.max_length:
             raise ValueError(
                 f"max_prompt_length {self.max_prompt_length} + min_completion_tokens "
-                f"{self.min_completion_tokens} exceed max_length {self.max_length}; lower one"
+                f"{self.min_completion_tokens} exceed max_length {self.max_length}; lower one of "
+                "the first two or raise max_length"
             )
         return self
 
@@ -203,15 +219,15 @@ class DpoConfig(TrainingSettings):
         if self.loss.trl_type is None and not self.engine.any_loss:
             raise ValueError(
                 f"engine {self.engine.name} has no {self.loss.name} loss (TRL's trainer lacks it); "
-                "set engine: {name: packed}, or another loss"
+                "set engine: {name: packed}, or choose another loss"
             )
         return self
 
     def trl_arguments(self, *, seed: int) -> dict[str, Any]:
         """These settings under the argument names of `trl.DPOConfig`.
 
-        `disable_dropout` is off, or the adapter's dropout would be ignored; a fresh adapter adds
-        nothing with or without it, so the reference is the same.
+        `disable_dropout` is off, because it would disable the adapter's dropout. The reference is
+        unaffected: it runs without the adapter.
         """
         arguments = {**self.trainer_arguments(seed=seed), **self.loss.trl_arguments()}
         if self.sft_weight and self.loss.trl_type:

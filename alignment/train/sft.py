@@ -1,7 +1,7 @@
-"""Supervised fine-tuning of one LoRA adapter on assistant tokens, by TRL's SFTTrainer or on it.
+"""Supervised fine-tuning of a LoRA adapter with TRL's SFTTrainer, stock or with packed steps.
 
-The loss is the mean negative log-likelihood of the assistant's tokens, the closing end-of-turn
-token among them; which tokens those are is decided by position (`data.encode`) and checked
+The loss is the mean negative log-likelihood of the assistant's tokens, including the closing
+end-of-turn token. These tokens are found by position (`models/chat_template.py`) and checked
 against the chat template before the first step. Not here: loading the model, merging.
 """
 
@@ -36,32 +36,32 @@ def train_sft(
 ) -> TrainingSummary:
     """Train a fresh adapter on `policy` and write it to `workspace.out`/adapter.
 
-    Beside it: history.jsonl (what the trainer logged, a line a step) and samples.jsonl.
-    Continues from the newest sound checkpoint in `workspace.checkpoints`.
+    Also writes history.jsonl (the trainer's log, one line per step) and samples.jsonl.
+    Continues from the newest intact checkpoint in `workspace.checkpoints`.
 
     Raises:
         DataError: the chat template and the loss mask disagree on a conversation.
-        Interrupted: asked to stop; a checkpoint was written.
-        ModelError: the engine does not know this kind of model.
+        Interrupted: a stop was requested; a checkpoint was written.
+        ModelError: the engine does not support this kind of model.
         TrainingError: the loss is not finite.
     """
     tokenizer = policy.tokenizer
     check_spans(tokenizer, conversations)
-    seen = list(held_out)[: config.evaluation_rows]
+    evaluation = list(held_out)[: config.evaluation_rows]
     samples = SampleGenerationCallback(
         tokenizer,
-        [_up_to_last_user_turn(row) for row in seen[: config.samples]],
+        [_up_to_last_user_turn(row) for row in evaluation[: config.samples]],
         workspace.out / "samples.jsonl",
         max_new_tokens=config.sample_tokens,
     )
     arguments = on_this_machine(
-        config.trl_arguments(seed=seed), workspace.folder / "trl", evaluates=bool(seen)
+        config.trl_arguments(seed=seed), workspace.folder / "trl", evaluates=bool(evaluation)
     )
     trainer = trainers_of(config.engine).sft(
         model=policy.model,
         args=SFTConfig(**arguments),
         train_dataset=_rows(conversations, tokenizer),
-        eval_dataset=_rows(seen, tokenizer) if seen else None,
+        eval_dataset=_rows(evaluation, tokenizer) if evaluation else None,
         processing_class=tokenizer,
         peft_config=LoraConfig(**config.lora.peft_arguments()),
         data_collator=CompletionOnlyCollator.of(tokenizer),
@@ -71,7 +71,8 @@ def train_sft(
 
 
 def _rows(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    # Rendered here, not by TRL: in a table each tool call would get the arguments of all.
+    # Rendered here, not by TRL: in a Dataset column of chats, each tool call would get the
+    # arguments of all calls.
     return Dataset.from_list(
         [
             {
@@ -87,8 +88,8 @@ def _rows(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerB
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, row: Conversation) -> str:
     text = tokenizer.apply_chat_template(**as_template(row.messages), tokenize=False)
-    # TRL appends the end-of-turn token to text that does not end with it; the template's last
-    # newline would make it stand twice.
+    # TRL appends the end-of-turn token to text that does not end with it; with the template's last
+    # newline there would be two.
     return str(text).rstrip("\n")
 
 

@@ -1,4 +1,4 @@
-"""TRL's trainers as each engine builds them, not yet started.
+"""Builds TRL's trainers for each engine, without starting them.
 
 Not here: an engine's settings (`scoring/engine.py`), running a trainer (`loop.py`).
 """
@@ -19,13 +19,13 @@ from alignment.train.objectives import ConversationObjective, PairObjective
 
 
 class Trainers(Protocol):
-    """What an engine makes of TRL's trainers."""
+    """Builds the trainers of one engine."""
 
     def sft(self, **arguments: Any) -> SFTTrainer:
-        """The trainer of supervised fine-tuning, given TRL's own arguments."""
+        """The trainer for supervised fine-tuning, from TRL's own arguments."""
 
     def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> DPOTrainer:
-        """The trainer of a DPO round, given TRL's own arguments."""
+        """The trainer for a DPO round, from TRL's own arguments."""
 
     def first_logprobs(self, trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:
         """Log-probs of the first pairs under policy and reference, before any step."""
@@ -37,7 +37,7 @@ def trainers_of(engine: Engine) -> Trainers:
 
 
 class StockTrainers:
-    """TRL's trainers as they come; their arguments name loss and weight."""
+    """TRL's trainers unchanged; loss and weight are among their own arguments."""
 
     def sft(self, **arguments: Any) -> SFTTrainer:
         """TRL's `SFTTrainer`."""
@@ -45,11 +45,11 @@ class StockTrainers:
 
     def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> DPOTrainer:
         """TRL's `DPOTrainer`."""
-        del loss, sft_weight  # `arguments` has both under TRL's names
+        del loss, sft_weight  # `arguments` contains both under TRL's names
         return DPOTrainer(**arguments)
 
     def first_logprobs(self, trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:
-        """By TRL's own means, on its first batch."""
+        """Computed by TRL's own code on its first batch."""
         return trl_logprobs(trainer)
 
 
@@ -74,12 +74,12 @@ class PackedTrainers:
         return trainer
 
     def first_logprobs(self, trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:
-        """On the rows of a first optimiser step, packed."""
+        """Computed on the packed rows of the first optimiser step."""
         return packed.first_logprobs(trainer)
 
 
 def trl_logprobs(trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:
-    """Policy and reference on TRL's first batch, computed by TRL's means."""
+    """Log-probs of policy and reference on TRL's first batch, computed by TRL's own code."""
     model: Any = trainer.model
     rows: Any = trainer.train_dataset
     first = range(min(trainer.args.train_batch_size, len(rows)))
@@ -99,7 +99,7 @@ def trl_logprobs(trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:
 
 
 def on_this_machine(arguments: dict[str, Any], folder: Path, *, evaluates: bool) -> dict[str, Any]:
-    """Trainer arguments completed with what only the machine and the data know."""
+    """Trainer arguments, completed with those that depend on the machine and the data."""
     return {
         **arguments,
         "eval_strategy": arguments["eval_strategy"] if evaluates else "no",

@@ -2,7 +2,7 @@
 
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -148,3 +148,13 @@ def conversations():
     from alignment.data.practice.source import PracticeSource
 
     return list(PracticeSource(part="sft", rows=8).conversations())
+
+
+@pytest.fixture
+def adapted(open_tiny, make_adapter):
+    """The tiny model with a non-zero adapter, wrapped by PEFT as in a trainer."""
+    from peft import PeftModel
+
+    loaded = open_tiny()
+    folder = make_adapter("a", seed=1).uri.removeprefix("folder:")
+    return replace(loaded, model=PeftModel.from_pretrained(loaded.model, folder).eval())

@@ -1,4 +1,4 @@
-"""The benchmark of merge against stack, whole, on the tiny model and the practice set."""
+"""The complete benchmark of merge and stack, on the tiny model and the practice set."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def arguments(tiny_model_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(arguments):
-    with pytest.raises(Interrupted, match="time is over before base of merge bf16, seed 0"):
+    with pytest.raises(Interrupted, match="time limit reached before base of merge bf16, seed 0"):
         compose.main([*arguments, "--minutes", "0"])
     first = compose.main([*arguments, "--arms", "stack", "--last", "sft"])
     assert [(stage.arm, stage.stage) for stage in first] == [("stack", "sft")]
@@ -55,7 +55,7 @@ def test_a_stack_hands_over_what_was_trained_and_a_merge_does_not(found):
 
 @pytest.mark.slow
 def test_what_was_measured_is_written_and_not_measured_again(found, arguments):
-    """The seconds in every row come from the store: a step built again would have others."""
+    """The seconds in every row come from the store: a rebuilt step would have others."""
     out = Path(arguments[-1])
     written = json.loads((out / "results.json").read_text())
     assert [Stage.model_validate(row) for row in written["stages"]] == found

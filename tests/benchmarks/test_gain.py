@@ -1,4 +1,4 @@
-"""What an arm hands over of the margin that rounds gained."""
+"""How much of the margin gained by rounds an arm keeps."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_gain_kept_is_the_margin_above_the_stacks_after_sft():
     assert gain_kept(FOUND, "stack", 0, "start") == {"sft": 0, "dpo-1": 0.125}
 
 
-def test_an_exported_model_is_held_against_the_exported_sft():
+def test_an_exported_model_is_compared_with_the_exported_sft():
     """.45 - .2 = .25 and .4 - .2 = .2, though in four bits the merge is below the stack."""
     merged = gain_kept(FOUND, "merge bf16", 0, "exported bf16")
     assert merged == pytest.approx({"sft": 0, "dpo-1": 0.25})

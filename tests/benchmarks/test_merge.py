@@ -1,9 +1,9 @@
-"""That the benchmark of merges measures one."""
+"""The benchmark of merges measures one."""
 
 from benchmarks.merge import main
 
 
-def test_a_merge_is_measured_and_taken_away_again(tmp_path, capsys):
+def test_a_merge_is_measured_and_deleted_again(tmp_path, capsys):
     found = main(["--model", "tiny", "--scratch", str(tmp_path)])
     assert 0.9 < found["kept_share"] <= 1.001
     assert found["written_gb"] > 0

@@ -1,4 +1,4 @@
-"""The benchmark at a size that says nothing about speed: that it runs, and counts right."""
+"""The benchmark at a tiny size, which says nothing about speed: it runs and counts right."""
 
 import json
 import random
@@ -11,7 +11,7 @@ from benchmarks.workload import DISTRIBUTIONS, pairs_of, tokenizer
 
 
 def test_rows_have_exactly_the_lengths_that_were_drawn():
-    """Prompt with the reply's opening, and each reply with its end-of-turn token."""
+    """The prompt includes the reply's opening, and each reply its end-of-turn token."""
     draw, words = random.Random(0), tokenizer()
     for pair in pairs_of("short", 20, seed=0):
         lengths = DISTRIBUTIONS["short"](draw)

@@ -1,8 +1,8 @@
-"""The first 20 steps of SFT and of DPO, as they were when they were last looked at.
+"""The first 20 steps of SFT and of DPO, compared with recorded losses.
 
-A pipeline that computes the same has the same losses, to 1e-3 of each: a change of a library may
-move the last digits. One that moves more is a change of what is trained; it is meant or a mistake.
-Meant: `make golden`, and the commit says why.
+If the pipeline computes the same, each loss agrees to 1e-3; a library update may change the last
+digits. A larger difference means that training has changed, on purpose or by mistake. If on
+purpose, run `make golden` and explain it in the commit.
 """
 
 import json
@@ -23,7 +23,7 @@ from alignment.train.sft import train_sft
 
 TOLERANCE = 1e-3
 SHARED = {
-    "engine": Stock(),  # to which the packed one is held in tests of its own
+    "engine": Stock(),  # other tests compare the packed engine with it
     "lora": Lora(r=4, alpha=8, dropout=0.05),
     "learning_rate": 3e-2,
     "batch": StepRows(per_device=2, accumulation=2),
@@ -56,7 +56,7 @@ PAIRS = [
 
 @pytest.fixture
 def trained(tiny_model_folder, tmp_path):
-    """A function that trains the tiny model by one of the two: the losses of its steps."""
+    """A function that trains the tiny model with SFT or DPO and returns the losses of its steps."""
     workspace = Workspace(folder=tmp_path / "work", log=tmp_path / "log")
     workspace.out.mkdir(parents=True)
     base, tokenizer = describe(tiny_model_folder, f"folder:{tiny_model_folder}", None)
@@ -93,13 +93,13 @@ def golden(request):
     return compare
 
 
-def test_sft_takes_its_recorded_way(trained, golden):
+def test_sft_follows_its_recorded_trajectory(trained, golden):
     losses = trained(train_sft, SftConfig(**SHARED), conversations=CONVERSATIONS)
     assert len(losses) == 20
     golden("sft", losses)
 
 
-def test_dpo_takes_its_recorded_way(trained, golden):
+def test_dpo_follows_its_recorded_trajectory(trained, golden):
     config = DpoConfig(**SHARED, max_prompt_length=200, loss=Sigmoid(beta=0.5))
     losses = trained(train_dpo, config, pairs=PAIRS)
     assert len(losses) == 20

@@ -1,4 +1,4 @@
-"""On a GPU: what a record says of its memory, and what a process takes that only looks.
+"""On a GPU: the peak memory in a record, and that CPU work does not open the GPU.
 
 make gpu
 """
@@ -18,7 +18,7 @@ pytestmark = [
 MIB = 2**20
 
 
-def test_the_probing_of_a_plan_leaves_the_earlier_peak_in_the_record():
+def test_measuring_a_plan_keeps_the_earlier_peak_in_the_record():
     from alignment.execution.provenance import peak_memory
 
     held = torch.empty(2048 * MIB, dtype=torch.uint8, device="cuda")
@@ -27,7 +27,7 @@ def test_the_probing_of_a_plan_leaves_the_earlier_peak_in_the_record():
     def attempt(tokens, share):
         torch.empty(int(tokens * (2 - share)) * 1024, dtype=torch.uint8, device="cuda")
 
-    training_plan("auto", "auto", cuda=True, longest=1, attempt=attempt, later=0)
+    training_plan("auto", "auto", cuda=True, longest=1, attempt=attempt, reserved=0)
     assert torch.cuda.max_memory_allocated() < 1024 * MIB
     assert peak_memory()["peak_gpu_gib"] >= 2.0
 

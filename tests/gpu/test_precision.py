@@ -2,7 +2,7 @@
 
     make gpu
 
-Both round; which of two roundings lies nearer in one case is chance, hence the tenth.
+Both round, and which one is closer in a single case is chance; hence the tolerance of a tenth.
 """
 
 import pytest
@@ -23,7 +23,9 @@ from benchmarks.workload import pairs_of, tokenizer
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.filterwarnings("ignore"),  # of compilers and of other versions than the pinned
+    pytest.mark.filterwarnings(
+        "ignore"
+    ),  # from compilers, and from versions other than the pinned ones
 ]
 PAIRS = list(pairs_of("real", 16, seed=0))
 ENGINES = [
@@ -62,7 +64,7 @@ def opened(folder, dtype):
 
 
 def divergence(found, truth):
-    """Relative difference of two lists of tensors, taken as one vector each."""
+    """Relative difference of two lists of tensors, each treated as one vector."""
     own, true = (torch.cat([t.flatten().double().cpu() for t in part]) for part in (found, truth))
     return float((own - true).norm() / true.norm())
 
@@ -88,7 +90,7 @@ def test_logprobs_are_as_close_to_fp32_as_those_of_padded_batches(folder):
 
 
 def gradient(folder, kind, engine, out, monkeypatch, *, bf16):
-    """The first step's, before clipping, in a model whose adapters do something."""
+    """Gradients of the first step, before clipping, in a model with non-zero adapters."""
     found: list[torch.Tensor] = []
 
     def keep(_, parameters, *__, **___):

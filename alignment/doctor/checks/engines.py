@@ -9,14 +9,14 @@ from alignment.doctor.finding import Finding
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import EvaluateModel, Step, TrainDpo, TrainSft
 from alignment.scoring.engine import Packed
-from alignment.scoring.families import against_packing
+from alignment.scoring.families import packing_obstacle
 
 
 def check_engines(chain: Chain, folder: Path) -> Finding:
     """Whether the packed engine knows the attention of the model in a folder, where it is used."""
     packed = sorted(_packed(chain))
     config = AutoConfig.from_pretrained(folder)
-    reason = against_packing(config) if packed else None
+    reason = packing_obstacle(config) if packed else None
     headline = "Every step runs with TRL's own trainers, which take any model."
     if packed:
         headline = f"The packed engine knows how {config.model_type} attends."

@@ -10,7 +10,7 @@ from alignment.doctor.forecast.memory import activation_bytes, forecast_memory
 from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
 from alignment.records import Quantisation
-from alignment.scoring.budget import CPU_TOKENS, SHARE, PassMemory, Plan, fitting
+from alignment.scoring.budget import CPU_TOKENS, USABLE_SHARE, PassMemory, Plan, fit_plan
 from alignment.scoring.engine import STEPS_WORTH_COMPILING, Packed
 
 
@@ -28,7 +28,7 @@ def planned(
     if device.is_gpu:
         free = _free(training, shape, quantisation, device)
         memory = _of_a_token(training, shape)
-        plan = fitting(memory, free, engine.tokens_per_micro_batch, engine.recompute)
+        plan = fit_plan(memory, free, engine.tokens_per_micro_batch, engine.recompute)
     training = replace(training, budget=plan.tokens, recompute=plan.recompute)
     return replace(training, recompute_alone=plan.share(training.largest))
 
@@ -70,4 +70,4 @@ def _free(
 ) -> float:
     """Bytes the engine plans for: a share of what weights, adapter and optimiser leave."""
     held = forecast_memory(training, shape, quantisation, device)
-    return SHARE * (device.memory - (held.total - held.activations))
+    return USABLE_SHARE * (device.memory - (held.total - held.activations))

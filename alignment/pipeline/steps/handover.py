@@ -41,7 +41,7 @@ class HandOver(Step):
             policy.push(adapter),
             self.config,
             probe=probe_of(store, adapter),
-            place=Destination(
+            destination=Destination(
                 store=store,
                 folder=context.workspace.out / "model",
                 uri=f"store:{self.key}/model",

@@ -25,7 +25,7 @@ def test_an_exported_model_loads_by_itself_and_computes_the_same(finished, tmp_p
     assert tokenizer.chat_template == stored.tokenizer.chat_template
 
 
-def test_the_lineage_goes_with_the_model(finished, tmp_path):
+def test_the_lineage_is_exported_with_the_model(finished, tmp_path):
     export(finished.store, finished.records["merge-dpo-1"], tmp_path / "out")
     names = [row["name"] for row in json.loads((tmp_path / "out" / "lineage.json").read_text())]
     assert names[0] == "base"
@@ -34,7 +34,7 @@ def test_the_lineage_goes_with_the_model(finished, tmp_path):
     assert not {"dpo-2", "evaluate-base"} & set(names), "nothing that had no part in it"
 
 
-def test_a_trained_adapter_is_exported_as_it_is(finished, tmp_path):
+def test_a_trained_adapter_is_exported_unchanged(finished, tmp_path):
     written = export(finished.store, finished.records["dpo-1"], tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "adapter_config.json",
@@ -45,21 +45,21 @@ def test_a_trained_adapter_is_exported_as_it_is(finished, tmp_path):
     assert (written.form, written.rank) == ("adapter", 4)
 
 
-def test_the_base_model_is_exported_from_where_it_lies(finished, tmp_path, tiny_model_folder):
+def test_the_base_model_is_exported_from_its_own_folder(finished, tmp_path, tiny_model_folder):
     export(finished.store, finished.records["base"], tmp_path / "out")
     weights = (tmp_path / "out" / "model.safetensors").read_bytes()
     assert weights == (tiny_model_folder / "model.safetensors").read_bytes()
 
 
-def test_an_existing_folder_is_left_alone(finished, tmp_path):
+def test_an_existing_folder_is_not_touched(finished, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(StorageError, match=f"{tmp_path} exists already; choose a new folder"):
+    with pytest.raises(StorageError, match=f"{tmp_path} already exists; choose a new folder"):
         export(finished.store, finished.records["dpo-1"], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_what_an_interrupted_export_left_is_not_mistaken_for_one(finished, tmp_path):
-    """Files are gathered beside the target and moved there at once."""
+def test_an_interrupted_export_is_not_mistaken_for_a_complete_one(finished, tmp_path):
+    """Files are collected beside the target and moved there in one rename."""
     half = tmp_path / ".out.part"
     half.mkdir()
     (half / "half.safetensors").write_text("x")
@@ -74,12 +74,12 @@ def test_a_folder_that_cannot_be_written_is_a_usage_error(finished, tmp_path):
         export(finished.store, finished.records["dpo-1"], tmp_path / "file" / "out")
 
 
-def test_a_record_that_is_no_model_says_what_to_name_instead(finished, tmp_path):
+def test_a_record_that_is_not_a_model_says_what_to_choose_instead(finished, tmp_path):
     with pytest.raises(
-        UsageError, match=r"'pairs-1' is not a model\. Name a base, a merge or a stack"
+        UsageError, match=r"'pairs-1' is not a model\. Choose a base, a merge or a stack"
     ):
         export(finished.store, finished.records["pairs-1"], tmp_path / "out")
-    with pytest.raises(UsageError, match="such as merge-dpo-1"):
+    with pytest.raises(UsageError, match=r"e\.g\. merge-dpo-1"):
         open_for_chat(finished.store, finished.records["sft"], max_new_tokens=4)
 
 
@@ -98,7 +98,7 @@ def test_a_chat_is_the_models_greedy_reply_to_all_turns(finished):
 
 @pytest.fixture
 def written(stacked, tmp_path):
-    """A function that exports a stack of three adapters: what is said of it, and its folder."""
+    """A function that exports a stack of three adapters: its description and its folder."""
 
     def run(name="out", **options):
         record = stacked.records["stack-dpo-2"]
@@ -109,7 +109,7 @@ def written(stacked, tmp_path):
 
 @pytest.fixture
 def judged(stacked):
-    """The same stack as evaluation opens it."""
+    """That stack as evaluation opens it."""
     ref = ModelRef.model_validate(stacked.records["stack-dpo-2"].output)
     return open_model(ref, stacked.store, dtype="float32", quantised=False).model
 
@@ -131,8 +131,8 @@ def test_a_stack_is_exported_as_one_folder_that_computes_the_same(written, judge
     assert json.loads((folder / "export.json").read_text()) == said.model_dump()
 
 
-def test_an_adapter_of_a_whole_stack_loads_in_plain_peft(written, judged, open_tiny):
-    """Ranks 4, 4 and 4 make 12, which vLLM serves with --max-lora-rank 16."""
+def test_a_stack_exported_as_one_adapter_loads_in_plain_peft(written, judged, open_tiny):
+    """Ranks 4, 4 and 4 add up to 12, which vLLM serves with --max-lora-rank 16."""
     from peft import PeftModel
 
     said, folder = written(form="adapter")
@@ -145,7 +145,7 @@ def test_an_adapter_of_a_whole_stack_loads_in_plain_peft(written, judged, open_t
 
 
 def test_a_gguf_of_a_stack_is_its_fp32_merge_in_one_file(written, judged):
-    """Loaded by transformers' own reader; the distance that is stated is that of the file."""
+    """Loaded by transformers' own reader; the divergence stated is that of the file."""
     from alignment.models.gguf import FILE, load_gguf
 
     said, folder = written(form="gguf")
@@ -172,13 +172,11 @@ def test_a_gguf_of_full_weights_is_a_copy(finished, tmp_path, name):
 
 
 def test_a_gguf_has_one_precision(written):
-    with pytest.raises(UsageError, match=r"a GGUF is exported in float32.*llama-quantize"):
+    with pytest.raises(UsageError, match=r"a GGUF is always exported in float32.*llama-quantize"):
         written(form="gguf", dtype="bfloat16")
 
 
-def test_bfloat16_is_written_where_it_keeps_the_training_and_float32_where_not(
-    written, monkeypatch
-):
+def test_bfloat16_is_written_if_it_keeps_the_training_and_float32_if_not(written, monkeypatch):
     """The tiny adapters were trained at a hundred times the usual rate, so bfloat16 keeps them.
 
     Asked to keep more than everything, the export falls back.
@@ -189,12 +187,12 @@ def test_bfloat16_is_written_where_it_keeps_the_training_and_float32_where_not(
     assert said.dtype == "bfloat16"
     assert said.kept_share >= 0.95
     assert said.from_measured["kl"] > 0
-    monkeypatch.setattr(export, "WORTH_A_WARNING", 1.5)
+    monkeypatch.setattr(export, "KEPT_SHARE_WARNING", 1.5)
     assert written("full")[0].dtype == "float32"
 
 
 def test_a_merge_can_be_written_again_in_another_precision(finished, tmp_path):
-    """Anew from the deltas, not by casting the folder."""
+    """It is merged again from the deltas, not cast from the folder."""
     record = finished.records["merge-dpo-1"]
     said = export(finished.store, record, tmp_path / "out", dtype="bfloat16")
     assert said.dtype == "bfloat16"
@@ -204,11 +202,11 @@ def test_a_merge_can_be_written_again_in_another_precision(finished, tmp_path):
 
 
 def test_a_base_has_no_adapter_to_export(finished, tmp_path):
-    with pytest.raises(UsageError, match="'base' has no adapter: export it without --form"):
+    with pytest.raises(UsageError, match="'base' has no adapter; export it without --form"):
         export(finished.store, finished.records["base"], tmp_path / "out", form="adapter")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("rank", "fits"), [(1, 1), (9, 16), (192, 256), (300, 320)])
-def test_the_rank_that_vllm_needs_is_the_next_one_it_takes(rank, fits):
+def test_the_rank_that_vllm_needs_is_the_next_one_it_accepts(rank, fits):
     assert Exported(form="adapter", rank=rank).notes()[-1].endswith(f"--max-lora-rank {fits}")

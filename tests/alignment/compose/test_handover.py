@@ -1,4 +1,4 @@
-"""Hand-overs on the tiny model: what is recorded, what warns and what stops the run."""
+"""Handovers of the tiny model: what is recorded, what warns and what stops the run."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ NF4 = Nf4(compute_dtype="float32")
 
 @pytest.fixture
 def probe_of(open_tiny, conversations):
-    """A function that takes the probe of a reference as its training would leave it."""
+    """A function that takes the probe of a reference as its training would save it."""
 
     def take(ref):
         loaded = open_tiny(ref)
@@ -27,24 +27,26 @@ def probe_of(open_tiny, conversations):
 
 @pytest.fixture
 def handed_over(tmp_path, probe_of):
-    """A function that hands a trained model over, by default against its own probe."""
+    """A function that hands over a trained model, by default checked with its own probe."""
 
     def run(trained, config, *, probe=None, dtype="float32"):
-        place = Destination(
+        destination = Destination(
             store=Store(root=tmp_path),
             folder=tmp_path / "merged",
             uri=f"folder:{tmp_path / 'merged'}",
             dtype=dtype,
             progress=Progress(),
         )
-        return compose_model(trained, config, probe=probe or probe_of(trained), place=place)
+        return compose_model(
+            trained, config, probe=probe or probe_of(trained), destination=destination
+        )
 
     return run
 
 
 @pytest.fixture
 def trained(tiny_ref, make_adapter):
-    """The tiny model with an SFT adapter and that of a round, of ranks 4 and 2."""
+    """The tiny model with an SFT adapter and a round's adapter, of ranks 4 and 2."""
     sft = make_adapter("sft", seed=1)
     return tiny_ref.push(sft).push(make_adapter("dpo-1", seed=2, r=2, alpha=6))
 
@@ -63,10 +65,10 @@ def test_a_merge_in_fp32_loses_nothing(handed_over, trained):
     assert notes == ()
 
 
-def test_the_distance_in_the_record_is_that_of_the_two_models(
+def test_the_divergence_in_the_record_is_that_of_the_two_models(
     handed_over, trained, open_tiny, conversations
 ):
-    """In bfloat16, where there is one; computed again from the folder that was written."""
+    """In bfloat16, where it is not zero; computed again from the folder written."""
     made, metrics, _ = handed_over(trained, Merge(dtype="bfloat16"))
     before, after = open_tiny(trained), open_tiny(made)
     gaps = []
@@ -85,7 +87,7 @@ def test_the_distance_in_the_record_is_that_of_the_two_models(
 
 
 def test_a_model_trained_in_four_bits_is_loaded_in_four_bits_again(handed_over, trained):
-    """The distance then holds the noise of the four bits, which the next stage meets."""
+    """The divergence then includes the quantisation noise that the next stage sees."""
     quantised = trained.model_copy(update={"quantisation": NF4})
     made, metrics, _ = handed_over(quantised, Merge(dtype="float32"))
     assert made.quantisation == NF4
@@ -93,23 +95,25 @@ def test_a_model_trained_in_four_bits_is_loaded_in_four_bits_again(handed_over, 
     assert metrics["mean_abs_logprob"] > 1e-4
 
 
-def test_a_merge_beyond_its_bound_stops_the_run_with_the_figures(handed_over, trained):
-    """A model in four bits; the noise of quantising again is more than allowed."""
+def test_a_merge_beyond_its_limit_stops_the_run_with_the_figures(handed_over, trained):
+    """A model in four bits: the noise of quantising it again exceeds the limit."""
     quantised = trained.model_copy(update={"quantisation": NF4})
     with pytest.raises(TrainingError) as caught:
         handed_over(quantised, Merge(dtype="bfloat16", max_kl=1e-9))
     message = str(caught.value)
-    assert message.startswith("the merge of sft + dpo-1 is not the model that was trained: mean |d")
+    assert message.startswith(
+        "the merge of sft + dpo-1 differs from the model that was trained: mean"
+    )
     assert "KL " in message
     assert "top-1 " in message
     assert "kept share " in message
-    assert "allowed is a KL of 1e-09; set compose.name=stack, which loses nothing" in message
+    assert "largest KL allowed is 1e-09; set compose.name=stack, which loses nothing" in message
 
 
 def test_a_merge_that_keeps_less_than_95_percent_says_what_to_do():
     assert kept_notes(0.95) == ()
     (note,) = kept_notes(0.42)
-    assert "kept 0.42" in note
+    assert "kept only 0.42" in note
     assert "compose.name=stack" in note
     assert "compose.dtype=float32" in note
 
@@ -128,7 +132,7 @@ def test_a_stack_is_handed_over_bit_for_bit_and_nothing_is_written(handed_over, 
 def test_a_stack_in_four_bits_writes_its_base_once_and_loads_it_bit_for_bit(
     handed_over, trained, make_adapter, tmp_path
 ):
-    """The probe is of a model that was quantised as it was loaded; the next ones read the file."""
+    """The probed model was quantised while loading; later loads read the quantised file."""
     quantised = trained.model_copy(update={"quantisation": NF4})
     made, metrics, _ = handed_over(quantised, Stack())
     assert metrics == {"mean_abs_logprob": 0.0, "kl": 0.0, "top1": 1.0}
@@ -149,19 +153,19 @@ def test_a_new_base_is_quantised_from_its_own_weights(handed_over, trained):
     assert handed_over(made, Stack(max_rank=5)).ref.quantised is None
 
 
-def test_a_stack_that_is_not_what_was_trained_stops_the_run_with_the_figures(
+def test_a_stack_that_differs_from_what_was_trained_stops_the_run_with_the_figures(
     handed_over, trained, probe_of
 ):
-    """The last training's probe against a stack without it, and in another order of adapters."""
+    """The last training's probe against a stack without it, and with its adapters reordered."""
     with pytest.raises(TrainingError) as caught:
         handed_over(trained.reference(), Stack(), probe=probe_of(trained))
-    assert "the stack of sft is not the model that was trained: mean |d log-prob| " in str(
+    assert "the stack of sft differs from the model that was trained: mean |d log-prob| " in str(
         caught.value
     )
     assert "allowed are 0 nats in float32" in str(caught.value)
 
 
-def test_an_adapter_changed_by_one_weight_is_noticed(handed_over, trained, probe_of, tmp_path):
+def test_an_adapter_changed_in_one_weight_is_detected(handed_over, trained, probe_of, tmp_path):
     from safetensors.torch import load_file, save_file
 
     probe = probe_of(trained)
@@ -176,7 +180,7 @@ def test_an_adapter_changed_by_one_weight_is_noticed(handed_over, trained, probe
 
 
 def test_a_stack_beyond_its_rank_becomes_a_new_base_and_the_record_says_so(handed_over, trained):
-    """Ranks 4 and 2 are 6: allowed by 6, not by 5."""
+    """Ranks 4 and 2 add up to 6: allowed by a max_rank of 6, not by 5."""
     assert handed_over(trained, Stack(max_rank=6)).ref.adapters == trained.adapters
     made, metrics, notes = handed_over(trained, Stack(max_rank=5))
     assert made.adapters == ()
@@ -187,7 +191,7 @@ def test_a_stack_beyond_its_rank_becomes_a_new_base_and_the_record_says_so(hande
 
 
 def test_merged_and_stacked_models_agree_in_fp32(handed_over, trained, open_tiny):
-    """The sum of products is the product of the sum, but for rounding."""
+    """They add the same deltas, up to rounding."""
     ids = torch.tensor([[3, 4, 5, 6, 7, 8]])
     merged = handed_over(trained, Merge(dtype="float32")).ref
     stacked = handed_over(trained, Stack()).ref

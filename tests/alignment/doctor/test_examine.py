@@ -70,7 +70,7 @@ def test_an_engine_that_cannot_run_the_model_is_found_before_the_run_and_only_wh
     assert by_check(examine(settings(*overrides)))["engine"].verdict == "ok"
     found = by_check(examine(settings(*overrides, "evaluation.engine={name: packed}")))["engine"]
     assert found.verdict == "fail"
-    assert "it drops 10% of its attention" in found.headline
+    assert "it uses attention dropout (10%)" in found.headline
     assert "engine.name=stock for evaluate-base" in found.remedy
 
 

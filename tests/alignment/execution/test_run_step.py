@@ -89,7 +89,7 @@ def test_an_error_in_a_child_comes_back_as_it_was_raised(store, tmp_path):
     step = OpenBase(
         name="base", source=FolderModel(path=tmp_path / "none"), quantisation=None, digest="x"
     )
-    with pytest.raises(ModelError, match=f"no model folder {tmp_path / 'none'}. Check the path"):
+    with pytest.raises(ModelError, match=f"model folder {tmp_path / 'none'} does not exist. Check"):
         run_step(store, step)
     assert store.find(step.key) is None
 

@@ -1,4 +1,4 @@
-"""A merge in a process of its own, by hand or by PEFT, and the memory it took: one JSON line.
+"""Merges in a process of its own, with our code or PEFT, and prints the memory used as JSON.
 
 python -m tests.alignment.models.merge_memory shards|peft BASE ADAPTER OUT
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.memory import watched
+from benchmarks.memory import watch_memory
 
 SHARD = 40_000_000
 
@@ -44,10 +44,10 @@ def by_peft(base, adapter, out):
 
 def main(way, *paths):
     for module in ("peft", "transformers.models.qwen2.modeling_qwen2"):
-        importlib.import_module(module)  # not what is measured
-    with watched() as taken:
+        importlib.import_module(module)  # imports are not part of the measurement
+    with watch_memory() as memory:
         (by_shards if way == "shards" else by_peft)(*map(Path, paths))
-    sys.stdout.write(json.dumps(taken.beyond) + "\n")
+    sys.stdout.write(json.dumps(memory.growth) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 @pytest.fixture
 def adapter(make_adapter, tmp_path):
-    """The folder of a sound adapter."""
+    """The folder of a valid adapter."""
     make_adapter("adapter", seed=1)
     return tmp_path / "adapter"
 
@@ -40,11 +40,11 @@ def test_a_pickled_adapter_is_no_adapter(adapter):
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, 0.5, -1])
-def test_a_cut_adapter_is_damaged_wherever_it_was_cut(adapter, kept):
+def test_a_truncated_adapter_is_damaged_wherever_it_was_truncated(adapter, kept):
     content = (adapter / WEIGHTS).read_bytes()
     size = int(kept * len(content)) if isinstance(kept, float) else kept
     (adapter / WEIGHTS).write_bytes(content[:size])
-    with pytest.raises(ModelError, match="never replaced by the base model: fetch or train it"):
+    with pytest.raises(ModelError, match="not fall back to the base model: fetch or train the"):
         check_adapter(adapter)
 
 
@@ -59,23 +59,23 @@ def test_factors_are_the_files_own_with_the_scale_in_b(adapter):
 
 
 def test_an_adapter_without_some_of_its_tensors_is_refused(adapter):
-    """The library only warns and goes on with what is there."""
+    """PEFT only warns and continues with the tensors it finds."""
     tensors = load_file(adapter / WEIGHTS)
     gone = next(name for name in tensors if "lora_B" in name)
     save_file({name: t for name, t in tensors.items() if name != gone}, adapter / WEIGHTS)
-    with pytest.raises(ModelError, match=f"lacks {gone}: not a whole plain LoRA adapter"):
+    with pytest.raises(ModelError, match=f"lacks {gone}: not a complete plain LoRA adapter"):
         read_factors(adapter)
 
 
 def test_an_adapter_with_more_than_factors_is_refused(adapter):
     tensors = load_file(adapter / WEIGHTS)
     save_file({**tensors, "base_model.model.lm_head.weight": torch.ones(2)}, adapter / WEIGHTS)
-    with pytest.raises(ModelError, match=r"holds base_model\.model\.lm_head\.weight|lacks"):
+    with pytest.raises(ModelError, match=r"contains base_model\.model\.lm_head\.weight|lacks"):
         read_factors(adapter)
 
 
 def test_concatenated_factors_are_the_sum_of_the_deltas():
-    """[b1, b2] [a1; a2] = b1 a1 + b2 a2, of ranks 1 and 2; a layer of one adapter keeps its own.
+    """[b1, b2] [a1; a2] = b1 a1 + b2 a2, ranks 1 and 2; a layer with one adapter keeps its rank.
 
     b1 a1 = (1, 2)^T (1, 1) = ((1, 1), (2, 2));  b2 a2 = I diag(3, 4): the sum is
     ((4, 1), (2, 6)).
@@ -103,18 +103,18 @@ CONFIGURED = {
 
 
 @pytest.mark.parametrize("option", [*REFUSED, "bias", "init_lora_weights"])
-def test_an_adapter_that_is_no_plain_product_is_refused_with_a_reason(adapter, option):
+def test_an_adapter_that_is_not_plain_lora_is_refused_with_a_reason(adapter, option):
     path = adapter / "adapter_config.json"
     value = CONFIGURED.get(option, True)
     path.write_text(json.dumps({**json.loads(path.read_text()), option: value}))
-    with pytest.raises(ModelError, match=f"uses {option}: .+, so it can be neither merged nor"):
+    with pytest.raises(ModelError, match=f"uses {option}: .+, so it cannot be merged or stacked"):
         describe_adapter(adapter, uri="", stage="sft", trained_on="")
     with pytest.raises(ModelError, match="Use a plain LoRA adapter"):
         read_factors(adapter)
 
 
-def test_every_option_that_is_refused_is_one_of_the_librarys():
-    """A name that PEFT does not know would never be found in a config, and refuse nothing."""
+def test_every_refused_option_exists_in_peft():
+    """A name unknown to PEFT would never occur in a config and so would refuse nothing."""
     from dataclasses import fields
 
     from peft import LoraConfig

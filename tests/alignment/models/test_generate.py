@@ -14,7 +14,7 @@ LONG = (
 
 @pytest.fixture
 def tiny(open_tiny):
-    """The tiny model with its layers made loud; as it is made, it repeats the last token."""
+    """The tiny model with amplified layers; without that it only repeats the last token."""
     loaded = open_tiny()
     with torch.no_grad():
         for layer in loaded.model.model.layers.parameters():
@@ -25,7 +25,7 @@ def tiny(open_tiny):
 
 @pytest.fixture
 def head(tiny):
-    """The model's last layer with a bias of its own, apart from the embedding it is tied to."""
+    """The model's last layer, untied from the embedding and with a bias of its own."""
     tied = tiny.model.get_output_embeddings()
     own = torch.nn.Linear(tied.in_features, tied.out_features)
     own.load_state_dict({"weight": tied.weight, "bias": torch.zeros(tied.out_features)})
@@ -46,7 +46,7 @@ def ask(loaded, prompts, **options):
 
 
 def naive(loaded, prompt, tokens):
-    """Ids of the most likely token, appended, and again, until the stop; no cache, no padding."""
+    """Greedy decoding until the stop token, one forward per token; no cache, no padding."""
     ids = render(loaded.tokenizer, prompt, add_generation_prompt=True)
     reply: list[int] = []
     while len(reply) < tokens:
@@ -69,7 +69,7 @@ def test_a_reply_is_the_most_likely_token_again_and_again(talkative):
 
 
 def test_a_short_prompt_beside_a_long_one_gets_the_reply_it_gets_alone(talkative):
-    """Left padding that the model looked at, or positions that it shifted, would change it."""
+    """Attending to left padding, or positions shifted by it, would change the reply."""
     together = ask(talkative, [LONG, ASK, LONG])
     assert together == [*ask(talkative, [LONG]), *ask(talkative, [ASK]), *ask(talkative, [LONG])]
     assert together[1].text == words(talkative, naive(talkative, ASK, 8))
@@ -80,14 +80,14 @@ def test_replies_come_in_the_order_of_the_prompts_whatever_the_batch(talkative, 
     assert ask(talkative, [LONG, ASK, LONG, ASK], batch=batch) == ask(talkative, [LONG, ASK] * 2)
 
 
-def test_a_model_that_ends_its_turn_at_once_says_nothing_and_has_stopped(tiny, head):
+def test_a_model_that_ends_its_turn_at_once_gives_an_empty_reply_and_has_stopped(tiny, head):
     head.bias[end_of_turn_id(tiny.tokenizer)] = 1e4
     (reply,) = ask(tiny, [ASK])
     assert (reply.text, reply.tokens, reply.stopped) == ("", 0, True)
 
 
 def test_a_reply_ends_before_its_stop_token_which_is_not_counted(tiny, head):
-    """Made to stop after three tokens: in the row h of states that is so, and in no other row.
+    """The head is rigged to stop after three tokens: at state h, and at no other state.
 
     All states have the length of h, so h * state is largest at h itself, and far below elsewhere.
     """
@@ -107,7 +107,9 @@ def test_a_reply_ends_before_its_stop_token_which_is_not_counted(tiny, head):
     assert beside_it.text == words(tiny, naive(tiny, ASK, 8))
 
 
-def test_dropout_is_off_while_answering_and_the_mode_is_put_back(open_tiny, tiny_ref, make_adapter):
+def test_dropout_is_off_while_generating_and_the_mode_is_restored(
+    open_tiny, tiny_ref, make_adapter
+):
     loaded = open_tiny(tiny_ref.push(make_adapter("a", seed=1, lora_dropout=0.5)))
     loaded.model.train()
     assert ask(loaded, [LONG]) == ask(loaded, [LONG])

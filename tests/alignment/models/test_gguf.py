@@ -1,4 +1,4 @@
-"""GGUF files against the folders they were made of, by two readers that are not ours."""
+"""GGUF files compared with their source folders, by two independent readers."""
 
 import json
 
@@ -38,7 +38,7 @@ def folder(tmp_path, chatml_tokenizer):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_the_file_computes_what_the_folder_does(folder, tmp_path, family, tied):
-    """Bit for bit: float32 is only copied, and every row of every head is back in its place."""
+    """Bit for bit: float32 is only copied, and each head's rows are back in their old order."""
     source = folder(family, tie_word_embeddings=tied, rope_parameters={"rope_theta": 5e4})
     write_gguf(source, tmp_path / FILE)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def test_the_file_computes_what_the_folder_does(folder, tmp_path, family, tied):
         assert torch.equal(load_gguf(tmp_path)(IDS).logits, expected)
 
 
-def test_tokens_and_template_go_with_it(folder, tmp_path):
+def test_the_file_contains_tokens_and_template(folder, tmp_path):
     source = folder("llama")
     write_gguf(source, tmp_path / FILE)
     own, read = (
@@ -75,19 +75,21 @@ def test_bfloat16_weights_are_widened_and_nothing_else(folder, tmp_path):
 @pytest.mark.parametrize(
     ("family", "changes", "reason"),
     [
-        ("mistral", {}, "mistral models are not written"),
+        ("mistral", {}, "mistral models are not supported"),
         ("qwen2", {"use_sliding_window": True}, "a sliding window"),
         (
             "llama",
             {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
-            "rope of type 'linear'",
+            "rope type 'linear'",
         ),
-        ("llama", {"head_dim": 16}, "heads that are not a share of the hidden size"),
+        ("llama", {"head_dim": 16}, "head size times heads differs from the hidden size"),
         ("llama", {"hidden_act": "gelu"}, "an activation 'gelu'"),
     ],
 )
 def test_what_would_compute_something_else_is_refused(folder, tmp_path, family, changes, reason):
-    with pytest.raises(ModelError, match=f"no GGUF of this model: {reason}.*--form merged"):
+    with pytest.raises(
+        ModelError, match=f"cannot write this model as GGUF: {reason}.*--form merged"
+    ):
         write_gguf(folder(family, **changes), tmp_path / FILE)
     assert not (tmp_path / FILE).exists()
 
@@ -95,24 +97,26 @@ def test_what_would_compute_something_else_is_refused(folder, tmp_path, family, 
 @pytest.mark.parametrize(
     ("part", "value", "reason"),
     [
-        ("model", {"type": "Unigram"}, "no byte-level BPE"),
-        ("pre_tokenizer", None, "no byte-level BPE"),
-        ("pre_tokenizer", {"type": "Whitespace"}, "no byte-level BPE"),
+        ("model", {"type": "Unigram"}, "not byte-level BPE"),
+        ("pre_tokenizer", None, "not byte-level BPE"),
+        ("pre_tokenizer", {"type": "Whitespace"}, "not byte-level BPE"),
         (
             "pre_tokenizer",
             {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True},
-            "cuts text by ByteLevel in a way that llama.cpp has no name for",
+            r"llama.cpp does not support its pre-tokenizer \(ByteLevel\)",
         ),
     ],
 )
-def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(folder, part, value, reason):
+def test_a_tokenizer_that_llama_cpp_would_read_differently_is_refused(folder, part, value, reason):
     described = json.loads((folder("llama") / "tokenizer.json").read_text())
     assert pre_tokenizer(described) == "smollm"
-    with pytest.raises(ModelError, match=f"no GGUF of this model.*{reason}.*--form merged"):
+    with pytest.raises(
+        ModelError, match=f"cannot write this model as GGUF.*{reason}.*--form merged"
+    ):
         pre_tokenizer(described | {part: value})
 
 
-def test_qwens_way_of_cutting_text_has_a_name(qwen_tokenizer):
+def test_qwens_pre_tokenizer_is_supported(qwen_tokenizer):
     assert pre_tokenizer(json.loads(qwen_tokenizer.backend_tokenizer.to_str())) == "qwen2"
 
 
@@ -125,7 +129,7 @@ def llama_cpp():
 
 
 def opened(llama_cpp, folder):
-    """In float32 throughout: it would keep keys and values in float16."""
+    """In float32 throughout: by default llama.cpp keeps keys and values in float16."""
     float32 = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
     path = str(folder / FILE)
     return llama_cpp.Llama(path, n_ctx=128, logits_all=True, verbose=False, n_threads=2, **float32)
@@ -134,7 +138,7 @@ def opened(llama_cpp, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_llama_cpp_computes_the_same(llama_cpp, folder, tmp_path, family):
-    """Nothing but the order of additions differs: 4e-6 nats at most when this was written."""
+    """Only the order of additions differs: at most 4e-6 nats when this was written."""
     source = folder(family)
     write_gguf(source, tmp_path / FILE)
     model = opened(llama_cpp, tmp_path)

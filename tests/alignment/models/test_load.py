@@ -5,13 +5,13 @@ from alignment.records import Nf4
 from alignment.store.store import Store
 
 
-def test_a_model_opens_ready_to_be_asked(open_tiny):
+def test_a_model_opens_in_evaluation_mode(open_tiny):
     loaded = open_tiny()
     assert not loaded.model.training
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
 
 
-def test_the_tokenizer_pads_on_the_right_as_training_wants_it(tiny_ref, tmp_path):
+def test_the_tokenizer_pads_on_the_right(tiny_ref, tmp_path):
     assert open_tokenizer(tiny_ref, Store(root=tmp_path)).padding_side == "right"
 
 

@@ -183,7 +183,7 @@ def test_a_merged_folder_is_a_model_of_its_own(merge, tiny_ref, make_adapter, tm
     assert not hasattr(opened.model, "peft_config")
 
 
-def test_the_merge_tells_of_every_tensor(tiny_ref, make_adapter, tmp_path):
+def test_the_merge_reports_progress_for_every_tensor(tiny_ref, make_adapter, tmp_path):
     follower = Follower(tmp_path / "progress.jsonl")
     write_merge(
         plan_merge(tiny_ref.push(make_adapter("a", seed=1))),
@@ -207,7 +207,7 @@ def test_a_damaged_adapter_is_not_merged(merge, tiny_ref, make_adapter, tmp_path
 def test_where_bfloat16_keeps_too_little_the_same_folder_is_float32(
     merge, tiny_ref, make_adapter, tmp_path, monkeypatch
 ):
-    """Its shards take the place of the others, which are fewer."""
+    """The float32 shards replace the bfloat16 ones, of which there are fewer."""
     monkeypatch.setattr(weight_files, "SHARD_SIZE", "40KB")
     on_grid, _ = merge(tiny_ref.push(make_adapter("none", seed=1, scale=0.0)), dtype="bfloat16")
     base = tiny_ref.base.model_copy(update={"uri": f"folder:{on_grid}", "dtype": "bfloat16"})
@@ -219,7 +219,7 @@ def test_where_bfloat16_keeps_too_little_the_same_folder_is_float32(
         dtype="bfloat16",
         folder=tmp_path / "merged",
         progress=Progress(tmp_path / "progress.jsonl"),
-        least=0.95,
+        min_kept_share=0.95,
     )
     assert dtype == "float32"
     assert kept == pytest.approx(1, abs=1e-3)
@@ -229,10 +229,10 @@ def test_where_bfloat16_keeps_too_little_the_same_folder_is_float32(
     assert files == {file.name: file.read_bytes() for file in (tmp_path / "merged").iterdir()}
 
 
-def test_an_adapter_of_a_weight_that_the_base_lacks_is_not_left_out(
+def test_an_adapter_of_a_weight_that_the_base_lacks_is_refused(
     merge, tiny_ref, make_adapter, tmp_path
 ):
-    """Of a head that is tied: the model has it, its files have the embedding alone."""
+    """A tied head: the model has it, but its files contain only the embedding."""
     from safetensors.numpy import save_file
 
     trained = tiny_ref.push(make_adapter("a", seed=1))
@@ -248,7 +248,7 @@ def test_an_adapter_of_a_weight_that_the_base_lacks_is_not_left_out(
     settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     settings["target_modules"].append("lm_head")
     (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(settings))
-    with pytest.raises(ModelError, match=r"lm_head\.weight, and .* holds no such weight"):
+    with pytest.raises(ModelError, match=r"lm_head\.weight, but .* has no such weight"):
         merge(trained)
 
 
@@ -260,11 +260,11 @@ def test_a_base_in_four_bits_is_not_merged_into(merge, tiny_ref, make_adapter, t
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (tmp_path / "base" / "config.json").write_text(json.dumps(config))
     base = tiny_ref.base.model_copy(update={"uri": f"folder:{tmp_path / 'base'}"})
-    with pytest.raises(ModelError, match="are quantised: a merge needs the full weights"):
+    with pytest.raises(ModelError, match="are quantised, but a merge needs full weights"):
         merge(trained.model_copy(update={"base": base}))
 
 
-# --- held against PEFT ---------------------------------------------------------------------------
+# --- compared with PEFT --------------------------------------------------------------------------
 
 
 def by_peft(base, adapters, dtype, folder):
@@ -292,7 +292,7 @@ def tensors_of(ref):
 
 @pytest.fixture(params=["tied, one file, fp32", "untied, in shards, bfloat16"])
 def any_base(request, tiny_ref, tmp_path):
-    """The tiny model as it is, or with a head of its own and as large models are published."""
+    """The tiny model as it is, or with an untied head and in bfloat16 shards, as published."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if request.param.startswith("tied"):

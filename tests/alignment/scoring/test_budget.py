@@ -9,7 +9,7 @@ from alignment.scoring.budget import (
     Budget,
     PassMemory,
     Plan,
-    fitting,
+    fit_plan,
     training_plan,
 )
 
@@ -22,53 +22,53 @@ def never(tokens, share):
 
 
 def plan(tokens="auto", recompute="auto", *, longest=100):
-    return training_plan(tokens, recompute, cuda=False, longest=longest, attempt=never, later=0)
+    return training_plan(tokens, recompute, cuda=False, longest=longest, attempt=never, reserved=0)
 
 
 def fitted(memory, free, tokens="auto"):
-    found = fitting(memory, free, tokens, "auto")
+    found = fit_plan(memory, free, tokens, "auto")
     return found.tokens, found.recompute
 
 
 def test_memory_is_the_line_through_the_probes():
-    """2,048 tokens take 3 GB and 4,096 take 4 GB, so a token 1 / 2,048 GB above 2 GB.
+    """2,048 tokens take 3 GB and 4,096 take 4 GB: 2 GB fixed, and 1 / 2,048 GB per token.
 
     Keeping activations, 2,048 take 7 GB: 4 / 2,048 GB more for each.
     """
-    found = PassMemory.by(3 * GB, 4 * GB, 7 * GB)
+    found = PassMemory.from_peaks(3 * GB, 4 * GB, 7 * GB)
     assert found.fixed == pytest.approx(2 * GB)
     assert (found.recomputed, found.kept) == pytest.approx((GB / 2048, 5 * GB / 2048))
 
 
 def test_as_many_tokens_as_fit_at_a_given_share():
-    """Half of the layers: 3 MB a token, so 10 GB above the 2 fixed hold 3,333."""
+    """Half of the layers recompute: 3 MB per token, so 3,333 tokens fit into 12 - 2 GB."""
     assert MEMORY.tokens(12 * GB, 0.5) == 3333
-    assert fitting(MEMORY, 12 * GB, "auto", 0.5) == Plan(3333, 0.5)
-    assert fitting(MEMORY, 1000 * GB, "auto", 0.5) == Plan(CUDA_TOKENS, 0.5)
+    assert fit_plan(MEMORY, 12 * GB, "auto", 0.5) == Plan(3333, 0.5)
+    assert fit_plan(MEMORY, 1000 * GB, "auto", 0.5) == Plan(CUDA_TOKENS, 0.5)
 
 
 def test_as_many_tokens_as_fit_without_recomputing():
-    """6,000 tokens kept take 30 GB and the 2 fixed."""
+    """6,000 tokens with kept activations take 30 GB, plus 2 GB fixed."""
     assert fitted(MEMORY, 32 * GB) == (6000, 0)
     assert fitted(MEMORY, 100 * GB) == (8192, 0)
     assert fitted(MEMORY, 100 * GB, 1000) == (1000, 0)
 
 
 def test_below_4096_tokens_layers_recompute_before_micro_batches_shrink():
-    """4,096 x (5 - 4 share) MB = 12.288 GB where share is a half."""
+    """4,096 x (5 - 4 share) MB = 12.288 GB at a share of one half."""
     free = 2 * GB + 4096 * 3e6
     assert fitted(MEMORY, free) == (4096, 0.5)
 
 
-def test_a_longer_row_recomputes_as_much_as_it_asks_for():
-    """6,000 x (5 - 4 share) MB = 24 GB where share is a quarter; 4,096 are kept in it."""
-    found = fitting(MEMORY, 26 * GB, 4096, "auto")
+def test_a_longer_row_recomputes_as_much_as_it_needs():
+    """6,000 x (5 - 4 share) MB = 24 GB at a share of a quarter; 4,096 tokens need no share."""
+    found = fit_plan(MEMORY, 26 * GB, 4096, "auto")
     assert (found.share(4096), found.share(6000)) == (0, 0.25)
     assert found.share(26_000) == 1
 
 
-def test_a_longer_row_recomputes_all_where_nothing_was_measured():
-    assert fitting(MEMORY, 26 * GB, 4096, 0.5).share(6000) == plan(512, 0.5).share(6000) == 1
+def test_a_longer_row_recomputes_all_if_nothing_was_measured():
+    assert fit_plan(MEMORY, 26 * GB, 4096, 0.5).share(6000) == plan(512, 0.5).share(6000) == 1
 
 
 def test_a_full_device_recomputes_everything_and_still_gets_a_small_budget():
@@ -83,7 +83,7 @@ def test_without_checkpointing_there_is_nothing_to_choose():
 def test_auto_on_a_cpu_is_a_constant(caplog):
     with caplog.at_level(logging.INFO):
         assert plan(longest=9999) == Plan(CPU_TOKENS, 1)
-    assert f"tokens_per_micro_batch: auto is {CPU_TOKENS} here" in caplog.text
+    assert f"tokens_per_micro_batch: auto resolved to {CPU_TOKENS}" in caplog.text
     assert plan(512, "auto") == Plan(512, 1)
     assert plan("auto", 0.25) == Plan(CPU_TOKENS, 0.25)
 
@@ -100,7 +100,7 @@ def test_out_of_memory_halves_the_budget_and_says_so(caplog):
     budget = Budget(1000)
     budget.halve([400, 500, 600])
     assert budget.tokens == 500
-    assert "out of memory with 1000 tokens in a micro-batch: the same rows again with 500" in (
+    assert "out of memory with 1000 tokens per micro-batch; retrying the same rows with 500" in (
         caplog.text
     )
 

@@ -1,13 +1,13 @@
-"""The allocator of a GPU is stood in for where there is none; tests/gpu asks the real one."""
+"""A stand-in replaces the GPU's allocator here; tests/gpu uses the real one."""
 
 import pytest
 import torch
 
-from alignment.scoring.gpu_memory import Peak, own_peak
+from alignment.scoring.gpu_memory import Peak, process_peak
 
 
 class Allocator:
-    """Counts as CUDA's does: bytes now, and the most since it was told to count anew."""
+    """Counts as CUDA's allocator does: bytes now, and the peak since the last reset."""
 
     def __init__(self):
         self.now = self.most = 0
@@ -29,20 +29,20 @@ def allocator(monkeypatch):
 
 
 def test_a_peak_before_a_measurement_is_not_forgotten(allocator):
-    """9 held while loading, 4 while measured, 6 in training: 9, and then 12."""
+    """9 while loading, 4 while measuring, 6 in training: the peak is 9, and later 12."""
     peak = Peak()
     allocator.hold(9)
     allocator.hold(2)
     for _ in range(2):
-        peak.count_anew()
+        peak.reset()
         allocator.hold(4)
         assert torch.cuda.max_memory_allocated() == 4
         allocator.hold(2)
     allocator.hold(6)
-    assert peak.most() == 9
+    assert peak.bytes() == 9
     allocator.hold(12)
-    assert peak.most() == 12
+    assert peak.bytes() == 12
 
 
 def test_a_process_has_one_peak():
-    assert own_peak() is own_peak()
+    assert process_peak() is process_peak()

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from alignment.models.chat_template import end_of_turn_id, render
 from alignment.records import Message, PreferencePair
 from alignment.scoring.logprobs import (
     Completion,
@@ -10,6 +9,7 @@ from alignment.scoring.logprobs import (
     reply_distributions,
     reply_logprobs,
 )
+from tests.alignment.naive import naive_logprob
 
 
 def turn(role, content):
@@ -21,17 +21,6 @@ YES, NO = turn("assistant", "The answer is yes."), turn("assistant", "no")
 PAIR = PreferencePair.of(
     (SYSTEM, ASK), chosen=(YES,), rejected=(NO,), task_type="yes-no", source="test"
 )
-
-
-def naive_logprob(model, prompt, reply):
-    """The sum over reply tokens of log p(token | all before it), one forward pass per token."""
-    total = 0.0
-    for at, token in enumerate(reply):
-        before = torch.tensor([[*prompt, *reply[:at]]])
-        with torch.no_grad():
-            logits = model(input_ids=before).logits[0, -1].double()
-        total += (logits[token] - logits.exp().sum().log()).item()
-    return total
 
 
 def test_a_reply_ends_with_its_end_of_turn_token(chatml_tokenizer):
@@ -81,7 +70,7 @@ def test_the_order_of_rows_and_the_batch_size_change_nothing(open_tiny):
 
 
 def test_prompt_tokens_contribute_nothing(open_tiny):
-    """log p(reply | prompt) = log p(prompt, reply) - log p(prompt): no term of the prompt is in it.
+    """log p(reply | prompt) = log p(prompt, reply) - log p(prompt): no term of the prompt remains.
 
     All three by the loop, with the first token given.
     """
@@ -94,13 +83,13 @@ def test_prompt_tokens_contribute_nothing(open_tiny):
     assert found.sum().item() == pytest.approx(joint - of_prompt, rel=1e-5)
 
 
-def test_the_chance_of_all_next_tokens_is_one(open_tiny):
+def test_the_probabilities_of_all_next_tokens_sum_to_one(open_tiny):
     (found,) = reply_distributions(open_tiny().model, [Completion((3, 4), (5, 6, 7))], batch=1)
     assert found.shape == (3, len(open_tiny().tokenizer))
     torch.testing.assert_close(found.exp().sum(1), torch.ones(3))
 
 
-def test_distributions_hold_the_logprobs_of_the_reply(open_tiny):
+def test_distributions_contain_the_logprobs_of_the_reply(open_tiny):
     model, row = open_tiny().model, Completion((3, 4), (5, 6, 7))
     (whole,) = reply_distributions(model, [row], batch=1)
     (of_reply,) = reply_logprobs(model, [row], batch=1)
@@ -117,7 +106,7 @@ def test_swapping_chosen_and_rejected_negates_the_margin(open_tiny):
 
 
 def test_disabling_the_adapter_gives_the_reference(open_tiny, adapted, pairs):
-    """With an adapter that matters; with it switched off, the very numbers of the base model."""
+    """An active adapter changes the log-probs; disabled, they equal the base model's exactly."""
     base = open_tiny()
 
     def score(loaded):
@@ -131,7 +120,7 @@ def test_disabling_the_adapter_gives_the_reference(open_tiny, adapted, pairs):
     assert (on.chosen - off.chosen).abs().min() > 1e-3
 
 
-def test_the_mode_of_the_model_is_put_back(open_tiny):
+def test_the_mode_of_the_model_is_restored(open_tiny):
     model = open_tiny().model.train()
     reply_logprobs(model, [Completion((3,), (4,))], batch=1)
     assert model.training
@@ -149,31 +138,3 @@ def test_progress_counts_rows(open_tiny):
     rows = [Completion((3,), (4,))] * 5
     reply_logprobs(open_tiny().model, rows, batch=2, on_progress=seen.append)
     assert seen == [2, 4, 5]
-
-
-def test_the_trainer_library_scores_one_token_more_the_newline_after_the_turn(
-    open_tiny, pairs, dpo_trainer
-):
-    """TRL's reference log-probs of the trainer's own batch = ours + log p(newline | whole reply).
-
-    ChatML writes a newline after <|im_end|>. TRL counts it as part of the reply, we do not: it is
-    no part of the answer, and nothing generates it.
-    """
-    loaded = open_tiny()
-    trainer = dpo_trainer(loaded, pairs[:4])
-    batch = trainer.data_collator([trainer.train_dataset[row] for row in range(4)])
-    chosen, rejected = trainer.compute_ref_log_probs(trainer.model, batch)
-    ours = pair_logprobs(loaded.model, loaded.tokenizer, pairs[:4], batch=4, max_length=256)
-    (newline,) = render(loaded.tokenizer, PAIR.prompt)[-1:]
-    assert loaded.tokenizer.decode([newline]) == "\n"
-    stop = end_of_turn_id(loaded.tokenizer)
-    for side, own, theirs in (
-        ("chosen", ours.chosen, chosen),
-        ("rejected", ours.rejected, rejected),
-    ):
-        for at, pair in enumerate(pairs[:4]):
-            row = encode(loaded.tokenizer, pair.prompt, getattr(pair, side), max_length=256)
-            assert row.reply[-1] == stop
-            with trainer.model.disable_adapter():
-                after = naive_logprob(trainer.model, [*row.prompt, *row.reply], [newline])
-            assert theirs[at].item() == pytest.approx(own[at].item() + after, rel=1e-5)

@@ -22,22 +22,22 @@ def of_length(tokens):
     return Completion((1,), (2,) * tokens)
 
 
-def test_a_probe_is_as_many_replies_as_have_512_tokens_together():
-    """200 + 200 = 400 fit; 112 more make 512, which fit too; one more does not."""
+def test_a_probe_has_as_many_replies_as_fit_into_512_tokens():
+    """200 + 200 = 400 fit; 112 more make 512, which also fit; one more does not."""
     assert PROBE_TOKENS == 512
     rows = [of_length(200), of_length(200), of_length(112), of_length(1)]
     assert probe_rows(rows) == rows[:3]
 
 
-def test_a_probe_has_at_least_one_reply_cut_to_its_bound():
-    """At 152,064 words a reply of 4,096 tokens would make 2.5 GB of distributions in fp32."""
+def test_a_probe_has_at_least_one_reply_cut_to_the_limit():
+    """With a vocabulary of 152,064, a reply of 4,096 tokens would need 2.5 GB in fp32."""
     prompt, reply = (7,) * 900, tuple(range(900))
     (row,) = probe_rows([Completion(prompt, reply), of_length(1)])
     assert row == Completion(prompt, reply[:512])
     assert probe_rows([]) == []
 
 
-def test_replies_within_the_bound_are_probed_as_they_are():
+def test_replies_within_the_limit_are_probed_unchanged():
     assert probe_rows([of_length(512)]) == [of_length(512)]
     assert probe_rows([of_length(1), of_length(512)]) == [of_length(1)]
 
@@ -49,7 +49,7 @@ def test_distributions_and_the_probe_agree_on_their_rows(open_tiny):
 
 
 class Same(torch.nn.Module):
-    """A model of one position: it thinks the same of everything."""
+    """A model with the same distribution at every position."""
 
     def __init__(self, odds):
         super().__init__()
@@ -68,8 +68,8 @@ def says(*odds) -> Any:
     return Same(odds)
 
 
-def test_the_distance_of_two_numbers():
-    """Trained (1/2, 1/2), loaded (1/4, 3/4), one reply token, which is 0.
+def test_the_divergence_of_two_distributions():
+    """Trained (1/2, 1/2), loaded (1/4, 3/4), one reply token with id 0.
 
     |log 1/2 - log 1/4| = log 2. KL = 1/2 log 2 + 1/2 log(2/3) = 1/2 log(4/3).
     The loaded one puts 1 first; the trained one, at a tie, the first, 0: they disagree.
@@ -88,8 +88,8 @@ def test_a_model_agrees_with_itself_where_tokens_tie():
     assert divergence(trained, tied)["top1"] == 1
 
 
-def test_what_is_not_kept_of_a_distribution_counts_as_one_token(monkeypatch):
-    """Two choices kept of four. Trained (4, 2, 1, 1) / 8, loaded (2, 2, 1, 3) / 8.
+def test_tokens_outside_the_choices_count_as_one_token(monkeypatch):
+    """Two of four choices are kept. Trained (4, 2, 1, 1) / 8, loaded (2, 2, 1, 3) / 8.
 
     KL over 4/8, 2/8 and the rest, 2/8 against 4/8:
     1/2 log 2 + 1/4 log 1 + 1/4 log 1/2 = 1/4 log 2. The whole KL is 1/2 log 2 + 1/8 log 1/3.
@@ -101,7 +101,7 @@ def test_what_is_not_kept_of_a_distribution_counts_as_one_token(monkeypatch):
     assert found < 0.5 * math.log(2) + 0.125 * math.log(1 / 3)
 
 
-def test_a_model_is_at_no_distance_from_itself_also_after_the_probe_was_stored(
+def test_a_model_does_not_diverge_from_itself_even_after_the_probe_was_stored(
     open_tiny, conversations, tmp_path
 ):
     loaded = open_tiny()
@@ -113,7 +113,7 @@ def test_a_model_is_at_no_distance_from_itself_also_after_the_probe_was_stored(
     assert found == {"mean_abs_logprob": 0.0, "kl": 0.0, "top1": 1.0}
 
 
-def test_a_probe_is_of_the_last_reply_and_what_stands_before_it(open_tiny, conversations):
+def test_a_probe_scores_the_last_reply_given_the_turns_before_it(open_tiny, conversations):
     tokenizer = open_tiny().tokenizer
     first, *_ = last_replies(tokenizer, conversations)
     reply = conversations[0].messages[-1].content
@@ -123,7 +123,7 @@ def test_a_probe_is_of_the_last_reply_and_what_stands_before_it(open_tiny, conve
 
 @pytest.fixture
 def adapted(open_tiny, make_adapter, tmp_path):
-    """The tiny model with an adapter on it, as PEFT has it at the end of a training."""
+    """The tiny model with an adapter, as PEFT leaves it at the end of a training."""
     from peft import PeftModel
 
     make_adapter("trained", seed=1)
@@ -133,7 +133,7 @@ def adapted(open_tiny, make_adapter, tmp_path):
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_a_training_leaves_the_probe_of_its_model_with_the_adapter_frozen(
+def test_training_saves_the_probe_of_its_model_with_the_adapter_frozen(
     adapted, open_tiny, conversations, tmp_path, bf16
 ):
     rows = probe_rows(last_replies(open_tiny().tokenizer, conversations))
@@ -143,10 +143,10 @@ def test_a_training_leaves_the_probe_of_its_model_with_the_adapter_frozen(
     assert divergence(Probe.load(tmp_path / "probe.safetensors"), open_tiny().model)["kl"] > 1e-3
 
 
-def test_an_adapter_that_is_another_one_when_frozen_is_an_error(
+def test_an_adapter_that_changes_when_frozen_is_an_error(
     adapted, open_tiny, conversations, tmp_path
 ):
-    """As if its scale were applied twice."""
+    """Simulated by applying its scale twice."""
     from peft.tuners.lora import LoraLayer
 
     rows = probe_rows(last_replies(open_tiny().tokenizer, conversations))
@@ -158,7 +158,7 @@ def test_an_adapter_that_is_another_one_when_frozen_is_an_error(
 
 
 class Halving(dict[str, float]):
-    """Scales that are half of what they were each time they are asked for."""
+    """Scales that halve at every access."""
 
     def __getitem__(self, name):
         self[name] = super().__getitem__(name) / 2

@@ -1,6 +1,4 @@
-"""The trainers that `train_sft` and `train_dpo` build, caught before their first step."""
-
-from dataclasses import replace
+"""The trainers that `train_sft` and `train_dpo` build, intercepted before their first step."""
 
 import pytest
 
@@ -19,7 +17,7 @@ class Caught(Exception):
 
 @pytest.fixture
 def engine():
-    """The engine of `sft_config` and `dpo_config`; a test that holds for both is parametrised."""
+    """The engine of `sft_config` and `dpo_config`; tests of both engines parametrise it."""
     return Stock()
 
 
@@ -87,7 +85,7 @@ def sft_trainer(monkeypatch, sft_config, workspace):
 
 @pytest.fixture
 def dpo_trainer(monkeypatch, dpo_config, workspace):
-    """The same for pairs."""
+    """Like `sft_trainer`, for pairs."""
 
     def build(loaded, pairs, held_out=()):
         return catch(
@@ -105,13 +103,3 @@ def dpo_trainer(monkeypatch, dpo_config, workspace):
         )
 
     return build
-
-
-@pytest.fixture
-def adapted(open_tiny, make_adapter):
-    """The tiny model with an adapter that matters, as a trainer holds it: PEFT's, on top."""
-    from peft import PeftModel
-
-    loaded = open_tiny()
-    folder = make_adapter("a", seed=1).uri.removeprefix("folder:")
-    return replace(loaded, model=PeftModel.from_pretrained(loaded.model, folder).eval())

@@ -1,8 +1,8 @@
 """One process of a data-parallel training on the CPU, for `test_processes`.
 
 python -m tests.alignment.train.one_of_two KIND MODEL FOLDER [ADAPTER ...], torchrun's variables
-in the environment: trains the tiny model, on top of a stack of adapters if some are named, with the
-packed engine and leaves its artifact in FOLDER.
+in the environment: trains the tiny model, on top of a stack of the named adapters if any, with the
+packed engine and writes its artifact to FOLDER.
 """
 
 import sys
@@ -85,13 +85,13 @@ def train(
     else:
         config = DpoConfig(**settings, max_prompt_length=300, sft_weight=0.1)
         train_dpo(config, pairs=list(map(pair, range(ROWS))), **shared)
-    assert len(modes) > 1, "of several passes"
-    assert all(modes), "training goes on in training mode after an evaluation"
+    assert len(modes) > 1, "expected several passes"
+    assert all(modes), "after an evaluation, training must continue in training mode"
     return workspace.out
 
 
 def _modes_of_training(model: Any) -> list[bool]:
-    """Gets whether the model was in training mode, at every pass that keeps gradients."""
+    """A list that gets, at every pass with gradients, whether the model is in training mode."""
     found: list[bool] = []
 
     def note(module: Any, *_: Any) -> None:

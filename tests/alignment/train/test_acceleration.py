@@ -1,4 +1,4 @@
-"""Faster ways to the same numbers."""
+"""Accelerated layers compute the same numbers."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -13,24 +13,24 @@ from alignment.scoring.logprobs import predicted_logprobs
 from alignment.train.acceleration import (
     Switch,
     compile_layers,
-    fresh,
     fuse_adapters,
-    recompute,
+    set_recompute_share,
     unpack_scales,
+    untrained_adapter,
 )
 from alignment.train.losses import Sigmoid
 from alignment.train.objectives import PairObjective
-from alignment.train.packed import _take_micro_batches
+from alignment.train.packed import _accept_micro_batches
 from alignment.train.settings import ALL_LINEAR
 from benchmarks.workload import pairs_of, tokenizer
 from tests.alignment.train.models import random_model
 
-TREES = [PackedRow((5, 6, 7), ((8, 9), (10, 11, 12))), PackedRow((), ((20, 21, 22, 23),))]
+ROWS = [PackedRow((5, 6, 7), ((8, 9), (10, 11, 12))), PackedRow((), ((20, 21, 22, 23),))]
 
 
 @pytest.fixture
 def adapted():
-    """A function that gives a model with an adapter that matters, the same each time."""
+    """A function that makes a model with a non-zero adapter, the same at each call."""
 
     def make(dropout=0.0, modules=("q_proj", "v_proj", "down_proj"), **sizes):
         model = random_model("qwen2", **sizes)
@@ -53,10 +53,10 @@ def adapted():
 
 
 def gradients(model, *, autocast=False):
-    """Log-probs of the trees and the adapter's gradients of their sum."""
+    """Log-probs of the rows, and the adapter's gradients of their sum."""
     torch.manual_seed(2)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        found = predicted_logprobs(model, lay_out(TREES))
+        found = predicted_logprobs(model, lay_out(ROWS))
     found.sum().backward()
     return found.detach(), [p.grad for p in model.parameters() if p.grad is not None]
 
@@ -69,7 +69,7 @@ def assert_same(found, expected, *, rtol):
         assert (own - other).norm() <= rtol * other.norm()
 
 
-def test_a_fused_adapter_computes_the_same_also_with_dropout(adapted):
+def test_a_fused_adapter_computes_the_same_even_with_dropout(adapted):
     """The same random numbers are dropped; only the order of additions differs."""
     expected = gradients(adapted(dropout=0.5))
     fused = adapted(dropout=0.5)
@@ -78,26 +78,26 @@ def test_a_fused_adapter_computes_the_same_also_with_dropout(adapted):
 
 
 def test_a_fused_adapter_computes_in_bfloat16_what_peft_does(adapted):
-    """A bfloat16 has 8 bits, 2^-8 = 0.004 of rounding in each of several products."""
+    """bfloat16 has 8 bits: a rounding error of 2^-8 = 0.004 in each of several products."""
     expected = gradients(adapted(), autocast=True)
     fused = adapted()
     fuse_adapters(fused)
     assert_same(gradients(fused, autocast=True), expected, rtol=0.03)
 
 
-def test_a_fused_adapter_can_still_be_switched_off(adapted):
+def test_a_fused_adapter_can_still_be_disabled(adapted):
     fused = adapted()
     fuse_adapters(fused)
     with fused.disable_adapter(), torch.no_grad():
-        off = predicted_logprobs(fused, lay_out(TREES))
+        off = predicted_logprobs(fused, lay_out(ROWS))
     plain = random_model("qwen2")
     use_packed_attention(plain)
     with torch.no_grad():
-        assert torch.equal(off, predicted_logprobs(plain, lay_out(TREES)))
+        assert torch.equal(off, predicted_logprobs(plain, lay_out(ROWS)))
 
 
-def test_a_switch_leaves_nothing_of_a_fused_adapter(adapted):
-    """To the bit, also in bfloat16: what is added is zero."""
+def test_a_switch_disables_a_fused_adapter_completely(adapted):
+    """Bit for bit, even in bfloat16: the product added is zero."""
     fused, switch = adapted(), Switch("cpu")
     fuse_adapters(fused)
     for module in fused.modules():
@@ -106,15 +106,15 @@ def test_a_switch_leaves_nothing_of_a_fused_adapter(adapted):
     plain = random_model("qwen2")
     use_packed_attention(plain)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        on = predicted_logprobs(fused, lay_out(TREES))
+        on = predicted_logprobs(fused, lay_out(ROWS))
         with switch.off():
-            off = predicted_logprobs(fused, lay_out(TREES))
-        assert torch.equal(off, predicted_logprobs(plain, lay_out(TREES)))
-        assert torch.equal(on, predicted_logprobs(fused, lay_out(TREES)))
+            off = predicted_logprobs(fused, lay_out(ROWS))
+        assert torch.equal(off, predicted_logprobs(plain, lay_out(ROWS)))
+        assert torch.equal(on, predicted_logprobs(fused, lay_out(ROWS)))
         assert not torch.equal(on, off)
 
 
-def test_a_compiled_models_rewards_by_task_are_as_they_were(adapted):
+def test_compiling_does_not_change_rewards_by_task(adapted):
     """Scored outside autocast, where a bfloat16 base meets fp32 adapters."""
     from alignment.train.callbacks import RewardsByTaskCallback
 
@@ -136,7 +136,7 @@ def test_a_compiled_models_rewards_by_task_are_as_they_were(adapted):
     assert margin(compiled) == pytest.approx(expected, rel=0.05)
 
 
-def test_fusing_can_be_taken_back(adapted):
+def test_fusing_can_be_undone(adapted):
     model = adapted()
     kinds = [type(module) for module in model.modules()]
     undo = fuse_adapters(model)
@@ -164,15 +164,15 @@ def test_unpacked_scales_give_the_same_weights_to_the_bit():
 def test_half_of_the_layers_keep_their_activations(adapted):
     model = adapted()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    recompute(model, 0.5)
+    set_recompute_share(model, 0.5)
     layers = model.get_base_model().get_decoder().layers
     assert [layer.gradient_checkpointing for layer in layers] == [False, True]
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own parts
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns about its own internals
 def test_a_compiled_policy_with_a_fresh_adapter_is_its_reference_bit_for_bit(adapted):
-    """In bfloat16, where kernels compiled without the adapter would round in other places."""
+    """In bfloat16, where kernels compiled without the adapter would round differently."""
     wide = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "num_hidden_layers": 4}
     model = adapted(0.3, ALL_LINEAR, initializer_range=0.02, **wide)
     for name, parameter in model.named_parameters():
@@ -180,15 +180,20 @@ def test_a_compiled_policy_with_a_fresh_adapter_is_its_reference_bit_for_bit(ada
             parameter.data = parameter.data.bfloat16()
     compile_layers(model)
     prompt, chosen, rejected = ([7 * i % 90 for i in range(n)] for n in (50, 300, 200))
-    micro, task = lay_out([PackedRow(prompt, (chosen, rejected))]), PairObjective(Sigmoid(), 0.0)
-    _take_micro_batches(model.get_base_model())
+    micro, objective = (
+        lay_out([PackedRow(prompt, (chosen, rejected))]),
+        PairObjective(Sigmoid(), 0.0),
+    )
+    _accept_micro_batches(model.get_base_model())
     with torch.autocast("cpu", torch.bfloat16):
-        assert task.gap(model, micro) > 0.1, "of an adapter that does something"
-        with fresh(model):
-            assert task.gap(model, micro) == 0
+        assert objective.gap(model, micro) > 0.1, "the adapter must not be zero"
+        with untrained_adapter(model):
+            assert objective.gap(model, micro) == 0
             model.eval()
             with torch.no_grad():
-                assert task.gap(model, micro) == 0, "also in an evaluation, which keeps nothing"
+                assert objective.gap(model, micro) == 0, (
+                    "also in an evaluation, which keeps nothing"
+                )
 
 
 @pytest.mark.slow
@@ -204,7 +209,7 @@ def test_compiling_can_be_taken_back(adapted):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own parts
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns about its own internals
 def test_compiled_layers_compute_the_same(adapted):
     expected = gradients(adapted())
     compiled = adapted()

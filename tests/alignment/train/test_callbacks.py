@@ -41,7 +41,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(workspace, at_step, loss):
         callback.on_log(**at_step(3, logs={"loss": loss}))
 
 
-def test_every_logged_loss_becomes_a_mark_of_progress(workspace, at_step):
+def test_every_logged_loss_is_reported_as_progress(workspace, at_step):
     callback = ProgressCallback(workspace, Progress(workspace.progress), phase="training")
     callback.on_log(**at_step(3, logs={"loss": 0.5}))
     callback.on_log(**at_step(3, logs={"eval_loss": 0.5}))
@@ -50,7 +50,7 @@ def test_every_logged_loss_becomes_a_mark_of_progress(workspace, at_step):
     assert mark == {"phase": "training", "done": 3, "total": 10, "numbers": {"loss": 0.5}}
 
 
-def test_training_goes_on_until_it_is_asked_to_stop(workspace, at_step):
+def test_training_continues_until_a_stop_is_requested(workspace, at_step):
     progress = Progress()
     callback = ProgressCallback(workspace, progress, phase="training")
     event = at_step(3)
@@ -62,7 +62,7 @@ def test_training_goes_on_until_it_is_asked_to_stop(workspace, at_step):
     assert event["control"].should_training_stop
 
 
-def test_what_the_trainer_saves_is_sealed(workspace, at_step):
+def test_the_trainers_checkpoint_is_committed(workspace, at_step):
     event = at_step(3)
     staged = workspace.folder.parent / "trl" / "checkpoint-3"
     staged.mkdir(parents=True)
@@ -104,7 +104,7 @@ def test_a_resumed_run_writes_no_sample_twice(tmp_path, chatml_tokenizer, at_ste
 
 
 def test_rewards_are_beta_times_what_the_adapter_changed(open_tiny, adapted, pairs, at_step):
-    """Per task and per source, against scores of the two models on their own, beta 0.5."""
+    """Per task and per source, compared with scores of the two models alone, beta 0.5."""
     base = open_tiny()
     named = [
         pair.model_copy(update={"task_type": task, "source": "one"})
@@ -141,11 +141,11 @@ def test_the_loss_of_equal_models_lets_a_round_start(loss):
 
 
 def test_check_start_refuses_a_wrong_reference():
-    """0.69260 is what a reference without the earlier adapter gave; ln 2 = 0.693147."""
+    """A reference without the earlier adapter gave 0.69260; ln 2 = 0.693147."""
     with pytest.raises(TrainingError, match=r"0\.692600, expected 0\.693147.*not the same model"):
         check_start(Sigmoid(), 0.69260, tolerance=1e-4)
 
 
-def test_check_start_refuses_what_is_not_a_number():
+def test_check_start_refuses_nan():
     with pytest.raises(TrainingError, match="not the same model"):
         check_start(Sigmoid(), math.nan, tolerance=1e-4)

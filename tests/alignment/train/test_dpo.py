@@ -37,14 +37,14 @@ def train(config, loaded, pairs, workspace, *, held_out=(), progress=None):
 
 @pytest.fixture
 def trained(open_tiny, dpo_config, pairs, workspace):
-    """A round of two steps of four pairs, three held-out pairs looked at after the last."""
+    """A round of two steps of four pairs, evaluated on three held-out pairs after the last."""
     config = dpo_config.model_copy(update={"samples": 1})
     return train(config, open_tiny(), pairs, workspace, held_out=pairs[:3]), workspace.out
 
 
 @both_engines
 def test_loss_is_log_two_when_policy_equals_reference(trained):
-    """A fresh adapter adds nothing, dropout or not: every margin is 0, the loss -log(1/2)."""
+    """A fresh adapter adds zero, with or without dropout: all margins are 0, loss -log(1/2)."""
     _, out = trained
     first, second = [row for row in lines(out / "history.jsonl") if "loss" in row]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
@@ -79,17 +79,17 @@ def test_training_raises_the_margin_of_the_pairs_trained_on(
 
 @pytest.mark.parametrize("loss", [Sigmoid(beta=0.5), Ipo(beta=0.5)], ids=lambda loss: loss.name)
 def test_a_round_starts_from_the_loss_of_equal_models(open_tiny, pairs, dpo_trainer, loss):
-    """What is compared before the first step is what the trainer itself computes."""
+    """The check before the first step compares what the trainer itself computes."""
     trainer = dpo_trainer(open_tiny(), pairs)
     assert loss_before_training(trainer, loss, Stock()) == pytest.approx(
         loss_at_start(loss), abs=1e-6
     )
 
 
-def test_an_adapter_that_is_not_fresh_is_noticed_before_the_first_step(
+def test_an_adapter_that_is_not_fresh_is_detected_before_the_first_step(
     open_tiny, pairs, dpo_trainer
 ):
-    """The reference is the model with its adapter off, so the policy is already another one."""
+    """The reference is the model without its adapter, so the policy already differs from it."""
     trainer = dpo_trainer(open_tiny(), pairs)
     for name, parameter in trainer.model.named_parameters():
         if "lora_B" in name:
@@ -99,10 +99,10 @@ def test_an_adapter_that_is_not_fresh_is_noticed_before_the_first_step(
         check_start(loss, loss_before_training(trainer, loss, Stock()), tolerance=1e-4)
 
 
-def test_measuring_the_first_loss_leaves_the_mode_and_the_generator_alone(
+def test_measuring_the_first_loss_changes_neither_mode_nor_random_state(
     open_tiny, pairs, dpo_trainer
 ):
-    """Dropout of the first step must draw the same numbers whether or not the loss was measured."""
+    """The first step's dropout must draw the same numbers whether or not the loss is measured."""
     trainer = dpo_trainer(open_tiny(), pairs)
     trainer.model.train()
     before = torch.get_rng_state()
@@ -132,7 +132,7 @@ def test_a_loss_that_becomes_infinite_ends_the_round(open_tiny, dpo_config, pair
 
 
 @both_engines
-def test_a_stopped_round_saves_a_checkpoint_and_says_where_it_stands(
+def test_a_stopped_round_saves_a_checkpoint_and_reports_its_step(
     open_tiny, dpo_config, pairs, workspace
 ):
     progress = Progress()
@@ -142,7 +142,7 @@ def test_a_stopped_round_saves_a_checkpoint_and_says_where_it_stands(
     assert [path.name for path in workspace.checkpoints.iterdir()] == ["step-00000001"]
 
 
-def test_pairs_reach_the_trainer_with_who_they_are(open_tiny, pairs, dpo_trainer):
+def test_pairs_reach_the_trainer_with_their_ids(open_tiny, pairs, dpo_trainer):
     trainer = dpo_trainer(open_tiny(), pairs)
     assert trainer.train_dataset["task_type"] == [pair.task_type for pair in pairs]
     assert trainer.train_dataset["source"] == [pair.source for pair in pairs]
@@ -153,7 +153,7 @@ def test_pairs_reach_the_trainer_with_who_they_are(open_tiny, pairs, dpo_trainer
 def test_one_dpo_step_on_a_quantised_base_moves_an_fp32_adapter(
     open_tiny, tiny_ref, dpo_config, pairs, workspace
 ):
-    """NF4 on the CPU; the second step is the first at a rate above 0."""
+    """NF4 on the CPU; the second step is the first with a learning rate above 0."""
     quantised = tiny_ref.model_copy(update={"quantisation": Nf4(compute_dtype="float32")})
     loaded = open_tiny(quantised)
     assert "Linear4bit" in {type(module).__name__ for module in loaded.model.modules()}
@@ -173,6 +173,6 @@ def test_a_weight_for_the_chosen_replys_likelihood_adds_the_librarys_own_loss():
     assert "loss_weights" not in DpoConfig().trl_arguments(seed=0)
 
 
-def test_the_adapters_dropout_is_not_switched_off():
-    """The trainer library's default is to do so, without a word about the adapter's own."""
+def test_the_adapters_dropout_is_not_disabled():
+    """By default the trainer library silently disables it."""
     assert DpoConfig().trl_arguments(seed=0)["disable_dropout"] is False

@@ -1,6 +1,6 @@
 """Two engines, one training: stock and packed take the same steps on the same rows.
 
-In fp32 and without dropout they differ by rounding alone; the bounds are a tenth of a thousandth.
+In fp32 and without dropout they differ only by rounding; the tolerance is 1e-4.
 """
 
 import json
@@ -33,7 +33,7 @@ from tests.alignment.train.models import random_model
 from tests.golden.test_trajectories import CONVERSATIONS, PAIRS
 
 PACKED = Packed(tokens_per_micro_batch=150)
-"""Three or four of the rows here at a time, one or two of the pairs: every step is split."""
+"""Fits three or four of these rows, or one or two pairs: every step is split."""
 
 LORA = Lora(r=4, alpha=8, dropout=0.0)
 DROPPING = Lora(r=4, alpha=8, dropout=0.3)
@@ -100,7 +100,7 @@ def test_twenty_steps_have_the_same_losses(run, kind):
     ids=["plain", "accelerated"],
 )
 def test_one_step_has_the_same_gradient(kind, engine, open_tiny, run, monkeypatch):
-    """As the optimiser gets it, after all micro-batches, before clipping has a say."""
+    """The gradient after all micro-batches and before clipping."""
     found = {}
     for name, used in (("stock", Stock()), ("packed", engine)):
         loaded = open_tiny()
@@ -118,8 +118,8 @@ def test_one_step_has_the_same_gradient(kind, engine, open_tiny, run, monkeypatc
         assert (packed - stock).norm() <= 1e-5 * max(stock.norm(), 1e-3)
 
 
-def test_the_first_step_already_drops_what_dropout_drops(run, open_tiny):
-    """Loaded models are in evaluation mode below an adapter that says it is in training mode."""
+def test_dropout_is_active_from_the_first_step(run, open_tiny):
+    """A loaded model is in evaluation mode, even if its adapter is in training mode."""
     loaded, seen = open_tiny(), []
     layer = loaded.model.get_decoder().layers[0]
     layer.register_forward_hook(lambda module, *_: seen.append(module.training))
@@ -134,7 +134,7 @@ def test_the_first_step_already_drops_what_dropout_drops(run, open_tiny):
     ids=lambda loss: loss.name,
 )
 def test_every_loss_of_the_trainer_library_has_its_value(run, loss):
-    """Three steps at a rate that moves the margin; one epoch, so each row is new."""
+    """Three steps at a learning rate that changes the margin; one epoch, so each row is new."""
     changes = {"loss": loss, "max_steps": 3}
     stock, _ = run("dpo", "stock", Stock(), **changes)
     packed, _ = run("dpo", "packed", PACKED, **changes)
@@ -145,7 +145,7 @@ def test_every_loss_of_the_trainer_library_has_its_value(run, loss):
 
 
 def test_the_weight_of_the_chosen_replys_likelihood_is_the_librarys(run):
-    """One padded batch a step, so that both take the mean over the same tokens."""
+    """One padded batch per step, so that both average over the same tokens."""
     changes = {"sft_weight": 0.5, "max_steps": 3, "batch": StepRows(per_device=8, accumulation=1)}
     stock, _ = run("dpo", "stock", Stock(), **changes)
     packed, _ = run("dpo", "packed", PACKED, **changes)
@@ -158,7 +158,7 @@ def test_simpo_raises_the_margin_of_mean_logprobs(run):
     assert packed[-1]["rewards/margins"] > packed[0]["rewards/margins"]
 
 
-def test_a_loss_that_the_library_lacks_is_refused_with_engine_stock():
+def test_a_loss_that_the_library_lacks_is_refused_with_the_stock_engine():
     with pytest.raises(ValidationError, match=r"engine stock has no simpo loss.*name: packed"):
         DpoConfig(loss=SimPo(), engine=Stock())
 
@@ -173,7 +173,7 @@ def test_a_loss_that_the_library_lacks_is_refused_with_engine_stock():
     ],
 )
 def test_a_checkpoint_of_either_engine_is_continued(run, kind, engines):
-    """Stopped after step 1 and continued; the same engine gives the same bytes, dropout and all."""
+    """Stopped after step 1, then continued; one engine alone gives the same bytes, with dropout."""
     first, second = engines
     same = first == second
     changes = {"max_steps": 4, "lora": DROPPING if same else LORA}
@@ -192,7 +192,7 @@ def test_a_checkpoint_of_either_engine_is_continued(run, kind, engines):
 
 
 def limit_memory(loaded, tokens):
-    """The tiny model as it would be on a device that holds so many tokens at a time."""
+    """The tiny model, running out of memory beyond this number of tokens."""
 
     def refuse(_, positional, named):
         if named.get("segments") is not None and named["input_ids"].shape[1] > tokens:
@@ -205,7 +205,7 @@ def limit_memory(loaded, tokens):
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
 def test_out_of_memory_halves_the_budget_and_repeats_the_same_step(run, kind, open_tiny, caplog):
-    """With dropout: the same rows and random numbers as if the budget had been 150 all along.
+    """With dropout: the same rows and random numbers as with a budget of 150 from the start.
 
     The first micro-batch of a step may fit and leave gradients behind before a later one fails.
     """
@@ -215,7 +215,7 @@ def test_out_of_memory_halves_the_budget_and_repeats_the_same_step(run, kind, op
     history, found = run(
         kind, "halved", Packed(tokens_per_micro_batch=600), loaded=small, **changes
     )
-    assert "out of memory with 300 tokens in a micro-batch: the same rows again with 150" in (
+    assert "out of memory with 300 tokens per micro-batch; retrying the same rows with 150" in (
         caplog.text
     )
     assert {row["tokens_per_micro_batch"] for row in history} == {150}
@@ -224,7 +224,7 @@ def test_out_of_memory_halves_the_budget_and_repeats_the_same_step(run, kind, op
 
 
 def test_out_of_memory_first_makes_every_layer_recompute(run, open_tiny, caplog):
-    """No layer fits with its activations kept: the same steps as with all recomputed at once."""
+    """No layer can keep its activations: the same steps as if all had recomputed from the start."""
     changes = {"max_steps": 2, "lora": DROPPING, "gradient_checkpointing": True}
     _, expected = run("sft", "all", PACKED.model_copy(update={"recompute": 1.0}), **changes)
     small = open_tiny()
@@ -237,7 +237,7 @@ def test_out_of_memory_first_makes_every_layer_recompute(run, open_tiny, caplog)
         layer.register_forward_pre_hook(refuse)
     half = PACKED.model_copy(update={"recompute": 0.5})
     history, found = run("sft", "half", half, loaded=small, **changes)
-    assert "out of memory with 50% of the layers recomputing: the same rows again with all" in (
+    assert "out of memory with 50% of the layers recomputing; retrying the same rows with all" in (
         caplog.text
     )
     assert {(row["recompute"], row["tokens_per_micro_batch"]) for row in history} == {(1.0, 150)}
@@ -259,13 +259,13 @@ def test_the_configured_budget_is_warned_about_and_recorded(run, caplog):
 def test_the_automatic_budget_gives_the_same_weights_every_time(run, caplog):
     with caplog.at_level(logging.INFO, logger="alignment"):
         first, second = (run("dpo", name, Packed(), max_steps=2)[1] for name in "ab")
-    assert "tokens_per_micro_batch: auto is 1024 here" in caplog.text
+    assert "tokens_per_micro_batch: auto resolved to 1024" in caplog.text
     for name, tensor in weights(first).items():
         assert torch.equal(weights(second)[name], tensor)
 
 
 def test_a_loss_that_is_not_finite_names_the_rows(run, open_tiny):
-    """One word's embedding is broken: only rows that hold it are named, and nothing is written."""
+    """One word's embedding is broken: only rows with it are named, and nothing is written."""
     loaded = open_tiny()
     (broken,) = loaded.tokenizer.encode("7", add_special_tokens=False)
     with torch.no_grad():
@@ -279,7 +279,7 @@ def test_a_loss_that_is_not_finite_names_the_rows(run, open_tiny):
     assert {row.id for row in rows if row.id in str(stopped.value)} == sick
 
 
-def test_held_out_rows_are_looked_at_in_both_engines(run):
+def test_both_engines_evaluate_held_out_rows(run):
     stock, packed = (
         run("dpo", engine.name, engine, max_steps=2, held_out=PAIRS[:5], sample_tokens=2)[1]
         for engine in (Stock(), PACKED)
@@ -298,7 +298,7 @@ def test_held_out_rows_are_looked_at_in_both_engines(run):
     assert samples[0] == samples[1], "generation does not know the engine"
 
 
-def test_a_family_that_the_packed_engine_does_not_know_is_refused(run, open_tiny):
+def test_a_family_that_the_packed_engine_does_not_support_is_refused(run, open_tiny):
     tiny = open_tiny()
     gpt2 = replace(tiny, model=random_model("gpt2"))
     lora = Lora(r=4, alpha=8, target_modules=("c_attn",))

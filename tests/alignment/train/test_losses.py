@@ -24,7 +24,7 @@ LOSSES = [*WITH_REFERENCE, SimPo()]
 
 
 def logprobs(chosen, rejected, chosen_tokens=1, rejected_tokens=1):
-    """Sums of replies that all have so many tokens; of one token, sum and mean are the same."""
+    """Log-probs of replies of this many tokens; with one token, sum and mean are the same."""
     sums = torch.as_tensor(chosen), torch.as_tensor(rejected)
     lengths = (chosen_tokens, rejected_tokens)
     return PairLogProbs(*sums, *(torch.full((len(sums[0]),), n) for n in lengths))
@@ -67,13 +67,13 @@ def test_the_sigmoid_loss_of_three_numbers():
 
 
 def test_the_ipo_loss_of_three_numbers():
-    """The same margin of 2; beta 0.5 aims at 1 / (2 * 0.5) = 1: (2 - 1)^2 = 1."""
+    """The same margin of 2; with beta 0.5 the target is 1 / (2 * 0.5) = 1: (2 - 1)^2 = 1."""
     found = Ipo(beta=0.5)(logprobs([-2.0], [-5.0]), logprobs([-4.0], [-5.0]))
     assert found.item() == pytest.approx(1.0)
 
 
 def test_ipo_is_zero_exactly_at_its_margin():
-    """beta 0.1 aims at 1 / (2 * 0.1) = 5 nats."""
+    """With beta 0.1 the target is 1 / (2 * 0.1) = 5 nats."""
     assert Ipo(beta=0.1)(logprobs([-1.0], [-6.0]), logprobs([-3.0], [-3.0])).item() == 0.0
 
 
@@ -147,7 +147,7 @@ def sigmoid(x):
     ],
     ids=repr,
 )
-def test_each_loss_of_one_pair_by_hand(loss, expected):
+def test_each_loss_of_one_pair_equals_the_value_worked_out_by_hand(loss, expected):
     assert loss(POLICY, REFERENCE).item() == pytest.approx(expected)
 
 
@@ -165,7 +165,7 @@ def test_simpo_takes_no_reference():
 
 
 @pytest.mark.parametrize("loss", WITH_REFERENCE, ids=repr)
-def test_the_trainer_library_gets_the_same_loss_by_its_own_names(loss):
+def test_the_trainer_library_gets_the_same_loss_under_its_own_names(loss):
     from trl.trainer.dpo_config import DPOConfig
 
     arguments = DPOConfig(output_dir="unused", use_cpu=True, bf16=False, **loss.trl_arguments())

@@ -1,7 +1,7 @@
-"""The kernel's OOM killer ends a training; the next run goes on from its checkpoint.
+"""The kernel's OOM killer ends a training; the next run continues from its checkpoint.
 
-Training and a neighbour that takes more and more share a memory control group, and the kernel is
-told to take the training first. Skipped where no such group can be made.
+Training shares a memory control group with a neighbour that allocates more and more, and the kernel
+is configured to kill the training first. Skipped if no such group can be created.
 """
 
 import os
@@ -20,7 +20,7 @@ GROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.events"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.oom_control"),
 )
-"""Version 2 and 1: where groups are made, the file of their limit, the file that counts kills."""
+"""cgroup v2 and v1: parent folder of groups, file of their limit, file that counts kills."""
 LIMIT = 64 << 20
 ADAPTER = "adapter/adapter_model.safetensors"
 NEIGHBOUR = """
@@ -51,7 +51,7 @@ class Group:
 
 @pytest.fixture
 def group():
-    """A group of 64 MiB, empty; what is in it at the end is killed."""
+    """An empty group of 64 MiB; processes left in it at the end are killed."""
     for root, limit, counts in GROUPS:
         folder = root / f"sft-dpo-test-{os.getpid()}"
         try:
@@ -64,27 +64,25 @@ def group():
             yield Group(folder, limit, counts)
             return
         finally:
-            folder.rmdir()  # `neighbour`, which was asked for later, is gone
+            folder.rmdir()  # `neighbour`, which was requested later, is gone
     pytest.skip("no memory control group can be made here: it takes root, and Linux")
 
 
 @pytest.fixture
 def neighbour():
-    """A process that takes memory without end, once its input ends."""
+    """A process that allocates memory without limit once its input ends."""
     process = subprocess.Popen([sys.executable, "-c", NEIGHBOUR], stdin=subprocess.PIPE)
     yield process
     process.kill()
     process.wait()
 
 
-def test_a_training_that_the_kernel_kills_for_its_memory_goes_on(
-    finished, tmp_path, group, neighbour
-):
+def test_a_training_that_the_oom_killer_ends_can_continue(finished, tmp_path, group, neighbour):
     elsewhere = Elsewhere(finished, "sft", tmp_path)
     with elsewhere.running() as process:
         elsewhere.await_checkpoint(process)
         (child,) = children(process)
-        child.send_signal(signal.SIGSTOP)  # or so small a training would be over first
+        child.send_signal(signal.SIGSTOP)  # otherwise such a small training would finish first
         Path(f"/proc/{child.pid}/oom_score_adj").write_text("1000")
         for pid in (child.pid, neighbour.pid):
             group.add(pid)

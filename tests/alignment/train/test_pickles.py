@@ -1,6 +1,6 @@
-"""A pickle that was slipped into a checkpoint, digests and all, is refused and never run.
+"""A pickle planted in a checkpoint, with matching digests, is refused and never run.
 
-Pickled weights, adapters and code that comes with a model: `tests/alignment/models`.
+Pickled weights and adapters, and code shipped with a model: `tests/alignment/models`.
 """
 
 import json
@@ -16,7 +16,7 @@ from alignment.train.sft import train_sft
 
 
 class Runs:
-    """Leaves a file behind when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -27,7 +27,7 @@ class Runs:
 
 @pytest.fixture
 def train(open_tiny, sft_config, conversations, workspace):
-    """A function that trains on to so many steps, from the newest checkpoint of the workspace."""
+    """A function that trains up to a step, from the newest checkpoint of the workspace."""
 
     def run(steps):
         return train_sft(
@@ -43,7 +43,7 @@ def train(open_tiny, sft_config, conversations, workspace):
     return run
 
 
-def test_the_pickle_would_run_where_pickles_are_read(tmp_path):
+def test_the_pickle_would_run_if_pickles_were_read(tmp_path):
     import torch
 
     torch.save(Runs(tmp_path / "ran"), tmp_path / "x.pt")

@@ -1,4 +1,4 @@
-"""Data-parallel training: two processes with half the rows each take the steps of one."""
+"""Data-parallel training: two processes with half the rows each match one process."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Training that is killed, stopped and damaged on its way ends with the weights of one that is not.
+"""Training that is killed, stopped and damaged ends with the weights of an undisturbed one.
 
 Both trainings run on two epochs with dropout, so the order of rows and the state of the random
 generator matter, and save a checkpoint at every step.
@@ -21,18 +21,18 @@ ADAPTER = "adapter/adapter_model.safetensors"
 
 @dataclass
 class Story:
-    """What happened to one training on its way to the end."""
+    """What happened to one training before it finished."""
 
     elsewhere: Elsewhere
     steps: int
     exits: list[tuple[int, str]] = field(default_factory=list)
-    """Exit code and last words of the process that waited, for each interruption."""
+    """Exit code and last output of the waiting process, for each interruption."""
     sealed: list[set[int]] = field(default_factory=list)
-    """Steps of the whole checkpoints after each interruption."""
+    """Steps of the complete checkpoints after each interruption."""
     artifacts: list[bool] = field(default_factory=list)
     """Whether there was an artifact after each interruption."""
     survivors: list[psutil.Process] = field(default_factory=list)
-    """Children still there 5 seconds after their parent was killed."""
+    """Children still alive 5 seconds after their parent was killed."""
     damaged: int = 0
     """Step of the checkpoint that was damaged before the last run."""
     final: StageRecord | None = None
@@ -44,7 +44,7 @@ def begin(finished, name, root):
 
 
 def interrupt(story, disturb):
-    """Run until a new checkpoint is whole, then disturb(the waiting process, its child)."""
+    """Run until a new checkpoint is complete, then disturb(the waiting process, its child)."""
     before = max(story.elsewhere.sealed(), default=0)
     with story.elsewhere.running() as process:
         story.elsewhere.await_checkpoint(process, after=before)
@@ -66,14 +66,14 @@ def flip_a_bit(path):
 
 
 def end(story):
-    """Run undisturbed from what is left, in this process."""
+    """Run the remaining steps undisturbed, in this process."""
     story.final = build(story.elsewhere.store, story.elsewhere.step, Progress())
     return story
 
 
 @pytest.fixture(scope="module")
 def sft(finished, tmp_path_factory):
-    """The child is killed; then its parent; the newest checkpoint is damaged; then to the end."""
+    """The child is killed, then its parent; the newest checkpoint is damaged; then it finishes."""
     story = begin(finished, "sft", tmp_path_factory.mktemp("sft"))
     interrupt(story, lambda _, child: child.kill())
     interrupt(story, lambda parent, _: parent.kill())
@@ -84,7 +84,7 @@ def sft(finished, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dpo(finished, tmp_path_factory):
-    """The child is asked to stop by SIGTERM; then it is killed; then to the end."""
+    """The child is stopped with SIGTERM, later killed; then it finishes."""
     story = begin(finished, "dpo-1", tmp_path_factory.mktemp("dpo"))
     interrupt(story, lambda _, child: child.send_signal(signal.SIGTERM))
     interrupt(story, lambda _, child: child.kill())
@@ -103,13 +103,13 @@ def test_there_was_work_left_at_every_interruption(story):
     assert max(story.sealed[1]) > max(story.sealed[0]), "the second run went on from the first"
 
 
-def test_a_disturbed_run_comes_to_its_end(story):
+def test_a_disturbed_run_finishes(story):
     assert story.final.metrics["steps"] == story.steps
     assert not (story.elsewhere.store.root / "work" / story.elsewhere.step.key).exists()
 
 
 def test_a_disturbed_run_gives_the_same_weights(story, finished):
-    """Byte for byte, and in a store of another place."""
+    """Byte for byte, even in a store at another path."""
     undisturbed = finished.store.folder(story.elsewhere.step.key)
     assert story.elsewhere.store.root != finished.store.root
     assert story.elsewhere.file(ADAPTER) == (undisturbed / ADAPTER).read_bytes()
@@ -129,7 +129,7 @@ def test_a_disturbed_run_leaves_the_same_history_and_samples(story, finished):
     assert story.elsewhere.file("samples.jsonl") == samples
 
 
-def test_a_killed_child_is_an_interruption_that_says_how_to_go_on(sft, dpo):
+def test_a_killed_child_is_an_interruption_that_says_how_to_continue(sft, dpo):
     for code, words in (sft.exits[0], dpo.exits[1]):
         assert code == 75
         assert "was ended by SIGKILL" in words
@@ -141,7 +141,7 @@ def test_a_child_is_gone_within_five_seconds_of_its_parents_death(sft):
     assert sft.survivors == []
 
 
-def test_sigterm_lets_the_child_save_a_checkpoint_and_say_where_it_stands(dpo):
+def test_sigterm_lets_the_child_save_a_checkpoint_and_report_its_step(dpo):
     code, words = dpo.exits[0]
     stopped_at = max(dpo.sealed[0])
     assert code == 75
@@ -151,6 +151,6 @@ def test_sigterm_lets_the_child_save_a_checkpoint_and_say_where_it_stands(dpo):
     )
 
 
-def test_a_damaged_checkpoint_was_left_for_the_one_before(sft):
+def test_a_damaged_checkpoint_was_replaced_by_the_previous_one(sft):
     assert sft.damaged == max(sft.sealed[1])
     assert len(sft.sealed[1]) == 2, "there was one before it"

@@ -106,7 +106,7 @@ def test_a_run_leaves_adapter_history_and_samples(trained):
 
 
 def test_the_adapter_names_no_folder_of_this_machine(trained):
-    """Whose adapter it is stands in `AdapterRef`; a path here would load the wrong base later."""
+    """`AdapterRef` records the base; a path here would later load the wrong one."""
     _, out = trained
     settings = json.loads((out / "adapter" / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] is None
@@ -128,7 +128,7 @@ def test_the_trainable_share_is_the_adapters(trained):
 def test_the_loss_is_the_mean_over_the_targets_of_the_batch(
     open_tiny, sft_config, conversations, workspace
 ):
-    """The first loss, before anything has moved, against log-softmax by hand. Dropout off."""
+    """The first loss, before any update, against an explicit log-softmax. Dropout off."""
     lora = sft_config.lora.model_copy(update={"dropout": 0.0})
     config = sft_config.model_copy(update={"max_steps": 1, "lora": lora})
     train(config, open_tiny(), conversations[:4], workspace)
@@ -149,7 +149,7 @@ def test_the_loss_is_the_mean_over_the_targets_of_the_batch(
 
 @both_engines
 def test_a_loss_that_is_not_a_number_ends_the_run(open_tiny, sft_config, conversations, workspace):
-    """The trainer library would write 0.0 in its place and go on."""
+    """The trainer library would log 0.0 instead and continue."""
     loaded = open_tiny()
     with torch.no_grad():
         loaded.model.model.norm.weight[0] = math.nan
@@ -159,7 +159,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(open_tiny, sft_config, convers
 
 
 @both_engines
-def test_a_stopped_run_saves_a_checkpoint_and_says_where_it_stands(
+def test_a_stopped_run_saves_a_checkpoint_and_reports_its_step(
     open_tiny, sft_config, conversations, workspace
 ):
     """Two steps of an epoch of 8 rows in fours; asked to stop before the first ends."""
@@ -200,7 +200,7 @@ def test_adapter_weights_are_fp32_on_a_quantised_base(
     assert all(tensor.all() for name, tensor in stored.items() if "lora_B" in name)
 
 
-def test_the_defaults_are_the_seeds_in_the_librarys_own_words():
+def test_the_defaults_are_the_reference_recipe_under_the_librarys_names():
     arguments = SftConfig().trl_arguments(seed=7)
     assert arguments["packing"] is False
     assert arguments["learning_rate"] == 2e-5

@@ -1,7 +1,7 @@
-"""Training on top of a stack, and the traps around it.
+"""Training on top of a stack, and its pitfalls.
 
-They are those of the trainer library and of PEFT where adapters are carried along; each was met,
-and with a frozen branch inside the layers none is open.
+We ran into each of these pitfalls of the trainer library and of PEFT with several native adapters;
+with a frozen branch inside the layers none of them remains.
 """
 
 import json
@@ -41,12 +41,12 @@ def two(tiny_ref, make_adapter):
 
 @pytest.fixture(params=[None, NF4], ids=["fp32", "nf4"])
 def stacked(request, two):
-    """The same in full weights and in four bits."""
+    """The stacked model in full weights and in four bits."""
     return two.model_copy(update={"quantisation": request.param})
 
 
 def test_the_reference_is_the_stack_and_not_the_raw_base(open_tiny, stacked, pairs, dpo_trainer):
-    """PEFT's disable_adapter() turns every native adapter off: the loss then starts off ln 2.
+    """PEFT's disable_adapter() disables every native adapter; the initial loss is then not ln 2.
 
     Here it turns the newest off, and the earlier ones, which are no adapters to it, stay.
     """
@@ -64,7 +64,7 @@ def test_only_the_newest_adapter_trains_and_is_saved(open_tiny, stacked, pairs, 
     """`set_adapter` of a list makes every native adapter trainable; a buffer never is."""
     trainer = dpo_trainer(open_tiny(stacked), pairs)
     with trainer.model.disable_adapter():
-        pass  # leaving it turns requires_grad on again for whatever is active
+        pass  # leaving it sets requires_grad again for all active adapters
     trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
     assert trained
     assert all(".default." in name for name in trained)
@@ -96,7 +96,7 @@ def test_gradients_flow_through_the_branch_to_the_layers_below(open_tiny, stacke
 
 
 def test_gradients_reach_the_layers_below_after_four_bits_were_evaluated(open_tiny, two):
-    """bitsandbytes packs a CPU layer at its first forward without gradients, for good."""
+    """bitsandbytes packs a CPU layer at its first forward without gradients, irreversibly."""
     model = open_tiny(two.model_copy(update={"quantisation": NF4})).model
     logits(model)
     embedded = model.get_input_embeddings()(IDS).detach().requires_grad_()
@@ -139,7 +139,7 @@ def test_precomputed_reference_logprobs_are_those_of_the_stack(
 
 
 def test_an_adapter_folder_alone_never_names_a_base(two, open_tiny, workspace):
-    """`AutoPeft` on a folder would load base and newest without the stack between them."""
+    """`AutoPeft` on a folder would load base and newest adapter without the stack between."""
     from peft import LoraConfig, get_peft_model
 
     from alignment.train.loop import write_adapter
@@ -154,7 +154,7 @@ def test_an_adapter_folder_alone_never_names_a_base(two, open_tiny, workspace):
 def test_a_round_trained_on_a_stack_is_handed_over_bit_for_bit_by_either_engine(
     open_tiny, stacked, pairs, dpo_config, conversations, workspace, engine
 ):
-    """Whatever an engine does to the model it trains, the probe is of the model that is loaded."""
+    """Whatever an engine does to the model during training, the probe matches the loaded model."""
     loaded = open_tiny(stacked)
     train_dpo(
         dpo_config.model_copy(update={"engine": engine}),
@@ -174,8 +174,8 @@ def test_a_round_trained_on_a_stack_is_handed_over_bit_for_bit_by_either_engine(
     assert divergence(Probe.load(path), open_tiny(stacked).model)["mean_abs_logprob"] > 1e-4
 
 
-def test_a_stack_answers_with_and_without_a_cache(open_tiny, stacked):
-    """Generation goes through the same layers, one token at a time."""
+def test_a_stack_generates_with_and_without_a_cache(open_tiny, stacked):
+    """Generation uses the same layers, one token at a time."""
     model = open_tiny(stacked).model
     kwargs = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
     attention = torch.ones_like(IDS)
@@ -190,7 +190,7 @@ def test_a_stack_answers_with_and_without_a_cache(open_tiny, stacked):
 def test_a_round_on_a_stack_is_the_same_with_checkpointing(
     open_tiny, two, pairs, dpo_config, tmp_path, engine
 ):
-    """Recomputed or kept, the activations of the frozen branch are those of the same weights."""
+    """Recomputed or kept, the frozen branch's activations come from the same weights."""
     from safetensors.torch import load_file
 
     from alignment.store.store import Workspace
@@ -215,9 +215,9 @@ def test_a_round_on_a_stack_is_the_same_with_checkpointing(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own parts
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns about its own internals
 def test_compiled_layers_compute_the_same_on_a_stack(open_tiny, stacked):
-    """The frozen branch is a hook of the layers inside: the compiler must see it."""
+    """The frozen branch is a hook of the inner layers: the compiler must include it."""
     from peft import LoraConfig, get_peft_model
 
     from alignment.scoring.attention import use_packed_attention
