@@ -1,6 +1,6 @@
-"""A flow that is run from a shell: Prefect kept quiet, its steps shown, ended by signals.
+"""Runs a flow from a shell: silences Prefect, shows the steps, and stops on signals.
 
-The environment is read here and nowhere else.
+Environment variables are read here and nowhere else.
 """
 
 import os
@@ -13,12 +13,12 @@ from typing import Any, Literal
 from alignment.errors import Interrupted
 from flows.display import Display
 
-SERVER_PATIENCE = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
-"""Seconds that a run waits for the server it starts for itself."""
+SERVER_TIMEOUT = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
+"""Environment variable: seconds to wait for the temporary server to start."""
 
 
 class Stopped(Interrupted):
-    """A person pressed Ctrl-C."""
+    """Stopped by Ctrl-C."""
 
     exit_code = 130
 
@@ -26,11 +26,11 @@ class Stopped(Interrupted):
 def watched(
     display: Display, flow: Literal["pipeline", "round"], config: Path, overrides: list[str]
 ) -> Any:
-    """What a flow returns, with its steps shown while it runs.
+    """Run a flow, show its steps meanwhile, and return its result.
 
     Raises:
-        Stopped: by Ctrl-C.
-        Interrupted: Prefect's own server did not start in time.
+        Stopped: the user pressed Ctrl-C.
+        Interrupted: Prefect's temporary server did not start in time.
         SystemExit: 143, after SIGTERM.
     """
     quiet_prefect()
@@ -42,21 +42,21 @@ def watched(
             run = local.run_pipeline if flow == "pipeline" else local.run_round
             return run(config, overrides, display.watch)
     except KeyboardInterrupt:
-        raise Stopped("stopped; the same command continues from here") from None
+        raise Stopped("stopped; run the same command to continue from here") from None
 
 
 def quiet_prefect() -> None:
-    """Keep a run from a shell to what the person asked for: no analytics, no scheduler chatter."""
+    """Configure Prefect for runs from a shell: no analytics, no scheduler logs, no prompts."""
     defaults = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_CLI_PROMPT": "false",
-        # SQLite waits while gigabytes of weights are flushed to the disk it shares with them.
+        # SQLite has to wait while gigabytes of weights are flushed to the same disk.
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
-        SERVER_PATIENCE: "120",  # Prefect's own 20 are too few on a machine that is at work
+        SERVER_TIMEOUT: "120",  # Prefect's default of 20 s is too short on a busy machine
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
@@ -64,7 +64,7 @@ def quiet_prefect() -> None:
 
 @contextmanager
 def _stopping_on_sigterm() -> Iterator[None]:
-    """Within the block, SIGTERM ends the run as Ctrl-C does, with exit code 143."""
+    """Within the block, SIGTERM ends the run like Ctrl-C, but with exit code 143."""
 
     def stop(*_: object) -> None:
         raise SystemExit(143)

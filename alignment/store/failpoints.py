@@ -1,8 +1,7 @@
-"""Named points around every durable effect, at which a test can have the process die or fail.
+"""Failpoints: named points around every durable change, where tests can kill or fail the process.
 
-`alignment.store.durable` passes `<name>:before` and `<name>:after` of each effect it makes. Nothing
-happens there unless this process was armed, and nothing in the product arms one: a test does,
-or a child that a test has started (`tests/faults`).
+`alignment.store.durable` hits `<name>:before` and `<name>:after` for each change. Nothing happens
+there unless a failpoint is armed, which only tests and their child processes do (`tests/faults`).
 """
 
 import errno
@@ -12,25 +11,25 @@ from collections.abc import Callable
 from typing import Literal
 
 Action = Literal["kill", "raise", "full"]
-"""SIGKILL, an exception that nobody expects, or a full disk."""
+"""SIGKILL, an unexpected exception, or a full disk."""
 Observer = Callable[[str], None]
 
 
 class Broken(Exception):
-    """The exception of an armed failpoint."""
+    """Raised by a failpoint armed with "raise"."""
 
 
 _observers: list[Observer] = []
 
 
 def hit(name: str) -> None:
-    """Pass a point."""
+    """Report to all observers that a point was reached."""
     for observer in tuple(_observers):
         observer(name)
 
 
 def observe(observer: Observer) -> Callable[[], None]:
-    """Have `observer(name)` called at every point, until the result is called."""
+    """Call `observer(name)` at every point, until the returned function is called."""
     _observers.append(observer)
 
     def end() -> None:
@@ -41,18 +40,18 @@ def observe(observer: Observer) -> Callable[[], None]:
 
 
 def arm(action: Action, *, name: str | None = None, nth: int = 1) -> Callable[[], None]:
-    """Fail once, the n-th time that the point `name`, or any point, is passed.
+    """Fail once, the n-th time that the point `name` (or any point, if None) is hit.
 
-    The result disarms it.
+    The returned function disarms it.
     """
-    left = nth
+    remaining = nth
 
-    def count(passed: str) -> None:
-        nonlocal left
-        if name in (None, passed):
-            left -= 1
-            if left == 0:
-                _fail(action, passed)
+    def count(point: str) -> None:
+        nonlocal remaining
+        if name in (None, point):
+            remaining -= 1
+            if remaining == 0:
+                _fail(action, point)
 
     return observe(count)
 
