@@ -1,18 +1,18 @@
-"""Every error a person may meet, as one tree.
+"""All errors that a user can see, as one tree.
 
     AlignmentError          the run failed                                    exit code 1
-    ├── UsageError          the person can mend it before running again       exit code 2
+    ├── UsageError          the user can fix it and run again                 exit code 2
     │   ├── ConfigError     a config file, a key in it or a `--set`
-    │   ├── DataError       a data source or what is left of it after cleaning
+    │   ├── DataError       a data source, or too few rows after filtering
     │   ├── ModelError      a base model, adapter or tokenizer that cannot be opened
     │   └── StorageError    a folder that cannot be written, a full disk
-    ├── ArtifactError       something in the store is not what its manifest says
-    ├── TrainingError       a training run that must not go on
-    ├── Interrupted         stopped from outside; the same command continues  exit code 75
-    └── Overtaken           another run was faster; the same command goes on  exit code 75
+    ├── ArtifactError       an artifact in the store does not match its manifest
+    ├── TrainingError       a training run that must not continue
+    ├── Interrupted         stopped from outside; the same command resumes    exit code 75
+    └── Overtaken           another run wrote first; run the command again    exit code 75
 
-A message says what is wrong, where, and what to do. Errors cross process boundaries, so each
-is built from one string and stays picklable. Our own bugs are `assert`s, not these.
+A message says what is wrong, where, and what to do. Errors cross process boundaries, so each takes
+a single string and can be pickled. Bugs in this package are `assert`s, not one of these.
 """
 
 
@@ -23,7 +23,7 @@ class AlignmentError(Exception):
 
 
 class UsageError(AlignmentError):
-    """The person who started the run can mend this."""
+    """The user can fix this and run again."""
 
     exit_code = 2
 
@@ -33,7 +33,7 @@ class ConfigError(UsageError, ValueError):
 
 
 class DataError(UsageError, ValueError):
-    """A data source cannot be read, or too little is left after cleaning."""
+    """A data source cannot be read, or too few rows are left after filtering."""
 
 
 class ModelError(UsageError, ValueError):
@@ -45,21 +45,21 @@ class StorageError(UsageError, OSError):
 
 
 class ArtifactError(AlignmentError):
-    """An artifact in the store is not what its manifest says."""
+    """An artifact in the store does not match its manifest."""
 
 
 class TrainingError(AlignmentError):
-    """A training run that must not go on: a wrong reference, a loss that is not a number."""
+    """A training run that must not continue: a wrong reference model, a loss that is NaN."""
 
 
 class Interrupted(AlignmentError):
-    """Stopped from outside in the middle of a stage; the same command continues from there."""
+    """Stopped from outside in the middle of a stage; the same command resumes from there."""
 
     exit_code = 75
 
 
 class Overtaken(AlignmentError):
-    """Another run has written to the same line of rounds first; look again and go on."""
+    """Another run wrote to the same line of rounds first; read the line again and retry."""
 
     exit_code = 75
 
@@ -69,4 +69,4 @@ ERRORS: dict[str, type[AlignmentError]] = {
     for name, kind in tuple(globals().items())
     if isinstance(kind, type) and issubclass(kind, AlignmentError)
 }
-"""Name to class, for errors that come back from a child process."""
+"""Class by name, to rebuild an error that a child process reported."""

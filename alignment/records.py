@@ -1,8 +1,8 @@
-"""What crosses a boundary between two stages: what we *got*, as frozen JSON.
+"""The records that stages pass to each other: results, as frozen JSON.
 
-What we *ask for* is in the configs beside each function. Nothing here opens a file, imports a
-training library or knows where the store lies: every `uri` is `store:<key>/<path>`,
-`hub:<id>` or `folder:<path>`, and `Store.path` turns one into a place on disk.
+Settings are in the config class beside each function. Nothing here opens a file, imports a
+training library or knows where the store is: every `uri` is `store:<key>/<path>`, `hub:<id>` or
+`folder:<path>`, and `Store.path` resolves it to a path on disk.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ Json = dict[str, object]
 
 
 class Frozen(BaseModel):
-    """Immutable, and a key that it does not know is an error."""
+    """Base class of configs and records: immutable, and unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 Output = TypeVar("Output", bound=Frozen)
-"""A kind of record that a stage produces."""
+"""The type of record that a stage produces."""
 
 
 def digest_of(value: object) -> str:
@@ -44,14 +44,14 @@ def digest_of(value: object) -> str:
 
 
 def inside(path: str) -> str:
-    """The path, which cannot leave the folder that it is put below by its name.
+    """The path unchanged, after checking that it stays inside the folder it will be joined to.
 
     Raises:
-        ValueError: it is absolute, or climbs with `..`.
+        ValueError: it is absolute, or contains `..`.
     """
     parts = PurePosixPath(path.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or "\0" in path:
-        raise ValueError(f"{path!r} leaves the folder that it belongs to")
+        raise ValueError(f"{path!r} leads outside the folder that it belongs to")
     return path
 
 
@@ -59,14 +59,14 @@ def inside(path: str) -> str:
 
 
 class Function(Frozen):
-    """A function by its name, with the arguments it is called with."""
+    """The name of a function and the arguments of a call."""
 
     name: str
     arguments: dict[str, JsonValue]
 
 
 class ToolCall(Frozen):
-    """One call of a tool, in the form that chat templates read."""
+    """A tool call, in the form that chat templates expect."""
 
     type: Literal["function"] = "function"
     function: Function
@@ -76,10 +76,9 @@ class Message(Frozen):
     """One turn of a chat.
 
     Attributes:
-        tool_calls: what an assistant turn calls, after its text or in place of it.
-        tools: on the opening system turn, the functions that may be called (JSON schemas). A
-            system turn of tools alone has no text. Most messages have neither, and then neither
-            is written.
+        tool_calls: calls made by an assistant turn, after its text or instead of it.
+        tools: on the opening system turn, the functions that may be called (JSON schemas); such a
+            turn may have no text. Both fields are left out of the JSON when they are empty.
     """
 
     role: Role
@@ -89,23 +88,23 @@ class Message(Frozen):
 
     @property
     def text(self) -> str:
-        """Everything of it that a chat template makes text of."""
+        """Everything that a chat template renders: the content, tool calls and tools."""
         if not self.tool_calls and not self.tools:
             return self.content
-        beside = [call.function.model_dump() for call in self.tool_calls] + list(self.tools)
-        return "\n".join([self.content, *(json.dumps(b, ensure_ascii=False) for b in beside)])
+        extra = [call.function.model_dump() for call in self.tool_calls] + list(self.tools)
+        return "\n".join([self.content, *(json.dumps(e, ensure_ascii=False) for e in extra)])
 
     @model_serializer(mode="wrap")
-    def _without_absent(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+    def _without_empty_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
         dumped: dict[str, object] = serialise(self)
-        return {name: value for name, value in dumped.items() if value or name in _ALWAYS}
+        return {name: value for name, value in dumped.items() if value or name in _ALWAYS_WRITTEN}
 
 
-_ALWAYS = ("role", "content")
+_ALWAYS_WRITTEN = ("role", "content")
 
 
 class Conversation(Frozen):
-    """A chat to imitate. `id` is a hash of its messages (`Conversation.of`)."""
+    """A chat to imitate in SFT. `id` is a hash of its messages (`Conversation.of`)."""
 
     id: str
     messages: tuple[Message, ...]
@@ -114,7 +113,7 @@ class Conversation(Frozen):
 
     @classmethod
     def of(cls, messages: tuple[Message, ...], *, task_type: str, source: str) -> "Conversation":
-        """The conversation with its content hash as id."""
+        """Build a conversation; its id is a hash of its content."""
         content = [(message.role, message.text) for message in messages]
         return cls(
             id=digest_of(content)[:16], messages=messages, task_type=task_type, source=source
@@ -125,10 +124,10 @@ class PreferencePair(Frozen):
     """Two replies to one prompt, one preferred. `id` is a hash of the three texts.
 
     Attributes:
-        prompt: the turns before the replies, the last one of the user.
+        prompt: the turns before the replies, ending with a user turn.
         chosen: the preferred reply, usually one assistant message.
         rejected: the other reply.
-        strength: how strongly it is preferred, 0..1, or None where the source does not say.
+        strength: how strongly `chosen` is preferred, 0..1; None if the source does not say.
     """
 
     id: str
@@ -150,7 +149,7 @@ class PreferencePair(Frozen):
         source: str,
         strength: float | None = None,
     ) -> "PreferencePair":
-        """The pair with its content hash as id."""
+        """Build a pair; its id is a hash of its content."""
         parts = [[(m.role, m.text) for m in part] for part in (prompt, chosen, rejected)]
         return cls(
             id=digest_of(parts)[:16],
@@ -164,7 +163,7 @@ class PreferencePair(Frozen):
 
 
 class Prompt(Frozen):
-    """What a model is asked, without a reply: user turns, perhaps after a system turn."""
+    """A prompt without a reply: user turns, perhaps after a system turn."""
 
     id: str
     prompt: tuple[Message, ...]
@@ -173,20 +172,20 @@ class Prompt(Frozen):
 
     @classmethod
     def of(cls, prompt: tuple[Message, ...], *, task_type: str, source: str) -> "Prompt":
-        """The prompt with its content hash as id."""
+        """Build a prompt; its id is a hash of its content."""
         content = [(message.role, message.text) for message in prompt]
         return cls(id=digest_of(content)[:16], prompt=prompt, task_type=task_type, source=source)
 
 
 class Quarantined(Frozen):
-    """A row that is not used: where it stood, and the one reason why.
+    """A row that is not used: where it came from, and why it was dropped.
 
     Attributes:
         file: the source as named in the config (a path, a hub id, "practice").
         row: 1-based line in a JSONL file, 1-based row elsewhere.
-        reason: a named reason, see `alignment.data.row.Reason`.
-        detail: what was found there, in words; short.
-        id: of the record, where the row could be read.
+        reason: one of `alignment.data.row.Reason`.
+        detail: a short description of what was found.
+        id: id of the record, if the row could be read.
     """
 
     file: str
@@ -197,8 +196,8 @@ class Quarantined(Frozen):
 
     @field_validator("file", "detail")
     @classmethod
-    def _can_be_written(cls, text: str) -> str:
-        """What was found in a broken row may be no text that a file can hold."""
+    def _encodable(cls, text: str) -> str:
+        """Escape what UTF-8 cannot encode: a broken row may contain lone surrogates."""
         return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -206,7 +205,7 @@ class Quarantined(Frozen):
 
 
 class FileDigest(Frozen):
-    """One file of an artifact: path within it, bytes, sha256."""
+    """One file of an artifact: relative path, size in bytes, sha256."""
 
     path: Annotated[str, AfterValidator(inside)]
     size: int
@@ -219,9 +218,9 @@ class DataRef(Frozen):
     Attributes:
         train: uri of the rows to train on (`Conversation` or `PreferencePair`).
         held_out: uri of the rows that no stage trains on.
-        prompts: uri of held-out prompts with verifiers, where the source has them.
-        kept, held, prompt_count: rows in the three files.
-        quarantined: rows not used, by reason.
+        prompts: uri of the held-out prompts with verifiers, if the source has any.
+        kept, held, prompt_count: number of rows in these three files.
+        quarantined: number of dropped rows by reason.
     """
 
     kind: Literal["conversations", "pairs"]
@@ -236,7 +235,7 @@ class DataRef(Frozen):
 
 
 class BaseRef(Frozen):
-    """A folder of full weights. `sha256` covers every weight file; `dtype` is that on disk."""
+    """A folder of full weights. `sha256` covers every weight file; `dtype` is the one on disk."""
 
     uri: str
     revision: str | None = None
@@ -245,7 +244,7 @@ class BaseRef(Frozen):
 
 
 class TokenizerRef(Frozen):
-    """Where the tokenizer lies, its digest, and its chat template's own digest."""
+    """Where the tokenizer is, its digest, and the digest of its chat template."""
 
     uri: str
     sha256: str
@@ -256,7 +255,7 @@ class AdapterRef(Frozen):
     """One LoRA adapter: y += (alpha / r) * B A x on each target module (Hu et al. 2021, eq. 3).
 
     Attributes:
-        stage: the step that trained it: "sft", "dpo-1", ...
+        stage: name of the step that trained it: "sft", "dpo-1", ...
         trained_on: `ModelRef.ref_hash` of the model it was trained on.
     """
 
@@ -270,9 +269,9 @@ class AdapterRef(Frozen):
 
 
 class QuantisationKind(Frozen, ABC):
-    """How the weights under an adapter are stored in few bits while it is trained.
+    """How the base weights are quantised while an adapter is trained on them.
 
-    Every field is part of the keys of the models that are loaded so.
+    Every field is part of the keys of models that are loaded this way.
     """
 
     kind: str
@@ -280,32 +279,34 @@ class QuantisationKind(Frozen, ABC):
     @property
     @abstractmethod
     def bits_per_weight(self) -> float:
-        """Bits of one weight of a quantised layer, its share of the scales included."""
+        """Bits per weight of a quantised layer, including its share of the scales."""
 
     @abstractmethod
     def bitsandbytes_arguments(self) -> dict[str, Any]:
-        """The same under the argument names of `transformers.BitsAndBytesConfig`."""
+        """The settings under the argument names of `transformers.BitsAndBytesConfig`."""
 
 
 class Nf4(QuantisationKind):
-    """4-bit NormalFloat weights (Dettmers et al. 2023), in bitsandbytes' terms."""
+    """4-bit NormalFloat weights (Dettmers et al. 2023), as bitsandbytes names them."""
 
-    kind: Literal["nf4"] = Field(default="nf4", description="The 4-bit code.")
-    double: bool = Field(default=True, description="Quantise the block scales as well.")
+    kind: Literal["nf4"] = Field(default="nf4", description="4-bit data type of the weights.")
+    double: bool = Field(
+        default=True, description="Quantise the block scales as well (double quantisation)."
+    )
     compute_dtype: Literal["bfloat16", "float32"] = Field(
         default="bfloat16", description="Dtype used for matrix multiplication."
     )
 
     @property
     def bits_per_weight(self) -> float:
-        """Four, and a scale for each block of 64. Dettmers et al. 2023, section 3.
+        """Four bits, and a scale per block of 64 weights (Dettmers et al. 2023, section 3).
 
-        Scales are fp32; with `double` they take 8 bits and there is an fp32 scale for each 256.
+        Scales are fp32; with `double` they are 8-bit, with an fp32 scale per 256 of them.
         """
         return 4 + 8 / 64 + 32 / (64 * 256) if self.double else 4 + 32 / 64
 
     def bitsandbytes_arguments(self) -> dict[str, Any]:
-        """The same under the argument names of `transformers.BitsAndBytesConfig`."""
+        """The settings under the argument names of `transformers.BitsAndBytesConfig`."""
         return {
             "load_in_4bit": True,
             "bnb_4bit_quant_type": self.kind,
@@ -314,18 +315,18 @@ class Nf4(QuantisationKind):
         }
 
 
-# A union of one. A discriminator would make `kind` mandatory in config files, which a single kind
-# does not need. With a second: Annotated[Nf4 | Other, Field(discriminator="kind")].
+# A union with a single member. A discriminator would make `kind` mandatory in config files, which a
+# single kind does not need. With a second: Annotated[Nf4 | Other, Field(discriminator="kind")].
 Quantisation = Nf4
 
 
 class Materialised(Frozen):
-    """How a merged folder came to be: weights = origin + sum of `deltas`, added in fp32.
+    """How a merged folder was made: weights = origin + sum of `deltas`, added in fp32.
 
     Attributes:
-        dtype: of the weights written.
-        kept_share: projection of the written change on the exact one; 1 = nothing lost.
-        probe: log-probs of the model as trained against the merged one on a probe set:
+        dtype: dtype of the written weights.
+        kept_share: projection of the written change onto the exact change; 1 = nothing lost.
+        probe: log-probs of the trained model compared with the merged one on a probe set:
             `mean_abs_logprob`, `kl` (nats per token), `top1` (share of equal arg-max).
     """
 
@@ -338,14 +339,15 @@ class Materialised(Frozen):
 
 
 class ModelRef(Frozen):
-    """A model as a value: a base, perhaps quantised, and the adapters on it in order.
+    """A model as a value: a base, perhaps quantised, and its adapters in order.
 
-    Stages take and return these, so whether a stage hands over a merged folder or carries
-    adapters along is the reference's own business.
+    Stages take and return these, so no stage needs to know whether the previous one merged its
+    adapter or stacked it.
 
     Attributes:
-        quantised: the base as `quantisation` makes it, already written: read instead of the full
-            weights where those are not needed, with the same result.
+        quantised: the base already quantised on disk. Loaded instead of the full weights when
+            those are not needed; the result is the same.
+        derived_from: `ref_hash` of the model that this one was merged from.
     """
 
     base: BaseRef
@@ -375,38 +377,38 @@ class ModelRef(Frozen):
         return self.model_copy(update={"adapters": (*self.adapters, adapter)})
 
     def reference(self) -> "ModelRef":
-        """This model without its newest adapter: what a DPO round compares with."""
+        """This model without its newest adapter: the reference model of a DPO round."""
         if not self.adapters:
             raise ValueError("a model without adapters has no reference")
         return self.model_copy(update={"adapters": self.adapters[:-1]})
 
 
-# --- what a stage leaves behind -----------------------------------------------------------------
+# --- what a stage writes ------------------------------------------------------------------------
 
 
 class BatchFile(Frozen):
-    """A batch of an inbox, copied into an artifact: the name of the one file in it."""
+    """A batch copied from an inbox into an artifact: the name of its only file."""
 
     file: str
 
 
 class CodeVersion(Frozen):
-    """The code that ran: commit and, if the tree was dirty, the sha256 of its diff."""
+    """The code that ran: the commit, and the sha256 of the diff if the tree was dirty."""
 
     revision: str
     diff_sha256: str | None = None
 
 
 class StageRecord(Frozen):
-    """`manifest.json`: the whole record of one stage, written last.
+    """`manifest.json`: the complete record of one stage, written last.
 
     Attributes:
-        name: how people call the step ("dpo-2").
-        parents: role to key, e.g. {"policy": "merge-…", "pairs": "pairs-…"}.
-        output: what the next stage takes, a `ModelRef`, `DataRef`, ... as JSON.
+        name: the readable name of the step ("dpo-2").
+        parents: key by role, e.g. {"policy": "merge-…", "pairs": "pairs-…"}.
+        output: the input of the next stage as JSON: a `ModelRef`, `DataRef`, ...
         metrics: headline numbers.
-        notes: sentences a person should read ("no SFT adapter: the base model takes its place").
-        seconds: wall time of the build that finished it.
+        notes: sentences for the reader ("no SFT adapter: the base model takes its place").
+        seconds: wall time of the attempt that finished it.
     """
 
     key: str
@@ -427,14 +429,14 @@ class StageRecord(Frozen):
     seconds: float
 
     def output_as(self, kind: type[Output]) -> Output | None:
-        """What the stage produced, if it is of this kind: `ModelRef`, `DataRef`, `EvalReport`..."""
+        """The output as a `ModelRef`, `DataRef`, `EvalReport`...; None if it is of another type."""
         try:
             return kind.model_validate(self.output)
         except ValidationError:
             return None
 
     def parents_as(self, role: str) -> tuple[str, ...]:
-        """Keys of the parents in one role, in order: "data" finds "data", or "data 1", "data 2"."""
+        """Keys of the parents in a role, in order: "data" matches "data" and "data 1", "data 2"."""
         return tuple(key for name, key in self.parents.items() if name.split()[0] == role)
 
 
@@ -442,7 +444,7 @@ class StageRecord(Frozen):
 
 
 class Estimate(Frozen):
-    """A mean with its 95 % interval, and over how many rows."""
+    """A mean over `n` rows with its 95 % interval."""
 
     value: float
     low: float
@@ -451,14 +453,14 @@ class Estimate(Frozen):
 
 
 class EvalReport(Frozen):
-    """One model of the chain on the held-out rows.
+    """The evaluation of one model on the held-out rows.
 
-    `overall`, `by_task_type` and `by_source` map metric names to estimates. The names are those of
-    the evaluators (`alignment/evaluate/evaluators.py`), and of evaluators of other versions.
+    `overall`, `by_task_type` and `by_source` map metric names to estimates. The names come from the
+    evaluators (`alignment/evaluate/evaluators.py`) of the version that wrote the report.
 
     Attributes:
-        model: label in tables: "base", "sft", "round 1", "control".
-        generations, pairs: uris of the rows behind the numbers (`Generation`, `PairScore`).
+        model: its label in tables: "base", "sft", "round 1", "control".
+        generations, pairs: uris of the underlying rows (`Generation`, `PairScore`).
     """
 
     model: str
@@ -470,7 +472,7 @@ class EvalReport(Frozen):
 
 
 class Generation(Frozen):
-    """One greedy reply to a held-out prompt; `passed` is None where nothing verifies it."""
+    """One greedy reply to a held-out prompt; `passed` is None if the prompt has no verifier."""
 
     id: str
     task_type: str
@@ -484,7 +486,7 @@ class Generation(Frozen):
 
 
 class PairScore(Frozen):
-    """Summed log-probs (nats) of one held-out pair under a model and under the base model."""
+    """Summed log-probs (nats) of a held-out pair under the model and under the base model."""
 
     id: str
     task_type: str
@@ -501,7 +503,7 @@ class PairScore(Frozen):
 
 
 class Check(Frozen):
-    """One question of the gate: its name, whether the round passed, and the numbers in words."""
+    """One check of the gate: its name, whether the round passed, and the numbers in words."""
 
     name: str
     passed: bool
@@ -509,7 +511,7 @@ class Check(Frozen):
 
 
 class Verdict(Frozen):
-    """What the gate says of a round: the candidate against the champion it started from."""
+    """The gate's decision on a round: the candidate against the champion it started from."""
 
     candidate: str
     champion: str
@@ -522,22 +524,22 @@ class Verdict(Frozen):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """What decided: the checks that broke, or all of them where none did."""
-        broken = tuple(check.words for check in self.checks if not check.passed)
-        return broken or tuple(check.words for check in self.checks)
+        """The deciding sentences: those of the failed checks, or of all checks if none failed."""
+        failed = tuple(check.words for check in self.checks if not check.passed)
+        return failed or tuple(check.words for check in self.checks)
 
     @property
-    def words(self) -> str:
+    def sentence(self) -> str:
         """'round 3 is rejected, round 2 stays: pass rate fell by ...'."""
-        ending = "is kept" if self.kept else f"is rejected, {self.champion} stays"
-        return f"{self.candidate} {ending}: {'; '.join(self.reasons)}"
+        outcome = "is kept" if self.kept else f"is rejected, {self.champion} stays"
+        return f"{self.candidate} {outcome}: {'; '.join(self.reasons)}"
 
 
 class GateResult(Frozen):
-    """What a gate leaves: the model that goes on, and how it was measured.
+    """The output of a gate: the model that the next round starts from, and why.
 
     Attributes:
-        model: the candidate's or the champion's.
+        model: the candidate if the round is kept, otherwise the champion.
         evaluation: key of that model's evaluation.
     """
 

@@ -1,10 +1,10 @@
-"""Make on a Prefect server what the deployments need, then deploy them; safe to run again.
+"""Sets up a Prefect server: creates what the deployments need, then deploys them. Idempotent.
 
     PREFECT_API_URL=http://127.0.0.1:4200/api python deployments/bootstrap.py
 
-What exists is left as it is: limits and automations that a person has changed stay changed.
-Deployments are brought to what `prefect.yaml` says. Exit code 1, with the reason, when that cannot
-be done. Not here: starting a server or a worker.
+Existing objects are kept as they are: limits and automations that a person has changed stay
+changed. Deployments are updated to match `prefect.yaml`. On failure, prints the reason and exits
+with code 1. Not here: starting a server or a worker.
 """
 
 import subprocess
@@ -26,10 +26,11 @@ from prefect.workers.process import ProcessWorker
 ROOT = Path(__file__).parents[1]
 POOL = "gpu"
 QUEUES = {"a100": 1, "cpu": 1}
-"""Queue to how many of its runs may be on their way at once. Waiting runs show as scheduled."""
+"""Concurrency limit by queue. Waiting runs are shown as scheduled."""
 SILENCE = timedelta(seconds=180)
-"""Six heartbeats of the deployments' runs (`prefect.yaml`)."""
+"""Six heartbeat intervals of the deployments' runs (`prefect.yaml`)."""
 SETTLED = timedelta(seconds=10)
+"""How long a run must stay crashed before it is resumed, see `resume_crashed_runs`."""
 OUR_FLOWS = ResourceSpecification(
     {
         "prefect.resource.role": "flow",
@@ -40,7 +41,7 @@ DEPLOY = ("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
 
 
 def main() -> int:
-    """Everything in order; the exit code."""
+    """Run all steps in order; returns the exit code."""
     problem = _unreachable()
     if problem:
         print(problem, file=sys.stderr)
@@ -52,7 +53,7 @@ def main() -> int:
 
 
 def _unreachable() -> str | None:
-    """Why there is no server to talk to, in a line that says what to do."""
+    """Why no server can be reached, and what to do about it; None if one answers."""
     url = PREFECT_API_URL.value()
     if not url:
         return (
@@ -65,7 +66,7 @@ def _unreachable() -> str | None:
         return None
     return (
         f"no Prefect server answers at {url} ({error!r}). "
-        "Start one with `prefect server start`, or correct PREFECT_API_URL."
+        "Start one with `prefect server start`, or fix PREFECT_API_URL."
     )
 
 
@@ -93,18 +94,18 @@ def _queues(client: SyncPrefectClient) -> Iterator[str]:
 
 
 def _automations(client: SyncPrefectClient) -> Iterator[str]:
-    for automation in (silent_is_crashed(), crashed_goes_on()):
+    for automation in (crash_silent_runs(), resume_crashed_runs()):
         found = client.read_automations_by_name(automation.name)
         if not found:
             client.create_automation(automation)
         yield f"automation  {automation.name}: {'found' if found else 'created'}"
 
 
-def silent_is_crashed(after: timedelta = SILENCE) -> AutomationCore:
-    """A run without a sign of life is crashed: whoever could have said so is dead as well."""
+def crash_silent_runs(after: timedelta = SILENCE) -> AutomationCore:
+    """Marks a run without heartbeats as crashed: the worker that would report it is dead, too."""
     return AutomationCore(
         name="sft-dpo: a silent run is crashed",
-        description="No heartbeat of a run for a while: its worker died with it.",
+        description="Marks a run as crashed if it sends no heartbeat: its worker has died, too.",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.*"},
@@ -117,21 +118,21 @@ def silent_is_crashed(after: timedelta = SILENCE) -> AutomationCore:
         ),
         actions=[
             ChangeFlowRunState(
-                state=StateType.CRASHED, message="no sign of life from its process or worker"
+                state=StateType.CRASHED, message="no heartbeat from its process or worker"
             )
         ],
     )
 
 
-def crashed_goes_on() -> AutomationCore:
-    """A crashed run goes on from where it was, twice at most.
+def resume_crashed_runs() -> AutomationCore:
+    """Reschedules a crashed run, at most twice; it continues from where it was.
 
-    Runner and worker both report one death, a second or two apart. So this waits for a crashed run
-    to stay that way for a while: one that is on its way again is left alone.
+    Runner and worker both report the same crash, a second or two apart. The automation therefore
+    only acts if the run stays crashed for a while, and not if it is already running again.
     """
     return AutomationCore(
         name="sft-dpo: a crashed run goes on",
-        description="Finished stages are reused, an interrupted training goes on.",
+        description="Restarts the run: finished stages are reused, interrupted training resumes.",
         trigger=EventTrigger(
             after={"prefect.flow-run.Crashed"},
             expect={
@@ -152,7 +153,7 @@ def crashed_goes_on() -> AutomationCore:
 
 
 def _deploy() -> int:
-    """Deploy everything in prefect.yaml by Prefect's own command line; its exit code."""
+    """Deploy everything in prefect.yaml with Prefect's command line; returns the exit code."""
     command = [sys.executable, "-m", "prefect", "--no-prompt", *DEPLOY]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -160,7 +161,7 @@ def _deploy() -> int:
         return 1
     for line in sorted(_deployed()):
         print(line)
-    print(f"next: prefect worker start --pool {POOL}   (in {ROOT.name}/, the project's root)")
+    print(f"next: prefect worker start --pool {POOL}   (in {ROOT.name}/, the project root)")
     return 0
 
 

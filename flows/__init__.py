@@ -1,1 +1,1 @@
-"""The order of the stages, and the command line."""
+"""The Prefect flows, which put the stages in order, and the command line."""

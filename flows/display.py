@@ -1,6 +1,6 @@
-"""What a person sees while a run goes on: the step at work, how far it is, what remains.
+"""Shows a run in progress: the current step, how far it is, and the time left.
 
-On a terminal two live bars; elsewhere a line per step and one every ten seconds.
+Two live bars on a terminal; otherwise a line per step, and one every ten seconds.
 """
 
 import sys
@@ -21,9 +21,9 @@ QUIET_SECONDS = 10.0
 
 
 class Display:
-    """Shows the steps of one run; hand `watch` to the tasks.
+    """Shows the steps of one run; pass `watch` to the tasks.
 
-    A round decides on its steps on the way: without a list the steps are counted, not foretold.
+    The steps of a round are not known in advance: without a list, steps are only counted.
     """
 
     def __init__(self, steps: Sequence[Step], history: Mapping[str, float]) -> None:
@@ -32,7 +32,7 @@ class Display:
         self._forecast = Forecast(steps, history)
         self._total = len(steps)
         self._done = 0
-        self._since = self._said = time.monotonic()
+        self._since = self._last_line = time.monotonic()
         self._began = datetime.now(UTC).isoformat(timespec="seconds")
         self._bars = _bars(self._console)
         self._run = self._bars.add_task("run", total=self._total, note="")
@@ -45,32 +45,32 @@ class Display:
             yield self
 
     def watch(self, step: Step, mark: Mark | None, record: StageRecord | None) -> None:
-        """A step started (no mark, no record), moved on (mark) or finished (record)."""
+        """Called when a step starts (no mark, no record), progresses (mark) or ends (record)."""
         if record is not None:
-            self._finish(step, record)
+            self._show_end(step, record)
         elif mark is not None:
-            self._move(step, mark)
+            self._show_progress(step, mark)
         else:
-            self._start(step)
+            self._show_start(step)
 
-    def _start(self, step: Step) -> None:
+    def _show_start(self, step: Step) -> None:
         self._since = time.monotonic()
         self._forecast.started()
         self._bars.update(self._part, description=step.name, total=None, completed=0, note="")
 
-    def _move(self, step: Step, mark: Mark) -> None:
+    def _show_progress(self, step: Step, mark: Mark) -> None:
         numbers = " ".join(f"{name} {value:.3g}" for name, value in mark.numbers.items())
         note = f"{mark.phase} {mark.done}/{mark.total} {numbers}".strip()
         self._bars.update(
             self._part, total=mark.total or None, completed=mark.done, note=note, refresh=self._live
         )
         left = self._forecast.within(step, mark, time.monotonic() - self._since)
-        of, about = self._of(), _about(left) if self._total else f"{_about(left)} in it"
-        self._bars.update(self._run, note=f"step {self._done + 1}{of}, {about}")
-        if not self._live and time.monotonic() - self._said > QUIET_SECONDS:
-            self._say(f"  {step.name}: {note} ({about})")
+        about = _about(left) if self._total else f"{_about(left)} in this step"
+        self._bars.update(self._run, note=f"step {self._done + 1}{self._out_of()}, {about}")
+        if not self._live and time.monotonic() - self._last_line > QUIET_SECONDS:
+            self._print(f"  {step.name}: {note} ({about})")
 
-    def _finish(self, step: Step, record: StageRecord) -> None:
+    def _show_end(self, step: Step, record: StageRecord) -> None:
         spent = time.monotonic() - self._since
         reused = record.started < self._began
         self._done += 1
@@ -78,13 +78,15 @@ class Display:
         about = _about(self._forecast.between()) if self._total else ""
         self._bars.update(self._run, completed=self._done, note=about)
         how = "reused" if reused else f"{spent:.0f} s"
-        self._say(f"[{self._done:>2}{self._of()}] {step.name:<20} {how:>7}  {_summary(record)}")
+        self._print(
+            f"[{self._done:>2}{self._out_of()}] {step.name:<20} {how:>7}  {_summary(record)}"
+        )
 
-    def _of(self) -> str:
+    def _out_of(self) -> str:
         return f"/{self._total}" if self._total else ""
 
-    def _say(self, line: str) -> None:
-        self._said = time.monotonic()
+    def _print(self, line: str) -> None:
+        self._last_line = time.monotonic()
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -114,12 +116,12 @@ def _summary(record: StageRecord) -> str:
 
 @contextmanager
 def counting() -> Iterator[Callable[[str, int, int], None]]:
-    """Draw how far the preparation of data is, while the block runs; gives what is to be told."""
+    """Show the progress of data preparation; yields the callback that reports it."""
     bars = _bars(Console(stderr=True))
     task = bars.add_task("reading", total=None, note="")
     pace = Pace()
 
-    def tell(phase: str, done: int, total: int) -> None:
+    def on_progress(phase: str, done: int, total: int) -> None:
         left = pace.left(phase, done, total, now=time.monotonic())
         note = f"{done:,} of {total:,} rows" if total else f"{done:,} rows"
         if left is not None:
@@ -128,4 +130,4 @@ def counting() -> Iterator[Callable[[str, int, int], None]]:
         bars.update(task, description=phase, note=note, completed=part, total=1 if total else None)
 
     with bars:
-        yield tell
+        yield on_progress

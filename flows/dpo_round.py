@@ -1,9 +1,9 @@
-"""One round of DPO on what has arrived since the last one, as a Prefect flow.
+"""One DPO round on the batches that have arrived since the last one, as a Prefect flow.
 
-An event that starts it is only a hint: what there is to do is read from the ledger and the inbox
-(`alignment/rounds/driver.py`), and with nothing to do it ends as "No new data". The next run
-continues a killed one.
-Not here: who the champion is and what is spent (`alignment.rounds.state`), schedules
+An event that starts it is only a hint: what to do is read from the ledger and the inbox
+(`alignment/rounds/driver.py`). If there is nothing to do, the run ends as "No new data". If a run
+is killed, the next one continues it.
+Not here: the champion and the used batches (`alignment/rounds/state.py`), schedules
 (`deployments/`).
 """
 
@@ -31,19 +31,19 @@ from tasks.stage import Run
 
 
 class RoundResult(Frozen):
-    """What a round leaves for whoever started it.
+    """The result of a round.
 
     Attributes:
-        ending: what became of it.
-        words: the same as a sentence, with the gate's numbers.
-        head: the champion now: key of its model; empty before the line has begun.
-        table: base, champion and the round's model; empty when nothing was trained.
-        report: the page, a path on the machine that ran; empty likewise.
+        outcome: the outcome in a word or two.
+        message: the outcome as a sentence, with the gate's numbers.
+        champion: key of the current champion's model; empty before the line has started.
+        table: base, champion and the round's model; empty if nothing was trained.
+        report: path of the report on the machine that ran the flow; empty if nothing was trained.
     """
 
-    ending: DriverOutcome
-    words: str
-    head: str
+    outcome: DriverOutcome
+    message: str
+    champion: str
     table: str = ""
     report: str = ""
 
@@ -56,53 +56,55 @@ class RoundResult(Frozen):
 )
 def dpo_round(
     config: Config = form_field("Preset or file", "practice"),
-    overrides: tuple[Change, ...] = form_field("Changes to it", ()),
+    overrides: tuple[Change, ...] = form_field("Changes to the config", ()),
 ) -> RoundResult:
-    """Train one round of DPO on the batches that have arrived, and keep it if it is not worse.
+    """Train one DPO round on the batches that have arrived, and keep it if it is not worse.
 
-    The first batch also begins the line: the configured run is run, and the model that it hands on
-    is the first champion.
+    The first batch also starts the line: the configured run is executed first, and its final model
+    becomes the first champion.
 
     Args:
-        config: A preset (practice, hh, a100), or the path of a YAML file on the worker; its
+        config: A preset (practice, hh, a100), or the path of a YAML file on the worker. Its
             `inbox` says where batches arrive.
-        overrides: One a line, as dotted.key=value: inbox.min_new_pairs=50. Every key with unit,
-            range and default is in docs/config.schema.json. Never a password: they are shown to
-            everybody.
+        overrides: Config values to change, one per item as dotted.key=value, e.g.
+            inbox.min_new_pairs=50. All keys with units, ranges and defaults are in
+            docs/config.schema.json. Do not enter passwords: everyone who can open the run sees
+            these values.
     """
     try:
         settings = load(find_config(config), overrides)
         result = run_round(settings, command_of("round", config, overrides))
     except AlignmentError as error:
         return cast("RoundResult", Failed(message=f"{type(error).__name__}: {error}", data=error))
-    # A state, because its name is what a person looks for in the list of runs.
-    name = "Waiting for approval" if result.ending == "waiting" else result.ending.capitalize()
-    ended: State[RoundResult] = Completed(name=name, message=result.words, data=result)
-    return cast("RoundResult", ended)
+    # Return a state, because the list of runs shows its name.
+    name = "Waiting for approval" if result.outcome == "waiting" else result.outcome.capitalize()
+    state: State[RoundResult] = Completed(name=name, message=result.message, data=result)
+    return cast("RoundResult", state)
 
 
 def run_round(settings: PipelineConfig, command: str) -> RoundResult:
-    """One round, each step of it a task."""
+    """Run one round; each of its steps is a task."""
     run, written = Run.of(settings), list[ReportFiles]()
     stage = Stages(run)
 
     def report(round_: Round) -> None:
         write: Task[..., ReportFiles] = round_report
-        given = {"config": quote(settings), "command": quote(command)}
-        written.append(write(quote(round_), quote(run), **given))
+        arguments = {"config": quote(settings), "command": quote(command)}
+        written.append(write(quote(round_), quote(run), **arguments))
 
     hooks = Hooks(
-        begin=lambda: run_chain(settings, command),
+        run_chain=lambda: run_chain(settings, command),
         build=stage,
         report=report,
         log=get_run_logger().info,
     )
     line = RoundLine(store=run.store, name=inbox_of(settings).line)
-    ended = RoundDriver(settings, line, hooks).result()
+    round_outcome = RoundDriver(settings, line, hooks).run()
+    champion = round_outcome.state.champion
     return RoundResult(
-        ending=ended.ending,
-        words=ended.words,
-        head=ended.state.champion.model if ended.state.champion else "",
+        outcome=round_outcome.outcome,
+        message=round_outcome.message,
+        champion=champion.model if champion else "",
         table=written[0].table.to_text() if written else "",
         report=str(written[0].html) if written else "",
     )

@@ -1,4 +1,4 @@
-"""How long a run will still take, from what its steps and the phases of a step have taken."""
+"""Forecasts the time left in a run, from how long its steps and their phases have taken so far."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from alignment.pipeline.steps import STEPS, Step
 from alignment.store.progress import Mark
 
-OPENING = ("scoring",)
-"""Phases after which a step goes on to another: of an evaluation."""
+NOT_LAST = ("scoring",)
+"""Phases that are followed by another phase of the same step: evaluations score, then generate."""
 
 
 class Pace:
-    """How long a phase will still take, at the pace of its last marks."""
+    """The time left in a phase, at the pace of its last marks."""
 
     def __init__(self) -> None:
         self._phase = ""
         self._marks: deque[tuple[float, int]] = deque(maxlen=30)
 
     def left(self, phase: str, done: int, total: int, *, now: float) -> float | None:
-        """Seconds that remain; None where nobody knows yet."""
+        """Seconds left; None if not known yet."""
         if phase != self._phase:
             self._phase = phase
             self._marks.clear()
@@ -28,51 +28,52 @@ class Pace:
 
 
 class Forecast:
-    """Seconds that remain of a run.
+    """Seconds left in a run.
 
-    A kind of step takes as long as it did last, here or on record. Where that is not known, its
-    `nominal_seconds` are scaled by how long the steps that were built took against theirs.
+    A step is expected to take as long as the last one of its kind, in this run or in the store. If
+    there is none, its `nominal_seconds` are scaled by how long the steps built so far took compared
+    with theirs.
     """
 
     def __init__(self, steps: Sequence[Step], history: Mapping[str, float]) -> None:
-        self._left = {step.name: step.stage for step in steps}  # a verdict may change keys
+        self._remaining = {step.name: step.stage for step in steps}  # by name: verdicts change keys
         self._seen = dict(history)
         self._built: list[tuple[str, float]] = []
         self._pace = Pace()
 
     def started(self) -> None:
-        """A step begins: what is known of the pace was the last one's."""
+        """A step starts: forget the pace of the previous one."""
         self._pace = Pace()
 
     def finished(self, step: Step, seconds: float, *, reused: bool) -> None:
-        """Take a step off the list, and learn from it if it was really built."""
-        self._left.pop(step.name, None)
+        """Remove a step from the list; if it was built, remember how long that took."""
+        self._remaining.pop(step.name, None)
         if not reused:
             self._seen[step.stage] = seconds
             self._built.append((step.stage, seconds))
 
     def within(self, step: Step, mark: Mark, spent: float) -> float:
-        """Seconds left of the run, its running step being `spent` seconds old and at a mark."""
+        """Seconds left in the run while a step is running, `spent` seconds after its start."""
         usual = max(self._usual(step.stage, self._scale()) - spent, 1.0)
         left = self._pace.left(mark.phase, mark.done, mark.total, now=mark.time)
         if left is None:
             left = usual
-        elif mark.phase in OPENING:
+        elif mark.phase in NOT_LAST:
             left = max(left, usual)
         scale = self._scale((step.stage, spent + left))
-        others = (stage for name, stage in self._left.items() if name != step.name)
+        others = (stage for name, stage in self._remaining.items() if name != step.name)
         return left + sum(self._usual(stage, scale) for stage in others)
 
     def between(self) -> float:
-        """Seconds left of the run where no step is running."""
+        """Seconds left in the run between two steps."""
         scale = self._scale()
-        return sum(self._usual(stage, scale) for stage in self._left.values())
+        return sum(self._usual(stage, scale) for stage in self._remaining.values())
 
     def _usual(self, stage: str, scale: float) -> float:
         return self._seen.get(stage, STEPS[stage].nominal_seconds * scale)
 
     def _scale(self, *running: tuple[str, float]) -> float:
-        """How much longer steps take here than nominally."""
+        """The ratio of measured to nominal step times on this machine."""
         built = (*self._built, *running)
         nominal = sum(STEPS[stage].nominal_seconds for stage, _ in built)
         return sum(seconds for _, seconds in built) / nominal if built else 1.0

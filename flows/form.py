@@ -1,8 +1,8 @@
-"""The fields of the flows' forms in the browser: titles, presets to choose from, what is refused.
+"""The fields of the flows' forms in the browser: their titles and the values they accept.
 
-A server holds what is submitted against these before a run exists, and names the field that is
-wrong. Their help texts are the flows' docstrings. Not here: what is in a config
-(`alignment.config.pipeline`), which is checked when the run begins.
+The server validates a submitted form against these before it creates a run, and names the field
+that is wrong. The help texts are the flows' docstrings. Not here: the content of a config
+(`alignment.config.pipeline`), which is checked when the run starts.
 """
 
 from typing import Annotated, Any
@@ -10,17 +10,17 @@ from typing import Annotated, Any
 from pydantic import Field
 
 Config = Annotated[str, Field(pattern=r"^(practice|hh|a100)$|/|\.")]
-"""A preset's bare name, or the path of a file: anything with a slash or an ending. One text in one
-box: where a form offers two kinds of text, the browser takes them for each other."""
+"""The name of a preset, or the path of a file: anything with a slash or a dot. This is one string
+field because Prefect's form confuses two alternatives that are both strings."""
 Change = Annotated[str, Field(title="Change", pattern=r"^[a-z][a-z0-9_.]*=")]
 Rounds = Annotated[int, Field(ge=1, le=99)]
 Model = (
     Annotated[str, Field(title="Name", min_length=1)]
-    | Annotated[None, Field(title="The one that waits")]
+    | Annotated[None, Field(title="The round waiting for approval")]
 )
 Hours = Annotated[float, Field(gt=0, le=2160)]
 
 
 def form_field(title: str, default: Any) -> Any:
-    """A parameter's default that gives its field a title; Prefect would show its bare name."""
+    """A parameter default with a title for its form field, in place of the parameter's name."""
     return Field(default, json_schema_extra={"title": title})

@@ -1,4 +1,4 @@
-"""The flows in this process, on Prefect's temporary server where no other is named."""
+"""Runs the flows in this process, on Prefect's temporary server unless another is configured."""
 
 import os
 import signal
@@ -10,23 +10,22 @@ from prefect.settings import get_current_settings
 
 from alignment.errors import Interrupted
 from flows.dpo_round import RoundResult, dpo_round
-from flows.environment import SERVER_PATIENCE
 from flows.sft_dpo import RunResult, sft_dpo
 from tasks.stage import watching
 
 Watch = Callable[..., None]
-"""Told of every step's progress."""
+"""Called with the progress of every step, see `tasks.stage.Watcher`."""
 
 
 def start_server() -> None:
-    """Prefect's temporary server, where no other is named.
+    """Start Prefect's temporary server, unless another server is configured.
 
-    Prefect would start it by itself, but within reach of the terminal: Ctrl-C would end it before
-    the run, whose last words to it then take minutes and end in a traceback. A signal that is
-    blocked stays so in a child.
+    Prefect would start it by itself, but then Ctrl-C in the terminal would end the server before
+    the run, and the run's last requests would take minutes and end in a traceback. A child inherits
+    the blocked signal.
 
     Raises:
-        Interrupted: it did not start in time.
+        Interrupted: the server did not start in time.
     """
     settings = get_current_settings()
     if settings.api.url or not settings.server.ephemeral.enabled:
@@ -37,25 +36,25 @@ def start_server() -> None:
     except RuntimeError as error:
         raise Interrupted(
             "Prefect's temporary server did not answer within "
-            f"{os.environ[SERVER_PATIENCE]} s, so nothing was run. Try again when the machine is "
-            f"less busy, set {SERVER_PATIENCE} higher, or PREFECT_API_URL to a server that runs."
+            f"{os.environ[SERVER_TIMEOUT]} s, so nothing was run. Try again when the machine is "
+            f"less busy, set {SERVER_TIMEOUT} higher, or set PREFECT_API_URL to a running server."
         ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_pipeline(config: Path, overrides: list[str], watch: Watch) -> RunResult:
-    """The whole pipeline."""
+    """Run the whole pipeline."""
     with watching(watch):
         return sft_dpo(config=_as_parameter(config), overrides=tuple(overrides))
 
 
 def run_round(config: Path, overrides: list[str], watch: Watch) -> RoundResult:
-    """One round on what lies in the inbox."""
+    """Run one round on the batches in the inbox."""
     with watching(watch):
         return dpo_round(config=_as_parameter(config), overrides=tuple(overrides))
 
 
 def _as_parameter(config: Path) -> str:
-    """The path as a flow wants it, which takes a bare name for a preset's."""
+    """The path as a flow parameter; `./` keeps a bare file name from being taken for a preset."""
     return str(config) if len(config.parts) > 1 or config.suffix else f"./{config}"

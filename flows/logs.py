@@ -1,7 +1,7 @@
-"""What a run's page is told of an error that this package understands: one line, no traceback.
+"""Logs errors that this package understands as one line, without a traceback.
 
-The page has that line as the run's final state. Prefect's engine raises the state's error once more
-when its process ends, and logs it as unexpected.
+The run page already shows that line as the final state. Prefect's engine raises the error again
+when the process ends, and would log it as unexpected, with a traceback.
 """
 
 import logging
@@ -12,10 +12,10 @@ LOGGER = "prefect.flow_runs"
 
 
 class KnownErrorFilter(logging.Filter):
-    """In place of a known error's traceback, its message."""
+    """Replaces the traceback of a known error with its message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Change such a record; every record passes."""
+        """Rewrite records of known errors; let every record pass."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, AlignmentError):
             record.msg, record.args = f"{type(error).__name__}: {error}", ()
@@ -23,6 +23,6 @@ class KnownErrorFilter(logging.Filter):
         return True
 
 
-def tell_known_errors_in_one_line() -> None:
-    """Have the logs of this process's runs do so."""
+def log_known_errors_in_one_line() -> None:
+    """Install the filter for the flow runs of this process."""
     logging.getLogger(LOGGER).addFilter(KnownErrorFilter())

@@ -1,4 +1,4 @@
-"""How commands, records and lines of rounds are printed."""
+"""Prints commands, records and lines of rounds."""
 
 import shlex
 from collections.abc import Sequence
@@ -16,26 +16,26 @@ def command_of(name: str, config: str | Path, overrides: Sequence[str]) -> str:
 
 
 def print_list(records: list[StageRecord]) -> None:
-    """A line for each record: when, name, key, figures."""
+    """Print a line for each record: start time, name, key, metrics."""
     for record in records:
         numbers = ", ".join(f"{name} {value:.3g}" for name, value in record.metrics.items())
         print(f"{record.started}  {record.name:<20} {record.key:<40} {numbers[:80]}")
 
 
 def print_lines(store: Store) -> None:
-    """Every line of rounds in a store: its champion, and what became of its rounds."""
+    """Print every line of rounds in a store: its champion, and the outcomes of its rounds."""
     for folder in sorted(store.root.glob("lines/*")):
         state = RoundLine(store=store, name=folder.name).state()
         if state.champion is not None:
-            ends = [closed.fate for _, closed in state.history]
-            counts = ", ".join(f"{ends.count(fate)} {fate}" for fate in dict.fromkeys(ends))
+            outcomes = [closed.fate for _, closed in state.history]
+            counts = ", ".join(f"{outcomes.count(one)} {one}" for one in dict.fromkeys(outcomes))
             print(f"line {folder.name}: champion {state.champion.label} {state.champion.model}")
-            print(f"  {len(ends)} rounds from the inbox{f': {counts}' if counts else ''}")
+            print(f"  {len(outcomes)} rounds from the inbox{f': {counts}' if counts else ''}")
 
 
 def print_ancestry(store: Store, records: list[StageRecord]) -> None:
-    """The models that the last record comes from, with metrics and verdicts, then all records."""
-    from alignment.report.ancestry import ancestry_table  # with all that a run is made of
+    """Print the models among the ancestors, with metrics and verdicts, then all records."""
+    from alignment.report.ancestry import ancestry_table  # loads the steps; the other prints do not
 
     print(ancestry_table(store, records[-1].key).to_text(width=160))
     print()
@@ -43,7 +43,7 @@ def print_ancestry(store: Store, records: list[StageRecord]) -> None:
 
 
 def print_record(record: StageRecord) -> None:
-    """One record: parents, notes, metrics, files."""
+    """Print one record: parents, notes, metrics, files."""
     print(f"{record.name}  {record.key}")
     print(f"built {record.started} in {record.seconds:.1f} s from {record.code.revision[:12]}")
     for role, key in record.parents.items():

@@ -1,8 +1,8 @@
-"""A model becomes the champion of a line: by the gate's word, or by a person's.
+"""Makes a model the champion of a line, if the gate or a person approves.
 
-Asked for a person, the flow is suspended: its process ends, no GPU is held, and the run page shows
-a form with the gate's numbers. What is answered there goes on as the same run.
-Not here: the same from a shell, without a server (`sft-dpo promote`).
+To ask a person, the flow is suspended: its process ends, no GPU is held, and the run page shows a
+form with the gate's numbers. After the answer, the same run continues.
+Not here: promotion from a shell, without a server (`sft-dpo promote`).
 """
 
 from typing import Literal, cast
@@ -25,24 +25,32 @@ from flows.form import Change, Config, Hours, Model, form_field
 from flows.sft_dpo import Stages, find_config, name_of_run
 from tasks.stage import Run
 
-DriverOutcome = Literal["promoted", "declined", "rejected", "nothing to promote"]
+PromotionStatus = Literal["promoted", "declined", "rejected", "nothing to promote"]
 
 
 class Approval(RunInput):
-    """What a person answers."""
+    """The form that a person fills in."""
 
     decision: Literal["promote", "decline"] = Field(
-        default="decline", title="Decision", description="Make it the champion, or refuse it."
+        default="decline",
+        title="Decision",
+        description="Make the model the champion, or refuse it.",
     )
-    why: str = Field(default="", title="Why", description="One line for the ledger.")
+    why: str = Field(default="", title="Reason", description="Recorded in the ledger.")
 
 
 class PromotionOutcome(Frozen):
-    """What became of it, in a sentence, and the champion now: the key of its model."""
+    """The result of a promotion.
 
-    ending: DriverOutcome
-    words: str
-    head: str
+    Attributes:
+        outcome: the outcome in a word or two.
+        message: the outcome as a sentence.
+        champion: key of the current champion's model.
+    """
+
+    outcome: PromotionStatus
+    message: str
+    champion: str
 
 
 @flow(name="promote", flow_run_name=name_of_run, persist_result=True, result_serializer="json")
@@ -50,22 +58,22 @@ def promote(
     config: Config = form_field("Preset or file", "practice"),
     reference: Model = form_field("Model", None),
     ask: bool = form_field("Ask a person", True),  # noqa: FBT001, FBT003 - a switch in the form
-    hours: Hours = form_field("Wait for the answer, hours", 72.0),
+    hours: Hours = form_field("Hours to wait for the answer", 72.0),
     overrides: tuple[Change, ...] = form_field("Changes to the config", ()),
 ) -> PromotionOutcome:
     """Make a model the champion of a line of rounds.
 
     Args:
-        config: A preset (practice, hh, a100), or the path of a YAML file on the worker; its
+        config: A preset (practice, hh, a100), or the path of a YAML file on the worker. Its
             `inbox` names the line.
-        reference: The model to promote: the round that waits for a person, or a key, its
-            beginning, or a step's name such as merge-dpo-4.
-        ask: Wait for a person's answer on the run page, without holding a process or a GPU. Off:
-            the gate decides.
-        hours: How long to wait for the answer, at most 2,160 hours; afterwards the run fails and
-            nothing is changed.
-        overrides: One a line, as dotted.key=value: inbox.line=main. Never a password: they are
-            shown to everybody.
+        reference: The model to promote: the round waiting for approval, or a key, the beginning of
+            a key, or the name of a step such as merge-dpo-4.
+        ask: On: wait for an answer on the run page, without holding a process or a GPU. Off: the
+            gate decides.
+        hours: How long to wait for the answer, at most 2,160 hours. After that the run fails and
+            the champion stays.
+        overrides: Config values to change, one per item as dotted.key=value, e.g. inbox.line=main.
+            Do not enter passwords: everyone who can open the run sees these values.
     """
     try:
         settings = load(find_config(config), overrides)
@@ -74,10 +82,10 @@ def promote(
         return cast(
             "PromotionOutcome", Failed(message=f"{type(error).__name__}: {error}", data=error)
         )
-    ended: State[PromotionOutcome] = Completed(
-        name=result.ending.capitalize(), message=result.words, data=result
+    state: State[PromotionOutcome] = Completed(
+        name=result.outcome.capitalize(), message=result.message, data=result
     )
-    return cast("PromotionOutcome", ended)
+    return cast("PromotionOutcome", state)
 
 
 def _promote(
@@ -87,20 +95,27 @@ def _promote(
     line = RoundLine(store=run.store, name=inbox_of(settings).line)
     state = line.state()
     if state.champion is None:
-        raise UsageError(f"line {line.name!r} has no champion yet; start it with a first round.")
+        raise UsageError(
+            f"line {line.name!r} has no champion yet. Run a first round: `sft-dpo round`, or the "
+            "deployment dpo-round."
+        )
     candidate = _candidate(line, reference)
     if candidate is None or candidate.model == state.champion.model:
         return PromotionOutcome(
-            ending="nothing to promote",
-            words="no round waits for a person" if candidate is None else "it is the champion",
-            head=state.champion.model,
+            outcome="nothing to promote",
+            message="no round waits for approval"
+            if candidate is None
+            else f"{candidate.label} is already the champion",
+            champion=state.champion.model,
         )
     verdict = _verdict(settings, run, candidate, state.champion)
     if ask:
         return _by_person(line, candidate, verdict, seconds=seconds)
     if not verdict.kept:
-        return PromotionOutcome(ending="rejected", words=verdict.words, head=state.champion.model)
-    return _done(line, candidate, verdict.words)
+        return PromotionOutcome(
+            outcome="rejected", message=verdict.sentence, champion=state.champion.model
+        )
+    return _promoted(line, candidate, verdict.sentence)
 
 
 def _candidate(line: RoundLine, reference: str | None) -> Champion | None:
@@ -124,21 +139,26 @@ def _by_person(
     line: RoundLine, candidate: Champion, verdict: Verdict, *, seconds: float
 ) -> PromotionOutcome:
     checks = "\n".join(f"- {check.words}" for check in verdict.checks)
-    asked = Approval.with_initial_data(
-        description=f"**{candidate.label}** (`{candidate.model}`) against the champion, "
+    form = Approval.with_initial_data(
+        description=f"**{candidate.label}** (`{candidate.model}`) compared with the champion, "
         f"{verdict.champion}:\n\n{checks}\n\nThe gate would "
         f"{'keep' if verdict.kept else 'reject'} it."
     )
-    answer = suspend_flow_run(wait_for_input=asked, timeout=round(seconds), key="approval")
+    answer = suspend_flow_run(wait_for_input=form, timeout=round(seconds), key="approval")
     if answer.decision == "promote":
-        return _done(line, candidate, answer.why or "a person's word")
-    state = line.decline(answer.why or "a person's word")
+        return _promoted(line, candidate, answer.why or "approved by a person")
+    why = answer.why or "declined by a person"
+    state = line.decline(why)
     assert state.champion is not None
-    return PromotionOutcome(ending="declined", words=answer.why, head=state.champion.model)
+    return PromotionOutcome(
+        outcome="declined",
+        message=f"{candidate.label}: {why}",
+        champion=state.champion.model,
+    )
 
 
-def _done(line: RoundLine, candidate: Champion, why: str) -> PromotionOutcome:
+def _promoted(line: RoundLine, candidate: Champion, why: str) -> PromotionOutcome:
     line.promote(candidate, why)
     return PromotionOutcome(
-        ending="promoted", words=f"{candidate.label}: {why}", head=candidate.model
+        outcome="promoted", message=f"{candidate.label}: {why}", champion=candidate.model
     )

@@ -1,6 +1,6 @@
-"""The whole pipeline as one Prefect flow: SFT, merge, rounds of DPO, evaluation, report.
+"""The whole pipeline as one Prefect flow: SFT, merge, DPO rounds, evaluation, report.
 
-The steps and their order are those of `alignment.pipeline`: after each gate, the later rounds start
+The steps and their order come from `alignment.pipeline`: after each gate, the next round starts
 from the model that was kept.
 Not here: what a task does, the command line (`cli.py`), schedules (`deployments/`).
 """
@@ -22,22 +22,22 @@ from alignment.pipeline.verdicts import chain_so_far, each_step
 from alignment.records import Frozen, StageRecord
 from alignment.report.assemble import ReportFiles
 from flows.form import Change, Config, Rounds, form_field
-from flows.logs import tell_known_errors_in_one_line
+from flows.logs import log_known_errors_in_one_line
 from flows.printing import command_of
 from tasks.report import report
 from tasks.stage import Run
 from tasks.steps import TASKS
 
 PRESETS = Path(__file__).parents[1] / "deployments" / "configs"
-tell_known_errors_in_one_line()
+log_known_errors_in_one_line()
 
 
 class RunResult(Frozen):
-    """What a run leaves for whoever started it.
+    """The result of a run.
 
     Attributes:
-        report: the page, a path on the machine that ran.
-        headline: the verdict in one sentence.
+        report: path of the report on the machine that ran the flow.
+        headline: the result in one sentence.
         table: base, SFT, rounds and control, as aligned text.
     """
 
@@ -47,7 +47,7 @@ class RunResult(Frozen):
 
 
 def name_of_run() -> str:
-    """'practice, 22 Nov 17:44': what is run, and when it began."""
+    """'practice, 22 Nov 17:44': the config and the start time."""
     config = find_config(runtime.flow_run.parameters["config"])
     return f"{config.stem}, {datetime.now().astimezone():%d %b %H:%M}"
 
@@ -60,47 +60,48 @@ def name_of_run() -> str:
 )
 def sft_dpo(
     config: Config = form_field("Preset or file", "practice"),
-    rounds: Rounds = form_field("DPO rounds, at most", 99),
-    overrides: tuple[Change, ...] = form_field("Changes to it", ()),
+    rounds: Rounds = form_field("Maximum DPO rounds", 99),
+    overrides: tuple[Change, ...] = form_field("Changes to the config", ()),
 ) -> RunResult:
-    """Fine-tune a chat model, then align it in rounds of DPO; every model is evaluated.
+    """Fine-tune a chat model with SFT, then with rounds of DPO; every model is evaluated.
 
-    Finished stages are reused and an interrupted training goes on from its checkpoint, so running
-    the same thing again continues it.
+    To continue a run, start it again with the same parameters: finished stages are reused, and an
+    interrupted training resumes from its checkpoint.
 
     Args:
         config: A preset (practice: a small model on a CPU, in minutes; hh: real preferences;
-            a100: Qwen2.5-7B-Instruct on one 40 GB card), or the path of a YAML file on the worker.
-        rounds: Stop after the first so many of the config's DPO rounds, 1 to 99; with the default
-            all of them are run.
-        overrides: One a line, as dotted.key=value: dpo.learning_rate=1e-5, seed=1. Every key with
-            unit, range and default is in docs/config.schema.json. Never a password: they are
-            shown to everybody.
+            a100: Qwen2.5-7B-Instruct on one 40 GB GPU), or the path of a YAML file on the worker.
+        rounds: Run only the first DPO rounds of the config, at most this many (1 to 99). The
+            default runs all of them.
+        overrides: Config values to change, one per item as dotted.key=value, e.g.
+            dpo.learning_rate=1e-5 or seed=1. All keys with units, ranges and defaults are in
+            docs/config.schema.json. Do not enter passwords: everyone who can open the run sees
+            these values.
     """
     try:
         settings = load(find_config(config), overrides).first_rounds(rounds)
         return run_chain(settings, command_of("run", config, overrides))
     except AlignmentError as error:
-        # Returned, not raised: the run page then has this line and no traceback. Whoever called
-        # the flow gets `error` raised.
+        # Returned, not raised: the run page then shows this line and no traceback. Callers of the
+        # flow still get `error` raised.
         return cast("RunResult", Failed(message=f"{type(error).__name__}: {error}", data=error))
 
 
 def run_chain(settings: PipelineConfig, command: str) -> RunResult:
-    """Every step in order, then the report."""
+    """Run every step in order, then write the report."""
     run = Run.of(settings)
     began = datetime.now(UTC).isoformat(timespec="seconds")
     plan, records = run_steps(settings, run)
     built = {record.name: record.seconds for record in records if record.started >= began}
     write: Task[..., ReportFiles] = report
-    given = {"config": settings, "command": command, "timings": built}
-    quoted = {name: quote(value) for name, value in given.items()}
+    arguments = {"config": settings, "command": command, "timings": built}
+    quoted = {name: quote(value) for name, value in arguments.items()}
     files = write(quote(plan), quote(run), **quoted)
     return RunResult(report=str(files.html), headline=files.headline, table=files.table.to_text())
 
 
 class Stages:
-    """Runs steps as tasks, one after the other, and keeps their records."""
+    """Runs steps as tasks, one after another, and keeps their records."""
 
     def __init__(self, run: Run) -> None:
         self.records: list[StageRecord] = []
@@ -108,11 +109,11 @@ class Stages:
         self._states: dict[str, State[StageRecord]] = {}
 
     def __call__(self, step: Step) -> None:
-        """The step's record joins `records`, once; a failed step ends the run with its error."""
+        """Run a step once and append its record to `records`; a failed step raises its error."""
         if step.key in self._states:
             return
-        # The run page gets one arrow, from the parent made last. Values are quoted and states
-        # emptied because Prefect guesses further arrows from equal strings, and draws dozens.
+        # The graph on the run page gets one arrow per step, from its last parent. Values are quoted
+        # and states emptied because Prefect infers dozens of arrows from equal strings otherwise.
         parents = {parent.key for parent in step.parents}
         after = [state for key, state in self._states.items() if key in parents][-1:]
         state = TASKS[step.stage](quote(step), quote(self._run), wait_for=after, return_state=True)
@@ -121,7 +122,7 @@ class Stages:
 
 
 def run_steps(settings: PipelineConfig, run: Run) -> tuple[Chain, list[StageRecord]]:
-    """The chain that the gates' verdicts made, and the records of all its steps, in order."""
+    """Run all steps in order; the chain after all verdicts, and the records of its steps."""
     stage = Stages(run)
     for step in each_step(settings, run.store):
         stage(step)
@@ -129,6 +130,6 @@ def run_steps(settings: PipelineConfig, run: Run) -> tuple[Chain, list[StageReco
 
 
 def find_config(config: str) -> Path:
-    """The file of a preset's bare name; anything with a slash or an ending is a path."""
+    """The path of a preset by its name; anything with a slash or a file extension is a path."""
     path = Path(config)
     return path if "/" in config or path.suffix else PRESETS / f"{config}.yaml"

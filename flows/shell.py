@@ -1,4 +1,4 @@
-"""A flow that is run from a shell: Prefect kept quiet, its steps shown, ended by signals."""
+"""Runs a flow from a shell: silences Prefect, shows the steps, and stops on signals."""
 
 import signal
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from flows.environment import quiet_prefect
 
 
 class Stopped(Interrupted):
-    """A person pressed Ctrl-C."""
+    """Stopped by Ctrl-C."""
 
     exit_code = 130
 
@@ -20,11 +20,11 @@ class Stopped(Interrupted):
 def watched(
     display: Display, flow: Literal["pipeline", "round"], config: Path, overrides: list[str]
 ) -> Any:
-    """What a flow returns, with its steps shown while it runs.
+    """Run a flow, show its steps meanwhile, and return its result.
 
     Raises:
-        Stopped: by Ctrl-C.
-        Interrupted: Prefect's own server did not start in time.
+        Stopped: the user pressed Ctrl-C.
+        Interrupted: Prefect's temporary server did not start in time.
         SystemExit: 143, after SIGTERM.
     """
     quiet_prefect()
@@ -36,12 +36,12 @@ def watched(
             run = local.run_pipeline if flow == "pipeline" else local.run_round
             return run(config, overrides, display.watch)
     except KeyboardInterrupt:
-        raise Stopped("stopped; the same command continues from here") from None
+        raise Stopped("stopped; run the same command to continue from here") from None
 
 
 @contextmanager
 def _stopping_on_sigterm() -> Iterator[None]:
-    """Within the block, SIGTERM ends the run as Ctrl-C does, with exit code 143."""
+    """Within the block, SIGTERM ends the run like Ctrl-C, but with exit code 143."""
 
     def stop(*_: object) -> None:
         raise SystemExit(143)

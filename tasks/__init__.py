@@ -1,1 +1,1 @@
-"""The stages as Prefect tasks: thin, and all alike (`stage.py`)."""
+"""The stages as Prefect tasks, all thin and built the same way (`stage.py`)."""

@@ -1,4 +1,4 @@
-"""Tasks that write the report of a chain or a round. Cheap, never reused: they tell of one run."""
+"""Tasks that write the report of a chain or a round. They are cheap, so they are never reused."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ from tasks.stage import Run
 def report(
     chain: Chain, run: Run, *, config: PipelineConfig, command: str, timings: Mapping[str, float]
 ) -> ReportFiles:
-    """Write the page and put verdict, table and link on the run page."""
+    """Write the report; show its verdict, its table and a link to it on the run page."""
     files = write_report(run.store, chain, config=config, command=command, timings=timings)
     _publish(files, run.name)
     return files
@@ -24,7 +24,7 @@ def report(
 
 @task(name="round report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
 def round_report(round_: Round, run: Run, *, config: PipelineConfig, command: str) -> ReportFiles:
-    """Write the page of one round and put it on the run page."""
+    """Write the report of one round and show it on the run page."""
     files = write_round_report(run.store, round_, config=config, command=command)
     _publish(files, f"{run.name}-{round_.evaluate.label}")
     return files

@@ -1,10 +1,10 @@
-"""What every task shares: its policy, and reuse-or-build of one step with people watching.
+"""What all tasks share: their policy, and reusing or building one step with progress reports.
 
-The store decides what is done already (`alignment.execution.run_step`). A task therefore caches
-nothing in Prefect: a Prefect cache would answer from a database that cannot know whether the
-artifact still exists and is intact, while asking the store costs a hash of files, once a process.
-The two memories cannot disagree when there is only one.
-Not here: which steps there are, their order, what the run page shows (`artifacts.py`).
+The store decides which steps are done (`alignment.execution.run_step`), so tasks cache nothing in
+Prefect. A Prefect cache would answer from a database that cannot know whether the artifact still
+exists and is intact; asking the store costs one hash of the files per process. With a single
+memory, no two can disagree.
+Not here: the steps and their order, the content of the run page (`artifacts.py`).
 """
 
 import time
@@ -31,18 +31,18 @@ from tasks import artifacts
 
 Watcher = Callable[[Step, Mark | None, StageRecord | None], None]
 LOG_SECONDS = 30.0
-"""The run's log gets no more than one line of progress in this time."""
+"""Minimum seconds between two progress lines in the log of a run."""
 
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
 class Run(Frozen):
-    """What the tasks of one run have in common.
+    """The settings that all tasks of a run share.
 
     Attributes:
-        name: of the run's config; begins the key of every Prefect artifact.
-        root: the store's folder.
-        limits: what the process of a step may take.
+        name: name in the run's config, and prefix of the keys of all Prefect artifacts.
+        root: folder of the store.
+        limits: limits on the process of a step.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Run(Frozen):
 
     @classmethod
     def of(cls, settings: PipelineConfig) -> "Run":
-        """The run that a configuration describes."""
+        """The run described by a configuration."""
         limits = Limits(
             stall_minutes=settings.stall_minutes, gpu_memory_gib=settings.gpu_memory_gib
         )
@@ -59,22 +59,22 @@ class Run(Frozen):
 
     @property
     def store(self) -> Store:
-        """Where the steps' artifacts live."""
+        """The store of the steps' artifacts."""
         return Store(root=self.root)
 
 
 def is_transient(_task: Any, _task_run: Any, state: State[Any]) -> bool:
-    """Whether trying again may help: a network or a disk that failed, as Python reports it.
+    """Whether a retry may help: the error is an `OSError` from the network or a disk.
 
-    What this package understands itself (bad config or data, a loss that is not a number, a
-    process killed for its memory) comes back as a state without retries, see `run_stage`.
+    Errors that this package understands (bad config or data, a NaN loss, a process killed for its
+    memory) are never retried.
     """
     error = state.result(raise_on_failure=False)
     return isinstance(error, OSError) and not isinstance(error, AlignmentError)
 
 
 class Policy(TypedDict):
-    """Arguments that every `@task` of a step is given."""
+    """The arguments of every step's `@task`."""
 
     task_run_name: str
     cache_policy: CachePolicy
@@ -96,9 +96,9 @@ POLICY = Policy(
 
 @contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
-    """Have `watcher(step, mark, record)` called by every step that runs within the block.
+    """Make every step that runs within the block call `watcher(step, mark, record)`.
 
-    At its start with neither mark nor record, on progress with a mark, at its end with the record.
+    At the start of a step both are None, on progress there is a mark, at the end there is a record.
     """
     token = _watcher.set(watcher)
     try:
@@ -108,10 +108,10 @@ def watching(watcher: Watcher) -> Iterator[None]:
 
 
 def run_stage(step: Step, run: Run) -> State[StageRecord]:
-    """Reuse or build a step: the final state of its task, with the record as its result.
+    """Reuse or build a step; returns the final state of its task, with the record as its result.
 
-    A state, not the bare record, because it carries what a person looks for on the run page:
-    "Reused" or "Built", and for a known error its one line in place of two tracebacks.
+    It returns a state instead of the record because the run page shows the state's name, "Reused"
+    or "Built", and for a known error one line instead of two tracebacks.
     """
     progress = _Progress(step, run)
     began = datetime.now(UTC).isoformat(timespec="seconds")
@@ -127,33 +127,33 @@ def run_stage(step: Step, run: Run) -> State[StageRecord]:
 
 
 class _Progress:
-    """Passes on how a step goes: all of it to the watcher, a part to the run page and the log."""
+    """Reports a step's progress: every mark to the watcher, some to the run page and the log."""
 
     def __init__(self, step: Step, run: Run) -> None:
         self._step = step
         self._run = run
         self._watcher = _watcher.get()
         self._bar = artifacts.ProgressBar(step.name, prefix=run.name)
-        self._said = 0.0
+        self._last_line = 0.0
 
     def start(self) -> None:
-        self._tell(None, None)
+        self._notify(None, None)
 
     def __call__(self, mark: Mark) -> None:
-        self._tell(mark, None)
+        self._notify(mark, None)
         self._bar.update(mark)
-        if time.monotonic() - self._said < LOG_SECONDS:
+        if time.monotonic() - self._last_line < LOG_SECONDS:
             return
-        if not self._said:
+        if not self._last_line:
             log = self._run.store.workspace(self._step.key).log
             get_run_logger().info("the log of this step's process: %s", log)
         get_run_logger().info(artifacts.describe(mark))
-        self._said = time.monotonic()
+        self._last_line = time.monotonic()
 
     def finish(self, record: StageRecord) -> None:
         self._bar.finish(artifacts.headline(record))
-        self._tell(None, record)
+        self._notify(None, record)
 
-    def _tell(self, mark: Mark | None, record: StageRecord | None) -> None:
+    def _notify(self, mark: Mark | None, record: StageRecord | None) -> None:
         if self._watcher is not None:
             self._watcher(self._step, mark, record)

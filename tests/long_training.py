@@ -1,4 +1,4 @@
-"""A training that a test may stop midway: SFT of a run of sft-dpo/cpu that goes on for minutes."""
+"""A training that tests stop midway: the SFT of a run of sft-dpo/cpu, which takes minutes."""
 
 import contextlib
 import json
@@ -15,24 +15,24 @@ from alignment.pipeline.chain import chain
 from tests.prefect_service import Service, overrides, wait_for
 
 CHANGES = ("sft.training.max_steps=20000", "sft.training.save_every=20000")
-"""No checkpoint is due before the end: the only one there can be is made by a stop."""
+"""No checkpoint is due before the end, so the only one is saved by a stop."""
 
 
 @dataclass(frozen=True)
 class LongTraining:
-    """A training on a real service, from a config that both the tests and the worker can read."""
+    """A training on a real service; tests and worker read the same config."""
 
     service: Service
     config: Path
 
     def start(self) -> str:
-        """The id of a run that will come to it."""
+        """Start a run that will reach the training; returns its id."""
         return self.service.start("sft-dpo/cpu", f"config={self.config}", overrides(*CHANGES))
 
-    def check_goes_on(self, *, beyond: int, seconds: float = 90) -> None:
-        """More steps than so many are done in time, by all attempts together and none twice."""
+    def check_progress(self, *, beyond: int, seconds: float = 90) -> None:
+        """Assert that training gets beyond this step in time, and that no step was done twice."""
         done = wait_for(
-            f"more steps than {beyond}",
+            f"a step after {beyond}",
             lambda: steps if max(steps := self.steps(), default=0) > beyond else None,
             seconds=seconds,
             log=self.service.folder / "log",
@@ -40,32 +40,32 @@ class LongTraining:
         assert done == sorted(set(done)), "no step was done twice"
         assert self.processes()
 
-    def check_leaves(self, asked: float, record: Callable[[str, object], None]) -> None:
-        """It saves within 30 s of the moment that it was asked to stop, and is gone 5 s later."""
+    def check_exit(self, asked: float, record: Callable[[str, object], None]) -> None:
+        """Assert that it saves within 30 s of the request to stop, and exits within 5 s of that."""
         ended = wait_for(
-            "end of the process",
+            "the end of the process",
             lambda: None if self.processes() else time.time(),
             seconds=60,
             log=self.service.folder / "log",
         )
         saved = max(self.checkpoints())
-        record("seconds from the word to the checkpoint", saved - asked)
+        record("seconds from the request to the checkpoint", saved - asked)
         record("seconds from the checkpoint to the end of the process", ended - saved)
         assert 0 < saved - asked <= 30
         assert ended - saved <= 5
 
     def steps(self) -> list[int]:
-        """The steps that all attempts have done, in the order of their doing."""
+        """The steps done by all attempts, in order."""
         marks = self._work / "progress.jsonl"
         lines = marks.read_text().splitlines() if marks.exists() else []
         return [json.loads(line)["done"] for line in lines]
 
     def checkpoints(self) -> list[float]:
-        """When each of those that lie in the work folder was sealed."""
+        """When each checkpoint in the work folder was committed."""
         return [path.stat().st_mtime for path in self._work.glob("checkpoints/step-*/digests.json")]
 
     def processes(self) -> list[int]:
-        """The processes that train: what they print goes to the step's log in the store."""
+        """The training processes: those whose output goes to the step's log in the store."""
         log = self.service.store / "logs" / f"{self._key}.log"
         found = []
         for pid in psutil.pids():

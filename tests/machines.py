@@ -1,8 +1,7 @@
-"""What random lives share: how long they are, and where.
+"""Settings shared by the tests with random histories: how many, how long, and where.
 
-Short, or 2,000 of 200 steps with `--hypothesis-profile=deep`. In memory where there is a place for
-it: what a power cut leaves has a test of its own, and flushing to a disk takes nine tenths of a
-life.
+Short by default; 2,000 histories of 200 steps with `--hypothesis-profile=deep`. They run in memory
+if possible: power cuts have their own test, and flushing to disk takes nine tenths of the time.
 """
 
 import tempfile
@@ -13,14 +12,14 @@ from hypothesis import settings
 MEMORY = Path("/dev/shm")
 
 
-def lives(*, examples: int, steps: int) -> settings:
-    """So many lives of so many steps; 2,000 of 200 where the profile `deep` was asked for."""
+def histories(*, examples: int, steps: int) -> settings:
+    """This many histories of this many steps, unless the profile `deep` is active."""
     if settings.get_current_profile_name() == "deep":
         return settings.get_profile("deep")
     return settings(max_examples=examples, stateful_step_count=steps, deadline=None)
 
 
-def place_of_a_life() -> tempfile.TemporaryDirectory[str]:
-    """An empty folder for one life."""
+def history_folder() -> tempfile.TemporaryDirectory[str]:
+    """An empty folder for one history."""
     memory = MEMORY if MEMORY.is_dir() else None
-    return tempfile.TemporaryDirectory(prefix="life-", dir=memory)
+    return tempfile.TemporaryDirectory(prefix="history-", dir=memory)

@@ -1,12 +1,12 @@
-"""A night of rounds on the tests' tiny model, told as it happens.
+"""A night of rounds on the tests' tiny model, printed as it happens.
 
     python -m tests.night
 
-Three batches are dropped into an inbox at odd times: a good one, one with its labels turned round,
-and one that arrives twice, under two names, while a third upload is still running. After each,
-`sft-dpo round` is typed as a schedule would. At the end the ledger and the head are read back and
-checked. Real in every part but the model, which has 38,000 parameters, and the clock: a batch is
-made old enough to count as whole.
+Three batches arrive in an inbox at odd times: a good one, one with swapped labels, and one that
+arrives twice, under two names, while another upload is still running. After each, `sft-dpo round`
+is run as a schedule would. At the end the ledger and the champion are read back and checked.
+Everything is real except for the model, which has 38,000 parameters, and the clock: batches are
+made old enough to count as complete.
 """
 
 import contextlib
@@ -33,24 +33,24 @@ NIGHT: tuple[tuple[str, str, list[dict[str, Any]], str], ...] = (
         "01:03",
         "tuesday.jsonl",
         rows(100, 32, chosen="no", rejected="yes"),
-        "32 pairs, turned round",
+        "32 pairs, labels swapped",
     ),
     ("02:00", "", [], "nothing"),
     ("04:38", "wednesday.jsonl", rows(200, 32), "32 pairs"),
     ("05:55", "", [], "nothing"),
 )
-"""Time of day, file, its pairs, and what it is."""
+"""Time of day, file name, its pairs, and a description."""
 DUPLICATE = ("04:38", "wednesday-again.jsonl", rows(200, 32), "the same bytes under another name")
-RUNNING = ("04:38", "thursday.jsonl", rows(300, 40), "an upload that still runs")
+RUNNING = ("04:38", "thursday.jsonl", rows(300, 40), "an upload still in progress")
 
 
 def say(line: str = "") -> None:
-    """One line of the record, at once."""
+    """Print one line of the record immediately."""
     print(line, flush=True)  # noqa: T201 - the record is what this program makes
 
 
 def round_(config: Path) -> None:
-    """Type `sft-dpo round`; of what it prints, the row of the round and the words at the end."""
+    """Run `sft-dpo round`; print the table rows of rounds and the closing lines of its output."""
     code = "from flows.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "round", str(config)],
@@ -66,7 +66,7 @@ def round_(config: Path) -> None:
 
 
 def play(folder: Path) -> RoundLine:
-    """The night, in a folder; the line that it leaves."""
+    """Play the night in a folder; returns the line of rounds."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         tiny.write_model(folder / "model", tiny.tokenizer())
     settings = line_settings(tiny.settings(folder / "model", folder / "store"), folder)
@@ -83,21 +83,21 @@ def play(folder: Path) -> RoundLine:
             drop(inbox / RUNNING[1], RUNNING[2], age=0)
         say(f"{time}  $ sft-dpo round night.yaml")
         round_(config)
-        if name == "wednesday.jsonl":  # it is taken away again, as a writer does that starts afresh
+        if name == "wednesday.jsonl":  # removed again, like a writer that starts over
             (inbox / RUNNING[1]).unlink()
     return RoundLine(store=Store(root=folder / "store"))
 
 
 def check(line: RoundLine) -> None:
-    """What the ledger says, and that head, ledger and store agree."""
+    """Print the ledger, and check that champion, ledger and store agree."""
     state = line.state()
     say("\nledger")
     for number, entry in enumerate(line.ledger.read(), start=1):
         event = entry.event.model_dump(mode="json", exclude_none=True)
-        said = event.get("fate") or ", ".join(b["file"] for b in event.get("batches", ()))
-        say(f"  {number}  {event['name']:<8} {said}")
-    fates = [closed.fate for _, closed in state.history]
-    assert fates == ["kept", "rejected", "kept"], fates
+        detail = event.get("fate") or ", ".join(b["file"] for b in event.get("batches", ()))
+        say(f"  {number}  {event['name']:<8} {detail}")
+    outcomes = [closed.fate for _, closed in state.history]
+    assert outcomes == ["kept", "rejected", "kept"], outcomes
     used = [batch.digest for opened, _ in state.history for batch in opened.batches]
     assert len(used) == len(set(used)) == len(state.spent) == 3
     assert [opened.number for opened, _ in state.lineage] == [1, 3]
@@ -106,13 +106,15 @@ def check(line: RoundLine) -> None:
     parents = [opened.parent.model for opened, _ in state.history]
     assert parents[1] == parents[2] != state.champion.model
     line.store.open(state.champion.model)
-    say(f"\nhead    {state.champion.label}, {state.champion.model}: opened, every digest holds")
-    say(f"rounds  {len(fates)}: {', '.join(fates)}; rounds 2 and 3 both started from round 1")
-    say(f"batches {len(used)} used, each once")
+    say(f"\nchampion {state.champion.label}, {state.champion.model}: opened, all digests match")
+    say(
+        f"rounds   {len(outcomes)}: {', '.join(outcomes)}; rounds 2 and 3 both started from round 1"
+    )
+    say(f"batches  {len(used)} used, each once")
 
 
 def main() -> None:
-    """Play and check in a folder that is thrown away."""
+    """Play the night in a temporary folder and check the result."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="night-") as folder:

@@ -1,4 +1,4 @@
-"""A PostgreSQL of its own for tests of the service, on loopback, gone with the test."""
+"""A temporary PostgreSQL for tests of the service, on loopback, removed after the test."""
 
 import os
 import pwd
@@ -15,12 +15,12 @@ import pytest
 from tests.prefect_service import free_port
 
 OWNER = "postgres"
-"""The system's user that runs it: PostgreSQL refuses to be run by root."""
+"""The system user that runs it: PostgreSQL refuses to run as root."""
 
 
 @dataclass(frozen=True)
 class Postgres:
-    """A server that runs: where it lies and listens."""
+    """A running server: its programs, data folder and port."""
 
     programs: Path
     place: Path
@@ -28,17 +28,17 @@ class Postgres:
 
     @property
     def url(self) -> str:
-        """Prefect's database, as its settings want it."""
+        """The connection URL of Prefect's database."""
         return f"postgresql+asyncpg://prefect@127.0.0.1:{self.port}/prefect"
 
     def make_database(self) -> None:
-        """An empty database, in place of the one that may be there."""
+        """Create an empty database; drop an existing one first."""
         place = ("-h", "127.0.0.1", "-p", str(self.port), "-U", "prefect")
         self.call("dropdb", *place, "--if-exists", "prefect")
         self.call("createdb", *place, "prefect")
 
     def call(self, program: str, *words: str) -> None:
-        """One of PostgreSQL's programs, to its end, as its owner."""
+        """Run one of PostgreSQL's programs as its owner, and wait for it."""
         prefix = ["runuser", "-u", OWNER, "--"] if os.geteuid() == 0 else []
         command = [*prefix, str(self.programs / program), *words]
         subprocess.run(command, check=True, cwd=self.place, stdout=subprocess.DEVNULL)
@@ -46,7 +46,7 @@ class Postgres:
 
 @contextmanager
 def postgresql() -> Iterator[Postgres]:
-    """A server with an empty database; the test is skipped where PostgreSQL is not installed."""
+    """A server with an empty database; skips the test if PostgreSQL is not installed."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not programs:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")

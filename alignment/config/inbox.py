@@ -1,4 +1,4 @@
-"""Settings of an inbox: where batches arrive, and what a round makes of them."""
+"""Settings of an inbox: where batches arrive, and how a round uses them."""
 
 from typing import Annotated, Literal
 
@@ -11,13 +11,13 @@ from alignment.records import Frozen
 
 
 class GatePromotes(Frozen):
-    """A round that passes the gate is the champion at once."""
+    """A round that passes the gate becomes the champion immediately."""
 
     name: Literal["gate"] = "gate"
 
 
 class PersonPromotes(Frozen):
-    """A round that passes the gate waits for a person; no other round begins meanwhile."""
+    """A round that passes the gate waits for approval; no other round starts meanwhile."""
 
     name: Literal["person"] = "person"
 
@@ -26,50 +26,50 @@ Promotion = Annotated[GatePromotes | PersonPromotes, Field(discriminator="name")
 
 
 class InboxConfig(Frozen):
-    """Where new preference pairs arrive, and what a round makes of them."""
+    """Where new preference pairs arrive, and how a round uses them."""
 
     path: Place = Field(
         default="inbox",
         min_length=1,
-        description="A folder, or a URL that fsspec opens; searched downwards.",
+        description="A folder, or a URL that fsspec can open; searched recursively.",
     )
     line: str = Field(
         default="main",
         pattern=r"^[a-z0-9][a-z0-9-]*$",
-        description="Name of the line of rounds: its champion and its ledger in the store.",
+        description="Name of the line of rounds; each line has its own champion and ledger.",
     )
     format: Format = Field(
-        default=Auto(), description="What the columns mean; told by the columns when absent."
+        default=Auto(), description="Meaning of the columns; detected from their names if not set."
     )
     task_type: str = Field(
         default="general",
         min_length=1,
-        description="What the pairs practise, for rows without a column task_type.",
+        description="Task type of rows that have no column task_type.",
     )
     settle_seconds: NonNegativeFloat = Field(
-        default=60.0, description="Seconds without a change before a file counts as whole."
+        default=60.0, description="Seconds a file must be unchanged before it counts as complete."
     )
     min_new_pairs: PositiveInt = Field(
         default=100,
-        description="Fewer usable new pairs wait for the next batch; no round is trained.",
+        description="Minimum number of usable new pairs; with fewer, they wait for the next batch.",
     )
     replay_share: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="Share of a round's pairs that are taken from the rounds before, 0 to 1.",
+        description="Share of a round's pairs that are replayed from earlier rounds, 0 to 1.",
     )
     max_malformed_share: float = Field(
         default=0.01,
         ge=0,
         le=1,
-        description="Share of a batch's rows that may be unreadable, 0 to 1; a batch with more is "
-        "refused, the others go on.",
+        description="Maximum share of unreadable rows in a batch, 0 to 1; a batch with more is "
+        "refused, and the round uses the others.",
     )
     promotion: Promotion = Field(
-        default=GatePromotes(), description="Who makes a round that passes the gate the champion."
+        default=GatePromotes(), description="Who promotes a round that passes the gate to champion."
     )
 
     def source(self, path: str) -> FileSource:
-        """A batch as the data code reads it."""
+        """The data source that reads one batch."""
         return FileSource(path=path, format=self.format, task_type=self.task_type)

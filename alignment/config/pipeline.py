@@ -1,8 +1,8 @@
-"""The whole configuration of a run: the stages' own configs, composed. Read it as a contents page.
+"""The whole configuration of a run, composed of the configs of its stages: a table of contents.
 
-The defaults are the seed's values for Qwen2.5-7B-Instruct on one 40 GB card. `python -m
+The defaults are the reference recipe, for Qwen2.5-7B-Instruct on one 40 GB card. `python -m
 alignment.config.pipeline FILE` writes the JSON schema that editors use. Not here: YAML, overrides
-and mistakes in them (`file.py`).
+and their error messages (`file.py`).
 """
 
 import json
@@ -25,29 +25,31 @@ from alignment.train.settings import DpoConfig, SftConfig
 
 
 class TrainedSft(Frozen):
-    """Fine-tune an adapter on conversations first."""
+    """Train an SFT adapter on conversations first."""
 
     name: Literal["train"] = "train"
     data: ConversationSetConfig = Field(description="Conversations to imitate.")
-    training: SftConfig = Field(default=SftConfig(), description="How the adapter is trained.")
+    training: SftConfig = Field(
+        default=SftConfig(), description="Training settings of the adapter."
+    )
 
 
 class AdapterSft(Frozen):
     """Start from an SFT adapter that was trained elsewhere.
 
-    A folder that is not there, or holds no adapter, means: no SFT adapter, the base model takes
-    its place. A damaged adapter is an error.
+    If the folder does not exist or contains no adapter, the rounds start from the base model. A
+    damaged adapter is an error.
     """
 
     name: Literal["adapter"] = "adapter"
     path: Path = Field(description="Folder written by PEFT's save_pretrained.")
 
     def present(self) -> bool:
-        """Whether there is an adapter to start from, sound or not."""
+        """Whether the folder contains an adapter, valid or not."""
         return any((self.path / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
 
     def digest(self) -> str:
-        """What names this adapter in a key: its bytes.
+        """Digest of the adapter's files, which identifies it in a key.
 
         Raises:
             ModelError: the adapter is incomplete or damaged.
@@ -67,23 +69,23 @@ Sft = Annotated[TrainedSft | AdapterSft | NoSft, Field(discriminator="name")]
 
 
 class RoundConfig(Frozen):
-    """One DPO round: its pairs, and its settings where they differ from `dpo`."""
+    """One DPO round: its pairs, and its training settings if they differ from `dpo`."""
 
     data: PairSetConfig = Field(description="Preference pairs of this round.")
     training: DpoConfig | None = Field(
-        default=None, description="Settings of this round alone; the run's `dpo` otherwise."
+        default=None, description="Settings for this round only; if not set, those in `dpo`."
     )
 
 
 class ControlConfig(Frozen):
-    """Beside the rounds: the SFT model trained on, by plain SFT, for as many steps.
+    """A control for the rounds: the SFT model, trained further with plain SFT for as many steps.
 
-    It imitates the chosen replies of the rounds' pairs, in the rounds' batch size, one pass: the
-    same prompts and the same number of steps, without the preference.
+    It imitates the chosen replies of the rounds' pairs, with the batch size and epochs in `dpo`:
+    the same prompts and the same number of steps, but no preference signal.
     """
 
     learning_rate: PositiveFloat | None = Field(
-        default=None, description="Peak learning rate; that of `sft.training` when absent."
+        default=None, description="Peak learning rate; if not set, the one in `sft.training`."
     )
 
 
@@ -94,44 +96,44 @@ class PipelineConfig(Frozen):
         default="run", pattern=r"^[a-z0-9][a-z0-9-]*$", description="Name of the run in reports."
     )
     seed: int = Field(
-        default=0, ge=0, lt=2**31, description="Every stage derives a seed of its own from it."
+        default=0, ge=0, lt=2**31, description="Random seed, from which each stage derives its own."
     )
-    store: Path = Field(default=Path("runs"), description="Folder in which artifacts live.")
+    store: Path = Field(default=Path("runs"), description="Folder for the artifacts.")
     model: ModelSource = Field(description="The chat model to start from.")
     quantisation: Quantisation | None = Field(
         default=Nf4(),
-        description="4-bit weights under the adapter in training; null for full weights.",
+        description="4-bit base weights during training; null for full weights.",
     )
-    sft: Sft = Field(description="How the rounds' starting model comes to be.")
+    sft: Sft = Field(description="How the model that the rounds start from is made.")
     dpo: DpoConfig = Field(default=DpoConfig(), description="Settings of every DPO round.")
     rounds: tuple[RoundConfig, ...] = Field(
-        default=(), description="The DPO rounds, in order; each starts from the last that was kept."
+        default=(), description="The DPO rounds in order; each starts from the last model kept."
     )
     gate: GateConfig | None = Field(
         default=GateConfig(),
-        description="When a round is kept. The next one starts from it, otherwise from where it "
-        "started; null: every round is kept.",
+        description="Criteria for keeping a round. After a kept round, the next starts from it; "
+        "otherwise from the same model as the rejected one. null: keep every round.",
     )
     compose: Compose = Field(
-        default=Merge(), description="How a stage's adapter is handed to the next stage."
+        default=Merge(), description="How the adapter of a stage is passed to the next stage."
     )
     control: ControlConfig | None = Field(
-        default=None, description="A plain-SFT control beside the rounds; null for none."
+        default=None, description="A plain-SFT control for the rounds; null for none."
     )
     evaluation: EvaluationConfig = Field(
-        default=EvaluationConfig(), description="The measurement every model of the chain gets."
+        default=EvaluationConfig(), description="How every model of the run is evaluated."
     )
     stall_minutes: float | None = Field(
         default=60.0,
         gt=0,
-        description="Minutes in which a step's process neither made progress nor wrote to its log, "
-        "after which it is ended; the same command continues it. null: it is waited for for ever.",
+        description="Stop a step's process after this many minutes without progress or log output; "
+        "running the same command again resumes it. null: no timeout.",
     )
     gpu_memory_gib: float | None = Field(
         default=None,
         gt=0,
-        description="GPU memory in GiB that a step may take for its tensors: a share of a card, or "
-        "on a large card what must fit a smaller one. null: all there is.",
+        description="Limit on a step's tensor memory in GiB, e.g. to share a GPU or to emulate a "
+        "smaller one. null: no limit.",
     )
     inbox: InboxConfig | None = Field(
         default=None,
@@ -139,7 +141,7 @@ class PipelineConfig(Frozen):
     )
 
     def first_rounds(self, number: int) -> "PipelineConfig":
-        """This run with its first rounds only."""
+        """The same run with only its first `number` rounds."""
         return self.model_copy(update={"rounds": self.rounds[:number]})
 
 

@@ -1,1 +1,1 @@
-"""The steps of a run, their order, and what a run would do."""
+"""The steps of a run, their order, and the plan of what a run would do."""

@@ -1,14 +1,14 @@
-"""The chain: a config becomes steps in the order they run.
+"""The chain: turns a config into steps, in the order they run.
 
-    data -> SFT -> hand-over -> for each round:
-            pairs -> DPO -> hand-over -> evaluation -> gate -> report
+    data -> SFT -> handover -> for each round:
+            pairs -> DPO -> handover -> evaluation -> gate -> report
 
-A hand-over merges the stage's adapter or stacks it; the steps after it do not know which. Steps
-name their parents by key, so the whole chain with all its keys exists before anything runs, and
-`plan`, `run` and a scheduler cannot disagree about it.
-Rounds are a fold: each starts from the last model that a gate kept. A verdict is in no key; it
-decides which model's key a later round names (`verdicts.py`), so the rounds are woven again
-when one is known.
+A handover merges or stacks the adapter of a stage; later steps do not need to know which. Steps
+name their parents by key, so the whole chain and all its keys are known before anything runs, and
+`plan`, `run` and a scheduler cannot disagree.
+Rounds are a fold: each starts from the last model that a gate kept. Gate verdicts are not part of
+any key. They decide which model a later round starts from, so the rounds are rebuilt after each
+verdict (`verdicts.py`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,9 +36,9 @@ from alignment.train.settings import DpoConfig
 
 PairSet = PreparePairs | PrepareBatches
 KeepRound = Callable[[Gate], bool]
-"""Whether a gate keeps its round."""
+"""Tells whether a gate keeps its round."""
 EVALUATION = "evaluation"
-"""Name of the set that is used for nothing but evaluation."""
+"""Name of the set that is only used for evaluation."""
 
 
 class Round(Frozen):
@@ -51,14 +51,14 @@ class Round(Frozen):
     gate: Gate | None = None
 
     def steps(self) -> Iterator[Step]:
-        """Every step after the data, in order."""
+        """The steps after data preparation, in order."""
         yield from (self.train, self.handover, self.evaluate)
         if self.gate is not None:
             yield self.gate
 
 
 class Control(Frozen):
-    """The steps of the control: plain SFT in place of the rounds."""
+    """The steps of the control: plain SFT instead of the rounds."""
 
     train: TrainSft
     handover: HandOver
@@ -66,7 +66,7 @@ class Control(Frozen):
 
 
 class Chain(Frozen):
-    """All steps of a run; `steps` gives them in order."""
+    """All steps of a run; `steps()` yields them in order."""
 
     base: OpenBase
     held_out: PreparePairs | None
@@ -79,9 +79,9 @@ class Chain(Frozen):
     control: Control | None
 
     def steps(self) -> Iterator[Step]:
-        """Every step, each after its parents."""
-        first = (self.base, self.held_out, self.conversations)
-        yield from (step for step in first if step is not None)
+        """All steps, each after its parents."""
+        optional = (self.base, self.held_out, self.conversations)
+        yield from (step for step in optional if step is not None)
         yield from (round_.pairs for round_ in self.rounds)
         if self.sft is not None:
             yield self.sft
@@ -93,24 +93,24 @@ class Chain(Frozen):
             yield from (self.control.train, self.control.handover, self.control.evaluate)
 
     def evaluations(self) -> tuple[EvaluateModel, ...]:
-        """Every evaluation in the order of the table: base, SFT, rounds, control."""
+        """All evaluations in the order of the report's table: base, SFT, rounds, control."""
         control = (self.control.evaluate,) if self.control else ()
         rounds = (round_.evaluate for round_ in self.rounds)
         return (self.evaluate_base, self.evaluate_sft, *rounds, *control)
 
 
 def seed_for(seed: int, purpose: str) -> int:
-    """A seed of its own for each purpose of a run, 0 .. 2^31 - 1."""
+    """Derive a separate seed for each purpose of a run, 0 .. 2^31 - 1."""
     return int(digest_of([seed, purpose])[:8], 16) >> 1
 
 
 def dpo_of(config: PipelineConfig, number: int) -> DpoConfig:
-    """How a round of the config is trained: its own settings, or those of every round."""
+    """The training settings of a round: its own, or those shared by all rounds."""
     return config.rounds[number - 1].training or config.dpo
 
 
 def lengths_of(dpo: DpoConfig) -> Lengths:
-    """How long a pair may be in a round that is trained like this."""
+    """The length limits of pairs under these training settings."""
     return Lengths(
         prompt=dpo.max_prompt_length, whole=dpo.max_length, reply=dpo.min_completion_tokens
     )
@@ -119,7 +119,7 @@ def lengths_of(dpo: DpoConfig) -> Lengths:
 def handover_step(
     config: Compose, name: str, policy: str, adapter: str | None, *, bf16: bool
 ) -> HandOver:
-    """The step that hands on a model and the adapter trained on it, given by their keys."""
+    """The step that passes a model and the adapter trained on it (both as keys) to later stages."""
     kind = MergeAdapter if isinstance(config, Merge) else StackAdapter
     return kind(
         name=f"{config.name}-{name}",
@@ -130,17 +130,17 @@ def handover_step(
     )
 
 
-def all_kept(_: Gate) -> bool:
-    """What is assumed of a round before it is judged."""
+def assume_kept(_: Gate) -> bool:
+    """The `KeepRound` for a run without verdicts: every round is kept."""
     return True
 
 
-def chain(config: PipelineConfig, kept: KeepRound = all_kept) -> Chain:
+def chain(config: PipelineConfig, keep_round: KeepRound = assume_kept) -> Chain:
     """The steps of a run.
 
     Args:
-        config: the run.
-        kept: is asked about the gate of each round, in order.
+        config: the configuration of the run.
+        keep_round: called with the gate of each round, in order.
 
     Raises:
         DataError, ModelError: a source that is hashed by content cannot be read.
@@ -151,26 +151,26 @@ def chain(config: PipelineConfig, kept: KeepRound = all_kept) -> Chain:
         quantisation=config.quantisation,
         digest=config.model.digest(),
     )
-    sets = _Sets(config, base)
+    sets = _DataSets(config, base)
     held_out = sets.held_out()
     conversations = sets.conversations()
     pairs = [sets.pairs(number) for number in range(1, len(config.rounds) + 1)]
-    return ChainBuilder(config, held_out, pairs).build(base, conversations, kept)
+    return ChainBuilder(config, held_out, pairs).build(base, conversations, keep_round)
 
 
-def rebuild_rounds(chain: Chain, config: PipelineConfig, kept: KeepRound) -> Chain:
-    """The chain with its rounds put together anew; reads no source again."""
-    weaver = ChainBuilder(config, chain.held_out, [round_.pairs for round_ in chain.rounds])
+def rebuild_rounds(chain: Chain, config: PipelineConfig, keep_round: KeepRound) -> Chain:
+    """The chain with its rounds built again; no data source is read again."""
+    builder = ChainBuilder(config, chain.held_out, [round_.pairs for round_ in chain.rounds])
     start, base, sft = chain.handover, chain.evaluate_base, chain.evaluate_sft
-    return chain.model_copy(update={"rounds": weaver.rounds(start, base, sft, kept)})
+    return chain.model_copy(update={"rounds": builder.rounds(start, base, sft, keep_round)})
 
 
-class _Sets:
-    """The data of a run, set by set: each knows those before it, and takes none of their rows."""
+class _DataSets:
+    """Builds the data steps of a run. Each names the sets before it, whose prompts it excludes."""
 
     def __init__(self, config: PipelineConfig, base: OpenBase) -> None:
         self._config, self._base = config, base
-        self._made: dict[str, str] = {}
+        self._earlier: dict[str, str] = {}
 
     def held_out(self) -> PreparePairs | None:
         data = self._config.evaluation.data
@@ -194,9 +194,9 @@ class _Sets:
             max_length=sft.training.max_length,
             digest=data.digest(),
             base=self._base.key,
-            earlier=dict(self._made),
+            earlier=dict(self._earlier),
         )
-        self._made["sft"] = step.key
+        self._earlier["sft"] = step.key
         return step
 
     def _prepare(self, name: str, data: PairSetConfig, dpo: DpoConfig) -> PreparePairs:
@@ -208,25 +208,25 @@ class _Sets:
             lengths=lengths_of(dpo),
             digest=data.digest(),
             base=self._base.key,
-            earlier=dict(self._made),
+            earlier=dict(self._earlier),
         )
-        self._made[name] = step.key
+        self._earlier[name] = step.key
         return step
 
 
 class ChainBuilder:
-    """Puts models, evaluations and gates together, on sets that are there."""
+    """Builds the model, evaluation and gate steps on data steps that already exist."""
 
     def __init__(
         self, config: PipelineConfig, held_out: PreparePairs | None, pairs: Sequence[PairSet]
     ) -> None:
         self._config, self._held_out, self._pairs = config, held_out, pairs
-        self._shown = tuple(step.key for step in (held_out, *pairs) if step is not None)
+        self._evaluation_sets = tuple(step.key for step in (held_out, *pairs) if step is not None)
 
     def build(
-        self, base: OpenBase, conversations: PrepareConversations | None, kept: KeepRound
+        self, base: OpenBase, conversations: PrepareConversations | None, keep_round: KeepRound
     ) -> Chain:
-        """The whole chain on a base model."""
+        """The whole chain for a base model."""
         sft = self._sft(base, conversations)
         start = self._handover("sft", base, sft, bf16=self._sft_bf16())
         evaluate_base = self._evaluate("base", base)
@@ -240,20 +240,31 @@ class ChainBuilder:
             handover=start,
             evaluate_base=evaluate_base,
             evaluate_sft=evaluate_sft,
-            rounds=self.rounds(start, evaluate_base, evaluate_sft, kept),
+            rounds=self.rounds(start, evaluate_base, evaluate_sft, keep_round),
             control=self._control(start, evaluate_base, evaluate_sft),
         )
 
     def rounds(
-        self, model: HandOver, base: EvaluateModel, measured: EvaluateModel, kept: KeepRound
+        self,
+        champion: HandOver,
+        base: EvaluateModel,
+        evaluation: EvaluateModel,
+        keep_round: KeepRound,
     ) -> tuple[Round, ...]:
-        """Each round on what was kept of those before: at first `model`, as it was `measured`."""
+        """All rounds; each starts from the last model kept, the first from `champion`.
+
+        Args:
+            champion: the model that the first round starts from.
+            base: the evaluation of the base model.
+            evaluation: the evaluation of `champion`.
+            keep_round: called with the gate of each round, in order.
+        """
         rounds: list[Round] = []
         for number in range(1, len(self._pairs) + 1):
-            made = self._round(number, model, base, measured)
-            rounds.append(made)
-            if made.gate is None or kept(made.gate):
-                model, measured = made.handover, made.evaluate
+            round_ = self._round(number, champion, base, evaluation)
+            rounds.append(round_)
+            if round_.gate is None or keep_round(round_.gate):
+                champion, evaluation = round_.handover, round_.evaluate
         return tuple(rounds)
 
     def _sft(
@@ -276,7 +287,7 @@ class ChainBuilder:
                 path=sft.path,
                 digest=sft.digest(),
                 policy=base.key,
-                probe=self._shown,
+                probe=self._evaluation_sets,
                 bf16=self._sft_bf16(),
             )
         return None
@@ -286,7 +297,7 @@ class ChainBuilder:
         return sft.training.bf16 if isinstance(sft, TrainedSft) else self._config.dpo.bf16
 
     def _round(
-        self, number: int, policy: HandOver, base: EvaluateModel, measured: EvaluateModel
+        self, number: int, policy: HandOver, base: EvaluateModel, evaluation: EvaluateModel
     ) -> Round:
         pairs = self._pairs[number - 1]
         train = TrainDpo(
@@ -297,22 +308,22 @@ class ChainBuilder:
             data=pairs.key,
             watched=self._watched(pairs.key),
         )
-        after = self._handover(train.name, policy, train, bf16=train.config.bf16)
-        evaluate = self._evaluate(f"round {number}", after, base, measured)
+        model = self._handover(train.name, policy, train, bf16=train.config.bf16)
+        evaluate = self._evaluate(f"round {number}", model, base, evaluation)
         gate = None
         if self._config.gate is not None:
             gate = Gate(
                 name=f"gate-{number}",
                 config=self._config.gate,
-                candidate=after.key,
+                candidate=model.key,
                 evaluation=evaluate.key,
                 champion=policy.key,
-                against=measured.key,
+                against=evaluation.key,
             )
-        return Round(pairs=pairs, train=train, handover=after, evaluate=evaluate, gate=gate)
+        return Round(pairs=pairs, train=train, handover=model, evaluate=evaluate, gate=gate)
 
     def _control(
-        self, policy: HandOver, base: EvaluateModel, measured: EvaluateModel
+        self, policy: HandOver, base: EvaluateModel, evaluation: EvaluateModel
     ) -> Control | None:
         sft, control = self._config.sft, self._config.control
         if control is None or not self._pairs or not isinstance(sft, TrainedSft):
@@ -332,16 +343,16 @@ class ChainBuilder:
             data=data,
             watched=self._watched(*data),
         )
-        after = self._handover("control", policy, train, bf16=train.config.bf16)
+        model = self._handover("control", policy, train, bf16=train.config.bf16)
         return Control(
             train=train,
-            handover=after,
-            evaluate=self._evaluate("control", after, base, measured),
+            handover=model,
+            evaluate=self._evaluate("control", model, base, evaluation),
         )
 
     def _handover(self, name: str, policy: Step, adapter: Step | None, *, bf16: bool) -> HandOver:
-        adapted = adapter.key if adapter else None
-        return handover_step(self._config.compose, name, policy.key, adapted, bf16=bf16)
+        adapter_key = adapter.key if adapter else None
+        return handover_step(self._config.compose, name, policy.key, adapter_key, bf16=bf16)
 
     def _evaluate(
         self,
@@ -356,13 +367,13 @@ class ChainBuilder:
             config=self._config.evaluation,
             label=label,
             model=model.key,
-            data=self._shown,
+            data=self._evaluation_sets,
             base=base.key if base else None,
             parent=parent.key if parent else None,
         )
 
     def _watched(self, *own: str) -> tuple[str, ...]:
-        """Sets to look at during training: its own, then those for evaluation only."""
+        """Sets to evaluate on during training: its own, then the one for evaluation only."""
         return (*own, self._held_out.key) if self._held_out else own
 
     def _seed(self, purpose: str) -> int:

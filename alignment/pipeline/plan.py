@@ -1,7 +1,7 @@
-"""What a run would do, step by step, before it does anything.
+"""The plan of a run: what it would do, step by step, without doing it.
 
-`Planned.resolved` holds the values under the names that TRL, PEFT and bitsandbytes give them:
-the trainers are built from the same dictionaries. Not here: running.
+`Planned.resolved` holds the values under the argument names of TRL, PEFT and bitsandbytes. The
+trainers are built from the same dictionaries. Not here: running.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ Status = Literal["RUN", "SKIP", "RESUME"]
 
 
 class Planned(Frozen):
-    """One step of a run that has not happened yet.
+    """One step of a planned run.
 
     Attributes:
-        status: SKIP, its artifact exists; RESUME, a checkpoint exists; RUN otherwise.
-        resolved: library name to its arguments, for training steps.
-        assumes: gates that have not spoken yet: the key holds if they keep their rounds.
+        status: SKIP if its artifact exists, RESUME if a checkpoint exists, otherwise RUN.
+        resolved: arguments by library, for training steps.
+        assumes: gates without a verdict; the key is right only if they keep their rounds.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Planned(Frozen):
 
 
 def plan(chain: Chain, store: Store) -> Iterator[Planned]:
-    """Every step of a chain in order, with what would happen to it."""
+    """The plan of each step of a chain, in order."""
     assumed = _assumed(chain, store)
     for step in chain.steps():
         yield Planned(
@@ -53,13 +53,13 @@ def plan(chain: Chain, store: Store) -> Iterator[Planned]:
 
 
 def _assumed(chain: Chain, store: Store) -> dict[str, tuple[str, ...]]:
-    """Keys of steps of rounds to the gates of the rounds before that have not spoken yet."""
-    silent: tuple[str, ...] = ()
+    """By the key of each step in a round: the gates before it that have no verdict yet."""
+    pending: tuple[str, ...] = ()
     found: dict[str, tuple[str, ...]] = {}
     for round_ in chain.rounds:
-        found |= {step.key: silent for step in round_.steps()}
+        found |= {step.key: pending for step in round_.steps()}
         if round_.gate is not None and verdict_of(store, round_.gate) is None:
-            silent += (round_.gate.name,)
+            pending += (round_.gate.name,)
     return found
 
 

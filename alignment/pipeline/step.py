@@ -1,7 +1,7 @@
-"""What a stage is as a value: its fields, its key, what it is given and what it leaves.
+"""A stage as a value: its settings, its key, its inputs and its outcome.
 
-A step names its parents by key, so it is small JSON that can travel to another process, and its
-own key follows from its fields alone: `plan` knows every key before anything has run.
+A step names its parents by key, so it is small JSON that can be sent to another process. Its own
+key follows from its fields alone: `plan` knows every key before anything runs.
 """
 
 from abc import ABC, abstractmethod
@@ -33,11 +33,11 @@ Key = Annotated[str, "key"]
 
 @dataclass(frozen=True)
 class Context:
-    """What a step is given to build itself.
+    """What a step needs to build its artifact.
 
     Attributes:
-        tokenizer: the base model's, for a data step that is built before the model's weights are
-            there; None: the one of the `base` artifact.
+        tokenizer: the base model's tokenizer, for data steps that run before its weights are
+            fetched (the doctor); None: use the tokenizer of the `base` artifact.
     """
 
     store: Store
@@ -48,7 +48,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step leaves: an output of the kind it produces, metrics, and notes for people."""
+    """The result of a step: the output for later steps, and metrics and notes for people."""
 
     output: Frozen
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -60,9 +60,9 @@ class Parent(NamedTuple):
 
     Attributes:
         field: the field of the step that names it.
-        role: its name in the manifest: the field; "data 1", "data 2" for several; for sets that
-            the step knows by name, that name.
-        key: of its artifact.
+        role: its name in the manifest: the field name; "data 1", "data 2" for several keys; for a
+            mapping of sets, the name of the set.
+        key: the key of its artifact.
     """
 
     field: str
@@ -71,21 +71,21 @@ class Parent(NamedTuple):
 
 
 class Step(Frozen, ABC):
-    """One stage with everything that decides its result.
+    """One stage, with everything that decides its result.
 
     Attributes:
-        stage: the kind of step; the key begins with it.
-        name: how people call it: "sft", "dpo-2", "evaluate-round-1".
-        seed: of whatever is random in it.
-        version: raised when the same settings give another result.
-        title: what the step does, as a scheduler and a progress bar call it.
-        produces: the kind of record that the step leaves for others.
+        stage: the kind of step; keys begin with it.
+        name: the readable name: "sft", "dpo-2", "evaluate-round-1".
+        seed: random seed of the step.
+        version: incremented when the code changes the result for the same settings.
+        title: what the step does, as shown by the scheduler.
+        produces: type of the record in `StageRecord.output`.
         parent_fields: the fields that hold keys of other steps.
-        headline: the metrics that are shown where there is room for two or three.
-        in_child: whether it runs in a process of its own, whose memory is returned.
-        needs_gpu: whether it takes the GPU, which one process at a time may.
-        nominal_seconds: on the practice run on two cores; a forecast uses only their ratio.
-        notes_matter: whether a report begins with the step's notes.
+        headline: the two or three metrics to show when space is short.
+        in_child: whether it runs in its own process, so that its memory is freed at the end.
+        needs_gpu: whether it uses the GPU, which only one process may use at a time.
+        nominal_seconds: duration in the practice run on two cores; forecasts only use the ratios.
+        notes_matter: whether the report shows the step's notes at the top.
     """
 
     stage: str
@@ -103,13 +103,13 @@ class Step(Frozen, ABC):
 
     @property
     def key(self) -> str:
-        """The name of this step's artifact: stage, and a digest of all that decides it."""
+        """The address of the artifact: the stage and a digest of everything that decides it."""
         content = [self.stage, self.version, self.model_dump(mode="json")]
         return f"{self.stage}-{digest_of(content)[:24]}"
 
     @property
     def parents(self) -> tuple[Parent, ...]:
-        """Every step that must be built before this one."""
+        """All steps that must be built before this one."""
         return tuple(
             parent
             for field in self.parent_fields
@@ -118,7 +118,7 @@ class Step(Frozen, ABC):
 
     @property
     def roles(self) -> dict[str, str]:
-        """Role to key of every parent, as the manifest has them."""
+        """Key of every parent by role, as written to the manifest."""
         return {parent.role: parent.key for parent in self.parents}
 
     @property
@@ -127,13 +127,17 @@ class Step(Frozen, ABC):
         return self.model_dump(mode="json", exclude={"stage", "name", "seed", *self.parent_fields})
 
     def library_arguments(self, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
-        """The step's values under the argument names of the libraries that it calls."""
-        del quantisation  # of the base model; most steps call no library with it
+        """The step's values under the argument names of the libraries that it calls.
+
+        Args:
+            quantisation: that of the base model.
+        """
+        del quantisation  # only training steps and the base need it
         return {}
 
     @abstractmethod
     def build(self, context: Context) -> Outcome:
-        """Build the artifact's files in the workspace and say what came out."""
+        """Write the artifact's files into the workspace and return the outcome."""
 
 
 def _parents(field: str, value: str | Sequence[str] | Mapping[str, str] | None) -> Iterator[Parent]:
@@ -145,21 +149,21 @@ def _parents(field: str, value: str | Sequence[str] | Mapping[str, str] | None) 
         yield from (Parent(field, f"{field} {i}", key) for i, key in enumerate(value, start=1))
 
 
-# --- what steps read of their parents -----------------------------------------------------------
+# --- reading the output of parents --------------------------------------------------------------
 
 
 def model_of(store: Store, key: str) -> ModelRef:
-    """The model that a step made, after its files were verified."""
+    """The model that a step produced; its files are verified first."""
     return ModelRef.model_validate(store.open(key).output)
 
 
 def data_of(store: Store, key: str) -> DataRef:
-    """The set that a step prepared, after its files were verified."""
+    """The data set that a step prepared; its files are verified first."""
     return DataRef.model_validate(store.open(key).output)
 
 
 def rows_of(store: Store, sets: Iterable[DataRef], role: str, kind: type[Any]) -> Iterable[Any]:
-    """The rows of one role (train, held_out, prompts) of several sets, one after the other."""
+    """The rows with one role (train, held_out, prompts) in several sets, set by set."""
     for ref in sets:
         uri = getattr(ref, role)
         if uri is not None:
@@ -167,7 +171,7 @@ def rows_of(store: Store, sets: Iterable[DataRef], role: str, kind: type[Any]) -
 
 
 def conversations_of(store: Store, sets: Iterable[DataRef], role: str) -> list[Conversation]:
-    """The same as chats to imitate; of a pair, its prompt with the chosen reply."""
+    """Like `rows_of`, as conversations; a pair becomes its prompt with the chosen reply."""
     found: list[Conversation] = []
     for ref in sets:
         if ref.kind == "conversations":

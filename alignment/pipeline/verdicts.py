@@ -1,46 +1,46 @@
-"""What the gates of a configured run have said so far, and the chain that follows from it.
+"""The gate verdicts that a configured run has so far, and the chain that follows from them.
 
-A verdict is an output, so it stands in no key. It decides where the next round starts: on the
-round's model, or again on the one that this round started from. A rejection that a change of the
-evaluation does not overturn therefore rebuilds nothing. Not here: judging (`evaluate/gate.py`),
-rounds from an inbox (`head.py`).
+A verdict is an output, so it is not part of any key. It decides where the next round starts: from
+the new model, or from the same one as this round. If the evaluation changes but the verdict stays
+the same, no model is rebuilt. Not here: judging (`evaluate/gate.py`), rounds from an inbox
+(`rounds/state.py`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.pipeline.chain import Chain, chain, rebuild_rounds
+from alignment.pipeline.chain import Chain, KeepRound, chain, rebuild_rounds
 from alignment.pipeline.steps import Gate, Step
 from alignment.records import GateResult
 from alignment.store.store import Store
 
 
 def chain_so_far(config: PipelineConfig, store: Store) -> Chain:
-    """The chain as far as the store knows the verdicts; a round that waits for one is kept."""
-    return chain(config, kept_in(store))
+    """The chain under the verdicts in the store; rounds without a verdict count as kept."""
+    return chain(config, verdicts_in(store))
 
 
 def after_verdict(chain: Chain, config: PipelineConfig, store: Store) -> Chain:
-    """The chain after one more gate has spoken."""
-    return rebuild_rounds(chain, config, kept_in(store))
+    """The chain rebuilt after another verdict."""
+    return rebuild_rounds(chain, config, verdicts_in(store))
 
 
-def kept_in(store: Store) -> Callable[[Gate], bool]:
-    """Whether a gate keeps its round, by the store; true of one that has not spoken."""
+def verdicts_in(store: Store) -> KeepRound:
+    """The `KeepRound` that looks verdicts up in the store; without a verdict, a round is kept."""
     return lambda gate: verdict_of(store, gate) is not False
 
 
 def verdict_of(store: Store, gate: Gate) -> bool | None:
-    """Whether a gate has kept its round; None before it has spoken."""
+    """Whether a gate kept its round; None if it has no verdict yet."""
     record = store.find(gate.key)
     return None if record is None else GateResult.model_validate(record.output).verdict.kept
 
 
 def each_step(config: PipelineConfig, store: Store) -> Iterator[Step]:
-    """Every step of a run in order, for whoever builds one before asking for the next."""
-    woven = chain(config)
-    for place in range(len(tuple(woven.steps()))):
-        step = tuple(woven.steps())[place]
+    """All steps of a run in order. The caller must build each one before asking for the next."""
+    current = chain(config)
+    for position in range(len(tuple(current.steps()))):
+        step = tuple(current.steps())[position]
         yield step
         if isinstance(step, Gate):
-            woven = after_verdict(woven, config, store)
+            current = after_verdict(current, config, store)

@@ -185,7 +185,7 @@ def _told(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """Which rounds were kept, and of a rejected one why; what was found otherwise is a table."""
     if kept := [verdict.candidate for verdict in verdicts if verdict.kept]:
         yield f"The gate kept {', '.join(kept)}."
-    yield from (f"The gate: {verdict.words}." for verdict in verdicts if not verdict.kept)
+    yield from (f"The gate: {verdict.sentence}." for verdict in verdicts if not verdict.kept)
 
 
 def _final(verdicts: Sequence[Verdict]) -> str | None:

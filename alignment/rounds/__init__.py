@@ -1,1 +1,1 @@
-"""Rounds from an inbox: new batches, the champion, the ledger."""
+"""Rounds from an inbox: new batches, the champion and the ledger."""

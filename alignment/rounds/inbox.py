@@ -1,17 +1,18 @@
-"""What arrives in an inbox: which files are whole, and which batches are new.
+"""Scans an inbox for complete batches.
 
-A batch is one JSON Lines or Parquet file and is known by the sha256 of its bytes: the same content
-under another name is the same batch. A file is left alone, for a later look, while
+A batch is one JSON Lines or Parquet file, identified by the sha256 of its bytes: the same content
+under another name is the same batch. Files are ignored if their name begins with a dot or an
+underscore, or does not end like a data file (`x.jsonl.part`). A file is skipped until a later scan
 
-- its name begins with a dot or an underscore, or has no ending of a data file (`x.jsonl.part`);
-- it changed less than `settle_seconds` ago, by the clock of the place where it lies, or its size
-  or time changed while it was read;
-- it is cut: the last line of a JSON Lines file neither ends in a line break nor is whole JSON, a
-  compressed file has no end, or a Parquet file has no footer.
+- if it changed less than `settle_seconds` ago, judged by its modification time, or if its size or
+  time changed while it was read;
+- if it is truncated: the last line of a JSON Lines file neither ends in a line break nor is valid
+  JSON, a compressed file ends too early, or a Parquet file has no footer.
 
-An upload that pauses longer than that at the end of a line is taken as it stands. Its full version
-is another batch later, of which the rows that are known already are dropped.
-Not here: what was used before (`head.py`), which rows may be trained on (`data/prepare.py`).
+An upload that pauses for longer than that at the end of a line is used as it is. The finished file
+is a different batch later, and the rows already used are dropped from it.
+Not here: which batches were used before (`state.py`), which rows may be trained on
+(`data/build/prepare.py`).
 """
 
 import time
@@ -30,40 +31,40 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 class Arrival(Frozen):
-    """A whole file in the inbox."""
+    """A complete file in the inbox."""
 
     file: str
     digest: str
 
 
-class LeftAlone(Frozen):
-    """A file that is not taken now, and why."""
+class SkippedFile(Frozen):
+    """A file that this scan skips, and why."""
 
     file: str
     why: str
 
 
-def look(
+def scan(
     config: InboxConfig, *, now: Callable[[], float] = time.time
-) -> Iterator[Arrival | LeftAlone]:
-    """Every data file of the inbox in order of its name; an inbox that is not there is empty.
+) -> Iterator[Arrival | SkippedFile]:
+    """All data files in the inbox, sorted by name; an inbox that does not exist is empty.
 
     Raises:
-        DataError: the place cannot be read.
+        DataError: the folder or URL cannot be read.
     """
     for file in list_files(config.path):
         hidden = PurePath(file.name).name.startswith((".", "_"))
         if not hidden and file.name.lower().endswith(SUFFIXES):
-            yield _examined(file, settle=config.settle_seconds, now=now())
+            yield _check(file, settle=config.settle_seconds, now=now())
 
 
-def _examined(file: FileStat, *, settle: float, now: float) -> Arrival | LeftAlone:
+def _check(file: FileStat, *, settle: float, now: float) -> Arrival | SkippedFile:
     if file.is_link:
-        return LeftAlone(file=file.name, why="it is a symbolic link")
+        return SkippedFile(file=file.name, why="it is a symbolic link")
     age = None if file.modified is None else now - file.modified
-    # further in the future than that is a clock that runs ahead, not an upload
+    # A time further in the future means that a clock is ahead, not that an upload is running.
     if age is not None and abs(age) < settle:
-        return LeftAlone(file=file.name, why=f"it changed {max(age, 0):.0f} s ago")
+        return SkippedFile(file=file.name, why=f"it changed {max(age, 0):.0f} s ago")
     try:
         why = truncation(file.name)
         digest = sha256(file.name)
@@ -71,11 +72,11 @@ def _examined(file: FileStat, *, settle: float, now: float) -> Arrival | LeftAlo
             why = "it changed while it was read"
     except DataError as error:
         why = str(error)
-    return LeftAlone(file=file.name, why=why) if why else Arrival(file=file.name, digest=digest)
+    return SkippedFile(file=file.name, why=why) if why else Arrival(file=file.name, digest=digest)
 
 
-def unreadable(config: InboxConfig, path: str) -> str | None:
-    """Why a batch cannot be used whatever its rows are; None where it can be read."""
+def why_unreadable(config: InboxConfig, path: str) -> str | None:
+    """Why a batch cannot be read as preference pairs at all; None if it can be read."""
     try:
         problem = _too_many_unreadable(read_pairs(config.source(path)), config.max_malformed_share)
     except DataError as error:

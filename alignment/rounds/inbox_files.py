@@ -1,6 +1,6 @@
-"""Files that somebody else is still writing: what is there, since when, and is it whole.
+"""Lists files that others may still be writing: name, size, modification time, and completeness.
 
-Local folders and every URL that fsspec opens. Not here: what the rows mean (`files.py`).
+Local folders, and all URLs that fsspec can open. Not here: reading rows (`data/read/reading.py`).
 """
 
 import json
@@ -12,11 +12,11 @@ from alignment.data.read import files
 from alignment.records import Frozen
 
 _SMALLEST_PARQUET = 12
-"""Bytes: the mark at both ends, and the length of the footer."""
+"""In bytes: the magic number at both ends and the length of the footer."""
 
 
 class FileStat(Frozen):
-    """A file as its place describes it; `modified` in seconds since the epoch, where known."""
+    """Metadata of a file; `modified` is in seconds since the epoch, None if unknown."""
 
     name: str
     size: int
@@ -25,17 +25,17 @@ class FileStat(Frozen):
 
 
 def list_files(place: str) -> list[FileStat]:
-    """All files below a folder or URL, sorted by name; none where there is no such place.
+    """All files below a folder or URL, sorted by name; empty if it does not exist.
 
     Raises:
-        DataError: the place cannot be read.
+        DataError: the folder or URL cannot be read.
     """
     with files.reading(place):
         system, root = files.filesystem(place)
         local = "://" not in place
         return sorted(
             (
-                _described(
+                _stat(
                     system,
                     info["name"] if local else system.unstrip_protocol(info["name"]),
                     info,
@@ -47,23 +47,23 @@ def list_files(place: str) -> list[FileStat]:
 
 
 def restat(file: FileStat) -> FileStat:
-    """The same file as it is described now.
+    """The current metadata of the same file.
 
     Raises:
-        DataError: it is gone.
+        DataError: the file is gone.
     """
     with files.reading(file.name):
         system, path = files.filesystem(file.name)
         system.invalidate_cache()
         info = files.patiently(file.name, lambda: system.info(path))
-        return _described(system, file.name, info)
+        return _stat(system, file.name, info)
 
 
 def truncation(name: str) -> str | None:
-    """What shows that a JSON Lines or Parquet file is not whole; None where nothing does.
+    """Why a JSON Lines or Parquet file seems to be truncated; None if it seems complete.
 
     Raises:
-        DataError: it cannot be read, or is compressed and has no end.
+        DataError: the file cannot be read, or is compressed and ends too early.
     """
     with files.reading(name):
         if name.lower().endswith(".parquet"):
@@ -72,20 +72,21 @@ def truncation(name: str) -> str | None:
         last = files.patiently(name, lambda: _last_line(name))
         if not last:
             return "it is empty"
-        return None if last.endswith(b"\n") or _is_json(last) else "its last line is cut"
+        return None if last.endswith(b"\n") or _is_json(last) else "its last line is truncated"
 
 
 def _below(system: Any, place: str, root: str) -> Iterator[dict[str, Any]]:
-    """The description of every file; none where there is no such folder.
+    """The fsspec entry of every file; none if the folder does not exist.
 
-    `system.exists` and `system.find` would take a network that is down for an empty folder.
+    `system.exists` and `system.find` are not used: they report an empty folder when the network is
+    down.
     """
     system.invalidate_cache()
     folders = [root]
     for folder in folders:
         try:
             found = files.patiently(place, partial(system.ls, folder, detail=True))
-        except FileNotFoundError:  # never there, or removed meanwhile
+        except FileNotFoundError:  # it never existed, or was removed in the meantime
             continue
         for info in found:
             if info["type"] != "directory":
@@ -102,7 +103,7 @@ def _last_line(name: str) -> bytes:
     return last
 
 
-def _described(system: Any, name: str, info: dict[str, Any]) -> FileStat:
+def _stat(system: Any, name: str, info: dict[str, Any]) -> FileStat:
     return FileStat(
         name=name,
         size=info["size"] or 0,
@@ -119,15 +120,15 @@ def _modified(system: Any, path: str) -> float | None:
 
 
 def _has_footer(name: str) -> bool:
-    """Parquet files begin and end with the same four bytes; the last ones are written last."""
+    """Whether it starts and ends with `PAR1`; writers append the closing one last."""
     with files.opened(name) as stream:
         size = stream.seek(0, 2)
         if size < _SMALLEST_PARQUET:
             return False
         stream.seek(0)
-        head = stream.read(4)
+        start = stream.read(4)
         stream.seek(size - 4)
-        return head == stream.read(4) == b"PAR1"
+        return start == stream.read(4) == b"PAR1"
 
 
 def _is_json(line: bytes) -> bool:

@@ -1,12 +1,13 @@
-"""The ledger of a line of rounds: numbered entries, each written once, whole, and never changed.
+"""The ledger of a line of rounds: numbered entries, each written once, atomically, never changed.
 
     ROOT/lines/<line>/00000001.json   {number, previous, time, event}
 
-An entry is created under the next number by `create`, which fails when that number is taken: of
-two processes that saw the same end of the ledger one writes, the other is `Overtaken` and reads
-again. Each entry holds the digest of the one before it and ends with its own, so a changed or
-missing one is noticed, the last one too.
-There is no second file that could disagree: the head is what the entries add up to (`head.py`).
+An entry is created under the next number by `create`, which fails if that number is taken: of two
+processes that read the same last entry, one writes, and the other is `Overtaken` and reads again.
+Each entry holds the digest of the previous one and ends with its own digest, so a changed or
+missing entry is detected, even the last one.
+There is no other file that could disagree: the state follows from the entries alone (`state.py`).
+In the events, the field `head` holds a champion. The name is stored in every ledger, so it stays.
 """
 
 import hashlib
@@ -24,12 +25,12 @@ from alignment.store.store import storage_errors
 
 
 class Delivery(Frozen):
-    """One delivery of preference rows, known by its content.
+    """One batch of preference rows, identified by its content.
 
     Attributes:
         digest: sha256 of its bytes, 64 hex digits.
-        key: of its copy in the store.
-        file: the name of the file it was found in, without its folder.
+        key: key of its copy in the store.
+        file: name of the file it arrived in, without the folder.
     """
 
     digest: str
@@ -38,7 +39,7 @@ class Delivery(Frozen):
 
 
 class Champion(Frozen):
-    """The champion of a line: keys of a model and of its evaluation, and its name in tables."""
+    """The champion of a line: the keys of a model and its evaluation, and its label in tables."""
 
     model: str
     evaluation: str
@@ -46,7 +47,7 @@ class Champion(Frozen):
 
 
 class Started(Frozen):
-    """The line begins with the model that the configured run handed on, after `rounds` rounds."""
+    """The line starts with the final model of the configured run, which had `rounds` rounds."""
 
     name: Literal["started"] = "started"
     head: Champion
@@ -54,7 +55,7 @@ class Started(Frozen):
 
 
 class Opened(Frozen):
-    """A round has claimed these batches; until it is closed no other one begins."""
+    """A round claimed these batches; no other round starts until it is closed."""
 
     name: Literal["opened"] = "opened"
     number: int
@@ -66,14 +67,14 @@ OutcomeName = Literal["kept", "rejected", "waiting", "overtaken"]
 
 
 class Closed(Frozen):
-    """What became of a round.
+    """The outcome of a round.
 
     Attributes:
-        fate: kept moves the head; rejected leaves it; waiting leaves it to a person;
-            overtaken: the head was moved or a batch revoked meanwhile, so the round's other
-            batches are the next round's.
-        head: the round's model; of a round that was never trained, its parent.
-        why: the gate's words.
+        fate: kept: its model is the new champion; rejected: the champion stays; waiting: a person
+            decides; overtaken: the champion changed or a batch was revoked in the meantime, and
+            the round's other batches go to the next round.
+        head: the round's model, or its parent if the round was never trained.
+        why: the gate's sentence.
     """
 
     name: Literal["closed"] = "closed"
@@ -84,7 +85,7 @@ class Closed(Frozen):
 
 
 class Moved(Frozen):
-    """A person or the promotion flow moved the head."""
+    """A person or the promotion flow changed the champion."""
 
     name: Literal["moved"] = "moved"
     head: Champion
@@ -93,7 +94,7 @@ class Moved(Frozen):
 
 
 class Declined(Frozen):
-    """A person refused the round that was waiting for a word."""
+    """A person declined the round that was waiting for approval."""
 
     name: Literal["declined"] = "declined"
     number: int
@@ -101,7 +102,7 @@ class Declined(Frozen):
 
 
 class Refused(Frozen):
-    """A batch that cannot be used, whatever round it would be in."""
+    """A batch that no round can use."""
 
     name: Literal["refused"] = "refused"
     batch: Delivery
@@ -109,11 +110,11 @@ class Refused(Frozen):
 
 
 class Revoked(Frozen):
-    """A batch found to be bad after it was used.
+    """A batch that turned out to be bad after it was used.
 
     Attributes:
-        head: the last champion without it, to which the line goes back.
-        again: the other batches of each round that is lost with it, to be trained on again.
+        head: the last champion trained without it, which becomes the champion again.
+        again: the other batches of each round that is lost with it, which are trained on again.
     """
 
     name: Literal["revoked"] = "revoked"
@@ -129,7 +130,7 @@ Event = Annotated[
 
 
 class Entry(Frozen):
-    """One event with its place: `previous` is the sha256 of the entry before, "" for the first."""
+    """A numbered event; `previous` is the sha256 of the previous entry, "" for the first."""
 
     number: int
     previous: str
@@ -137,17 +138,17 @@ class Entry(Frozen):
     event: Event
 
     def encoded(self) -> bytes:
-        """The entry's file, byte for byte."""
+        """The exact bytes of the entry's file."""
         return with_digest(self)
 
     @property
     def digest(self) -> str:
-        """What the next entry calls `previous`."""
+        """The sha256 that the next entry stores as `previous`."""
         return hashlib.sha256((self.model_dump_json(indent=1) + "\n").encode()).hexdigest()
 
 
 class Ledger(Frozen):
-    """The entries below one folder."""
+    """The entries in one folder."""
 
     folder: Path
 
@@ -155,7 +156,7 @@ class Ledger(Frozen):
         """All entries in order.
 
         Raises:
-            ArtifactError: one is missing, unreadable or not what its successor says.
+            ArtifactError: an entry is missing, unreadable, or does not match the next one.
         """
         entries: list[Entry] = []
         previous = ""
@@ -163,18 +164,18 @@ class Ledger(Frozen):
             entry = _parsed(path)
             if (entry.number, entry.previous, path) != (number, previous, self._path(number)):
                 raise ArtifactError(
-                    f"{path} does not follow the entry before it: the ledger was changed by hand. "
-                    "Restore the folder from a copy."
+                    f"{path} does not follow the previous entry: the ledger was edited. "
+                    "Restore the folder from a backup."
                 )
             entries.append(entry)
             previous = entry.digest
         return tuple(entries)
 
     def append(self, event: Event, *, after: tuple[Entry, ...]) -> Entry:
-        """Write the next entry; it is on disk, whole, when this returns.
+        """Write the next entry; it is complete and on disk when this returns.
 
         Raises:
-            Overtaken: somebody has written since `after` was read.
+            Overtaken: another process has written an entry since `after` was read.
         """
         entry = Entry(
             number=len(after) + 1,
@@ -200,5 +201,6 @@ def _parsed(path: Path) -> Entry:
         return Entry.model_validate_json(verified(path.read_bytes()))
     except ValueError as error:
         raise ArtifactError(
-            f"{path} is damaged: it is not the entry that was written. Restore it from a copy."
+            f"{path} is damaged: it differs from the entry that was written. "
+            "Restore it from a backup."
         ) from error

@@ -1,40 +1,44 @@
-"""What a person may call an artifact by, and the keys it stands for."""
+"""The references by which a user names an artifact, and the keys that they stand for."""
 
 from alignment.errors import UsageError
 from alignment.records import StageRecord
 from alignment.rounds.line import RoundLine
 from alignment.store.store import Store
 
+CHAMPION_WORDS = ("champion", "head")
+
 
 def find_one(store: Store, reference: str) -> StageRecord:
-    """The one record that a person means, see `resolve`.
+    """The one record that a reference stands for, see `resolve`.
 
     Raises:
-        UsageError: nothing matches, or several do.
+        UsageError: no artifact matches, or several do.
     """
     keys = resolve(store, reference)
     if not keys:
         raise UsageError(
-            f"nothing called {reference!r} in {store.root}. `sft-dpo show` lists what there is."
+            f"nothing called {reference!r} in {store.root}. `sft-dpo show` lists all artifacts."
         )
     records = [record for key in keys if (record := store.find(key)) is not None]
     if len(records) > 1:
         listed = "\n".join(f"  {record.key}  {record.started}" for record in records)
-        raise UsageError(f"{reference!r} names {len(records)} artifacts; give a key:\n{listed}")
+        raise UsageError(f"{reference!r} matches {len(records)} artifacts; use a key:\n{listed}")
     return records[0]
 
 
 def resolve(store: Store, reference: str) -> list[str]:
-    """Keys that a person may mean: the whole key, a step's name, or the beginning of a key.
+    """The keys that match a reference: a key, a step's name, or the beginning of a key.
 
-    A name goes before a beginning: "sft" is the step, though the control's key begins with it too.
-    "head" is the champion of the line "main", "head:NAME" that of another line.
+    Names take precedence: "sft" is the step, although the control's key begins with "sft", too.
+    "champion" is the champion of the line "main", "champion:LINE" that of another line; "head" is
+    accepted for "champion".
 
     Returns:
-        All matches, newest first for a name; empty when nothing matches.
+        All matches, newest first for a name; empty if nothing matches.
     """
-    if reference == "head" or reference.startswith("head:"):
-        champion = RoundLine(store=store, name=reference[5:] or "main").state().champion
+    word, _, line = reference.partition(":")
+    if word in CHAMPION_WORDS:
+        champion = RoundLine(store=store, name=line or "main").state().champion
         return [champion.model] if champion else []
     keys = store.list_keys()
     if reference in keys:

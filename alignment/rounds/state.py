@@ -1,9 +1,9 @@
-"""What the entries of a ledger add up to: champion, open round, spent batches.
+"""The state of a line of rounds, computed from its ledger: champion, open round, spent batches.
 
-A pure function of the events and nothing else: no file, no clock. The life of a batch: in the
-inbox, claimed by an open round, spent once that round is kept, rejected or waits for a person. The
-batches of a round that was overtaken are the next round's.
-Not here: writing entries (`line.py`), what is in the inbox (`intake.py`).
+A pure function of the events: no files, no clock. The life of a batch: it arrives in the inbox, is
+claimed by an open round, and is spent once that round is kept, rejected or waits for approval. The
+batches of an overtaken round go to the next round.
+Not here: writing entries (`line.py`), what is in the inbox (`inbox.py`).
 """
 
 from collections.abc import Iterable
@@ -29,18 +29,18 @@ Deliveries = tuple[Delivery, ...]
 
 
 class State(Frozen):
-    """What the entries of a ledger add up to.
+    """The state of a line of rounds.
 
     Attributes:
         champion: None before the line has started.
-        rounds: rounds counted so far, those of the configured run included.
+        rounds: number of rounds so far, including those of the configured run.
         open: the round that has claimed batches and is not closed.
-        waiting: the round that passed the gate and waits for a person.
-        history: every closed round, in order.
-        champions: every head there was, the last one last.
-        barred: digests of batches that were refused or revoked.
-        again: batches of rounds that were overtaken or lost to a revoked batch; they are the next
-            rounds, before anything new.
+        waiting: the round that passed the gate and waits for approval.
+        history: all closed rounds, in order.
+        champions: all champions so far, the current one last.
+        barred: digests of refused and revoked batches.
+        requeued: batches of rounds that were overtaken or lost to a revoked batch. They form the
+            next rounds, before any new batch.
     """
 
     champion: Champion | None = None
@@ -50,19 +50,19 @@ class State(Frozen):
     history: tuple[tuple[Opened, Closed], ...] = ()
     champions: tuple[Champion, ...] = ()
     barred: frozenset[str] = frozenset()
-    again: tuple[Deliveries, ...] = ()
+    requeued: tuple[Deliveries, ...] = ()
 
     @property
     def lineage(self) -> tuple[tuple[Opened, Closed], ...]:
-        """The rounds that led to the head, oldest first."""
-        return self._led_to(self.champion.model if self.champion else "")
+        """The rounds that led to the champion, oldest first."""
+        return self._rounds_to(self.champion.model if self.champion else "")
 
     def barred_in(self, model: str) -> tuple[Delivery, ...]:
         """The refused or revoked batches that a model was trained on."""
-        batches = (batch for opened, _ in self._led_to(model) for batch in opened.batches)
+        batches = (batch for opened, _ in self._rounds_to(model) for batch in opened.batches)
         return tuple(batch for batch in batches if batch.digest in self.barred)
 
-    def _led_to(self, model: str) -> tuple[tuple[Opened, Closed], ...]:
+    def _rounds_to(self, model: str) -> tuple[tuple[Opened, Closed], ...]:
         found: list[tuple[Opened, Closed]] = []
         for opened, closed in reversed(self.history):
             if closed.head.model == model != opened.parent.model:
@@ -75,41 +75,41 @@ class State(Frozen):
         """Digests of the batches that no further round may use."""
         done = (opened for opened, closed in self.history if closed.fate != "overtaken")
         used = (*done, *(opened for opened, _ in self.lineage))
-        queued = {batch.digest for batches in self.again for batch in batches}
-        return self.barred | ({b.digest for opened in used for b in opened.batches} | queued)
+        requeued = {batch.digest for batches in self.requeued for batch in batches}
+        return self.barred | ({b.digest for opened in used for b in opened.batches} | requeued)
 
     @property
     def is_overtaken(self) -> bool:
-        """Whether the open round can no longer move the head."""
+        """Whether the open round can no longer change the champion."""
         if self.open is None or self.champion is None:
             return False
         moved = self.open.parent.model != self.champion.model
         return moved or any(batch.digest in self.barred for batch in self.open.batches)
 
     def earlier_champion(self, model: str | None = None) -> Champion:
-        """The last champion with this model, or the last one that is not the present one.
+        """The latest earlier champion, or the one with this model.
 
-        One that contains a revoked batch does not count.
+        Champions trained on a revoked batch do not count.
 
         Raises:
-            UsageError: there was none.
+            UsageError: there is none.
         """
-        sound = (head for head in self.champions if not self.barred_in(head.model))
-        others = [head for head in sound if head != self.champion]
-        found = [head for head in others if model in (None, head.model)]
+        sound = (one for one in self.champions if not self.barred_in(one.model))
+        earlier = [one for one in sound if one != self.champion]
+        found = [one for one in earlier if model in (None, one.model)]
         if not found:
-            listed = ", ".join(dict.fromkeys(f"{head.label} {head.model}" for head in others))
+            listed = ", ".join(dict.fromkeys(f"{one.label} {one.model}" for one in earlier))
             raise UsageError(
-                f"there is no such earlier champion (there were: {listed or 'none'}). Any other "
-                "model is made the champion with `sft-dpo promote`."
+                f"no such earlier champion (earlier champions: {listed or 'none'}). To make any "
+                "other model the champion, use `sft-dpo promote`."
             )
         return found[-1]
 
     def find_batch(self, reference: str) -> Delivery:
-        """The batch that a person means by a file name or the beginning of its digest or key.
+        """The used batch with this file name, or whose digest or key begins with `reference`.
 
         Raises:
-            UsageError: no round has used such a batch, or several have.
+            UsageError: no batch matches, or several do.
         """
         known = {b.digest: b for opened, _ in self.history for b in opened.batches}
         if self.open is not None:
@@ -125,8 +125,8 @@ class State(Frozen):
             return found[0]
         listed = "".join(f"\n  {batch.digest[:12]}  {batch.file}" for batch in known.values())
         raise UsageError(
-            f"{reference!r} names {len(found)} of the batches that rounds have used:"
-            f"{listed or ' there are none yet'}"
+            f"{reference!r} matches {len(found)} of the batches that rounds have used:"
+            f"{listed or ' none so far'}"
         )
 
 
@@ -139,7 +139,7 @@ def fold(events: Iterable[Event]) -> State:
 
 
 def after(state: State, event: Event) -> State:
-    """The state when one more event has been written down."""
+    """The state after one more event."""
     return state.model_copy(update=_changes(state, event))
 
 
@@ -148,7 +148,7 @@ def _changes(state: State, event: Event) -> dict[str, object]:
         case Started():
             return {"rounds": event.rounds, **_with_champion(state, event.head)}
         case Opened():
-            return {"rounds": event.number, "open": event, "again": state.again[1:]}
+            return {"rounds": event.number, "open": event, "requeued": state.requeued[1:]}
         case Closed():
             return _closed(state, event)
         case Moved():
@@ -163,12 +163,12 @@ def _changes(state: State, event: Event) -> dict[str, object]:
 
 def _closed(state: State, event: Closed) -> dict[str, object]:
     opened = state.open
-    assert opened is not None, "a round is closed that was not opened"
-    assert opened.number == event.number, "another round is closed than was opened"
+    assert opened is not None, "closed a round that was not opened"
+    assert opened.number == event.number, "closed another round than the open one"
     changes: dict[str, object] = {"open": None, "history": (*state.history, (opened, event))}
     if event.fate == "overtaken":
         left = tuple(batch for batch in opened.batches if batch.digest not in state.barred)
-        changes["again"] = (left, *state.again) if left else state.again
+        changes["requeued"] = (left, *state.requeued) if left else state.requeued
     if event.fate == "kept":
         changes |= _with_champion(state, event.head)
     if event.fate == "waiting":
@@ -179,8 +179,8 @@ def _closed(state: State, event: Closed) -> dict[str, object]:
 def _moved(state: State, event: Moved) -> dict[str, object]:
     moved = state.model_copy(update={"waiting": None, **_with_champion(state, event.head)})
     used = {batch for opened, _ in moved.lineage for batch in opened.batches}
-    again = tuple(batches for batches in state.again if used.isdisjoint(batches))
-    return {"waiting": None, "again": again, **_with_champion(state, event.head)}
+    requeued = tuple(batches for batches in state.requeued if used.isdisjoint(batches))
+    return {"waiting": None, "requeued": requeued, **_with_champion(state, event.head)}
 
 
 def _revoked(state: State, event: Revoked) -> dict[str, object]:
@@ -192,13 +192,13 @@ def _revoked(state: State, event: Revoked) -> dict[str, object]:
     return changes
 
 
-def _with_champion(state: State, head: Champion) -> dict[str, object]:
-    return {"champion": head, "champions": (*state.champions, head)}
+def _with_champion(state: State, champion: Champion) -> dict[str, object]:
+    return {"champion": champion, "champions": (*state.champions, champion)}
 
 
 def _barred(state: State, batch: Delivery, more: tuple[Deliveries, ...] = ()) -> dict[str, object]:
-    left = (tuple(b for b in batches if b != batch) for batches in (*more, *state.again))
+    left = (tuple(b for b in batches if b != batch) for batches in (*more, *state.requeued))
     return {
         "barred": state.barred | {batch.digest},
-        "again": tuple(batches for batches in left if batches),
+        "requeued": tuple(batches for batches in left if batches),
     }

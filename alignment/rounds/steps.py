@@ -1,11 +1,11 @@
-"""A round from an inbox as steps: planned when its batches are claimed, from the champion on.
+"""The steps of a round from an inbox, planned when its batches are claimed.
 
-    batches -> pairs -> DPO on the champion -> hand-over -> evaluation -> gate
+    batches -> pairs -> DPO on the champion -> handover -> evaluation -> gate
 
-What the champion has seen, and on which rows it is measured, is read from the manifests of its own
-ancestry, so a line goes on when the configuration's first stages have changed. All models of a
-line are measured on the same rows: those of the model it began with.
-Not here: what is in the inbox (`intake.py`), who is the champion (`head.py`), running.
+The data that the champion was trained on, and the rows it is evaluated on, are read from the
+manifests of its ancestors, so a line can continue after the configuration's first stages have
+changed. All models of a line are evaluated on the same rows: those of its first model.
+Not here: what is in the inbox (`inbox.py`), who the champion is (`state.py`), running.
 """
 
 from collections import Counter
@@ -32,28 +32,28 @@ from alignment.store.lineage import ancestors
 from alignment.store.store import Store
 
 SETS = (PrepareConversations, PreparePairs, PrepareBatches)
-"""Steps that claim prompts, which no later round may use."""
+"""Steps that use prompts, which no later round may train on."""
 
 
 def inbox_of(config: PipelineConfig) -> InboxConfig:
     """The configuration's inbox.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: the configuration has no inbox.
     """
     if config.inbox is None:
         raise ConfigError(
-            "the config has no `inbox`, so there is nowhere to look for new pairs. Add one: "
+            "the config has no `inbox`, so there is no place to look for new pairs. Add one: "
             "inbox: {path: FOLDER, min_new_pairs: 100}"
         )
     return config.inbox
 
 
 def first_champion(store: Store, chain: Chain) -> Champion:
-    """The model that a finished chain hands on: what its last gate kept.
+    """The final model of a finished chain: the one that its last gate kept.
 
     Raises:
-        UsageError: it was measured on no row, so no round after it could be judged.
+        UsageError: the model has no evaluation rows, so no later round could be judged.
     """
     evaluation = chain.evaluate_sft.key
     for round_ in chain.rounds:
@@ -64,19 +64,23 @@ def first_champion(store: Store, chain: Chain) -> Champion:
 
 
 def champion_of(store: Store, model: str) -> Champion:
-    """A model of the store, with its newest evaluation, as the champion of a line.
+    """A model in the store as a champion, with its newest evaluation.
 
     Raises:
-        UsageError: it is not handed over, or was never measured.
+        UsageError: it is not the output of a handover, or was never evaluated.
     """
     record = store.open(model)
     if not made_by(record, HandOver):
-        raise UsageError(f"{record.name!r} is not a model. Name a merge, such as merge-dpo-1.")
+        raise UsageError(
+            f"{record.name!r} is not a model. Choose the output of a merge or stack, such as "
+            "merge-dpo-1."
+        )
     evaluations = (found for found in store.records() if made_by(found, EvaluateModel))
     measured = [found for found in evaluations if found.parents["model"] == model]
     if not measured:
         raise UsageError(
-            f"{record.name!r} ({model}) was never measured, so nothing could be compared with it."
+            f"{record.name!r} ({model}) was never evaluated, so rounds cannot be compared with it. "
+            "Choose a model that a run or a round has evaluated."
         )
     return _champion(measured[-1])
 
@@ -85,21 +89,21 @@ def _champion(evaluation: StageRecord) -> Champion:
     report, model = EvalReport.model_validate(evaluation.output), evaluation.parents["model"]
     if not report.overall:
         raise UsageError(
-            f"{model} was measured on no row, so no round could be compared with it. Hold some "
-            "out: evaluation.data, or held_out_share of the rounds."
+            f"{model} has no evaluation rows, so rounds cannot be compared with it. Set "
+            "evaluation.data, or held_out_share of the rounds."
         )
     return Champion(model=model, evaluation=evaluation.key, label=report.model)
 
 
-def intake(
+def batches_step(
     config: PipelineConfig, store: Store, *, parent: Champion, number: int, batches: tuple[str, ...]
 ) -> PrepareBatches:
-    """The step that makes pairs of batches, given by their keys, for a round on `parent`."""
+    """The step that turns batches (given by key) into the pairs of a round on `parent`."""
     inbox = inbox_of(config)
-    line = ancestors(store, parent.model)
+    lineage = ancestors(store, parent.model)
     measured = [store.open(key) for key in store.open(parent.evaluation).parents_as("data")]
-    names = _names([record for record in (*line, *measured) if made_by(record, *SETS)])
-    trained = [record.parents["data"] for record in line if made_by(record, TrainDpo)]
+    names = _names([record for record in (*lineage, *measured) if made_by(record, *SETS)])
+    trained = [record.parents["data"] for record in lineage if made_by(record, TrainDpo)]
     return PrepareBatches(
         name=f"pairs-{number}",
         seed=seed_for(config.seed, "split"),
@@ -108,17 +112,17 @@ def intake(
         task_type=inbox.task_type,
         replay_share=inbox.replay_share,
         lengths=lengths_of(config.dpo),
-        base=next(record.key for record in line if made_by(record, OpenBase)),
+        base=next(record.key for record in lineage if made_by(record, OpenBase)),
         earlier={name: key for key, name in names.items()},
         trained={names[key]: key for key in trained},
     )
 
 
 def steps_of(config: PipelineConfig, store: Store, opened: Opened) -> Round:
-    """The steps of a round that was opened."""
+    """The steps of an open round."""
     parent, number = opened.parent, opened.number
     batches = tuple(batch.key for batch in opened.batches)
-    pairs = intake(config, store, parent=parent, number=number, batches=batches)
+    pairs = batches_step(config, store, parent=parent, number=number, batches=batches)
     measured = store.open(parent.evaluation)
     rows = measured.parents_as("data")
     train = TrainDpo(
@@ -147,7 +151,7 @@ def steps_of(config: PipelineConfig, store: Store, opened: Opened) -> Round:
 def compare(
     config: PipelineConfig, model: str, evaluation: str, *, against: Champion, name: str
 ) -> Gate:
-    """The gate between a model and a champion. In a line there always is one."""
+    """The gate that compares a model with a champion; rounds from an inbox always have one."""
     return Gate(
         name=name,
         config=config.gate or GateConfig(),
@@ -161,18 +165,18 @@ def compare(
 def outcome(
     config: PipelineConfig, store: Store, round_: Round
 ) -> tuple[Champion, OutcomeName, str]:
-    """What becomes of a round whose steps are done: its model, its fate, the gate's words."""
+    """The outcome of a round whose steps are done: its model, the outcome, the gate's sentence."""
     assert round_.gate is not None
     verdict = GateResult.model_validate(store.open(round_.gate.key).output).verdict
-    head = Champion(
+    model = Champion(
         model=round_.handover.key, evaluation=round_.evaluate.key, label=round_.evaluate.label
     )
     passed: OutcomeName = "waiting" if inbox_of(config).promotion.name == "person" else "kept"
-    return head, passed if verdict.kept else "rejected", verdict.words
+    return model, passed if verdict.kept else "rejected", verdict.sentence
 
 
 def _names(sets: list[StageRecord]) -> dict[str, str]:
-    """Key to name of each set; the key itself where two sets have one name."""
+    """The name of each set by key; the key itself if two sets share a name."""
     by_key = {record.key: record.name for record in sets}
     counts = Counter(by_key.values())
     return {key: name if counts[name] == 1 else key for key, name in by_key.items()}

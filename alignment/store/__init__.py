@@ -1,1 +1,1 @@
-"""Artifacts on disk: whole or absent, addressed by key, checked when opened."""
+"""Artifacts on disk: complete or absent, addressed by key, verified when opened."""

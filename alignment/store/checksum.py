@@ -1,31 +1,34 @@
-"""Records on disk that carry their own digest, so that one flipped bit is noticed.
+"""Records on disk that contain their own digest, so that a single flipped bit is detected.
 
-What holds a folder's digests (a manifest) or stands alone (an entry of a ledger) has nothing else
-that would vouch for it.
+A manifest holds the digests of all other files, and a ledger entry has no other file beside it, so
+both need a digest of their own.
 """
 
 import hashlib
 
 from alignment.records import Frozen
 
-_SEAL, _NONE = b',\n "digest": "%b"\n}\n', b"0" * 64
+_DIGEST_LINE, _ZEROS = b',\n "digest": "%b"\n}\n', b"0" * 64
+_LENGTH = len(_DIGEST_LINE % _ZEROS)
 
 
 def with_digest(record: Frozen) -> bytes:
     """A record as JSON whose last key, `digest`, is the sha256 of all bytes before it."""
     body = record.model_dump_json(indent=1).removesuffix("\n}").encode()
-    return body + _SEAL % hashlib.sha256(body).hexdigest().encode()
+    return body + _DIGEST_LINE % hashlib.sha256(body).hexdigest().encode()
 
 
 def verified(content: bytes) -> bytes:
-    """The JSON of a sealed record without its seal; JSON that never had one as it is.
+    """Check the digest of a record and return its JSON without it.
+
+    JSON without a digest is returned unchanged: old manifests have none.
 
     Raises:
-        ValueError: the bytes are not those that were sealed.
+        ValueError: the bytes do not match the digest.
     """
-    body, seal = content[: -len(_SEAL % _NONE)], content[-len(_SEAL % _NONE) :]
-    if not seal.startswith(_SEAL.partition(b"%")[0]):
+    body, digest_line = content[:-_LENGTH], content[-_LENGTH:]
+    if not digest_line.startswith(_DIGEST_LINE.partition(b"%")[0]):
         return content
-    if seal != _SEAL % hashlib.sha256(body).hexdigest().encode():
+    if digest_line != _DIGEST_LINE % hashlib.sha256(body).hexdigest().encode():
         raise ValueError("the bytes do not match their digest")
     return body + b"\n}"

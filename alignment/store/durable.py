@@ -1,8 +1,8 @@
-"""Changes of the disk that must be whole after a crash, each under a name.
+"""Changes to the disk that must be complete after a crash, each with a name.
 
-Every write, flush, rename and removal of what outlives a process is made here, so that a test can
-make each of them fail (`tests/faults`). `tests/architecture` looks for any made elsewhere.
-The name comes first and occurs at one place of the source only.
+Every write, flush, rename and removal of data that outlives a process is made here, so that tests
+can make each one fail (`tests/faults`). `tests/architecture` checks that there are no others. The
+name is the first argument, and appears only once in the source.
 """
 
 import contextlib
@@ -25,20 +25,20 @@ def hit(failpoint: str) -> None:
 
 @contextlib.contextmanager
 def failpoint_span(name: str) -> Iterator[None]:
-    """Failpoints around a block that writes by a library, or piece by piece."""
+    """Marks a block that writes through a library, or piece by piece, as one named change."""
     hit(f"{name}:before")
     yield
     hit(f"{name}:after")
 
 
 def write(name: str, path: Path, content: str | bytes) -> None:
-    """Write a file, in place and unflushed: whoever commits it flushes it."""
+    """Write a file in place, without flushing it; the caller that commits it flushes it."""
     with failpoint_span(name):
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def flush(name: str, path: Path) -> None:
-    """Make a file or folder durable: a rename of unflushed data may survive without the data."""
+    """Flush a file or folder to disk; a rename may survive a crash that unflushed data does not."""
     with failpoint_span(name):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -48,16 +48,16 @@ def flush(name: str, path: Path) -> None:
 
 
 def flush_tree(name: str, folder: Path) -> None:
-    """The same for a folder and everything below it, the folder last."""
+    """Flush everything below a folder, then the folder itself."""
     for path in sorted(folder.rglob("*"), reverse=True):
         flush(name, path)
     flush(name, folder)
 
 
 def rename(name: str, source: Path, target: Path) -> None:
-    """Move a file or folder within one file system, and make that durable.
+    """Move a file or folder within one file system, and flush the change.
 
-    An error of a rename that has happened all the same (a network's lost answer) is none.
+    An error is ignored if the rename has happened anyway (a network file system lost the answer).
     """
     with failpoint_span(name):
         try:
@@ -69,15 +69,15 @@ def rename(name: str, source: Path, target: Path) -> None:
 
 
 def remove(name: str, path: Path) -> None:
-    """Remove a file or folder, if it is there.
+    """Remove a file or folder, if it exists.
 
-    A folder is moved out of the way first, so that no later attempt meets a part of it.
+    A folder is renamed first, so that no later attempt finds a half-removed one.
     """
     gone = path.with_name(f".{path.name}.gone")
     with failpoint_span(name):
-        shutil.rmtree(gone, ignore_errors=True)  # of an attempt that was killed here
+        shutil.rmtree(gone, ignore_errors=True)  # left by an attempt that was killed here
         if path.is_dir() and not path.is_symlink():
-            with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
                 path.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
         else:
@@ -86,11 +86,11 @@ def remove(name: str, path: Path) -> None:
 
 @contextlib.contextmanager
 def staged(name: str, path: Path) -> Iterator[Path]:
-    """A place beside `path` to write a file or folder to; it takes the path when it is whole.
+    """Yield a temporary path to write a file or folder to; move it to `path` when complete.
 
-    For one process at a time, such as the one that holds a key's lock; else `replace`. What a
-    killed attempt has left there goes first: a library's temporary files would else end up in an
-    artifact.
+    For one process at a time, such as the holder of a key's lock; otherwise use `replace`. Files
+    left by a killed attempt are removed first, because a library's temporary files would otherwise
+    end up in an artifact.
     """
     aside = path.with_name(f".{path.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
@@ -104,9 +104,9 @@ def staged(name: str, path: Path) -> Iterator[Path]:
 
 
 def replace(name: str, path: Path, content: str) -> None:
-    """Write a text in one move, in place of what is there: whoever reads or writes it meanwhile.
+    """Replace a text file atomically, even while other processes read or write it.
 
-    Of several processes that do so at once the last one stays; each writes to a file of its own.
+    Each process writes to its own temporary file; the last rename wins.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}")
     try:
@@ -118,13 +118,13 @@ def replace(name: str, path: Path, content: str) -> None:
 
 
 def create(name: str, path: Path, content: bytes) -> None:
-    """Write a new file, whole and flushed, or not at all.
+    """Create a file atomically: complete and flushed, or not at all.
 
-    The content is written beside it and then linked to the name, which fails where the name is
-    taken: of two processes that create one path exactly one succeeds.
+    The content is written to a temporary file, which is then linked to the path. Linking fails if
+    the path exists, so of two processes that create the same path exactly one succeeds.
 
     Raises:
-        FileExistsError: there is a file of that name already.
+        FileExistsError: the path exists already.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}")
@@ -139,7 +139,7 @@ def create(name: str, path: Path, content: bytes) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for a file; an error of a link that was made all the same is none."""
+    """Link a file to a second name; an error is ignored if the link was made anyway."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""Rows of frozen records as lines of JSON."""
+"""Reads and writes records as JSON Lines."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +10,12 @@ RowT = TypeVar("RowT", bound=BaseModel)
 
 
 def read_rows(path: Path, model: type[RowT]) -> Iterator[RowT]:
-    """The rows of a prepared JSON Lines file, validated."""
+    """The validated rows of a JSON Lines file."""
     with path.open(encoding="utf-8", newline="\n") as lines:
         for line in lines:
             yield model.model_validate_json(line)
 
 
 def as_line(row: BaseModel) -> bytes:
-    """A record as a line of JSON."""
+    """One record as a line of JSON."""
     return row.model_dump_json().encode() + b"\n"

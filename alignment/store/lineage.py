@@ -1,14 +1,14 @@
-"""Who descends from whom, read from the manifests alone."""
+"""Ancestors and descendants of artifacts, read from their manifests."""
 
 from alignment.records import ModelRef, StageRecord
 from alignment.store.store import Store
 
 
 def ancestors(store: Store, key: str) -> list[StageRecord]:
-    """The records a key was built from, itself last; each after its own parents.
+    """The records that a key was built from, each after its parents; the key's own comes last.
 
     Raises:
-        ArtifactError: when an ancestor is no longer in the store.
+        ArtifactError: an ancestor is no longer in the store.
     """
     order: dict[str, StageRecord] = {}
     _visit(store, key, order)
@@ -16,7 +16,7 @@ def ancestors(store: Store, key: str) -> list[StageRecord]:
 
 
 def descendants(store: Store, key: str) -> list[StageRecord]:
-    """The records built from a key, directly or not, in the order of their start."""
+    """The records built from a key, directly or indirectly, in the order in which they started."""
     records = store.records()
     found = {key}
     while True:
@@ -27,7 +27,7 @@ def descendants(store: Store, key: str) -> list[StageRecord]:
 
 
 def containing(store: Store, batch: str) -> list[StageRecord]:
-    """The models that were trained on a batch, given by its key, in the order of their making."""
+    """The models that were trained on a batch (given by key), in the order of their creation."""
     return [record for record in descendants(store, batch) if record.output_as(ModelRef)]
 
 

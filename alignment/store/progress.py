@@ -1,8 +1,7 @@
-"""How a stage tells how far it is, and learns that it should stop.
+"""Progress reports of a stage, and requests to stop it.
 
-A stage calls `Progress.update` often; the marks are JSON lines that another process follows.
-The same call is where a stage that has nothing to save gives up when it was asked to stop.
-Not here: drawing.
+A stage calls `Progress.update` often, which writes marks as JSON lines for another process to
+follow. After a request to stop, the same call raises `Interrupted`. Not here: drawing.
 """
 
 import threading
@@ -20,10 +19,10 @@ class Mark(Frozen):
     """One mark of progress.
 
     Attributes:
-        phase: what is being done, in two or three words ("training", "generating").
-        done, total: units of this phase; `total` 0 = unknown.
+        phase: the current activity in one to three words ("training", "generating").
+        done, total: units of this phase; `total` is 0 if unknown.
         time: seconds since the epoch.
-        numbers: e.g. loss, learning_rate.
+        numbers: current values, e.g. loss, learning_rate.
     """
 
     phase: str
@@ -34,34 +33,34 @@ class Mark(Frozen):
 
 
 class Progress:
-    """Writes marks to one file, a line each."""
+    """Writes marks to a file, one per line."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._stop = threading.Event()
 
     def ask_to_stop(self) -> None:
-        """From a signal handler: whoever works should save and leave."""
+        """Request that the stage saves its work and stops; called from a signal handler."""
         self._stop.set()
 
     @property
     def asked_to_stop(self) -> bool:
-        """Whether a training loop should save a checkpoint and leave at the end of this step."""
+        """Whether a training loop should save a checkpoint and stop after the current step."""
         return self._stop.is_set()
 
     def update(self, phase: str, done: int, total: int, **numbers: float) -> None:
-        """Say that `done` of `total` units of a phase are finished.
+        """Report that `done` of `total` units of a phase are finished.
 
         Raises:
-            Interrupted: when asked to stop. A training loop, which has something to save first,
-                uses `mark` and looks at `asked_to_stop` itself.
+            Interrupted: the stage was asked to stop. A training loop, which must save first, calls
+                `mark` and checks `asked_to_stop` itself.
         """
         self.mark(phase, done, total, **numbers)
         if self.asked_to_stop:
             raise Interrupted(f"stopped while {phase}; the same command continues from this stage")
 
     def mark(self, phase: str, done: int, total: int, **numbers: float) -> None:
-        """As `update`, without ever raising."""
+        """Like `update`, but never raises `Interrupted`."""
         if self._path is None:
             return
         mark = Mark(phase=phase, done=done, total=total, time=time.time(), numbers=numbers)
@@ -70,7 +69,7 @@ class Progress:
 
 
 class Follower:
-    """Reads the marks that were added since the last look."""
+    """Reads the marks that were added since the last call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,16 +1,16 @@
-"""The store: where artifacts live, whole or absent.
+"""The store: a folder of artifacts, each complete or absent.
 
     ROOT/objects/<key>/   a finished artifact: files and `manifest.json`, moved here by one rename
     ROOT/work/<key>/      a stage being built: out/, checkpoints/, progress.jsonl; survives a kill
-    ROOT/logs/<key>.log   what the stage's process printed
-    ROOT/locks/<key>.lock held by the process that builds the key; freed by the system when it dies
-    ROOT/damaged/         artifacts whose digests no longer matched, moved out of the way
+    ROOT/logs/<key>.log   output of the stage's process
+    ROOT/locks/<key>.lock held by the process that builds the key; the OS frees it when that dies
+    ROOT/damaged/         artifacts whose digests no longer matched, moved aside
     ROOT/lines/<line>/    the ledger of a line of rounds (`ledger.py`)
 
-A key names an artifact's inputs (`alignment.pipeline.step.Step.key`), so "was this done already?"
-is "is there a manifest?". The store is the truth; a scheduler's database may be lost.
-Not here: what a stage does, which stages there are (`stages.py`), who descends from whom
-(`lineage.py`).
+A key identifies an artifact's inputs (`alignment.pipeline.step.Step.key`), so a stage is done if
+and only if its manifest exists. The store is the source of truth; the scheduler's database may be
+lost.
+Not here: what a stage does (`pipeline/steps/`), ancestors and descendants (`lineage.py`).
 """
 
 import contextlib
@@ -31,31 +31,31 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 _verified: dict[Path, tuple[int, ...]] = {}
-"""Artifacts this process has hashed, by the modification times it saw: once, not per open."""
+"""Modification times of the artifacts that this process has hashed, to hash each only once."""
 TICK = 20_000_000
-"""Nanoseconds: file systems tell time in steps of up to 10 ms, so a file that is younger may change
-and keep its time."""
+"""In nanoseconds. File systems record times in steps of up to 10 ms, so a file younger than this
+may change and keep its modification time."""
 
 
 class Workspace(Frozen):
-    """Where one stage is built. Everything that must survive a kill is under `folder`."""
+    """Where a stage is built. Everything that must survive a kill is in `folder`."""
 
     folder: Path
     log: Path
 
     @property
     def out(self) -> Path:
-        """Files of the artifact; becomes `objects/<key>`."""
+        """The files of the artifact; becomes `objects/<key>`."""
         return self.folder / "out"
 
     @property
     def checkpoints(self) -> Path:
-        """Verified checkpoints of an unfinished training run."""
+        """The verified checkpoints of an unfinished training run."""
         return self.folder / "checkpoints"
 
     @property
     def progress(self) -> Path:
-        """JSON lines for whoever watches."""
+        """The progress marks, as JSON lines."""
         return self.folder / "progress.jsonl"
 
 
@@ -65,40 +65,40 @@ class Store(Frozen):
     root: Path
 
     def folder(self, key: str) -> Path:
-        """Where the artifact of a key lies or would lie.
+        """The folder of the artifact of a key, whether or not it exists.
 
         Raises:
-            ArtifactError: the key leads out of the store.
+            ArtifactError: the key leads outside the store.
         """
         try:
             return self.root / "objects" / inside(key)
         except ValueError as error:
-            raise ArtifactError(f"not a place in {self.root}: {error}") from error
+            raise ArtifactError(f"not a path in {self.root}: {error}") from error
 
     def path(self, uri: str) -> Path:
-        """The place of a `store:<key>/<path>` or `folder:<path>` uri.
+        """The path of a `store:<key>/<path>` or `folder:<path>` uri.
 
         Raises:
-            ArtifactError: for another kind of uri, and one that leads out of the store.
+            ArtifactError: the uri is of another kind, or leads outside the store.
         """
         scheme, _, rest = uri.partition(":")
         if scheme == "store":
             return self.folder(rest)
         if scheme == "folder":
             return Path(rest)
-        raise ArtifactError(f"{uri!r} is not a place on disk; expected store:<key>/<path>")
+        raise ArtifactError(f"{uri!r} is not a path on disk; expected store:<key>/<path>")
 
     def list_keys(self) -> list[str]:
-        """Keys of all finished artifacts, sorted."""
+        """The keys of all finished artifacts, sorted."""
         return sorted(manifest.parent.name for manifest in self.root.glob(f"objects/*/{MANIFEST}"))
 
     def records(self) -> list[StageRecord]:
-        """The record of every finished artifact, oldest first. Reads the manifests only."""
+        """The records of all finished artifacts, oldest first. Reads the manifests only."""
         found = (self.find(key) for key in self.list_keys())
         return sorted((r for r in found if r is not None), key=lambda record: record.started)
 
     def find(self, key: str) -> StageRecord | None:
-        """The record of a key, or None where there is no artifact. Reads the manifest only."""
+        """The record of a key, or None if there is no artifact. Reads the manifest only."""
         manifest = self.folder(key) / MANIFEST
         try:
             return StageRecord.model_validate_json(verified(manifest.read_bytes()))
@@ -110,10 +110,10 @@ class Store(Frozen):
             ) from error
 
     def open(self, key: str) -> StageRecord:
-        """The record of a key, after every file was checked against its digest.
+        """The record of a key, after checking every file against its digest.
 
         Raises:
-            ArtifactError: no such artifact, or a file is missing, cut or changed.
+            ArtifactError: there is no such artifact, or a file is missing or was changed.
         """
         record = self.find(key)
         if record is None:
@@ -129,7 +129,7 @@ class Store(Frozen):
     def reuse(self, key: str) -> StageRecord | None:
         """The record of a key if its files are intact; a damaged artifact is moved aside.
 
-        What a process that died between commit and cleaning up has left is removed.
+        Also removes the workspace if a process died after the commit and before removing it.
         """
         if not self.folder(key).exists():
             return None
@@ -137,18 +137,18 @@ class Store(Frozen):
             record = self.open(key)
         except ArtifactError as error:
             aside = self.root / "damaged" / f"{key}-{time.time_ns()}"
-            logger.warning("%s; moved to %s and built again", error, aside)
+            logger.warning("%s; moved it to %s, building it again", error, aside)
             aside.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # another process was faster
                 rename("artifact.aside", self.folder(key), aside)
             return None
-        left = self.root / "work" / key
-        if not (left / "out").exists():
-            remove("workspace.leftover", left)
+        leftover = self.root / "work" / key
+        if not (leftover / "out").exists():
+            remove("workspace.leftover", leftover)
         return record
 
     def workspace(self, key: str) -> Workspace:
-        """The place to build a key in; what an earlier attempt left there is kept."""
+        """The workspace of a key; files from an earlier attempt are kept."""
         with storage_errors(self.root):
             workspace = Workspace(
                 folder=self.root / "work" / key, log=self.root / "logs" / f"{key}.log"
@@ -163,7 +163,7 @@ class Store(Frozen):
 
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """Hold the right to build a key; waits for another process that has it."""
+        """Hold the lock for building a key; waits while another process holds it."""
         from filelock import FileLock
 
         with storage_errors(self.root):
@@ -176,11 +176,11 @@ class Store(Frozen):
             lock.release()
 
     def commit(self, record: StageRecord, workspace: Workspace) -> StageRecord:
-        """Make the workspace's files the artifact of `record.key`: digests, manifest, one rename.
+        """Turn the workspace's files into the artifact of `record.key`: digests, manifest, rename.
 
         The manifest is written last and the rename is atomic, so a reader sees all or nothing.
-        Everything is flushed to disk before the rename: a power cut cannot leave a whole-looking
-        folder of empty files.
+        Everything is flushed to disk before the rename, so a power cut cannot leave a folder that
+        looks complete but has empty files.
         """
         target, now = self.folder(record.key), time.time_ns()
         with storage_errors(self.root):
@@ -189,7 +189,9 @@ class Store(Frozen):
             write("artifact.manifest", workspace.out / MANIFEST, with_digest(record))
             flush_tree("artifact.flush", workspace.out)
             rename("artifact.publish", workspace.out, target)
-        with contextlib.suppress(OSError):  # the artifact is there, whatever is left of this
+        with contextlib.suppress(
+            OSError
+        ):  # the artifact is complete; `reuse` removes the rest later
             remove("workspace.remove", workspace.folder)
         _remember(target, _times(target, record), now)
         return record
@@ -197,9 +199,9 @@ class Store(Frozen):
 
 @contextlib.contextmanager
 def storage_errors(place: Path, *, expected: type[OSError] | None = None) -> Iterator[None]:
-    """Turn a full disk, a quota or a missing permission below `place` into one line that says so.
+    """Turn a full disk, a full quota or a missing permission below `place` into a `StorageError`.
 
-    An error of the `expected` kind is the caller's own business.
+    Errors of type `expected` are left to the caller.
     """
     try:
         yield
@@ -211,23 +213,23 @@ def storage_errors(place: Path, *, expected: type[OSError] | None = None) -> Ite
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise StorageError(
                 f"cannot write {error.filename or place}: {error.strerror}. "
-                "Choose another folder with --set store=FOLDER, or mend its permissions."
+                "Choose another folder with --set store=FOLDER, or fix its permissions."
             ) from error
         raise
 
 
 def disk_full(place: Path, *, quota: bool = False) -> StorageError:
-    """The error of a full disk, with the room that is left on it; or of a quota that is used up."""
+    """The error for a full disk, with the free space left on it, or for an exceeded quota."""
     free = f"{_free(place) / 2**20:.0f} MiB"
     full = f"the disk of {place} is full ({free} free)"
-    what = f"the quota on the disk of {place} is used up" if quota else full
+    what = f"the disk quota for {place} is exceeded" if quota else full
     return StorageError(
-        f"{what}. Free some space and run the same command again: finished stages are kept."
+        f"{what}. Free some space and run the same command again; finished stages are kept."
     )
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, 64 hex digits."""
+    """The sha256 of a file, 64 hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -252,7 +254,7 @@ def _digest(folder: Path, path: Path) -> FileDigest:
 def _check(folder: Path, expected: FileDigest) -> None:
     path = folder / expected.path
     if path.resolve() != folder.resolve() / expected.path:
-        raise ArtifactError(f"{path} is a link: an artifact holds its own files")
+        raise ArtifactError(f"{path} is a link, but an artifact must contain its own files")
     if not path.is_file():
         raise ArtifactError(f"{path} is missing from its artifact")
     if path.stat().st_size != expected.size or file_sha256(path) != expected.sha256:
@@ -260,7 +262,7 @@ def _check(folder: Path, expected: FileDigest) -> None:
 
 
 def _remember(folder: Path, seen: tuple[int, ...], hashed: int) -> None:
-    """That these files were hashed from then on; not of one that was written in the same tick."""
+    """Remember that the files were hashed, unless one is so new that it may change unnoticed."""
     if all(changed < hashed - TICK for changed in seen):
         _verified[folder] = seen
     else:
@@ -268,6 +270,6 @@ def _remember(folder: Path, seen: tuple[int, ...], hashed: int) -> None:
 
 
 def _times(folder: Path, record: StageRecord) -> tuple[int, ...]:
-    """Modification times of the artifact's files, in the manifest's order; 0 where missing."""
+    """Modification times of the artifact's files, in the manifest's order; 0 if missing."""
     paths = [folder / file.path for file in record.files]
     return tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in paths)

@@ -1,1 +1,1 @@
-"""What the commands do, imported when one is called: `--help` and mistakes answer at once."""
+"""The commands, imported when called, so that `--help` and usage errors respond immediately."""

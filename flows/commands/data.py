@@ -1,4 +1,4 @@
-"""`sft-dpo data`: any data by its path."""
+"""`sft-dpo data`: read any data by its path."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +13,10 @@ from flows.display import counting
 def read_data(
     paths: list[str], wanted: Mapping[str, object], *, columns: list[str], out: Path, as_json: bool
 ) -> None:
-    """Write usable rows and the others, and print how many there are."""
-    asked = _validated({**wanted, "columns": dict(_pair_of(column) for column in columns)})
-    with counting() as tell:
-        report = take_in(paths, asked, out=out, on_progress=tell)
+    """Write usable and quarantined rows, and print how many there are."""
+    request = _validated({**wanted, "columns": dict(_pair_of(column) for column in columns)})
+    with counting() as on_progress:
+        report = take_in(paths, request, out=out, on_progress=on_progress)
     if as_json:
         print(report.model_dump_json(indent=2))
         return
@@ -25,14 +25,14 @@ def read_data(
         print(f"  {_counts_of(file)}")
         if file.note:
             print(f"  note: {file.note}")
-    print(f"in all: {_counts_of(report)}")
+    print(f"total: {_counts_of(report)}")
     print(f"written: {out / 'kept.jsonl'}, {out / 'quarantine.jsonl'}")
 
 
 def _pair_of(column: str) -> tuple[str, str]:
     theirs, equals, ours = column.partition("=")
     if not (theirs and equals and ours):
-        raise UsageError(f"--column {column!r}: expected THEIRS=OURS, for instance question=prompt")
+        raise UsageError(f"--column {column!r}: expected THEIRS=OURS, e.g. question=prompt")
     return theirs, ours
 
 
@@ -44,12 +44,12 @@ def _validated(values: Mapping[str, object]) -> Wanted:
 
 
 def _counts_of(report: FileReport | IntakeReport) -> str:
-    """Rows read, kept with their flags, and quarantined with their reasons, in words."""
-    aside = sum(report.quarantined.values())
+    """Rows read, kept (with flags) and quarantined (with reasons), as text."""
+    quarantined = sum(report.quarantined.values())
     kept = f"{report.kept} kept{_named('of these ', report.flagged)}"
-    return f"{report.read} read, {kept}, {aside} quarantined{_named('', report.quarantined)}"
+    return f"{report.read} read, {kept}, {quarantined} quarantined{_named('', report.quarantined)}"
 
 
-def _named(words: str, counts: dict[str, int]) -> str:
+def _named(prefix: str, counts: dict[str, int]) -> str:
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-    return f" ({words}{listed})" if listed else ""
+    return f" ({prefix}{listed})" if listed else ""

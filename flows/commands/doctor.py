@@ -1,4 +1,4 @@
-"""`sft-dpo doctor`: a run checked before a GPU is rented."""
+"""`sft-dpo doctor`: check a run before renting a GPU."""
 
 import sys
 from pathlib import Path
@@ -6,28 +6,30 @@ from pathlib import Path
 from rich.console import Console
 
 from alignment.config.file import load
-from flows.doctor import print_checkup
+from flows.doctor import print_report
 from flows.printing import command_of
 
 
 def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_json: bool) -> None:
-    """Check a run, write the page, print the verdict; exit code 1 where it should not start."""
+    """Check a run, write the report, print it; exit with code 1 if the run should not start."""
     settings = load(config, overrides)
-    from alignment.doctor.examine import examine  # heavy, and the config may be wrong
+    from alignment.doctor.examine import (
+        examine,
+    )  # slow to import, and not needed if the config is wrong
     from alignment.doctor.page import write_page
 
     notes = Console(stderr=True)
-    checkup = examine(
+    report = examine(
         settings,
         device=device,
         command=command_of("doctor", config, overrides),
         on_progress=lambda step: notes.print(f"preparing {step}", highlight=False),
     )
-    page = write_page(checkup, settings.store / "reports" / f"{settings.name}-doctor.html")
+    page = write_page(report, settings.store / "reports" / f"{settings.name}-doctor.html")
     if as_json:
-        print(checkup.model_dump_json(indent=2))
+        print(report.model_dump_json(indent=2))
     else:
-        print_checkup(checkup, Console(highlight=False, markup=False))
+        print_report(report, Console(highlight=False, markup=False))
         print(f"page: {page}")
-    if checkup.verdict == "fail":
+    if report.verdict == "fail":
         sys.exit(1)

@@ -1,6 +1,6 @@
-"""`sft-dpo export` and `sft-dpo chat`: a model of the store for others, or to talk to.
+"""`sft-dpo export` and `sft-dpo chat`: export a model in the store, or chat with it.
 
-The libraries are imported once the model is found.
+Heavy libraries are imported only after the model is found.
 """
 
 import logging
@@ -20,7 +20,7 @@ def export_model(
     form: Literal["merged", "adapter", "gguf"],
     dtype: str | None,
 ) -> None:
-    """Write a folder others can load; print what it lost."""
+    """Write a folder that other programs can load; print the measured differences."""
     opened = Store(root=store)
     record = find_one(opened, reference)
     from alignment.compose.export import export
@@ -32,7 +32,7 @@ def export_model(
 
 
 def chat(reference: str, store: Path, *, tokens: int) -> None:
-    """Answer each line until the input ends; an empty one starts afresh."""
+    """Reply to each line until the input ends; an empty line starts a new chat."""
     opened = Store(root=store)
     record = find_one(opened, reference)
     from alignment.compose.export import open_for_chat
@@ -51,7 +51,7 @@ def chat(reference: str, store: Path, *, tokens: int) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Bars of loading and remarks about kernels stay out of what a command prints."""
+    """Keep loading bars and kernel warnings out of the output of a command."""
     from transformers.utils import logging as bars
 
     bars.disable_progress_bar()

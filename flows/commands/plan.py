@@ -1,4 +1,4 @@
-"""`sft-dpo plan`: what a run would do."""
+"""`sft-dpo plan`: show what a run would do."""
 
 import json
 import sys
@@ -23,6 +23,6 @@ def print_plan(config: Path, overrides: list[str], *, as_json: bool) -> None:
     if assumed := dict.fromkeys(gate for step in planned for gate in step.assumes):
         names = ", ".join(assumed)
         print(
-            f"not judged yet: {names}. The keys after them hold if they keep their rounds.",
+            f"not judged yet: {names}. The keys after them assume that they keep their rounds.",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""`sft-dpo run` and `sft-dpo round`: a flow in this process."""
+"""`sft-dpo run` and `sft-dpo round`: run a flow in this process."""
 
 import sys
 from pathlib import Path
@@ -13,38 +13,38 @@ from flows.shell import watched
 
 
 def run_pipeline(config: Path, overrides: list[str]) -> None:
-    """Run the whole pipeline; print its table and where the report is."""
+    """Run the whole pipeline; print its table and the path of the report."""
     settings = load(config, overrides)
     display = Display(list(chain(settings).steps()), _history(settings.store))
-    _advise(settings)
+    _warn_about_slow_bfloat16(settings)
     result = watched(display, "pipeline", config, overrides)
     print(result.table)
     print(f"report: {result.report}")
 
 
 def run_round(config: Path, overrides: list[str]) -> None:
-    """Train one round on new batches; print what became of it."""
+    """Train one round on new batches; print its outcome."""
     settings = load(config, overrides)
-    _advise(settings)
+    _warn_about_slow_bfloat16(settings)
     display = Display([], _history(settings.store))
     result = watched(display, "round", config, overrides)
     if result.table:
         print(result.table)
         print(f"report: {result.report}")
-    print(result.words)
-    if result.head:
-        print(f"champion: {result.head}")
+    print(result.message)
+    if result.champion:
+        print(f"champion: {result.champion}")
 
 
-def _advise(settings: PipelineConfig) -> None:
+def _warn_about_slow_bfloat16(settings: PipelineConfig) -> None:
     if settings.dpo.bf16 and slow_bfloat16():
         print(
-            "note: this CPU is about four times slower in bfloat16 than in float32. Faster here: "
+            "note: this CPU is about four times slower in bfloat16 than in float32. Faster: "
             "--set sft.training.bf16=false --set dpo.bf16=false --set evaluation.dtype=float32",
             file=sys.stderr,
         )
 
 
 def _history(root: Path) -> dict[str, float]:
-    """Seconds that the last build of each kind of step took, as far as the store knows."""
+    """Seconds that the last build of each kind of step took, according to the store."""
     return {record.stage: record.seconds for record in Store(root=root).records()}

@@ -1,4 +1,4 @@
-"""`sft-dpo show`: what a store holds."""
+"""`sft-dpo show`: show what is in a store."""
 
 import json
 import sys
@@ -12,10 +12,12 @@ from flows import printing
 
 
 def show_store(reference: str | None, store: Path, *, lineage: bool, as_json: bool) -> None:
-    """Print one artifact's record, its ancestry, or everything in the store."""
+    """Print the record of an artifact, its ancestors, or everything in the store."""
     opened = Store(root=store)
     if not store.is_dir():
-        raise UsageError(f"no store {store}. Check --store; `sft-dpo run CONFIG` makes one.")
+        raise UsageError(
+            f"no store {store}. Check --store, or create it with `sft-dpo run CONFIG`."
+        )
     if reference is None:
         records = opened.records()
     else:
@@ -26,7 +28,7 @@ def show_store(reference: str | None, store: Path, *, lineage: bool, as_json: bo
         print(json.dumps(dumped if reference is None or lineage else dumped[0], indent=2))
     elif reference is None:
         if not records:
-            print(f"nothing in {store} yet; `sft-dpo run CONFIG` builds there", file=sys.stderr)
+            print(f"nothing in {store} yet; fill it with `sft-dpo run CONFIG`", file=sys.stderr)
         printing.print_list(records)
         printing.print_lines(opened)
     elif lineage:

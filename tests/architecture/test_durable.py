@@ -1,7 +1,7 @@
-"""Nothing that outlives a process is written, moved or removed past `alignment/store/durable.py`.
+"""Data that outlives a process is only written, moved or removed by `alignment/store/durable.py`.
 
-Its functions pass a named failpoint before and after each effect; a call of the disk's own verbs
-elsewhere would be one that no fault was ever tried on.
+Its functions hit a named failpoint before and after each change. Direct file system calls elsewhere
+would never be tested with injected faults.
 """
 
 import ast
@@ -21,7 +21,7 @@ POINTS = {
     "staged": ("",),
     "create": (".write", ".flush", ".link", ".folder", ".remove"),
 }
-"""Functions of `durable.py` and the effects that each makes, as endings of the name it is given."""
+"""Functions of `durable.py`, and the changes that each makes, as suffixes of its name argument."""
 
 VERBS = {
     "copy",
@@ -42,11 +42,11 @@ VERBS = {
     "write_bytes",
     "write_text",
 }
-"""Of the disk, and of the libraries that write weights."""
+"""Functions of the file system, and of the libraries that write weights."""
 
 NOT_DURABLE = {
-    "alignment/store/progress.py": "for whoever watches; nobody resumes from it",
-    "alignment/execution/run_step.py": "the error that a child hooks its parent",
+    "alignment/store/progress.py": "only for display; nothing resumes from it",
+    "alignment/execution/run_step.py": "the error that a child passes to its parent",
     "alignment/config/pipeline.py": "`make schema`",
 }
 
@@ -55,11 +55,11 @@ WRITTEN_BY_CALLERS = {
     "_concatenate": "export.model",
     "write_concatenated": "export.model",
     "convert_gguf": "base.convert",
-    "_extract_gguf": "a folder that is gone with the process",
+    "_extract_gguf": "a temporary folder of the process",
     "write_shards": "merge.save",
     "_write_settings": "merge.save",
 }
-"""Functions that write where their caller says, and the effect that the caller wraps them in."""
+"""Functions that write where their caller says, and the change in which the caller wraps them."""
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -70,7 +70,7 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 
 
 def called(node: ast.AST) -> str | None:
-    """The last part of the name of what a call calls."""
+    """The last part of the called function's name."""
     if not isinstance(node, ast.Call):
         return None
     function = node.func
@@ -78,25 +78,25 @@ def called(node: ast.AST) -> str | None:
 
 
 def writes(node: ast.AST) -> bool:
-    """A verb of the disk, `path.replace(other)`, or opening a file to write."""
+    """Whether it is a call in VERBS, `path.replace(other)`, or opens a file to write."""
     name = called(node)
     if name is None:
         return False
     assert isinstance(node, ast.Call)
-    if name == "replace":  # that of a text takes two
+    if name == "replace":  # str.replace takes two arguments
         return len(node.args) == 1 and isinstance(node.func, ast.Attribute)
     if name == "open":
         modes = [a.value for a in node.args if isinstance(a, ast.Constant)]
         return any(isinstance(mode, str) and mode[:1] in ("w", "a", "x") for mode in modes)
-    if name == "rename":  # ours is called by its bare name
+    if name == "rename":  # the one in durable.py is called by its bare name
         return isinstance(node.func, ast.Attribute)
-    if name in ("copy", "link", "save"):  # of shutil and numpy, and not of a model or a list
+    if name in ("copy", "link", "save"):  # not those of a model or a list
         return ast.unparse(node.func) in ("shutil.copy", "os.link", "np.save")
     return name in VERBS
 
 
 def uncovered(tree: ast.AST, *, covered: bool = False) -> Iterator[ast.AST]:
-    """Calls that write and stand in no `with failpoint_span(...)` or `with staged(...)`."""
+    """Calls that write outside a `with failpoint_span(...)` or `with staged(...)`."""
     if isinstance(tree, ast.With):
         covered = covered or any(
             called(item.context_expr) in ("failpoint_span", "staged") for item in tree.items
@@ -110,19 +110,19 @@ def uncovered(tree: ast.AST, *, covered: bool = False) -> Iterator[ast.AST]:
 
 
 def points() -> Iterator[str]:
-    """The name of every effect in the source."""
+    """The name of every durable change in the source."""
     for module, tree in modules():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                for ending in POINTS.get(node.func.id, ()) if is_ours(tree, node.func.id) else ():
+                for suffix in POINTS.get(node.func.id, ()) if is_ours(tree, node.func.id) else ():
                     name = node.args[0]
-                    assert isinstance(name, ast.Constant), f"{module}: a name that is no literal"
+                    assert isinstance(name, ast.Constant), f"{module}: the name must be a literal"
                     assert isinstance(name.value, str)
-                    yield f"{name.value}{ending}"
+                    yield f"{name.value}{suffix}"
 
 
 def is_ours(tree: ast.Module, name: str) -> bool:
-    """Whether a module has this function from `durable.py`."""
+    """Whether a module imports this function from `durable.py`."""
     return any(
         isinstance(node, ast.ImportFrom)
         and node.module == "alignment.store.durable"
@@ -131,7 +131,7 @@ def is_ours(tree: ast.Module, name: str) -> bool:
     )
 
 
-def test_every_write_stands_between_two_failpoints():
+def test_every_write_is_between_two_failpoints():
     wrong = [
         f"{module}:{node.lineno} {ast.unparse(node)}"
         for module, tree in modules()
@@ -141,16 +141,16 @@ def test_every_write_stands_between_two_failpoints():
     assert not wrong, "use alignment.store.durable:\n" + "\n".join(wrong)
 
 
-def test_every_effect_has_a_name_of_its_own():
+def test_every_change_has_a_unique_name():
     twice = [name for name, count in Counter(points()).items() if count > 1]
     assert not twice
 
 
-def test_there_are_sixty_failpoints_at_least():
+def test_there_are_at_least_sixty_failpoints():
     assert 2 * len(list(points())) >= 60
 
 
-def test_exceptions_are_still_there():
+def test_exceptions_still_exist():
     found = {
         node.name
         for _, tree in modules()
@@ -161,7 +161,7 @@ def test_exceptions_are_still_there():
     assert all((ROOT / name).is_file() for name in NOT_DURABLE)
 
 
-def test_a_write_past_the_failpoints_would_be_seen():
+def test_a_write_without_failpoints_is_detected():
     source = (
         "def save(path):\n    path.write_text('x')\n    path.replace(other)\n    open(path, 'w')\n"
     )

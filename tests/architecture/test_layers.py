@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 HOUSE = ["alignment", "tasks", "flows", "deployments"]
-"""Left to right: a package imports itself and what stands to its left."""
+"""Left to right: a package imports itself and those to its left."""
 
 ROOMS = [
     {"errors", "records"},
@@ -47,12 +47,12 @@ HEAVY = {
     "transformers",
     "trl",
 }
-"""Each takes up to seven seconds and half a gigabyte. Whatever implements something imports them at
-its top; a module that commands load before they know what to do is light: it imports none, and
-what it calls is imported in the function that calls it."""
+"""Each takes up to seven seconds and half a gigabyte to import. Implementations import them at the
+top. Light modules, which every command loads, do not, and import an implementation where they
+call it."""
 
 MOST_LATE_IMPORTS = 60
-"""Imports inside functions, everywhere together."""
+"""Imports inside functions, in all packages together."""
 
 NEVER_IN_ALIGNMENT = {"prefect", "tasks", "flows", "deployments"}
 
@@ -64,12 +64,12 @@ def sources(*packages: str) -> Iterator[tuple[Path, ast.Module]]:
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
-    """Every import below `tree` with the dotted name it fetches; `from a import b` gives `a.b`."""
+    """Every import in `tree` with the dotted name it imports; `from a import b` gives `a.b`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: write the whole name of the package"
+            assert node.level == 0, f"line {node.lineno}: use an absolute import"
             yield from ((node, f"{node.module}.{alias.name}") for alias in node.names)
 
 
@@ -96,7 +96,7 @@ def room(dotted: str) -> int | None:
 
 
 def module_of(name: str, modules: set[str]) -> str:
-    """The module that an imported name lies in: itself, or what it is imported from."""
+    """The module of an imported name: the name itself, or the module it is imported from."""
     return name if name in modules else name.rpartition(".")[0]
 
 
@@ -169,11 +169,11 @@ def test_alignment_reads_no_environment():
     wrong = [
         f"{path}:{node.lineno}"
         for path, tree in sources("alignment")
-        if path.name != "forkserver.py"  # which hands it on to children, whole
+        if path.name != "forkserver.py"  # passes the whole environment on to children
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.environ", "os.getenv"}
     ]
-    assert not wrong, "configuration comes as an argument:\n" + "\n".join(wrong)
+    assert not wrong, "pass configuration as an argument:\n" + "\n".join(wrong)
 
 
 COMMANDS = {
@@ -275,6 +275,6 @@ def test_every_library_that_is_imported_is_a_declared_dependency():
 
 
 def canonical(requirement: str) -> str:
-    """`ruamel.yaml>=0.19` -> `ruamel-yaml`: the name of the distribution as indexes compare it."""
+    """`ruamel.yaml>=0.19` -> `ruamel-yaml`: the normalised name of the distribution."""
     end = next((i for i, c in enumerate(requirement) if c in "<>=!~[; "), len(requirement))
     return requirement[:end].lower().replace("_", "-").replace(".", "-")

@@ -3,7 +3,7 @@ import pytest
 
 @pytest.fixture
 def config(service, tiny_settings, write_config):
-    """A file that describes the tiny chain with one round, in the store that the tests share."""
+    """A config of the tiny chain with one round, in the store that the tests share."""
     tiny_settings |= {
         "store": str(service.store),
         "rounds": tiny_settings["rounds"][:1],
@@ -14,7 +14,7 @@ def config(service, tiny_settings, write_config):
 
 @pytest.fixture
 def finished(service, config):
-    """The id of the first run that went through; later ones reuse what it has built."""
+    """The id of the first completed run; later ones reuse its artifacts."""
     path = service.folder / "first-run"
     if not path.exists():
         run = service.start("sft-dpo/cpu", f"config={config}")

@@ -1,4 +1,4 @@
-"""`bootstrap.py` against a real server, twice, and against none."""
+"""`bootstrap.py` twice on a real server, and without a server."""
 
 import os
 import subprocess
@@ -22,13 +22,13 @@ def bootstrap_alone(**environment):
     )
 
 
-def test_each_queue_lets_one_run_through_at_a_time(service):
+def test_each_queue_runs_one_flow_at_a_time(service):
     queues = service.ask("/work_pools/gpu/queues/filter", limit=50)
     limits = {queue["name"]: queue["concurrency_limit"] for queue in queues}
     assert limits["cpu"] == limits["a100"] == 1
 
 
-def test_second_bootstrap_makes_nothing_and_leaves_what_a_person_has_changed(service):
+def test_second_bootstrap_creates_nothing_and_keeps_manual_changes(service):
     before = {d["id"] for d in service.ask("/deployments/filter", limit=50)}
     service.send("PATCH", QUEUE, concurrency_limit=3)
     done = service.run(BOOTSTRAP)
@@ -50,27 +50,27 @@ def test_second_bootstrap_makes_nothing_and_leaves_what_a_person_has_changed(ser
     assert {d["id"] for d in service.ask("/deployments/filter", limit=50)} == before
 
 
-def test_second_bootstrap_leaves_one_automation_of_each_name(service):
+def test_second_bootstrap_duplicates_no_automation(service):
     service.run(BOOTSTRAP)
     found = [automation["name"] for automation in service.ask("/automations/filter", limit=50)]
     ours = [name for name in found if name.startswith("sft-dpo: ")]
     assert len(ours) == len(set(ours)) == 2
 
 
-def test_deployments_name_no_path_of_this_machine(service):
+def test_deployments_contain_no_path_of_this_machine(service):
     for deployment in service.ask("/deployments/filter", limit=50):
-        said = [deployment[key] for key in ("entrypoint", "path", "pull_steps", "job_variables")]
-        assert str(ROOT) not in str(said)
+        texts = [deployment[key] for key in ("entrypoint", "path", "pull_steps", "job_variables")]
+        assert str(ROOT) not in str(texts)
 
 
-def test_without_an_address_it_says_how_to_get_one(tmp_path):
+def test_without_an_api_url_it_says_how_to_set_one(tmp_path):
     done = bootstrap_alone(PREFECT_HOME=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.startswith("PREFECT_API_URL is not set. Start a server with")
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_without_a_server_it_says_where_none_answers(tmp_path):
+def test_without_a_server_it_says_which_url_does_not_answer(tmp_path):
     url = f"http://127.0.0.1:{free_port()}/api"
     done = bootstrap_alone(PREFECT_HOME=str(tmp_path), PREFECT_API_URL=url)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""A round whose process, worker or server is killed, or whose database is lost, goes on."""
+"""A round whose process, worker or server is killed is resumed."""
 
 import os
 import signal
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.slow
 SOONER = """
 from datetime import timedelta
 from prefect.client.orchestration import get_client
-from deployments.bootstrap import silent_is_crashed
+from deployments.bootstrap import crash_silent_runs
 
-sooner = silent_is_crashed(after=timedelta(seconds=45))
+sooner = crash_silent_runs(after=timedelta(seconds=45))
 with get_client(sync_client=True) as client:
     for found in client.read_automations_by_name(sooner.name):
         client.delete_automation(found.id)
@@ -36,7 +36,7 @@ with get_client(sync_client=True) as client:
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def planned_service(request, tmp_path_factory):
-    """A server of its own, not started yet, on either database."""
+    """A separate server, not started yet, on either database."""
     folder = tmp_path_factory.mktemp("crashes")
     if request.param == "sqlite":
         yield planned(folder)
@@ -46,7 +46,7 @@ def planned_service(request, tmp_path_factory):
 
 
 def prepare(server):
-    """What the deployments need; a run without a sign of life is crashed after 45 seconds."""
+    """Bootstrap the server; runs count as crashed after 45 seconds without a heartbeat."""
     bootstrap(server)
     done = server.run("-c", SOONER)
     assert done.returncode == 0, done.stderr
@@ -54,7 +54,7 @@ def prepare(server):
 
 @pytest.fixture(scope="module")
 def service(planned_service):
-    """The server, prepared; a test may kill it and start it again."""
+    """The prepared server; a test may kill and restart it."""
     with answering(planned_service):
         prepare(planned_service)
         yield planned_service
@@ -62,7 +62,7 @@ def service(planned_service):
 
 @pytest.fixture
 def config(tiny_settings, write_config, tmp_path):
-    """A line with one batch; its round takes long enough to be killed in."""
+    """A line with one batch, whose round takes long enough to be killed."""
     settings = line_settings(tiny_settings, tmp_path)
     settings["dpo"]["epochs"] = 20
     drop(tmp_path / "inbox" / "monday.jsonl", rows(0, 32))
@@ -77,19 +77,19 @@ def in_training(store):
 def kill_in_training(service, run, store, *more):
     log = service.folder / "log"
     wait_for("training", lambda: in_training(store), seconds=240, log=log)
-    check_taken(service)
+    check_held(service)
     for process in (*more, *service.processes(run)):
         os.kill(process.pid, signal.SIGKILL)
 
 
-def check_taken(service):
-    """One run holds all there is to hold: its deployment's slot, a lease on it, its queue."""
+def check_held(service):
+    """One run holds its deployment's slot, a lease on it, and its place in the queue."""
     held = service.held()
     assert (held.slots, held.leases, held.runs) == (1, 1, 1), held
 
 
 def check_one_round(service, run, line):
-    state = wait_for(  # past Crashed, which is the end of no run here
+    state = wait_for(  # a Crashed state is final for Prefect, but not here: the run is resumed
         "the end of the run",
         lambda: now if (now := service.state(run))["type"] in ("COMPLETED", "FAILED") else None,
         seconds=300,
@@ -110,20 +110,20 @@ def test_killed_flow_process_is_resumed(service, config, tmp_path):
         check_one_round(service, run, line)
 
 
-def test_run_whose_worker_died_with_it_is_found_silent_and_resumed_by_another(
+def test_run_whose_worker_died_with_it_is_detected_and_resumed_by_another(
     service, config, tmp_path
 ):
     line = RoundLine(store=Store(root=tmp_path / "store"))
     with running(service, *WORKER) as worker:
         run = service.start("dpo-round/cpu", f"config={config}")
         kill_in_training(service, run, tmp_path / "store", worker)
-    assert service.state(run)["type"] == "RUNNING", "nobody is left to say otherwise"
+    assert service.state(run)["type"] == "RUNNING", "no process is left to report the crash"
     with running(service, *WORKER):
         check_one_round(service, run, line)
 
 
-def test_run_outlives_a_kill_of_its_worker(service, config, tmp_path):
-    """Its process goes on, or is taken for dead and the next goes on: one round either way."""
+def test_run_survives_a_kill_of_its_worker(service, config, tmp_path):
+    """Its process continues, or counts as dead and the next one continues: one round either way."""
     line = RoundLine(store=Store(root=tmp_path / "store"))
     log = service.folder / "log"
     with running(service, *WORKER) as worker:
@@ -148,7 +148,7 @@ def test_run_outlives_a_kill_of_its_worker(service, config, tmp_path):
 
 
 def servers(service):
-    """The processes that listen on the server's port, and all that they have started."""
+    """The processes that listen on the server's port, and their descendants."""
     port = int(service.url.rpartition(":")[2].removesuffix("/api"))
     found = {
         connection.pid
@@ -162,14 +162,14 @@ def family(process):
     return [process, *process.children(recursive=True)]
 
 
-def test_run_outlives_a_kill_of_the_server(service, config, tmp_path):
-    """The training goes on meanwhile; the flow finds the server again, or is started again."""
+def test_run_survives_a_kill_of_the_server(service, config, tmp_path):
+    """Training continues; the flow reconnects to the server, or is restarted."""
     line = RoundLine(store=Store(root=tmp_path / "store"))
     with running(service, *WORKER):
         run = service.start("dpo-round/cpu", f"config={config}")
         log = service.folder / "log"
         wait_for("training", lambda: in_training(tmp_path / "store"), seconds=240, log=log)
-        check_taken(service)
+        check_held(service)
         for process in servers(service):
             process.kill()
         with answering(service):

@@ -1,4 +1,4 @@
-"""Prefect's database is deleted in the middle of a round: the store is the truth."""
+"""Prefect's database is deleted during a round: the store is the source of truth."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def lost(request, tmp_path):
-    """A server that is not started yet, and a function that deletes its database."""
+    """A server, not started yet, and a function that deletes its database."""
     if request.param == "sqlite":
         service = planned(tmp_path)
         yield service, lambda: shutil.rmtree(Path(service.environment["PREFECT_HOME"]))
@@ -29,7 +29,7 @@ def lost(request, tmp_path):
         yield service, database.make_database
 
 
-def test_round_goes_on_from_the_store_after_the_database_was_deleted(
+def test_round_resumes_from_the_store_after_the_database_was_deleted(
     lost, tmp_path, tiny_settings, write_config
 ):
     settings = line_settings(tiny_settings, tmp_path)
@@ -48,7 +48,7 @@ def test_round_goes_on_from_the_store_after_the_database_was_deleted(
     built = set(store.list_keys())
     lose()
     with answering(service):
-        assert service.ask("/flow_runs/count", flow_runs={}) == 0, "it remembers nothing"
+        assert service.ask("/flow_runs/count", flow_runs={}) == 0, "the new database is empty"
         bootstrap(service)
         with running(service, *WORKER):
             again = service.start("dpo-round/cpu", f"config={config}")

@@ -1,4 +1,4 @@
-"""What a person is told about a mistake, before a run or by it."""
+"""How mistakes are reported, before a run is created or by the run."""
 
 import pytest
 
@@ -21,7 +21,7 @@ from tests.prefect_service import overrides
         ('overrides=["seed"]', "Validation failed for field 'overrides"),
     ],
 )
-def test_bad_parameter_is_refused_before_there_is_a_run(service, parameter, reason):
+def test_bad_parameter_is_refused_before_a_run_is_created(service, parameter, reason):
     count = service.ask("/flow_runs/count", deployments={"name": {"any_": ["cpu"]}})
     done = service.submit("sft-dpo/cpu", parameter)
     assert done.returncode == 1
@@ -39,7 +39,7 @@ def test_mistake_in_the_config_fails_the_run_with_one_line(service, config):
     assert "Traceback" not in service.whole_log(run)
 
 
-def test_file_that_is_not_there_names_those_there_are(service):
+def test_missing_config_file_suggests_existing_ones(service):
     run = service.start("sft-dpo/cpu", "config=deployments/configs/a10.yaml")
     state = service.finish(run, seconds=60)
     assert state["type"] == "FAILED"

@@ -1,4 +1,4 @@
-"""Rounds and promotions as runs of a real server: their ends, what starts them, who is asked."""
+"""Rounds and promotions on a real server: final states, triggers, and approval by a person."""
 
 import json
 
@@ -23,13 +23,13 @@ emit_event(
 
 @pytest.fixture
 def config(tiny_settings, write_config, tmp_path):
-    """A file that describes a line with an empty inbox, in a store of its own."""
+    """A config of a line with an empty inbox, in its own store."""
     return write_config(line_settings(tiny_settings, tmp_path))
 
 
 @pytest.fixture
 def waiting(tmp_path, tiny_ref_anywhere):
-    """A line whose first round has passed the gate and waits for a person."""
+    """A line whose first round has passed the gate and waits for approval."""
     store = Store(root=tmp_path / "store")
     line = RoundLine(store=store)
     for name, label, right in (("old", "sft", 10), ("new", "round 1", 20)):
@@ -38,7 +38,7 @@ def waiting(tmp_path, tiny_ref_anywhere):
         put_evaluation(store, f"evaluate-{name}", label, right=right, parents=parents)
     line.start(champion_of(store, "merge-old"), rounds=0)
     line.open((Delivery(digest="0" * 64, key="batch-0", file="monday.jsonl"),))
-    line.close(1, champion_of(store, "merge-new"), fate="waiting", why="round 1 is kept")
+    line.close(1, champion_of(store, "merge-new"), outcome="waiting", why="round 1 is kept")
     return line
 
 
@@ -55,10 +55,10 @@ def test_an_empty_inbox_ends_as_a_named_completed_state(service, config):
     run = service.start("dpo-round/cpu", f"config={config}")
     state = service.finish(run, seconds=60)
     assert (state["type"], state["name"]) == ("COMPLETED", "No new data")
-    assert "no new data: no whole batch in " in state["message"]
+    assert "no new data: no complete batch in " in state["message"]
 
 
-def test_an_event_starts_a_round_on_the_card(service):
+def test_an_event_starts_a_round_on_the_gpu(service):
     (deployment,) = [
         found
         for found in service.ask("/deployments/filter", limit=50)
@@ -76,7 +76,7 @@ def test_an_event_starts_a_round_on_the_card(service):
     assert state["name"] == "No new data"
 
 
-def test_nightly_rounds_are_scheduled_on_the_card_and_off_on_the_laptop(service):
+def test_nightly_rounds_are_active_on_the_gpu_and_off_on_the_cpu(service):
     active = {
         found["entrypoint"] + found["name"]: [s["active"] for s in found["schedules"]]
         for found in service.ask("/deployments/filter", limit=50)

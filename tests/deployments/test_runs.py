@@ -1,4 +1,4 @@
-"""Runs of both deployments by a real server and a real worker, on the tiny model."""
+"""Runs of both deployments on a real server and a real worker, with the tiny model."""
 
 import json
 import time
@@ -57,16 +57,16 @@ def test_second_run_builds_nothing(service, config):
 
 
 @pytest.mark.usefixtures("finished")
-def test_flow_in_this_process_tells_a_watcher_of_each_step(service, config):
-    told = []
+def test_flow_in_this_process_notifies_a_watcher_of_each_step(service, config):
+    calls = []
 
     def watcher(step, mark, record):
-        told.append((step.name, mark, record is not None))
+        calls.append((step.name, mark, record is not None))
 
     with temporary_settings({PREFECT_API_URL: service.url}), watching(watcher):
         result = sft_dpo(config=str(config))
     steps = [step.name for step in chain(load(config)).steps()]
-    assert told == [call for name in steps for call in ((name, None, False), (name, None, True))]
+    assert calls == [call for name in steps for call in ((name, None, False), (name, None, True))]
     assert result.report.endswith("tiny.html")
     assert "round 1" in result.table
 
@@ -97,12 +97,12 @@ def test_preset_a100_runs_on_a_tiny_model_with_overrides(service, tiny_model_fol
 
 
 @pytest.mark.usefixtures("finished")
-def test_a_whole_run_reached_for_no_other_machine_and_listened_to_none(service):
-    """Server, worker, runs and trainings, all watched by an audit hook that they inherit."""
+def test_a_whole_run_neither_contacts_nor_listens_to_another_machine(service):
+    """Server, worker, runs and trainings all inherit an audit hook that watches their sockets."""
     probe = "import socket; socket.getaddrinfo('example.com', 80)"
     outside = service.folder / "outside"
     tried = outside.read_text().splitlines() if outside.exists() else []
-    assert service.run("-c", probe).returncode == 1, "the hook is there"
+    assert service.run("-c", probe).returncode == 1, "the hook is active"
     assert len(outside.read_text().splitlines()) == len(tried) + 1
     assert [line for line in tried if "example.com" not in line] == []
 
@@ -119,21 +119,21 @@ def test_bad_data_fails_task_and_run_with_the_same_line(service, config):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("finished")
-def test_cancelled_training_saves_ends_its_process_and_the_next_run_goes_on(
+def test_cancelled_training_saves_exits_and_is_resumed_by_the_next_run(
     service, config, record_property
 ):
-    """Cancelled as `prefect flow-run cancel` does it; the button has its test in `tests/ui`."""
+    """Cancelled like `prefect flow-run cancel`; the button is tested in `tests/ui`."""
     training = LongTraining(service, config)
     run = training.start()
-    training.check_goes_on(beyond=3)
+    training.check_progress(beyond=3)
     assert not training.checkpoints()
     asked = time.time()
     cancel(service, run)
-    training.check_leaves(asked, record_property)
+    training.check_exit(asked, record_property)
     assert service.finish(run, seconds=30)["type"] == "CANCELLED"
 
     run = training.start()
-    training.check_goes_on(beyond=training.steps()[-1])
+    training.check_progress(beyond=training.steps()[-1])
     cancel(service, run)
     assert service.finish(run, seconds=60)["type"] == "CANCELLED"
     assert not training.processes()

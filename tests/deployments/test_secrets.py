@@ -1,6 +1,6 @@
-"""Two planted secrets, one in the workers' environment and one in a Secret block, after whole runs.
+"""Searches for two planted secrets after whole runs: one in the environment, one in a block.
 
-Searched: every file of the server, its database, the store, all logs, and what the server answers.
+Searched are all files of the server, its database, the store, all logs, and the server's answers.
 """
 
 import psutil
@@ -15,26 +15,26 @@ FROM_BLOCK = 'env={"HF_TOKEN": "{{ prefect.blocks.secret.hf-token }}"}'
 
 
 def files_with(folder, text):
-    """Names of the files below a folder that hold a text."""
+    """Paths of the files below a folder that contain a text."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [path.relative_to(folder) for path in files if text.encode() in path.read_bytes()]
 
 
-def said(service, run):
-    """All that the server tells of a run."""
+def answers_about(service, run):
+    """Everything that the server returns about a run."""
     of_run = [service.ask(f"/flow_runs/{run}"), service.log(run), service.artifacts(run)]
     return f"{of_run} {service.of_run('/task_runs/filter', run)}"
 
 
-def test_a_secret_of_the_environment_turns_up_nowhere_after_a_whole_run(service, finished, config):
+def test_a_secret_in_the_environment_appears_nowhere_after_a_whole_run(service, finished, config):
     assert PLANTED in service.environment.values()
-    assert files_with(service.folder, config.name), "the search finds what is there"
+    assert files_with(service.folder, config.name), "the search works"
     assert files_with(service.folder, PLANTED) == []
-    assert PLANTED not in said(service, finished)
+    assert PLANTED not in answers_about(service, finished)
 
 
 @pytest.mark.slow
-def test_a_secret_of_a_block_reaches_the_run_and_nothing_else(
+def test_a_secret_in_a_block_reaches_the_run_and_nothing_else(
     service, tiny_settings, write_config, tmp_path
 ):
     assert service.run("-c", SAVE).returncode == 0
@@ -46,11 +46,11 @@ def test_a_secret_of_a_block_reaches_the_run_and_nothing_else(
     assert token == IN_BLOCK
     assert service.finish(run, seconds=90)["name"] == "No new data"
     assert files_with(service.folder, IN_BLOCK) == []
-    assert IN_BLOCK not in said(service, run)
+    assert IN_BLOCK not in answers_about(service, run)
 
 
 def token_of(run):
-    """What the process of a run has in its environment."""
+    """The token in the environment of a run's process."""
     for process in psutil.process_iter():
         try:
             environment = process.environ()

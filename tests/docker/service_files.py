@@ -1,4 +1,4 @@
-"""Dockerfile and compose.yaml, as far as tests read them."""
+"""Reads Dockerfile and compose.yaml for tests."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ COMPOSE: dict[str, Any] = YAML(typ="safe").load(ROOT / "docker/compose.yaml")
 
 
 class Instruction(NamedTuple):
-    """One instruction of the Dockerfile, its continued lines joined."""
+    """One instruction of the Dockerfile, with continued lines joined."""
 
     keyword: str
     text: str
@@ -27,7 +27,7 @@ def dockerfile() -> list[Instruction]:
 
 
 def fill(value: str, given: dict[str, str]) -> str:
-    """`${NAME:-default}` and `${NAME:?why}` as compose fills them in."""
+    """Substitute `${NAME:-default}` and `${NAME:?why}` like compose."""
     return re.sub(
         r"\$\{(\w+):([-?])([^}]*)\}", lambda m: given.get(m[1], m[3] if m[2] == "-" else ""), value
     )

@@ -1,4 +1,4 @@
-"""A real server under compose's settings: who has no password gets nothing, who has it may work."""
+"""A real server with the settings of compose.yaml: nothing works without the password."""
 
 from contextlib import ExitStack
 
@@ -21,7 +21,7 @@ SOCKETS = ("events/in", "events/out", "logs/out")
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def guarded(request, tmp_path_factory):
-    """The server on either database, and what a client that knows the password sends."""
+    """The server on either database, and the credentials of a client that knows the password."""
     settings = COMPOSE["services"]["server"]["environment"]
     kept = {key: fill(value, SECRETS) for key, value in settings.items() if key not in ELSEWHERE}
     assert kept["PREFECT_SERVER_API_AUTH_STRING"] == SECRETS["PREFECT_AUTH"]
@@ -42,7 +42,7 @@ def test_a_call_without_the_password_is_refused(guarded, path):
     assert httpx.get(f"{server.url}/{path}", auth=auth).status_code != 401
 
 
-def test_a_change_without_a_token_of_the_page_is_refused_even_with_the_password(guarded):
+def test_a_change_without_a_csrf_token_is_refused_even_with_the_password(guarded):
     server, auth = guarded
     answer = httpx.post(f"{server.url}/flows/filter", json={}, auth=auth)
     assert answer.status_code == 403
@@ -50,20 +50,22 @@ def test_a_change_without_a_token_of_the_page_is_refused_even_with_the_password(
 
 
 @pytest.mark.parametrize("path", SOCKETS)
-def test_a_socket_without_the_password_tells_nothing(guarded, path):
+def test_a_socket_without_the_password_sends_nothing(guarded, path):
     server, _ = guarded
     with pytest.raises((InvalidStatus, WebSocketException)):
         listen(f"{server.url.replace('http', 'ws', 1)}/{path}")
 
 
 def listen(address):
-    """What a stranger hears first."""
+    """The first message that a client without the password receives."""
     with connect(address, subprotocols=[Subprotocol("prefect")]) as socket:
         socket.send('{"type": "auth", "token": "wrong"}')
         return socket.recv(timeout=10)
 
 
-def test_our_set_up_and_a_run_pass_both_locks(guarded, tiny_settings, write_config, tmp_path):
+def test_bootstrap_and_a_run_work_with_password_and_csrf_protection(
+    guarded, tiny_settings, write_config, tmp_path
+):
     server, _ = guarded
     bootstrap(server)
     bootstrap(server)

@@ -1,4 +1,4 @@
-"""What Dockerfile and compose.yaml promise, as far as it can be read from them."""
+"""Properties of Dockerfile and compose.yaml that are visible in the files."""
 
 import importlib
 import json
@@ -24,30 +24,30 @@ def steps(*keywords):
     return [step.text for step in STEPS if step.keyword in keywords]
 
 
-def test_base_images_are_pinned_to_their_last_number():
+def test_base_images_are_pinned_to_a_full_version():
     images = [steps("ARG")[0].partition("=")[2], SERVICES["postgres"]["image"]]
     assert [image for image in images if not re.search(r":\d+\.\d+(\.\d+)?-", image)] == []
 
 
-def test_image_runs_as_an_ordinary_user_and_says_whether_it_is_well():
+def test_image_runs_as_an_ordinary_user_and_has_a_health_check():
     keywords = [step.keyword for step in STEPS]
     assert keywords.index("USER") < keywords.index("CMD")
     assert steps("USER") == ["app"]
     assert len(steps("HEALTHCHECK")) == 1
 
 
-def test_image_holds_no_secret():
+def test_image_contains_no_secret():
     assert not re.search(r"TOKEN|PASSWORD|SECRET|AUTH", "".join(steps("ARG", "ENV")))
 
 
-def test_everything_that_is_copied_exists_and_travels_to_the_builder():
+def test_everything_that_is_copied_exists_and_is_sent_to_the_builder():
     ignore = (ROOT / "docker/Dockerfile.dockerignore").read_text().splitlines()
     for name in (word for text in steps("COPY") for word in text.split()[:-1]):
         assert (ROOT / name).exists(), name
         assert f"!{name}" in ignore, name
 
 
-def test_image_holds_every_package_and_the_program_it_starts():
+def test_image_contains_every_package_and_the_program_it_starts():
     copied = {word for text in steps("COPY") for word in text.split()[:-1]}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = project["tool"]["setuptools"]["packages"]["find"]["include"]
@@ -55,7 +55,7 @@ def test_image_holds_every_package_and_the_program_it_starts():
     assert json.loads(steps("CMD")[0])[1] in copied
 
 
-def test_server_is_given_the_database_that_compose_starts():
+def test_server_uses_the_database_that_compose_starts():
     filled = {
         key: fill(value, SECRETS)
         for name in ("postgres", "server")
@@ -70,7 +70,7 @@ def test_server_is_given_the_database_that_compose_starts():
     assert "asyncpg==" in (ROOT / "docker/requirements.lock").read_text()
 
 
-def test_constraints_name_no_place_to_fetch_from():
+def test_constraints_contain_no_url():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)] == []
@@ -81,7 +81,7 @@ def test_every_volume_is_declared():
     assert {fill(mount, {}).split(":")[0] for mount in mounts} == set(COMPOSE["volumes"])
 
 
-def test_services_wait_until_the_one_before_is_healthy():
+def test_services_wait_until_their_dependency_is_healthy():
     waits = {
         (name, other, condition["condition"])
         for name, service in SERVICES.items()
@@ -106,16 +106,16 @@ def test_worker_gets_one_nvidia_device():
     assert len(device["device_ids"]) == 1
 
 
-def test_container_outlives_the_time_a_run_has_to_save():
+def test_container_stops_later_than_a_run_may_take_to_save():
     program = runpy.run_path(str(ROOT / "docker/worker.py"))
     minutes = re.fullmatch(r"(\d+)m", SERVICES["worker"]["stop_grace_period"])
     assert minutes
-    assert program["GRACE"] + program["PATIENCE"] < int(minutes[1]) * 60
+    assert program["GRACE"] + program["WORKER_TIMEOUT"] < int(minutes[1]) * 60
 
 
 @pytest.mark.parametrize(("service", "key", "value"), SETTINGS)
 def test_setting_is_known_to_prefect(service, key, value):
-    """Prefect ignores a name that it does not know, so a typo would go unseen."""
+    """Prefect ignores unknown settings, so a typo would go unnoticed."""
     from prefect.settings.legacy import _get_settings_fields
     from prefect.settings.models.root import Settings
 

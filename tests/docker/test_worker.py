@@ -1,4 +1,4 @@
-"""Stopping a worker, with real processes: the run saves first, then the worker is told."""
+"""Stopping a worker, with real processes: the run saves first, then the worker is signalled."""
 
 import signal
 import subprocess
@@ -28,8 +28,8 @@ import pathlib, signal, subprocess, sys
 run = subprocess.Popen([sys.executable, "-c", {RUN!r}], start_new_session=True)
 def stop(*_):
     run.kill()  # as Prefect's worker does
-    pathlib.Path("told").write_text(str(pathlib.Path("saved").exists()))
-    if not pathlib.Path("deaf").exists():
+    pathlib.Path("signalled").write_text(str(pathlib.Path("saved").exists()))
+    if not pathlib.Path("ignores").exists():
         sys.exit(7)
 signal.signal(signal.SIGTERM, stop)
 run.wait()
@@ -75,10 +75,10 @@ def program(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_run_has_saved_before_the_worker_is_told(program, tmp_path, number):
+def test_run_has_saved_before_the_worker_is_signalled(program, tmp_path, number):
     program.send_signal(number)
     assert program.wait(20) == 7, "the worker's own exit code"
-    assert (tmp_path / "told").read_text() == "True"
+    assert (tmp_path / "signalled").read_text() == "True"
 
 
 def test_second_signal_does_not_cut_the_saving_short(program, tmp_path):
@@ -90,12 +90,12 @@ def test_second_signal_does_not_cut_the_saving_short(program, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_does_not_leave_is_killed_once_its_runs_have_saved(program, tmp_path):
-    """As Prefect's does now and then: the word is received and lost."""
-    (tmp_path / "deaf").touch()
+def test_a_worker_that_does_not_exit_is_killed_once_its_runs_have_saved(program, tmp_path):
+    """As Prefect's worker does occasionally, it receives the signal and ignores it."""
+    (tmp_path / "ignores").touch()
     program.send_signal(signal.SIGTERM)
     assert program.wait(40) != 0
-    assert (tmp_path / "told").read_text() == "True"
+    assert (tmp_path / "signalled").read_text() == "True"
 
 
 @pytest.mark.slow
@@ -106,13 +106,13 @@ def test_a_run_of_prefects_own_worker_saves_and_is_shown_as_crashed(tmp_path):
     with serving(tmp_path) as server:
         server.run("-m", "prefect", "work-pool", "create", "gpu", "--type", "process")
         server.run("-c", DEPLOY.format(folder=str(folder)))
-        with log.open("ab") as said:
+        with log.open("ab") as output:
             worker = subprocess.Popen(
                 [sys.executable, PROGRAM, sys.executable, "-m", *PREFECT_WORKER],
                 cwd=ROOT,
                 env=server.environment,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
             )
         try:

@@ -1,7 +1,7 @@
-"""Every fault that needs no server, and a table of what was tried: `make faults`.
+"""Injects every fault that needs no server, and prints a table of the results: `make faults`.
 
-Takes a quarter of an hour on two cores, and at most `LIMIT` for each of its parts; `--quick` deals
-out a tenth of the kills and lives.
+Takes a quarter of an hour on two cores, and at most `LIMIT` seconds for each part; `--quick` tries
+a tenth of the kills and histories.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parents[2]
 LINE = re.compile(r"^(?P<fault>.+): tried (?P<tried>\d+), lost (?P<lost>\d+), (?P<seconds>\d+) s$")
 LIMIT = 900.0
-"""Seconds; a part that takes longer is ended and counts as failed."""
+"""In seconds. A part that takes longer is killed and counts as failed."""
 
 TESTS = {
-    "a bit flipped in each file of each kind of artifact": "tests/alignment/store/test_damage.py",
-    "a checkpoint cut, changed, incomplete or of two generations": (
+    "one flipped bit in each file of each kind of artifact": "tests/alignment/store/test_damage.py",
+    "a checkpoint truncated, changed, incomplete or of two generations": (
         "tests/alignment/train/test_checkpoints.py"
     ),
     "a training killed, stopped, its checkpoint damaged": "tests/alignment/train/test_resume.py",
@@ -29,16 +29,18 @@ TESTS = {
     "a training killed by the kernel for its memory": (
         "tests/alignment/train/test_out_of_memory.py"
     ),
-    "30 random lives of the store against a dict": "tests/alignment/store/test_store_machine.py",
-    "40 random lives of inbox, ledger and head against a dict, and cases by hand": (
+    "30 random histories of the store against a dict": (
+        "tests/alignment/store/test_store_machine.py"
+    ),
+    "40 random histories of inbox, ledger and champion against a dict, and single cases": (
         "tests/alignment/rounds/test_line.py"
     ),
 }
-"""What is counted by tests: by their property `tried`, or one each."""
+"""Faults that are counted by tests: by their property `tried`, otherwise as one each."""
 
 
 def main() -> int:
-    """Run everything; the table last. 1 where something was lost."""
+    """Run everything and print the table; returns 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
@@ -52,8 +54,8 @@ def main() -> int:
         ["tests.faults.scenarios"],
         ["tests.faults.simulate", "--seeds", str(10_000 // part), "--minutes", "10"],
     ):
-        said, code = run(*words)
-        found = [match.groups() for line in said.splitlines() if (match := LINE.match(line))]
+        output, code = run(*words)
+        found = [match.groups() for line in output.splitlines() if (match := LINE.match(line))]
         rows += found or [(" ".join(words), "0", "failed", "0")]
         worst |= code
     for fault, tests in TESTS.items():
@@ -69,7 +71,7 @@ def main() -> int:
 
 
 def counted(tests: str) -> tuple[int, int]:
-    """How much the tests of a file that passed have tried, and the exit code."""
+    """How many faults the passed tests of a file tried, and the exit code."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "results.xml"
         _, code = run("pytest", "-q", tests, "-o", "junit_family=xunit1", f"--junitxml={page}")
@@ -78,26 +80,26 @@ def counted(tests: str) -> tuple[int, int]:
 
 
 def _tried(case: ElementTree.Element) -> int:
-    if any(case.find(ending) is not None for ending in ("failure", "error", "skipped")):
+    if any(case.find(outcome) is not None for outcome in ("failure", "error", "skipped")):
         return 0
     given = case.find("properties/property[@name='tried']")
     return 1 if given is None else int(given.attrib["value"])
 
 
 def run(*words: str) -> tuple[str, int]:
-    """What a module says, shown as it comes, and its exit code."""
+    """Run a module and echo its output; returns the output and the exit code."""
     command = [sys.executable, "-m", *words]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     limit = threading.Timer(LIMIT, process.kill)
     limit.start()
-    said = []
+    lines = []
     for line in process.stdout:
         print(line, end="", flush=True)
-        said.append(line)
+        lines.append(line)
     code = process.wait()
     limit.cancel()
-    return "".join(said), int(code != 0)
+    return "".join(lines), int(code != 0)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Every state in which a crash can leave a folder while a function writes to it.
+"""All states in which a crash can leave a folder while a function writes to it.
 
-A function is run once and watched. At every failpoint that it passes the folder is as a SIGKILL
-would leave it; a power cut may besides have torn each file that was not flushed by then: empty,
-half, or cut at a multiple of 512 bytes, one file at a time and all of them at once.
+The function runs once and is observed. At every failpoint, the folder is in a state that a SIGKILL
+could leave. A power cut can also tear each file that is not flushed yet: empty, half, or truncated
+to a multiple of 512 bytes, one file at a time or all of them at once.
 """
 
 import os
@@ -13,23 +13,23 @@ from typing import NamedTuple
 from tests.faults.failpoints import observe
 
 Files = dict[str, bytes | None]
-"""Relative path to content; None is a folder."""
+"""Content by relative path; None for a folder."""
 
 
 class State(NamedTuple):
-    """A folder after a crash, and where the crash was."""
+    """A folder after a crash, and the point of the crash."""
 
     at: str
     files: Files
 
 
 class Recorder:
-    """The states of one folder while functions run; `flushed` outlives a move of the file."""
+    """Records the states of a folder while functions run. Flushed content is tracked by inode."""
 
     def __init__(self, root: Path, monkeypatch) -> None:
         self._root = root
         self._flushed: dict[int, bytes] = {}
-        monkeypatch.setattr(os, "fsync", self._fsync)  # what is on disk is decided here
+        monkeypatch.setattr(os, "fsync", self._fsync)  # this class decides what is on disk
 
     def _fsync(self, descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
@@ -37,16 +37,16 @@ class Recorder:
             self._flushed[path.stat().st_ino] = path.read_bytes()
 
     def states(self, run: Callable[[], object]) -> list[State]:
-        """Those that `run` passes, each once."""
+        """The distinct states that `run` passes through."""
         found: list[State] = []
 
-        def look(name: str) -> None:
+        def record(name: str) -> None:
             found.extend(State(f"{name}, {how}", files) for how, files in self._possible())
 
-        end = observe(look)
+        end = observe(record)
         run()
         end()
-        look("end")
+        record("end")
         unique = {tuple(sorted(state.files.items())): state for state in reversed(found)}
         return list(unique.values())[::-1]
 
@@ -67,7 +67,7 @@ class Recorder:
 
 
 def snapshot(root: Path) -> Files:
-    """Everything below a folder."""
+    """The content of everything below a folder."""
     return {
         path.relative_to(root).as_posix(): path.read_bytes() if path.is_file() else None
         for path in sorted(root.rglob("*"))
@@ -75,7 +75,7 @@ def snapshot(root: Path) -> Files:
 
 
 def restore(state: State, root: Path) -> Path:
-    """The folder as it was left, at another place."""
+    """Write a recorded state to another folder."""
     root.mkdir(parents=True)
     for name, content in state.files.items():
         if content is None:

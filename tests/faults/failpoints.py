@@ -1,7 +1,7 @@
-"""Fail at a failpoint: have this process die, raise or find the disk full, once, at the n-th pass.
+"""Make a failpoint fail: kill this process, raise, or report a full disk, once, at the n-th hit.
 
-`alignment.store.durable` passes `<name>:before` and `<name>:after` around each of its effects.
-Nothing in the product adds an observer; a test does, or a child that a test has started.
+`alignment.store.durable` hits `<name>:before` and `<name>:after` for each change. Nothing happens
+there unless a failpoint is armed, which only tests and their child processes do.
 """
 
 import errno
@@ -13,15 +13,15 @@ from typing import Literal
 from alignment.store.durable import Observer, observers
 
 Action = Literal["kill", "raise", "full"]
-"""SIGKILL, an exception that nobody expects, or a full disk."""
+"""SIGKILL, an unexpected exception, or a full disk."""
 
 
 class Broken(Exception):
-    """The exception of an armed failpoint."""
+    """Raised by a failpoint armed with "raise"."""
 
 
 def observe(observer: Observer) -> Callable[[], None]:
-    """Call `observer(name)` at every failpoint, until the result is called."""
+    """Call `observer(name)` at every failpoint, until the returned function is called."""
     observers.append(observer)
 
     def end() -> None:
@@ -32,18 +32,18 @@ def observe(observer: Observer) -> Callable[[], None]:
 
 
 def arm(action: Action, *, name: str | None = None, nth: int = 1) -> Callable[[], None]:
-    """Fail once, the n-th time that the failpoint `name`, or any failpoint, is passed.
+    """Fail once, the n-th time that the failpoint `name` (or any, if None) is hit.
 
-    The result disarms it.
+    The returned function disarms it.
     """
-    left = nth
+    remaining = nth
 
-    def count(passed: str) -> None:
-        nonlocal left
-        if name in (None, passed):
-            left -= 1
-            if left == 0:
-                _fail(action, passed)
+    def count(point: str) -> None:
+        nonlocal remaining
+        if name in (None, point):
+            remaining -= 1
+            if remaining == 0:
+                _fail(action, point)
 
     return observe(count)
 

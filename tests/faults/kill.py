@@ -1,10 +1,10 @@
 """Kill -9 at random points of a tiny chain: `python -m tests.faults.kill --kills 200`.
 
-A chain is: SFT, merge, evaluation, then two rounds from an inbox, each trained, merged, measured,
-judged and closed. It runs in a process that is forked after the imports, and that is killed at a
-failpoint or at a moment, both drawn from the seed; the next process goes on. Once so many kills
-were dealt out the chain may end, and must have ended as the one that nobody disturbed: every file
-of every artifact, the ledger and the head, each batch used once, nothing left over.
+The chain is SFT, merge and evaluation, then two rounds from an inbox, each trained, merged,
+evaluated, judged and closed. It runs in a process forked after the imports, which is killed at a
+random failpoint or a random moment; the next process continues. After `--per-run` kills the chain
+may finish. It must then match an undisturbed run: every file of every artifact, the ledger and the
+champion are the same, each batch is used once, and nothing is left over.
 """
 
 import argparse
@@ -39,7 +39,7 @@ ROUNDS = 2
 
 
 class Bench:
-    """The folder of all runs: model and held-out rows are shared, each run has the same paths."""
+    """The folder of all runs. They share model and held-out rows, and use the same paths."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,12 +48,12 @@ class Bench:
         self.line = RoundLine(store=self.store)
 
     def prepare(self) -> None:
-        """Write the model, in a process of its own: torch is not put to work before a fork."""
+        """Write the model in a child process, because torch must not run before a fork."""
         self.forked(lambda: tiny.write_model(self.folder / "model", tiny.tokenizer()))
         self.config = self._config()
 
     def _config(self) -> PipelineConfig:
-        """Writes the held-out rows, so not where another process may be reading them."""
+        """Also writes the held-out rows, so call it while no other process reads them."""
         settings = tiny.settings(self.folder / "model", self.store.root)
         sft = settings["sft"]
         settings = line_settings(settings, self.folder) | {"sft": sft}
@@ -64,11 +64,11 @@ class Bench:
     # --- the chain ---
 
     def work(self) -> None:
-        """All that is left to do; SIGTERM lets a training save first, as in a child of `launch`."""
+        """Do all remaining work; on SIGTERM a training saves first, as in a child of `run_step`."""
         config, progress = self.config, Progress(self.folder / "progress.jsonl")
         signal.signal(signal.SIGTERM, lambda *_: progress.ask_to_stop())
         hooks = Hooks(
-            begin=lambda: [*map(hooks.build, each_step(config, self.store))],
+            run_chain=lambda: [*map(hooks.build, each_step(config, self.store))],
             build=lambda step: build(self.store, step, progress),
         )
         while len(history := self.line.state().history) < ROUNDS:
@@ -76,12 +76,12 @@ class Bench:
             if not (self.inbox / name).exists():
                 drop(self.inbox / f".{name}", rows(100 * len(history), 16))
                 (self.inbox / f".{name}").rename(self.inbox / name)
-            RoundDriver(config, self.line, hooks).result()
+            RoundDriver(config, self.line, hooks).run()
 
     # --- processes ---
 
     def forked(self, run) -> tuple[int, float]:
-        """Wait for a process that runs this: how it ended (0, or minus the signal), seconds."""
+        """Run this in a child process; returns its exit code (-N for signal N) and seconds."""
         return self.ended(self.fork(run))
 
     def fork(self, run) -> tuple[int, float]:
@@ -109,7 +109,7 @@ class Bench:
         return code, time.monotonic() - began
 
     def orphans(self, session: int) -> list[int]:
-        """Processes that a dead one has left: those of its session."""
+        """Processes that a dead one left behind, found by its session."""
         found = []
         for process in psutil.pids():
             try:
@@ -126,7 +126,7 @@ class Bench:
             shutil.rmtree(path, ignore_errors=True)
 
     def digest(self) -> dict[str, str]:
-        """Every file of every artifact and every event, the times in them left out."""
+        """Digests of all files of all artifacts and of all events, without the times in them."""
         found = {}
         for key in self.store.list_keys():
             for file in self.store.open(key).files:
@@ -146,16 +146,18 @@ class Bench:
         return hashlib.sha256(json.dumps(curve).encode()).hexdigest()
 
     def check(self, wanted: dict[str, str]) -> None:
-        """Raise AssertionError where the run did not end as the undisturbed one."""
+        """Assert that the run ended like the undisturbed one."""
         found, needed = self.digest(), {name.split("/")[0] for name in wanted}
 
-        def counted(name: str) -> bool:
-            """One of two processes counts the pairs of batches that the other has claimed."""
+        def is_extra_count(name: str) -> bool:
+            """Of two processes, one may count the pairs of batches that the other has claimed."""
             return name.startswith("intake-") and name.split("/")[0] not in needed
 
-        names = {name for name in {*found, *wanted} if not counted(name)}
-        amiss = {k: found.get(k, "missing") for k in names if found.get(k) != wanted.get(k)}
-        assert not amiss, f"not as the undisturbed run, which had {len(wanted)} files: {amiss}"
+        names = {name for name in {*found, *wanted} if not is_extra_count(name)}
+        different = {k: found.get(k, "missing") for k in names if found.get(k) != wanted.get(k)}
+        assert not different, (
+            f"differs from the undisturbed run, which had {len(wanted)} files: {different}"
+        )
         state = self.line.state()
         assert state.champion is not None
         used = [b.key for opened, _ in state.history for b in opened.batches]
@@ -164,11 +166,11 @@ class Bench:
         assert {key for key in of_model if key.startswith("batch-")} <= set(used)
         for place in ("work", "damaged"):
             left = [path.name for path in self.store.root.glob(f"{place}/*")]
-            assert all(map(counted, left)), f"left in {place}: {left}"
+            assert all(map(is_extra_count, left)), f"left in {place}: {left}"
 
 
 def torture(bench: Bench, *, kills: int, seed: int, per_run: int, until: float) -> Counter[str]:
-    """Deal out so many kills over as many runs as that takes; how many of which kind."""
+    """Kill `kills` times, over as many runs as needed; returns the number of each kind."""
     wanted, seconds, points = undisturbed(bench)
     print(f"undisturbed: {seconds:.1f} s, {len(wanted)} files and entries, {points} failpoints")
     done: Counter[str] = Counter()
@@ -181,7 +183,7 @@ def torture(bench: Bench, *, kills: int, seed: int, per_run: int, until: float) 
         assert code == 0, (bench.folder / "log").read_text()[-3000:]
         bench.check(wanted)
         done["runs"] += 1
-        print(f"run {done['runs']}: {done['kills']} kills so far, the last stretch {again:.1f} s")
+        print(f"run {done['runs']}: {done['kills']} kills so far, last process {again:.1f} s")
     return done
 
 
@@ -194,7 +196,7 @@ def _kill(
     per_run: int,
     done: Counter[str],
 ) -> None:
-    """One process that is killed, if it is not done before."""
+    """Start a process and kill it, unless it finishes first."""
     if generator.random() < 0.5:
         nth = generator.randint(1, max(2, 2 * points // per_run))
 
@@ -210,14 +212,14 @@ def _kill(
     code, _ = bench.ended(started)
     assert code in (0, -signal.SIGKILL), (bench.folder / "log").read_text()[-3000:]
     orphans = bench.orphans(started[0])
-    assert not orphans, f"left by the dead process: {orphans}"
+    assert not orphans, f"left behind by the dead process: {orphans}"
     if code:
         done["kills"] += 1
         done[kind] += 1
 
 
 def undisturbed(bench: Bench) -> tuple[dict[str, str], float, int]:
-    """How the chain ends, in how many seconds, and past how many failpoints."""
+    """Run the chain without kills; returns its digests, its seconds and its failpoints."""
 
     def work() -> None:
         names: list[str] = []
@@ -231,7 +233,7 @@ def undisturbed(bench: Bench) -> tuple[dict[str, str], float, int]:
 
 
 def warm() -> None:
-    """Import everything that a process of the chain imports, once for all of them."""
+    """Import everything that the chain imports once, before forking."""
     import datasets  # noqa: F401
     import peft  # noqa: F401
     import safetensors.torch  # noqa: F401
@@ -246,7 +248,7 @@ def warm() -> None:
 
 
 def main() -> int:
-    """Say what was done; 1 when a run did not end as it should."""
+    """Run the kills and print a summary; returns 1 if a run did not end as it should."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

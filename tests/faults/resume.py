@@ -1,10 +1,10 @@
-"""How much a kill costs on a real model: `python -m tests.faults.resume`.
+"""Measures the time lost by a kill on a real model: `python -m tests.faults.resume`.
 
-The preset `practice` (SmolLM2, 135 million parameters), typed as a person types it. Its SFT saves a
-checkpoint at every fourth step; the process that trains is killed just before it saves its second
-one, the worst moment. Then the same command is typed again. Lost is the time from the kill until
-the training is where it was: leaving, starting again, and the steps done twice. Promised is one
-interval between checkpoints and 60 seconds.
+Runs the preset `practice` (SmolLM2, 135 million parameters) from the command line. SFT saves a
+checkpoint every four steps; the training process is killed just before the second one, the worst
+moment. Then the same command runs again. The lost time is from the kill until training has caught
+up: shutdown, restart, and the repeated steps. The promise is at most one checkpoint interval plus
+60 seconds.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from flows.sft_dpo import PRESETS
 
 CONFIG = PRESETS / "practice.yaml"
 SMALLER = ("rounds=[]", "control=null")
-"""What comes after the SFT is not reached."""
+"""Nothing after SFT is needed."""
 
 
 def marks(store: Path) -> list[tuple[int, float]]:
@@ -39,17 +39,17 @@ def marks(store: Path) -> list[tuple[int, float]]:
 def await_step(
     store: Path, step: int, *, since: float, process: "subprocess.Popen[bytes]"
 ) -> float:
-    """When a step was done, after a moment; waits for it."""
+    """Wait until a step is done after the time `since`; returns when that was."""
     while True:
         times = [at for done, at in marks(store) if done == step and at > since]
         if times:
             return times[0]
-        assert process.poll() is None, "the run came to its end"
+        assert process.poll() is None, "the run ended"
         time.sleep(0.05)
 
 
 def kill_trainer(store: Path) -> None:
-    """Kill the process that trains: the one whose output is the log of the SFT."""
+    """Kill the training process: the one whose output goes to the SFT log."""
     for process in psutil.process_iter():
         with contextlib.suppress(OSError):
             output = Path(f"/proc/{process.pid}/fd/1").readlink()
@@ -59,7 +59,7 @@ def kill_trainer(store: Path) -> None:
 
 @contextlib.contextmanager
 def typed(store: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    """`sft-dpo run` in a process group of its own, which is ended with the block."""
+    """`sft-dpo run` in its own process group, which is killed at the end of the block."""
     code = "from flows.cli import main; main()"
     changes = [word for value in (f"store={store}", *SMALLER) for word in ("--set", value)]
     command = [sys.executable, "-c", code, "run", str(CONFIG), *changes]
@@ -73,7 +73,7 @@ def typed(store: Path) -> "Iterator[subprocess.Popen[bytes]]":
 
 
 def main() -> int:
-    """Kill, go on, and say what it cost; 1 when it cost more than was promised."""
+    """Kill, resume and print the lost time; returns 1 if it exceeds the promise."""
     settings = load(CONFIG).sft
     assert isinstance(settings, TrainedSft)
     every = settings.training.save_every
@@ -90,10 +90,10 @@ def main() -> int:
         again = [done for done, at in marks(store) if at > killed]
     interval = every * (last - first) / (every - 1)
     lost, twice = back - killed, len([step for step in again if step < 2 * every])
-    assert min(again) == every + 1, f"it went on from step {min(again)}"
+    assert min(again) == every + 1, f"it resumed from step {min(again)}"
     print(
         f"killed after step {2 * every - 1}, {twice} steps done twice; an interval of {every} "
-        f"takes {interval:.0f} s; {lost:.0f} s until it was there again, of which "
+        f"takes {interval:.0f} s; {lost:.0f} s until it had caught up, of which "
         f"{lost - (last - first):.0f} s without training; promised: {interval + 60:.0f} s"
     )
     within = lost <= interval + 60

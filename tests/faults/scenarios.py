@@ -1,7 +1,7 @@
-"""Faults one by one on the tiny chain of `kill.py`: `python -m tests.faults.scenarios`.
+"""Single faults on the tiny chain of `kill.py`: `python -m tests.faults.scenarios`.
 
-Each is done to a run, and each run must then end as the one that nobody disturbed. A line per
-fault says how often it was tried and how often something was lost.
+Each fault is injected into a run, and the run must then end like the undisturbed one. A line per
+fault shows how often it was tried and how often something was lost.
 """
 
 import os
@@ -30,11 +30,11 @@ FULL_AT = (
     "entry.write:before",
     "entry.link:before",
 )
-"""Where the disk is full: data, checkpoint, adapter, merge, evaluation, manifest, batch, ledger."""
+"""Where the disk is full: data, manifest, checkpoint, adapter, merge, evaluation, batch, ledger."""
 
 
 def full_at_a_point(bench: Bench) -> Iterator[str]:
-    """The disk is full at a named point; then there is room."""
+    """The disk is full at a named point; then there is space again."""
     for name in FULL_AT:
         bench.clear()
 
@@ -47,12 +47,12 @@ def full_at_a_point(bench: Bench) -> Iterator[str]:
 
 
 def small_disk(bench: Bench) -> Iterator[str]:
-    """A real file system that is too small, at sizes from the first stage on; then it grows."""
+    """A real file system is too small, at sizes that fail in different stages; then it grows."""
     for size in (200, 500, 900, 1300, 1700):
         bench.clear()
         mount(bench.store.root, size)
         try:
-            # torch says "unexpected pos 64 vs 0" of a full disk, and nothing of a disk
+            # on a full disk torch only says "unexpected pos 64 vs 0"
             yield from fails(bench, bench.work, f"{size} KiB", "Error")
             mount(bench.store.root, 100_000, "remount")
             yield from ends(bench, f"after {size} KiB")
@@ -67,7 +67,7 @@ def mount(folder: Path, kibibytes: int, *options: str) -> None:
 
 
 def asked_to_stop(bench: Bench) -> Iterator[str]:
-    """SIGTERM in the middle of each training: a checkpoint within 30 seconds, then it goes on."""
+    """SIGTERM during each training: it saves within 30 seconds, and the next process resumes."""
     for stage in ("sft", "dpo"):
         bench.clear()
         started = bench.fork(bench.work)
@@ -81,51 +81,51 @@ def asked_to_stop(bench: Bench) -> Iterator[str]:
         code, _ = bench.ended(started)
         seconds = time.monotonic() - asked
         assert code == 1, f"{stage}: ended with {code}"
-        assert "Interrupted: stopped at step" in said(bench), said(bench)
-        assert seconds < 30, f"{stage}: it took {seconds:.0f} s to leave"
+        assert "Interrupted: stopped at step" in log_of(bench), log_of(bench)
+        assert seconds < 30, f"{stage}: it took {seconds:.0f} s to exit"
         assert not bench.orphans(started[0])
         yield from ends(bench, stage)
 
 
 def two_at_once(bench: Bench) -> Iterator[str]:
-    """The same chain and the same rounds by two processes: one builds, one head move a round."""
+    """Two processes run the same chain and rounds: each step and each round is done only once."""
     for attempt in range(5):
         bench.clear()
         both = [bench.fork(bench.work), bench.fork(bench.work)]
         codes = [bench.ended(one)[0] for one in both]
-        assert codes == [0, 0], said(bench)
+        assert codes == [0, 0], log_of(bench)
         yield f"attempt {attempt}"
 
 
 def two_and_a_kill(bench: Bench) -> Iterator[str]:
-    """The same, and one of them is killed: the other goes on where it was."""
+    """Two processes, and one of them is killed: the other takes over."""
     for attempt in range(5):
         bench.clear()
         first, second = bench.fork(bench.work), bench.fork(bench.work)
         time.sleep(0.5 + attempt)
         os.kill(first[0], signal.SIGKILL)
         bench.ended(first)
-        assert bench.ended(second)[0] == 0, said(bench)
+        assert bench.ended(second)[0] == 0, log_of(bench)
         yield f"attempt {attempt}"
 
 
 def fails(bench: Bench, work: Callable[[], None], name: str, words: str) -> Iterator[str]:
-    """The process ends with an error of our own; nothing to report yet."""
+    """The process ends with one of our errors; yields nothing, as the run is not complete."""
     (bench.folder / "log").write_bytes(b"")
     code, _ = bench.forked(work)
     assert code == 1, f"{name}: ended with {code}"
-    assert words in said(bench), f"{name}: {said(bench)[-1500:]}"
+    assert words in log_of(bench), f"{name}: {log_of(bench)[-1500:]}"
     yield from ()
 
 
 def ends(bench: Bench, name: str) -> Iterator[str]:
-    """The next process comes to the end."""
+    """The next process finishes the run."""
     code, _ = bench.forked(bench.work)
-    assert code == 0, f"{name}: {said(bench)[-1500:]}"
+    assert code == 0, f"{name}: {log_of(bench)[-1500:]}"
     yield name
 
 
-def said(bench: Bench) -> str:
+def log_of(bench: Bench) -> str:
     return (bench.folder / "log").read_text(errors="replace")
 
 
@@ -139,7 +139,7 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[str]]] = {
 
 
 def main(names: list[str]) -> int:
-    """Every scenario, or those named; 1 when something was lost."""
+    """Run all scenarios, or those named; returns 1 if anything was lost."""
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
     warm()
     worst = 0

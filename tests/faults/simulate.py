@@ -1,11 +1,12 @@
-"""The control plane under random lives: `python -m tests.faults.simulate --seeds 10000`.
+"""The control plane in random histories: `python -m tests.faults.simulate --seeds 10000`.
 
-Real: inbox, batches, store, ledger, head, and the round that ties them
+Real: inbox, batches, store, ledger, champion, and the driver of rounds
 (`alignment/rounds/driver.py`).
-Simulated: training and evaluation, whose artifacts are empty and whose verdict is drawn; the clock;
-and other processes, which come in between at any failpoint. A life is its seed: files appear,
-twice, cut or unreadable; rounds run and die, or find the disk full; people promote, decline, roll
-back and revoke. Then everything is left alone until there is nothing new, and looked at.
+Simulated: training and evaluation, with empty artifacts and random verdicts; the clock; and other
+processes, which may act at any failpoint. The seed determines a history: files appear, twice,
+truncated or unreadable; rounds run and die, or find the disk full; people promote, decline, roll
+back and revoke. Finally, rounds run undisturbed until there is no new data, and the end state is
+checked.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from alignment.store.store import Store
 from tests import tiny
 from tests.alignment.artifacts import record_of
 from tests.faults.failpoints import Broken, arm, observe
-from tests.machines import place_of_a_life
+from tests.machines import history_folder
 
 NEEDED = 16
 OLD = time.time() - 10_000
@@ -48,7 +49,7 @@ MODEL = {
 }
 
 
-class Life:
+class History:
     """Everything that happens in one store under one seed."""
 
     def __init__(self, seed: int, folder: Path) -> None:
@@ -86,10 +87,10 @@ class Life:
             self.store.commit(record_of(key, parents=parents), self.store.workspace(key))
         self.line.start(Champion(model="merge-0", evaluation="evaluate-0", label="start"), rounds=0)
 
-    # --- what a round is given ---
+    # --- hooks of a round ---
 
     def build(self, step):
-        """A step as `launch.build` does it, its work left out; batches are really copied."""
+        """Build a step like `run_step.build` but without its work; batches are really copied."""
         if self.store.reuse(step.key) is not None:
             return
         self.building = True  # under the key's lock, no other process builds it
@@ -111,22 +112,24 @@ class Life:
             self.building = False
 
     def verdict(self, step):
-        """Drawn from the key: the same round is judged alike by whoever judges it."""
+        """A verdict derived from the key, so that every process judges a round the same way."""
         passed = int(hashlib.sha256(step.key.encode()).hexdigest()[:2], 16) < 180
         check = {"name": "preference_accuracy", "passed": passed, "words": "drawn"}
-        words = {"candidate": "new", "champion": "old", "checks": [check]}
-        return {"model": MODEL, "evaluation": step.evaluation, "verdict": words}
+        verdict = {"candidate": "new", "champion": "old", "checks": [check]}
+        return {"model": MODEL, "evaluation": step.evaluation, "verdict": verdict}
 
     def round(self):
-        hooks = Hooks(begin=lambda: None, build=self.build, now=lambda: time.time() + self.clock)
-        ended = RoundDriver(self.config, self.line, hooks).result()
-        self.done[ended.ending] += 1
-        return ended.ending
+        hooks = Hooks(
+            run_chain=lambda: None, build=self.build, now=lambda: time.time() + self.clock
+        )
+        outcome = RoundDriver(self.config, self.line, hooks).run().outcome
+        self.done[outcome] += 1
+        return outcome
 
     # --- what happens ---
 
     def drop(self):
-        """A batch that is whole, one that is there already, half of one, or nonsense."""
+        """Drop a complete batch, a duplicate, a truncated one, or an unreadable one."""
         kind = self.random.choice(["new", "new", "new", "again", "cut", "nonsense"])
         name = self.random.choice("abcdef")
         count = self.random.randint(4, 30)
@@ -161,14 +164,14 @@ class Life:
             self.line.revoke(self.random.choice(opened.batches), "wrong labels")
 
     def leap(self):
-        """The clock of this machine jumps, by hours and either way."""
+        """This machine's clock jumps by hours, forwards or backwards."""
         self.clock = self.random.choice([0.0, 0.0, 7200.0, -7200.0, 86400.0])
 
     def act(self):
         self.random.choice([self.drop, self.drop, self.round, self.round, self.person, self.leap])()
 
     def disturbed(self):
-        """An act that dies at a failpoint, or during which another process acts."""
+        """An action that dies at a failpoint, or is interrupted by another process."""
         how = self.random.choice(["raise", "full", "between", "between", "nothing"])
         at = self.random.randint(1, 120 if how == "raise" else 60)
         if how == "between":
@@ -201,9 +204,9 @@ class Life:
 
         return observer
 
-    def live(self, acts: int) -> str:
-        """A whole life; a digest of how it ended. Raises AssertionError when it went wrong."""
-        for _ in range(acts):
+    def run(self, actions: int) -> str:
+        """Run a whole history and check it; returns a digest of the end state."""
+        for _ in range(actions):
             self.disturbed()
             self.check()
         self.clock = 0.0
@@ -213,9 +216,9 @@ class Life:
             if self.round() == "no new data":
                 break
         else:
-            raise AssertionError("it never comes to rest")
+            raise AssertionError("it never settles")
         self.check()
-        self.check_rest()
+        self.check_end()
         return hashlib.sha256(self.line.state().model_dump_json().encode()).hexdigest()
 
     # --- what must hold ---
@@ -235,7 +238,7 @@ class Life:
         self.check_history()
 
     def check_history(self):
-        """Entry by entry: the head moves on from where the round began, and no batch comes back."""
+        """Entry by entry: a kept round started from the champion, and no rejected batch returns."""
         before, rejected = State(), set[str]()
         for entry in self.line.ledger.read():
             event = entry.event
@@ -250,11 +253,11 @@ class Life:
                     rejected |= {batch.digest for batch in before.open.batches}
             before = after(before, event)
 
-    def check_rest(self):
-        """Nothing is open, owed or lost: every batch that lies in the inbox was used or refused."""
+    def check_end(self):
+        """Nothing is open, requeued or lost: every batch in the inbox was used or refused."""
         state = self.line.state()
         assert state.open is None
-        assert not state.again
+        assert not state.requeued
         contents = {path.read_bytes() for path in self.inbox.iterdir()}
         pending = sum(
             len(content.splitlines())
@@ -264,41 +267,41 @@ class Life:
         assert pending < NEEDED, f"{pending} pairs in the inbox that no round has used"
 
 
-def run(seed: int, acts: int = 14) -> tuple[int, str, Counter[str]]:
-    """One life: its seed, what went wrong (or nothing), and how often what happened."""
-    with place_of_a_life() as folder:
-        life = Life(seed, Path(folder))
+def run(seed: int, actions: int = 14) -> tuple[int, str, Counter[str]]:
+    """Run one history: its seed, the problem (or ""), and the number of events by kind."""
+    with history_folder() as folder:
+        history = History(seed, Path(folder))
         try:
-            life.live(acts)
+            history.run(actions)
         except Exception as error:
-            return seed, f"{type(error).__name__}: {error}", life.done
-        return seed, "", life.done
+            return seed, f"{type(error).__name__}: {error}", history.done
+        return seed, "", history.done
 
 
 def main() -> int:
-    """Live so many lives and say how it went; 1 when one went wrong."""
+    """Run the histories and print a summary; returns 1 if one went wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     wanted = parser.parse_args()
-    began, happened, lived = time.monotonic(), Counter[str](), 0
+    began, happened, tried = time.monotonic(), Counter[str](), 0
     with multiprocessing.Pool(wanted.jobs) as pool:
         seeds = range(wanted.first, wanted.first + wanted.seeds)
         for seed, problem, done in pool.imap(run, seeds, chunksize=20):
-            lived += 1
+            tried += 1
             happened += done
             if problem:
                 print(f"seed {seed}: {problem}\n  again: {sys.argv[0]} --first {seed} --seeds 1")
                 return 1
             if time.monotonic() - began > 60 * wanted.minutes:
-                print(f"time is up after {lived} of {wanted.seeds} seeds")
+                print(f"time is up after {tried} of {wanted.seeds} seeds")
                 break
     print("  ".join(f"{name}: {count}" for name, count in sorted(happened.items())))
     seconds = time.monotonic() - began
-    name = f"simulated lives of inbox, ledger and head (seeds from {wanted.first})"
-    print(f"{name}: tried {lived}, lost 0, {seconds:.0f} s")
+    name = f"simulated histories of inbox, ledger and champion (seeds from {wanted.first})"
+    print(f"{name}: tried {tried}, lost 0, {seconds:.0f} s")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""After a crash anywhere in a commit there is what was before it, or what comes after it.
+"""After a crash anywhere in a commit, the state is the one before it or the one after it.
 
-Every failpoint, every torn file: `crash_states.py`. What is left is then recovered as the next
-run does it, and ends as if there had been no crash.
+Every failpoint and every torn file is tried (`crash_states.py`). The state is then recovered as the
+next run does it, and ends as if there had been no crash.
 """
 
 import json
@@ -33,13 +33,13 @@ FILES = {
 
 @pytest.fixture
 def recorder(tmp_path, monkeypatch):
-    """Watches the folder `root`."""
+    """Records the states of the folder `root`."""
     (tmp_path / "root").mkdir()
     return Recorder(tmp_path / "root", monkeypatch)
 
 
 def recovered(states, tmp_path, of):
-    """Each state in a folder of its own; says how many there were once all have stood the test."""
+    """Yield each state in its own folder; after the last one, print how many were tried."""
     began = time.monotonic()
     for number, state in enumerate(states):
         yield state.at, restore(state, tmp_path / f"state-{number}")
@@ -47,7 +47,7 @@ def recovered(states, tmp_path, of):
     print(f"\ncrash states of {of}: tried {len(states)}, lost 0, {seconds:.0f} s")
 
 
-def lay(folder, files):
+def put_files(folder, files):
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -58,21 +58,21 @@ def lay(folder, files):
 
 def build(store):
     workspace = store.workspace(KEY)
-    lay(workspace.out, FILES)
-    lay(workspace.checkpoints, {"step-00000001/optimizer.pt": b"x" * 600})
+    put_files(workspace.out, FILES)
+    put_files(workspace.checkpoints, {"step-00000001/optimizer.pt": b"x" * 600})
     return store.commit(record(), workspace)
 
 
-def test_an_artifact_is_there_whole_or_not_at_all_and_nothing_stays_behind(recorder, tmp_path):
+def test_an_artifact_is_complete_or_absent_and_nothing_is_left_behind(recorder, tmp_path):
     store = Store(root=tmp_path / "root")
     states = recorder.states(lambda: build(store))
     after = {k: v for k, v in snapshot(store.root).items() if k.startswith("objects/")}
     assert len(states) > 40
-    fates = set()
+    results = set()
     for at, root in recovered(states, tmp_path, "an artifact's commit"):
         left = Store(root=root)
         found = left.reuse(KEY)
-        fates.add(found is not None)
+        results.add(found is not None)
         assert found is None or found == store.find(KEY), at
         assert found is not None or not left.folder(KEY).exists(), at
         if found is None:
@@ -81,7 +81,7 @@ def test_an_artifact_is_there_whole_or_not_at_all_and_nothing_stays_behind(recor
         assert {k: v for k, v in files.items() if k.startswith("objects/")} == after, at
         assert not [name for name in files if name.startswith("work/")], at
         assert not [name for name in files if name.startswith("damaged/")], at
-    assert fates == {False, True}
+    assert results == {False, True}
 
 
 # --- a checkpoint -------------------------------------------------------------------------------
@@ -89,7 +89,9 @@ def test_an_artifact_is_there_whole_or_not_at_all_and_nothing_stays_behind(recor
 
 def train(root, step):
     staged = root / "trl" / f"checkpoint-{step}"
-    lay(staged, {n: f"{n} of step {step}\n".encode() * 60 for n in ("model", "deep/optimizer.pt")})
+    put_files(
+        staged, {n: f"{n} of step {step}\n".encode() * 60 for n in ("model", "deep/optimizer.pt")}
+    )
     commit_checkpoint(staged, root / "checkpoints", step=step)
 
 
@@ -103,7 +105,7 @@ def last(root):
     return checkpoint
 
 
-def test_the_newest_checkpoint_is_the_one_before_or_the_one_after(recorder, tmp_path):
+def test_the_newest_checkpoint_is_the_previous_or_the_new_one(recorder, tmp_path):
     root = tmp_path / "root"
     train(root, 1)
     train(root, 2)
@@ -122,7 +124,7 @@ def test_the_newest_checkpoint_is_the_one_before_or_the_one_after(recorder, tmp_
     assert found == {2, 3}
 
 
-def test_a_first_checkpoint_is_there_or_there_is_none(recorder, tmp_path):
+def test_a_first_checkpoint_is_complete_or_absent(recorder, tmp_path):
     states = recorder.states(lambda: train(tmp_path / "root", 1))
     found = set()
     for at, left in recovered(states, tmp_path, "a first checkpoint"):
@@ -132,23 +134,23 @@ def test_a_first_checkpoint_is_there_or_there_is_none(recorder, tmp_path):
     assert found == {True, False}
 
 
-# --- an entry of the ledger, and with it the head -----------------------------------------------
+# --- a ledger entry that changes the champion ----------------------------------------------------
 
 
-def head(name):
+def champion(name):
     return Champion(model=f"merge-{name}", evaluation=f"evaluate-{name}", label=name)
 
 
-def moves(line):
-    return line.close(1, head("new"), fate="kept", why="better " * 100)
+def keep_round(line):
+    return line.close(1, champion("new"), outcome="kept", why="better " * 100)
 
 
-def test_the_head_moves_or_does_not(recorder, tmp_path):
+def test_the_champion_changes_or_stays(recorder, tmp_path):
     line = RoundLine(store=Store(root=tmp_path / "root"))
-    line.start(head("old"), rounds=0)
+    line.start(champion("old"), rounds=0)
     line.open((Delivery(digest="0" * 64, key="batch-0", file="a.jsonl"),))
     before = line.state()
-    states = recorder.states(lambda: moves(line))
+    states = recorder.states(lambda: keep_round(line))
     assert len(states) > 6
     found = set()
     for at, root in recovered(states, tmp_path, "an entry of the ledger"):
@@ -158,19 +160,19 @@ def test_the_head_moves_or_does_not(recorder, tmp_path):
         assert state.champion is not None
         found.add(state.champion.label)
         if state == before:
-            moves(left)
+            keep_round(left)
         assert left.state() == line.state(), at
     assert found == {"old", "new"}
 
 
-# --- what a resumed run reads again --------------------------------------------------------------
+# --- files that a resumed run reads --------------------------------------------------------------
 
 
-def test_samples_are_those_before_the_trim_or_after_it(recorder, tmp_path):
+def test_samples_are_those_before_or_after_trimming(recorder, tmp_path):
     root = tmp_path / "root"
     rows = [json.dumps({"step": step, "reply": "x" * 400}) + "\n" for step in (1, 2, 3)]
     (root / "samples.jsonl").write_text("".join(rows) + rows[0][:100])
-    for path in root.iterdir():  # it was flushed, but for the line that was being written
+    for path in root.iterdir():  # flushed, except for the line being written
         descriptor = path.open("rb")
         recorder._fsync(descriptor.fileno())
         descriptor.close()
@@ -193,17 +195,17 @@ def pairs(count):
         yield Row(pair, "any", number, prompt_key(pair.prompt))
 
 
-def poured(work):
+def shard_of(work):
     reading = Reading("any", "pairs", "any", "", pairs(30))
-    made_with: Pass[PreferencePair] = Pass((), salt="", likeness=True)
-    (shard,) = fill_shards(reading, 0, made_with, work, lambda _: None)
+    filters: Pass[PreferencePair] = Pass((), salt="", likeness=True)
+    (shard,) = fill_shards(reading, 0, filters, work, lambda _: None)
     index = np.load(shard / "index.npy")
     return snapshot(shard), len(index)
 
 
-def test_a_shard_is_there_whole_or_read_again(recorder, tmp_path):
+def test_a_shard_is_complete_or_read_again(recorder, tmp_path):
     root = tmp_path / "root"
-    states = recorder.states(lambda: poured(root))
+    states = recorder.states(lambda: shard_of(root))
     assert len(states) > 20
     for at, left in recovered(states, tmp_path, "a shard of data"):
-        assert poured(Path(left)) == poured(root), at
+        assert shard_of(Path(left)) == shard_of(root), at

@@ -1,4 +1,4 @@
-"""An inbox behind a network that fails every third call: later, but nothing lost or used twice."""
+"""An inbox on a network that fails every third call: nothing is lost or used twice."""
 
 import itertools
 import os
@@ -12,12 +12,12 @@ from fsspec.implementations.local import LocalFileSystem
 from alignment.config.inbox import InboxConfig
 from alignment.data.read import files
 from alignment.errors import DataError
-from alignment.rounds.inbox import look
-from tests.faults.simulate import Life
+from alignment.rounds.inbox import scan
+from tests.faults.simulate import History
 
 
 class Flaky(LocalFileSystem):  # type: ignore[misc]  # fsspec ships no types
-    """The local disk as `flaky://`, whose every third call finds no network."""
+    """The local disk as `flaky://`; every third call fails."""
 
     protocol = "flaky"
     cachable = False
@@ -50,37 +50,37 @@ class Flaky(LocalFileSystem):  # type: ignore[misc]  # fsspec ships no types
 
 
 @pytest.fixture
-def life(monkeypatch):
+def history(monkeypatch):
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(files, "PAUSES", (0.0, 0.0, 0.0))
     with tempfile.TemporaryDirectory() as folder:
-        made = Life(0, Path(folder))
+        made = History(0, Path(folder))
         settings = made.config.model_dump(mode="json")
         settings["inbox"] |= {"path": f"flaky://{made.inbox}", "promotion": {"name": "gate"}}
         made.config = type(made.config).model_validate(settings)
         yield made
 
 
-def test_every_batch_is_used_once_however_often_the_network_fails(life):
+def test_every_batch_is_used_once_however_often_the_network_fails(history):
     for name in "abc":
-        (life.inbox / f"{name}.jsonl").write_text(
+        (history.inbox / f"{name}.jsonl").write_text(
             "".join(
                 f'{{"prompt": "{name}{n}", "chosen": "y", "rejected": "n"}}\n' for n in range(20)
             )
         )
-        os.utime(life.inbox / f"{name}.jsonl", (0, 0))
+        os.utime(history.inbox / f"{name}.jsonl", (0, 0))
     before = Flaky.failed
-    while life.round() != "no new data":
-        life.check()
-    used = [batch.digest for opened, _ in life.line.state().history for batch in opened.batches]
+    while history.round() != "no new data":
+        history.check()
+    used = [batch.digest for opened, _ in history.line.state().history for batch in opened.batches]
     assert len(used) == len(set(used)) == 3
     assert Flaky.failed - before > 5
 
 
-def test_a_network_that_is_down_is_no_empty_inbox(monkeypatch, tmp_path):
+def test_a_network_that_is_down_is_not_an_empty_inbox(monkeypatch, tmp_path):
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     monkeypatch.setattr(files, "PAUSES", ())
     monkeypatch.setattr(Flaky, "calls", itertools.repeat(3))
     with pytest.raises(DataError, match="cannot be read: the network is unreachable"):
-        list(look(InboxConfig(path=f"flaky://{tmp_path}")))
+        list(scan(InboxConfig(path=f"flaky://{tmp_path}")))

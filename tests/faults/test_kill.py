@@ -1,4 +1,4 @@
-"""Twenty of the kills that `make faults` deals out two hundred of."""
+"""Twenty kills; `make faults` runs two hundred."""
 
 import subprocess
 import sys

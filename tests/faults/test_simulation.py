@@ -1,4 +1,4 @@
-"""A sample of the random lives of `simulate.py`; `make faults` lives ten thousand."""
+"""A sample of the random histories of `simulate.py`; `make faults` runs ten thousand."""
 
 import pytest
 
@@ -6,10 +6,10 @@ from tests.faults.simulate import run
 
 
 @pytest.mark.parametrize("first", [0, 25])
-def test_fifty_lives_end_in_order(first):
+def test_fifty_histories_have_no_problem(first):
     wrong = [problem for seed in range(first, first + 25) if (problem := run(seed)[1])]
     assert not wrong
 
 
-def test_a_life_is_its_seed():
+def test_the_seed_determines_a_history():
     assert run(7) == run(7)

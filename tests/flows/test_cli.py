@@ -1,4 +1,4 @@
-"""What a person at a shell meets: exit codes, one line, nothing half-written."""
+"""The command line as a user sees it: exit codes, one-line errors, nothing half-written."""
 
 import json
 import os
@@ -16,7 +16,7 @@ PAIR = {"prompt": "Say yes.", "chosen": "yes", "rejected": "no"}
 
 @pytest.fixture
 def sft_dpo(server):
-    """Run the command against a real server, which spares each call one of its own."""
+    """Run the command against a shared real server, so that no call has to start one."""
 
     def run(*words):
         code = "import sys; from flows.cli import main; main()"
@@ -63,12 +63,11 @@ def test_plan_as_json_has_the_libraries_own_names(sft_dpo, tiny_settings, write_
 
 
 def refused(done, *parts):
-    """The call ended with code 2 and one line that holds these parts."""
+    """Assert that the call ended with code 2, and that its last line contains these parts."""
     assert done.returncode == 2, done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    said = lines[-1]
     for part in parts:
-        assert part in said, said
+        assert part in lines[-1], lines[-1]
     assert "Traceback" not in done.stderr
 
 
@@ -128,7 +127,7 @@ def test_a_model_folder_with_damaged_weights_is_refused(
     refused(sft_dpo("run", str(write_config(tiny_settings))), "model.safetensors is damaged")
 
 
-def test_an_adapter_folder_without_weights_is_no_fallback(
+def test_an_adapter_folder_without_weights_is_an_error_and_not_skipped(
     sft_dpo, tiny_settings, write_config, tmp_path
 ):
     (tmp_path / "adapter").mkdir()
@@ -149,10 +148,10 @@ def test_bad_usage_has_code_two(sft_dpo):
     assert sft_dpo("nothing").returncode == 2
 
 
-def test_a_server_that_does_not_start_in_time_is_one_line_that_says_what_to_do(
+def test_a_server_that_does_not_start_in_time_ends_the_run_with_one_line(
     server, tiny_settings, write_config, tmp_path
 ):
-    """Prefect waits 0 s for the server it would start, and so starts no step."""
+    """Prefect waits 0 s for its temporary server, so no step starts."""
     own = {
         "PREFECT_API_URL": "",
         "PREFECT_HOME": str(tmp_path / "home"),
@@ -163,35 +162,35 @@ def test_a_server_that_does_not_start_in_time_is_one_line_that_says_what_to_do(
     done = server.run("-c", code, "run", str(write_config(tiny_settings)), **own)
     assert done.returncode == 75, done.stderr
     assert "Traceback" not in done.stderr
-    said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith("Prefect's temporary server did not answer within 0 s")
-    assert "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS higher" in said
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("Prefect's temporary server did not answer within 0 s")
+    assert "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS higher" in message
     assert not list((tmp_path / "store").glob("objects/*"))
 
 
 def group(process):
-    """The process group of a process, or None where it has ended."""
+    """The process group of a process, or None if it has ended."""
     try:
         return os.getpgid(process.pid)
     except ProcessLookupError:
         return None
 
 
-def heed_ctrl_c():
-    """As a terminal's shell starts a command; what runs in the background inherits deaf ears."""
+def restore_ctrl_c():
+    """Restore the default of SIGINT, as in a terminal; background processes inherit it ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_in_a_terminal_ends_a_run_in_one_line(server, tiny_settings, write_config, tmp_path):
-    """The terminal tells every process of the group, Prefect's own server among them."""
+    """The terminal signals every process of the group, including Prefect's temporary server."""
     environment = server.environment | {
         "PREFECT_HOME": str(tmp_path / "home"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
     }
     del environment["PREFECT_API_URL"]
     command = [sys.executable, "-c", "from flows.cli import main; main()", "run"]
-    said = tmp_path / "said"
-    with said.open("wb") as out:
+    log = tmp_path / "log"
+    with log.open("wb") as out:
         run = subprocess.Popen(
             [*command, str(write_config(tiny_settings))],
             cwd=ROOT,
@@ -199,23 +198,22 @@ def test_ctrl_c_in_a_terminal_ends_a_run_in_one_line(server, tiny_settings, writ
             stdout=out,
             stderr=out,
             start_new_session=True,
-            preexec_fn=heed_ctrl_c,
+            preexec_fn=restore_ctrl_c,
         )
     try:
-        wait_for(
-            "a first step", lambda: b"[ 1/" in said.read_bytes() or None, seconds=120, log=said
-        )
+        wait_for("a first step", lambda: b"[ 1/" in log.read_bytes() or None, seconds=120, log=log)
         os.killpg(run.pid, signal.SIGINT)
-        assert run.wait(30) == 130, said.read_text()
-        assert run.pid not in map(group, psutil.process_iter()), "nothing is left of it"
+        assert run.wait(30) == 130, log.read_text()
+        assert run.pid not in map(group, psutil.process_iter()), "no process is left"
     finally:
         end_group(run)
-    assert "Traceback" not in said.read_text()
-    assert said.read_text().splitlines()[-1] == "stopped; the same command continues from here"
+    assert "Traceback" not in log.read_text()
+    last = log.read_text().splitlines()[-1]
+    assert last == "stopped; run the same command to continue from here"
 
 
 @pytest.mark.parametrize("given", ["", "30"])
-def test_a_run_waits_two_minutes_for_its_own_server_unless_told_otherwise(server, given):
+def test_a_run_waits_two_minutes_for_its_temporary_server_by_default(server, given):
     code = (
         "from flows.environment import quiet_prefect\n"
         "quiet_prefect()\n"
@@ -226,7 +224,7 @@ def test_a_run_waits_two_minutes_for_its_own_server_unless_told_otherwise(server
     assert server.run("-c", code, **own).stdout.strip() == (given or "120")
 
 
-def test_show_names_what_there_is_when_asked_for_what_is_not(sft_dpo, tmp_path):
+def test_show_explains_that_an_artifact_or_a_store_is_missing(sft_dpo, tmp_path):
     refused(
         sft_dpo("show", "merge-dpo-9", "--store", str(tmp_path)), "nothing called 'merge-dpo-9'"
     )
@@ -243,13 +241,13 @@ def test_data_is_read_by_its_path_alone(sft_dpo, tmp_path):
     done = sft_dpo("data", str(tmp_path / "a.jsonl"), "--out", str(out))
     assert done.returncode == 0
     assert "preference (columns prompt, chosen, rejected), pairs" in done.stdout
-    assert "in all: 4 read, 3 kept, 1 quarantined (malformed 1)" in done.stdout
+    assert "total: 4 read, 3 kept, 1 quarantined (malformed 1)" in done.stdout
     assert len((out / "kept.jsonl").read_text().splitlines()) == 3
     again = sft_dpo("data", str(out / "kept.jsonl"), "--out", str(tmp_path / "again"), "--json")
     assert json.loads(again.stdout)["kept"] == 3
 
 
-def test_data_that_cannot_be_read_is_one_line_and_nothing_is_written(sft_dpo, tmp_path):
+def test_unreadable_data_ends_with_one_line_and_nothing_is_written(sft_dpo, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"x": 1}\n')
     out = tmp_path / "out"
     for path, words in (("absent", ()), ("a.jsonl", ()), ("a.jsonl", ("--format", "hw"))):

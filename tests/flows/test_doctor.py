@@ -1,4 +1,4 @@
-"""`sft-dpo doctor` as a person at a shell meets it."""
+"""`sft-dpo doctor` from a shell."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def doctor(write_config, tiny_settings):
-    """Run the command on the tiny run, with overrides."""
+    """Run the command on the tiny configuration, with overrides."""
 
     def run(*words):
         code = "import sys; from flows.cli import main; main()"
@@ -21,7 +21,7 @@ def doctor(write_config, tiny_settings):
     return run
 
 
-def test_it_says_every_verdict_writes_a_page_and_leaves_with_zero(doctor, tmp_path):
+def test_it_prints_all_verdicts_writes_a_page_and_exits_with_zero(doctor, tmp_path):
     done = doctor()
     assert done.returncode == 0, done.stderr
     assert "✓  template" in done.stdout
@@ -31,7 +31,7 @@ def test_it_says_every_verdict_writes_a_page_and_leaves_with_zero(doctor, tmp_pa
     assert f"page: {page}" in done.stdout
 
 
-def test_json_has_a_verdict_for_each_check_and_a_failure_leaves_with_one(doctor):
+def test_json_has_a_verdict_for_each_check_and_a_failure_exits_with_one(doctor):
     done = doctor("--json", "--set", "dpo.warmup_ratio=0.9")
     findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
     assert done.returncode == 1
@@ -41,7 +41,7 @@ def test_json_has_a_verdict_for_each_check_and_a_failure_leaves_with_one(doctor)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["--device", "b200"], "choose one of a100-40gb"),
         (["--set", "dpo.betta=1"], "unknown key dpo.betta"),
@@ -50,14 +50,14 @@ def test_json_has_a_verdict_for_each_check_and_a_failure_leaves_with_one(doctor)
     ],
     ids=["device", "config", "data", "model"],
 )
-def test_what_would_end_the_run_leaves_with_two_and_one_line(doctor, words, said):
-    done = doctor(*words)
+def test_an_error_that_would_end_the_run_exits_with_two_and_one_line(doctor, arguments, message):
+    done = doctor(*arguments)
     assert done.returncode == 2
-    assert said in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
-def test_a_template_that_marks_no_reply_leaves_with_one(
+def test_a_template_that_marks_no_reply_exits_with_one(
     doctor, tiny_settings, tiny_model_folder, tmp_path
 ):
     folder = shutil.copytree(tiny_model_folder, tmp_path / "model")

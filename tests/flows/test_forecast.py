@@ -1,4 +1,4 @@
-"""What remains, as it is told while a run goes on and while data are prepared."""
+"""The time left, as shown during a run and during data preparation."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ def at(phase, done, total, time):
     return Mark(phase=phase, done=done, total=total, time=time)
 
 
-def test_what_remains_follows_the_pace_of_the_last_marks():
+def test_time_left_follows_the_pace_of_the_last_marks():
     """1,000 rows in 2 s; 3,000 are left: 6 s. Skipped shards, far faster, are soon forgotten."""
     pace = Pace()
     assert pace.left("reading", 1000, 5000, now=10.0) is None
@@ -28,21 +28,21 @@ def test_what_remains_follows_the_pace_of_the_last_marks():
     assert slow[-1] == 10**6 - 400_030
 
 
-def test_another_phase_starts_anew_and_without_a_total_nothing_is_foretold():
+def test_a_new_phase_resets_the_pace_and_without_a_total_there_is_no_forecast():
     pace = Pace()
     pace.left("reading", 1000, 5000, now=0.0)
     assert pace.left("comparing", 10, 100, now=1.0) is None
     assert pace.left("comparing", 20, 0, now=2.0) is None
 
 
-def test_what_remains_of_a_training_is_told_by_its_own_pace_not_by_another_runs():
+def test_a_training_is_forecast_by_its_own_pace_once_that_is_known():
     forecast = Forecast([TRAINING], {"sft": 9000.0})
     forecast.started()
     assert forecast.within(TRAINING, at("training", 1, 100, 30.0), spent=30.0) == 8970.0
     assert forecast.within(TRAINING, at("training", 2, 100, 32.0), spent=32.0) == 98 * 2.0
 
 
-def test_an_evaluation_is_neither_over_when_its_scoring_is_nor_as_slow_as_its_loading():
+def test_the_forecast_of_an_evaluation_includes_generation_after_scoring():
     forecast = Forecast([EVALUATION], {"evaluate": 300.0})
     forecast.started()
     forecast.within(EVALUATION, at("scoring", 8, 64, 40.0), spent=40.0)
@@ -51,8 +51,8 @@ def test_an_evaluation_is_neither_over_when_its_scoring_is_nor_as_slow_as_its_lo
     assert forecast.within(EVALUATION, at("answering", 16, 80, 70.0), spent=70.0) == 80.0
 
 
-def test_a_kind_not_seen_yet_takes_as_much_longer_than_usual_as_all_that_was_done():
-    """3 minutes of SFT count for more than 45 s of a stack, usually 2: (180 + 45) / (60 + 2)."""
+def test_a_kind_not_seen_yet_is_scaled_by_the_total_time_of_the_steps_so_far():
+    """3 minutes of SFT weigh more than 45 s of a stack, nominally 2 s: (180 + 45) / (60 + 2)."""
     stack: Any = SimpleNamespace(name="stack-sft", stage="stack")
     forecast = Forecast([TRAINING, stack, EVALUATION], {})
     assert forecast.between() == 60 + 2 + 29
@@ -61,8 +61,8 @@ def test_a_kind_not_seen_yet_takes_as_much_longer_than_usual_as_all_that_was_don
     assert forecast.between() == pytest.approx(29 * 225 / 62)
 
 
-def test_the_step_at_work_already_tells_how_slow_the_others_will_be():
-    """At 10 s of 1 of 10 steps a training takes another 90: 100 where 60 are usual."""
+def test_the_running_step_already_scales_the_forecast_of_the_others():
+    """After 1 of 10 training steps in 10 s, 90 s are left: 100 s instead of a nominal 60 s."""
     forecast = Forecast([TRAINING, EVALUATION], {})
     forecast.started()
     forecast.within(TRAINING, at("training", 0, 10, 0.0), spent=0.0)
@@ -70,7 +70,7 @@ def test_the_step_at_work_already_tells_how_slow_the_others_will_be():
     assert found == pytest.approx(90 + 29 * 100 / 60)
 
 
-def test_steps_that_have_not_begun_take_what_their_kind_took():
+def test_steps_that_have_not_started_take_as_long_as_the_last_of_their_kind():
     forecast = Forecast([TRAINING, EVALUATION], {"evaluate": 300.0, "sft": 100.0})
     assert forecast.between() == 400.0
     forecast.started()

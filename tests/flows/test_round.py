@@ -1,4 +1,4 @@
-"""Rounds from a shell, as a person or a cron job types them, on a real model and a real server."""
+"""Rounds from a shell, as a person or a cron job runs them, on a real model and a real server."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -7,14 +7,14 @@ import pytest
 
 from alignment.records import DataRef
 from alignment.rounds.line import RoundLine
-from alignment.rounds.steps import intake, steps_of
+from alignment.rounds.steps import batches_step, steps_of
 from alignment.store.store import Store
 from tests.inbox import drop, line_settings, rows
 
 
 @pytest.fixture
 def sft_dpo(server):
-    """Run the command against a real server, which spares each call one of its own."""
+    """Run the command against a shared real server, so that no call has to start one."""
 
     def run(*words):
         code = "from flows.cli import main; main()"
@@ -41,30 +41,30 @@ def test_a_config_without_an_inbox_says_what_to_add(server, tiny_settings, write
 def test_an_empty_inbox_is_no_new_data_and_builds_nothing(
     sft_dpo, settings, write_config, tmp_path
 ):
-    said = sft_dpo("round", write_config(settings))
-    assert said.startswith("no new data: ")
+    output = sft_dpo("round", write_config(settings))
+    assert output.startswith("no new data: ")
     assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.slow
 def test_a_night_of_three_batches(sft_dpo, settings, write_config, tmp_path):
-    """Three batches arrive at odd times, the second with its labels turned round.
+    """Three batches arrive at odd times, the second with swapped labels.
 
-    The first is kept. The second is rejected. The third is dropped twice, under two names, beside
-    an upload that has not ended and a file that is no data; its round starts from the first's.
+    The first round is kept, the second rejected. The third batch arrives twice, under two names,
+    beside an unfinished upload and a file that is not data. Its round starts from the first's.
     """
     config, inbox = write_config(settings), tmp_path / "inbox"
     line = RoundLine(store=Store(root=tmp_path / "store"))
 
     drop(inbox / "monday.jsonl", rows(0, 32))
-    said = sft_dpo("round", config)
-    assert "round 1 is kept" in said
+    output = sft_dpo("round", config)
+    assert "round 1 is kept" in output
     first = line.state().champion
     assert first is not None
 
     drop(inbox / "tuesday.jsonl", rows(100, 32, chosen="no", rejected="yes"))
-    said = sft_dpo("round", config)
-    assert "round 2 is rejected, round 1 stays: preference accuracy fell by" in said
+    output = sft_dpo("round", config)
+    assert "round 2 is rejected, round 1 stays: preference accuracy fell by" in output
     assert line.state().champion == first
 
     assert sft_dpo("round", config).startswith("no new data: 0 new pairs in 0 batches")
@@ -86,7 +86,9 @@ def test_a_night_of_three_batches(sft_dpo, settings, write_config, tmp_path):
     (batch,) = third.batches
     assert batch.file == "again.jsonl", "the first of two names in order"
 
-    prepared = intake(config_of(settings), line.store, parent=first, number=3, batches=(batch.key,))
+    prepared = batches_step(
+        config_of(settings), line.store, parent=first, number=3, batches=(batch.key,)
+    )
     record = line.store.open(prepared.key)
     assert record.metrics["new"] == 24
     assert DataRef.model_validate(record.output).quarantined == {
@@ -94,7 +96,7 @@ def test_a_night_of_three_batches(sft_dpo, settings, write_config, tmp_path):
         "used_by_earlier_round": 4,
     }
 
-    shown = sft_dpo("show", "head", "--lineage", "--store", line.store.root)
+    shown = sft_dpo("show", "champion", "--lineage", "--store", line.store.root)
     for part in ("pairs-1: 32 rows of monday.jsonl", "pairs-3: 24 rows of again.jsonl",
                  "kept against round 1"):  # fmt: skip
         assert part in shown
@@ -107,9 +109,9 @@ def test_a_night_of_three_batches(sft_dpo, settings, write_config, tmp_path):
             "--store", line.store.root)  # fmt: skip
     assert [opened.number for opened, _ in line.state().lineage] == [1, 3]
 
-    told = sft_dpo("revoke", str(inbox / "monday.jsonl"),
+    output = sft_dpo("revoke", str(inbox / "monday.jsonl"),
                    "--store", line.store.root, "--rebuild", config)  # fmt: skip
-    assert "is in 3 models" in told, "the rejected round is one of them"
+    assert "is in 3 models" in output, "the rejected round is one of them"
     state = line.state()
     assert [[b.file for b in opened.batches] for opened, _ in state.lineage] == [[batch.file]]
     assert json.loads(sft_dpo("show", "head", "--store", line.store.root, "--json"))["name"] == (
@@ -118,8 +120,8 @@ def test_a_night_of_three_batches(sft_dpo, settings, write_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_of_two_rounds_at_once_one_moves_the_head(server, settings, write_config, tmp_path):
-    """Both find the batch and join one open round; each step is built once, one of them closes."""
+def test_of_two_rounds_at_once_one_changes_the_champion(server, settings, write_config, tmp_path):
+    """Both find the batch and join one open round; each step is built once, and one closes it."""
     config = write_config(settings)
     drop(tmp_path / "inbox" / "monday.jsonl", rows(0, 32))
     code = "from flows.cli import main; main()"
@@ -127,13 +129,13 @@ def test_of_two_rounds_at_once_one_moves_the_head(server, settings, write_config
         runs = [
             pool.submit(server.run, "-c", code, "round", str(config), seconds=500) for _ in range(2)
         ]
-    said = [run.result() for run in runs]
-    assert [done.returncode for done in said] == [0, 0], said[0].stderr + said[1].stderr
+    done = [run.result() for run in runs]
+    assert [one.returncode for one in done] == [0, 0], done[0].stderr + done[1].stderr
     line = RoundLine(store=Store(root=tmp_path / "store"))
     assert [e.event.name for e in line.ledger.read()] == ["started", "opened", "closed"]
-    words = ["round 1 is kept" in done.stdout for done in said]
-    assert sorted(words) == [False, True]
-    other = said[words.index(False)].stdout
+    kept = ["round 1 is kept" in one.stdout for one in done]
+    assert sorted(kept) == [False, True]
+    other = done[kept.index(False)].stdout
     assert "another run" in other or "no new data" in other
 
 

@@ -11,12 +11,12 @@ from tests.inbox import three_rounds
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
-def test_preset_is_found_by_its_bare_name(preset):
+def test_preset_is_found_by_its_name(preset):
     assert find_config(preset) == PRESETS / f"{preset}.yaml"
 
 
 @pytest.mark.parametrize("path", ["mine.yaml", "configs/mine", "./practice", "/data/mine.yml"])
-def test_anything_with_a_slash_or_an_ending_is_a_path(path, tmp_path, monkeypatch):
+def test_anything_with_a_slash_or_an_extension_is_a_path(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config(path).absolute() == (tmp_path / path).absolute()
 
@@ -33,7 +33,7 @@ def test_form_in_the_browser_explains_every_parameter(flow):
 
 
 @FLOWS
-def test_form_has_titles_of_its_own_and_at_most_five_fields(flow):
+def test_form_has_readable_titles_and_at_most_five_fields(flow):
     properties = parameter_schema(flow).properties
     assert len(properties) <= 5
     assert not {field["title"] for field in properties.values()} & set(properties)
@@ -48,39 +48,39 @@ def test_form_offers_every_preset(flow):
 
 
 @pytest.mark.parametrize("typed", ["practise", "", "a100x", "practice hh"])
-def test_a_name_that_is_no_preset_is_refused_before_there_is_a_run(typed):
+def test_an_unknown_preset_is_refused_before_a_run_is_created(typed):
     assert not re.search(parameter_schema(sft_dpo).properties["config"]["pattern"], typed)
 
 
 @FLOWS
-def test_flow_needs_no_more_than_its_defaults(flow):
+def test_flow_has_a_default_for_every_parameter(flow):
     assert not parameter_schema(flow).required
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_the_champion_after_a_rejected_round(
+def test_a_run_continues_from_the_champion_after_a_rejected_round(
     server, tiny_settings, write_config, tmp_path
 ):
-    """Typed as a person does: the run, its plan before and after, and the same run again."""
+    """From the command line: a run, its plan before and after, and the same run again."""
     config = str(write_config(three_rounds(tiny_settings, tmp_path)))
 
-    def typed(command):
+    def command_line(command):
         done = server.run("-c", "from flows.cli import main; main()", command, config, seconds=400)
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 
-    before = typed("plan")
+    before = command_line("plan")
     assert "not judged yet: gate-1, gate-2." in before.stderr
-    said = typed("run").stderr
-    assert "round 2 is rejected, round 1 stays: preference accuracy fell by" in said
+    output = command_line("run").stderr
+    assert "round 2 is rejected, round 1 stays: preference accuracy fell by" in output
     store = Store(root=tmp_path / "store")
     records = {record.name: record for key in store.list_keys() if (record := store.find(key))}
     assert records["dpo-3"].parents["policy"] == records["merge-dpo-1"].key
     page = (tmp_path / "store" / "reports" / "tiny.html").read_text()
     assert "The gate kept round 1, round 3." in page
     assert "The gate: round 2 is rejected, round 1 stays: preference accuracy fell by" in page
-    after = typed("plan")
+    after = command_line("plan")
     assert "not judged yet" not in after.stderr
     assert {line.split()[0] for line in after.stdout.splitlines()} == {"SKIP"}
-    assert "reused" in typed("run").stderr
+    assert "reused" in command_line("run").stderr
     assert len(store.list_keys()) == len(after.stdout.splitlines())

@@ -1,6 +1,6 @@
-"""Secrets come by the names of environment variables or by Prefect's Secret blocks, and stay there.
+"""Secrets are refused in URLs: they belong in environment variables or Prefect's Secret blocks.
 
-That a planted one turns up nowhere is tested on whole runs in `tests/deployments/test_secrets.py`.
+`tests/deployments/test_secrets.py` checks on whole runs that a planted secret appears nowhere.
 """
 
 import pytest
@@ -36,7 +36,7 @@ def test_a_secret_in_a_url_is_refused_and_not_repeated(tiny_settings, write_conf
 
 
 @pytest.mark.parametrize("url", WITH_SECRET)
-def test_the_data_command_refuses_it_too(tmp_path, url):
+def test_the_data_command_refuses_one_too(tmp_path, url):
     with pytest.raises(DataError, match="a password or token in a URL") as caught:
         take_in([url], Wanted(), out=tmp_path, on_progress=lambda *_: None)
     assert SECRET not in str(caught.value)
@@ -46,5 +46,5 @@ def test_the_data_command_refuses_it_too(tmp_path, url):
     "path",
     ["inbox", "s3://bucket/inbox", "https://example.test/a.jsonl?page=2", "a:b@c", "C:/x@y"],
 )
-def test_a_path_without_one_is_taken_as_it_is(path):
+def test_a_path_without_a_secret_is_unchanged(path):
     assert without_secret(path) == path

@@ -1,4 +1,4 @@
-"""What is installed is what was pinned: no package comes in unseen, or in another version."""
+"""Only pinned packages are installed: none comes in unnoticed, or in another version."""
 
 import re
 from importlib.metadata import PackageNotFoundError, distribution, version
@@ -9,8 +9,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 CONSTRAINTS, LOCK = ROOT / "constraints.txt", ROOT / "docker/requirements.lock"
-TORCHS = ("torch", "triton", "nvidia-", "cuda-")
-"""Left to the index that serves torch: another build of it has other files."""
+FROM_TORCH_INDEX = ("torch", "triton", "nvidia-", "cuda-")
+"""Not in the lock: they come from the torch index, where other builds have other files."""
 
 
 def pinned(text):
@@ -19,61 +19,61 @@ def pinned(text):
 
 
 def needed(name, extras=(), seen=None):
-    """Every package that one asks for here, and those ask for in turn."""
+    """The packages that a package requires in this environment, and their requirements in turn."""
     seen = set() if seen is None else seen
     for line in distribution(name).requires or ():
-        wanted = Requirement(line)
+        requirement = Requirement(line)
         environments = [{"extra": extra} for extra in (*extras, "")]
-        meant = wanted.marker is None or any(map(wanted.marker.evaluate, environments))
-        key = (canonicalize_name(wanted.name), frozenset(wanted.extras))
-        if meant and key not in seen:
+        applies = requirement.marker is None or any(map(requirement.marker.evaluate, environments))
+        key = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+        if applies and key not in seen:
             seen.add(key)
-            needed(wanted.name, tuple(wanted.extras), seen)
+            needed(requirement.name, tuple(requirement.extras), seen)
     return seen
 
 
-def strangers(pins):
-    """Packages the project needs that are not pinned, or not to what is installed."""
+def not_pinned(pins):
+    """Required packages that are not pinned to the installed version."""
     names = {name for name, _ in needed("sft-dpo", ("dev",))}
     return sorted(name for name in names if pins.get(name) != version(name).partition("+")[0])
 
 
-def test_every_package_the_project_needs_is_pinned_to_what_is_installed():
-    assert strangers(pinned(CONSTRAINTS.read_text())) == []
+def test_every_required_package_is_pinned_to_the_installed_version():
+    assert not_pinned(pinned(CONSTRAINTS.read_text())) == []
 
 
-def test_one_that_came_in_unpinned_or_in_another_version_is_found():
+def test_an_unpinned_package_or_another_version_is_detected():
     pins = pinned(CONSTRAINTS.read_text())
     del pins["pydantic"]
-    assert strangers({**pins, "jinja2": "0.1"}) == ["jinja2", "pydantic"]
+    assert not_pinned({**pins, "jinja2": "0.1"}) == ["jinja2", "pydantic"]
 
 
-def unlocked(lock):
-    """Packages of the image that are not in the lock by hash, or in another version than pinned."""
+def not_locked(lock):
+    """Packages of the image that are not in the lock with a hash and the pinned version."""
     hashed = re.findall(
         r"^([\w.-]+)==([\w.]+) \\\n +--hash=sha256:[0-9a-f]{64}", lock, re.MULTILINE
     )
     found = {canonicalize_name(name): exact for name, exact in hashed}
     pins = pinned(CONSTRAINTS.read_text())
-    names = {name for name, _ in needed("sft-dpo") if not name.startswith(TORCHS)}
+    names = {name for name, _ in needed("sft-dpo") if not name.startswith(FROM_TORCH_INDEX)}
     return sorted(name for name in names if found.get(name) != pins[name])
 
 
-def test_the_image_takes_each_package_by_its_hash():
-    assert unlocked(LOCK.read_text()) == []
+def test_the_image_installs_each_package_by_its_hash():
+    assert not_locked(LOCK.read_text()) == []
     assert "pip install --require-hashes" in (ROOT / "docker/Dockerfile").read_text()
 
 
-def test_one_without_a_hash_or_in_another_version_is_found():
+def test_a_package_without_a_hash_or_in_another_version_is_detected():
     lock = re.sub(
         r"^pydantic==[\w.]+ \\\n", "pydantic==0.1 \\\n", LOCK.read_text(), flags=re.MULTILINE
     )
     lock = re.sub(r"^rich==([\w.]+) \\\n( +--hash.*\n)+", r"rich==\1\n", lock, flags=re.MULTILINE)
-    assert unlocked(lock) == ["pydantic", "rich"]
+    assert not_locked(lock) == ["pydantic", "rich"]
 
 
-def test_a_package_that_leaks_keys_is_not_among_them():
-    """litellm held every key and was taken over twice; nothing here may bring it in."""
+def test_litellm_is_not_among_them():
+    """litellm handles API keys and was compromised twice; no dependency may bring it in."""
     assert "litellm" not in pinned(CONSTRAINTS.read_text())
     try:
         found = version("litellm")

@@ -1,4 +1,4 @@
-"""A chat template comes with a model and is a program: what it may not do."""
+"""A chat template is a program that comes with a model: what it must not do."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests import tiny
 
 @pytest.fixture
 def with_template(tmp_path):
-    """A function that gives the folder of a tokenizer whose template begins with this."""
+    """A function that saves a tokenizer whose template begins with a text; returns its folder."""
 
     def save(begin):
         tokenizer = tiny.tokenizer()
@@ -30,7 +30,9 @@ def with_template(tmp_path):
         "messages.__class__.__base__",
     ],
 )
-def test_a_template_that_reaches_out_is_refused_and_not_run(with_template, tmp_path, reach):
+def test_a_template_that_accesses_python_internals_is_refused_and_not_run(
+    with_template, tmp_path, reach
+):
     owned = tmp_path / "owned"
     reach = reach.format(touch=json.dumps(f"touch {owned}"))
     with pytest.raises(ModelError, match=r"the chat template in .* cannot be used: access to"):
@@ -38,18 +40,18 @@ def test_a_template_that_reaches_out_is_refused_and_not_run(with_template, tmp_p
     assert not owned.exists()
 
 
-def test_a_template_that_is_none_is_refused(with_template):
+def test_an_invalid_template_is_refused(with_template):
     with pytest.raises(ModelError, match=r"cannot be used: .*endif"):
         describe_tokenizer(with_template("{% if messages %}"), "folder:model")
 
 
-def test_a_template_may_refuse_a_chat(with_template):
+def test_a_template_may_raise_an_exception_for_a_chat(with_template):
     begin = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('no') }}{% endif %}"
     assert describe_tokenizer(with_template(begin), "folder:model").chat_template_sha256
 
 
-def test_another_template_is_another_model(with_template):
-    """Its digest is part of the reference, and so of every key behind it."""
+def test_another_template_makes_another_model(with_template):
+    """Its digest is part of the model reference, and so of every key that depends on it."""
     first = describe_tokenizer(with_template(""), "folder:model")
     second = describe_tokenizer(with_template("{# another #}"), "folder:model")
     assert first.chat_template_sha256 != second.chat_template_sha256

@@ -11,7 +11,7 @@ from tasks.artifacts import adapter_row, card, describe, headline, slug
 
 @pytest.fixture
 def record():
-    """What a DPO round of 2 MB leaves."""
+    """The record of a DPO step with a 2 MB adapter."""
     return StageRecord(
         key="dpo-0123",
         stage="dpo",
@@ -44,16 +44,16 @@ def record():
     ("text", "key"),
     [("a100-evaluate round 1", "a100-evaluate-round-1"), ("tiny-DPO_1 ", "tiny-dpo-1")],
 )
-def test_keys_have_small_letters_digits_and_dashes(text, key):
+def test_keys_have_lower_case_letters_digits_and_dashes(text, key):
     assert slug(text) == key
     assert re.fullmatch("[a-z0-9-]+", key)
 
 
-def test_headline_is_the_numbers_that_matter_for_the_kind_of_step(record):
+def test_headline_has_the_main_metrics_of_the_kind_of_step(record):
     assert headline(record) == "loss 0.651 · held-out rewards/accuracies 0.75"
 
 
-def test_step_without_such_numbers_says_what_it_has_to_say(record):
+def test_headline_of_a_step_without_metrics_is_its_notes(record):
     assert headline(record.model_copy(update={"stage": "base"})) == "1 of 3 | <b>bold</b>"
 
 
@@ -63,17 +63,17 @@ def test_mark_reads_as_a_sentence():
     assert describe(Mark(phase="fetching", done=3, total=0, time=0.0)) == "fetching 3"
 
 
-def test_card_says_what_came_out_where_it_lies_and_what_it_came_from(record):
+def test_card_has_metrics_location_and_parents(record):
     text = card(record, Path("/store/objects/dpo-0123"))
     for expected in ("loss | 0.651", "/store/objects/dpo-0123", "1, 2.0 MB", "merge-0123"):
         assert expected in text
 
 
-def test_foreign_text_cannot_start_markup_in_a_card(record):
+def test_text_from_elsewhere_cannot_inject_markup_into_a_card(record):
     assert "<b>" not in card(record, Path("/store"))
 
 
-def test_adapter_row_leads_to_the_bytes(record, tmp_path):
+def test_adapter_row_has_path_and_digest(record, tmp_path):
     row = adapter_row(record, AdapterRef.model_validate(record.output), Store(root=tmp_path))
     assert row["kind"] == "dpo"
     assert row["key"] == "dpo-0123"

@@ -1,4 +1,4 @@
-"""A person in the browser: fills the form in, watches a run to its end, cancels another.
+"""A person in the browser fills in the form, watches a run to its end, and cancels another.
 
 Prefect's own pages, served by a real server, with a real worker behind it.
 """
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.ui
 
 @pytest.fixture(scope="module")
 def service(browser, tmp_path_factory):
-    """A server with everything deployed, and a worker; only where there is a browser."""
+    """A server with all deployments and a worker; skipped if there is no browser."""
     assert browser
     with serving(tmp_path_factory.mktemp("ui")) as server:
         bootstrap(server)
@@ -28,7 +28,7 @@ def service(browser, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(service, tiny_model_folder):
-    """The file that is typed into the form: one round on the tiny model."""
+    """The file to enter into the form: one round on the tiny model."""
     settings = tiny.settings(tiny_model_folder, service.store)
     settings |= {"rounds": settings["rounds"][:1], "control": None}
     path = service.folder / "tiny.yaml"
@@ -58,21 +58,21 @@ def fill_in(browser, title, text, *, kind="input"):
 
 
 @pytest.mark.parametrize(
-    ("name", "title", "kind", "typed", "said"),
+    ("name", "title", "kind", "value", "message"),
     [
-        ("rounds", "DPO rounds, at most", "input", "0", "0 is less than the minimum of 1"),
+        ("rounds", "Maximum DPO rounds", "input", "0", "0 is less than the minimum of 1"),
         ("config", "Preset or file", "textarea", "practise", "'practise' does not match '^(pract"),
     ],
 )
 def test_a_bad_value_is_refused_under_the_name_of_its_field(
-    service, browser, form, name, title, kind, typed, said
+    service, browser, form, name, title, kind, value, message
 ):
     browser.open(form)
-    fill_in(browser, title, typed, kind=kind)
+    fill_in(browser, title, value, kind=kind)
     browser.click("Submit")
-    browser.shows(said)  # by the form, under the field, or by the server, which names it
-    assert f"field '{name}'. Failure reason: {said}" in browser.text or browser.field(
-        title, f"*[contains(text(), {json.dumps(said)})]"
+    browser.shows(message)  # from the form, under the field, or from the server, which names it
+    assert f"field '{name}'. Failure reason: {message}" in browser.text or browser.field(
+        title, f"*[contains(text(), {json.dumps(message)})]"
     )
     assert browser.driver.current_url == form
     assert runs(service) == []
@@ -87,11 +87,11 @@ def test_a_run_is_started_from_the_form_and_watched_to_its_report(service, brows
     browser.screenshot("form")
     fill_in(browser, "Preset or file", str(config), kind="textarea")
     browser.click("Add item")
-    fill_in(browser, "Changes to it", "seed=1", kind="textarea")
+    fill_in(browser, "Changes to the config", "seed=1", kind="textarea")
     run = submitted(service, browser)
     browser.open(f"{pages(service)}/runs/flow-run/{run['id']}")
     browser.shows("Running", seconds=60)
-    browser.open("about:blank")  # the page's moving timeline takes half a core from the run
+    browser.open("about:blank")  # the animated timeline of the page uses half a core
     assert service.finish(run["id"], seconds=300)["type"] == "COMPLETED"
     browser.open(f"{pages(service)}/runs/flow-run/{run['id']}")
     browser.shows("Completed")
@@ -103,10 +103,10 @@ def test_a_run_is_started_from_the_form_and_watched_to_its_report(service, brows
     browser.find('//*[contains(@class, "tab")][normalize-space()="Artifacts"]').click()
     for key in ("tiny-report", "tiny-models", "tiny-dpo-1", "tiny-page"):
         browser.shows(key)
-    for key, words in (("tiny-report", "Pass rate"), ("tiny-models", "round 1"),
+    for key, text in (("tiny-report", "Pass rate"), ("tiny-models", "round 1"),
                        ("tiny-dpo-1", "loss")):  # fmt: skip
         browser.open(f"{pages(service)}/artifacts/artifact/{shown[key]['id']}")
-        browser.shows(words)
+        browser.shows(text)
         browser.screenshot(key.removeprefix("tiny-"), height=900)
     assert {urlsplit(url).hostname for url in browser.requests()} == {"127.0.0.1"}
 
@@ -115,14 +115,14 @@ def test_a_run_is_started_from_the_form_and_watched_to_its_report(service, brows
     assert browser.requests() == []
 
 
-def test_a_training_is_cancelled_on_the_page_of_its_run_and_goes_on_when_retried_there(
+def test_a_training_is_cancelled_on_the_page_of_its_run_and_resumes_when_retried_there(
     service, browser, config, record_property
 ):
     training = LongTraining(service, config)
     run = training.start()
-    training.check_goes_on(beyond=3, seconds=300)
+    training.check_progress(beyond=3, seconds=300)
     assert not training.checkpoints()
-    training.check_leaves(cancelled(service, browser, run), record_property)
+    training.check_exit(cancelled(service, browser, run), record_property)
     assert service.finish(run, seconds=60)["type"] == "CANCELLED"
 
     browser.open(f"{pages(service)}/runs/flow-run/{run}")
@@ -130,30 +130,30 @@ def test_a_training_is_cancelled_on_the_page_of_its_run_and_goes_on_when_retried
     stopped_at = training.steps()[-1]
     browser.click("Retry")
     browser.find("//*[@role='dialog']//button[normalize-space()='Retry']").click()
-    left_alone(service, browser, run, "CANCELLED")
-    training.check_goes_on(beyond=stopped_at, seconds=180)
+    close_page_after(service, browser, run, "CANCELLED")
+    training.check_progress(beyond=stopped_at, seconds=180)
     cancelled(service, browser, run)
     assert service.finish(run, seconds=120)["type"] == "CANCELLED"
     assert not training.processes()
-    # The button forces the state, whereby Prefect forgets the lease: it expires in five minutes.
+    # The button forces the state, and Prefect then forgets the lease; it expires in five minutes.
     held = service.held()
     assert (held.slots, held.runs) == (0, 0)
 
 
 def cancelled(service, browser, run):
-    """When the button was pressed that confirms it."""
+    """Cancel the run; returns when the confirmation was clicked."""
     browser.open(f"{pages(service)}/runs/flow-run/{run}")
     browser.click("Cancel")
     confirm = browser.find("//*[@role='dialog']//button[normalize-space()='Confirm']")
     browser.screenshot("cancel")
     asked = time.time()
     confirm.click()
-    left_alone(service, browser, run, "RUNNING")
+    close_page_after(service, browser, run, "RUNNING")
     return asked
 
 
-def left_alone(service, browser, run, state):
-    """The page is closed when the run has left a state: its timeline takes half a core from it."""
+def close_page_after(service, browser, run, state):
+    """Close the page once the run has left a state, because its timeline uses half a core."""
     browser.wait_for(
         f"another state than {state}",
         lambda: True if service.state(run)["type"] != state else None,
@@ -163,7 +163,7 @@ def left_alone(service, browser, run, state):
 
 
 def submitted(service, browser):
-    """The run that the form starts; pressed again where a busy server did not answer its page."""
+    """Submit the form and return its run; click again if a busy server did not answer."""
     until = time.monotonic() + 60
     while not (found := runs(service)):
         assert time.monotonic() < until, browser.text
@@ -174,6 +174,6 @@ def submitted(service, browser):
 
 
 def runs(service):
-    """The runs that somebody has started, no schedule's."""
+    """The runs that were started manually, not by a schedule."""
     found = service.ask("/flow_runs/filter", sort="START_TIME_DESC", limit=200)
     return [run for run in found if not run["auto_scheduled"]]

@@ -1,7 +1,7 @@
-"""The stages of the chain as values: one class each, and the union that reads them from JSON.
+"""The stages of the chain: a class for each, and the union that parses them from JSON.
 
-A step's `build` opens its parents, calls one pure function and returns what the next steps take.
-Not here: the order of the steps (`chain.py`), processes and locks (`launch.py`).
+A step's `build` opens its parents, calls one pure function and returns the input of later steps.
+Not here: the order of the steps (`chain.py`), processes and locks (`execution/run_step.py`).
 """
 
 from collections.abc import Mapping
@@ -39,23 +39,23 @@ AnyStep = Annotated[
 STEPS: Mapping[str, type[Step]] = {
     kind.model_fields["stage"].default: kind for kind in get_args(get_args(AnyStep)[0])
 }
-"""Stage to the class of its steps."""
+"""Step class by stage."""
 
 
 def made_by(record: StageRecord, *kinds: type[Step]) -> bool:
-    """Whether a step of one of these kinds, or of one derived from them, left the record."""
+    """Whether the record was made by a step of one of these classes or a subclass."""
     return issubclass(STEPS.get(record.stage, object), kinds)
 
 
 def headline_of(record: StageRecord) -> dict[str, float]:
-    """The two or three metrics that a record of its kind is known by; none of an unknown kind."""
+    """The headline metrics of a record; empty if its stage is unknown."""
     kind = STEPS.get(record.stage)
     names = kind.headline if kind else ()
     return {name: record.metrics[name] for name in names if name in record.metrics}
 
 
 def read_step(text: str) -> Step:
-    """The step of a JSON text that `Step.model_dump_json` wrote."""
+    """Parse a step from the JSON of `Step.model_dump_json`."""
     step: Step = TypeAdapter(AnyStep).validate_json(text)
     return step
 

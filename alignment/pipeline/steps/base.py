@@ -1,4 +1,4 @@
-"""The first step: a base model is made available."""
+"""The first step, which makes a base model available."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ from alignment.records import ModelRef, Quantisation
 
 
 class OpenBase(Step):
-    """Make a base model available and describe it. A hub model stays in the hub's cache."""
+    """Make a base model available and describe it. A hub model stays in the hub cache."""
 
     stage: Literal["base"] = "base"
     title = "open base model"
@@ -19,19 +19,19 @@ class OpenBase(Step):
     digest: str
 
     def library_arguments(self, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
-        """What bitsandbytes is given."""
+        """The arguments of bitsandbytes."""
         return {"bitsandbytes": quantisation.bitsandbytes_arguments() if quantisation else {}}
 
     def build(self, context: Context) -> Outcome:
-        """Fetch, convert if need be, check, describe."""
+        """Fetch the model, convert it if needed, check and describe it."""
         from alignment.models.description import describe
 
         context.progress.update("fetching", 0, 1)
         folder, uri, revision = self.source.fetch(context.workspace.out)
         base, tokenizer = describe(folder, uri, revision)
         if uri.startswith("out:"):
-            inside = f"store:{self.key}/{uri[4:]}"
-            base = base.model_copy(update={"uri": inside})
-            tokenizer = tokenizer.model_copy(update={"uri": inside})
+            stored = f"store:{self.key}/{uri[4:]}"
+            base = base.model_copy(update={"uri": stored})
+            tokenizer = tokenizer.model_copy(update={"uri": stored})
         ref = ModelRef(base=base, tokenizer=tokenizer, quantisation=self.quantisation)
         return Outcome(output=ref, notes=(f"base model {uri} {revision or ''}".strip(),))

@@ -1,4 +1,4 @@
-"""The steps of a round from an inbox: a batch is copied in; batches become pairs to train on."""
+"""The data steps of a round from an inbox: copy a batch, then turn batches into training pairs."""
 
 import shutil
 from dataclasses import replace
@@ -14,7 +14,12 @@ from alignment.data.read import files
 from alignment.data.read.sources import FileSource
 from alignment.errors import DataError
 from alignment.pipeline.step import Context, Key, Outcome, Step, data_of
-from alignment.pipeline.steps.data import naming, prepared_outcome, tokenizer_of, used_prompts
+from alignment.pipeline.steps.data import (
+    prefix_errors,
+    prepared_outcome,
+    tokenizer_of,
+    used_prompts,
+)
 from alignment.records import BatchFile, DataRef, PreferencePair
 from alignment.store.durable import failpoint_span, remove
 from alignment.store.jsonl import read_rows
@@ -22,9 +27,9 @@ from alignment.store.store import Store
 
 
 class TakeBatch(Step):
-    """Copy one batch into the store, so that it can be trained on again when the inbox is empty.
+    """Copy one batch into the store, so that rounds can be retrained after it leaves the inbox.
 
-    Its key is that of its content. Where it lay is no part of that, nor of the step's JSON.
+    The key depends on the content only: the file's path is not part of the step's JSON.
     """
 
     stage: Literal["batch"] = "batch"
@@ -37,19 +42,21 @@ class TakeBatch(Step):
 
     @classmethod
     def of(cls, digest: str, file: str) -> "TakeBatch":
-        """The step for a file of the inbox."""
+        """The step for a file in the inbox."""
         return cls(name=f"batch-{digest[:12]}", digest=digest, file=file)
 
     def build(self, context: Context) -> Outcome:
-        """Copy the bytes and check that they are the ones that were looked at."""
+        """Copy the file and check that its content has not changed since it was listed."""
         out = context.workspace.out
-        for left in out.iterdir():  # by an attempt that was killed
-            remove("batch.clear", left)
+        for leftover in out.iterdir():  # of an attempt that was killed
+            remove("batch.clear", leftover)
         copy = out / PurePath(self.file).name
         with failpoint_span("batch.copy"), files.reading(self.file):
             files.patiently(self.file, lambda: _copy(self.file, copy))
         if files.sha256(str(copy)) != self.digest:
-            raise DataError(f"{self.file} changed while it was copied; it is taken next time.")
+            raise DataError(
+                f"{self.file} changed while it was copied; the next round will read it again."
+            )
         size = float(copy.stat().st_size)
         return Outcome(output=BatchFile(file=copy.name), metrics={"bytes": size})
 
@@ -60,11 +67,11 @@ def _copy(file: str, to: Path) -> None:
 
 
 class PrepareBatches(Step):
-    """Clean the pairs of some batches, against everything that the champion has seen.
+    """Filter the pairs of some batches against everything that the champion has seen.
 
     Attributes:
-        earlier: all sets of the champion's lineage and those it was measured on, by name.
-        trained: of these the pairs that a round was trained on.
+        earlier: all sets in the champion's lineage and in its evaluation, by name.
+        trained: those of `earlier` that DPO rounds were trained on.
     """
 
     stage: Literal["intake"] = "intake"
@@ -84,7 +91,7 @@ class PrepareBatches(Step):
     trained: dict[str, Key]
 
     def build(self, context: Context) -> Outcome:
-        """Write the rows to train on, old ones to repeat among them, and the quarantined ones."""
+        """Write the rows to train on, including replayed ones, and the quarantined rows."""
         from alignment.data.build.prepare import prepare_pairs
 
         store, out = context.store, context.workspace.out
@@ -93,7 +100,7 @@ class PrepareBatches(Step):
             name: list(read_rows(store.path(ref.train), PreferencePair))
             for name, ref in sets.items()
         }
-        with naming(self):
+        with prefix_errors(self):
             prepared = prepare_pairs(
                 self._set(store),
                 lengths=self.lengths,
@@ -125,6 +132,6 @@ class PrepareBatches(Step):
 
 
 def batch_file(store: Store, key: str) -> Path:
-    """The copy of a batch, verified."""
+    """The stored copy of a batch, after verification."""
     batch = BatchFile.model_validate(store.open(key).output)
     return store.path(f"store:{key}/{batch.file}")

@@ -1,4 +1,4 @@
-"""The data steps: sources become prepared sets."""
+"""The data steps, which turn sources into prepared sets."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ from alignment.records import DataRef
 from alignment.store.store import Store
 
 COUNTS = ("kept", "held_out", "quarantined")
-"""The metrics of a prepared set."""
+"""Metrics of a prepared set."""
 
 
 class PrepareSet(Step):
-    """Read, clean and split one set of rows; prompts of the `earlier` sets are kept out of it.
+    """Read, filter and split one set of rows; prompts of the `earlier` sets are excluded.
 
-    `digest` names the content of the sources.
+    `digest` identifies the content of the sources.
     """
 
-    version = 2  # 1 wrote no report.json
+    version = 2  # version 1 wrote no report.json
     produces = DataRef
     parent_fields = ("base", "earlier")
     headline = COUNTS
@@ -36,7 +36,7 @@ class PrepareSet(Step):
     earlier: dict[str, Key] = Field(default_factory=dict)
 
     def _arguments(self, context: Context) -> dict[str, Any]:
-        """What the preparation of conversations and that of pairs are both given."""
+        """The arguments that `prepare_conversations` and `prepare_pairs` share."""
         return {
             "tokenizer": tokenizer_of(context, self.base),
             "earlier": used_prompts(context.store, self.earlier),
@@ -48,7 +48,7 @@ class PrepareSet(Step):
 
 
 class PrepareConversations(PrepareSet):
-    """Read, clean and split the conversations of SFT."""
+    """Read, filter and split the conversations for SFT."""
 
     stage: Literal["conversations"] = "conversations"
     title = "prepare conversations"
@@ -56,10 +56,10 @@ class PrepareConversations(PrepareSet):
     max_length: int
 
     def build(self, context: Context) -> Outcome:
-        """Write train, held-out and quarantined rows."""
+        """Write the training, held-out and quarantined rows."""
         from alignment.data.build.prepare import prepare_conversations
 
-        with naming(self):
+        with prefix_errors(self):
             prepared = prepare_conversations(
                 self.config, max_length=self.max_length, **self._arguments(context)
             )
@@ -67,7 +67,7 @@ class PrepareConversations(PrepareSet):
 
 
 class PreparePairs(PrepareSet):
-    """Read, clean and split the preference pairs of one round, or of the evaluation."""
+    """Read, filter and split the preference pairs of one round, or of the evaluation."""
 
     stage: Literal["pairs"] = "pairs"
     title = "prepare pairs"
@@ -75,23 +75,23 @@ class PreparePairs(PrepareSet):
     lengths: Lengths
 
     def build(self, context: Context) -> Outcome:
-        """Write train, held-out and quarantined rows, and prompts with verifiers."""
+        """Write the training, held-out and quarantined rows, and prompts with verifiers."""
         from alignment.data.build.prepare import prepare_pairs
 
-        with naming(self):
+        with prefix_errors(self):
             prepared = prepare_pairs(self.config, lengths=self.lengths, **self._arguments(context))
         return prepared_outcome(self, prepared)
 
 
 def tokenizer_of(context: Context, base: str) -> Any:
-    """The tokenizer that the step was handed, or that of a base model's step."""
+    """The tokenizer in the context, or that of the base model with this key."""
     from alignment.models.tokenizer import open_tokenizer
 
     return context.tokenizer or open_tokenizer(model_of(context.store, base), context.store)
 
 
 def used_prompts(store: Store, earlier: dict[str, str]) -> dict[str, PromptKeys]:
-    """The prompts that sets have claimed, by the sets' names."""
+    """The prompts used by each set, by the name of the set."""
     return {
         name: PromptKeys.read(store.folder(store.open(key).key) / "prompt_keys.json")
         for name, key in earlier.items()
@@ -104,8 +104,8 @@ def _signatures(store: Store, earlier: dict[str, str]) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def naming(step: Step) -> Iterator[None]:
-    """Say which of several sets a complaint about data is about."""
+def prefix_errors(step: Step) -> Iterator[None]:
+    """Prefix data errors with the name of the step, since a run prepares several sets."""
     try:
         yield
     except DataError as error:
@@ -113,7 +113,7 @@ def naming(step: Step) -> Iterator[None]:
 
 
 def prepared_outcome(step: Step, prepared: Prepared) -> Outcome:
-    """What a data step leaves: the set with its uris in the store, and counts."""
+    """The outcome of a data step: the set with its uris in the store, and row counts."""
     ref = prepared.ref
     files = {
         role: f"store:{step.key}/{getattr(ref, role)}"

@@ -1,4 +1,4 @@
-"""The step that measures one model on the held-out rows of every set."""
+"""The step that evaluates a model on the held-out rows of every set."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class EvaluateModel(Step):
-    """Measure one model on the held-out rows of every data set."""
+    """Evaluate one model on the held-out rows of every data set."""
 
     stage: Literal["evaluate"] = "evaluate"
     version = 2
@@ -35,7 +35,7 @@ class EvaluateModel(Step):
     parent: Key | None
 
     def build(self, context: Context) -> Outcome:
-        """Score pairs, answer prompts, summarise; and how far it is from what was trained."""
+        """Score pairs, generate replies, summarise; measure the distance from the trained model."""
         from alignment.evaluate.suite import eval_prompts, evaluate
         from alignment.models.load import open_model
 
@@ -56,7 +56,7 @@ class EvaluateModel(Step):
             out=context.workspace.out,
             progress=context.progress,
         )
-        placed = report.model_copy(
+        stored = report.model_copy(
             update={
                 "generations": f"store:{self.key}/{report.generations}",
                 "pairs": f"store:{self.key}/{report.pairs}",
@@ -64,7 +64,7 @@ class EvaluateModel(Step):
         )
         metrics = {name: estimate.value for name, estimate in report.overall.items()}
         metrics |= _from_training(store, model)
-        return Outcome(output=placed, metrics=metrics)
+        return Outcome(output=stored, metrics=metrics)
 
     def _baseline(self, store: Store) -> "BaselineScores | None":
         from alignment.evaluate.suite import DISTRIBUTIONS, PAIRS, BaselineScores
@@ -80,9 +80,10 @@ class EvaluateModel(Step):
 
 
 def _from_training(store: Store, model: "LoadedModel") -> dict[str, float]:
-    """How far the model that is measured, and exported, is from the one that was trained.
+    """The distance of the evaluated model from the one that was trained.
 
-    That one may have computed in four bits and this one never does, whoever handed it over.
+    Training may have run on 4-bit weights. The evaluation, like the export, always uses full
+    weights, whether the adapter was merged or stacked.
     """
     from alignment.models.merge import plan_merge
     from alignment.scoring.probe import divergence, probe_of

@@ -1,4 +1,4 @@
-"""The step that decides from which model the next round starts."""
+"""The step that decides which model the next round starts from."""
 
 from typing import Literal
 
@@ -12,11 +12,11 @@ from alignment.store.store import Store
 
 
 class Gate(Step):
-    """Keep a round's model, or the one it started from.
+    """Keep a round's model, or go back to the one it started from.
 
     Attributes:
-        candidate, evaluation: the round's model and its evaluation.
-        champion, against: the model the round started from and its evaluation.
+        candidate, evaluation: the round's model, and its evaluation.
+        champion, against: the model that the round started from, and its evaluation.
     """
 
     stage: Literal["gate"] = "gate"
@@ -32,22 +32,24 @@ class Gate(Step):
     against: Key
 
     def build(self, context: Context) -> Outcome:
-        """Compare row by row, and say which model goes on."""
+        """Compare both models row by row, and choose the one to continue from."""
         store = context.store
         verdict = judge(
             self.config,
-            candidate=_measured(store, self.evaluation),
-            champion=_measured(store, self.against),
+            candidate=_judged(store, self.evaluation),
+            champion=_judged(store, self.against),
         )
-        kept = GateResult(
+        result = GateResult(
             model=model_of(store, self.candidate if verdict.kept else self.champion),
             evaluation=self.evaluation if verdict.kept else self.against,
             verdict=verdict,
         )
-        return Outcome(output=kept, metrics={"kept": float(verdict.kept)}, notes=(verdict.words,))
+        return Outcome(
+            output=result, metrics={"kept": float(verdict.kept)}, notes=(verdict.sentence,)
+        )
 
 
-def _measured(store: Store, key: str) -> JudgedModel:
+def _judged(store: Store, key: str) -> JudgedModel:
     report = EvalReport.model_validate(store.open(key).output)
     rows = ScoredRows(
         pairs=tuple(read_rows(store.path(report.pairs), PairScore)),

@@ -1,7 +1,7 @@
-"""The hand-over: an adapter becomes weights or is carried along, or there is none.
+"""The handover: merges an adapter into the weights, or stacks it on the model.
 
-Two kinds of step that differ in that alone. Both load the model as the next stage will and hold
-it against the probe that its training left.
+The two kinds of step differ only in that. Both load the model as the next stage will, and compare
+it with the probe that training recorded. Without an adapter, the model is passed on unchanged.
 """
 
 from typing import Literal
@@ -12,7 +12,7 @@ from alignment.records import AdapterRef, ModelRef
 
 
 class HandOver(Step):
-    """Hand a trained model to the next stage; without an adapter, the model as it is.
+    """Pass a trained model to the next stage; without an adapter, pass it unchanged.
 
     `dtype` is the compute dtype of the next stage.
     """
@@ -27,7 +27,7 @@ class HandOver(Step):
     dtype: Literal["float32", "bfloat16"]
 
     def build(self, context: Context) -> Outcome:
-        """Make the model that the next stage takes, and measure it."""
+        """Make the model for the next stage, and measure its distance from the trained one."""
         from alignment.compose.handover import Destination, compose_model
         from alignment.scoring.probe import probe_of
 
@@ -37,7 +37,7 @@ class HandOver(Step):
             note = "no SFT adapter: the base model takes its place"
             return Outcome(output=policy, notes=(note,))
         adapter = AdapterRef.model_validate(store.open(self.adapter).output)
-        done = compose_model(
+        composed = compose_model(
             policy.push(adapter),
             self.config,
             probe=probe_of(store, adapter),
@@ -49,11 +49,11 @@ class HandOver(Step):
                 progress=context.progress,
             ),
         )
-        return Outcome(output=done.ref, metrics=done.metrics, notes=done.notes)
+        return Outcome(output=composed.ref, metrics=composed.metrics, notes=composed.notes)
 
 
 class MergeAdapter(HandOver):
-    """Write base and adapters as one folder of weights."""
+    """Merge the base and its adapters into one folder of weights."""
 
     stage: Literal["merge"] = "merge"
     version = 2
@@ -64,7 +64,7 @@ class MergeAdapter(HandOver):
 
 
 class StackAdapter(HandOver):
-    """Carry the adapter along on top of those before it."""
+    """Stack the adapter on top of earlier ones; no weights are written."""
 
     stage: Literal["stack"] = "stack"
     title = "stack adapter"

@@ -1,7 +1,7 @@
-"""The steps that make an adapter: SFT, a DPO round, or taking one from elsewhere.
+"""The steps that make an adapter: SFT, a DPO round, or importing one from elsewhere.
 
-Each leaves `adapter/` and a probe of the model with that adapter, which the hand-over is held
-against.
+Each writes `adapter/` and a probe of the model with that adapter. The handover compares the model
+that it makes with this probe.
 """
 
 import shutil
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 
 class TrainSft(Step):
-    """Train an SFT adapter. Pairs among the data are imitated: prompt and chosen reply.
+    """Train an SFT adapter. A preference pair is imitated as its prompt and chosen reply.
 
-    `watched` are the sets whose held-out rows are looked at during training.
+    `watched` are the sets whose held-out rows are evaluated during training.
     """
 
     stage: Literal["sft"] = "sft"
@@ -57,14 +57,14 @@ class TrainSft(Step):
     watched: tuple[Key, ...]
 
     def library_arguments(self, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
-        """What TRL, PEFT and bitsandbytes are given."""
+        """The arguments of TRL, PEFT and bitsandbytes."""
         return {
             "trl.SFTConfig": self.config.trl_arguments(seed=self.seed),
             **_adapter_arguments(self.config, quantisation),
         }
 
     def build(self, context: Context) -> Outcome:
-        """Train and write the adapter."""
+        """Train the adapter and write it."""
         from alignment.train.sft import train_sft
 
         policy = _open(context.store, self.policy, bf16=self.config.bf16)
@@ -79,7 +79,7 @@ class TrainSft(Step):
             workspace=context.workspace,
             progress=context.progress,
         )
-        return _trained(self, context, policy, summary, sets)
+        return _training_outcome(self, context, policy, summary, sets)
 
 
 class TrainDpo(Step):
@@ -103,7 +103,7 @@ class TrainDpo(Step):
     watched: tuple[Key, ...]
 
     def library_arguments(self, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
-        """What TRL, PEFT and bitsandbytes are given, and the prompt limit that TRL lacks."""
+        """The arguments of TRL, PEFT and bitsandbytes, and the prompt limit that TRL lacks."""
         return {
             "trl.DPOConfig": self.config.trl_arguments(seed=self.seed),
             **_adapter_arguments(self.config, quantisation),
@@ -111,7 +111,7 @@ class TrainDpo(Step):
         }
 
     def build(self, context: Context) -> Outcome:
-        """Train and write the adapter."""
+        """Train the adapter and write it."""
         from alignment.train.dpo import train_dpo
 
         policy = _open(context.store, self.policy, bf16=self.config.bf16)
@@ -126,13 +126,13 @@ class TrainDpo(Step):
             workspace=context.workspace,
             progress=context.progress,
         )
-        return _trained(self, context, policy, summary, [data])
+        return _training_outcome(self, context, policy, summary, [data])
 
 
 class UseAdapter(Step):
-    """Take an SFT adapter that was trained elsewhere.
+    """Import an SFT adapter that was trained elsewhere.
 
-    `probe` are the sets whose rows the model is probed on.
+    `probe` are the sets whose rows are used to probe the model.
     """
 
     stage: Literal["adapter"] = "adapter"
@@ -150,7 +150,7 @@ class UseAdapter(Step):
     bf16: bool
 
     def build(self, context: Context) -> Outcome:
-        """Check the adapter, copy it into the store and probe the model it makes."""
+        """Check the adapter, copy it into the store and probe the model with it."""
         from alignment.models.stack import attach
         from alignment.scoring.probe import PROBE_FILE, last_replies, probe_rows, record_probe
 
@@ -164,7 +164,7 @@ class UseAdapter(Step):
         ref = describe_adapter(folder, uri=uri, stage=self.name, trained_on=policy.ref.ref_hash)
         attach(policy.model, [folder])
         sets = [data_of(context.store, key) for key in self.probe]
-        rows = probe_rows(last_replies(policy.tokenizer, _probed(context.store, sets)))
+        rows = probe_rows(last_replies(policy.tokenizer, _probe_conversations(context.store, sets)))
         record_probe(policy.model, rows).save(context.workspace.out / PROBE_FILE)
         return Outcome(output=ref, notes=(f"adapter taken from {self.path}",))
 
@@ -184,7 +184,7 @@ def _open(store: Store, key: str, *, bf16: bool) -> "LoadedModel":
     return open_model(model_of(store, key), store, dtype="bfloat16" if bf16 else "float32")
 
 
-def _trained(
+def _training_outcome(
     step: TrainSft | TrainDpo,
     context: Context,
     policy: "LoadedModel",
@@ -200,7 +200,7 @@ def _trained(
         stage=step.name,
         trained_on=policy.ref.ref_hash,
     )
-    rows = probe_rows(last_replies(policy.tokenizer, _probed(context.store, sets)))
+    rows = probe_rows(last_replies(policy.tokenizer, _probe_conversations(context.store, sets)))
     gap = save_probe(policy.model, rows, out / PROBE_FILE, bf16=step.config.bf16)
     share = 100 * summary.trainable / summary.parameters
     note = f"{summary.trainable:,} of {summary.parameters:,} parameters trained ({share:.2f} %)"
@@ -214,6 +214,6 @@ def _trained(
     return Outcome(output=ref, metrics=metrics, notes=(note,))
 
 
-def _probed(store: Store, sets: Sequence[DataRef]) -> list[Conversation]:
-    """What a model is probed on: held-out rows, or those of training where none are held out."""
+def _probe_conversations(store: Store, sets: Sequence[DataRef]) -> list[Conversation]:
+    """The rows to probe a model on: held-out rows, or training rows if none are held out."""
     return conversations_of(store, sets, "held_out") or conversations_of(store, sets, "train")

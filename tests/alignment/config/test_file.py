@@ -27,7 +27,7 @@ def test_a_key_of_another_choice_is_refused_inside_a_union(tmp_path):
         load(path)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path):
+def test_all_mistakes_are_reported_at_once(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("model: {name: package}\nsft: {name: none}\nseeed: 1\ndpo: {weight_decay: -1}")
     with pytest.raises(ConfigError) as caught:
@@ -52,14 +52,14 @@ def test_all_mistakes_are_told_at_once(tmp_path):
         ("model: {}\nsft: {name: none}\n", "model needs a `name`"),
     ],
 )
-def test_a_file_that_is_no_config_says_what_is_wrong(tmp_path, text, message):
+def test_a_file_that_is_not_a_config_is_refused_with_the_reason(tmp_path, text, message):
     path = tmp_path / "run.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load(path)
 
 
-def test_a_missing_file_names_its_neighbours():
+def test_a_missing_file_suggests_files_beside_it():
     with pytest.raises(ConfigError, match=r"no config file .*Did you mean practice\.yaml"):
         load(ROOT / "deployments" / "configs" / "practise.yaml")
 
@@ -81,8 +81,8 @@ def test_overrides_reach_list_items_defaults_and_whole_branches(tiny_settings, w
     assert config.sft.name == "none"
 
 
-def test_an_override_changes_its_own_place_and_none_that_shares_an_anchor():
-    """In practice.yaml the rounds take SFT's settings by a merge key, adapter and all."""
+def test_an_override_changes_one_place_and_no_other_that_shares_its_anchor():
+    """In practice.yaml, `dpo` takes its settings from SFT through a merge key."""
     practice = ROOT / "deployments" / "configs" / "practice.yaml"
     usual = load(practice)
     changed = load(practice, ["dpo.lora.r=8", "dpo.engine.recompute=0.5", "sft.training.epochs=3"])
@@ -93,8 +93,8 @@ def test_an_override_changes_its_own_place_and_none_that_shares_an_anchor():
     assert changed.sft.training == usual.sft.training.model_copy(update={"epochs": 3.0})
 
 
-def test_an_override_of_a_kind_keeps_what_both_kinds_have():
-    """practice.yaml names a dtype for its merges, which a stack has not, and a beta for sigmoid."""
+def test_an_override_of_a_kind_keeps_the_keys_that_both_kinds_have():
+    """practice.yaml sets a dtype for merges, which a stack does not have, and beta for sigmoid."""
     practice = ROOT / "deployments" / "configs" / "practice.yaml"
     changed = load(practice, ["compose.name=stack", "dpo.loss.beta=0.3", "dpo.loss.name=ipo"])
     assert changed.compose == Stack()
@@ -116,7 +116,7 @@ def test_an_override_of_a_kind_keeps_what_both_kinds_have():
         ),
     ],
 )
-def test_a_mistake_in_an_override_is_told_once_and_as_the_overrides(override, message):
+def test_a_mistake_in_an_override_is_reported_once_and_blamed_on_the_override(override, message):
     practice = ROOT / "deployments" / "configs" / "practice.yaml"
     with pytest.raises(ConfigError) as caught:
         load(practice, [override])
@@ -129,10 +129,12 @@ def test_a_mistake_in_an_override_is_told_once_and_as_the_overrides(override, me
         ("seed", "expected dotted.key=value"),
         ("rounds.9.data.limit=5", r"'9' is not one of the 2 items \(0 .. 1\)"),
         ("seed.deeper=1", "'seed' is a plain value"),
-        ("name.deeper=1", "would stand below a plain value"),
+        ("name.deeper=1", "cannot be set below a plain value"),
         ("name=[1", "not valid YAML"),
     ],
 )
-def test_an_override_that_fits_nowhere_is_refused(tiny_settings, write_config, override, message):
+def test_an_override_without_a_place_in_the_config_is_refused(
+    tiny_settings, write_config, override, message
+):
     with pytest.raises(ConfigError, match=message):
         load(write_config(tiny_settings), [override])

@@ -66,23 +66,23 @@ def test_round_that_is_shown_to_be_worse_is_rejected_with_its_numbers():
     champion = measured("round 1", right=range(12))
     said = verdict(measured("round 2", right={39}), champion)
     assert not said.kept
-    assert said.words.startswith(
+    assert said.sentence.startswith(
         "round 2 is rejected, round 1 stays: preference accuracy fell by 0.275 (95 % interval -0."
     )
-    assert said.words.endswith("1 won, 12 lost of 40 rows, p = 0.003)")
+    assert said.sentence.endswith("1 won, 12 lost of 40 rows, p = 0.003)")
 
 
 def test_chance_as_good_as_ruled_out_is_not_said_to_be_zero():
     """All 12 lost: 2 / 2^12 = .0005."""
     said = verdict(measured("round 2", right=()), measured("round 1", right=range(12)))
-    assert said.words.endswith("0 won, 12 lost of 40 rows, p < 0.001)")
+    assert said.sentence.endswith("0 won, 12 lost of 40 rows, p < 0.001)")
 
 
 def test_round_that_may_be_worse_by_chance_is_kept():
     """5 lost, none won: 2 * 1 / 2^5 = .0625."""
     said = verdict(measured("round 2", right=()), measured("round 1", right=range(5)))
     assert said.kept
-    assert "0 won, 5 lost of 40 rows, p = 0.062" in said.words
+    assert "0 won, 5 lost of 40 rows, p = 0.062" in said.sentence
 
 
 def test_round_that_fails_more_checks_is_rejected_though_its_preferences_hold():
@@ -95,7 +95,7 @@ def test_round_that_fails_more_checks_is_rejected_though_its_preferences_hold():
 def test_round_that_is_better_is_kept():
     said = verdict(measured("round 2", right=range(30)), measured("sft", right=range(10)))
     assert said.kept
-    assert said.words.startswith("round 2 is kept: preference accuracy rose by 0.500")
+    assert said.sentence.startswith("round 2 is kept: preference accuracy rose by 0.500")
 
 
 @pytest.mark.parametrize(("tokens", "kept"), [(15.0, True), (15.1, False), (5.0, True)])

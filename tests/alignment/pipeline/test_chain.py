@@ -19,13 +19,13 @@ ROUND_2 = {"dpo-2", "merge-dpo-2", "evaluate-round-2", "gate-2"}
 
 
 def keys(settings):
-    """Name to key of every step of a run. Reads the base model's bytes, runs nothing."""
+    """Key of every step of a run by name. Reads the base model's bytes, runs nothing."""
     return {step.name: step.key for step in chain(PipelineConfig.model_validate(settings)).steps()}
 
 
 @pytest.fixture
 def changed(tiny_settings):
-    """A function that gives the names of the steps whose keys a change of the settings moves."""
+    """A function that returns the names of the steps whose keys change with the settings."""
     before = keys(tiny_settings)
 
     def compare(change):
@@ -55,9 +55,9 @@ def test_every_step_comes_after_its_parents(tiny_settings):
 
 
 def test_two_rounds_and_a_control_are_twenty_steps(tiny_settings):
-    """A base, four data sets, SFT and its merge, two evaluations, four steps for each round
+    """Base 1, data sets 4, SFT and its merge 2, evaluations 2, rounds 2 * 4, control 3.
 
-    and three for the control: 1 + 4 + 2 + 2 + 2 * 4 + 3 = 20, each with a key of its own.
+    1 + 4 + 2 + 2 + 2 * 4 + 3 = 20, each with its own key.
     """
     names = keys(tiny_settings)
     assert len(names) == len(set(names.values())) == 20
@@ -79,7 +79,7 @@ def test_each_gate_compares_its_round_with_the_model_it_started_from(tiny_settin
     assert second.candidate == names.rounds[1].handover.key
 
 
-def test_the_gates_settings_rebuild_no_model(changed):
+def test_gate_settings_rebuild_no_model(changed):
     def change(settings):
         settings["gate"] = {"name": "plain", "max_stop_drop": 0.5}
 
@@ -95,31 +95,31 @@ def test_round_two_starts_from_round_one(tiny_settings):
 
 
 def test_a_round_after_a_rejected_one_starts_from_the_champion(tiny_settings):
-    """Of three rounds the second is rejected: the third has the first's model as its policy.
+    """Of three rounds the second is rejected: the policy of the third is the first's model.
 
-    The gate's settings, which led to the verdict, are in no key of it.
+    The settings of the gate that rejected it are not part of the third round's keys.
     """
     sources = [{"name": "practice", "part": "round-3", "rows": 16}]
     tiny_settings["rounds"].append({"data": {"sources": sources}})
     config = PipelineConfig.model_validate(tiny_settings)
-    hoped = chain(config)
-    woven = chain(config, lambda gate: gate.name != "gate-2")
-    assert woven.rounds[:2] == hoped.rounds[:2]
-    first, _, third = woven.rounds
+    all_kept = chain(config)
+    rejected = chain(config, lambda gate: gate.name != "gate-2")
+    assert rejected.rounds[:2] == all_kept.rounds[:2]
+    first, _, third = rejected.rounds
     assert third.train.policy == first.handover.key
     assert third.evaluate.parent == first.evaluate.key
     assert third.gate is not None
     assert (third.gate.champion, third.gate.against) == (first.handover.key, first.evaluate.key)
-    assert woven.control == hoped.control
-    assert rebuild_rounds(hoped, config, lambda gate: gate.name != "gate-2") == woven
+    assert rejected.control == all_kept.control
+    assert rebuild_rounds(all_kept, config, lambda gate: gate.name != "gate-2") == rejected
     tiny_settings["gate"] = {"name": "plain", "max_stop_drop": 0.5}
     other = chain(PipelineConfig.model_validate(tiny_settings), lambda g: g.name != "gate-2")
     assert other.rounds[2].train == third.train
 
 
 def test_no_round_shares_a_seed_with_another_purpose(tiny_settings):
-    woven = chain(PipelineConfig.model_validate(tiny_settings))
-    training = [step.seed for step in woven.steps() if step.stage in ("sft", "dpo")]
+    steps = chain(PipelineConfig.model_validate(tiny_settings)).steps()
+    training = [step.seed for step in steps if step.stage in ("sft", "dpo")]
     assert len(set(training)) == len(training) == 4
     assert seed_for(0, "dpo-1") == seed_for(0, "dpo-1") != seed_for(1, "dpo-1")
 
@@ -143,9 +143,9 @@ def test_changing_the_beta_of_round_two_leaves_round_one(changed):
 
 
 def test_changing_round_twos_data_leaves_round_ones_training(changed):
-    """All evaluations change: every model is measured on the held-out rows of every round.
+    """All evaluations change, since every model is evaluated on the held-out rows of every round.
 
-    The control changes: it imitates the chosen replies of all rounds.
+    The control changes, since it imitates the chosen replies of all rounds.
     """
 
     def change(settings):
@@ -154,7 +154,7 @@ def test_changing_round_twos_data_leaves_round_ones_training(changed):
     assert changed(change) == {"pairs-2"} | (ROUND_2 | EVALUATIONS | CONTROL | GATES)
 
 
-def test_changing_the_seed_leaves_only_the_base_model(changed, tiny_settings):
+def test_changing_the_seed_changes_all_but_the_base_model(changed, tiny_settings):
     everything = set(keys(tiny_settings))
 
     def change(settings):
@@ -170,7 +170,7 @@ def test_moving_the_store_or_renaming_the_run_changes_nothing(changed):
     assert changed(change) == set()
 
 
-def test_one_round_more_keeps_the_training_of_those_before(tiny_settings):
+def test_adding_a_round_keeps_the_training_of_earlier_ones(tiny_settings):
     config = PipelineConfig.model_validate(tiny_settings)
     longer, shorter = (
         {step.name: step.key for step in chain(c).steps()} for c in (config, config.first_rounds(1))
@@ -179,7 +179,7 @@ def test_one_round_more_keeps_the_training_of_those_before(tiny_settings):
         assert shorter[name] == longer[name]
 
 
-def test_what_a_run_without_sft_leaves_out(tiny_settings):
+def test_a_run_without_sft_has_no_sft_data_and_no_control(tiny_settings):
     tiny_settings["sft"] = {"name": "none"}
     names = keys(tiny_settings)
     assert not {"sft", "conversations", "control"} & names.keys()
@@ -187,7 +187,7 @@ def test_what_a_run_without_sft_leaves_out(tiny_settings):
 
 
 def test_one_value_switches_from_merging_to_stacking(tiny_settings, changed):
-    """Data and the SFT training stay; whatever comes after the first hand-over is another."""
+    """Data and SFT training stay; every step from the first handover on changes."""
     before = set(keys(tiny_settings))
 
     def change(settings):
@@ -206,7 +206,7 @@ def test_one_value_switches_from_merging_to_stacking(tiny_settings, changed):
 
 
 def merged(config, name):
-    """The record of one merge, everything before it built in this process."""
+    """The record of one merge; all steps before it are built in this process."""
     store = Store(root=config.store)
     steps = {step.key: step for step in chain(config).steps()}
     wanted = next(step for step in steps.values() if step.name == name)
@@ -222,7 +222,7 @@ def merged(config, name):
 
 @pytest.fixture
 def with_adapter(tiny_settings):
-    """A function that gives the configuration of a run on an SFT adapter from a folder."""
+    """A function that configures a run on an SFT adapter from a folder."""
 
     def configure(folder):
         tiny_settings["sft"] = {"name": "adapter", "path": str(folder)}
@@ -271,7 +271,7 @@ def test_a_run_builds_every_step_of_the_plan(finished):
 
 
 def test_second_run_with_same_config_builds_nothing(finished):
-    """The same records come back, no file of the store is touched, nobody reports progress."""
+    """The same records come back, no file in the store is touched, no progress is reported."""
     marks: list[Mark] = []
     before = list(files(finished.store))
     again = {
@@ -291,7 +291,7 @@ def test_a_plan_after_changing_beta_runs_only_dpo_and_later(finished):
 
 
 def test_each_adapter_was_trained_on_the_merge_of_the_stage_before(finished):
-    """By what the models compute: `ref_hash` covers weights, not names or places."""
+    """Compared by `ref_hash`, which covers weights, not names or paths."""
     for adapter, policy in [
         ("sft", "base"),
         ("dpo-1", "merge-sft"),
@@ -318,8 +318,8 @@ def test_a_merge_in_fp32_computes_what_was_trained(finished):
         assert metrics["top1"] == 1
 
 
-def test_every_round_begins_with_the_loss_of_equal_models(finished):
-    """ln 2, from the history that the rounds left. What follows differs, so something moved."""
+def test_every_round_starts_with_the_loss_of_equal_models(finished):
+    """ln 2, according to the rounds' history. Later losses differ, so the policy changed."""
     import json
     import math
 

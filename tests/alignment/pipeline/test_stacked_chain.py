@@ -1,7 +1,7 @@
 """A whole run under `compose: {name: stack}`: SFT and two rounds on the tiny model, in fp32.
 
-Training runs in processes of its own, the rest in this one, so what a hand-over compares was
-written by one process and read by another. One training is killed on its way.
+Training runs in child processes, the rest in this one, so a handover compares what one process
+wrote with what another reads. One training is killed midway.
 """
 
 import json
@@ -18,46 +18,46 @@ from alignment.records import AdapterRef, EvalReport, ModelRef
 from alignment.scoring.probe import PROBE_FILE, Probe, divergence
 from tests.alignment.elsewhere import Elsewhere, children, finish
 
-HAND_OVERS = ("stack-sft", "stack-dpo-1", "stack-dpo-2")
+HANDOVERS = ("stack-sft", "stack-dpo-1", "stack-dpo-2")
 
 
 def model(run, name):
     return ModelRef.model_validate(run.records[name].output)
 
 
-def test_every_hand_over_is_exact(stacked):
-    """0 nats from the probe that another process left at the end of its training."""
-    for name in HAND_OVERS:
+def test_every_handover_is_exact(stacked):
+    """0 nats from the probe that another process recorded at the end of training."""
+    for name in HANDOVERS:
         metrics = stacked.records[name].metrics
         assert (metrics["mean_abs_logprob"], metrics["kl"], metrics["top1"]) == (0, 0, 1), name
 
 
-def test_freezing_the_trained_adapter_only_rounds(stacked):
+def test_freezing_the_trained_adapter_changes_rounding_only(stacked):
     for name in ("sft", "dpo-1", "dpo-2"):
         assert 0 <= stacked.records[name].metrics["freezing_gap"] < 1e-5
 
 
-def test_each_round_carries_one_adapter_more_on_the_same_base(stacked):
+def test_each_round_adds_one_adapter_to_the_same_base(stacked):
     base = model(stacked, "base")
-    stages = {name: [a.stage for a in model(stacked, name).adapters] for name in HAND_OVERS}
+    stages = {name: [a.stage for a in model(stacked, name).adapters] for name in HANDOVERS}
     assert stages == {
         "stack-sft": ["sft"],
         "stack-dpo-1": ["sft", "dpo-1"],
         "stack-dpo-2": ["sft", "dpo-1", "dpo-2"],
     }
-    assert {model(stacked, name).base.sha256 for name in HAND_OVERS} == {base.base.sha256}
+    assert {model(stacked, name).base.sha256 for name in HANDOVERS} == {base.base.sha256}
     for name, policy in (("dpo-1", "stack-sft"), ("dpo-2", "stack-dpo-1")):
         ref = AdapterRef.model_validate(stacked.records[name].output)
         assert ref.trained_on == model(stacked, policy).ref_hash
 
 
-def test_a_hand_over_writes_no_weights(stacked):
-    for name in HAND_OVERS:
+def test_a_handover_writes_no_weights(stacked):
+    for name in HANDOVERS:
         assert stacked.records[name].files == ()
 
 
 def test_the_reference_of_a_round_is_the_model_of_the_round_before_exactly(stacked):
-    """The newest adapter off: the log-probs that the training before left, bit for bit."""
+    """Without the newest adapter: bit for bit the log-probs of the previous round's probe."""
     ref = model(stacked, "stack-dpo-2").reference()
     assert ref == model(stacked, "stack-dpo-1")
     loaded = open_model(ref, stacked.store, dtype="float32")
@@ -65,7 +65,7 @@ def test_the_reference_of_a_round_is_the_model_of_the_round_before_exactly(stack
     assert divergence(probe, loaded.model)["mean_abs_logprob"] == 0
 
 
-def test_every_round_begins_with_the_loss_of_equal_models(stacked):
+def test_every_round_starts_with_the_loss_of_equal_models(stacked):
     for name in ("dpo-1", "dpo-2"):
         folder = stacked.store.folder(stacked.records[name].key)
         rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
@@ -81,10 +81,10 @@ def test_a_second_run_builds_nothing(stacked):
 
 
 def test_stacked_and_merged_runs_in_fp32_end_at_the_same_evaluation(stacked, finished):
-    """W x + b (a x) against (W + b a) x, through SFT and two rounds of training on either.
+    """W x + b (a x) against (W + b a) x, through SFT and two rounds of training on each.
 
-    Rounding differs from the first step on, and training carries it along; the metrics that do
-    not jump agree to three digits, and training moved them by far more than that.
+    Rounding differs from the first step on, and training carries the difference along. The
+    continuous metrics agree to three digits, and training moves them by far more than that.
     """
     for name in ("evaluate-sft", "evaluate-round-1", "evaluate-round-2"):
         one, other = (
@@ -104,11 +104,11 @@ def test_a_killed_round_on_a_stack_ends_with_the_weights_of_one_that_was_not(sta
         elsewhere.await_checkpoint(process)
         (child,) = children(process)
         child.send_signal(signal.SIGKILL)
-        code, words = finish(process, timeout=60)
-    assert code == 75, words
+        code, output = finish(process, timeout=60)
+    assert code == 75, output
     assert elsewhere.sealed()
-    code, words = elsewhere.run()
-    assert code == 0, words
+    code, output = elsewhere.run()
+    assert code == 0, output
     for file in ("adapter/adapter_model.safetensors", PROBE_FILE):
         undisturbed = stacked.store.folder(elsewhere.step.key) / file
         assert elsewhere.file(file) == undisturbed.read_bytes(), file

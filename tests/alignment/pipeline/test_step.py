@@ -13,7 +13,7 @@ EVERY_KIND = pytest.mark.parametrize("kind", STEPS.values(), ids=STEPS)
 
 
 def marks(annotation: Any) -> set[object]:
-    """The marks anywhere inside an annotation: those of `Key` in `tuple[Key, ...]`."""
+    """All metadata inside an annotation, e.g. that of `Key` in `tuple[Key, ...]`."""
     found = set(getattr(annotation, "__metadata__", ()))
     return found.union(*(marks(part) for part in get_args(annotation)))
 
@@ -29,11 +29,11 @@ def test_every_field_that_holds_keys_is_listed_as_a_parent(kind):
 
 
 @EVERY_KIND
-def test_every_step_says_what_it_is_called_and_what_it_leaves(kind):
+def test_every_step_declares_its_title_and_what_it_produces(kind):
     assert kind.title
     assert issubclass(kind.produces, Frozen)
     assert kind.nominal_seconds > 0
-    assert kind.in_child or not kind.needs_gpu, "the GPU's memory is returned by a child's end"
+    assert kind.in_child or not kind.needs_gpu, "GPU memory is freed when a child process ends"
 
 
 def test_every_class_of_steps_is_in_the_union():
@@ -44,7 +44,7 @@ def test_every_class_of_steps_is_in_the_union():
     assert concrete == {kind for kind in STEPS.values() if not inspect.isabstract(kind)}
 
 
-def test_titles_are_told_apart():
+def test_titles_are_unique():
     assert len({kind.title for kind in STEPS.values()}) == len(STEPS)
 
 

@@ -1,4 +1,4 @@
-"""Three rounds of which the gate rejects the second, really trained: where the third starts."""
+"""Three rounds of real training, of which the gate rejects the second: where the third starts."""
 
 import shutil
 
@@ -17,14 +17,14 @@ from tests.inbox import three_rounds
 
 
 def run(config):
-    """Every step built in this process, each after the verdicts before it: name to record."""
+    """Build every step in this process, each after the verdicts before it; records by name."""
     store = Store(root=config.store)
     return {step.name: build(store, step, Progress()) for step in each_step(config, store)}
 
 
 @pytest.fixture(scope="module")
 def rejected(tiny_model_folder, tmp_path_factory):
-    """The configuration of a run that is over; its store is copied, not changed."""
+    """The configuration and records of a finished run; tests copy its store."""
     folder = tmp_path_factory.mktemp("rejected")
     settings = three_rounds(tiny.settings(tiny_model_folder, folder / "store"), folder)
     config = PipelineConfig.model_validate(settings)
@@ -32,8 +32,8 @@ def rejected(tiny_model_folder, tmp_path_factory):
 
 
 @pytest.fixture
-def again(rejected, tmp_path):
-    """A function that runs it in a copy of the store with other settings: the names it built."""
+def run_again(rejected, tmp_path):
+    """A function that runs it on a copy of the store with other settings; the names it built."""
     config, _ = rejected
     shutil.copytree(config.store, tmp_path / "store")
 
@@ -62,35 +62,35 @@ def test_the_round_after_a_rejected_one_is_trained_on_the_one_before_it(rejected
     assert [delta.stage for delta in made.deltas] == ["dpo-1", "dpo-3"]
 
 
-def test_what_the_run_hands_on_is_the_last_round_that_was_kept(rejected):
+def test_the_first_champion_is_the_last_round_that_was_kept(rejected):
     config, records = rejected
     store = Store(root=config.store)
     assert first_champion(store, chain_so_far(config, store)).model == records["merge-dpo-3"].key
 
 
-def test_second_run_reuses_every_step(rejected, again):
+def test_second_run_reuses_every_step(rejected, run_again):
     config, records = rejected
-    assert again() == set()
+    assert run_again() == set()
     planned = list(plan(chain_so_far(config, Store(root=config.store)), Store(root=config.store)))
     assert {step.key for step in planned} == {record.key for record in records.values()}
     assert {step.status for step in planned} == {"SKIP"}
     assert not any(step.assumes for step in planned)
 
 
-def test_another_ruler_that_says_the_same_trains_nothing_again(rejected, again):
+def test_another_evaluation_with_the_same_verdicts_retrains_nothing(rejected, run_again):
     config, _ = rejected
     evaluation = config.evaluation.model_dump(mode="json") | {"max_new_tokens": 5}
     measured = {f"evaluate-{name}" for name in ("base", "no-sft", "round-1", "round-2", "round-3")}
-    assert again(evaluation=evaluation) == measured | {"gate-1", "gate-2", "gate-3"}
+    assert run_again(evaluation=evaluation) == measured | {"gate-1", "gate-2", "gate-3"}
 
 
-def test_a_verdict_that_flips_rebuilds_what_started_from_it(again):
-    """Without a gate the third round goes on from the second."""
-    assert again(gate=None) == {"dpo-3", "merge-dpo-3", "evaluate-round-3"}
+def test_a_verdict_that_flips_rebuilds_the_rounds_after_it(run_again):
+    """Without a gate, the third round starts from the second."""
+    assert run_again(gate=None) == {"dpo-3", "merge-dpo-3", "evaluate-round-3"}
 
 
-def test_a_plan_says_which_verdicts_it_takes_for_granted(rejected):
-    """Round 2 of another seed is not judged yet: whatever comes after it is a guess."""
+def test_a_plan_says_which_verdicts_it_assumes(rejected):
+    """Round 2 with other settings has no verdict yet, so the plan for round 3 assumes one."""
     config, _ = rejected
     settings = config.model_dump(mode="json")
     settings["rounds"][1]["training"] = settings["dpo"] | {"epochs": 1}

@@ -1,4 +1,4 @@
-"""The head and its ledger: what one entry changes, what two writers do, and a model of it all."""
+"""The champion and the ledger: single entries, concurrent writers, and random histories."""
 
 import contextlib
 import hashlib
@@ -13,12 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from alignment.config.inbox import InboxConfig
 from alignment.errors import ArtifactError, Overtaken, UsageError
-from alignment.rounds.inbox import Arrival, look
+from alignment.rounds.inbox import Arrival, scan
 from alignment.rounds.ledger import Champion, Delivery, Started
 from alignment.rounds.line import RoundLine
 from alignment.store.store import Store
 from tests.faults.failpoints import Broken, arm
-from tests.machines import lives, place_of_a_life
+from tests.machines import histories, history_folder
 
 
 def content(number):
@@ -30,42 +30,42 @@ def batch(number):
     return Delivery(digest=digest, key=f"batch-{digest[:12]}", file=f"{number}.jsonl")
 
 
-def head(name):
+def champion(name):
     return Champion(model=f"merge-{name}", evaluation=f"evaluate-{name}", label=f"round {name}")
 
 
 @pytest.fixture
 def line(tmp_path):
-    """A line that has begun, after three configured rounds."""
+    """A line that has started, after three configured rounds."""
     made = RoundLine(store=Store(root=tmp_path))
-    made.start(head("start"), rounds=3)
+    made.start(champion("start"), rounds=3)
     return made
 
 
 def kept(line, number, *batches):
-    """A round that was opened and kept."""
+    """Open a round and keep it."""
     line.open(batches)
-    return line.close(number, head(number), fate="kept", why="better")
+    return line.close(number, champion(number), outcome="kept", why="better")
 
 
 def entries(line):
     return [entry.event.name for entry in line.ledger.read()]
 
 
-# --- what moves the head -----------------------------------------------------------------------
+# --- what changes the champion -------------------------------------------------------------------
 
 
 def test_kept_round_is_the_champion_and_the_next_starts_from_it(line):
-    assert kept(line, 4, batch(1)).champion == head(4)
+    assert kept(line, 4, batch(1)).champion == champion(4)
     opened = line.open((batch(2),)).open
     assert opened is not None
-    assert (opened.number, opened.parent) == (5, head(4))
+    assert (opened.number, opened.parent) == (5, champion(4))
 
 
 def test_rejected_round_leaves_the_champion_and_spends_its_batches(line):
     line.open((batch(1),))
-    state = line.close(4, head(4), fate="rejected", why="worse")
-    assert state.champion == head("start")
+    state = line.close(4, champion(4), outcome="rejected", why="worse")
+    assert state.champion == champion("start")
     assert state.spent == {batch(1).digest}
     assert line.open((batch(1),)).open is None, "not tried again"
 
@@ -78,58 +78,58 @@ def test_an_open_round_is_the_only_one_until_it_is_closed(line):
     assert entries(line) == ["started", "opened"]
 
 
-def test_round_that_waits_moves_the_head_once_a_person_says_so(line):
+def test_round_that_waits_becomes_the_champion_once_a_person_approves(line):
     line.open((batch(1),))
-    assert line.close(4, head(4), fate="waiting", why="passed").champion == head("start")
+    assert line.close(4, champion(4), outcome="waiting", why="passed").champion == champion("start")
     assert line.open((batch(2),)).open is None, "no other round begins"
-    state = line.promote(head(4), "looked at ten replies")
-    assert (state.champion, state.waiting) == (head(4), None)
+    state = line.promote(champion(4), "looked at ten replies")
+    assert (state.champion, state.waiting) == (champion(4), None)
     assert [opened.number for opened, _ in state.lineage] == [4]
 
 
-def test_declined_round_is_gone_and_its_batches_are_spent(line):
+def test_declined_round_no_longer_waits_and_its_batches_are_spent(line):
     line.open((batch(1),))
-    line.close(4, head(4), fate="waiting", why="passed")
+    line.close(4, champion(4), outcome="waiting", why="passed")
     state = line.decline("too chatty")
-    assert (state.champion, state.waiting) == (head("start"), None)
+    assert (state.champion, state.waiting) == (champion("start"), None)
     assert batch(1).digest in state.spent
 
 
-def test_rollback_brings_an_earlier_champion_back_and_its_batches_stay_spent(line):
+def test_rollback_restores_an_earlier_champion_and_later_batches_stay_spent(line):
     kept(line, 4, batch(1))
-    state = line.roll_back(head("start"), "users complain")
-    assert state.champion == head("start")
-    assert state.champions == (head("start"), head(4), head("start"))
+    state = line.roll_back(champion("start"), "users complain")
+    assert state.champion == champion("start")
+    assert state.champions == (champion("start"), champion(4), champion("start"))
     assert batch(1).digest in state.spent
     assert state.lineage == ()
 
 
-# --- who comes second ---------------------------------------------------------------------------
+# --- the second of two writers -------------------------------------------------------------------
 
 
-def test_second_of_two_rounds_that_close_is_told_so(line):
-    """Both have joined the same open round; one has moved the head."""
+def test_second_run_to_close_a_round_is_overtaken(line):
+    """Both runs joined the same open round; the other one closed it first."""
     kept(line, 4, batch(1))
-    with pytest.raises(Overtaken, match=r"has closed round 4 of line 'main' meanwhile \(kept\)"):
-        line.close(4, head("other"), fate="kept", why="better")
-    assert line.state().champion == head(4)
+    with pytest.raises(Overtaken, match=r"has already closed round 4 of line 'main' \(kept\)"):
+        line.close(4, champion("other"), outcome="kept", why="better")
+    assert line.state().champion == champion(4)
 
 
-def test_round_whose_champion_was_replaced_cannot_move_the_head(line):
+def test_round_whose_parent_is_no_longer_champion_cannot_become_champion(line):
     kept(line, 4, batch(1))
     line.open((batch(2),))
-    line.roll_back(head("start"), "bad")
-    state = line.close(5, head(5), fate="kept", why="better")
-    assert state.champion == head("start")
+    line.roll_back(champion("start"), "bad")
+    state = line.close(5, champion(5), outcome="kept", why="better")
+    assert state.champion == champion("start")
     assert state.history[-1][1].fate == "overtaken"
-    assert state.again == ((batch(2),),), "its batches are the next round's"
+    assert state.requeued == ((batch(2),),), "its batches go to the next round"
 
 
-def test_two_writers_with_one_view_write_one_entry(line):
+def test_of_two_writers_that_read_the_same_ledger_one_writes(line):
     before = line.ledger.read()
-    line.ledger.append(Started(head=head("a"), rounds=0), after=before)
+    line.ledger.append(Started(head=champion("a"), rounds=0), after=before)
     with pytest.raises(Overtaken, match="run the same command again"):
-        line.ledger.append(Started(head=head("b"), rounds=0), after=before)
+        line.ledger.append(Started(head=champion("b"), rounds=0), after=before)
 
 
 RACE = """
@@ -147,7 +147,7 @@ print(opened.batches[0].digest[0])
 """
 
 
-def test_of_eight_processes_one_opens_the_round_and_all_see_the_same(line):
+def test_of_eight_processes_one_opens_the_round_and_all_see_the_same_one(line):
     racers = [
         subprocess.Popen(
             [sys.executable, "-c", RACE, str(line.store.root), name],
@@ -157,40 +157,40 @@ def test_of_eight_processes_one_opens_the_round_and_all_see_the_same(line):
         )
         for name in "abcdefgh"
     ]
-    said = {racer.communicate("go\n", timeout=60)[0].strip() for racer in racers}
-    assert len(said) == 1
+    opened = {racer.communicate("go\n", timeout=60)[0].strip() for racer in racers}
+    assert len(opened) == 1
     assert entries(line) == ["started", "opened"]
 
 
 # --- a bad batch --------------------------------------------------------------------------------
 
 
-def test_revoked_batch_takes_its_round_and_all_after_it_off_the_head(line):
+def test_revoking_a_batch_undoes_its_round_and_all_later_ones(line):
     kept(line, 4, batch(1))
     kept(line, 5, batch(2), batch(3))
     kept(line, 6, batch(4))
     state = line.revoke(batch(2), "wrong labels")
-    assert state.champion == head(4)
-    assert state.again == ((batch(3),), (batch(4),))
+    assert state.champion == champion(4)
+    assert state.requeued == ((batch(3),), (batch(4),))
 
 
-def test_model_with_a_revoked_batch_never_comes_back(line):
+def test_model_with_a_revoked_batch_never_becomes_champion_again(line):
     kept(line, 4, batch(1))
-    line.roll_back(head("start"), "users complain")
+    line.roll_back(champion("start"), "users complain")
     line.revoke(batch(1), "wrong labels")
     with pytest.raises(UsageError, match="no such earlier champion"):
         line.state().earlier_champion()
     for change in (line.promote, line.roll_back):
         with pytest.raises(UsageError, match=r"trained on a revoked batch \(1.jsonl\)"):
-            change(head(4), "it was better")
-    assert line.state().champion == head("start")
+            change(champion(4), "it was better")
+    assert line.state().champion == champion("start")
 
 
-def test_rounds_after_a_revoked_batch_are_trained_again_one_by_one(line):
+def test_rounds_lost_to_a_revoked_batch_are_retrained_one_by_one(line):
     kept(line, 4, batch(1), batch(2))
     kept(line, 5, batch(3))
     line.revoke(batch(1), "wrong labels")
-    assert line.open((batch(9),)).open is None, "the lost ones come first"
+    assert line.open((batch(9),)).open is None, "the requeued batches come first"
     kept(line, 6, batch(2))
     state = kept(line, 7, batch(3))
     assert [[b.file for b in opened.batches] for opened, _ in state.lineage] == [
@@ -199,19 +199,19 @@ def test_rounds_after_a_revoked_batch_are_trained_again_one_by_one(line):
     ]
 
 
-def test_revoked_batch_that_no_champion_has_seen_moves_nothing(line):
+def test_revoking_a_batch_that_no_champion_has_seen_keeps_the_champion(line):
     line.open((batch(1),))
-    line.close(4, head(4), fate="rejected", why="worse")
+    line.close(4, champion(4), outcome="rejected", why="worse")
     state = line.revoke(batch(1), "wrong labels")
-    assert (state.champion, state.again) == (head("start"), ())
+    assert (state.champion, state.requeued) == (champion("start"), ())
 
 
-def test_batch_revoked_while_it_is_trained_on_voids_the_round(line):
+def test_revoking_a_batch_of_the_open_round_voids_the_round(line):
     line.open((batch(1), batch(2)))
     line.revoke(batch(1), "wrong labels")
-    state = line.close(4, head(4), fate="kept", why="better")
-    assert state.champion == head("start")
-    assert state.again == ((batch(2),),)
+    state = line.close(4, champion(4), outcome="kept", why="better")
+    assert state.champion == champion("start")
+    assert state.requeued == ((batch(2),),)
 
 
 def test_batch_is_found_by_file_digest_or_key(line):
@@ -219,22 +219,24 @@ def test_batch_is_found_by_file_digest_or_key(line):
     state = line.state()
     for reference in ("2.jsonl", "inbox/2.jsonl", batch(2).digest[:8], batch(2).key):
         assert state.find_batch(reference) == batch(2)
-    with pytest.raises(UsageError, match="'nonsense' names 0 of the batches that rounds have used"):
+    with pytest.raises(
+        UsageError, match="'nonsense' matches 0 of the batches that rounds have used"
+    ):
         state.find_batch("nonsense")
 
 
 # --- the files ----------------------------------------------------------------------------------
 
 
-def test_changed_entry_is_noticed(line):
-    """The last one too, which has no successor that holds its digest."""
+def test_changed_entry_is_detected(line):
+    """Even in the last entry, whose digest no later entry holds."""
     last = sorted(line.ledger.folder.iterdir())[-1]
     last.write_text(last.read_text().replace("merge-start", "merge-other"))
     with pytest.raises(ArtifactError, match=r"00000001.json is damaged"):
         line.state()
 
 
-def test_any_flipped_bit_of_the_last_entry_is_noticed(line):
+def test_any_flipped_bit_of_the_last_entry_is_detected(line):
     last = sorted(line.ledger.folder.iterdir())[-1]
     intact = last.read_bytes()
     for at in range(len(intact)):
@@ -245,29 +247,29 @@ def test_any_flipped_bit_of_the_last_entry_is_noticed(line):
             line.state()
 
 
-def test_exchanged_entry_is_noticed_by_its_successor(line):
+def test_replaced_entry_is_detected_by_the_next_one(line):
     kept(line, 4, batch(1))
     first, entry = sorted(line.ledger.folder.iterdir())[0], line.ledger.read()[0]
-    other = Started(head=head("other"), rounds=3)
+    other = Started(head=champion("other"), rounds=3)
     first.write_bytes(entry.model_copy(update={"event": other}).encoded())
-    with pytest.raises(ArtifactError, match=r"00000002.json does not follow the entry before it"):
+    with pytest.raises(ArtifactError, match=r"00000002.json does not follow the previous entry"):
         line.state()
 
 
-def test_missing_entry_is_noticed(line):
+def test_missing_entry_is_detected(line):
     kept(line, 4, batch(1))
     sorted(line.ledger.folder.iterdir())[1].unlink()
-    with pytest.raises(ArtifactError, match="changed by hand"):
+    with pytest.raises(ArtifactError, match="the ledger was edited"):
         line.state()
 
 
-def test_what_a_killed_writer_leaves_is_not_an_entry(line):
+def test_leftovers_of_a_killed_writer_are_not_an_entry(line):
     (line.ledger.folder / ".00000002.json.7-1").write_text('{"number": 2')
-    assert line.state().champion == head("start")
-    assert kept(line, 4, batch(1)).champion == head(4)
+    assert line.state().champion == champion("start")
+    assert kept(line, 4, batch(1)).champion == champion(4)
 
 
-def test_entry_reads_as_what_happened(line):
+def test_entry_is_readable_json(line):
     kept(line, 4, batch(1))
     last = json.loads(sorted(line.ledger.folder.iterdir())[-1].read_text())
     assert last["number"] == 3
@@ -279,27 +281,27 @@ def test_entry_reads_as_what_happened(line):
 
 
 class Machine(RuleBasedStateMachine):
-    """Random lives of an inbox and a line, beside a dict of what became of each batch.
+    """Random histories of an inbox and a line, compared with a dict of the status of each batch.
 
-    A batch is free, open, spent, queued or barred; the inbox has it under several names, or a part
-    of it. `holds` has the set of batches in each model, so "contains a bad batch" is a question to
-    a set and not to the ledger.
+    A batch is free, open, spent, queued or barred; the inbox may contain it under several names, or
+    only a part of it. `batches_in` has the set of batches in each model, so whether a model
+    contains a bad batch is known without the ledger.
     """
 
     numbers = st.integers(1, 6)
 
     @initialize()
     def begin(self):
-        self.folder = place_of_a_life()
+        self.folder = history_folder()
         self.inbox = Path(self.folder.name) / "inbox"
         self.inbox.mkdir()
         self.line = RoundLine(store=Store(root=self.folder.name))
-        self.line.start(head("start"), rounds=0)
-        self.fate = dict.fromkeys(range(1, 7), "free")
+        self.line.start(champion("start"), rounds=0)
+        self.status = dict.fromkeys(range(1, 7), "free")
         self.files: dict[str, int] = {}
-        self.holds: dict[str, frozenset[int]] = {"start": frozenset()}
+        self.batches_in: dict[str, frozenset[int]] = {"start": frozenset()}
         self.rounds: dict[str, tuple[str, frozenset[int]]] = {}
-        self.champion, self.number, self.deadly = "start", 0, 0
+        self.champion, self.number, self.dies_at = "start", 0, 0
         self.queue: list[frozenset[int]] = []
         self.open: tuple[frozenset[int], str, str] | None = None
         self.waiting: str | None = None
@@ -307,12 +309,12 @@ class Machine(RuleBasedStateMachine):
     def now(self):
         return self.line.state()
 
-    def surely(self, change, *arguments, **named):
-        """A change by a process that dies at the failpoint that was drawn, and again by the next.
+    def survive(self, change, *arguments, **named):
+        """Make a change in a process that dies at the drawn failpoint, then retry it in the next.
 
-        Where the entry was written before the death, the second one finds nothing left to do.
+        If the entry was written before the death, the retry finds nothing left to do.
         """
-        end = arm("raise", nth=self.deadly)
+        end = arm("raise", nth=self.dies_at)
         try:
             return change(*arguments, **named)
         except Broken:
@@ -321,16 +323,16 @@ class Machine(RuleBasedStateMachine):
             return self.now()
         finally:
             end()
-            self.deadly = 0
+            self.dies_at = 0
 
     @rule(point=st.integers(1, 10))
     def die_at(self, point):
-        """At the so many-th point of the next change; it passes ten."""
-        self.deadly = point
+        """Die at this failpoint of the next change; a change passes ten."""
+        self.dies_at = point
 
     @rule(number=numbers, name=st.sampled_from("abc"), whole=st.booleans())
     def drop(self, number, name, *, whole):
-        """A file appears, replaces another, or is only half there."""
+        """A file appears, replaces another one, or is incomplete."""
         text = content(number) if whole else content(number)[:-3]
         (self.inbox / f"{name}.jsonl").write_bytes(text)
         self.files[name] = number if whole else 0
@@ -339,13 +341,13 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def open_round(self):
         inbox = InboxConfig(path=str(self.inbox), settle_seconds=0)
-        seen = {found.digest for found in look(inbox) if isinstance(found, Arrival)}
-        free = {n for n in self.files.values() if n and self.fate[n] == "free"}
+        seen = {found.digest for found in scan(inbox) if isinstance(found, Arrival)}
+        free = {n for n in self.files.values() if n and self.status[n] == "free"}
         assert seen - self.now().spent == {batch(number).digest for number in free}
         wanted = self.queue[0] if self.queue else frozenset(free)
         if not wanted:
             return
-        state = self.surely(self.line.open, tuple(map(batch, sorted(wanted))))
+        state = self.survive(self.line.open, tuple(map(batch, sorted(wanted))))
         assert state.open is not None
         self.queue = self.queue[1:]
         self.number += 1
@@ -354,28 +356,28 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.open is None and self.waiting is None and not self.queue)
     @rule(wanted=st.sets(numbers, min_size=1, max_size=3))
-    def claim_what_is_gone(self, wanted):
-        if any(self.fate[number] != "free" for number in wanted):
-            assert self.surely(self.line.open, tuple(map(batch, wanted))).open is None
+    def claim_used_batches(self, wanted):
+        if any(self.status[number] != "free" for number in wanted):
+            assert self.survive(self.line.open, tuple(map(batch, wanted))).open is None
 
     @precondition(lambda self: self.open is not None)
-    @rule(fate=st.sampled_from(["kept", "rejected", "waiting"]))
-    def close_round(self, fate):
+    @rule(outcome=st.sampled_from(["kept", "rejected", "waiting"]))
+    def close_round(self, outcome):
         assert self.open is not None
         claimed, parent, name = self.open
-        self.surely(self.line.close, self.number, head(name), fate=fate, why="any")
+        self.survive(self.line.close, self.number, champion(name), outcome=outcome, why="any")
         self.open = None
-        bad = {number for number in claimed if self.fate[number] == "barred"}
+        bad = {number for number in claimed if self.status[number] == "barred"}
         if bad or parent != self.champion:
             self.queue = [claimed - bad, *self.queue] if claimed - bad else self.queue
             self.mark(claimed - bad, "queued")
             return
         self.mark(claimed, "spent")
-        self.holds[name] = self.holds[parent] | claimed
+        self.batches_in[name] = self.batches_in[parent] | claimed
         self.rounds[name] = (parent, claimed)
-        if fate == "kept":
+        if outcome == "kept":
             self.champion = name
-        if fate == "waiting":
+        if outcome == "waiting":
             self.waiting = name
 
     @precondition(lambda self: self.waiting is not None)
@@ -383,26 +385,26 @@ class Machine(RuleBasedStateMachine):
     def decide(self, yes):
         if yes:
             assert self.waiting is not None
-            self.surely(self.line.promote, head(self.waiting), "any")
+            self.survive(self.line.promote, champion(self.waiting), "any")
             self.champion = self.waiting
         else:
-            self.surely(self.line.decline, "any")
+            self.survive(self.line.decline, "any")
         self.waiting = None
 
     @precondition(lambda self: self.waiting is None and self.champion != "start")
     @rule()
     def roll_back(self):
         parent, _ = self.rounds[self.champion]
-        self.surely(self.line.roll_back, head(parent), "any")
+        self.survive(self.line.roll_back, champion(parent), "any")
         self.champion = parent
 
     @rule(number=numbers)
     def revoke(self, number):
-        if self.fate[number] in ("free", "barred"):
+        if self.status[number] in ("free", "barred"):
             return
-        self.surely(self.line.revoke, batch(number), "any")
+        self.survive(self.line.revoke, batch(number), "any")
         lost: list[frozenset[int]] = []
-        while number in self.holds[self.waiting or self.champion]:
+        while number in self.batches_in[self.waiting or self.champion]:
             name = self.waiting or self.champion
             parent, claimed = self.rounds[name]
             lost.insert(0, claimed - {number})
@@ -413,34 +415,36 @@ class Machine(RuleBasedStateMachine):
         self.queue = [left for left in (*lost, *(q - {number} for q in self.queue)) if left]
         for left in lost:
             self.mark(left, "queued")
-        self.fate[number] = "barred"
+        self.status[number] = "barred"
 
-    def mark(self, numbers, fate):
+    def mark(self, numbers, status):
         for number in numbers:
-            self.fate[number] = fate
+            self.status[number] = status
 
     @invariant()
     def ledger_and_model_agree(self):
         state = self.now()
-        assert state.champion == head(self.champion)
+        assert state.champion == champion(self.champion)
         assert (state.waiting.head if state.waiting else None) == (
-            head(self.waiting) if self.waiting else None
+            champion(self.waiting) if self.waiting else None
         )
-        assert state.again == tuple(tuple(map(batch, sorted(left))) for left in self.queue)
-        gone = {batch(n).digest for n, f in self.fate.items() if f in ("spent", "queued", "barred")}
+        assert state.requeued == tuple(tuple(map(batch, sorted(left))) for left in self.queue)
+        gone = {
+            batch(n).digest for n, f in self.status.items() if f in ("spent", "queued", "barred")
+        }
         assert state.spent - {batch(n).digest for n in self.claimed()} == gone
         used = [b for opened, _ in state.lineage for b in opened.batches]
         assert len(used) == len(set(used)), "no batch is in a model twice"
-        assert {b.digest for b in used} == {batch(n).digest for n in self.holds[self.champion]}
-        assert not state.barred & {b.digest for b in used}, "nor a bad one at all"
+        assert {b.digest for b in used} == {batch(n).digest for n in self.batches_in[self.champion]}
+        assert not state.barred & {b.digest for b in used}, "a barred batch is in no model"
 
     def claimed(self):
-        return [number for number, fate in self.fate.items() if fate == "open"]
+        return [number for number, status in self.status.items() if status == "open"]
 
     def teardown(self):
         if hasattr(self, "folder"):
             self.folder.cleanup()
 
 
-Machine.TestCase.settings = lives(examples=40, steps=20)
+Machine.TestCase.settings = histories(examples=40, steps=20)
 TestLineAgainstAModel = Machine.TestCase

@@ -1,4 +1,4 @@
-"""A round from an inbox as steps, on the store of a finished run."""
+"""The steps of a round from an inbox, on the store of a finished run."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from alignment.pipeline.steps import TakeBatch
 from alignment.records import GateResult, PreferencePair, Quarantined
 from alignment.report.ancestry import ancestry_table
 from alignment.rounds.ledger import Delivery, Opened
-from alignment.rounds.steps import champion_of, first_champion, inbox_of, intake, steps_of
+from alignment.rounds.steps import batches_step, champion_of, first_champion, inbox_of, steps_of
 from alignment.store.lineage import containing
 from alignment.store.progress import Progress
 from alignment.store.store import Store, file_sha256
@@ -22,7 +22,7 @@ from tests.inbox import rows
 
 @pytest.fixture(scope="module")
 def store(finished, tmp_path_factory):
-    """A copy of the finished run's store, to be added to."""
+    """A copy of the finished run's store, to which tests may add."""
     root = tmp_path_factory.mktemp("rounds") / "store"
     shutil.copytree(finished.store.root, root)
     return Store(root=root)
@@ -30,7 +30,7 @@ def store(finished, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(finished):
-    """The finished run with an inbox."""
+    """The configuration of the finished run, with an inbox."""
     inbox = InboxConfig(replay_share=0.25)
     return finished.config.model_copy(update={"inbox": inbox})
 
@@ -40,39 +40,39 @@ def trained_on(store, finished, name):
     return list(rows_of(store, [ref], "train", PreferencePair))
 
 
-def as_row(pair, *, turned=False):
+def as_row(pair, *, swapped=False):
     texts = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
     row = {name: [turn.model_dump() for turn in turns] for name, turns in texts.items()}
-    if turned:
+    if swapped:
         row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
     return row
 
 
 @pytest.fixture(scope="module")
 def prepared(store, finished, config, tmp_path_factory):
-    """Twelve new pairs, two that round 1 was trained on, one turned round, one held out."""
+    """Twelve new pairs, two that round 1 was trained on, one with swapped labels, one held out."""
     old = trained_on(store, finished, "pairs-1")
     evaluated = data_of(store, finished.records["pairs-evaluation"].key)
     held = next(iter(rows_of(store, [evaluated], "held_out", PreferencePair)))
-    pairs = [*rows(0, 12), *map(as_row, old[:2]), as_row(old[2], turned=True), as_row(held)]
+    pairs = [*rows(0, 12), *map(as_row, old[:2]), as_row(old[2], swapped=True), as_row(held)]
     file = tmp_path_factory.mktemp("inbox") / "monday.jsonl"
     file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     batch = TakeBatch.of(file_sha256(file), str(file))
     build(store, batch, Progress())
-    file.unlink()  # from here on the store's copy is all there is
-    head = first_champion(store, finished.chain)
-    step = intake(config, store, parent=head, number=3, batches=(batch.key,))
+    file.unlink()  # from here on, only the store's copy exists
+    champion = first_champion(store, finished.chain)
+    step = batches_step(config, store, parent=champion, number=3, batches=(batch.key,))
     return build(store, step, Progress()), batch, step
 
 
-def test_line_begins_with_what_the_last_gate_handed_on(store, finished):
-    head = first_champion(store, finished.chain)
-    kept = GateResult.model_validate(finished.records["gate-2"].output)
-    assert head.evaluation == kept.evaluation
-    assert head.model == store.open(kept.evaluation).parents["model"]
+def test_line_starts_with_the_model_that_the_last_gate_passed_on(store, finished):
+    champion = first_champion(store, finished.chain)
+    result = GateResult.model_validate(finished.records["gate-2"].output)
+    assert champion.evaluation == result.evaluation
+    assert champion.model == store.open(result.evaluation).parents["model"]
 
 
-def test_every_row_of_a_batch_is_kept_or_has_its_reason(store, prepared):
+def test_every_row_of_a_batch_is_kept_or_has_a_reason(store, prepared):
     record, _, _ = prepared
     ref = data_of(store, record.key)
     assert record.metrics["new"] == 12
@@ -87,8 +87,8 @@ def test_every_row_of_a_batch_is_kept_or_has_its_reason(store, prepared):
     assert details["in_evaluation_set"] == "its prompt is held out by pairs-evaluation"
 
 
-def test_a_quarter_of_the_rows_are_old_ones_trained_on_again(store, finished, prepared):
-    """12 new at a share of 1/4: 12 * (1/4) / (3/4) = 4 old ones, 16 in all."""
+def test_a_quarter_of_the_rows_are_replayed(store, finished, prepared):
+    """12 new rows at a replay share of 1/4: 12 * (1/4) / (3/4) = 4 replayed ones, 16 in total."""
     record, _, _ = prepared
     ref = data_of(store, record.key)
     found = [pair.id for pair in rows_of(store, [ref], "train", PreferencePair)]
@@ -97,25 +97,25 @@ def test_a_quarter_of_the_rows_are_old_ones_trained_on_again(store, finished, pr
     assert len(set(found) & set(line)) == 4
 
 
-def test_a_batch_is_the_same_artifact_wherever_it_lay(prepared):
+def test_the_key_of_a_batch_does_not_depend_on_its_path(prepared):
     _, batch, _ = prepared
     assert TakeBatch.of(batch.digest, "elsewhere/tuesday.jsonl").key == batch.key
 
 
-def test_round_trains_on_the_champion_and_is_measured_on_its_rows(
+def test_round_trains_on_the_champion_and_is_evaluated_on_its_rows(
     store, config, prepared, finished
 ):
     _, batch, step = prepared
-    head = first_champion(store, finished.chain)
+    champion = first_champion(store, finished.chain)
     claimed = Delivery(digest=batch.digest, key=batch.key, file=batch.file)
-    round_ = steps_of(config, store, Opened(number=3, parent=head, batches=(claimed,)))
-    champion = store.open(head.evaluation)
-    assert round_.pairs.key == step.key, "the step that counted the pairs is the one trained on"
-    assert round_.train.policy == round_.handover.policy == head.model
-    assert round_.evaluate.data == champion.parents_as("data")
+    round_ = steps_of(config, store, Opened(number=3, parent=champion, batches=(claimed,)))
+    evaluation = store.open(champion.evaluation)
+    assert round_.pairs.key == step.key, "the step that counted the pairs is the one to train on"
+    assert round_.train.policy == round_.handover.policy == champion.model
+    assert round_.evaluate.data == evaluation.parents_as("data")
     assert round_.evaluate.base == finished.records["evaluate-base"].key
     assert round_.gate is not None
-    assert (round_.gate.champion, round_.gate.against) == (head.model, head.evaluation)
+    assert (round_.gate.champion, round_.gate.against) == (champion.model, champion.evaluation)
     assert [s.name for s in round_.steps()] == [
         "dpo-3",
         "merge-dpo-3",
@@ -129,7 +129,7 @@ def test_a_batch_that_was_only_prepared_is_in_no_model(store, prepared):
     assert containing(store, batch.key) == []
 
 
-def test_only_a_measured_merge_can_be_a_champion(store, finished):
+def test_only_an_evaluated_model_can_be_a_champion(store, finished):
     with pytest.raises(UsageError, match="'dpo-1' is not a model"):
         champion_of(store, finished.records["dpo-1"].key)
 

@@ -1,4 +1,4 @@
-"""One flipped bit in any file of any kind of artifact is found when the artifact is opened."""
+"""A flipped bit in any file of any kind of artifact is detected when the artifact is opened."""
 
 import random
 import shutil
@@ -14,7 +14,7 @@ def flip(path, generator):
     path.write_bytes(content)
 
 
-def test_a_flipped_bit_in_any_file_of_any_artifact_is_found(finished, tmp_path, record_property):
+def test_a_flipped_bit_in_any_file_of_any_artifact_is_detected(finished, tmp_path, record_property):
     generator, tried, missed = random.Random(0), set(), []
     store = Store(root=tmp_path)
     for record in finished.records.values():

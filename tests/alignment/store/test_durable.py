@@ -1,4 +1,4 @@
-"""Effects are whole or not there; a lost answer is read back; an armed point fails once."""
+"""Changes are complete or absent; a lost answer is verified; an armed failpoint fails once."""
 
 import errno
 import os
@@ -16,8 +16,8 @@ from alignment.store.store import storage_errors
 from tests.faults.failpoints import Broken, arm, observe
 
 
-def passed(run):
-    """The points that a call passes."""
+def points_of(run):
+    """The failpoints that a call hits."""
     names: list[str] = []
     end = observe(names.append)
     run()
@@ -25,11 +25,11 @@ def passed(run):
     return names
 
 
-def test_an_effect_passes_its_name_before_and_after(tmp_path):
-    assert passed(lambda: durable.write("a", tmp_path / "file", "x")) == ["a:before", "a:after"]
+def test_a_change_hits_a_point_before_and_after(tmp_path):
+    assert points_of(lambda: durable.write("a", tmp_path / "file", "x")) == ["a:before", "a:after"]
 
 
-def test_an_armed_point_fails_once_at_the_nth_pass():
+def test_an_armed_point_fails_once_at_the_nth_hit():
     end = arm("raise", name="a:before", nth=2)
     hit("a:before")
     hit("a:after")
@@ -39,20 +39,20 @@ def test_an_armed_point_fails_once_at_the_nth_pass():
     end()
 
 
-def test_a_full_disk_at_a_point_is_told_as_one(tmp_path):
+def test_a_full_disk_at_a_point_is_reported_as_one(tmp_path):
     end = arm("full")
     with pytest.raises(StorageError, match="is full"), storage_errors(tmp_path):
         durable.write("a", tmp_path / "file", "x")
     end()
 
 
-def test_a_used_up_quota_is_not_told_as_a_full_disk(tmp_path):
-    told = r"the quota on the disk of .* is used up\. Free some"
-    with pytest.raises(StorageError, match=told), storage_errors(tmp_path):
+def test_an_exceeded_quota_is_not_reported_as_a_full_disk(tmp_path):
+    message = r"the disk quota for .* is exceeded\. Free some"
+    with pytest.raises(StorageError, match=message), storage_errors(tmp_path):
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "model.safetensors")
 
 
-def test_staged_file_takes_its_place_without_what_a_killed_attempt_left(tmp_path):
+def test_staged_folder_contains_no_leftovers_of_a_killed_attempt(tmp_path):
     part = tmp_path / ".model.part"
     part.mkdir()
     (part / ".tmpjhDKOA").write_text("of a writer that was killed")
@@ -65,7 +65,7 @@ def test_staged_file_takes_its_place_without_what_a_killed_attempt_left(tmp_path
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["weights"]
 
 
-def test_staged_writing_that_fails_leaves_what_was_there(tmp_path):
+def test_staged_writing_that_fails_keeps_the_old_file(tmp_path):
     (tmp_path / "page").write_text("old")
     end = arm("raise", name="page:before")
     with pytest.raises(Broken), durable.staged("page", tmp_path / "page"):
@@ -76,8 +76,8 @@ def test_staged_writing_that_fails_leaves_what_was_there(tmp_path):
     assert (tmp_path / "page").read_text() == "old"
 
 
-def test_two_that_write_one_page_at_once_leave_one_of_them_whole(tmp_path):
-    """Two runs of one name end together: each page is whole, and nothing stays beside it."""
+def test_concurrent_writers_of_a_page_always_leave_a_complete_one(tmp_path):
+    """Two runs with the same name end together: every page is complete, no temporary file stays."""
     page, texts = tmp_path / "run.html", ("a" * 100_000, "b" * 100_000)
     begin = threading.Barrier(2)
 
@@ -93,7 +93,7 @@ def test_two_that_write_one_page_at_once_leave_one_of_them_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [page]
 
 
-def test_a_folder_is_out_of_the_way_before_its_files_go(tmp_path, monkeypatch):
+def test_a_folder_is_renamed_before_its_files_are_removed(tmp_path, monkeypatch):
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "rows").touch()
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed here
@@ -101,11 +101,11 @@ def test_a_folder_is_out_of_the_way_before_its_files_go(tmp_path, monkeypatch):
     assert not (tmp_path / "shards").exists()
     monkeypatch.undo()
     durable.remove("a", tmp_path / "shards")
-    assert list(tmp_path.iterdir()) == [], "the next attempt clears up"
+    assert list(tmp_path.iterdir()) == [], "the next attempt cleans up"
 
 
 def lost_answer(real):
-    """A call that is done, and whose answer does not come back."""
+    """A call that takes effect, but whose answer is lost."""
 
     def call(*arguments):
         real(*arguments)
@@ -114,14 +114,14 @@ def lost_answer(real):
     return call
 
 
-def test_rename_whose_answer_was_lost_is_read_back(tmp_path, monkeypatch):
+def test_rename_whose_answer_was_lost_is_verified(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(Path, "replace", lost_answer(Path.replace))
     durable.rename("a", tmp_path / "out", tmp_path / "object")
     assert (tmp_path / "object").is_dir()
 
 
-def test_created_file_whose_answer_was_lost_is_read_back(tmp_path, monkeypatch):
+def test_created_file_whose_answer_was_lost_is_verified(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", lost_answer(os.link))
     durable.create("a", tmp_path / "1.json", b"mine")
     assert (tmp_path / "1.json").read_bytes() == b"mine"

@@ -1,6 +1,8 @@
 import pytest
 
 from alignment.errors import ArtifactError
+from alignment.rounds.ledger import Champion
+from alignment.rounds.line import RoundLine
 from alignment.rounds.references import resolve
 from alignment.store.lineage import ancestors, descendants
 from alignment.store.store import Store
@@ -28,11 +30,11 @@ def keys(records):
     return [record.key for record in records]
 
 
-def test_ancestors_come_after_their_own_parents_and_each_once(store):
+def test_ancestors_are_listed_once_and_after_their_parents(store):
     assert keys(ancestors(store, "merge-1")) == ["base-1", "sft-1", "merge-1"]
 
 
-def test_descendants_come_in_the_order_of_their_start(store):
+def test_descendants_are_listed_in_the_order_of_their_start(store):
     assert keys(descendants(store, "base-1")) == ["sft-1", "merge-1", "sft-2", "sft-3"]
     assert keys(descendants(store, "sft-1")) == ["merge-1"]
     assert descendants(store, "merge-1") == []
@@ -44,13 +46,25 @@ def test_an_ancestor_that_is_gone_is_an_error(store):
         ancestors(store, "merge-1")
 
 
-def test_a_name_stands_for_its_records_newest_first(store):
-    assert resolve(store, "sft") == ["sft-2", "sft-1"], "though sft-3 begins so, too"
+def test_a_name_matches_its_records_newest_first(store):
+    assert resolve(store, "sft") == ["sft-2", "sft-1"], (
+        "although the key of the control begins with it, too"
+    )
     assert resolve(store, "merge-sft") == ["merge-1"]
 
 
-def test_a_key_stands_for_itself_and_its_beginning_for_it(store):
+def test_a_key_matches_itself_and_a_beginning_matches_all_its_keys(store):
     assert resolve(store, "sft-2") == ["sft-2"]
     assert resolve(store, "mer") == ["merge-1"]
     assert resolve(store, "sft-") == ["sft-1", "sft-2", "sft-3"]
     assert resolve(store, "dpo-3") == []
+
+
+@pytest.mark.parametrize("word", ["champion", "head"])
+def test_champion_and_head_match_the_champion_of_a_line(store, word):
+    assert resolve(store, word) == [], "the line has not started"
+    for line, model in (("main", "merge-1"), ("other", "sft-2")):
+        champion = Champion(model=model, evaluation="evaluate-1", label="any")
+        RoundLine(store=store, name=line).start(champion, rounds=0)
+    assert resolve(store, word) == resolve(store, f"{word}:main") == ["merge-1"]
+    assert resolve(store, f"{word}:other") == ["sft-2"]

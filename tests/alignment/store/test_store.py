@@ -46,8 +46,8 @@ def crash_at(countdown, root):
 
     sys.addaudithook(hook)
 
-step, fates = Writes(name="writes"), []
-build(Store(root=Path(sys.argv[1]) / "warm"), step, Progress())  # imports, git: done before a fork
+step, results = Writes(name="writes"), []
+build(Store(root=Path(sys.argv[1]) / "warm"), step, Progress())  # imports and git, before a fork
 for operation in range(1, 500):
     store = Store(root=Path(sys.argv[1]) / f"store-{operation}")
     child = os.fork()
@@ -56,14 +56,14 @@ for operation in range(1, 500):
         build(store, step, Progress())
         os._exit(0)
     died = os.waitpid(child, 0)[1] != 0
-    whole = store.find(step.key) is not None
-    sound = not whole or store.open(step.key) is not None
+    complete = store.find(step.key) is not None
+    sound = not complete or store.open(step.key) is not None
     manifests = len(list(store.root.glob("objects/*/manifest.json")))
     rebuilt = len(build(store, step, Progress()).files)
-    fates.append([died, whole, sound, manifests, rebuilt])
+    results.append([died, complete, sound, manifests, rebuilt])
     if not died:
         break
-print(json.dumps(fates))
+print(json.dumps(results))
 """
 
 
@@ -122,7 +122,7 @@ def test_a_commit_leaves_no_workspace_behind(store):
 
 
 def test_manifest_is_absent_after_a_crash(store):
-    """A process that dies in the middle of a build leaves files in its workspace and no more."""
+    """A process that dies during a build leaves files in its workspace, and nothing else."""
     workspace = store.workspace(KEY)
     (workspace.out / "weights.bin").write_bytes(b"half of the wei")
     assert store.find(KEY) is None
@@ -131,28 +131,30 @@ def test_manifest_is_absent_after_a_crash(store):
     assert not list(store.root.rglob(MANIFEST))
 
 
-def test_a_kill_at_any_file_operation_leaves_an_artifact_whole_or_absent(tmp_path):
-    """A process builds and is killed -9 at its first file operation; the next one at its second...
+def test_a_kill_at_any_file_operation_leaves_an_artifact_complete_or_absent(tmp_path):
+    """One process is killed with SIGKILL at its first file operation, the next at its second,
 
-    until one comes through. After each death the artifact is either absent or opens with every
-    digest right, and building again gives both of its files.
+    and so on until one finishes. After each kill the artifact is absent or opens with all digests
+    right, and building it again yields both of its files.
     """
     run = subprocess.run(
         [sys.executable, "-c", CRASHES, str(tmp_path)], capture_output=True, text=True, timeout=120
     )
     assert run.returncode == 0, run.stderr
-    fates = json.loads(run.stdout)
-    assert len(fates) > 15, "hardly any operation was hit"
-    assert all(died for died, *_ in fates[:-1])
-    for _, whole, sound, manifests, rebuilt in fates:
+    results = json.loads(run.stdout)
+    assert len(results) > 15, "hardly any operation was hit"
+    assert all(died for died, *_ in results[:-1])
+    for _, complete, sound, manifests, rebuilt in results:
         assert sound
-        assert manifests == whole
+        assert manifests == complete
         assert rebuilt == 2
-    assert {whole for _, whole, *_ in fates} == {True, False}, "no kill came after the rename"
+    assert {complete for _, complete, *_ in results} == {True, False}, (
+        "no kill came after the rename"
+    )
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "logs/history.jsonl"])
-def test_any_flipped_bit_is_found(store, committed, name):
+def test_any_flipped_bit_is_detected(store, committed, name):
     path = store.folder(KEY) / name
     intact = path.read_bytes()
     generator = random.Random(0)
@@ -167,7 +169,7 @@ def test_any_flipped_bit_is_found(store, committed, name):
     assert store.open(KEY) == committed
 
 
-def test_any_flipped_bit_of_a_manifest_is_found(store, committed):
+def test_any_flipped_bit_of_a_manifest_is_detected(store, committed):
     path = store.folder(KEY) / MANIFEST
     intact = path.read_bytes()
     for at in range(len(intact)):
@@ -180,22 +182,22 @@ def test_any_flipped_bit_of_a_manifest_is_found(store, committed):
     assert store.find(KEY) == committed
 
 
-def test_manifest_from_before_there_were_digests_is_read(store, committed):
+def test_manifest_without_a_digest_of_its_own_can_be_read(store, committed):
     path = store.folder(KEY) / MANIFEST
     path.write_text(committed.model_dump_json(indent=2))
     assert store.open(KEY) == committed
 
 
 @pytest.mark.usefixtures("committed")
-def test_a_cut_file_is_found(store):
+def test_a_truncated_file_is_detected(store):
     os.truncate(store.folder(KEY) / "weights.bin", 100)
     with pytest.raises(ArtifactError, match=r"weights\.bin does not match the digest"):
         store.open(KEY)
 
 
 @pytest.mark.usefixtures("committed")
-def test_a_change_in_the_same_tick_of_the_clock_is_found(store):
-    """The file's time is the same before and after, as on a file system that tells no finer."""
+def test_a_change_in_the_same_tick_of_the_clock_is_detected(store):
+    """The modification time stays the same, as on a file system with coarse timestamps."""
     path = store.folder(KEY) / "weights.bin"
     tick = time.time_ns() + 10**9
     os.utime(path, ns=(tick, tick))
@@ -207,13 +209,13 @@ def test_a_change_in_the_same_tick_of_the_clock_is_found(store):
 
 
 @pytest.mark.usefixtures("committed")
-def test_a_missing_file_is_found(store):
+def test_a_missing_file_is_detected(store):
     (store.folder(KEY) / "weights.bin").unlink()
     with pytest.raises(ArtifactError, match=r"weights\.bin is missing from its artifact"):
         store.open(KEY)
 
 
-def test_opening_what_is_not_there_names_key_and_store(store):
+def test_opening_a_missing_artifact_names_key_and_store(store):
     with pytest.raises(ArtifactError, match=f"no artifact '{KEY}' in {store.root}"):
         store.open(KEY)
 
@@ -225,7 +227,7 @@ def test_a_damaged_artifact_is_moved_aside_and_not_reused(store, caplog):
     assert not store.folder(KEY).exists()
     (aside,) = (store.root / "damaged").iterdir()
     assert (aside / "weights.bin").stat().st_size == 100
-    assert "built again" in caplog.text
+    assert "building it again" in caplog.text
 
 
 @pytest.mark.usefixtures("committed")
@@ -233,25 +235,25 @@ def test_an_unreadable_manifest_is_an_error_that_says_what_to_remove(store):
     (store.folder(KEY) / MANIFEST).write_text('{"key": "sft')
     with pytest.raises(ArtifactError, match=f"Remove {store.folder(KEY)} and run again"):
         store.find(KEY)
-    assert store.reuse(KEY) is None, "a whole run goes on: the stage is built again"
+    assert store.reuse(KEY) is None, "a run continues, and builds the stage again"
 
 
-def test_what_an_earlier_attempt_left_in_the_workspace_is_kept(store):
+def test_files_of_an_earlier_attempt_stay_in_the_workspace(store):
     (store.workspace(KEY).out / "half").write_text("x")
     assert (store.workspace(KEY).out / "half").read_text() == "x"
 
 
-def test_a_uri_becomes_a_place_on_disk(store):
+def test_a_uri_becomes_a_path_on_disk(store):
     assert store.path(f"store:{KEY}/model") == store.root / "objects" / KEY / "model"
     assert str(store.path("folder:/models/qwen")) == "/models/qwen"
 
 
-def test_a_hub_uri_has_no_place_on_disk(store):
-    with pytest.raises(ArtifactError, match=r"'hub:Qwen/Qwen2\.5' is not a place on disk"):
+def test_a_hub_uri_has_no_path_on_disk(store):
+    with pytest.raises(ArtifactError, match=r"'hub:Qwen/Qwen2\.5' is not a path on disk"):
         store.path("hub:Qwen/Qwen2.5")
 
 
-def test_a_store_below_a_file_says_which_setting_to_change(tmp_path):
+def test_a_store_below_a_file_names_the_setting_to_change(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="--set store=FOLDER"):
         Store(root=tmp_path / "file" / "store").workspace(KEY)
@@ -262,7 +264,7 @@ def test_errors_that_are_not_about_the_disk_pass_unchanged(tmp_path):
         raise TimeoutError
 
 
-def test_only_a_sealed_checkpoint_counts_as_one(store):
+def test_only_a_committed_checkpoint_counts_as_one(store):
     checkpoint = store.workspace(KEY).checkpoints / "step-00000003"
     checkpoint.mkdir(parents=True)
     assert not store.has_checkpoint(KEY)

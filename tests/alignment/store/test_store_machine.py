@@ -1,4 +1,4 @@
-"""Random lives of a store beside a dict: builds that die or find the disk full, and damage."""
+"""Random histories of a store compared with a dict: killed builds, full disks, and damage."""
 
 import contextlib
 import shutil
@@ -11,24 +11,24 @@ from alignment.errors import ArtifactError
 from alignment.store.store import MANIFEST, Store
 from tests.alignment.artifacts import record_of
 from tests.faults.failpoints import Broken, arm
-from tests.machines import lives, place_of_a_life
+from tests.machines import histories, history_folder
 
 KEYS = st.sampled_from(["sft-1", "dpo-1", "merge-1"])
 NAMES = ("weights.bin", "logs/history.jsonl")
 
 
 class Machine(RuleBasedStateMachine):
-    """`whole` has the content of each artifact that must open; no other one may."""
+    """`intact` has the content of each artifact that must open; no other artifact may open."""
 
     @initialize()
     def begin(self):
-        self.folder = place_of_a_life()
+        self.folder = history_folder()
         self.store = Store(root=Path(self.folder.name))
-        self.whole: dict[str, bytes] = {}
+        self.intact: dict[str, bytes] = {}
 
     @rule(key=KEYS, content=st.binary(min_size=1, max_size=1500), dies=st.integers(0, 24))
     def build(self, key, content, dies):
-        """As a run does it: reuse, or build and commit; it dies at a failpoint, or nowhere."""
+        """Like a run: reuse, or build and commit; it dies at a failpoint, or not at all."""
         end = arm("raise", nth=dies)
         with contextlib.suppress(Broken):
             self.reuse_or_build(key, content)
@@ -37,7 +37,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(key=KEYS, content=st.binary(min_size=1, max_size=600), at=st.integers(1, 20))
     def disk_is_full(self, key, content, at):
-        """The run says so; the next one, with room, goes on."""
+        """The run fails; the next one, with free space, continues."""
         end = arm("full", nth=at)
         with contextlib.suppress(OSError):
             self.reuse_or_build(key, content)
@@ -46,14 +46,14 @@ class Machine(RuleBasedStateMachine):
 
     def reuse_or_build(self, key, content):
         if self.store.reuse(key) is None:
-            assert key not in self.whole
+            assert key not in self.intact
             workspace = self.store.workspace(key)
             for name in NAMES:
                 (workspace.out / name).parent.mkdir(parents=True, exist_ok=True)
                 (workspace.out / name).write_bytes(content)
             self.store.commit(record_of(key), workspace)
-        assert self.read(key) == self.whole.get(key, content) or key not in self.whole
-        self.whole[key] = self.read(key)
+        assert self.read(key) == self.intact.get(key, content) or key not in self.intact
+        self.intact[key] = self.read(key)
 
     def read(self, key):
         first, second = ((self.store.folder(key) / name).read_bytes() for name in NAMES)
@@ -64,32 +64,32 @@ class Machine(RuleBasedStateMachine):
         key=KEYS, place=st.floats(0, 1, exclude_max=True), file=st.sampled_from([*NAMES, MANIFEST])
     )
     def flip_a_bit(self, key, place, file):
-        if key not in self.whole:
+        if key not in self.intact:
             return
         path = self.store.folder(key) / file
         content = bytearray(path.read_bytes())
         bit = int(place * 8 * len(content))
         content[bit // 8] ^= 1 << bit % 8
         path.write_bytes(content)
-        del self.whole[key]
+        del self.intact[key]
 
     @rule(key=KEYS, file=st.sampled_from([*NAMES, MANIFEST]))
     def lose_a_file(self, key, file):
-        if key in self.whole:
+        if key in self.intact:
             (self.store.folder(key) / file).unlink()
-            del self.whole[key]
+            del self.intact[key]
 
     @rule(key=KEYS)
     def lose_the_artifact(self, key):
         shutil.rmtree(self.store.folder(key), ignore_errors=True)
-        self.whole.pop(key, None)
+        self.intact.pop(key, None)
 
     @invariant()
     def what_opens_is_what_was_committed(self):
         for key in ("sft-1", "dpo-1", "merge-1"):
-            if key in self.whole:
+            if key in self.intact:
                 self.store.open(key)
-                assert self.read(key) == self.whole[key]
+                assert self.read(key) == self.intact[key]
                 continue
             try:
                 self.store.open(key)
@@ -102,5 +102,5 @@ class Machine(RuleBasedStateMachine):
             self.folder.cleanup()
 
 
-Machine.TestCase.settings = lives(examples=30, steps=20)
+Machine.TestCase.settings = histories(examples=30, steps=20)
 TestStoreAgainstAModel = Machine.TestCase

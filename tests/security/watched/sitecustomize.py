@@ -1,7 +1,7 @@
-"""Loaded by every Python that starts with this folder on its path: a guard on its sockets.
+"""Guards the sockets of every Python process that starts with this folder on its path.
 
-What would look up, reach or listen on anything but this machine's loopback is written to the file
-in OUTSIDE_LOG and fails there. Not here: sockets opened by native code, which `strace` shows.
+Looking up, contacting or listening on anything but this machine's loopback fails, and is logged to
+the file in OUTSIDE_LOG. Not here: sockets opened by native code, which `strace` shows.
 """
 
 import ipaddress
@@ -16,7 +16,7 @@ NAMES = {"socket.getaddrinfo", "socket.gethostbyname"}
 
 
 def is_here(host: object) -> bool:
-    """Whether a host is this machine by its loopback, or no host at all."""
+    """Whether a host is this machine's loopback, or no host at all."""
     text = host.decode() if isinstance(host, bytes) else host
     if text is None or text == "localhost":
         return True
@@ -27,7 +27,7 @@ def is_here(host: object) -> bool:
 
 
 def watch(event: str, args: tuple[object, ...]) -> None:
-    """The audit hook."""
+    """The audit hook, see `sys.addaudithook`."""
     if event in OUT:
         address = args[1]
         host = address[0] if isinstance(address, tuple) and len(address) > 1 else None

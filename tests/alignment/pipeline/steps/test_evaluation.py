@@ -1,4 +1,4 @@
-"""What is evaluated is what is exported, and its distance from what was trained is known."""
+"""The evaluated model is the exported one, and its distance from the trained one is recorded."""
 
 import pytest
 
@@ -13,40 +13,41 @@ from tests import tiny
 
 @pytest.fixture(params=["merge", "stack"])
 def in_four_bits(request, tiny_model_folder, make_adapter, tmp_path):
-    """The steps of a run in NF4 up to the evaluation of its SFT adapter, and their records."""
+    """The store of an NF4 run up to the evaluation of its SFT adapter, and the records."""
     make_adapter("sft", seed=1)
     settings = tiny.settings(tiny_model_folder, tmp_path / "store")
     settings["sft"] = {"name": "adapter", "path": str(tmp_path / "sft")}
     settings["quantisation"] = {"kind": "nf4", "compute_dtype": "float32"}
     settings["compose"] = {"name": request.param}
     settings["rounds"][0]["data"]["held_out_share"] = 0.5
-    woven = chain(PipelineConfig.model_validate(settings))
+    planned = chain(PipelineConfig.model_validate(settings))
     store = Store(root=tmp_path / "store")
-    assert woven.held_out is not None
-    assert woven.sft is not None
-    data = [round_.pairs for round_ in woven.rounds]
-    models = (woven.sft, woven.handover, woven.evaluate_base, woven.evaluate_sft)
-    steps = (woven.base, woven.held_out, *data, *models)
+    assert planned.held_out is not None
+    assert planned.sft is not None
+    data = [round_.pairs for round_ in planned.rounds]
+    models = (planned.sft, planned.handover, planned.evaluate_base, planned.evaluate_sft)
+    steps = (planned.base, planned.held_out, *data, *models)
     return store, {step.name: build(store, step, Progress()) for step in steps}
 
 
-def test_a_model_trained_in_four_bits_is_judged_as_it_is_exported(in_four_bits, tmp_path):
-    """In full weights, at the same distance from training in the record and in the export.
+def test_a_model_trained_in_four_bits_is_evaluated_as_it_is_exported(in_four_bits, tmp_path):
+    """In full weights, and record and export state the same distance from training.
 
-    The hand-over's distance is of what the next stage loads, in four bits again: another one.
+    The distance recorded by the handover differs: it is for the model that the next stage loads,
+    which is 4-bit again.
     """
     store, records = in_four_bits
-    judged = records["evaluate-sft"].metrics
-    (handed_over,) = (r for name, r in records.items() if name in ("merge-sft", "stack-sft"))
-    said = export(store, handed_over, tmp_path / "out", dtype=None)
-    assert said.from_trained is not None
-    shown = {name: judged[f"{name}_from_training"] for name in said.from_trained}
-    assert shown == pytest.approx(said.from_trained, rel=0.05)
-    assert judged["kl_from_training"] > 1e-5
-    handed = {name: handed_over.metrics[name] for name in said.from_trained}
-    assert handed != pytest.approx(said.from_trained, rel=0.05)
+    evaluated = records["evaluate-sft"].metrics
+    (handover,) = (r for name, r in records.items() if name in ("merge-sft", "stack-sft"))
+    exported = export(store, handover, tmp_path / "out", dtype=None)
+    assert exported.from_trained is not None
+    recorded = {name: evaluated[f"{name}_from_training"] for name in exported.from_trained}
+    assert recorded == pytest.approx(exported.from_trained, rel=0.05)
+    assert evaluated["kl_from_training"] > 1e-5
+    handed = {name: handover.metrics[name] for name in exported.from_trained}
+    assert handed != pytest.approx(exported.from_trained, rel=0.05)
 
 
-def test_a_base_was_not_trained(in_four_bits):
+def test_the_base_has_no_distance_from_training(in_four_bits):
     _, records = in_four_bits
     assert not [name for name in records["evaluate-base"].metrics if name.endswith("_training")]

@@ -1,4 +1,4 @@
-"""The gate as a step: what it hands on, whom it judges against."""
+"""The gate as a step: which model it passes on, and which champion it compares with."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from tests.alignment.artifacts import put_evaluation, put_model
 
 @pytest.fixture
 def store(tmp_path, tiny_ref):
-    """Three models, told apart by where their weights lie; 30, 10 and 20 of 40 pairs are right."""
+    """Three models with different uris; they get 30, 10 and 20 of 40 pairs right."""
     store = Store(root=tmp_path)
     for label, right in (("sft", 30), ("round 1", 10), ("round 2", 20)):
         put_model(store, f"merge-{label[-1]}", tiny_ref, uri=f"folder:{label}")
@@ -32,29 +32,29 @@ def gate(candidate, *, champion):
     )
 
 
-def handed_on(store, step):
-    kept = GateResult.model_validate(run_step(store, step).output)
-    return kept.model.base.uri, kept.evaluation
+def passed_on(store, step):
+    result = GateResult.model_validate(run_step(store, step).output)
+    return result.model.base.uri, result.evaluation
 
 
-def test_gate_hands_on_a_round_that_is_not_worse(store):
-    assert handed_on(store, gate("2", champion="1")) == ("folder:round 2", "evaluate-2")
+def test_gate_passes_on_a_round_that_is_not_worse(store):
+    assert passed_on(store, gate("2", champion="1")) == ("folder:round 2", "evaluate-2")
 
 
-def test_gate_hands_on_the_champion_of_a_round_that_is_worse(store):
+def test_gate_passes_on_the_champion_when_the_round_is_worse(store):
     step = gate("2", champion="t")
-    assert handed_on(store, step) == ("folder:sft", "evaluate-t")
+    assert passed_on(store, step) == ("folder:sft", "evaluate-t")
     (note,) = store.open(step.key).notes
     assert note.startswith("round 2 is rejected, sft stays: preference accuracy fell by 0.250")
 
 
-def test_report_names_the_model_that_the_last_gate_handed_on(finished):
+def test_report_names_the_model_that_the_last_gate_passed_on(finished):
     report = gather(finished.store, finished.chain, config=finished.config, command="", timings={})
-    handed = GateResult.model_validate(finished.records["gate-2"].output).model
+    passed = GateResult.model_validate(finished.records["gate-2"].output).model
     merges = {"sft": "merge-sft", "round 1": "merge-dpo-1", "round 2": "merge-dpo-2"}
     assert report.final is not None
-    assert handed == ModelRef.model_validate(finished.records[merges[report.final]].output)
+    assert passed == ModelRef.model_validate(finished.records[merges[report.final]].output)
     assert [verdict.candidate for verdict in report.verdicts] == ["round 1", "round 2"]
-    told = " ".join(note for note in report.notes if note.startswith("The gate"))
-    assert "round 1" in told
-    assert "round 2" in told
+    notes = " ".join(note for note in report.notes if note.startswith("The gate"))
+    assert "round 1" in notes
+    assert "round 2" in notes
