@@ -10,6 +10,7 @@ from prefect.settings import get_current_settings
 
 from alignment.errors import Interrupted
 from flows.dpo_round import RoundResult, dpo_round
+from flows.environment import SERVER_TIMEOUT
 from flows.sft_dpo import RunResult, sft_dpo
 from tasks.stage import watching
 
