@@ -1,10 +1,10 @@
-"""Rows a second and peak memory of preparing many preference pairs, near duplicates included.
+"""Measures rows per second and peak memory of preparing preference pairs, with near duplicates.
 
     python benchmarks/data_scale.py --rows 100000 --tokenizer FOLDER
 
-The rows are made first: prompts of the practice set above slices of this repository's own prose,
-1.6 kB each, among them 2 % near duplicates, 1 % duplicates and 1 % broken lines. With --work a
-call that was killed is continued by the next.
+First generates the rows: prompts of the practice set followed by slices of this repository's own
+prose, 1.6 kB each, including 2 % near duplicates, 1 % duplicates and 1 % broken lines. With --work,
+the same call resumes a run that was killed.
 """
 
 import argparse
@@ -31,11 +31,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Make the rows, prepare them, and print one row of a table."""
+    """Generate the rows, prepare them, and print one row of a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--tokenizer", required=True, help="folder or id of a chat tokenizer")
-    parser.add_argument("--work", type=Path, help="where the rows lie; default: a new folder")
+    parser.add_argument("--work", type=Path, help="folder for the rows; default: a temporary one")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch)
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def show(path: Path, rows: int, tokenizer: str, work: Path) -> None:
-    """Prepare a file and print what it took."""
+    """Prepare a file, and print time and memory."""
     out = work / f"out-{rows}"
     out.mkdir(exist_ok=True)
     encoder = chat_tokenizer(tokenizer)
@@ -75,7 +75,7 @@ def show(path: Path, rows: int, tokenizer: str, work: Path) -> None:
 
 
 def chat_tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer, under Qwen2.5's chat template where it has none."""
+    """The tokenizer, with Qwen2.5's chat template if it has none."""
     from transformers import AutoTokenizer
     from trl.chat_template_utils import qwen2_5_chat_template
 
@@ -85,7 +85,7 @@ def chat_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 
 
 def write(path: Path, rows: int) -> None:
-    """Write so many lines, some of them faulty."""
+    """Write this many lines, some of them faulty."""
     draw = random.Random(0)
     pairs = cycle(list(PracticeSource(part="sft", rows=2_000, seed=0).pairs()))
     text = " ".join(file.read_text() for file in sorted(ROOT.glob("docs/*.md")))
@@ -98,15 +98,15 @@ def write(path: Path, rows: int) -> None:
             slice_[at] = draw.choice(words)
         return " ".join(slice_)
 
-    def made() -> Iterator[str]:
+    def lines() -> Iterator[str]:
         before: dict[str, str] = {}
         for number, pair in enumerate(pairs):
-            fate = draw.random()
-            if fate < 0.01 and before:
+            chance = draw.random()
+            if chance < 0.01 and before:
                 yield json.dumps(before)
-            elif fate < 0.03 and before:
+            elif chance < 0.03 and before:
                 yield json.dumps({**before, "chosen": before["chosen"] + " indeed"})
-            elif fate < 0.04:
+            elif chance < 0.04:
                 yield '{"prompt": "cut'
             else:
                 before = {
@@ -117,7 +117,7 @@ def write(path: Path, rows: int) -> None:
                 yield json.dumps(before)
 
     with path.open("w") as file:
-        file.writelines(line + "\n" for line in islice(made(), rows))
+        file.writelines(line + "\n" for line in islice(lines(), rows))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""From raw rows to prepared sets: sources, formats, filters, splits, encoding, practice."""
+"""From raw rows to prepared data sets: sources, formats, filters, deduplication, splits."""

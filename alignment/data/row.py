@@ -1,4 +1,4 @@
-"""A row on its way through the filters: where it came from, and why it may be dropped."""
+"""A row as the filters see it: its record, its origin, and the reasons for dropping it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,67 +18,67 @@ class Reason(StrEnum):
     """Why a row is not used. Every quarantined row has exactly one."""
 
     malformed = "malformed"
-    """Not the JSON, the columns or the types that its format asks for."""
+    """Not valid JSON, or not the columns and types that its format requires."""
     bad_encoding = "bad_encoding"
-    """Bytes that are not UTF-8, NUL, half a surrogate pair, or U+FFFD left by a bad decoding."""
+    """Not UTF-8; or contains NUL, half a surrogate pair, or U+FFFD from an earlier bad decoding."""
     no_contrast = "no_contrast"
-    """Candidates of one question that are all right or all wrong: nothing to prefer."""
+    """The candidates for one prompt are all right or all wrong, so none is preferred."""
     score_inverted = "score_inverted"
     """The chosen reply scores lower than the rejected one."""
     unknown_format = "unknown_format"
-    """Columns of no known format, in a file that a folder or pattern brought along."""
+    """Columns of no known format, in a file that a folder or pattern matched."""
     unpaired = "unpaired"
-    """A judged reply without another to the same prompt."""
+    """A single judged reply, without a reply to the same prompt that has the other label."""
     no_prompt = "no_prompt"
     """A reply whose prompt is not in the file."""
     merged = "merged"
-    """No record of its own: it is part of the record at another row."""
+    """Part of the record at another row, so it has no record of its own."""
     empty = "empty"
-    """A turn without text, or no turn at all."""
+    """A turn without text, or no turns at all."""
     role_order = "role_order"
-    """Not [system] user assistant user ... assistant, or a reply of several turns."""
+    """Not [system] user assistant user ... assistant, or a reply with several turns."""
     special_token = "special_token"
-    """Text that would be encoded to a control token, or opens a turn in the chat template."""
+    """Text that encodes to a control token, or that opens a turn in the chat template."""
     turn_marker = "turn_marker"
-    """Text that opens or ends a turn in a chat format in use: a forged or a lost turn."""
+    """Text that opens or ends a turn in a known chat format: a forged or an unparsed turn."""
     placeholder = "placeholder"
-    """A reply with a blank such as {{name}} that nobody has filled."""
+    """A reply with an unfilled placeholder such as {{name}}."""
     no_tool_template = "no_tool_template"
-    """Calls tools, which the chat template leaves out."""
+    """Calls tools, which the chat template does not render."""
     identical_pair = "identical_pair"
-    """Chosen and rejected are one text."""
+    """Chosen and rejected are the same text."""
     tie = "tie"
     """Both replies have the same score."""
     duplicate = "duplicate"
-    """The same content stands further up."""
+    """An earlier row has the same content."""
     near_duplicate = "near_duplicate"
-    """Nearly the same content stands further up, or in an earlier round."""
+    """An earlier row, or a row of an earlier round, has nearly the same content."""
     repeated_prompt = "repeated_prompt"
-    """Its prompt stands further up as often as `max_per_prompt` allows."""
+    """As many earlier rows as `max_per_prompt` allows have the same prompt."""
     conflicting_label = "conflicting_label"
-    """A over B here and B over A elsewhere, for one prompt."""
+    """Prefers A over B where another row prefers B over A for the same prompt."""
     prompt_too_long = "prompt_too_long"
-    """The prompt does not fit even with only its system turn and its last user turn."""
+    """The prompt does not fit even if cut down to its system turn and last user turn."""
     too_long = "too_long"
-    """Does not fit; or the replies, once cut, would be too short or the same."""
+    """Does not fit; or the replies, once truncated, would be too short or identical."""
     in_evaluation_set = "in_evaluation_set"
-    """Its prompt is held out elsewhere, so nobody may train on it."""
+    """Its prompt is held out elsewhere or belongs to an evaluation: not to be trained on."""
     used_by_earlier_round = "used_by_earlier_round"
-    """Its prompt has been trained on by an earlier step."""
+    """An earlier step trained on its prompt."""
     other_part = "other_part"
     """Belongs to another `part` of the source."""
     not_sampled = "not_sampled"
-    """Beyond the share of its source that `weight` asks for."""
+    """Outside the share of its source that `weight` samples."""
     over_limit = "over_limit"
-    """Beyond the set's `limit`, or its task type's."""
+    """Beyond the `limit` of the set, or that of its task type."""
 
 
 class Rejected(Exception):
-    """One row cannot be used. Never leaves `alignment.data`: it becomes a `Quarantined` row.
+    """A row cannot be used. Never leaves `alignment.data`: it becomes a `Quarantined` row.
 
     Attributes:
         reason: one of `Reason`.
-        detail: what was found, in a few words.
+        detail: what was found, for people.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -92,10 +92,10 @@ class Row(Generic[R]):
     """A record and where it came from.
 
     Attributes:
-        file: the source's name for people.
+        file: display name of the file or source.
         row: 1-based line or row in it.
-        prompt_key: `split.prompt_key` of the record as it was read; trimming does not change it.
-        held_out: the record is never trained on.
+        prompt_key: `split.prompt_key` of the record as read; trimming does not change it.
+        held_out: whether the record is held out, i.e. never trained on.
     """
 
     record: R
@@ -104,23 +104,23 @@ class Row(Generic[R]):
     prompt_key: str
     held_out: bool = False
 
-    def dropped(self, reason: Reason, detail: str = "") -> Quarantined:
-        """This row's line in the quarantine file."""
+    def as_quarantined(self, reason: Reason, detail: str = "") -> Quarantined:
+        """This row's entry in the quarantine file."""
         return Quarantined(
             file=self.file, row=self.row, reason=reason, detail=detail, id=self.record.id
         )
 
 
 class Filtered(NamedTuple, Generic[R]):
-    """Rows that pass, and the others with their reasons. Together: every row that went in.
+    """The rows that passed, and the dropped ones with reasons: together, all input rows.
 
     Attributes:
-        noted: what else was done, and to how many rows.
+        changes: what else the filter did, with the number of rows affected.
     """
 
     kept: list[Row[R]]
     dropped: list[Quarantined]
-    noted: Mapping[str, int] = MappingProxyType({})
+    changes: Mapping[str, int] = MappingProxyType({})
 
 
 def rule(
@@ -129,7 +129,7 @@ def rule(
     [Callable[Concatenate[Row[R], P], str | None]],
     Callable[Concatenate[Iterable[Row[R]], P], Filtered[R]],
 ]:
-    """Turn a function that says what is wrong with a row, if anything, into a filter of rows."""
+    """Turn a function that returns what is wrong with a row, or None, into a filter of rows."""
 
     def as_filter(
         problem: Callable[Concatenate[Row[R], P], str | None],
@@ -142,7 +142,7 @@ def rule(
                 if detail is None:
                     kept.append(row)
                 else:
-                    dropped.append(row.dropped(reason, detail))
+                    dropped.append(row.as_quarantined(reason, detail))
             return Filtered(kept, dropped)
 
         return filtered
@@ -151,17 +151,17 @@ def rule(
 
 
 def turns(record: Record) -> tuple[Message, ...]:
-    """All messages of a record, of a pair prompt, chosen and rejected in this order."""
+    """All messages of a record; for a pair, those of prompt, chosen and rejected in this order."""
     return tuple(message for part in parts_of(record).values() for message in part)
 
 
 def normalise_space(messages: Sequence[Message]) -> str:
-    """The text of some turns with every run of white space as one space."""
+    """The text of some turns, with each run of white space collapsed to one space."""
     return "\n".join(" ".join(message.text.split()) for message in messages)
 
 
 def parts_of(record: Record) -> dict[str, tuple[Message, ...]]:
-    """The messages of a record by the name of its part."""
+    """The messages of a record by part: `messages`, `prompt`, `chosen`, `rejected`."""
     if isinstance(record, Conversation):
         return {"messages": record.messages}
     if isinstance(record, Prompt):

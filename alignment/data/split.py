@@ -1,7 +1,7 @@
-"""Who goes where, decided by hashes: no row's place depends on another row.
+"""Splits by hash: which rows are held out and which part they belong to.
 
-A row is known by the hash of its first user turn, normalised. So two answers to one prompt, or
-two rows of one thread, share a split and a part, and a row that is added moves no other.
+The hash is of the row's first user turn, normalised. So two replies to one prompt, or two rows of
+one thread, are always on the same side, and adding a row never moves another.
 """
 
 import hashlib
@@ -20,8 +20,10 @@ from alignment.records import Frozen, Message
 class Part(Frozen):
     """One of several disjoint shares of a source, e.g. one for each round."""
 
-    index: PositiveInt = Field(description="which part, from 1 to `of`")
-    of: PositiveInt = Field(description="number of parts of about equal size; no prompt is in two")
+    index: PositiveInt = Field(description="Number of this part, from 1 to `of`.")
+    of: PositiveInt = Field(
+        description="Number of parts. They are about equal in size and share no prompt."
+    )
 
     @model_validator(mode="after")
     def _within(self) -> Self:
@@ -29,13 +31,13 @@ class Part(Frozen):
             raise ValueError(f"part {self.index} of {self.of} does not exist; count from 1")
         return self
 
-    def holds(self, key: str, *, salt: str) -> bool:
-        """Whether the prompt of this key belongs to this part."""
+    def contains(self, key: str, *, salt: str) -> bool:
+        """Whether the prompt with this key belongs to this part."""
         return int(unit_hash(key, salt=f"part:{salt}") * self.of) == self.index - 1
 
 
 class PromptKeys(Frozen):
-    """The prompts that a prepared set has claimed, as keys; later sets keep off them.
+    """Keys of the prompts that a prepared set uses, so that later sets can avoid them.
 
     Attributes:
         trained: keys of its training rows, sorted.
@@ -48,15 +50,15 @@ class PromptKeys(Frozen):
 
     @cached_property
     def trained_on(self) -> frozenset[str]:
-        """The keys of its training rows, to look one up."""
+        """`trained` as a set, for lookups."""
         return frozenset(self.trained)
 
     @classmethod
     def read(cls, path: Path) -> "PromptKeys":
-        """The keys that a set's preparation has written.
+        """The keys in a prepared set's `prompt_keys.json`.
 
         Raises:
-            ArtifactError: the file is missing or is not such a record.
+            ArtifactError: the file is missing or does not hold such a record.
         """
         try:
             return cls.model_validate_json(path.read_bytes())
@@ -67,31 +69,31 @@ class PromptKeys(Frozen):
 
 
 def normalise(text: str) -> str:
-    """Text without what rarely makes it another prompt: NFKC, no case, single spaces."""
+    """Text with NFKC applied, case folded and white space collapsed to single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def first_user_turn(messages: Iterable[Message]) -> str:
-    """The first user message's text; empty where there is none."""
+    """Text of the first user message, or an empty string if there is none."""
     return next((message.content for message in messages if message.role == "user"), "")
 
 
 def prompt_key(messages: Iterable[Message]) -> str:
-    """16 hex digits that stand for a chat's first user turn, normalised."""
+    """Hash of a chat's first user turn, normalised: 16 hex digits."""
     text = normalise(first_user_turn(messages))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def unit_hash(key: str, *, salt: str) -> float:
-    """A number in [0, 1) that only the key and the salt decide; evenly spread."""
+    """A number in [0, 1), uniformly distributed, determined by key and salt alone."""
     digest = hashlib.sha256(f"{salt}\0{key}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def held_out(key: str, share: float, *, salt: str) -> bool:
-    """Whether the prompt of this key is never trained on.
+def is_held_out(key: str, share: float, *, salt: str) -> bool:
+    """Whether the prompt with this key is held out, i.e. never trained on.
 
-    With one salt, what a small share holds out a larger share holds out too, so sets of one
-    run that see the same prompt agree about it.
+    With the same salt, a larger share holds out everything that a smaller one does. So the sets of
+    one run agree on a prompt that they share.
     """
     return unit_hash(key, salt=f"held-out:{salt}") < share

@@ -30,7 +30,7 @@ def list_files(place: str) -> list[FileStat]:
     Raises:
         DataError: the folder or URL cannot be read.
     """
-    with files.reading(place):
+    with files.data_errors(place):
         system, root = files.filesystem(place)
         local = "://" not in place
         return sorted(
@@ -52,10 +52,10 @@ def restat(file: FileStat) -> FileStat:
     Raises:
         DataError: the file is gone.
     """
-    with files.reading(file.name):
+    with files.data_errors(file.name):
         system, path = files.filesystem(file.name)
         system.invalidate_cache()
-        info = files.patiently(file.name, lambda: system.info(path))
+        info = files.with_retries(file.name, lambda: system.info(path))
         return _stat(system, file.name, info)
 
 
@@ -65,11 +65,11 @@ def truncation(name: str) -> str | None:
     Raises:
         DataError: the file cannot be read, or is compressed and ends too early.
     """
-    with files.reading(name):
+    with files.data_errors(name):
         if name.lower().endswith(".parquet"):
-            whole = files.patiently(name, lambda: _has_footer(name))
+            whole = files.with_retries(name, lambda: _has_footer(name))
             return None if whole else "it has no Parquet footer yet"
-        last = files.patiently(name, lambda: _last_line(name))
+        last = files.with_retries(name, lambda: _last_line(name))
         if not last:
             return "it is empty"
         return None if last.endswith(b"\n") or _is_json(last) else "its last line is truncated"
@@ -85,7 +85,7 @@ def _below(system: Any, place: str, root: str) -> Iterator[dict[str, Any]]:
     folders = [root]
     for folder in folders:
         try:
-            found = files.patiently(place, partial(system.ls, folder, detail=True))
+            found = files.with_retries(place, partial(system.ls, folder, detail=True))
         except FileNotFoundError:  # it never existed, or was removed in the meantime
             continue
         for info in found:
@@ -97,7 +97,7 @@ def _below(system: Any, place: str, root: str) -> Iterator[dict[str, Any]]:
 
 def _last_line(name: str) -> bytes:
     last = b""
-    with files.opened(name) as packed, files.unpacked(name, packed) as lines:
+    with files.opened(name) as packed, files.decompressed(name, packed) as lines:
         for line in lines:
             last = line
     return last
@@ -107,7 +107,7 @@ def _stat(system: Any, name: str, info: dict[str, Any]) -> FileStat:
     return FileStat(
         name=name,
         size=info["size"] or 0,
-        modified=files.patiently(name, lambda: _modified(system, info["name"])),
+        modified=files.with_retries(name, lambda: _modified(system, info["name"])),
         is_link=bool(info.get("islink")),
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from alignment.data.build.ingest import FileReport, IntakeReport, Wanted, take_in
+from alignment.data.build.ingest import FileReport, IngestOptions, IngestReport, ingest
 from alignment.errors import UsageError
 from flows.display import counting
 
@@ -16,7 +16,7 @@ def read_data(
     """Write usable and quarantined rows, and print how many there are."""
     request = _validated({**wanted, "columns": dict(_pair_of(column) for column in columns)})
     with counting() as on_progress:
-        report = take_in(paths, request, out=out, on_progress=on_progress)
+        report = ingest(paths, request, out=out, on_progress=on_progress)
     if as_json:
         print(report.model_dump_json(indent=2))
         return
@@ -36,14 +36,14 @@ def _pair_of(column: str) -> tuple[str, str]:
     return theirs, ours
 
 
-def _validated(values: Mapping[str, object]) -> Wanted:
+def _validated(values: Mapping[str, object]) -> IngestOptions:
     try:
-        return Wanted.model_validate(values)
+        return IngestOptions.model_validate(values)
     except ValidationError as error:
         raise UsageError(f"--format: {error.errors()[0]['msg']}") from error
 
 
-def _counts_of(report: FileReport | IntakeReport) -> str:
+def _counts_of(report: FileReport | IngestReport) -> str:
     """Rows read, kept (with flags) and quarantined (with reasons), as text."""
     quarantined = sum(report.quarantined.values())
     kept = f"{report.kept} kept{_named('of these ', report.flagged)}"

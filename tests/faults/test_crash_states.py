@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignment.data.build.shards import Pass, fill_shards
+from alignment.data.build.shards import FilterPass, fill_shards
 from alignment.data.read.reading import Reading
 from alignment.data.row import Row
 from alignment.data.split import prompt_key
@@ -197,7 +197,7 @@ def pairs(count):
 
 def shard_of(work):
     reading = Reading("any", "pairs", "any", "", pairs(30))
-    filters: Pass[PreferencePair] = Pass((), salt="", likeness=True)
+    filters: FilterPass[PreferencePair] = FilterPass((), salt="", signatures=True)
     (shard,) = fill_shards(reading, 0, filters, work, lambda _: None)
     index = np.load(shard / "index.npy")
     return snapshot(shard), len(index)

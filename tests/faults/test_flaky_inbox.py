@@ -53,7 +53,7 @@ class Flaky(LocalFileSystem):  # type: ignore[misc]  # fsspec ships no types
 def history(monkeypatch):
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(files, "RETRY_DELAYS", (0.0, 0.0, 0.0))
     with tempfile.TemporaryDirectory() as folder:
         made = History(0, Path(folder))
         settings = made.config.model_dump(mode="json")
@@ -80,7 +80,7 @@ def test_every_batch_is_used_once_however_often_the_network_fails(history):
 
 def test_a_network_that_is_down_is_not_an_empty_inbox(monkeypatch, tmp_path):
     fsspec.register_implementation("flaky", Flaky, clobber=True)
-    monkeypatch.setattr(files, "PAUSES", ())
+    monkeypatch.setattr(files, "RETRY_DELAYS", ())
     monkeypatch.setattr(Flaky, "calls", itertools.repeat(3))
     with pytest.raises(DataError, match="cannot be read: the network is unreachable"):
         list(scan(InboxConfig(path=f"flaky://{tmp_path}")))

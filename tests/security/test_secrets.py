@@ -6,7 +6,7 @@
 import pytest
 
 from alignment.config.file import load
-from alignment.data.build.ingest import Wanted, take_in
+from alignment.data.build.ingest import IngestOptions, ingest
 from alignment.data.read.files import without_secret
 from alignment.errors import ConfigError, DataError
 
@@ -38,7 +38,7 @@ def test_a_secret_in_a_url_is_refused_and_not_repeated(tiny_settings, write_conf
 @pytest.mark.parametrize("url", WITH_SECRET)
 def test_the_data_command_refuses_one_too(tmp_path, url):
     with pytest.raises(DataError, match="a password or token in a URL") as caught:
-        take_in([url], Wanted(), out=tmp_path, on_progress=lambda *_: None)
+        ingest([url], IngestOptions(), out=tmp_path, on_progress=lambda *_: None)
     assert SECRET not in str(caught.value)
 
 

@@ -1,1 +1,1 @@
-"""From raw rows to a prepared set, with an account of every row."""
+"""Builds a prepared set from raw rows, and accounts for every row."""

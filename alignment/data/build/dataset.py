@@ -1,8 +1,9 @@
-"""The rows of a set on their way through the filters, and the account of every one of them.
+"""Builds a set from its sources in two passes, and accounts for every row.
 
-Two passes: each row against the rules, in shards on disk (`shards.py`); then all that are left
-against each other, by their columns (`index.py`). Memory holds 80 bytes a row and one batch.
-For each source, and so in all: rows read = kept + held out + dropped. Not here: which filters.
+The first pass applies the filters to each row, in shards on disk (`shards.py`). The second compares
+the remaining rows with each other by their columns (`dedup/compare.py`). Memory holds 80 bytes per
+row and one batch. For each source, and in total: rows read = kept + held out + dropped.
+Not here: which filters are applied (`prepare.py`, `ingest.py`).
 """
 
 from collections import Counter
@@ -18,11 +19,11 @@ from numpy.typing import NDArray
 
 from alignment.data.build.report import (
     HELD_OUT,
-    LIKENESS,
     PROMPT_KEYS,
     PROMPTS,
     QUARANTINE,
     REPORT,
+    SET_SIGNATURES,
     TRAIN,
     UNREADABLE,
     PreparationReport,
@@ -38,9 +39,9 @@ from alignment.data.build.shards import (
     INDEX,
     ROWS,
     SIGNATURES,
-    Pass,
-    account_of,
+    FilterPass,
     fill_shards,
+    read_summary,
 )
 from alignment.data.dedup.compare import (
     Index,
@@ -63,12 +64,12 @@ from alignment.store.jsonl import as_line, read_rows
 
 Comparison = Callable[[Index, KeptMask], Matches]
 OnProgress = Callable[[str, int, int], None]
-"""Is told a phase, how many rows of it are done, and of how many; 0 where nobody knows."""
+"""Called with the phase, the rows done so far, and their total; 0 if unknown."""
 
 
 @dataclass(frozen=True)
-class OnDisk:
-    """Arrays of which one at a time is in memory, read anew whenever they are gone through."""
+class ArraysOnDisk:
+    """Arrays in files, loaded one at a time on each iteration."""
 
     paths: tuple[Path, ...]
 
@@ -77,14 +78,19 @@ class OnDisk:
 
 
 class DatasetBuilder(Generic[R]):
-    """The rows still in, and all that fell out so far.
+    """Reads and filters rows, then drops more by comparison, and records why each was dropped.
+
+    Attributes:
+        index: columns of the rows that passed the filters of the first pass.
+        kept: which of these have not been dropped since.
 
     Args:
-        readings: the sources, each gone through once.
-        made_with: filters of the first pass.
-        work: a folder for the shards. Those of an earlier attempt under the same `key` are used.
+        readings: the sources, each iterated over once.
+        filters: the first pass.
+        work: a folder for the shards. Shards of an earlier attempt with the same `key` are reused.
+        key: digest of everything that determines the shards.
         on_progress: for a progress bar.
-        expected: how many rows there will be, given how many were read; 0 where nobody knows.
+        expected: estimates the total of rows from the number read so far; 0 if unknown.
 
     Raises:
         DataError: a source cannot be read.
@@ -93,7 +99,7 @@ class DatasetBuilder(Generic[R]):
     def __init__(
         self,
         readings: Iterable[Reading[R]],
-        made_with: Pass[R],
+        filters: FilterPass[R],
         *,
         work: Path,
         key: str,
@@ -101,11 +107,11 @@ class DatasetBuilder(Generic[R]):
         expected: Callable[[int], int] = lambda _: 0,
     ) -> None:
         self._on_progress = on_progress
-        self._work = _workplace(work, key)
+        self._work = _work_folder(work, key)
         self.readings: list[Reading[R]] = []
         self._shards: list[Path] = []
         self.read: Counter[int] = Counter()
-        self.noted: Counter[str] = Counter()
+        self.changes: Counter[str] = Counter()
         self.dropped: dict[int, Counter[str]] = {}
         done = 0
 
@@ -117,93 +123,99 @@ class DatasetBuilder(Generic[R]):
         for number, reading in enumerate(readings):
             self.readings.append(reading)
             self.dropped[number] = Counter()
-            for folder in fill_shards(reading, number, made_with, self._work, count):
-                account = account_of(folder)
+            for folder in fill_shards(reading, number, filters, self._work, count):
+                summary = read_summary(folder)
                 self._shards.append(folder)
-                self.read[number] += account.read
-                self.noted.update(account.noted)
-                self.dropped[number].update(account.dropped)
-        self._collect(likeness=made_with.likeness)
+                self.read[number] += summary.read
+                self.changes.update(summary.changes)
+                self.dropped[number].update(summary.dropped)
+        self._collect(signatures=filters.signatures)
 
-    def _collect(self, *, likeness: bool) -> None:
+    def _collect(self, *, signatures: bool) -> None:
+        """Join the shards' columns, with one numbering of files and task types."""
         self.files: list[str] = []
         self.tasks: list[str] = []
         parts = []
         for number, folder in enumerate(self._shards):
-            account, part = account_of(folder), np.load(folder / INDEX)
-            part["file"] = _merged(self.files, account.files)[part["file"]]
-            part["task"] = _merged(self.tasks, account.tasks)[part["task"]]
+            summary, part = read_summary(folder), np.load(folder / INDEX)
+            part["file"] = _numbers_in(self.files, summary.files)[part["file"]]
+            part["task"] = _numbers_in(self.tasks, summary.tasks)[part["task"]]
             part["shard"] = number
             parts.append(part)
         self.index: Index = np.concatenate(parts)
-        self.index["exam"] = np.array([reading.held_out for reading in self.readings])[
+        self.index["evaluation"] = np.array([reading.held_out for reading in self.readings])[
             self.index["source"]
         ]
-        self.alive: KeptMask = np.ones(len(self.index), dtype=bool)
-        self._late: dict[int, tuple[Reason, str]] = {}
-        shards = self._shards if likeness else []
-        self.signatures = OnDisk(tuple(folder / SIGNATURES for folder in shards))
+        self.kept: KeptMask = np.ones(len(self.index), dtype=bool)
+        self._dropped_later: dict[int, tuple[Reason, str]] = {}
+        shards = self._shards if signatures else []
+        self.signatures = ArraysOnDisk(tuple(folder / SIGNATURES for folder in shards))
 
-    def apply(self, reason: Reason, comparison: Comparison, words: Callable[[str], str]) -> None:
-        """Drop the rows that a comparison finds; `words` says it, given the other row's place."""
-        at, of = comparison(self.index, self.alive)
-        self.drop(at, reason, [words(self.place(int(other))) for other in of])
+    def apply(self, reason: Reason, comparison: Comparison, detail: Callable[[str], str]) -> None:
+        """Drop the rows that a comparison finds; `detail` gets the location of the other row."""
+        rows, others = comparison(self.index, self.kept)
+        self.drop(rows, reason, [detail(self.location(int(other))) for other in others])
 
     def drop(self, rows: NDArray[np.int64], reason: Reason, details: Sequence[str]) -> None:
-        """Put rows into quarantine, each with its words."""
-        self.alive[rows] = False
+        """Quarantine rows, each with its detail."""
+        self.kept[rows] = False
         for row, detail in zip(rows.tolist(), details, strict=True):
-            self._late[row] = (reason, detail)
+            self._dropped_later[row] = (reason, detail)
             self.dropped[int(self.index["source"][row])][reason] += 1
 
     def sample(self, salt: str) -> None:
-        """Take of each source the share of its prompts that its weight asks for."""
+        """Keep of each source the share of its prompts given by its weight."""
         for number, weight in enumerate(reading.weight for reading in self.readings):
             if weight < 1:
-                mine = np.flatnonzero(self.alive & (self.index["source"] == number))
+                mine = np.flatnonzero(self.kept & (self.index["source"] == number))
                 keys = (f"{key:016x}" for key in self.index["prompt"][mine].tolist())
-                drawn = np.array([unit_hash(key, salt=f"weight:{salt}") for key in keys])
-                left = mine[drawn >= weight] if len(mine) else mine
-                self.drop(left, Reason.not_sampled, [f"weight is {weight:g}"] * len(left))
+                hashes = np.array([unit_hash(key, salt=f"weight:{salt}") for key in keys])
+                excess = mine[hashes >= weight] if len(mine) else mine
+                self.drop(excess, Reason.not_sampled, [f"weight is {weight:g}"] * len(excess))
 
     def limit(self, limit: int | None, tasks: Mapping[str, int]) -> None:
-        """Keep the first rows in hash order: so many of a task type, then so many in all."""
+        """Keep the first rows in hash order, up to the limit of each task type, then of the set."""
         for task, count in tasks.items():
             number = self.tasks.index(task) if task in self.tasks else len(self.tasks)
-            mine = self.alive & (self.index["task"] == number)
-            left = in_order(self.index, mine)[count:]
-            self.drop(left, Reason.over_limit, [f"limit of {task} is {count}"] * len(left))
+            mine = self.kept & (self.index["task"] == number)
+            excess = in_order(self.index, mine)[count:]
+            self.drop(excess, Reason.over_limit, [f"limit of {task} is {count}"] * len(excess))
         if limit is not None:
-            left = in_order(self.index, self.alive)[limit:]
-            self.drop(left, Reason.over_limit, [f"limit is {limit}"] * len(left))
+            excess = in_order(self.index, self.kept)[limit:]
+            self.drop(excess, Reason.over_limit, [f"limit is {limit}"] * len(excess))
 
     def limit_prompts(self, at_most: int) -> None:
-        """Keep the first so many rows of one whole prompt."""
+        """Keep at most the first `at_most` rows with the same whole prompt."""
         repeated = partial(repeated_prompt, at_most=at_most)
-        self.apply(Reason.repeated_prompt, repeated, "its prompt stands at {}".format)
+        self.apply(Reason.repeated_prompt, repeated, "same prompt as {}".format)
 
     def drop_near_duplicates(self, threshold: float, earlier: Mapping[str, Path]) -> None:
-        """Drop rows that are nearly one further up, or a row of an earlier set by its name."""
-        before = OnDisk(tuple(earlier.values()))
-        parts = OnDisk(self.signatures.paths + before.paths)
-        told = partial(self._on_progress, "comparing")
-        at, of = near_duplicate(parts, self.alive, threshold=threshold, on_progress=told)
-        names = [name for name, rows in zip(earlier, before, strict=True) for _ in range(len(rows))]
-        places = (
-            self.place(other) if other < len(self.alive) else names[other - len(self.alive)]
-            for other in of.tolist()
-        )
-        self.drop(at, Reason.near_duplicate, [f"nearly the same as {place}" for place in places])
+        """Drop rows that nearly equal an earlier row, or a row of an earlier set.
 
-    def place(self, row: int) -> str:
-        """Where a row stood, for people."""
+        `earlier` maps the names of earlier sets to their `SET_SIGNATURES` files.
+        """
+        before = ArraysOnDisk(tuple(earlier.values()))
+        parts = ArraysOnDisk(self.signatures.paths + before.paths)
+        on_progress = partial(self._on_progress, "comparing")
+        rows, others = near_duplicate(
+            parts, self.kept, threshold=threshold, on_progress=on_progress
+        )
+        names = [name for name, part in zip(earlier, before, strict=True) for _ in range(len(part))]
+        locations = (
+            self.location(other) if other < len(self.kept) else names[other - len(self.kept)]
+            for other in others.tolist()
+        )
+        self.drop(rows, Reason.near_duplicate, [f"nearly the same as {at}" for at in locations])
+
+    def location(self, row: int) -> str:
+        """File and row number of a row, for people."""
         return f"{self.files[self.index['file'][row]]} row {self.index['row'][row]}"
 
     def check_malformed(self, tolerated: float) -> None:
-        """Accept a share of unreadable rows.
+        """Check that at most the share `tolerated` of rows is unreadable.
 
         Raises:
-            DataError: there are more.
+            DataError: more are.
         """
         bad = sum(counts[reason] for counts in self.dropped.values() for reason in UNREADABLE)
         read = self.read.total()
@@ -212,10 +224,10 @@ class DatasetBuilder(Generic[R]):
             raise DataError(too_many_unreadable(first, bad, read, tolerated=tolerated))
 
     def quarantine(self) -> Iterator[Quarantined]:
-        """Every row that fell out: by the rules in the order of reading, then by comparison."""
+        """Every dropped row: first those dropped by filters, as read, then those by comparison."""
         for folder in self._shards:
             yield from read_rows(folder / DROPPED, Quarantined)
-        for row, (reason, detail) in sorted(self._late.items()):
+        for row, (reason, detail) in sorted(self._dropped_later.items()):
             yield Quarantined(
                 file=self.files[self.index["file"][row]],
                 row=int(self.index["row"][row]),
@@ -225,7 +237,7 @@ class DatasetBuilder(Generic[R]):
             )
 
     def lines(self, rows: Sequence[int]) -> Iterator[bytes]:
-        """The JSON lines of these rows."""
+        """The JSON lines of these rows, in the given order."""
         with ExitStack() as stack:
             opened: dict[int, IO[bytes]] = {}
             for at, row in enumerate(rows, start=1):
@@ -246,16 +258,16 @@ class DatasetBuilder(Generic[R]):
         min_rows: int,
         notes: Sequence[str],
     ) -> Prepared:
-        """Write the set under `out` in hash order, say what became of every row, and clean up.
+        """Write the set under `out` in hash order, report on every row, and remove the shards.
 
-        Of `prompts` those are written that are held out.
+        Only held-out `prompts` are written.
 
         Raises:
-            DataError: fewer than `min_rows` rows are left to train on.
+            DataError: fewer than `min_rows` training rows remain.
         """
-        order = in_order(self.index, self.alive)
-        held = self.index["held"][order]
-        report = PreparationReport(sources=tuple(self.accounts()), notes=tuple(notes))
+        order = in_order(self.index, self.kept)
+        held = self.index["held_out"][order]
+        report = PreparationReport(sources=tuple(self.source_reports()), notes=tuple(notes))
         if (~held).sum() < min_rows:
             raise DataError(too_few(kind, int((~held).sum()), report, min_rows=min_rows))
         keys = PromptKeys(
@@ -263,14 +275,14 @@ class DatasetBuilder(Generic[R]):
             trained=_keys(self.index["prompt"][order[~held]]),
             held_out=_keys(self.index["prompt"][order[held]]),
         )
-        asked = _held_out_prompts(prompts, keys)
+        verifiable = _held_out_prompts(prompts, keys)
         _write(out / TRAIN, self.lines(order[~held].tolist()))
         _write(out / HELD_OUT, self.lines(order[held].tolist()))
         _write(out / QUARANTINE, (as_line(row) for row in self.quarantine()))
-        if asked:
-            _write(out / PROMPTS, map(as_line, asked))
+        if verifiable:
+            _write(out / PROMPTS, map(as_line, verifiable))
         if self.signatures.paths:
-            self._write_likeness(out / LIKENESS)
+            self._write_signatures(out / SET_SIGNATURES)
         write("set.prompt_keys", out / PROMPT_KEYS, keys.model_dump_json())
         write("set.report", out / REPORT, report.model_dump_json())
         self.close()
@@ -278,35 +290,35 @@ class DatasetBuilder(Generic[R]):
             kind="pairs" if kind == "pairs" else "conversations",
             train=TRAIN,
             held_out=HELD_OUT,
-            prompts=PROMPTS if asked else None,
+            prompts=PROMPTS if verifiable else None,
             quarantine=QUARANTINE,
             kept=int((~held).sum()),
             held=int(held.sum()),
-            prompt_count=len(asked),
+            prompt_count=len(verifiable),
             quarantined=by_reason(self.dropped.values()),
         )
         return Prepared(ref, report)
 
-    def _write_likeness(self, path: Path) -> None:
-        """The signatures of the rows that are in, in the order of reading, part by part."""
-        shape = (int(self.alive.sum()), HASHES)
+    def _write_signatures(self, path: Path) -> None:
+        """Write the kept rows' signatures in the order of reading, one part at a time."""
+        shape = (int(self.kept.sum()), HASHES)
         header = {"descr": "<u2", "fortran_order": False, "shape": shape}
         start = 0
         with failpoint_span("set.likeness"), path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for part in self.signatures:
-                file.write(part[self.alive[start : start + len(part)]].astype("<u2").tobytes())
+                file.write(part[self.kept[start : start + len(part)]].astype("<u2").tobytes())
                 start += len(part)
 
     def close(self) -> None:
-        """Remove the shards; what is wanted of them has been written."""
+        """Remove the shards, once everything needed has been written."""
         remove("shards.remove", self._work.parent)
 
-    def accounts(self) -> Iterator[SourceReport]:
-        """What became of each source's rows."""
+    def source_reports(self) -> Iterator[SourceReport]:
+        """Counts of kept and dropped rows for each source."""
         for number, reading in enumerate(self.readings):
-            mine = self.alive & (self.index["source"] == number)
-            held = int((mine & self.index["held"]).sum())
+            mine = self.kept & (self.index["source"] == number)
+            held = int((mine & self.index["held_out"]).sum())
             yield SourceReport(
                 source=reading.source,
                 format=reading.format,
@@ -318,22 +330,22 @@ class DatasetBuilder(Generic[R]):
             )
 
 
-def _workplace(work: Path, key: str) -> Path:
-    """The folder of this key's shards; what was begun under another key is removed."""
+def _work_folder(work: Path, key: str) -> Path:
+    """The folder of this key's shards; shards of another key are removed."""
     if work.is_dir() and not (work / key).is_dir():
         remove("shards.outdated", work)
     (work / key).mkdir(parents=True, exist_ok=True)
     return work / key
 
 
-def _merged(names: list[str], more: Sequence[str]) -> NDArray[np.uint32]:
-    """Where each of `more` stands in `names`, to which new ones are added."""
-    places = {name: at for at, name in enumerate(names)}
+def _numbers_in(names: list[str], more: Sequence[str]) -> NDArray[np.uint32]:
+    """The index in `names` of each of `more`, after adding those that are missing."""
+    numbers = {name: at for at, name in enumerate(names)}
     for name in more:
-        if name not in places:
-            places[name] = len(names)
+        if name not in numbers:
+            numbers[name] = len(names)
             names.append(name)
-    return np.array([places[name] for name in more], dtype=np.uint32)
+    return np.array([numbers[name] for name in more], dtype=np.uint32)
 
 
 def _write(path: Path, lines: Iterable[bytes]) -> None:
@@ -348,7 +360,7 @@ def _keys(prompts: NDArray[np.uint64]) -> tuple[str, ...]:
 def _held_out_prompts(
     prompts: Iterable[VerifiablePrompt], keys: PromptKeys
 ) -> list[VerifiablePrompt]:
-    """Each held-out prompt once."""
+    """The held-out prompts, each once."""
     held = frozenset(keys.held_out)
-    asked = {prompt.id: prompt for prompt in prompts if prompt_key(prompt.prompt) in held}
-    return list(asked.values())
+    by_id = {prompt.id: prompt for prompt in prompts if prompt_key(prompt.prompt) in held}
+    return list(by_id.values())

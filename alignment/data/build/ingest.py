@@ -1,9 +1,9 @@
-"""Any data, named by its path alone: what could be used of it, and why not the rest.
+"""Ingests any data from its path alone: the usable rows, and why the others are not usable.
 
-Needs no configuration, no tokenizer and no model. Written under `out`, both or neither:
+Needs no configuration, tokenizer or model. Writes both or neither of two files under `out`:
 `kept.jsonl` (`Conversation`, `PreferencePair` or `Prompt`, each with its file, row and flags) and
 `quarantine.jsonl` (`Quarantined`). For each file: read = kept + quarantined.
-Not here: lengths, splits, control tokens of one tokenizer (`prepare.py`).
+Not here: lengths, splits, control tokens of a tokenizer (`prepare.py`).
 """
 
 import contextlib
@@ -16,10 +16,10 @@ from pathlib import Path
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from alignment.data.build.dataset import DatasetBuilder, OnProgress
-from alignment.data.build.shards import Pass, Step
+from alignment.data.build.shards import FilterPass, RowFilter
 from alignment.data.dedup import compare
 from alignment.data.filters import content, special_tokens
-from alignment.data.filters.flags import Flag, as_bits, of_bits
+from alignment.data.filters.flags import Flag, from_bits, to_bits
 from alignment.data.formats import Auto, Format, Kind
 from alignment.data.read import files
 from alignment.data.read.files import Meter
@@ -34,10 +34,10 @@ from alignment.store.jsonl import as_line
 KEPT, QUARANTINE, WORK = "kept.jsonl", "quarantine.jsonl", ".shards"
 HUB = "hub:"
 
-Named = tuple[FileSource | HubSource, bool]
-"""A source, and whether it was named itself rather than found in a folder."""
+NamedSource = tuple[FileSource | HubSource, bool]
+"""A source, and whether the user named it, rather than a folder or pattern that contains it."""
 
-RULES: tuple[Step[Record], ...] = (
+RULES: tuple[RowFilter[Record], ...] = (
     content.broken_text,
     content.empty,
     content.role_order,
@@ -46,16 +46,16 @@ RULES: tuple[Step[Record], ...] = (
     content.identical_pair,
     content.tie,
 )
-"""The filters that look at one row, in order."""
+"""The filters, in order."""
 
 
-class Wanted(Frozen):
-    """How the files are to be read.
+class IngestOptions(Frozen):
+    """How to read the files.
 
     Attributes:
-        columns: other names for their columns, {theirs: ours}.
-        near_duplicates: drop rows alike by so much to one further up; None: equal rows only.
-        max_per_prompt: keep the first so many rows of one whole prompt; None: all.
+        columns: columns to rename, {theirs: ours}.
+        near_duplicates: drop rows at least this similar to an earlier row; None: only equal rows.
+        max_per_prompt: keep at most this many rows with the same whole prompt; None: all.
     """
 
     format: Format = Field(default=Auto())
@@ -65,15 +65,16 @@ class Wanted(Frozen):
 
 
 class FileReport(Frozen):
-    """What became of one file: read = kept + sum of `quarantined`.
+    """Counts of one file's rows: read = kept + sum of `quarantined`.
 
     Attributes:
-        file: as it was found.
-        format: in which its rows were read, and `reason`: why that one.
-        gives: what its rows are, where the format is known.
-        note: what the format does to the text.
-        read: records, and rows that gave none; one row may hold several records.
-        flagged: kept rows that are worth a look, by flag; a row may have several.
+        file: its path.
+        format: the format in which its rows were read.
+        reason: why this format was chosen.
+        gives: the kind of its records, if the format is known.
+        note: what the format changes in the text.
+        read: records, plus rows that gave none; one row may hold several records.
+        flagged: kept rows by flag; a row may have several.
     """
 
     file: str
@@ -87,8 +88,8 @@ class FileReport(Frozen):
     quarantined: dict[str, int]
 
 
-class IntakeReport(Frozen):
-    """What became of every row."""
+class IngestReport(Frozen):
+    """Counts of all files together and of each."""
 
     read: int
     kept: int
@@ -97,42 +98,42 @@ class IntakeReport(Frozen):
     files: tuple[FileReport, ...]
 
 
-def take_in(
-    paths: Sequence[str], wanted: Wanted, *, out: Path, on_progress: OnProgress
-) -> IntakeReport:
-    """Read files, folders, patterns, URLs and `hub:owner/name@revision`, and write what is left.
+def ingest(
+    paths: Sequence[str], options: IngestOptions, *, out: Path, on_progress: OnProgress
+) -> IngestReport:
+    """Read files, folders, patterns, URLs and `hub:owner/name@revision`; write the usable rows.
 
-    A file of unknown columns is an error where it was named, and set aside row by row where a
-    folder or pattern brought it along. Rows wait in `out`/.shards in between; the same call goes
-    on where it was stopped.
+    A file with unknown columns is an error if the user named it. If a folder or pattern matched
+    it, its rows are quarantined. Intermediate rows are in `out`/.shards, from which the same call
+    resumes if it was interrupted.
 
     Raises:
         DataError: a path does not exist, or a file cannot be read.
         StorageError: `out` cannot be written.
     """
-    sources = list(_sources(paths, wanted))
-    with _storing(out):
+    sources = list(_sources(paths, options))
+    with _storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         kinds: list[Kind | None] = []
-        dataset = _read(sources, wanted, kinds, out=out, on_progress=on_progress)
+        dataset = _read(sources, options, kinds, out=out, on_progress=on_progress)
         on_progress("comparing", 0, 0)
-        _compare(dataset, wanted)
+        _compare(dataset, options)
         on_progress("writing", 0, 0)
-        _write(out, {KEPT: _kept(dataset), QUARANTINE: map(as_line, dataset.quarantine())})
+        _write(out, {KEPT: _kept_lines(dataset), QUARANTINE: map(as_line, dataset.quarantine())})
         report = _report(dataset, kinds)
         dataset.close()
     return report
 
 
 def _read(
-    sources: Sequence[Named],
-    wanted: Wanted,
+    sources: Sequence[NamedSource],
+    options: IngestOptions,
     kinds: list[Kind | None],
     *,
     out: Path,
     on_progress: OnProgress,
 ) -> DatasetBuilder[Record]:
-    """All rows through the rules; what each source gives is added to `kinds`."""
+    """Read and filter all rows; the kind of each source's records is appended to `kinds`."""
     meter = Meter(bytes_of([source for source, _ in sources]))
 
     def readings() -> Iterator[Reading[Record]]:
@@ -141,12 +142,16 @@ def _read(
             kinds.append(kind)
             yield reading
 
-    key = digest_of([wanted.model_dump(mode="json"), [_stamp(source) for source, _ in sources]])
-    rules: Pass[Record] = Pass(RULES, salt="", likeness=wanted.near_duplicates is not None)
+    key = digest_of(
+        [options.model_dump(mode="json"), [_fingerprint(source) for source, _ in sources]]
+    )
+    filters: FilterPass[Record] = FilterPass(
+        RULES, salt="", signatures=options.near_duplicates is not None
+    )
     try:
         return DatasetBuilder(
             readings(),
-            rules,
+            filters,
             work=out / WORK,
             key=key[:16],
             on_progress=on_progress,
@@ -157,49 +162,49 @@ def _read(
         raise
 
 
-def _compare(dataset: DatasetBuilder[Record], wanted: Wanted) -> None:
-    """All rows that are left against each other; prompts that stand again are flagged."""
+def _compare(dataset: DatasetBuilder[Record], options: IngestOptions) -> None:
+    """Drop duplicates and conflicts among the remaining rows, and flag repeated prompts."""
     dataset.apply(Reason.duplicate, compare.duplicate, "same as {}".format)
     conflict = "{} prefers the other reply".format
     dataset.apply(Reason.conflicting_label, compare.conflicting_label, conflict)
-    if wanted.max_per_prompt is not None:
-        dataset.limit_prompts(wanted.max_per_prompt)
-    if wanted.near_duplicates is not None:
-        dataset.drop_near_duplicates(wanted.near_duplicates, {})
-    again = compare.repeated_prompt(dataset.index, dataset.alive, at_most=1).at
-    dataset.index["flags"][again] |= as_bits([Flag.repeated_prompt])
+    if options.max_per_prompt is not None:
+        dataset.limit_prompts(options.max_per_prompt)
+    if options.near_duplicates is not None:
+        dataset.drop_near_duplicates(options.near_duplicates, {})
+    repeated = compare.repeated_prompt(dataset.index, dataset.kept, at_most=1).rows
+    dataset.index["flags"][repeated] |= to_bits([Flag.repeated_prompt])
 
 
-def _sources(paths: Sequence[str], wanted: Wanted) -> Iterator[Named]:
-    """Each file once."""
+def _sources(paths: Sequence[str], options: IngestOptions) -> Iterator[NamedSource]:
+    """The sources at these paths, each file once."""
     seen: set[str] = set()
     for path in paths:
         if path.startswith(HUB):
-            yield _hub(path.removeprefix(HUB), wanted), True
+            yield _hub(path.removeprefix(HUB), options), True
             continue
-        for file in files.find(_named(path)):
+        for file in files.find(_checked(path)):
             if file not in seen:
                 seen.add(file)
-                source = FileSource(path=file, format=wanted.format, columns=wanted.columns)
+                source = FileSource(path=file, format=options.format, columns=options.columns)
                 yield source, file in (path, str(Path(path).expanduser()))
 
 
-def _named(path: str) -> str:
+def _checked(path: str) -> str:
     try:
         return files.without_secret(path)
     except files.SecretFound as error:
         raise DataError(str(error)) from error
 
 
-def _hub(name: str, wanted: Wanted) -> HubSource:
-    """`owner/name@revision`, where the revision may be left out."""
+def _hub(name: str, options: IngestOptions) -> HubSource:
+    """The source for `owner/name` or `owner/name@revision`."""
     dataset, _, revision = name.partition("@")
     try:
         return HubSource(
             dataset=dataset,
             revision=revision or "main",
-            format=wanted.format,
-            columns=wanted.columns,
+            format=options.format,
+            columns=options.columns,
         )
     except ValueError as error:
         raise DataError(
@@ -215,53 +220,54 @@ def _open(
     except DataError as error:
         if named:
             raise
-        items = _unknown(source, str(error))
+        items = _quarantine_all(source, str(error))
         return None, Reading(source.label, "unknown", "no known format", "", items)
 
 
-def _unknown(source: FileSource | HubSource, problem: str) -> Iterator[Quarantined]:
-    """Every row of a file that nobody can read, or one line for a file without rows."""
+def _quarantine_all(source: FileSource | HubSource, problem: str) -> Iterator[Quarantined]:
+    """Quarantine each row of a file in no known format, or the whole file if it has no rows."""
     detail = problem.partition(". ")[0][:300]
-    known = False
+    has_rows = False
     try:
         for row in source.read():
-            known = True
+            has_rows = True
             reason = row.reason if isinstance(row, Quarantined) else Reason.unknown_format
             yield Quarantined(file=row.file, row=row.row, reason=reason, detail=detail)
     except DataError:
-        if not known:
+        if not has_rows:
             yield Quarantined(file=source.label, row=0, reason=Reason.malformed, detail=detail)
 
 
-def _stamp(source: FileSource | HubSource) -> object:
-    """What tells whether a source is still what it was when a stopped call read it."""
+def _fingerprint(source: FileSource | HubSource) -> object:
+    """Identifies a source's content, so that a resumed call notices a change."""
     if isinstance(source, HubSource) or "://" in source.path:
         return source.digest()
     stat = Path(source.path).stat()
     return [source.path, stat.st_size, stat.st_mtime_ns]
 
 
-def _kept(dataset: DatasetBuilder[Record]) -> Iterator[bytes]:
-    rows = [int(row) for row in dataset.alive.nonzero()[0]]
+def _kept_lines(dataset: DatasetBuilder[Record]) -> Iterator[bytes]:
+    rows = [int(row) for row in dataset.kept.nonzero()[0]]
     for row, line in zip(rows, dataset.lines(rows), strict=True):
         file, number = dataset.files[dataset.index["file"][row]], int(dataset.index["row"][row])
-        place: dict[str, object] = {"file": file, "row": number}
-        if found := of_bits(int(dataset.index["flags"][row])):
-            place["flags"] = found
-        yield json.dumps(place).encode()[:-1] + b", " + line[1:]
+        origin: dict[str, object] = {"file": file, "row": number}
+        if found := from_bits(int(dataset.index["flags"][row])):
+            origin["flags"] = found
+        # joins two JSON objects as text, which spares parsing the record
+        yield json.dumps(origin).encode()[:-1] + b", " + line[1:]
 
 
 @contextlib.contextmanager
-def _storing(out: Path) -> Iterator[None]:
+def _storage_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        problem = f"{out} cannot be written: {error.strerror or error}. Name another --out."
+        problem = f"{out} cannot be written: {error.strerror or error}. Choose another --out."
         raise StorageError(problem) from error
 
 
 def _write(out: Path, contents: dict[str, Iterable[bytes]]) -> None:
-    """Write all files beside their places, then move each there."""
+    """Write all files under temporary names, then rename each."""
     for name, lines in contents.items():
         with failpoint_span("intake.rows"), (out / f".{name}.part").open("wb") as file:
             file.writelines(lines)
@@ -270,7 +276,7 @@ def _write(out: Path, contents: dict[str, Iterable[bytes]]) -> None:
         rename("intake.publish", out / f".{name}.part", out / name)
 
 
-def _report(dataset: DatasetBuilder[Record], kinds: Sequence[Kind | None]) -> IntakeReport:
+def _report(dataset: DatasetBuilder[Record], kinds: Sequence[Kind | None]) -> IngestReport:
     parts = tuple(
         FileReport(
             file=account.source,
@@ -280,15 +286,15 @@ def _report(dataset: DatasetBuilder[Record], kinds: Sequence[Kind | None]) -> In
             note=reading.note,
             read=account.read,
             kept=account.kept,
-            flagged=_flagged(dataset, number),
+            flagged=_flag_counts(dataset, number),
             quarantined=account.dropped,
         )
         for number, (account, reading, gives) in enumerate(
-            zip(dataset.accounts(), dataset.readings, kinds, strict=True)
+            zip(dataset.source_reports(), dataset.readings, kinds, strict=True)
         )
     )
     reasons = sorted(set(chain.from_iterable(part.quarantined for part in parts)))
-    return IntakeReport(
+    return IngestReport(
         read=sum(part.read for part in parts),
         kept=sum(part.kept for part in parts),
         flagged=dict(sum((Counter(part.flagged) for part in parts), Counter())),
@@ -299,8 +305,8 @@ def _report(dataset: DatasetBuilder[Record], kinds: Sequence[Kind | None]) -> In
     )
 
 
-def _flagged(dataset: DatasetBuilder[Record], source: int) -> dict[str, int]:
-    """The kept rows of a source by flag."""
-    bits = dataset.index["flags"][dataset.alive & (dataset.index["source"] == source)]
-    counts = {flag: int((bits & as_bits([flag]) > 0).sum()) for flag in Flag}
+def _flag_counts(dataset: DatasetBuilder[Record], source: int) -> dict[str, int]:
+    """Number of a source's kept rows with each flag."""
+    bits = dataset.index["flags"][dataset.kept & (dataset.index["source"] == source)]
+    counts = {flag: int((bits & to_bits([flag]) > 0).sum()) for flag in Flag}
     return {str(flag): count for flag, count in counts.items() if count}

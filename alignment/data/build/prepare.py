@@ -1,10 +1,10 @@
-"""The data stage: sources in, a clean and split set of JSON Lines out, every row accounted for.
+"""The data stage: reads sources and writes a clean, split set that accounts for every row.
 
-Written under `out`: `train.jsonl` and `held_out.jsonl` (`Conversation` or `PreferencePair`),
-`prompts.jsonl` (`VerifiablePrompt`, where a source has them), `quarantine.jsonl` (`Quarantined`),
-`prompt_keys.json` (`PromptKeys`, for the sets that come later) and `report.json`
-(`PreparationReport`). The same config, sources and seed give the same bytes.
-For each source: rows read = kept + held out + dropped.
+Writes under `out`: `train.jsonl` and `held_out.jsonl` (`Conversation` or `PreferencePair`),
+`prompts.jsonl` (`VerifiablePrompt`, if a source has any), `quarantine.jsonl` (`Quarantined`),
+`prompt_keys.json` (`PromptKeys`, for later sets), `report.json` (`PreparationReport`) and, if near
+duplicates are dropped, `likeness.npy` (signatures, for later sets). The same config, sources and
+seed give the same bytes. For each source: rows read = kept + held out + dropped.
 Not here: the store, and what the rows are used for.
 """
 
@@ -24,7 +24,7 @@ from alignment.data.build.settings import (
     PairSetConfig,
     SetConfig,
 )
-from alignment.data.build.shards import Pass, Step
+from alignment.data.build.shards import FilterPass, RowFilter
 from alignment.data.dedup import compare, contamination
 from alignment.data.filters import content, special_tokens
 from alignment.data.filters.lengths import fit_conversation, trim_prompt
@@ -35,7 +35,7 @@ from alignment.data.read.files import Meter
 from alignment.data.read.reading import Reading, read_conversations, read_pairs
 from alignment.data.read.sources import FileSource, Source, bytes_of
 from alignment.data.row import Filtered, R, Reason, Rejected, Row
-from alignment.data.split import PromptKeys, held_out
+from alignment.data.split import PromptKeys, is_held_out
 from alignment.errors import DataError
 from alignment.models import chat_template
 from alignment.records import Conversation, PreferencePair, digest_of
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 
 SPANS_CHECKED = 256
-"""Conversations whose targets are checked against the chat template: it is per template and
-tokenizer that they are right or wrong, and each check takes milliseconds."""
+"""Conversations whose targets are checked against the chat template. Targets are right or wrong for
+a template and tokenizer as a whole, so a sample is enough; each check takes milliseconds."""
 
 
 def prepare_conversations(
@@ -55,7 +55,7 @@ def prepare_conversations(
     max_length: int,
     tokenizer: "PreTrainedTokenizerBase",
     earlier: Mapping[str, PromptKeys] = MappingProxyType({}),
-    alike: Mapping[str, Path] = MappingProxyType({}),
+    earlier_signatures: Mapping[str, Path] = MappingProxyType({}),
     seed: int,
     out: Path,
     on_progress: OnProgress = lambda *_: None,
@@ -65,14 +65,14 @@ def prepare_conversations(
     The other arguments are those of `prepare_pairs`.
 
     Raises:
-        DataError: a source cannot be read, too many rows are malformed, or too few are left.
+        DataError: a source cannot be read, too many rows are malformed, or too few remain.
     """
     run: _Preparation[Conversation]
-    run = _Preparation(config, tokenizer, earlier, alike, seed, out, on_progress)
+    run = _Preparation(config, tokenizer, earlier, earlier_signatures, seed, out, on_progress)
     fit = partial(_fit_conversations, max_length, tokenizer)
     dataset = run.dataset(read_conversations, [], fit, max_length)
     run.compare(dataset)
-    first = compare.in_order(dataset.index, dataset.alive)[:SPANS_CHECKED].tolist()
+    first = compare.in_order(dataset.index, dataset.kept)[:SPANS_CHECKED].tolist()
     chat_template.check_spans(
         tokenizer, map(Conversation.model_validate_json, dataset.lines(first))
     )
@@ -85,7 +85,7 @@ def prepare_pairs(
     lengths: Lengths,
     tokenizer: "PreTrainedTokenizerBase",
     earlier: Mapping[str, PromptKeys],
-    alike: Mapping[str, Path] = MappingProxyType({}),
+    earlier_signatures: Mapping[str, Path] = MappingProxyType({}),
     trained: Mapping[str, Sequence[PreferencePair]] = MappingProxyType({}),
     seed: int,
     out: Path,
@@ -93,72 +93,89 @@ def prepare_pairs(
 ) -> Prepared:
     """Write a set of preference pairs under `out`.
 
-    Rows wait in `<out>.shards` in between; a call that was killed is continued by the next.
+    Intermediate rows are in `<out>.shards`, from which the same call resumes if it was interrupted.
 
     Args:
         config: sources and limits.
-        lengths: what the round's training leaves of a pair.
-        tokenizer: of the model that will be trained; lengths are in its tokens.
-        earlier: the prompts of the sets before, by a name for people ("sft", "round 1"). None
-            that is held out there is trained on here, and none that an earlier round trained on
-            is used again.
-        alike: `likeness.npy` of the sets before, by the same names, where they have one.
-        trained: pairs that earlier sets were trained on, by name; what contradicts one is left
-            out under that reason.
-        seed: of the run; decides the split.
+        lengths: length limits of the round's training.
+        tokenizer: tokenizer of the model to train; lengths are in its tokens.
+        earlier: prompts of earlier sets, by display name ("sft", "round 1"). Prompts that they
+            hold out are not trained on, and prompts that an earlier round trained on are not used.
+        earlier_signatures: `likeness.npy` of the earlier sets that have one, by the same names.
+        trained: pairs that earlier sets were trained on, by name; pairs that contradict one are
+            dropped.
+        seed: the run's seed; determines the split.
         out: an existing folder.
         on_progress: for a progress bar.
 
     Raises:
-        DataError: a source cannot be read, too many rows are malformed, or too few are left.
+        DataError: a source cannot be read, too many rows are malformed, or too few remain.
     """
     run: _Preparation[PreferencePair]
-    run = _Preparation(config, tokenizer, earlier, alike, seed, out, on_progress)
+    run = _Preparation(config, tokenizer, earlier, earlier_signatures, seed, out, on_progress)
     fit = partial(_fit_pairs, lengths, tokenizer)
-    opposed = partial(content.contradicts_earlier, preferred=content.preferred(trained))
-    judged: list[Step[PreferencePair]] = [content.identical_pair, content.tie, opposed]
-    decides = [lengths.model_dump(), {name: [p.id for p in ps] for name, ps in trained.items()}]
-    dataset = run.dataset(read_pairs, judged, fit, decides)
+    contradicts = partial(content.contradicts_earlier, preferred=content.preferred(trained))
+    label_filters: list[RowFilter[PreferencePair]] = [
+        content.identical_pair,
+        content.tie,
+        contradicts,
+    ]
+    key_parts = [lengths.model_dump(), {name: [p.id for p in ps] for name, ps in trained.items()}]
+    dataset = run.dataset(read_pairs, label_filters, fit, key_parts)
     run.compare(dataset)
-    return run.write(dataset, "pairs", _notes(dataset.noted, lengths))
+    return run.write(dataset, "pairs", _length_notes(dataset.changes, lengths))
 
 
 class _Preparation(Generic[R]):
-    """What the preparation of conversations and of pairs have in common."""
+    """The steps common to preparing conversations and pairs."""
 
     def __init__(
         self,
         config: SetConfig,
         tokenizer: "PreTrainedTokenizerBase",
         earlier: Mapping[str, PromptKeys],
-        alike: Mapping[str, Path],
+        earlier_signatures: Mapping[str, Path],
         seed: int,
         out: Path,
         on_progress: OnProgress,
     ) -> None:
         _check_files(config.sources)
         self.config, self.tokenizer, self.earlier = config, tokenizer, earlier
-        self.alike, self.salt, self.out, self.on_progress = alike, str(seed), out, on_progress
+        self.earlier_signatures, self.salt, self.out, self.on_progress = (
+            earlier_signatures,
+            str(seed),
+            out,
+            on_progress,
+        )
 
     def dataset(
         self,
         read: Callable[[Source, Meter], Reading[R]],
-        judged: Sequence[Step[R]],
-        fit: Step[R],
-        lengths: object,
+        label_filters: Sequence[RowFilter[R]],
+        fit: RowFilter[R],
+        key_parts: object,
     ) -> DatasetBuilder[R]:
-        """All rows through every filter that looks at one row, the cheap ones first."""
-        steps: list[Step[R]] = [*self._usable(), *judged, *self._apart(), fit]
+        """Read all rows and apply the filters that look at one row, cheap ones first.
+
+        `key_parts` holds what `label_filters` and `fit` depend on besides the config, so that
+        shards made with other values are not reused.
+        """
+        filters: list[RowFilter[R]] = [
+            *self._usability_filters(),
+            *label_filters,
+            *self._separation_filters(),
+            fit,
+        ]
         key = [
             self.config.model_dump(mode="json"),
             self.config.digest(),
             {name: keys.model_dump() for name, keys in self.earlier.items()},
-            [self.salt, self.tokenizer.name_or_path, lengths],
+            [self.salt, self.tokenizer.name_or_path, key_parts],
         ]
         meter = Meter(bytes_of(self.config.sources))
         dataset = DatasetBuilder(
             (read(source, meter) for source in self.config.sources),
-            Pass(steps, self.salt, likeness=self.config.near_duplicates is not None),
+            FilterPass(filters, self.salt, signatures=self.config.near_duplicates is not None),
             work=self.out.with_name(f"{self.out.name}.shards"),
             key=digest_of(key)[:16],
             on_progress=self.on_progress,
@@ -167,7 +184,7 @@ class _Preparation(Generic[R]):
         dataset.check_malformed(self.config.max_malformed_share)
         return dataset
 
-    def _usable(self) -> Iterator[Step[R]]:
+    def _usability_filters(self) -> Iterator[RowFilter[R]]:
         if self.config.part is not None:
             yield partial(content.other_part, part=self.config.part, salt=self.salt)
         yield from (content.broken_text, content.empty, content.role_order)
@@ -183,12 +200,12 @@ class _Preparation(Generic[R]):
         if not chat_template.offers_tools(self.tokenizer):
             yield content.uses_tools
 
-    def _apart(self) -> Iterator[Step[R]]:
-        """Decide who is held out, and keep off the prompts of earlier sets and evaluations."""
+    def _separation_filters(self) -> Iterator[RowFilter[R]]:
+        """Choose the held-out rows, and exclude the prompts of earlier sets and evaluations."""
         share, salt = self.config.held_out_share, self.salt
         yield lambda rows: Filtered(
             [
-                replace(row, held_out=row.held_out or held_out(row.prompt_key, share, salt=salt))
+                replace(row, held_out=row.held_out or is_held_out(row.prompt_key, share, salt=salt))
                 for row in rows
             ],
             [],
@@ -197,11 +214,11 @@ class _Preparation(Generic[R]):
         yield partial(content.in_evaluation_set, held_out=reserved)
         yield partial(content.used_by_earlier_round, earlier=self.earlier)
         if self.config.evaluation_prompts:
-            exam = contamination.EvaluationPrompts.of(self.config.evaluation_prompts)
-            yield partial(contamination.leaked, exam=exam)
+            evaluation = contamination.EvaluationPrompts.of(self.config.evaluation_prompts)
+            yield partial(contamination.leaked, evaluation=evaluation)
 
     def compare(self, dataset: DatasetBuilder[R]) -> None:
-        """All that are left against each other, and the limits."""
+        """Compare the remaining rows with each other, and apply the limits."""
         dataset.sample(self.salt)
         dataset.apply(
             Reason.in_evaluation_set,
@@ -215,20 +232,22 @@ class _Preparation(Generic[R]):
         if self.config.max_per_prompt is not None:
             dataset.limit_prompts(self.config.max_per_prompt)
         if self.config.near_duplicates is not None:
-            dataset.drop_near_duplicates(self.config.near_duplicates, self.alike)
+            dataset.drop_near_duplicates(self.config.near_duplicates, self.earlier_signatures)
         dataset.limit(self.config.limit, self.config.task_limits)
 
     def write(self, dataset: DatasetBuilder[R], kind: Kind, notes: Sequence[str]) -> Prepared:
-        """The set, and what a person should know about it."""
-        told = [f"{reading.source}: {reading.note}" for reading in dataset.readings if reading.note]
-        if spelled := dataset.noted["spelled_out"]:
-            told.append(f"{spelled} rows had control tokens in their text, now spelled out")
+        """Write the set, with notes for the user."""
+        all_notes = [
+            f"{reading.source}: {reading.note}" for reading in dataset.readings if reading.note
+        ]
+        if spelled := dataset.changes["spelled_out"]:
+            all_notes.append(f"{spelled} rows had control tokens in their text, now spelled out")
         return dataset.write(
             self.out,
             kind=kind,
-            prompts=_prompts(self.config),
+            prompts=_verifiable_prompts(self.config),
             min_rows=self.config.min_rows,
-            notes=[*told, *notes],
+            notes=[*all_notes, *notes],
         )
 
 
@@ -241,7 +260,7 @@ def _check_files(sources: Sequence[Source]) -> None:
             if file in readers:
                 raise DataError(
                     f"{file} is read by two sources, {readers[file]} and {source.label}; "
-                    "take it out of one"
+                    "remove it from one"
                 )
             readers[file] = source.label
 
@@ -249,16 +268,16 @@ def _check_files(sources: Sequence[Source]) -> None:
 def _fit_conversations(
     max_length: int, tokenizer: "PreTrainedTokenizerBase", rows: list[Row[Conversation]]
 ) -> Filtered[Conversation]:
-    """Rows of at most `max_length` tokens."""
-    cleaned: Filtered[Conversation] = Filtered([], [])
+    """Drop rows of more than `max_length` tokens."""
+    filtered: Filtered[Conversation] = Filtered([], [])
     for row in rows:
         try:
             fit_conversation(tokenizer, row.record, max_length=max_length)
         except Rejected as rejected:
-            cleaned.dropped.append(row.dropped(rejected.reason, rejected.detail))
+            filtered.dropped.append(row.as_quarantined(rejected.reason, rejected.detail))
         else:
-            cleaned.kept.append(row)
-    return cleaned
+            filtered.kept.append(row)
+    return filtered
 
 
 def _fit_pairs(
@@ -266,9 +285,9 @@ def _fit_pairs(
     tokenizer: "PreTrainedTokenizerBase",
     rows: list[Row[PreferencePair]],
 ) -> Filtered[PreferencePair]:
-    """Rows with prompts that fit, and how many had to give something for it."""
-    noted: Counter[str] = Counter()
-    cleaned: Filtered[PreferencePair] = Filtered([], [], noted)
+    """Trim prompts to fit and drop rows that cannot; count the prompts and replies shortened."""
+    changes: Counter[str] = Counter()
+    filtered: Filtered[PreferencePair] = Filtered([], [], changes)
     for row in rows:
         try:
             trimmed = trim_prompt(
@@ -279,27 +298,27 @@ def _fit_pairs(
                 min_completion=lengths.reply,
             )
         except Rejected as rejected:
-            cleaned.dropped.append(row.dropped(rejected.reason, rejected.detail))
+            filtered.dropped.append(row.as_quarantined(rejected.reason, rejected.detail))
             continue
-        noted["shortened"] += trimmed.pair.id != row.record.id
-        noted["cut"] += trimmed.replies_cut
-        cleaned.kept.append(replace(row, record=trimmed.pair))
-    return cleaned
+        changes["shortened"] += trimmed.pair.id != row.record.id
+        changes["cut"] += trimmed.replies_cut
+        filtered.kept.append(replace(row, record=trimmed.pair))
+    return filtered
 
 
-def _notes(noted: Mapping[str, int], lengths: Lengths) -> list[str]:
+def _length_notes(changes: Mapping[str, int], lengths: Lengths) -> list[str]:
     notes = []
-    if shortened := noted.get("shortened"):
+    if shortened := changes.get("shortened"):
         notes.append(
             f"{shortened} prompts lost their oldest turns (max_prompt_length {lengths.prompt})"
         )
-    if cut := noted.get("cut"):
-        notes.append(f"{cut} replies go beyond max_length {lengths.whole} and will be cut")
+    if cut := changes.get("cut"):
+        notes.append(f"{cut} replies exceed max_length {lengths.whole} and will be truncated")
     return notes
 
 
-def _prompts(config: SetConfig) -> Iterable[VerifiablePrompt]:
-    """The prompts that a program can judge, of the sources that have such."""
+def _verifiable_prompts(config: SetConfig) -> Iterable[VerifiablePrompt]:
+    """The prompts of practice sources, whose replies a program can judge."""
     for source in config.sources:
         if isinstance(source, PracticeSource):
             yield from source.prompts()

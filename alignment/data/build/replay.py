@@ -1,4 +1,4 @@
-"""Old pairs among the new ones of a round, against forgetting. Which ones is decided by hashes."""
+"""Replay: adds pairs of earlier rounds to a round, against forgetting. Pairs are chosen by hash."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,25 +17,25 @@ def add_replay(
     salt: str,
     out: Path,
 ) -> Prepared:
-    """Append pairs of earlier sets to a prepared set's rows to train on.
+    """Append pairs of earlier sets to the training rows of a prepared set.
 
     Args:
         prepared: the set as written under `out`.
         trained: pairs that earlier rounds were trained on, by the name of their set.
-        share: of the rows to train on that shall be old, 0 <= share < 1; fewer where there are
-            not so many. Without new rows there are no old ones either.
-        salt: decides which.
+        share: target share of replayed pairs among the training rows, 0 <= share < 1. Lower if
+            there are not enough old pairs; no pairs are replayed if there are no new rows.
+        salt: determines which pairs are chosen.
         out: the set's folder.
     """
     old = list({pair.id: pair for pairs in trained.values() for pair in pairs}.values())
-    wanted = round(prepared.ref.kept * share / (1 - share))
-    picked = sorted(old, key=lambda pair: unit_hash(pair.id, salt=f"replay:{salt}"))[:wanted]
+    count = round(prepared.ref.kept * share / (1 - share))
+    picked = sorted(old, key=lambda pair: unit_hash(pair.id, salt=f"replay:{salt}"))[:count]
     if not picked:
         return prepared
     train = out / prepared.ref.train
     with failpoint_span("replay.append"), train.open("a", encoding="utf-8", newline="\n") as lines:
         lines.writelines(pair.model_dump_json() + "\n" for pair in picked)
-    note = f"{len(picked)} pairs of earlier rounds are trained on again"
+    note = f"{len(picked)} pairs of earlier rounds are replayed"
     return Prepared(
         prepared.ref.model_copy(update={"kept": prepared.ref.kept + len(picked)}),
         prepared.report.model_copy(update={"notes": (*prepared.report.notes, note)}),

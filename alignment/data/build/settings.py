@@ -11,65 +11,69 @@ from alignment.records import Frozen, digest_of
 
 
 class SetConfig(Frozen):
-    """What every prepared set has in common. Abstract."""
+    """Settings common to all prepared sets. Abstract."""
 
-    sources: tuple[Source, ...] = Field(min_length=1, description="where the rows come from")
+    sources: tuple[Source, ...] = Field(min_length=1, description="Where the rows come from.")
     held_out_share: float = Field(
         default=0.05,
         ge=0,
         le=0.5,
-        description="share of prompts that no stage trains on, 0 to 0.5; by hash of the prompt",
+        description="Share of prompts to hold out from training, 0 to 0.5. Chosen by hash of the "
+        "prompt.",
     )
     part: Part | None = Field(
         default=None,
-        description="take one of several disjoint shares of the sources, so that rounds can use "
-        "one file without sharing a prompt; default: everything",
+        description="Use one of several disjoint parts of the sources, so that rounds can share "
+        "a file without sharing a prompt. Default: everything.",
     )
     limit: PositiveInt | None = Field(
         default=None,
-        description="keep so many rows, held-out ones included: the first in hash order; "
-        "default: all",
+        description="Keep at most this many rows, including held-out ones: the first in hash "
+        "order. Default: all.",
     )
     task_limits: dict[str, PositiveInt] = Field(
         default_factory=dict,
-        description="keep so many rows of a task type, {math: 500}, held-out ones included: the "
-        "first in hash order; default: all of every type",
+        description="Keep at most this many rows of a task type, for example {math: 500}, "
+        "including held-out ones: the first in hash order. Default: all.",
     )
     evaluation_prompts: tuple[Source, ...] = Field(
         default=(),
-        description="prompts that will be asked in an evaluation, from any source: no row is "
-        "trained on that holds most of one",
+        description="Prompts of an evaluation, from any source. Training rows that contain most of "
+        "one of these prompts are dropped.",
     )
     near_duplicates: float | None = Field(
         default=None,
         gt=0.5,
         le=1,
-        description="drop rows that share this much of their text with one further up or with an "
-        "earlier round's, above 0.5 to 1 (0.9 is usual); default: equal rows only",
+        description="Drop rows that share at least this much of their text with an earlier row, or "
+        "with a row of an earlier round; above 0.5 and up to 1 (usually 0.9). Default: drop only "
+        "equal rows.",
     )
     max_per_prompt: PositiveInt | None = Field(
         default=None,
-        description="keep so many rows of one whole prompt, the first ones; default: all, as each "
-        "may compare other replies",
+        description="Keep at most this many rows with the same whole prompt, the first ones. "
+        "Default: all, since each may compare different replies.",
     )
     markers: Literal["quarantine", "as_text"] = Field(
         default="quarantine",
-        description="rows whose text holds a control token or a turn marker. quarantine: leave "
-        "them out; as_text: spell control tokens out, with a space, so that they stay text",
+        description="What to do with rows whose text contains a control token or turn marker. "
+        "`quarantine`: drop them. `as_text`: insert a space into control tokens, so that they stay "
+        "text.",
     )
     max_malformed_share: float = Field(
         default=0.01,
         ge=0,
         le=1,
-        description="share of rows that may be unreadable, 0 to 1; more fail the run",
+        description="Share of rows that may be unreadable, 0 to 1. The run fails if more are.",
     )
     min_rows: NonNegativeInt = Field(
         default=1,
-        description="fewer rows to train on fail the run; 0 for a set that is only evaluated on",
+        description="The run fails if fewer training rows remain. 0 for a set used only for "
+        "evaluation.",
     )
 
     def with_seed(self, seed: int) -> Self:
-        """This set with its practice sources drawn by `seed` where they name none of their own."""
+        """This set with `seed` for the practice sources that set none of their own."""
         sources = tuple(
             source.model_copy(update={"seed": seed})
             if isinstance(source, PracticeSource) and source.seed is None
@@ -79,14 +83,14 @@ class SetConfig(Frozen):
         return self.model_copy(update={"sources": sources})
 
     def digest(self) -> str:
-        """What a cache key must know of the content of its sources and evaluation prompts."""
-        asked = [source.digest() for source in self.evaluation_prompts]
-        read = [source.digest() for source in self.sources]
-        return digest_of([read, asked] if asked else read)
+        """Digest of the content of its sources and evaluation prompts, for cache keys."""
+        rows = [source.digest() for source in self.sources]
+        prompts = [source.digest() for source in self.evaluation_prompts]
+        return digest_of([rows, prompts] if prompts else rows)
 
 
 class ConversationSetConfig(SetConfig):
-    """Chats to imitate."""
+    """Conversations to imitate."""
 
 
 class PairSetConfig(SetConfig):
@@ -94,12 +98,12 @@ class PairSetConfig(SetConfig):
 
 
 class Lengths(Frozen):
-    """How long a pair may be, in tokens under the chat template: as its training applies it.
+    """Length limits of a pair in tokens under the chat template, as training applies them.
 
     Attributes:
-        prompt: a longer one loses its oldest turns, never its system turn or last user turn.
-        whole: prompt and reply together; what is beyond is cut from the reply.
-        reply: what a cut must leave of it.
+        prompt: a longer prompt loses its oldest turns, never its system turn or last user turn.
+        whole: prompt and reply together; training truncates longer replies.
+        reply: minimum tokens of a truncated reply; pairs with fewer are dropped.
     """
 
     prompt: PositiveInt

@@ -1,7 +1,8 @@
-"""Rows against each other, by columns of numbers: 80 bytes a row in memory, however long the text.
+"""Compares rows with each other by numeric columns: 80 bytes of memory per row, however long.
 
-Each filter here is a pure function from columns to `Matches`: which rows leave, and because of
-which others. Not here: rows against a rule (`clean.py`), and the texts, which stay on disk.
+Each comparison is a pure function from columns to `Matches`: which rows to drop, and which other
+row each of them matches. Its name is the `Reason` for which rows are dropped.
+Not here: rules for a single row (`filters/content.py`), and the texts, which stay on disk.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.data.dedup.ngrams import BANDS, HASHES, similarity
-from alignment.data.filters.flags import as_bits, flags
+from alignment.data.filters.flags import flags, to_bits
 from alignment.data.row import R, Record, Row, normalise_space
 from alignment.data.split import normalise, unit_hash
 from alignment.records import Conversation, Message, PreferencePair
@@ -21,53 +22,54 @@ COLUMNS = np.dtype(
     [
         ("id", "u8"),
         ("prompt", "u8"),  # split.prompt_key
-        ("asked", "u8"),  # everything before the reply
-        ("question", "u8"),  # prompt and both replies, whichever way round
-        ("better", "u8"),  # the chosen reply
-        ("order", "f8"),  # place in hash order, 0..1
-        ("offset", "u8"),  # of its line in its shard
-        ("size", "u4"),  # of that line, in bytes
+        ("prompt_text", "u8"),  # hash of everything before the reply
+        ("pair", "u8"),  # hash of the prompt and both replies, in either order
+        ("chosen", "u8"),  # hash of the chosen reply
+        ("order", "f8"),  # position in hash order, 0..1
+        ("offset", "u8"),  # start of its line in its shard, in bytes
+        ("size", "u4"),  # length of that line, in bytes
         ("shard", "u4"),
         ("file", "u4"),
         ("row", "u4"),
         ("source", "u2"),
         ("task", "u2"),
-        ("held", "?"),
-        ("exam", "?"),  # held out because its whole source is
-        ("flags", "u1"),  # of `flags.py`, as bits
+        ("held_out", "?"),
+        ("evaluation", "?"),  # held out because its whole source is
+        ("flags", "u1"),  # `flags.py`, as bits
     ]
 )
 Index = NDArray[np.void]
-"""Rows in the order they were read, with `COLUMNS`."""
+"""Rows in the order in which they were read, with `COLUMNS`."""
 KeptMask = NDArray[np.bool_]
-"""Which rows of an index are still in."""
+"""Which rows of an index have not been dropped: [rows]."""
 
 _PAIRS = 2**14
+"""Pairs of signatures compared at once, which bounds memory."""
 
 
 class Matches(NamedTuple):
-    """Rows that leave (`at`), and for each the row because of which (`of`); positions."""
+    """Positions of the rows to drop and, for each, of the other row that it matches."""
 
-    at: NDArray[np.int64]
-    of: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    others: NDArray[np.int64]
 
 
 def columns(rows: Sequence[Row[R]], *, salt: str) -> Index:
-    """The columns of some rows, but for where they lie on disk.
+    """The columns of some rows, except for their location on disk.
 
     Args:
-        rows: any.
-        salt: decides their hash order.
+        rows: the rows, in the order in which they were read.
+        salt: determines their hash order.
     """
     described = [
         {
             "id": int(row.record.id, 16),
             "prompt": int(row.prompt_key, 16),
-            "asked": _hash(prompt_text(row.record)),
+            "prompt_text": _hash(prompt_text(row.record)),
             "order": unit_hash(row.record.id, salt=f"order:{salt}"),
             "row": row.row,
-            "held": row.held_out,
-            "flags": as_bits(flags(row.record)),
+            "held_out": row.held_out,
+            "flags": to_bits(flags(row.record)),
             **_preference(row),
         }
         for row in rows
@@ -81,13 +83,14 @@ def columns(rows: Sequence[Row[R]], *, salt: str) -> Index:
 def _preference(row: Row[R]) -> dict[str, int]:
     if not isinstance(row.record, PreferencePair):
         return {}
-    better, other = normalise_space(row.record.chosen), normalise_space(row.record.rejected)
-    question = "\0".join([normalise_space(row.record.prompt), *sorted((better, other))])
-    return {"question": _hash(question), "better": _hash(better)}
+    chosen, rejected = normalise_space(row.record.chosen), normalise_space(row.record.rejected)
+    # sorted, so that A over B and B over A have the same hash
+    pair = "\0".join([normalise_space(row.record.prompt), *sorted((chosen, rejected))])
+    return {"pair": _hash(pair), "chosen": _hash(chosen)}
 
 
 def prompt_text(record: Record) -> str:
-    """The whole prompt of a row, normalised."""
+    """A record's whole prompt, normalised."""
     before = record.messages[:-1] if isinstance(record, Conversation) else record.prompt
     return normalise(normalise_space(before))
 
@@ -97,8 +100,8 @@ def _hash(text: str) -> int:
     return int.from_bytes(digest, "big")
 
 
-def reply_texts(row: Row[R]) -> list[str]:
-    """What a row asks, and what it answers: by these its likeness to another is told."""
+def prompt_and_replies(row: Row[R]) -> list[str]:
+    """A row's prompt and then its replies, for its MinHash signature."""
     record = row.record
     parts: tuple[Sequence[Message], ...]
     if isinstance(record, PreferencePair):
@@ -110,71 +113,72 @@ def reply_texts(row: Row[R]) -> list[str]:
     return ["\n".join(message.text for message in part) for part in parts]
 
 
-def duplicate(index: Index, alive: KeptMask) -> Matches:
-    """Rows whose content was there before; the first one stays."""
-    return _repeats(index["id"], alive)
+def duplicate(index: Index, kept: KeptMask) -> Matches:
+    """Rows with the same content as an earlier row; the first one is kept."""
+    return _repeats(index["id"], kept)
 
 
-def repeated_prompt(index: Index, alive: KeptMask, *, at_most: int) -> Matches:
-    """Rows whose whole prompt was asked `at_most` times further up; `of` is the first of these."""
-    rows = np.flatnonzero(alive)
+def repeated_prompt(index: Index, kept: KeptMask, *, at_most: int) -> Matches:
+    """Rows whose whole prompt `at_most` earlier rows have; `others` is the first of these."""
+    rows = np.flatnonzero(kept)
     rows = rows[np.argsort(index["asked"][rows], kind="stable")]
     _, first, sizes = np.unique(index["asked"][rows], return_index=True, return_counts=True)
     start = np.repeat(first, sizes)
-    again = np.arange(len(rows)) - start >= at_most
-    return _sorted(rows[again], rows[start[again]])
+    repeated = np.arange(len(rows)) - start >= at_most
+    return _sorted(rows[repeated], rows[start[repeated]])
 
 
-def in_own_evaluation(index: Index, alive: KeptMask) -> Matches:
-    """Rows to train on whose prompt stands in one of the set's own files for evaluation."""
-    exam = np.flatnonzero(alive & index["exam"])
-    candidates = np.flatnonzero(alive & ~index["exam"])
-    exam = exam[np.argsort(index["prompt"][exam], kind="stable")]
-    keys = index["prompt"][exam]
+def in_own_evaluation(index: Index, kept: KeptMask) -> Matches:
+    """Training rows whose prompt is also in a source that this set uses for evaluation only."""
+    evaluation = np.flatnonzero(kept & index["evaluation"])
+    candidates = np.flatnonzero(kept & ~index["evaluation"])
+    evaluation = evaluation[np.argsort(index["prompt"][evaluation], kind="stable")]
+    keys = index["prompt"][evaluation]
     places = np.searchsorted(keys, index["prompt"][candidates])
     found = places < len(keys)
     found[found] = keys[places[found]] == index["prompt"][candidates[found]]
-    return Matches(candidates[found], exam[places[found]])
+    return Matches(candidates[found], evaluation[places[found]])
 
 
-def conflicting_label(index: Index, alive: KeptMask) -> Matches:
-    """Both of two pairs that prefer opposite replies to one prompt."""
-    rows = np.flatnonzero(alive)
-    rows = rows[np.lexsort((rows, index["better"][rows], index["question"][rows]))]
-    question, better = index["question"][rows], index["better"][rows]
-    starts = np.flatnonzero(np.r_[True, question[1:] != question[:-1]][: len(rows)])
+def conflicting_label(index: Index, kept: KeptMask) -> Matches:
+    """Pairs that prefer opposite replies to the same prompt: both sides are dropped."""
+    rows = np.flatnonzero(kept)
+    rows = rows[np.lexsort((rows, index["chosen"][rows], index["pair"][rows]))]
+    pair, chosen = index["pair"][rows], index["chosen"][rows]
+    starts = np.flatnonzero(np.r_[True, pair[1:] != pair[:-1]][: len(rows)])
     ends = np.r_[starts[1:], len(rows)][: len(starts)]
-    at: list[int] = []
-    of: list[int] = []
+    dropped: list[int] = []
+    others: list[int] = []
     for start, end in zip(starts, ends, strict=True):
-        if better[start] != better[end - 1]:
-            ways = (rows[start:end], better[start:end] == better[start])
-            first = {way: int(ways[0][ways[1] == way].min()) for way in (True, False)}
-            at += [int(row) for row in ways[0]]
-            of += [first[not way] for way in ways[1].tolist()]
-    return _sorted(np.array(at, dtype=np.int64), np.array(of, dtype=np.int64))
+        if chosen[start] != chosen[end - 1]:
+            group, side = rows[start:end], chosen[start:end] == chosen[start]
+            first = {value: int(group[side == value].min()) for value in (True, False)}
+            dropped += [int(row) for row in group]
+            others += [first[not value] for value in side.tolist()]
+    return _sorted(np.array(dropped, dtype=np.int64), np.array(others, dtype=np.int64))
 
 
 def near_duplicate(
     signatures: Iterable[NDArray[np.uint16]],
-    alive: KeptMask,
+    kept: KeptMask,
     *,
     threshold: float,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Matches:
-    """Rows that ask and answer nearly what one further up does, by `grams.similarity`.
+    """Rows whose prompt and replies are nearly those of an earlier row, by `ngrams.similarity`.
 
     Args:
-        signatures: of the rows in one or several parts, [rows, 128], and behind them those of
-            earlier sets, which stay. Gone through several times.
-        alive: of the rows.
-        threshold: 0..1, of the n-grams of five words that two prompts share, and two answers.
-        on_progress: is told how many of the rows have been compared, and of how many.
+        signatures: [rows, 128] signatures of the rows, in one or several parts, followed by those
+            of earlier sets, which are never dropped. Iterated over several times.
+        kept: which rows to compare.
+        threshold: similarity, 0..1, from which both the prompts and the replies of two rows count
+            as nearly the same; it is the share of five-word n-grams that they have in common.
+        on_progress: called with the number of rows compared so far and their total.
 
-    `of` counts on into the earlier sets.
+    Positions in `others` from `len(kept)` on are rows of the earlier sets.
     """
-    rows = len(alive)
-    candidates = np.r_[alive, np.ones(sum(map(len, signatures)) - rows, dtype=bool)].nonzero()[0]
+    rows = len(kept)
+    candidates = np.r_[kept, np.ones(sum(map(len, signatures)) - rows, dtype=bool)].nonzero()[0]
     found: dict[int, int] = {}
     for number, band in enumerate(np.split(np.arange(HASHES), BANDS)):
         on_progress(rows * number // BANDS, rows)
@@ -184,37 +188,37 @@ def near_duplicate(
         for start in range(0, len(same), _PAIRS):
             chunk = same[start : start + _PAIRS]
             one, other = candidates[order[chunk]], candidates[order[chunk + 1]]
-            likeness = similarity(_rows_of(signatures, one), _rows_of(signatures, other))
-            alike = likeness >= threshold
-            for low, high in zip(one[alike].tolist(), other[alike].tolist(), strict=True):
-                # an earlier set's row stays, and so does the one further up
-                at, of = (low, high) if high >= rows else (high, low)
-                if at < rows:
-                    found.setdefault(at, of)
-    at = np.array(sorted(found), dtype=np.int64)
-    return Matches(at, np.array([found[int(row)] for row in at], dtype=np.int64))
+            scores = similarity(_rows_of(signatures, one), _rows_of(signatures, other))
+            similar = scores >= threshold
+            for low, high in zip(one[similar].tolist(), other[similar].tolist(), strict=True):
+                # keep the row of an earlier set; within this set, keep the earlier row
+                row, match = (low, high) if high >= rows else (high, low)
+                if row < rows:
+                    found.setdefault(row, match)
+    dropped = np.array(sorted(found), dtype=np.int64)
+    return Matches(dropped, np.array([found[int(row)] for row in dropped], dtype=np.int64))
 
 
-def in_order(index: Index, alive: KeptMask) -> NDArray[np.int64]:
-    """Rows in hash order; equal rows keep theirs."""
-    rows = np.flatnonzero(alive)
+def in_order(index: Index, kept: KeptMask) -> NDArray[np.int64]:
+    """Positions of the kept rows in hash order; rows with equal hashes keep their order."""
+    rows = np.flatnonzero(kept)
     return rows[np.argsort(index["order"][rows], kind="stable")]
 
 
-def _repeats(keys: NDArray[np.uint64], alive: KeptMask) -> Matches:
-    rows = np.flatnonzero(alive)
-    _, first, which = np.unique(keys[rows], return_index=True, return_inverse=True)
-    again = first[which] != np.arange(len(rows))
-    return Matches(rows[again], rows[first[which][again]])
+def _repeats(keys: NDArray[np.uint64], kept: KeptMask) -> Matches:
+    rows = np.flatnonzero(kept)
+    _, first, group = np.unique(keys[rows], return_index=True, return_inverse=True)
+    repeated = first[group] != np.arange(len(rows))
+    return Matches(rows[repeated], rows[first[group][repeated]])
 
 
-def _sorted(at: NDArray[np.int64], of: NDArray[np.int64]) -> Matches:
-    order = np.argsort(at, kind="stable")
-    return Matches(at[order], of[order])
+def _sorted(rows: NDArray[np.int64], others: NDArray[np.int64]) -> Matches:
+    order = np.argsort(rows, kind="stable")
+    return Matches(rows[order], others[order])
 
 
 def _key(band: NDArray[np.uint16]) -> NDArray[np.uint64]:
-    """One number for the 128 bits of each row's band."""
+    """A 64-bit hash of the 128 bits of each row's band."""
     halves = np.ascontiguousarray(band).view(np.uint64)
     mixed = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(31)

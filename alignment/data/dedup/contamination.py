@@ -1,9 +1,9 @@
-"""Training rows that hold an evaluation's prompts.
+"""Contamination: training rows that contain the prompts of an evaluation.
 
-A prompt has leaked into a row when most of its word 8-grams stand there, wherever and in whichever
-order; one of fewer than 8 words, when it is the row's first user turn (Brown et al. 2020,
-appendix C, counts 13-grams; 8 find a prompt that was shortened). Not here: prompts that this run
-holds out itself, which are compared as a whole (`clean.in_evaluation_set`).
+A prompt has leaked into a row if the row contains most of its word 8-grams, anywhere and in any
+order. A prompt of fewer than 8 words has leaked if it is the row's first user turn. Brown et al.
+(2020, appendix C) use 13-grams; 8-grams also find shortened prompts. Not here: prompts that this
+run itself holds out, which are compared as a whole (`filters/content.py`, `in_evaluation_set`).
 """
 
 from collections import Counter, defaultdict
@@ -18,69 +18,70 @@ from alignment.data.row import R, Reason, Row, rule, turns
 from alignment.data.split import prompt_key
 
 WORDS = 8
+"""Words per n-gram."""
 SHARE = 0.7
-"""Of a prompt's n-grams that must stand in a row for it to count as leaked."""
+"""Share of a prompt's n-grams that a row must contain for the prompt to count as leaked."""
 
 
 @dataclass(frozen=True)
 class EvaluationPrompts:
-    """The prompts of an evaluation, ready to be looked for.
+    """The prompts of an evaluation, indexed for lookup.
 
     Attributes:
-        holders: n-gram to the prompts that have it, by number.
-        sizes: how many n-grams each prompt has.
-        places: where each stands, for people.
-        short: keys of those with fewer than `WORDS` words, and where they stand.
+        prompts_with: n-gram to the numbers of the prompts that contain it.
+        sizes: number of n-grams of each prompt.
+        locations: file and row of each prompt, for people.
+        short: prompt key to file and row, for prompts of fewer than `WORDS` words.
     """
 
-    holders: dict[int, list[int]]
+    prompts_with: dict[int, list[int]]
     sizes: list[int]
-    places: list[str]
+    locations: list[str]
     short: dict[str, str]
 
     @classmethod
     def of(cls, sources: Sequence[Source]) -> Self:
-        """The prompts of some sources.
+        """Index the prompts of some sources.
 
         Raises:
-            DataError: one cannot be read.
+            DataError: a source cannot be read.
         """
-        holders: dict[int, list[int]] = defaultdict(list)
+        prompts_with: dict[int, list[int]] = defaultdict(list)
         sizes: list[int] = []
-        places: list[str] = []
+        locations: list[str] = []
         short: dict[str, str] = {}
         rows = (row for source in sources for row in read_prompts(source).items)
         for row in rows:
             if not isinstance(row, Row):
                 continue
-            place = f"{row.file} row {row.row}"
+            location = f"{row.file} row {row.row}"
             for message in row.record.prompt:
                 if message.role != "user":
                     continue
                 if len(words_of(message.content)) < WORDS:
-                    short.setdefault(prompt_key([message]), place)
+                    short.setdefault(prompt_key([message]), location)
                     continue
                 found = set(grams(message.content, words=WORDS).tolist())
                 for gram in found:
-                    holders[gram].append(len(sizes))
+                    prompts_with[gram].append(len(sizes))
                 sizes.append(len(found))
-                places.append(place)
-        return cls(dict(holders), sizes, places, short)
+                locations.append(location)
+        return cls(dict(prompts_with), sizes, locations, short)
 
 
 @rule(Reason.in_evaluation_set)
-def leaked(row: Row[R], *, exam: EvaluationPrompts) -> str | None:
-    """Drop rows to train on that hold a prompt of the exam."""
+def leaked(row: Row[R], *, evaluation: EvaluationPrompts) -> str | None:
+    """Drop training rows that contain a prompt of the evaluation."""
     if row.held_out:
         return None
-    if row.prompt_key in exam.short:
-        return f"asks what {exam.short[row.prompt_key]} asks"
+    if row.prompt_key in evaluation.short:
+        return f"its prompt is the one at {evaluation.short[row.prompt_key]}"
     counts: Counter[int] = Counter()
     text = "\n".join(message.text for message in turns(row.record))
     for gram in set(grams(text, words=WORDS).tolist()):
-        counts.update(exam.holders.get(gram, ()))
+        counts.update(evaluation.prompts_with.get(gram, ()))
     for prompt, count in counts.most_common():
-        if count >= SHARE * exam.sizes[prompt]:
-            share = count / exam.sizes[prompt]
-            return f"holds {share:.0%} of the prompt at {exam.places[prompt]}"
+        if count >= SHARE * evaluation.sizes[prompt]:
+            share = count / evaluation.sizes[prompt]
+            return f"contains {share:.0%} of the prompt at {evaluation.locations[prompt]}"
     return None

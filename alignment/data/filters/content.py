@@ -1,8 +1,9 @@
-"""What may be trained on: rows go in, rows come out, and each row left out has one named reason.
+"""Filters on the content of a row. Each dropped row has one named reason.
 
-Every filter here is a pure function `(rows) -> (kept, dropped)` that looks at one row at a time;
-none changes a row. Not here: reading (`files.py`, `formats/`), control tokens (`markers.py`), rows
-against each other (`index.py`), lengths (`encode.py`), who goes to which split (`split.py`).
+Every filter is a pure function `(rows) -> (kept, dropped)` that looks at one row at a time and
+changes none. Most are named after their `Reason`. Not here: reading (`read/`, `formats/`), control
+tokens (`special_tokens.py`), rows compared with each other (`dedup/compare.py`), lengths
+(`lengths.py`), the choice of held-out rows (`split.py`).
 """
 
 import re
@@ -13,7 +14,7 @@ from alignment.data.split import Part, PromptKeys
 from alignment.records import Conversation, Message, PreferencePair, Prompt
 
 DAMAGE = re.compile("[\\0\ufffd\ud800-\udfff]")
-"""Characters that no text file holds, or that a bad decoding leaves."""
+"""NUL, half surrogate pairs, and U+FFFD, which a bad decoding leaves behind."""
 
 
 # --- one row at a time ------------------------------------------------------------------------
@@ -21,7 +22,7 @@ DAMAGE = re.compile("[\\0\ufffd\ud800-\udfff]")
 
 @rule(Reason.bad_encoding)
 def broken_text(row: Row[R]) -> str | None:
-    """Drop rows with text that no UTF-8 file can hold, or that a bad decoding has damaged."""
+    """Drop rows with text that is not valid UTF-8 or was damaged by a bad decoding."""
     for message in turns(row.record):
         if found := DAMAGE.search(message.text):
             return f"U+{ord(found[0]):04X} in the {message.role} turn"
@@ -30,11 +31,11 @@ def broken_text(row: Row[R]) -> str | None:
 
 @rule(Reason.empty)
 def empty(row: Row[R]) -> str | None:
-    """Drop rows without turns or with a turn of nothing but white space."""
+    """Drop rows without turns, or with a turn that is only white space."""
     parts = parts_of(row.record)
     missing = next((name for name, part in parts.items() if not part), None)
     if missing:
-        return f"{missing} has no turn"
+        return f"{missing} has no turns"
     blank = (
         f"turn {number} of {name} ({message.role}) has no text"
         for name, part in parts.items()
@@ -46,7 +47,7 @@ def empty(row: Row[R]) -> str | None:
 
 @rule(Reason.role_order)
 def role_order(row: Row[R]) -> str | None:
-    """Drop what is not [system] user assistant user ...: with one assistant turn as each reply."""
+    """Drop rows not in the order [system] user assistant ..., or with several turns per reply."""
     if isinstance(row.record, Prompt):
         return None
     if isinstance(row.record, Conversation):
@@ -59,15 +60,15 @@ def role_order(row: Row[R]) -> str | None:
 
 @rule(Reason.no_tool_template)
 def uses_tools(row: Row[R]) -> str | None:
-    """Drop rows with tools or their answers, for a chat template that would leave them out."""
+    """Drop rows that use tools; for chat templates that do not render tool calls."""
     messages = turns(row.record)
     tools = any(m.tool_calls or m.tools or m.role == "tool" for m in messages)
-    return "the chat template does not write tool calls" if tools else None
+    return "the chat template does not render tool calls" if tools else None
 
 
 @rule(Reason.identical_pair)
 def identical_pair(row: Row[R]) -> str | None:
-    """Drop pairs whose replies differ in white space at most."""
+    """Drop pairs whose replies are equal except for white space."""
     if not isinstance(row.record, PreferencePair):
         return None
     chosen, rejected = (normalise_space(part) for part in (row.record.chosen, row.record.rejected))
@@ -76,17 +77,17 @@ def identical_pair(row: Row[R]) -> str | None:
 
 @rule(Reason.tie)
 def tie(row: Row[R]) -> str | None:
-    """Drop pairs whose scores say that neither reply is better. Without scores nothing is a tie."""
+    """Drop pairs whose scores prefer neither reply. A pair without scores is never a tie."""
     tied = isinstance(row.record, PreferencePair) and row.record.strength == 0
     return "neither reply is better by the scores or votes" if tied else None
 
 
-# --- rows against the rest of the run -----------------------------------------------------------
+# --- rows and the rest of the run ---------------------------------------------------------------
 
 
 @rule(Reason.in_evaluation_set)
 def in_evaluation_set(row: Row[R], *, held_out: Mapping[str, frozenset[str]]) -> str | None:
-    """Drop training rows whose prompt key some set, by name, holds out."""
+    """Drop training rows whose prompt another set holds out; `held_out` has keys by set name."""
     if row.held_out:
         return None
     names = (name for name, keys in held_out.items() if row.prompt_key in keys)
@@ -95,11 +96,11 @@ def in_evaluation_set(row: Row[R], *, held_out: Mapping[str, frozenset[str]]) ->
 
 
 Preference = tuple[str, frozenset[str], str]
-"""A prompt, its two replies in either order, and the better one, white space aside."""
+"""A prompt, its two replies in either order, and the preferred one; white space normalised."""
 
 
 def preferred(trained: Mapping[str, Iterable[PreferencePair]]) -> dict[Preference, str]:
-    """What earlier sets, by name, have trained to be the better reply to a question."""
+    """The preferences that earlier sets were trained on, each with the name of its set."""
     return {
         _preference(pair, better=pair.chosen): name
         for name, pairs in trained.items()
@@ -111,54 +112,55 @@ def preferred(trained: Mapping[str, Iterable[PreferencePair]]) -> dict[Preferenc
 def contradicts_earlier(
     row: Row[PreferencePair], *, preferred: Mapping[Preference, str]
 ) -> str | None:
-    """Drop pairs of which an earlier set has trained the opposite."""
+    """Drop pairs whose opposite an earlier set was trained on."""
     name = preferred.get(_preference(row.record, better=row.record.rejected))
-    return None if name is None else f"{name} has trained the opposite"
+    return None if name is None else f"{name} was trained on the opposite preference"
 
 
 @rule(Reason.used_by_earlier_round)
 def used_by_earlier_round(row: Row[R], *, earlier: Mapping[str, PromptKeys]) -> str | None:
-    """Drop rows whose prompt an earlier step, by name, has trained on.
+    """Drop rows whose prompt an earlier step was trained on; `earlier` has keys by step name.
 
-    Two rounds never share a prompt. A set of conversations may share prompts with a round
-    that trains on them again, but a held-out row must be new to both.
+    Two rounds never share a prompt. A round may train on prompts that SFT was trained on, but the
+    prompt of a held-out row must be new to both.
     """
     for name, keys in earlier.items():
-        concerns = keys.kind == "pairs" or row.held_out
-        if concerns and row.prompt_key in keys.trained_on:
+        must_be_new = keys.kind == "pairs" or row.held_out
+        if must_be_new and row.prompt_key in keys.trained_on:
             return f"its prompt was trained on by {name}"
     return None
 
 
-# --- which rows this set takes --------------------------------------------------------------------
+# --- which rows this set uses -------------------------------------------------------------------
 
 
 @rule(Reason.other_part)
 def other_part(row: Row[R], *, part: Part, salt: str) -> str | None:
     """Drop rows whose prompt belongs to another part of the sources."""
-    words = f"not in part {part.index} of {part.of}"
-    return None if part.holds(row.prompt_key, salt=salt) else words
+    detail = f"not in part {part.index} of {part.of}"
+    return None if part.contains(row.prompt_key, salt=salt) else detail
 
 
-# --- small words --------------------------------------------------------------------------------
+# --- helpers ------------------------------------------------------------------------------------
 
 
 def _wrong_order(messages: Sequence[Message], *, last: str) -> str | None:
-    before: Message | None = None
-    for place, message in enumerate(messages, start=1):
-        if place == 1 and message.role == "system":
+    previous: Message | None = None
+    for number, message in enumerate(messages, start=1):
+        if number == 1 and message.role == "system":
             continue
-        expected = _after(before)
+        expected = _roles_after(previous)
         if message.role not in expected:
-            return f"turn {place} is {message.role}, expected {' or '.join(expected)}"
-        before = message
-    if before is None or before.role not in ((last, "tool") if last == "user" else (last,)):
+            return f"turn {number} is {message.role}, expected {' or '.join(expected)}"
+        previous = message
+    # a prompt may end with the result of a tool call, which the reply then answers
+    if previous is None or previous.role not in ((last, "tool") if last == "user" else (last,)):
         return f"{_roles(messages)} does not end with {last}"
     return None
 
 
-def _after(message: Message | None) -> tuple[str, ...]:
-    """Who may speak after a turn. The answer to a call of tools comes from the tools."""
+def _roles_after(message: Message | None) -> tuple[str, ...]:
+    """The roles that may follow a turn. A tool call is followed by the tool's result."""
     if message is None:
         return ("user",)
     if message.role == "assistant":

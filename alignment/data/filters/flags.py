@@ -1,7 +1,7 @@
-"""What is worth a look in a row that is used: it is long, or odd, or asks a known prompt again.
+"""Flags for kept rows that are worth a look: long, odd, or with a repeated prompt.
 
-None of it is a fault, so a flag never takes a row out: it stands beside the row and is counted.
-Not here: why a row is left out (`clean.py`), and length in tokens (`encode.py`).
+None of these is a fault, so a flag never drops a row. It is written beside the row and counted.
+Not here: the reasons for dropping rows (`row.py`), and exact lengths in tokens (`lengths.py`).
 """
 
 import re
@@ -12,26 +12,26 @@ from alignment.data.row import Record, turns
 from alignment.records import Message, PreferencePair
 
 LONG = 1024
-"""Tokens of a prompt and its longer reply, guessed without a tokenizer and rather too high."""
+"""Tokens of a prompt and its longer reply, estimated without a tokenizer, on the high side."""
 ASCII_BYTES, OTHER_BYTES = 1 / 3, 0.6
-"""Tokens a byte of UTF-8. Most tokenizers take fewer; one of 63,000 English entries took more than
-this guess in 4 of 284 rows in English and Chinese."""
+"""Tokens per byte of UTF-8. Most tokenizers need fewer. One with 63,000 English entries needed more
+than this estimate in 4 of 284 rows in English and Chinese."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 class Flag(StrEnum):
-    """Why a row is worth a look. The order is that of the bits in a row's columns."""
+    """Why a row is worth a look. The order gives the bits in the `flags` column."""
 
     long = "long"
     """It may have more than `LONG` tokens."""
     control_character = "control_character"
-    """A character that no one types and nothing shows, tabs and line ends aside."""
+    """It contains an invisible control character other than a tab or line end."""
     repeated_prompt = "repeated_prompt"
-    """Its whole prompt stands further up in a row that is used."""
+    """An earlier kept row has the same whole prompt."""
 
 
 def flags(record: Record) -> tuple[Flag, ...]:
-    """What one row shows by itself: `long`, `control_character`."""
+    """The flags that a row alone determines: `long`, `control_character`."""
     found = []
     if _tokens(record) > LONG:
         found.append(Flag.long)
@@ -40,23 +40,23 @@ def flags(record: Record) -> tuple[Flag, ...]:
     return tuple(found)
 
 
-def as_bits(found: Iterable[Flag]) -> int:
-    """Flags as a number, the first flag being 1."""
+def to_bits(found: Iterable[Flag]) -> int:
+    """Flags as a bit mask; the first flag is bit 0."""
     return sum(1 << list(Flag).index(flag) for flag in found)
 
 
-def of_bits(bits: int) -> list[Flag]:
-    """The flags of such a number."""
+def from_bits(bits: int) -> list[Flag]:
+    """The flags of a bit mask."""
     return [flag for at, flag in enumerate(Flag) if bits >> at & 1]
 
 
 def _tokens(record: Record) -> float:
     if not isinstance(record, PreferencePair):
-        return _guess(turns(record))
-    return _guess(record.prompt) + max(_guess(record.chosen), _guess(record.rejected))
+        return _estimate(turns(record))
+    return _estimate(record.prompt) + max(_estimate(record.chosen), _estimate(record.rejected))
 
 
-def _guess(messages: Iterable[Message]) -> float:
+def _estimate(messages: Iterable[Message]) -> float:
     texts = [message.text for message in messages]
     plain = sum(len(text.encode("ascii", "ignore")) for text in texts)
     whole = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)

@@ -1,9 +1,10 @@
-"""Text that would be read as the frame of a chat: control tokens, turn markers, unfilled blanks.
+"""Text that looks like chat markup: control tokens, turn markers, unfilled placeholders.
 
-A control token typed into a message opens a turn, or ends one, in the middle of it. Such rows are
-left out, or on request the token is spelled out so that it stays text. Other chat formats' marks
-are no control tokens here, but a reply that holds one mostly holds a forged or a lost turn.
-Not here: the chat template itself (`encode.py`).
+A control token in the text of a message would end a turn, or open one, in the middle of it. Such
+rows are dropped or, on request, the token is spelled out so that it stays text. The markers of
+other chat formats are not control tokens of this tokenizer. But a reply with one mostly contains
+a forged or an unparsed turn, so it is dropped too.
+Not here: the chat template itself (`alignment/models/chat_template.py`).
 """
 
 import re
@@ -20,25 +21,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BATCH = 512
-_FRAMES = re.compile(
-    r"<\|[\w ]{1,40}\|>"  # ChatML and its relatives: <|im_start|>, <|eot_id|>, <|user|>
+"""Rows per call of the tokenizer."""
+_MARKERS = re.compile(
+    r"<\|[\w ]{1,40}\|>"  # ChatML and similar: <|im_start|>, <|eot_id|>, <|user|>
     r"|\[/?INST\]|<</?SYS>>|</?s>"  # Llama 2
     r"|(?m:^#{2,3} ?(?:Instruction|Response|Input|Human|Assistant|User|System):)"  # Alpaca
 )
 _SPEAKER = re.compile(r"\b(?:Human|Assistant):")
-_BLANK = re.compile(r"\{\{\s*\w+\s*\}\}")
+_PLACEHOLDER = re.compile(r"\{\{\s*\w+\s*\}\}")
 
 
 def special_token(
     rows: Sequence[Row[R]], *, tokenizer: "PreTrainedTokenizerBase", turn_marker: str
 ) -> Filtered[R]:
-    """Drop rows whose text alone encodes to an added token of the tokenizer, special or not.
+    """Drop rows whose text encodes to an added token of the tokenizer, special or not.
 
-    `turn_marker` is the opening of an assistant turn as text, which need not be made of added
-    tokens.
+    `turn_marker` is the text that opens an assistant turn. It is looked for as text, since it need
+    not consist of added tokens.
     """
     control = control_tokens(tokenizer)
-    suspected = _suspect(rows, tokenizer, control, turn_marker)
+    suspected = _suspected_rows(rows, tokenizer, control, turn_marker)
     found: dict[int, str] = {}
     for at, encoded in _encoded(rows, suspected, tokenizer):
         for message, ids in zip(turns(rows[at].record), encoded, strict=True):
@@ -48,15 +50,17 @@ def special_token(
             if token is not None:
                 found[at] = f"{token!r} in the {message.role} turn"
                 break
-    dropped = [rows[at].dropped(Reason.special_token, words) for at, words in found.items()]
+    dropped = [
+        rows[at].as_quarantined(Reason.special_token, detail) for at, detail in found.items()
+    ]
     return Filtered([row for at, row in enumerate(rows) if at not in found], dropped)
 
 
 @rule(Reason.turn_marker)
 def turn_marker(row: Row[R]) -> str | None:
-    """Drop rows with the marks of a chat format in use, or a speaker's name in a reply."""
+    """Drop rows with a marker of a known chat format, or `Human:` or `Assistant:` in a reply."""
     for message in turns(row.record):
-        found = _FRAMES.search(message.content)
+        found = _MARKERS.search(message.content)
         if found is None and message.role == "assistant":
             found = _SPEAKER.search(message.content)
         if found:
@@ -66,19 +70,19 @@ def turn_marker(row: Row[R]) -> str | None:
 
 @rule(Reason.placeholder)
 def placeholder(row: Row[R]) -> str | None:
-    """Drop rows with a blank such as {{name}} in a reply; among code it may be meant."""
+    """Drop rows with a placeholder such as {{name}} in a reply, unless the reply contains code."""
     for message in turns(row.record):
-        found = _BLANK.search(message.content)
+        found = _PLACEHOLDER.search(message.content)
         if found and message.role == "assistant" and "```" not in message.content:
             return f"{found[0][:60]} in the assistant turn"
     return None
 
 
 def spelled_out(rows: Iterable[Row[R]], *, tokenizer: "PreTrainedTokenizerBase") -> Filtered[R]:
-    """All rows, with every control token in their text made plain text.
+    """Keep all rows, and turn each control token in their text into plain text.
 
-    A space goes in after its first character, `<|im_end|>` to `< |im_end|>`: the trainers' own
-    encoders know no other way to keep one text from being read as a token.
+    A space is inserted after its first character: `<|im_end|>` becomes `< |im_end|>`. The trainers'
+    own encoders offer no other way to keep such text from becoming a token.
     """
     pattern = _any_of(control_tokens(tokenizer).values())
     kept = [_rewritten(row, pattern) for row in rows]
@@ -101,7 +105,7 @@ def _rewritten(row: Row[R], pattern: "re.Pattern[str]") -> Row[R]:
 
 
 def _spaced(text: str, pattern: "re.Pattern[str]") -> str:
-    while pattern.search(text):  # what stands around a token may make another one of the rest
+    while pattern.search(text):  # splitting one token may join its neighbours into another
         text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
     return text
 
@@ -111,24 +115,24 @@ def _any_of(texts: Iterable[str]) -> "re.Pattern[str]":
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
-def _suspect(
+def _suspected_rows(
     rows: Sequence[Row[R]],
     tokenizer: "PreTrainedTokenizerBase",
     control: dict[int, str],
     turn_marker: str,
 ) -> list[int]:
-    """Rows worth encoding. A byte-level BPE makes an added token only of the token's own text."""
+    """Rows to encode. A byte-level BPE yields an added token only where the text spells it out."""
     if not _is_byte_level(tokenizer):
         return list(range(len(rows)))
     pattern = _any_of([*control.values(), turn_marker])
     return [
         at
         for at, row in enumerate(rows)
-        if any(_holds(message.text, pattern) for message in turns(row.record))
+        if any(_contains(message.text, pattern) for message in turns(row.record))
     ]
 
 
-def _holds(text: str, pattern: "re.Pattern[str]") -> bool:
+def _contains(text: str, pattern: "re.Pattern[str]") -> bool:
     if pattern.search(text):
         return True
     return not text.isascii() and bool(pattern.search(unicodedata.normalize("NFKC", text)))
@@ -143,7 +147,7 @@ def _is_byte_level(tokenizer: "PreTrainedTokenizerBase") -> bool:
 def _encoded(
     rows: Sequence[Row[R]], places: Sequence[int], tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[tuple[int, list[list[int]]]]:
-    """Each place's turns' ids. In batches, because a tokenizer uses all cores for one."""
+    """Each row's position and its turns' token ids; batched, so that all cores are used."""
     for start in range(0, len(places), _BATCH):
         batch = places[start : start + _BATCH]
         texts = [message.text for at in batch for message in turns(rows[at].record)]

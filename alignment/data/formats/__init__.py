@@ -1,10 +1,10 @@
-"""What the columns of a table mean: one class for each format, all in one union.
+"""What the columns of a table mean: one class per format, all in one union.
 
-A format tells by a table's first values whether it is meant (`detects`), and turns its raw rows
-into records (`records`). Auto asks all of them, states why it chose, and never guesses between
-two. To add one: a class in the file of its kind, its place in `Format` and `KNOWN`, a fixture in
-the tests. Not here: reading texts and chats out of a row (`rows.py`); whether a record may be used
-(`clean.py`).
+A format recognises its columns from a table's first values (`detects`) and turns raw rows into
+records (`records`). `Auto` tries all formats, states why it chose one, and never guesses between
+two. To add a format: write a class in the file of its kind, add it to `RowFormats` and `KNOWN`, and
+add an example to the tests. Not here: reading texts and chats from a row (`rows.py`); whether a
+record may be used (`filters/`).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from alignment.data.formats.base import BaseFormat, Columns, Kind, Made, RowFormat
+from alignment.data.formats.base import BaseFormat, Columns, Kind, Parsed, RowFormat
 from alignment.data.formats.chats import Gsm8k, Instances, Instruction, Messages, ShareGpt
 from alignment.data.formats.judged import Candidates, Compared
 from alignment.data.formats.pairs import HH, GradedSolutions, Preference
@@ -28,6 +28,7 @@ __all__ = [
     "Auto",
     "BaseFormat",
     "Candidates",
+    "ChosenFormat",
     "Columns",
     "Compared",
     "Format",
@@ -36,17 +37,16 @@ __all__ = [
     "Instances",
     "Instruction",
     "Kind",
-    "Made",
     "Messages",
     "MtBench",
     "OpenAssistantNodes",
     "OpenAssistantTrees",
+    "Parsed",
     "Preference",
     "Prompts",
     "RowFormat",
     "RowFormats",
     "ShareGpt",
-    "Stated",
     "Unpaired",
     "choose_format",
     "chosen_conversation",
@@ -98,13 +98,13 @@ KNOWN: tuple[RowFormats, ...] = (
     Unpaired(),
     MtBench(),
 )
-"""What `Auto` chooses from, under the column names that are in use."""
-LAST: RowFormats = Prompts()
-"""Asked where none of the others is found: a prompt column stands beside replies too."""
+"""What `Auto` chooses from, with the column names in common use."""
+FALLBACK: RowFormats = Prompts()
+"""Tried only if no other format matches, since tables with replies have a prompt column too."""
 
 
 class Auto(Frozen):
-    """The one known format that the columns look like; an error when none or several do."""
+    """The one known format that matches the columns; an error if none or several match."""
 
     name: Literal["auto"] = "auto"
 
@@ -112,47 +112,49 @@ class Auto(Frozen):
 Format = Annotated[Auto | RowFormats, Field(discriminator="name")]
 
 
-class Stated(NamedTuple):
-    """The format that a source's rows are read in, and why."""
+class ChosenFormat(NamedTuple):
+    """The format in which a source's rows are read, and why."""
 
     format: RowFormats
     reason: str
 
 
-def choose_format(wanted: Auto | RowFormats, rows: Sequence[Json], *, where: str) -> Stated:
-    """The format named in the config, or the one that the first rows' columns tell.
+def choose_format(wanted: Auto | RowFormats, rows: Sequence[Json], *, where: str) -> ChosenFormat:
+    """The format named in the config, or the one detected from the columns of the first rows.
 
     Args:
         wanted: the config's choice.
         rows: the first few rows.
-        where: the source's name, for the message.
+        where: the source's name, for the error message.
 
     Raises:
-        DataError: the columns look like no known format, or like several.
+        DataError: the columns match no known format, or several.
     """
     if not isinstance(wanted, Auto):
-        return Stated(wanted, "named in the config")
+        return ChosenFormat(wanted, "named in the config")
     columns = columns_of(rows)
     found = [
-        Stated(known, reason) for known in KNOWN if (reason := known.detects(columns)) is not None
+        ChosenFormat(known, reason)
+        for known in KNOWN
+        if (reason := known.detects(columns)) is not None
     ]
-    if not found and (reason := LAST.detects(columns)) is not None:
-        found = [Stated(LAST, reason)]
+    if not found and (reason := FALLBACK.detects(columns)) is not None:
+        found = [ChosenFormat(FALLBACK, reason)]
     if len(found) == 1:
         return found[0]
-    names = " and ".join(dict.fromkeys(stated.format.name for stated in found))
-    problem = f"look like {names}" if found else "look like no known format"
-    named = ", ".join(name[:40] for name in list(columns)[:20])
-    options = "; ".join({known.name: f"{known.name} ({known.wants})" for known in KNOWN}.values())
+    names = " and ".join(dict.fromkeys(chosen.format.name for chosen in found))
+    problem = f"match several formats: {names}" if found else "match no known format"
+    listed = ", ".join(name[:40] for name in list(columns)[:20])
+    options = "; ".join({known.name: f"{known.name} ({known.expects})" for known in KNOWN}.values())
     raise DataError(
-        f"{where}: columns {named or '(none)'} {problem}. "
-        f"Name one, for instance format: {{name: {KNOWN[0].name}}}, or rename columns with "
-        f"columns: {{theirs: ours}}. Known: {options}"
+        f"{where}: columns {listed or '(none)'} {problem}. "
+        f"Name the format, for example format: {{name: {KNOWN[0].name}}}, or rename columns with "
+        f"columns: {{theirs: ours}}. Known formats: {options}"
     )
 
 
 def columns_of(rows: Sequence[Json]) -> Columns:
-    """The columns of some rows with the values that are there."""
+    """The columns of some rows, each with its values that are not null."""
     columns: dict[str, list[object]] = {}
     for row in rows:
         for name, value in row.items():
@@ -163,7 +165,7 @@ def columns_of(rows: Sequence[Json]) -> Columns:
 
 
 def chosen_conversation(pair: PreferencePair) -> Conversation:
-    """A pair read as a chat to imitate: the prompt and the chosen reply."""
+    """A pair as a conversation to imitate: the prompt and the chosen reply."""
     return Conversation.of(
         (*pair.prompt, *pair.chosen), task_type=pair.task_type, source=pair.source
     )

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from alignment.data.formats.base import Columns, Kind, RowFormat, is_chat, is_list, is_text, mostly
-from alignment.data.formats.rows import RawRow, exchange, text, what
+from alignment.data.formats.rows import RawRow, describe, exchange, text
 from alignment.data.row import Reason, Rejected
 from alignment.records import Conversation
 
@@ -16,14 +16,14 @@ _REPLIES = {"chosen", "rejected", "chosen_messages", "rejected_messages"}
 
 
 class Messages(RowFormat):
-    """A chat as a list of `{role, content}`; a column `tools` says what may be called."""
+    """A chat as a list of `{role, content}`; a column `tools` lists the functions it may call."""
 
-    wants: ClassVar[str] = "messages: a list of {role, content}"
+    expects: ClassVar[str] = "messages: a list of {role, content}"
     gives: ClassVar[Kind] = "conversations"
     name: Literal["messages"] = "messages"
 
     def detects(self, columns: Columns) -> str | None:
-        """By a column `messages` of lists, without a verdict on it."""
+        """By a column `messages` of lists, unless a boolean `label` rates them."""
         if mostly(columns, "label", lambda value: isinstance(value, bool)):
             return None
         return "column messages holds lists" if mostly(columns, "messages", is_list) else None
@@ -36,12 +36,12 @@ class Messages(RowFormat):
 class ShareGpt(RowFormat):
     """A chat as a list of `{from, value}`: system, human, gpt, function_call, observation."""
 
-    wants: ClassVar[str] = "conversations: a list of {from, value}"
+    expects: ClassVar[str] = "conversations: a list of {from, value}"
     gives: ClassVar[Kind] = "conversations"
     name: Literal["sharegpt"] = "sharegpt"
 
     def detects(self, columns: Columns) -> str | None:
-        """By a column `conversations` of chats, without two replies beside it."""
+        """By a column `conversations` of chats, unless chosen or rejected replies are beside it."""
         chats = not _REPLIES & columns.keys() and mostly(columns, "conversations", is_chat)
         return "column conversations holds chats" if chats else None
 
@@ -53,21 +53,23 @@ class ShareGpt(RowFormat):
 class Instruction(RowFormat):
     """One question and one answer, in columns of any name: Alpaca's, or prompt and response."""
 
-    wants: ClassVar[str] = (
-        "instruction, output: texts, and input: more of the question "
-        "(other names: {name: instruction, instruction: question, output: answer})"
+    expects: ClassVar[str] = (
+        "instruction, output: texts; optionally input: more of the question "
+        "(for other names: {name: instruction, instruction: question, output: answer})"
     )
     gives: ClassVar[Kind] = "conversations"
     name: Literal["instruction"] = "instruction"
-    instruction: str = Field(default="instruction", description="column of what is asked")
+    instruction: str = Field(
+        default="instruction", description="Column of the instruction or question."
+    )
     input: str = Field(
         default="input",
-        description="column of what it is asked about, put below the instruction; may be absent",
+        description="Column of the input to the instruction, placed below it. May be missing.",
     )
-    output: str = Field(default="output", description="column of the answer")
+    output: str = Field(default="output", description="Column of the answer.")
 
     def detects(self, columns: Columns) -> str | None:
-        """By its instruction and output columns as texts, without a verdict on the answer."""
+        """By its instruction and output columns as texts, unless a boolean `label` rates them."""
         names = (self.instruction, self.output)
         texts = all(mostly(columns, name, is_text) for name in names)
         judged = mostly(columns, "label", lambda value: isinstance(value, bool))
@@ -82,35 +84,37 @@ class Instruction(RowFormat):
 
 
 class Instances(RowFormat):
-    """One instruction and several instances of it (Wang et al. 2023, self-instruct)."""
+    """One instruction and several instances of it (Wang et al. 2023, Self-Instruct)."""
 
-    wants: ClassVar[str] = "instruction: text, and instances: a list of {input, output}"
+    expects: ClassVar[str] = "instruction: text, and instances: a list of {input, output}"
     gives: ClassVar[Kind] = "conversations"
     name: Literal["instances"] = "instances"
 
     def detects(self, columns: Columns) -> str | None:
-        """By an instruction beside a list of instances."""
+        """By an instruction and a list of instances."""
         found = mostly(columns, "instruction", is_text) and mostly(columns, "instances", is_list)
         return "columns instruction, instances" if found else None
 
     def parse(self, row: RawRow) -> Iterator[Conversation]:
-        """One conversation for each instance."""
+        """One conversation per instance."""
         instruction, instances = row.text("instruction"), row.fields.get("instances")
         if not isinstance(instances, list) or not instances:
-            raise Rejected(Reason.malformed, f"instances holds {what(instances)}, not a full list")
+            raise Rejected(
+                Reason.malformed, f"instances holds {describe(instances)}, not a non-empty list"
+            )
         for at, instance in enumerate(instances):
             fields = instance if isinstance(instance, dict) else {}
-            given = text(fields.get("input", ""), where=f"instances[{at}]: input")
+            input_ = text(fields.get("input", ""), where=f"instances[{at}]: input")
             output = text(fields.get("output"), where=f"instances[{at}]: output")
-            yield row.conversation(exchange(f"{instruction}\n\n{given}".strip(), output))
+            yield row.conversation(exchange(f"{instruction}\n\n{input_}".strip(), output))
 
 
 class Gsm8k(RowFormat):
     """Grade-school problems whose answers end in `#### number` (Cobbe et al. 2021)."""
 
-    wants: ClassVar[str] = "question, answer: texts, the answer ending in '#### number'"
+    expects: ClassVar[str] = "question, answer: texts, the answer ending in '#### number'"
     gives: ClassVar[Kind] = "conversations"
-    note: ClassVar[str] = "calculator marks such as <<48/2=24>> are removed from the answers"
+    note: ClassVar[str] = "calculator annotations such as <<48/2=24>> are removed from the answers"
     name: Literal["gsm8k"] = "gsm8k"
 
     def detects(self, columns: Columns) -> str | None:
@@ -119,13 +123,13 @@ class Gsm8k(RowFormat):
         return "columns question, answer, and answers end in '#### number'" if marked else None
 
     def parse(self, row: RawRow) -> Iterator[Conversation]:
-        """The problem and its answer without calculator marks."""
+        """The problem and its answer, without calculator annotations."""
         answer = without_calculator(row.text("answer"))
         yield row.conversation(exchange(row.text("question"), answer))
 
 
 def without_calculator(solution: str) -> str:
-    """A solution without the calculator marks that were put into it for training."""
+    """A solution without the calculator annotations that GSM8K adds for training."""
     return _CALCULATOR.sub("", solution).strip()
 
 

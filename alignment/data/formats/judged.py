@@ -1,4 +1,4 @@
-"""Formats in which someone judged several replies: two with a verdict, or many with scores."""
+"""Formats in which replies were judged: two replies with a verdict, or several with scores."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,14 @@ from alignment.data.formats.base import (
     mostly,
     number,
 )
-from alignment.data.formats.rows import RawRow, Turns, answered, asked, split_at_common_prefix, text
+from alignment.data.formats.rows import (
+    RawRow,
+    Turns,
+    as_prompt,
+    as_reply,
+    split_at_common_prefix,
+    text,
+)
 from alignment.data.row import Reason, Rejected
 from alignment.records import PreferencePair
 
@@ -42,7 +49,7 @@ VERDICTS: dict[str, tuple[int, float]] = {
     "tie (bothbad)": (TIE, 0.0),
     "both_bad": (TIE, 0.0),
 }
-"""What judges write, and what it means: the better reply, and how much better."""
+"""Verdicts in common use: the better reply, and the strength of the preference."""
 
 _QUESTIONS = ("prompt", "instruction", "question", "input")
 _REPLIES = (
@@ -58,14 +65,15 @@ _JUDGES = ("label", "preference", "winner", "verdict", "annotator1", "annotator2
 
 
 class Compared(RowFormat):
-    """Two replies and one verdict or several votes on them.
+    """Two replies, and one verdict or several votes on them.
 
-    The majority decides; the share of votes for it, times how much better it was said to be, is
-    the pair's strength. Without a majority there is a tie. Verdicts are 1, 2 and 0 for a tie, a
-    and b, or words such as "a-is-slightly-better"; numbers that could count from 0 are refused.
+    The majority decides. The pair's strength is the strength of the votes for it, summed and
+    divided by the number of all votes. Without a majority the pair is a tie. Verdicts are 1, 2 and
+    0 (tie), a and b, or words such as "a-is-slightly-better". Verdicts of only 0 and 1 are not
+    guessed, since 0 may mean the first reply.
     """
 
-    wants: ClassVar[str] = (
+    expects: ClassVar[str] = (
         "a question; two replies such as output_1, output_2; and a verdict in label, preference, "
         "winner or annotator1, annotator2 ..."
     )
@@ -73,12 +81,12 @@ class Compared(RowFormat):
     name: Literal["compared"] = "compared"
     zero_is: Literal["tie", "first"] | None = Field(
         default=None,
-        description="what a verdict of 0 means: tie (then 1 and 2 are the replies) or first (then "
-        "1 is the second); default: a tie where a 2 occurs as well, or else an error",
+        description="Meaning of verdict 0. `tie`: 1 and 2 are the two replies. `first`: 0 is the "
+        "first reply and 1 the second. Default: a tie if 2 occurs too, otherwise an error.",
     )
 
     def detects(self, columns: Columns) -> str | None:
-        """By a pair of reply columns and a verdict that can be understood."""
+        """By two reply columns, a question and known verdicts."""
         replies, judges = _replies(columns), _judges(columns)
         if not replies or not judges or not _question(columns, replies):
             return None
@@ -89,88 +97,90 @@ class Compared(RowFormat):
         return f"columns {', '.join((*replies, *judges))}" if known else None
 
     def parse(self, row: RawRow) -> Iterator[PreferencePair]:
-        """The pair, the better reply as chosen."""
+        """The pair, with the better reply as chosen."""
         columns = {name: [value] for name, value in row.fields.items() if value is not None}
         replies = _replies(columns)
         if not replies:
-            raise Rejected(Reason.malformed, f"two replies are missing; wanted are {self.wants}")
+            raise Rejected(
+                Reason.malformed, f"columns of two replies are missing; expected {self.expects}"
+            )
         winner, strength = self._verdict(row, _judges(row.fields))
         first, second = (row.turns(name, role="assistant") for name in replies)
         better, other = (second, first) if winner == SECOND else (first, second)
         if any(message.role == "user" for message in first):
             prompt, better, other = split_at_common_prefix(better, other)
         else:
-            prompt = asked(_asked_for(row, columns, replies))
+            prompt = as_prompt(_full_question(row, columns, replies))
         yield row.pair(prompt, chosen=better, rejected=other, strength=strength)
 
     def _verdict(self, row: RawRow, judges: Sequence[str]) -> tuple[int, float]:
-        """The majority's winner and the strength of its preference, which is 0 for a tie."""
-        given = [row.fields[name] for name in judges if row.fields[name] is not None]
-        votes = [self._vote(value) for value in given]
+        """The majority's winner and the strength of its preference, 0 for a tie."""
+        verdicts = [row.fields[name] for name in judges if row.fields[name] is not None]
+        votes = [self._vote(value) for value in verdicts]
         if not votes:
             raise Rejected(Reason.malformed, "no verdict on the two replies")
         counts = Counter(winner for winner, _ in votes).most_common(2)
         winner, most = counts[0]
         if winner == TIE or (len(counts) == 2 and counts[1][1] == most):
             return TIE, 0.0
-        return winner, sum(much for who, much in votes if who == winner) / len(votes)
+        return winner, sum(strength for vote, strength in votes if vote == winner) / len(votes)
 
     def _vote(self, value: object) -> tuple[int, float]:
         word = _word(value)
         if self.zero_is == "first" and word in ("0", "1"):
             return (FIRST, 1.0) if word == "0" else (SECOND, 1.0)
         if word not in VERDICTS:
-            raise Rejected(Reason.malformed, f"verdict {word[:40]!r} is none that is known")
+            raise Rejected(Reason.malformed, f"verdict {word[:40]!r} is unknown")
         return VERDICTS[word]
 
 
 class Candidates(RowFormat):
     """One prompt and several replies with scores or ranks.
 
-    Either two lists of one length, `responses` beside `scores` or `ranks`, or one list of objects
-    with a text and a score or rank. A rank of 0 or 1 is the best.
+    Either two lists of equal length, `responses` and `scores` or `ranks`, or one list of objects
+    that each have a text and a score or rank. The lowest rank is the best.
     """
 
-    wants: ClassVar[str] = (
-        "prompt; responses, completions, candidates or answers; scores or ranks beside them or "
-        "in each"
+    expects: ClassVar[str] = (
+        "prompt; responses, completions, candidates or answers; and scores or ranks, in a list of "
+        "their own or in each reply"
     )
     gives: ClassVar[Kind] = "pairs"
     name: Literal["candidates"] = "candidates"
     take: Literal["best_worst", "all_pairs"] = Field(
         default="best_worst",
-        description="best_worst: one pair, the highest against the lowest; all_pairs: every two "
-        "that differ",
+        description="`best_worst`: one pair, the highest against the lowest score. `all_pairs`: "
+        "every two replies whose scores differ.",
     )
     score_scale: PositiveFloat = Field(
-        default=10.0, description="difference of two scores that counts as strength 1"
+        default=10.0, description="Difference of scores that counts as strength 1."
     )
     margin: NonNegativeFloat = Field(
-        default=0.0, description="two scores that differ by no more are a tie; ranks likewise"
+        default=0.0, description="Scores, or ranks, that differ by no more than this are ties."
     )
 
     def detects(self, columns: Columns) -> str | None:
-        """By a list of replies with scores or ranks, beside a prompt."""
-        replies = first_present(columns, _LISTS, is_list)
+        """By a prompt and a list of replies with scores or ranks."""
+        replies = first_present(columns, _REPLY_LISTS, is_list)
         question = first_present(columns, _QUESTIONS, is_turns)
         if not replies or not question:
             return None
-        beside = first_present(columns, _MARKS, is_list)
-        if beside:
-            return f"columns {question}, {replies}, {beside}"
-        marked = mostly(columns, replies, lambda value: bool(_mark_of(value)))
-        return f"columns {question}, {replies} with scores or ranks in it" if marked else None
+        score_list = first_present(columns, _SCORE_LISTS, is_list)
+        if score_list:
+            return f"columns {question}, {replies}, {score_list}"
+        scored = mostly(columns, replies, lambda value: bool(_score_key(value)))
+        return f"columns {question}, {replies} with scores or ranks in it" if scored else None
 
     def parse(self, row: RawRow) -> Iterator[PreferencePair]:
-        """The pairs that `take` asks for.
+        """The pairs that `take` selects.
 
         Raises:
-            Rejected: `tie` when no two candidates differ.
+            Rejected: `tie` if no two candidates differ by more than `margin`.
         """
         prompt = row.turns(_present(row, _QUESTIONS), role="user")
         ranked = sorted(self._candidates(row), key=lambda one: -one.score)
         if len(ranked) < 2:
-            raise Rejected(Reason.no_contrast, f"{len(ranked)} candidate, nothing to prefer")
+            raise Rejected(Reason.no_contrast, f"{len(ranked)} candidates: nothing to compare")
         pairs = combinations(ranked, 2) if self.take == "all_pairs" else [(ranked[0], ranked[-1])]
         found = [pair for pair in pairs if pair[0].score - pair[1].score > self.margin]
         if not found:
@@ -180,36 +190,40 @@ class Candidates(RowFormat):
             yield row.pair(prompt, chosen=better.reply, rejected=other.reply, strength=strength)
 
     def _candidates(self, row: RawRow) -> list["_Candidate"]:
-        replies = row.fields[_present(row, _LISTS)]
-        beside = next((name for name in _MARKS if isinstance(row.fields.get(name), list)), "")
-        marks = row.fields.get(beside)
+        replies = row.fields[_present(row, _REPLY_LISTS)]
+        score_list = next(
+            (name for name in _SCORE_LISTS if isinstance(row.fields.get(name), list)), ""
+        )
+        scores = row.fields.get(score_list)
         if not isinstance(replies, list):
-            raise Rejected(Reason.malformed, "the candidates are no list")
-        if isinstance(marks, list):
-            if len(marks) != len(replies):
+            raise Rejected(Reason.malformed, "the candidates are not a list")
+        if isinstance(scores, list):
+            if len(scores) != len(replies):
                 raise Rejected(
-                    Reason.malformed, f"{len(replies)} candidates, {len(marks)} {beside}"
+                    Reason.malformed, f"{len(replies)} candidates, {len(scores)} {score_list}"
                 )
-            pairs = zip(replies, marks, strict=True)
-            return [self._candidate(reply, mark, beside, len(replies)) for reply, mark in pairs]
+            pairs = zip(replies, scores, strict=True)
+            return [
+                self._candidate(reply, score, score_list, len(replies)) for reply, score in pairs
+            ]
         return [self._from_object(item, len(replies)) for item in replies]
 
     def _from_object(self, item: object, count: int) -> "_Candidate":
-        name = _mark_of([item])
+        name = _score_key([item])
         if not isinstance(item, dict) or not name:
             raise Rejected(Reason.malformed, "a candidate has neither score nor rank")
         return self._candidate(item, item[name], name, count)
 
-    def _candidate(self, reply: object, mark: object, name: str, count: int) -> "_Candidate":
-        said = (
-            next((reply[key] for key in _TEXTS if key in reply), None)
+    def _candidate(self, reply: object, score: object, name: str, count: int) -> "_Candidate":
+        content = (
+            next((reply[key] for key in _TEXT_KEYS if key in reply), None)
             if isinstance(reply, dict)
             else reply
         )
-        value = number(mark, what=name)
+        value = number(score, what=name)
         ranked = name.startswith("rank")
         return _Candidate(
-            reply=answered(text(said, where="a candidate")),
+            reply=as_reply(text(content, where="a candidate")),
             score=-value if ranked else value,
             scale=max(1.0, count - 1.0) if ranked else self.score_scale,
         )
@@ -223,17 +237,17 @@ class _Candidate(NamedTuple):
     scale: float
 
 
-_LISTS = ("candidates", "responses", "completions", "answers", "replies")
-_MARKS = ("scores", "ranks", "ranking", "ratings")
-_MARK = ("score", "overall_score", "rank", "rating")
-_TEXTS = ("text", "response", "content", "answer", "completion", "value")
+_REPLY_LISTS = ("candidates", "responses", "completions", "answers", "replies")
+_SCORE_LISTS = ("scores", "ranks", "ranking", "ratings")
+_SCORE_KEYS = ("score", "overall_score", "rank", "rating")
+_TEXT_KEYS = ("text", "response", "content", "answer", "completion", "value")
 
 
-def _mark_of(value: object) -> str:
-    """The name under which the first of these candidates has its score or rank, or nothing."""
+def _score_key(value: object) -> str:
+    """Key of the score or rank in the first of these candidates, or an empty string."""
     first = value[0] if isinstance(value, list) and value else None
     names = first.keys() if isinstance(first, dict) else ()
-    return next((name for name in _MARK if name in names), "")
+    return next((name for name in _SCORE_KEYS if name in names), "")
 
 
 def _present(row: RawRow, names: Sequence[str]) -> str:
@@ -257,13 +271,13 @@ def _question(columns: Columns, replies: tuple[str, str]) -> str:
     )
 
 
-def _asked_for(row: RawRow, columns: Columns, replies: tuple[str, str]) -> str:
-    """The question, with the input it is about below it where both are given."""
+def _full_question(row: RawRow, columns: Columns, replies: tuple[str, str]) -> str:
+    """The question; for an instruction with an input, both."""
     name = _question(columns, replies)
     if name not in row.fields:
         raise Rejected(Reason.malformed, f"none of the columns {', '.join(_QUESTIONS)} holds text")
-    about = row.text("input") if name == "instruction" and row.fields.get("input") else ""
-    return f"{row.text(name)}\n\n{about}".strip()
+    input_ = row.text("input") if name == "instruction" and row.fields.get("input") else ""
+    return f"{row.text(name)}\n\n{input_}".strip()
 
 
 def _word(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Formats in which each row is one pair: chosen and rejected are told by their columns."""
+"""Formats in which each row is one pair, with chosen and rejected given by its columns."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from alignment.data.formats.base import (
     number,
 )
 from alignment.data.formats.chats import without_calculator
-from alignment.data.formats.rows import RawRow, Turns, answered, asked, split_at_common_prefix
+from alignment.data.formats.rows import RawRow, Turns, as_prompt, as_reply, split_at_common_prefix
 from alignment.data.row import Reason, Rejected
 from alignment.records import Message, PreferencePair, Role
 
@@ -29,41 +29,41 @@ _SPEAKERS: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
 class Preference(RowFormat):
     """Prompt, chosen and rejected, each a text, a message or a list of messages.
 
-    Chosen and rejected may be whole chats; their longest common beginning is then the prompt,
-    whatever else a prompt column holds. `score_chosen` and `score_rejected` (or `chosen_score`
-    and `rejected_score`), in the row or under `metadata`, become the pair's strength.
+    Chosen and rejected may be whole chats. Then their longest common prefix is the prompt, and any
+    prompt column is ignored. `score_chosen` and `score_rejected` (or `chosen_score` and
+    `rejected_score`), in the row or under `metadata`, become the pair's strength.
     """
 
-    wants: ClassVar[str] = (
+    expects: ClassVar[str] = (
         "prompt, chosen, rejected: texts, messages or lists of messages; "
-        "or chosen, rejected: lists of messages with the prompt in both"
+        "or chosen, rejected: lists of messages that both start with the prompt"
     )
     gives: ClassVar[Kind] = "pairs"
     name: Literal["preference"] = "preference"
     prompt: str = Field(
-        default="prompt", description="column of the prompt; not read where the replies hold it"
+        default="prompt", description="Column of the prompt. Not read if the replies include it."
     )
-    chosen: str = Field(default="chosen", description="column of the preferred reply")
-    rejected: str = Field(default="rejected", description="column of the other reply")
+    chosen: str = Field(default="chosen", description="Column of the preferred reply.")
+    rejected: str = Field(default="rejected", description="Column of the other reply.")
     score_scale: PositiveFloat = Field(
         default=10.0,
-        description="difference of two scores that counts as strength 1; a larger one too. "
-        "Default: the width of the usual 0 to 10 scale",
+        description="Difference of scores that counts as strength 1, as does any larger one. "
+        "Default: 10, the width of the usual 0 to 10 scale.",
     )
     tie_below: NonNegativeFloat = Field(
         default=0.0,
-        description="a difference of two scores up to this is a tie; default: equal scores only",
+        description="Score differences up to this are ties. Default: 0, only equal scores.",
     )
 
     def detects(self, columns: Columns) -> str | None:
-        """By chosen and rejected with a prompt, or as lists of messages without one."""
+        """By chosen and rejected with a prompt, or by both as lists of messages without one."""
         replies = (self.chosen, self.rejected)
         if all(mostly(columns, name, is_turns) for name in (self.prompt, *replies)):
             return f"columns {', '.join((self.prompt, *replies))}"
         whole = all(mostly(columns, name, is_list) for name in replies)
-        # said once, by the format whose prompt column has its usual name
-        told = whole and self.prompt == "prompt"
-        return f"columns {', '.join(replies)} hold lists of messages" if told else None
+        # several known formats differ only in the prompt column; only the usual one may match
+        matches = whole and self.prompt == "prompt"
+        return f"columns {', '.join(replies)} hold lists of messages" if matches else None
 
     def parse(self, row: RawRow) -> Iterator[PreferencePair]:
         """The pair."""
@@ -78,12 +78,11 @@ class Preference(RowFormat):
         yield row.pair(prompt, chosen=chosen, rejected=rejected, strength=strength)
 
     def _strength(self, row: RawRow) -> float | None:
-        """(score_chosen - score_rejected) / score_scale within 0..1, or None without scores."""
+        """(score_chosen - score_rejected) / score_scale, within 0..1; None without scores."""
         metadata = row.fields.get("metadata")
-        places = (row.fields, metadata if isinstance(metadata, dict) else {})
-        for place in places:
+        for columns in (row.fields, metadata if isinstance(metadata, dict) else {}):
             for names in _SCORES:
-                scores = [place.get(name) for name in names]
+                scores = [columns.get(name) for name in names]
                 if None not in scores:
                     chosen, rejected = (number(score, what="score") for score in scores)
                     return strength_of(chosen - rejected, self.score_scale, self.tie_below)
@@ -91,10 +90,10 @@ class Preference(RowFormat):
 
 
 def strength_of(difference: float, scale: float, tie_below: float) -> float:
-    """How strongly a reply is preferred whose score is higher by `difference`: 0..1.
+    """Strength of preference, 0..1, for a chosen score that is higher by `difference`.
 
     Raises:
-        Rejected: it is lower.
+        Rejected: `score_inverted` if the chosen score is lower.
     """
     if abs(difference) <= tie_below:
         return 0.0
@@ -106,16 +105,16 @@ def strength_of(difference: float, scale: float, tie_below: float) -> float:
 class HH(RowFormat):
     r"""Whole transcripts with `\n\nHuman:` and `\n\nAssistant:` before each turn (Bai et al. 2022).
 
-    The prompt is the longest common beginning in messages, not in characters: a reply may hold
-    a marker of its own. A marker without the blank line before it is text.
+    The prompt is the longest common prefix in messages, not in characters, since replies may start
+    with the same words. A marker without a blank line before it is text.
     """
 
-    wants: ClassVar[str] = r"chosen, rejected: transcripts with \n\nHuman: and \n\nAssistant:"
+    expects: ClassVar[str] = r"chosen, rejected: transcripts with \n\nHuman: and \n\nAssistant:"
     gives: ClassVar[Kind] = "pairs"
     name: Literal["hh"] = "hh"
 
     def detects(self, columns: Columns) -> str | None:
-        """By chosen and rejected that start with a human turn, without a prompt column."""
+        """By chosen and rejected that start with a human turn, if there is no prompt column."""
         if "prompt" in columns:
             return None
         opening = all(mostly(columns, name, _opens_with_human) for name in ("chosen", "rejected"))
@@ -131,24 +130,26 @@ class HH(RowFormat):
 class GradedSolutions(RowFormat):
     """One question and the solutions of several models, each marked right or wrong.
 
-    Of all pairs of a right and a wrong solution the one nearest in length is taken, so that
-    length does not tell them apart; among equals the first by column name.
+    Of all pairs of a right and a wrong solution, the one closest in length is used, so that length
+    does not give the answer away; of equally close pairs, the first by column name.
     """
 
-    wants: ClassVar[str] = "question: text, and two or more columns of {is_correct, solution}"
+    expects: ClassVar[str] = "question: text, and two or more columns of {is_correct, solution}"
     gives: ClassVar[Kind] = "pairs"
-    note: ClassVar[str] = "calculator marks such as <<48/2=24>> are removed from the solutions"
+    note: ClassVar[str] = (
+        "calculator annotations such as <<48/2=24>> are removed from the solutions"
+    )
     name: Literal["graded_solutions"] = "graded_solutions"
 
     def detects(self, columns: Columns) -> str | None:
-        """By a question column beside two or more of graded solutions."""
+        """By a question column and two or more columns of graded solutions."""
         graded = [name for name in columns if mostly(columns, name, _is_graded)]
         if len(graded) < 2 or not mostly(columns, "question", is_text):
             return None
         return f"column question, and {', '.join(graded)} hold is_correct and solution"
 
     def parse(self, row: RawRow) -> Iterator[PreferencePair]:
-        """The right and the wrong solution that are nearest in length."""
+        """The right and the wrong solution that are closest in length."""
         right, wrong = self._solutions(row)
         if not right or not wrong:
             verdict = "right" if right else "wrong"
@@ -158,7 +159,7 @@ class GradedSolutions(RowFormat):
             key=lambda pair: abs(len(pair[0]) - len(pair[1])),
         )
         yield row.pair(
-            asked(row.text("question")), chosen=answered(chosen), rejected=answered(rejected)
+            as_prompt(row.text("question")), chosen=as_reply(chosen), rejected=as_reply(rejected)
         )
 
     def _solutions(self, row: RawRow) -> tuple[list[str], list[str]]:
@@ -180,7 +181,7 @@ def _opens_with_human(value: object) -> bool:
 
 
 def _is_chat(messages: Turns) -> bool:
-    """Whether these are a prompt and a reply, not a reply alone."""
+    """Whether these include the prompt, rather than a reply alone."""
     return any(message.role == "user" for message in messages)
 
 
@@ -189,7 +190,7 @@ def _is_graded(value: object) -> bool:
 
 
 def _transcript(row: RawRow, column: str) -> Turns:
-    """The turns of an HH transcript. `re.split` gives text, speaker, text, speaker, text ..."""
+    """The turns of an HH transcript. `split` gives text, speaker, text, speaker, text ..."""
     before, *pieces = _MARKER.split(row.text(column))
     if before.strip() or not pieces:
         raise Rejected(Reason.malformed, f"{column} does not open with 'Human:'")

@@ -1,10 +1,10 @@
-"""One raw row and what a format reads out of it: texts, chats, a common beginning.
+"""A raw row and how formats read texts and chats from it.
 
-Chats are read in any spelling in use: `{role, content}` and `{from, value}`, content as a text or
-as a list of parts, tool calls as a field, a part or a turn of their own. Inside there is one.
-Every text is stripped of white space at both ends: a reply that starts with a space or a line
-break would melt into the last token of the turn marker before it. A system turn without text is
-dropped. Not here: which columns a format reads (`formats/`).
+Chats are accepted in all common notations: `{role, content}` or `{from, value}`; content as text or
+as a list of parts; tool calls as a field, as a part or as a turn of their own. All become the same
+`Message`. Every text is stripped of white space at both ends, since a leading space or line break
+in a reply would merge into the last token of the turn marker before it. A system turn without text
+is dropped. Not here: which columns a format reads (the other files of `formats/`).
 """
 
 import json
@@ -45,17 +45,17 @@ ROLES: Mapping[str, Role] = {
     "observation": "tool",
     "ipython": "tool",
 }
-"""What the speakers are called in data sets, and what they are called here."""
+"""Names of speakers in common data sets, and their role here."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """One row as it was read.
+    """One row as read, before its columns are interpreted.
 
     Attributes:
-        file: the source's name for people.
+        file: display name of the file or source.
         row: 1-based line or row in it.
-        task_type, source: labels that its records carry to the metrics.
+        task_type, source: labels by which metrics of its records are reported.
     """
 
     file: str
@@ -68,29 +68,31 @@ class RawRow:
         """The text of a column, stripped.
 
         Raises:
-            Rejected: the column is missing or holds something else.
+            Rejected: the column is missing or does not hold text.
         """
         return text(self.fields.get(column), where=f"column {column!r}")
 
     def messages(self, column: str) -> Turns:
-        """The chat in a column: a list of messages. A column `tools` opens it.
+        """The chat in a column. The functions in a column `tools` are put on its system turn.
 
         Raises:
-            Rejected: it is no such list, or a role is unknown.
+            Rejected: the column does not hold a list of messages, or a role is unknown.
         """
         value = self.fields.get(column)
         if not isinstance(value, list):
-            raise Rejected(Reason.malformed, f"column {column!r} holds {what(value)}, not a list")
+            raise Rejected(
+                Reason.malformed, f"column {column!r} holds {describe(value)}, not a list"
+            )
         chat = tuple(_message(item, where=f"{column}[{at}]") for at, item in enumerate(value))
         if chat and chat[0].role == "system" and not chat[0].text:
             chat = chat[1:]
         return _with_tools(chat, self.fields.get("tools"))
 
     def turns(self, column: str, *, role: Role) -> Turns:
-        """The chat in a column, or its one message, or its text as one turn of this role.
+        """The chat or single message in a column, or its text as one turn with this role.
 
         Raises:
-            Rejected: it is none of them.
+            Rejected: the column holds none of these.
         """
         value = self.fields.get(column)
         if isinstance(value, list):
@@ -100,17 +102,17 @@ class RawRow:
         return (Message(role=role, content=self.text(column)),)
 
     def conversation(self, messages: Turns) -> Conversation:
-        """This chat with the row's labels."""
+        """A chat with this row's labels."""
         return Conversation.of(messages, task_type=self.task_type, source=self.source)
 
     def prompt(self, messages: Turns) -> Prompt:
-        """This prompt with the row's labels."""
+        """A prompt with this row's labels."""
         return Prompt.of(messages, task_type=self.task_type, source=self.source)
 
     def pair(
         self, prompt: Turns, *, chosen: Turns, rejected: Turns, strength: float | None = None
     ) -> PreferencePair:
-        """These two replies with the row's labels."""
+        """A preference pair with this row's labels."""
         return PreferencePair.of(
             prompt,
             chosen=chosen,
@@ -121,25 +123,25 @@ class RawRow:
         )
 
 
-def asked(question: str) -> Turns:
-    """A prompt of one question."""
+def as_prompt(question: str) -> Turns:
+    """A question as a prompt of one user turn."""
     return (Message(role="user", content=question),)
 
 
-def answered(answer: str) -> Turns:
-    """A reply of one answer."""
+def as_reply(answer: str) -> Turns:
+    """An answer as a reply of one assistant turn."""
     return (Message(role="assistant", content=answer),)
 
 
 def exchange(question: str, answer: str) -> Turns:
     """A chat of one question and one answer."""
-    return asked(question) + answered(answer)
+    return as_prompt(question) + as_reply(answer)
 
 
 def split_at_common_prefix(chosen: Turns, rejected: Turns) -> tuple[Turns, Turns, Turns]:
-    """(prompt, chosen, rejected): the messages both chats begin with, and what follows.
+    """(prompt, chosen, rejected): the messages with which both chats begin, and the rest of each.
 
-    Both keep at least their last message, so two equal chats give two equal replies.
+    At least the last message of each is a reply, so two equal chats give two equal replies.
     """
     longest = max(0, min(len(chosen), len(rejected)) - 1)
     pairs = zip(chosen[:longest], rejected[:longest], strict=True)
@@ -148,18 +150,18 @@ def split_at_common_prefix(chosen: Turns, rejected: Turns) -> tuple[Turns, Turns
 
 
 def text(value: object, *, where: str) -> str:
-    """A text, stripped.
+    """A value as text, stripped.
 
     Raises:
-        Rejected: the value is none.
+        Rejected: it is not text.
     """
     if not isinstance(value, str):
-        raise Rejected(Reason.malformed, f"{where} holds {what(value)}, not text")
+        raise Rejected(Reason.malformed, f"{where} holds {describe(value)}, not text")
     return value.strip()
 
 
-def what(value: object) -> str:
-    """A value's kind in words."""
+def describe(value: object) -> str:
+    """A value's type, for messages."""
     return "nothing" if value is None else f"a {type(value).__name__}"
 
 
@@ -168,21 +170,22 @@ def what(value: object) -> str:
 
 def _message(item: object, *, where: str) -> Message:
     if not isinstance(item, dict):
-        raise Rejected(Reason.malformed, f"{where} holds {what(item)}, not {{role, content}}")
-    speaker, said = ("from", "value") if "from" in item else ("role", "content")
-    name = item.get(speaker)
+        raise Rejected(Reason.malformed, f"{where} holds {describe(item)}, not {{role, content}}")
+    role_key, content_key = ("from", "value") if "from" in item else ("role", "content")
+    name = item.get(role_key)
     role = ROLES.get(name) if isinstance(name, str) else None
     if role is None:
         reason = Reason.role_order if isinstance(name, str) else Reason.malformed
-        raise Rejected(reason, f"{where}: {speaker} {str(name)[:40]!r} is none of {_known_roles()}")
+        detail = f"{where}: {role_key} {str(name)[:40]!r} is none of {_known_roles()}"
+        raise Rejected(reason, detail)
     if name == "function_call":
-        calls = _calls(item.get(said), where=where)
+        calls = _calls(item.get(content_key), where=where)
         return Message(role="assistant", content="", tool_calls=calls)
     calls = _calls(item.get("tool_calls"), where=where)
-    content = item.get(said)
+    content = item.get(content_key)
     if content is None and calls:
         return Message(role=role, content="", tool_calls=calls)
-    content, more = _content(content, where=f"{where}: {said}")
+    content, more = _content(content, where=f"{where}: {content_key}")
     tools = _tools(item.get("tools")) if "tools" in item else ()
     return Message(role=role, content=content, tool_calls=calls + more, tools=tools)
 
@@ -192,7 +195,7 @@ def _known_roles() -> str:
 
 
 def _content(value: object, *, where: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """The text of a turn, and the tool calls among its parts."""
+    """The text of a turn, and any tool calls among its parts."""
     if isinstance(value, dict) and isinstance(value.get("answer"), str):
         return value["answer"].strip(), ()
     if not isinstance(value, list):
@@ -217,7 +220,7 @@ def _content(value: object, *, where: str) -> tuple[str, tuple[ToolCall, ...]]:
 
 
 def _calls(value: object, *, where: str) -> tuple[ToolCall, ...]:
-    """Tool calls as JSON or as objects, one or a list, with or without the `function` around."""
+    """Tool calls as JSON text or objects, one or a list, with or without the `function` wrapper."""
     value = _parsed(value)
     if value is None:
         return ()
@@ -237,7 +240,7 @@ def _call(item: object, *, where: str) -> ToolCall:
 
 
 def _with_tools(chat: Turns, value: object) -> Turns:
-    """The chat with the functions it may call, on its system turn."""
+    """The chat, with the functions that it may call on its system turn."""
     tools = _tools(value)
     if not tools:
         return chat
@@ -251,17 +254,17 @@ def _tools(value: object) -> tuple[Any, ...]:
     if not parsed:
         return ()
     if not isinstance(parsed, list) or not all(isinstance(tool, dict) for tool in parsed):
-        raise Rejected(Reason.malformed, f"tools holds {what(value)}, not a list of functions")
+        raise Rejected(Reason.malformed, f"tools holds {describe(value)}, not a list of functions")
     return tuple(
         tool if "function" in tool else {"type": "function", "function": tool} for tool in parsed
     )
 
 
 def _parsed(value: object) -> Any:
-    """A value that may stand there as JSON text."""
+    """A value that may be given as JSON text."""
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value) if value.strip() else None
     except (ValueError, RecursionError) as error:
-        raise Rejected(Reason.malformed, "tools or a tool call hold broken JSON") from error
+        raise Rejected(Reason.malformed, "tools or a tool call are not valid JSON") from error

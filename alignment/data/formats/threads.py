@@ -1,4 +1,4 @@
-"""Formats of Open-Assistant (Köpf et al. 2023): whole trees, or their nodes one a row."""
+"""Formats of Open-Assistant (Köpf et al. 2023): whole trees, or one node per row."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +10,7 @@ from alignment.data.formats.base import (
     BaseFormat,
     Columns,
     Kind,
-    Made,
+    Parsed,
     RowFormat,
     is_text,
     mostly,
@@ -20,37 +20,38 @@ from alignment.data.formats.rows import ROLES, RawRow, Turns, text
 from alignment.data.row import Reason, Record, Rejected
 from alignment.records import Message
 
-_DEEPEST = 200
+_MAX_DEPTH = 200
+"""Turns of the longest path that is followed; also ends cycles of parents."""
 
 
 class OpenAssistantTrees(RowFormat):
-    """A prompt with replies to it, replies to those, and a rank on each reply of an assistant.
+    """A prompt, the replies to it, the replies to those, and so on; assistant replies are ranked.
 
-    Where two or more replies to one turn are ranked, the best and the worst are a pair: its
-    prompt is the path down to them.
+    Wherever two or more replies to one turn are ranked, the best and the worst make a pair. Its
+    prompt is the path down to that turn.
     """
 
-    wants: ClassVar[str] = "prompt: {text, role, replies: [...]}"
+    expects: ClassVar[str] = "prompt: {text, role, replies: [...]}"
     gives: ClassVar[Kind] = "pairs"
     name: Literal["open_assistant"] = "open_assistant"
     take: Literal["best_worst", "all_pairs"] = Field(
         default="best_worst",
-        description="best_worst: one pair a turn; all_pairs: every two ranked replies",
+        description="`best_worst`: one pair per turn. `all_pairs`: every two ranked replies.",
     )
 
     def detects(self, columns: Columns) -> str | None:
-        """By prompts with replies."""
+        """By prompts that contain replies."""
         return "column prompt holds trees" if mostly(columns, "prompt", _is_tree) else None
 
     def parse(self, row: RawRow) -> Iterator[Record]:
         """The pairs of one tree.
 
         Raises:
-            Rejected: `no_contrast` when nowhere in it two replies are ranked.
+            Rejected: `no_contrast` if no turn has two ranked replies.
         """
         pairs = list(self._pairs(row))
         if not pairs:
-            raise Rejected(Reason.no_contrast, "nowhere in the tree are two replies ranked")
+            raise Rejected(Reason.no_contrast, "no turn of the tree has two ranked replies")
         yield from pairs
 
     def _pairs(self, row: RawRow) -> Iterator[Record]:
@@ -60,39 +61,41 @@ class OpenAssistantTrees(RowFormat):
                 key=lambda node: int(node["rank"]),
             )
             ends = ((0, len(ranked) - 1),)
-            every = [(i, j) for i in range(len(ranked)) for j in range(i + 1, len(ranked))]
-            for i, j in every if self.take == "all_pairs" else ends[: len(ranked) > 1]:
+            all_pairs = [(i, j) for i in range(len(ranked)) for j in range(i + 1, len(ranked))]
+            for i, j in all_pairs if self.take == "all_pairs" else ends[: len(ranked) > 1]:
                 better, other = ranked[i], ranked[j]
                 strength = (other["rank"] - better["rank"]) / max(1, len(replies) - 1)
                 yield row.pair(
                     path,
-                    chosen=(_said(better),),
-                    rejected=(_said(other),),
+                    chosen=(_message_of(better),),
+                    rejected=(_message_of(other),),
                     strength=min(1.0, strength),
                 )
 
 
 class OpenAssistantNodes(BaseFormat):
-    """Messages one a row, each naming the one before it; every path to a last reply is a chat."""
+    """One message per row, with its parent's id; each path from root to leaf is a chat."""
 
-    wants: ClassVar[str] = "text, role, parent_message_id, and user_message_id or message_id"
+    expects: ClassVar[str] = "text, role, parent_message_id, and user_message_id or message_id"
     gives: ClassVar[Kind] = "conversations"
-    note: ClassVar[str] = "a chat stands at the row of its last turn; the others are merged into it"
+    note: ClassVar[str] = "a chat is listed at the row of its last turn; its other rows are merged"
     name: Literal["open_assistant_nodes"] = "open_assistant_nodes"
 
     def detects(self, columns: Columns) -> str | None:
-        """By texts that name a parent."""
+        """By texts with a parent id."""
         found = "parent_message_id" in columns and mostly(columns, "text", is_text)
         return "columns text, role, parent_message_id" if found else None
 
-    def records(self, rows: Iterable[RawRow]) -> Iterator[Made]:
-        """The chats. The whole table is held in memory: a parent may stand anywhere."""
+    def records(self, rows: Iterable[RawRow]) -> Iterator[Parsed]:
+        """The chats. The whole table is held in memory, since a parent may be in any row."""
         nodes: dict[str, RawRow] = {}
         parents: set[str] = set()
         for row in rows:
             name = _id(row)
             if name in nodes:
-                yield set_aside(row, Reason.duplicate, f"message {name[:40]} was there before")
+                yield set_aside(
+                    row, Reason.duplicate, f"message {name[:40]} is also in an earlier row"
+                )
                 continue
             nodes[name] = row
             parents.add(str(row.fields.get("parent_message_id")))
@@ -118,27 +121,29 @@ def _id(row: RawRow) -> str:
 def _path_to(row: RawRow, nodes: Mapping[str, RawRow]) -> Turns:
     path = [row]
     while parent := path[-1].fields.get("parent_message_id"):
-        if str(parent) not in nodes or len(path) > _DEEPEST:
-            raise Rejected(Reason.malformed, f"message {str(parent)[:40]} before it is missing")
+        if str(parent) not in nodes or len(path) > _MAX_DEPTH:
+            raise Rejected(Reason.malformed, f"its parent, message {str(parent)[:40]}, is missing")
         path.append(nodes[str(parent)])
-    return tuple(_said(node.fields) for node in reversed(path))
+    return tuple(_message_of(node.fields) for node in reversed(path))
 
 
 def _branches(tree: object, before: Turns) -> Iterator[tuple[Turns, list[dict[str, Any]]]]:
-    """(path, replies) of every turn of a user, from the top down."""
+    """(path, replies) of every user turn, breadth first."""
     waiting: list[tuple[Any, Turns]] = [(tree, before)]
     while waiting:
         node, path = waiting.pop(0)
-        path = (*path, _said(node))
+        path = (*path, _message_of(node))
         replies = node.get("replies") or []
-        if not isinstance(replies, list) or len(path) > _DEEPEST:
-            raise Rejected(Reason.malformed, "replies of a tree are no list, or too deep")
+        if not isinstance(replies, list) or len(path) > _MAX_DEPTH:
+            raise Rejected(
+                Reason.malformed, "the replies in a tree are not a list, or nested too deeply"
+            )
         if path[-1].role == "user" and all(isinstance(reply, dict) for reply in replies):
             yield path, replies
         waiting += [(reply, path) for reply in replies]
 
 
-def _said(node: object) -> Message:
+def _message_of(node: object) -> Message:
     fields: dict[str, Any] = node if isinstance(node, dict) else defaultdict(lambda: None)
     role = ROLES.get(str(fields.get("role")))
     if role is None:

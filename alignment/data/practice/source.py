@@ -1,14 +1,14 @@
-"""The practice set: short tasks with verifiable answers, generated, seeded, without a download.
+"""The practice set: short tasks with verifiable answers, generated from a seed without a download.
 
-Every prompt sets rules (`practice_tasks`). All replies to learn from are *drafts* of one careless
-writer, who breaks each rule with a rate of its own. A conversation is one draft. A pair is two
-drafts to one prompt where the flaws of the chosen one are a proper subset of the other's. At the
-default rates 3 % of drafts and 11 % of chosen replies are flawless: imitation copies the flaws, and
-what is better than nearly every example must come from the direction of the preferences.
+Every prompt sets rules (`templates.py`). All training replies are *drafts* by one careless writer,
+who breaks each rule at a rate of its own. A conversation has one draft. A pair has two drafts for
+one prompt, where the flaws of the chosen one are a proper subset of the other's. At the default
+rates, 3 % of drafts and 11 % of chosen replies are flawless. So imitation copies the flaws, and a
+model can only become better than nearly all examples by following the preferences.
 
-Pairs alternate, one turn of the task types each, between the chosen reply being the shorter and
-the longer one, so that length alone decides half of them. Each instance belongs to exactly one part
-by the hash of its slot values, so parts never share one.
+The chosen reply is alternately the shorter and the longer one, changing after each cycle through
+the task types. So choosing by length alone is right for half of the pairs. Each instance belongs to
+exactly one part, by the hash of its slot values, so parts never share one.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ Part = Literal[
     "held-out",
 ]
 SHARES: dict[Part, int] = {"sft": 4, "development": 2, "held-out": 2}
-"""Sixteenths of all instances that a part owns; every other part owns one."""
+"""Sixteenths of all instances that a part owns; each of the other parts owns one."""
 BUCKETS: tuple[Part, ...] = tuple(p for p in get_args(Part) for _ in range(SHARES.get(p, 1)))
 
 SOURCE = "practice"
@@ -56,11 +56,11 @@ SYSTEM = Message(role="system", content="Follow the instruction exactly.")
 TRIES = 10_000
 
 GENERATOR = 1
-"""Counts changes of the generator that give other rows for the same fields."""
+"""Version of the generator; increased when the same fields give other rows."""
 
 
 class Instance(NamedTuple):
-    """A task with its slots filled, a phrasing chosen, and the words a draft may add around it."""
+    """A task with filled slots, a phrasing, and the words that a draft may add before and after."""
 
     task: Task
     slots: Slots
@@ -69,17 +69,17 @@ class Instance(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What is asked, whatever the phrasing, brackets and closing word."""
+        """Identifies the question, regardless of phrasing, brackets and closing word."""
         return digest_of([self.task.name, [self.slots[slot] for slot in self.task.slots]])
 
     @property
     def part(self) -> Part:
-        """The one part that may use this instance."""
+        """The only part that may use this instance."""
         return BUCKETS[int(self.key[:8], 16) % len(BUCKETS)]
 
     @property
     def unseen(self) -> bool:
-        """True when the phrasing is kept from training."""
+        """Whether the phrasing is never used in training."""
         return self.phrasing[0] >= SEEN
 
     def prompt(self) -> tuple[Message, ...]:
@@ -90,7 +90,7 @@ class Instance(NamedTuple):
         return SYSTEM, Message(role="user", content=f"{text} {NOTHING_ELSE[rest]}")
 
     def draft(self, flaws: frozenset[Flaw]) -> tuple[Message, ...]:
-        """The assistant turn of a reply with exactly these flaws."""
+        """The reply with exactly these flaws, as an assistant turn."""
         before, after = self.chatter
         opening = before if "preamble" in flaws else ""
         closing = after if "afterword" in flaws else ""
@@ -101,47 +101,51 @@ class Instance(NamedTuple):
 class PracticeSource(Frozen):
     """Rows of one part of the practice set.
 
-    The same source gives the same rows, and one with more `rows` begins with them. Task types
-    take turns. In "development" and "held-out" every second round of types is phrased as training
-    never is.
+    The same source always gives the same rows, and with larger `rows` it starts with the same rows.
+    Task types alternate. In "development" and "held-out", every second cycle through the task types
+    uses phrasings that training never does.
     """
 
     name: Literal["practice"] = "practice"
     part: Part = Field(
-        "sft", description="which of the disjoint parts; recipes are chosen on development"
+        "sft", description="One of the disjoint parts. Recipes are chosen on `development`."
     )
-    rows: PositiveInt = Field(96, description="rows, spread evenly over the task types")
+    rows: PositiveInt = Field(96, description="Number of rows, spread evenly over the task types.")
     seed: NonNegativeInt | None = Field(
-        None, description="draws other instances of the same part; default: the run's seed"
+        None, description="Seed that selects the instances of the part. Default: the run's seed."
     )
     preamble_rate: float = Field(
-        0.75, ge=0, lt=1, description="share of drafts with words before the answer, 0..1"
+        0.75, ge=0, lt=1, description="Share of drafts with words before the answer, 0 to 1."
     )
     afterword_rate: float = Field(
-        0.75, ge=0, lt=1, description="share of drafts with words after the answer, 0..1"
+        0.75, ge=0, lt=1, description="Share of drafts with words after the answer, 0 to 1."
     )
     form_rate: float = Field(
-        0.25, ge=0, lt=1, description="share of drafts bare, and of drafts cut, 0..1"
+        0.25,
+        ge=0,
+        lt=1,
+        description="Share of drafts without the requested form, and, independently, of drafts "
+        "without the requested ending; 0 to 1.",
     )
     slip_rate: float = Field(
-        0.1, ge=0, lt=1, description="share of drafts that name the wrong thing, 0..1"
+        0.1, ge=0, lt=1, description="Share of drafts that name the wrong thing, 0 to 1."
     )
 
     def digest(self) -> str:
-        """What names these rows in a key: the generator's version and the fields."""
+        """Identifies these rows in cache keys: the generator's version and the fields."""
         return digest_of([GENERATOR, self.model_dump(mode="json")])
 
     def conversations(self) -> Iterator[Conversation]:
-        """One draft to each prompt, to imitate."""
+        """One draft per prompt, to imitate."""
         for instance, rng in self._instances():
             messages = (*instance.prompt(), *instance.draft(self._flaws(rng)))
             yield Conversation.of(messages, task_type=instance.task.name, source=SOURCE)
 
     def pairs(self) -> Iterator[PreferencePair]:
-        """Two drafts to each prompt, the one whose flaws are among the other's preferred.
+        """Two drafts per prompt; preferred is the one whose flaws are a subset of the other's.
 
         Raises:
-            DataError: when drafts have no flaws to tell them apart.
+            DataError: the rates give no drafts that differ as pairs need.
         """
         if not (self.preamble_rate + self.afterword_rate and self.form_rate):
             raise DataError(
@@ -159,7 +163,7 @@ class PracticeSource(Frozen):
             )
 
     def prompts(self) -> Iterator[VerifiablePrompt]:
-        """Prompts with the program that judges a reply."""
+        """The prompts, each with the program that judges replies to it."""
         for instance, _ in self._instances():
             yield VerifiablePrompt(
                 id=instance.key[:16],
@@ -171,16 +175,16 @@ class PracticeSource(Frozen):
             )
 
     def _instances(self) -> Iterator[tuple[Instance, random.Random]]:
-        """Each row's instance with the generator that goes on to write its drafts."""
+        """Each row's instance, and the random generator that then writes its drafts."""
         taken: set[str] = set()
         for number in range(self.rows):
             rng = seeded(self.seed or 0, self.part, number)
-            instance = self._fresh(number, rng, taken)
+            instance = self._unused_instance(number, rng, taken)
             taken.add(instance.key)
             yield instance, rng
 
-    def _fresh(self, number: int, rng: random.Random, taken: set[str]) -> Instance:
-        """An instance of this part that no row before has used."""
+    def _unused_instance(self, number: int, rng: random.Random, taken: set[str]) -> Instance:
+        """An instance of this part that no earlier row uses."""
         task = TASKS[number % len(TASKS)]
         evaluates = self.part in ("development", "held-out")
         unseen = evaluates and number // len(TASKS) % 2 == 1
@@ -191,11 +195,11 @@ class PracticeSource(Frozen):
                 return instance
         raise DataError(
             f"practice part {self.part!r} has no further {task.name!r} task after "
-            f"{number // len(TASKS)}; ask for fewer rows than {number}"
+            f"{number // len(TASKS)}; set rows below {number}"
         )
 
     def _flaws(self, rng: random.Random) -> frozenset[Flaw]:
-        """What one draft gets wrong."""
+        """The flaws of one draft."""
         rates: dict[Flaw, float] = {
             "preamble": self.preamble_rate,
             "afterword": self.afterword_rate,
@@ -208,7 +212,7 @@ class PracticeSource(Frozen):
     def _drafts(
         self, instance: Instance, rng: random.Random, *, longer: bool
     ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-        """Two drafts drawn until one is better in every respect and as long as asked."""
+        """Draw drafts until one of two has a proper subset of the flaws, and the wanted length."""
         for _ in range(TRIES):
             better, worse = sorted((self._flaws(rng), self._flaws(rng)), key=len)
             chosen, rejected = instance.draft(better), instance.draft(worse)
@@ -216,18 +220,18 @@ class PracticeSource(Frozen):
             if better < worse and (gap > 0 if longer else gap < 0):
                 return chosen, rejected
         raise DataError(
-            f"practice part {self.part!r}: {TRIES} drafts to one {instance.task.name!r} task gave "
+            f"practice part {self.part!r}: {TRIES} drafts for one {instance.task.name!r} task gave "
             "no pair; set the four rates between 0.05 and 0.95"
         )
 
 
 def seeded(seed: int, part: str, number: int) -> random.Random:
-    """A generator of its own for every row, the same on every machine."""
+    """A random generator for one row, the same on every machine."""
     return random.Random(hashlib.sha256(f"{seed}/{part}/{number}".encode()).digest())
 
 
 def fill(task: Task, rng: random.Random) -> Slots:
-    """Values for the task's slots, no value twice, and the brackets and closing word to ask for."""
+    """Values for the task's slots, no value twice, plus the requested brackets and closing word."""
     slots: Slots = {}
     for name, words in task.slots.items():
         slots[name] = rng.choice([word for word in words if word not in slots.values()])
@@ -236,7 +240,7 @@ def fill(task: Task, rng: random.Random) -> Slots:
 
 
 def phrase(task: Task, rng: random.Random, *, unseen: bool) -> tuple[int, int, int]:
-    """Which phrasing of the question, of the shape and of "nothing else"."""
+    """Indices of the phrasings of the question, of the form and of "nothing else"."""
     sentences = (task.asks, task.shapes, NOTHING_ELSE)
     ask, shape, rest = (
         rng.randrange(SEEN, len(choices)) if unseen else rng.randrange(SEEN)

@@ -1,13 +1,13 @@
 """The twelve task types of the practice set, as a table of templates.
 
-A task says how it asks, what the answer looks like, and what a careless writer makes of it. A
-`Flaw` is one rule of a prompt broken:
+A task defines how the question is phrased, what the answer looks like, and what a careless writer
+makes of it. A `Flaw` is one broken rule of a prompt:
 
-    preamble    words before the answer          (the reply gets longer)
-    afterword   words after the answer           (longer)
-    bare        the asked shape is missing       (mostly shorter)
-    cut         the asked last part is missing   (shorter)
-    slip        the wrong thing is named         (either)
+    preamble    words before the answer             (the reply gets longer)
+    afterword   words after the answer              (longer)
+    bare        the requested form is missing       (mostly shorter)
+    cut         the requested ending is missing     (shorter)
+    slip        the wrong thing is named            (either)
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ Flaw = Literal["preamble", "afterword", "bare", "cut", "slip"]
 Slots = dict[str, str]
 
 SEEN = 4
-"""Of the phrasings of a sentence, the first four are for training; the rest are held out."""
+"""Number of phrasings of a sentence that are used for training; the others are held out."""
 
 NOTHING_ELSE = (
     "Nothing else.",
@@ -79,11 +79,12 @@ class Task(NamedTuple):
     """One task type: templates over its slots.
 
     Attributes:
-        slots: what each slot is drawn from; slots that share a vocabulary differ in value.
-        asks, shapes: phrasings of the question and of the asked shape, `SEEN` of them for training.
-        bodies: the answer in full, bare, cut, and both.
-        slip: in a slip, the first slot takes the value of the second.
-        verifier: from slots to what decides; None where only the full body will do.
+        slots: the values of each slot; slots with the same vocabulary get different values.
+        asks, shapes: phrasings of the question and of the requested form; the first `SEEN` of each
+            are for training.
+        bodies: the answer complete; bare; cut; bare and cut.
+        slip: in a slip, the first of these slots takes the value of the second.
+        judge: gives the verifier for some slots; None if only the exact complete body passes.
     """
 
     name: str
@@ -95,13 +96,13 @@ class Task(NamedTuple):
     judge: Callable[[Slots], Verifier] | None = None
 
     def body(self, slots: Slots, flaws: frozenset[Flaw]) -> str:
-        """The answer itself, with the flaws that touch it."""
+        """The answer itself, with those of the flaws that affect it."""
         wrong, other = self.slip
         values = slots | {wrong: slots[other]} if "slip" in flaws else slots
         return self.bodies[("bare" in flaws) + 2 * ("cut" in flaws)].format(**values)
 
     def verifier(self, slots: Slots) -> Verifier:
-        """What a reply to these slots must satisfy."""
+        """The verifier of replies to a prompt with these slots."""
         if self.judge is not None:
             return self.judge(slots)
         return ExactText(text=self.body(slots, frozenset()))
@@ -124,7 +125,7 @@ def marked(
     core: str,
     slip: tuple[str, str],
 ) -> Task:
-    """A task whose answer `core` stands in brackets, with a closing word behind it."""
+    """A task whose answer `core` must be in brackets and followed by a closing word."""
     wrapped = "{left}" + core + "{right}"
     bodies = (wrapped + " {mark}", core + " {mark}", wrapped, core)
     return Task(name, slots, asks, MARK_SHAPES, bodies, slip)

@@ -1,7 +1,7 @@
-"""Programs that tell whether a reply does what its prompt asked.
+"""Programs that check whether a reply follows its prompt.
 
-A verifier is a frozen model with a literal `name` and one verb, `__call__(reply) -> bool`.
-All are strict: format counts, only white space around the whole reply is forgiven.
+A verifier is a frozen model with a literal `name` and one method, `__call__(reply) -> bool`.
+All are strict about format and ignore only white space around the whole reply.
 """
 
 import json
@@ -19,7 +19,7 @@ class ExactText(Frozen):
     text: str
 
     def __call__(self, reply: str) -> bool:
-        """True when nothing but white space at the ends differs."""
+        """True if nothing but white space at the ends differs."""
         return reply.strip() == self.text
 
 
@@ -30,7 +30,7 @@ class JsonFields(Frozen):
     fields: dict[str, str | int]
 
     def __call__(self, reply: str) -> bool:
-        """True when the object's fields equal ours; 31 is neither "31" nor 31.0."""
+        """True if the object's fields equal `fields`; 31 is neither "31" nor 31.0."""
         try:
             found = json.loads(reply)
         except (ValueError, RecursionError):
@@ -39,13 +39,13 @@ class JsonFields(Frozen):
 
 
 class TextLines(Frozen):
-    """The reply is these lines in this order, white space at the ends of a line aside."""
+    """The reply is these lines in this order; white space at the ends of a line is ignored."""
 
     name: Literal["text_lines"] = "text_lines"
     lines: tuple[str, ...] = Field(min_length=1)
 
     def __call__(self, reply: str) -> bool:
-        """True when every line is there, in place, and no other."""
+        """True if the lines are exactly these."""
         return tuple(line.strip() for line in reply.strip().splitlines()) == self.lines
 
 
@@ -56,7 +56,7 @@ class StartsWith(Frozen):
     text: str
 
     def __call__(self, reply: str) -> bool:
-        """True when the first characters are `text`."""
+        """True if the first characters are `text`."""
         return reply.strip().startswith(self.text)
 
 
@@ -67,7 +67,7 @@ class EndsWith(Frozen):
     text: str
 
     def __call__(self, reply: str) -> bool:
-        """True when the last characters are `text`."""
+        """True if the last characters are `text`."""
         return reply.strip().endswith(self.text)
 
 
@@ -78,29 +78,29 @@ class Mentions(Frozen):
     text: str
 
     def __call__(self, reply: str) -> bool:
-        """True when `text` occurs, upper and lower case kept apart."""
+        """True if `text` occurs; case-sensitive."""
         return self.text in reply
 
 
 class AtMostWords(Frozen):
-    """The reply is no longer than this. `words` counts what white space separates."""
+    """The reply has at most this many words, separated by white space, and at least one."""
 
     name: Literal["at_most_words"] = "at_most_words"
     words: PositiveInt
 
     def __call__(self, reply: str) -> bool:
-        """True from one word to `words` words."""
+        """True for 1 to `words` words."""
         return 0 < len(reply.split()) <= self.words
 
 
 class AllOf(Frozen):
-    """The reply passes every part."""
+    """The reply passes all parts."""
 
     name: Literal["all_of"] = "all_of"
     parts: tuple["Verifier", ...] = Field(min_length=1)
 
     def __call__(self, reply: str) -> bool:
-        """True when no part objects."""
+        """True if every part returns True."""
         return all(part(reply) for part in self.parts)
 
 
@@ -116,8 +116,8 @@ class VerifiablePrompt(Frozen):
     """A prompt whose reply a program can judge.
 
     Attributes:
-        prompt: the turns before the reply, the last one of the user.
-        unseen: phrased by a paraphrase that training never shows.
+        prompt: the turns before the reply; the last one is the user's.
+        unseen: whether the prompt uses a phrasing that training never does.
     """
 
     id: str

@@ -1,1 +1,1 @@
-"""Files, folders, URLs and hub data sets as raw rows."""
+"""Reads raw rows from files, folders, URLs and hub data sets."""

@@ -1,8 +1,8 @@
-"""Files to rows, on disk or behind any URL that fsspec opens, packed or not.
+"""Reads rows from files: local or at any URL that fsspec opens, compressed or not.
 
-A row that cannot be read is handed on as `Rejected`, with its line; a file that cannot be read
-at all is a `DataError`.
-Not here: what is in a file's bytes (`json_rows.py`, `tables.py`); what the columns mean
+A row that cannot be read is yielded as `Rejected`, with its line; a file that cannot be read at all
+is a `DataError`.
+Not here: parsing of a file's bytes (`json_rows.py`, `tables.py`); what the columns mean
 (`formats/`).
 """
 
@@ -29,10 +29,10 @@ T = TypeVar("T")
 
 LINES, LISTS = (".jsonl", ".ndjson"), (".json",)
 KINDS = (*LINES, *LISTS, ".csv", ".tsv", ".xlsx", ".parquet")
-PACKED = (".gz", ".zst")
-SUFFIXES = tuple(kind + packed for kind in KINDS for packed in ("", *PACKED))
-PAUSES = (0.1, 0.4, 1.6)
-"""Seconds between tries of a place behind a URL."""
+COMPRESSED = (".gz", ".zst")
+SUFFIXES = tuple(kind + end for kind in KINDS for end in ("", *COMPRESSED))
+RETRY_DELAYS = (0.1, 0.4, 1.6)
+"""Seconds between attempts to reach a URL."""
 
 _SECRET = re.compile(
     r"://[^/?#]*:[^/?#]*@|[?&][^=&]*(token|secret|passw|signature|api_?key)[^=&]*=", re.IGNORECASE
@@ -40,28 +40,32 @@ _SECRET = re.compile(
 
 
 class SecretFound(ValueError):
-    """A mistake whose value is not to be repeated."""
+    """An invalid value that must not be repeated in the error message, as it holds a secret."""
 
 
 def without_secret(path: str) -> str:
-    """The path or URL, unless a password or token stands in it: `SecretFound`."""
+    """The path or URL, unchanged.
+
+    Raises:
+        SecretFound: it contains a password or token.
+    """
     if _SECRET.search(path):
         raise SecretFound(
-            "a password or token in a URL would be written to manifests and logs; give it to the "
-            "worker by the environment names of its storage (HF_TOKEN, AWS_SECRET_ACCESS_KEY, ...)"
+            "a password or token in a URL would be written to manifests and logs; pass it to the "
+            "worker in its storage's environment variables (HF_TOKEN, AWS_SECRET_ACCESS_KEY, ...)"
         )
     return path
 
 
-Place = Annotated[str, AfterValidator(without_secret)]
-"""A path or URL as a person gives it: it is shown and written down, so it holds no secret."""
+DataPath = Annotated[str, AfterValidator(without_secret)]
+"""A path or URL from the user. It is logged and stored, so it must not contain a secret."""
 
 
 class Meter:
-    """How far a pass over files is, by their bytes as they lie there, packed or not.
+    """Tracks progress through files by the bytes read of them, as stored (compressed or not).
 
     Args:
-        total: bytes of all files; 0 where nobody knows.
+        total: bytes of all files; 0 if unknown.
     """
 
     def __init__(self, total: int = 0) -> None:
@@ -70,76 +74,76 @@ class Meter:
 
     @contextlib.contextmanager
     def following(self, stream: IO[bytes]) -> Iterator[None]:
-        """Count what is read of one file."""
+        """Count the bytes that are read of one file."""
         self._stream = stream
         yield
         self._before, self._stream = self._read(), None
 
     def expected(self, rows: int) -> int:
-        """How many rows there will be in all, after so many; 0 where nobody knows."""
+        """Estimated total of rows, given the number read so far; 0 if unknown."""
         read = self._read()
         return max(rows, round(rows * self._total / read)) if self._total and read else 0
 
     def _read(self) -> int:
-        within = self._stream is not None and not self._stream.closed
-        return self._before + (cast(IO[bytes], self._stream).tell() if within else 0)
+        is_open = self._stream is not None and not self._stream.closed
+        return self._before + (cast(IO[bytes], self._stream).tell() if is_open else 0)
 
 
 def find(path: str) -> list[str]:
-    """The data files that a file, folder (searched downwards) or glob pattern names, sorted.
+    """The data files at a path, in a folder (recursively) or matching a glob pattern, sorted.
 
     Raises:
-        DataError: there is none, or a file is of an unknown kind.
+        DataError: there is none, or a file that was named is of an unknown kind.
     """
     found, exact = _find_remote(path) if "://" in path else _find_local(path)
     known = sorted(name for name in found if name.lower().endswith(SUFFIXES))
     if exact and not known:
-        raise DataError(f"{path}: unknown kind of file; known are {_known()}")
+        raise DataError(f"{path}: unknown file type; known types are {_known()}")
     if not known:
-        kinds = f"none of the {len(found)} files there is of a known kind: {_known()}"
+        types = f"none of the {len(found)} files there is of a known type: {_known()}"
         raise DataError(
-            f"{path}: no such data ({kinds if found else 'nothing is there'}). "
-            "Check the path; a relative one starts at the folder the command runs in."
+            f"{path}: no data found ({types if found else 'nothing is there'}). "
+            "Check the path; a relative path starts at the current directory."
         )
     return known
 
 
 def sha256(file: str) -> str:
-    """The sha256 of a file's bytes as they lie there (compressed files: of the compressed bytes).
+    """The sha256 of a file's bytes as stored; for a compressed file, of the compressed bytes.
 
     Raises:
         DataError: the file cannot be read.
     """
-    with reading(file):
-        return patiently(file, lambda: _sha256(file))
+    with data_errors(file):
+        return with_retries(file, lambda: _sha256(file))
 
 
 def size(file: str) -> int:
-    """Bytes of a file as they lie there; 0 where its place does not tell.
+    """Size of a file as stored, in bytes; 0 if its storage does not report it.
 
     Raises:
-        DataError: the file cannot be looked at.
+        DataError: the file cannot be accessed.
     """
-    with reading(file):
+    with data_errors(file):
         if "://" not in file:
             return Path(file).stat().st_size
         system, place = filesystem(file)
-        return patiently(file, lambda: system.size(place) or 0)
+        return with_retries(file, lambda: system.size(place) or 0)
 
 
 def read(file: str, meter: Meter) -> Rows:
-    """The rows of one file, in its order; `meter` follows.
+    """The rows of one file, in order; `meter` tracks the progress.
 
     Raises:
-        DataError: the file is missing, empty, damaged or without a single readable row.
+        DataError: the file is missing, empty or damaged, or has no readable row.
     """
     readable = 0
     first: tuple[int, Rejected] | None = None
     with (
-        reading(file),
-        opened(file) as packed,
-        meter.following(packed),
-        unpacked(file, packed) as stream,
+        data_errors(file),
+        opened(file) as raw,
+        meter.following(raw),
+        decompressed(file, raw) as stream,
     ):
         for number, row in _rows(file, stream):
             if not isinstance(row, Rejected):
@@ -152,19 +156,19 @@ def read(file: str, meter: Meter) -> Rows:
 
 
 def stem(file: str) -> str:
-    """A file's name without folder and known suffixes: the source of its rows."""
+    """A file's name without folder and known suffixes: the default `source` label of its rows."""
     name = Path(file).name
     suffix = max((known for known in SUFFIXES if name.lower().endswith(known)), key=len, default="")
     return name[: len(name) - len(suffix)]
 
 
 def _known() -> str:
-    return f"{', '.join(KINDS)}, also as {' or '.join(PACKED)}"
+    return f"{', '.join(KINDS)}, also as {' or '.join(COMPRESSED)}"
 
 
 def _rows(file: str, stream: IO[bytes]) -> Rows:
     name = file.lower()
-    for suffix in PACKED:
+    for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
     kind = name[name.rfind(".") :]
     readers = {".csv": tables.csv, ".tsv": tables.tsv, ".xlsx": tables.xlsx}
@@ -177,11 +181,11 @@ def _rows(file: str, stream: IO[bytes]) -> Rows:
 
 def _nothing_readable(file: str, first: tuple[int, Rejected] | None) -> str:
     if first is None:
-        return f"{file} is empty: it holds no row. Remove it from the sources or write it again."
+        return f"{file} is empty: it has no rows. Remove it from the sources, or write it again."
     number, rejected = first
     return (
-        f"{file}: not one row can be read; the first, line {number}: {rejected.detail}. "
-        "Expected one JSON object a line, or in a .json file a list of objects, as UTF-8."
+        f"{file}: no row can be read; the first, line {number}: {rejected.detail}. "
+        "Expected one JSON object per line, or a list of objects in a .json file, in UTF-8."
     )
 
 
@@ -190,7 +194,7 @@ def _sha256(file: str) -> str:
         return hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
 
 
-# --- where files lie ----------------------------------------------------------------------------
+# --- storage ------------------------------------------------------------------------------------
 
 
 def _find_local(path: str) -> tuple[list[str], bool]:
@@ -204,7 +208,7 @@ def _find_local(path: str) -> tuple[list[str], bool]:
 
 
 def _find_remote(path: str) -> tuple[list[str], bool]:
-    with reading(path):
+    with data_errors(path):
         system, place = filesystem(path)
         if system.isfile(place):
             return [path], True
@@ -221,15 +225,15 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def opened(file: str) -> IO[bytes]:
-    """A file's bytes as they are, packed or not."""
+    """A file's bytes as stored, without decompression."""
     if "://" not in file:
         return Path(file).open("rb")
     system, place = filesystem(file)
     return cast(IO[bytes], system.open(place, "rb"))
 
 
-def unpacked(file: str, stream: IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:
-    """What a file's name says is packed in its bytes."""
+def decompressed(file: str, stream: IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """The decompressed bytes of a file, if its name ends in `.gz` or `.zst`."""
     if file.lower().endswith(".gz"):
         return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
     if file.lower().endswith(".zst"):
@@ -239,12 +243,12 @@ def unpacked(file: str, stream: IO[bytes]) -> contextlib.AbstractContextManager[
     return contextlib.nullcontext(stream)
 
 
-def patiently(place: str, attempt: Callable[[], T]) -> T:
-    """What `attempt` gives; tried again where a place behind a URL does not answer.
+def with_retries(place: str, attempt: Callable[[], T]) -> T:
+    """The result of `attempt`, retried if `place` is a URL and its storage does not respond.
 
-    That there is no such file, or no permission, is an answer.
+    A missing file or missing permission is a response, so it is not retried.
     """
-    for seconds in PAUSES if "://" in place else ():
+    for seconds in RETRY_DELAYS if "://" in place else ():
         try:
             return attempt()
         except (FileNotFoundError, PermissionError, gzip.BadGzipFile):
@@ -255,8 +259,8 @@ def patiently(place: str, attempt: Callable[[], T]) -> T:
 
 
 @contextlib.contextmanager
-def reading(file: str) -> Iterator[None]:
-    """Turn what goes wrong with a file into a `DataError` of one line that names it."""
+def data_errors(file: str) -> Iterator[None]:
+    """Turn any error in reading a file into a one-line `DataError` that names the file."""
     try:
         yield
     except DataError:
@@ -266,7 +270,7 @@ def reading(file: str) -> Iterator[None]:
     except ImportError as error:
         raise DataError(f"{file}: this kind of URL needs a package: {error}") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{file} is cut or damaged ({error}); fetch it again.") from error
+        raise DataError(f"{file} is truncated or damaged ({error}); fetch it again.") from error
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:

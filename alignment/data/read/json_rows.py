@@ -1,7 +1,7 @@
-"""JSON to rows: one object a line (https://jsonlines.org), or a list of objects.
+"""Reads rows from JSON: one object per line (https://jsonlines.org), or a list of objects.
 
-A byte order mark, CRLF line ends and blank lines are read as what they are: no fault. Never more
-than one row, or the buffer that holds it, is in memory.
+A byte order mark, CRLF line ends and blank lines are accepted. At most one row, or the buffer that
+holds it, is in memory.
 """
 
 import io
@@ -16,21 +16,21 @@ from alignment.errors import DataError
 from alignment.records import Json
 
 MAX_ROW = 32 * 2**20
-"""Bytes of the longest row that is read, 32 MiB; a longer one is set aside unread."""
+"""Maximum bytes of a row, 32 MiB; a longer row is quarantined without being parsed."""
 
 _CHUNK = 2**16
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def lines(stream: IO[bytes]) -> Rows:
-    """The lines of a file, each an object or what is wrong with it."""
+    """The lines of a file, each as an object or as what is wrong with it."""
     number = 0
     while line := stream.readline(MAX_ROW):
         number += 1
         if len(line) >= MAX_ROW and not line.endswith(b"\n"):
             while (rest := stream.readline(_CHUNK)) and not rest.endswith(b"\n"):
                 pass
-            yield number, Rejected(Reason.malformed, f"a line of more than {MAX_ROW} bytes")
+            yield number, Rejected(Reason.malformed, f"line of more than {MAX_ROW} bytes")
             continue
         if not line.strip():
             continue
@@ -43,10 +43,10 @@ def lines(stream: IO[bytes]) -> Rows:
 
 
 def lists(file: str, stream: IO[bytes]) -> Rows:
-    """A `.json` file: one list of objects, or JSON Lines under that name, which is common.
+    """The rows of a `.json` file: a list of objects or, as is common, JSON Lines under that name.
 
     Raises:
-        DataError: the list is broken, with its line; what follows cannot be read.
+        DataError: the list is not valid JSON, so the rest cannot be read; names the line.
     """
     opening = stream.readline(_CHUNK)
     while not _bare(opening) and (more := stream.readline(_CHUNK)):
@@ -67,15 +67,14 @@ def _bare(opening: bytes) -> bytes:
 
 
 def _list_items(file: str, stream: IO[bytes]) -> Iterator[object]:
-    """The items of a JSON list, each read as soon as it is whole.
+    """The items of a JSON list, each yielded as soon as it is complete.
 
-    A byte that is not UTF-8 becomes half a surrogate pair, so that its row is set aside for it
-    and the others are read.
+    A byte that is not UTF-8 becomes half a surrogate pair, so that only its row is quarantined.
     """
     decode = json.JSONDecoder().raw_decode
     unread = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
     text = unread.read(_CHUNK)
-    above, at, ended = 0, text.index("[") + 1, False
+    lines_above, at, ended = 0, text.index("[") + 1, False
     first = True
     while True:
         begin = _next_item(text, at, first=first)
@@ -83,28 +82,29 @@ def _list_items(file: str, stream: IO[bytes]) -> Iterator[object]:
             return
         try:
             value, end = decode(text, begin)
-            whole = ended or _after_space(text, end) < len(text)
+            complete = ended or _after_space(text, end) < len(text)
         except RecursionError as error:
-            line = above + text.count("\n", 0, begin) + 1
+            line = lines_above + text.count("\n", 0, begin) + 1
             raise _broken(file, line, "nested too deeply") from error
         except ValueError as error:
-            whole, problem = False, str(getattr(error, "msg", error))
+            complete, problem = False, str(getattr(error, "msg", error))
             if not ended and len(text) - at > MAX_ROW:
-                problem = f"an item of more than {MAX_ROW} characters, or {problem}"
-                raise _broken(file, above + text.count("\n", 0, begin) + 1, problem) from error
+                problem = f"item of more than {MAX_ROW} characters, or {problem}"
+                line = lines_above + text.count("\n", 0, begin) + 1
+                raise _broken(file, line, problem) from error
             if ended:
-                raise _broken(file, above + getattr(error, "lineno", 1), problem) from error
-        if whole:
+                raise _broken(file, lines_above + getattr(error, "lineno", 1), problem) from error
+        if complete:
             yield value
             first, at = False, end
             continue
-        above += text.count("\n", 0, at)
+        lines_above += text.count("\n", 0, at)
         more = unread.read(max(_CHUNK, len(text) - at))
         text, at, ended = text[at:] + more, 0, not more
 
 
 def _next_item(text: str, at: int, *, first: bool) -> int:
-    """Where the next item or the end of the list begins; the end of the text where neither does."""
+    """Start of the next item or of the closing bracket; the end of the text if neither is there."""
     begin = _after_space(text, at)
     if first or text.startswith("]", begin):
         return begin
@@ -117,7 +117,7 @@ def _after_space(text: str, at: int) -> int:
 
 
 class _Chained(io.RawIOBase):
-    """Bytes that were read already, and then the stream they came from."""
+    """Bytes that have already been read, followed by the rest of their stream."""
 
     def __init__(self, first: bytes, rest: IO[bytes]) -> None:
         self._first, self._rest = first, rest
@@ -135,7 +135,7 @@ class _Chained(io.RawIOBase):
 def _broken(file: str, line: int, problem: str) -> DataError:
     return DataError(
         f"{file} line {line}: broken JSON: {problem}. "
-        "A list cannot be read in part; mend the line, or write one object a line (.jsonl)."
+        "The rest of a list cannot be read; fix the line, or write one object per line (.jsonl)."
     )
 
 
@@ -151,7 +151,7 @@ def _as_text(content: bytes) -> str:
 
 
 def _as_object(value: object) -> Json:
-    """A row; a text alone is a prompt."""
+    """A JSON value as a row; text alone is a prompt."""
     if isinstance(value, dict):
         return value
     if isinstance(value, str):

@@ -1,6 +1,6 @@
-"""A source's rows as records, one after the other, with the format stated.
+"""Reads a source's rows as records, and states the format.
 
-Not here: whether a record may be used (`clean.py`).
+Not here: whether a record may be used (`filters/`).
 """
 
 from collections.abc import Callable, Iterator
@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Generic
 
-from alignment.data.formats import Kind, RowFormats, Stated, choose_format, chosen_conversation
+from alignment.data.formats import (
+    ChosenFormat,
+    Kind,
+    RowFormats,
+    choose_format,
+    chosen_conversation,
+)
 from alignment.data.formats.rows import RawRow
 from alignment.data.practice.source import PracticeSource
 from alignment.data.read.files import Meter
@@ -18,23 +24,23 @@ from alignment.data.split import prompt_key
 from alignment.errors import DataError
 from alignment.records import Conversation, PreferencePair, Prompt, Quarantined
 
-HEAD = 20
-"""Rows whose columns tell the format."""
+SAMPLE_ROWS = 20
+"""Rows from which the format is detected."""
 
 
 @dataclass(frozen=True)
 class Reading(Generic[R]):
-    """One source, open.
+    """An open source.
 
     Attributes:
-        source: its name for people.
-        format: the name of the format its rows are read in.
-        reason: why that one.
-        note: what the format does to the text, or nothing.
-        items: its rows, those that could not be read among them; can be gone through once, and
-            raises `DataError` at its end where no row was in the format.
-        held_out: the whole source is.
-    weight: share of its prompts that are taken.
+        source: its display name.
+        format: name of the format in which its rows are read.
+        reason: why this format was chosen.
+        note: what the format changes in the text, or an empty string.
+        items: its rows, including those that could not be read. Can be iterated over once; raises
+            `DataError` at the end if no row was in the format.
+        held_out: whether the whole source is held out.
+        weight: share of its prompts to use.
     """
 
     source: str
@@ -47,44 +53,42 @@ class Reading(Generic[R]):
 
 
 def read_conversations(source: Source, meter: Meter | None = None) -> Reading[Conversation]:
-    """A source as chats to imitate; pairs give their prompt with the chosen reply.
+    """Read a source as chats to imitate; of pairs, the prompt with the chosen reply.
 
     Raises:
-        DataError: the source cannot be read, or its format is not known or gives prompts only.
+        DataError: the source cannot be read; or its format is unknown or gives only prompts.
     """
     if isinstance(source, PracticeSource):
         return _generated(source, source.conversations())
     opened = _open(source, meter)
-    if opened.stated.format.gives == "prompts":
-        raise _gives_other(
-            source, opened.stated, "replies to imitate. Use it as evaluation_prompts"
-        )
+    if opened.choice.format.gives == "prompts":
+        raise _wrong_kind(source, opened.choice, "replies to imitate. Use it in evaluation_prompts")
     return _read(source, opened, _as_conversation)
 
 
 def read_pairs(source: Source, meter: Meter | None = None) -> Reading[PreferencePair]:
-    """A source as preference pairs.
+    """Read a source as preference pairs.
 
     Raises:
-        DataError: the source cannot be read, its format is not known, or gives no pairs.
+        DataError: the source cannot be read; or its format is unknown or gives no pairs.
     """
     if isinstance(source, PracticeSource):
         return _generated(source, source.pairs())
     opened = _open(source, meter)
-    if opened.stated.format.gives != "pairs":
-        raise _gives_other(
+    if opened.choice.format.gives != "pairs":
+        raise _wrong_kind(
             source,
-            opened.stated,
-            "preference pairs. Use it for SFT, or name a format with two replies to a prompt",
+            opened.choice,
+            "preference pairs. Use it for SFT, or name a format with two replies per prompt",
         )
     return _read(source, opened, _as_pair)
 
 
 def read_prompts(source: Source) -> Reading[Prompt]:
-    """What a source asks: its prompts, or the prompts of its chats and pairs.
+    """Read a source as prompts: its prompts, or those of its chats and pairs.
 
     Raises:
-        DataError: the source cannot be read, or its format is not known.
+        DataError: the source cannot be read, or its format is unknown.
     """
     if isinstance(source, PracticeSource):
         return _generated(source, map(_as_prompt, source.pairs()))
@@ -94,41 +98,41 @@ def read_prompts(source: Source) -> Reading[Prompt]:
 def read_any(
     source: FileSource | HubSource, meter: Meter | None = None
 ) -> tuple[Kind, Reading[Record]]:
-    """A source as whatever its format gives.
+    """Read a source as the kind of record that its format gives, and name the kind.
 
     Raises:
-        DataError: the source cannot be read, or its format is not known.
+        DataError: the source cannot be read, or its format is unknown.
     """
     opened = _open(source, meter)
-    return opened.stated.format.gives, _read(source, opened, lambda record: record)
+    return opened.choice.format.gives, _read(source, opened, lambda record: record)
 
 
 @dataclass(frozen=True)
 class _Opened:
-    stated: Stated
+    choice: ChosenFormat
     rows: Iterator[RawRow | Quarantined]
 
 
 def _open(source: FileSource | HubSource, meter: Meter | None) -> _Opened:
-    """The source's format, told by its first readable rows, and all of its rows."""
+    """The source's format, detected from its first readable rows, and all of its rows."""
     rows = source.read(meter) if isinstance(source, FileSource) else source.read()
-    head: list[RawRow | Quarantined] = []
+    sample: list[RawRow | Quarantined] = []
     fields = []
     for row in rows:
-        head.append(row)
+        sample.append(row)
         if isinstance(row, RawRow):
             fields.append(row.fields)
-        if len(fields) == HEAD:
+        if len(fields) == SAMPLE_ROWS:
             break
     if not fields:
-        raise DataError(f"{source.label}: not one row can be read; check the source")
-    return _Opened(choose_format(source.format, fields, where=source.label), chain(head, rows))
+        raise DataError(f"{source.label}: no row can be read; check the source")
+    return _Opened(choose_format(source.format, fields, where=source.label), chain(sample, rows))
 
 
 def _read(
     source: FileSource | HubSource, opened: _Opened, convert: Callable[[Record], R]
 ) -> Reading[R]:
-    format_, reason = opened.stated
+    format_, reason = opened.choice
     held_out = source.use == "held_out"
     items = _items(source.label, format_, opened.rows, convert, held_out=held_out)
     return Reading(source.label, format_.name, reason, format_.note, items, held_out, source.weight)
@@ -166,14 +170,14 @@ def _items(
             continue
         row, record = made
         usable = True
-        yield _placed(row.file, row.row, convert(record), held_out=held_out)
+        yield _row_of(row.file, row.row, convert(record), held_out=held_out)
     yield from unreadable
     if not usable and first is not None:
         raise DataError(
-            f"{label}: no row is in format {format_.name!r}, which wants {format_.wants}; "
+            f"{label}: no row is in format {format_.name!r}, which expects {format_.expects}; "
             f"found columns {', '.join(name[:40] for name in sorted(columns))}. "
             f"The first, {first.file} row {first.row}: {first.detail}. "
-            "Name another format, or the right columns."
+            "Name another format, or rename the columns."
         )
 
 
@@ -181,20 +185,20 @@ def _generated(source: PracticeSource, records: Iterator[R]) -> Reading[R]:
     held_out = source.part in ("development", "held-out")
     label = f"practice part {source.part}, seed {source.seed}"
     items = (
-        _placed(label, number, record, held_out=held_out)
+        _row_of(label, number, record, held_out=held_out)
         for number, record in enumerate(records, start=1)
     )
     return Reading(label, "practice", "generated", "", items, held_out)
 
 
-def _gives_other(source: FileSource | HubSource, stated: Stated, wanted: str) -> DataError:
+def _wrong_kind(source: FileSource | HubSource, choice: ChosenFormat, needed: str) -> DataError:
     return DataError(
-        f"{source.label}: format {stated.format.name!r} ({stated.reason}) gives "
-        f"{stated.format.gives}, not {wanted}."
+        f"{source.label}: format {choice.format.name!r} ({choice.reason}) gives "
+        f"{choice.format.gives}, not {needed}."
     )
 
 
-def _placed(file: str, row: int, record: R, *, held_out: bool) -> Row[R]:
+def _row_of(file: str, row: int, record: R, *, held_out: bool) -> Row[R]:
     return Row(record, file, row, prompt_key(turns(record)), held_out)
 
 
@@ -211,6 +215,6 @@ def _as_pair(record: Record) -> PreferencePair:
 def _as_prompt(record: Record) -> Prompt:
     if isinstance(record, Prompt):
         return record
-    asked = record.prompt if isinstance(record, PreferencePair) else record.messages
-    said = tuple(message for message in asked if message.role == "user")
-    return Prompt.of(said, task_type=record.task_type, source=record.source)
+    messages = record.prompt if isinstance(record, PreferencePair) else record.messages
+    user_turns = tuple(message for message in messages if message.role == "user")
+    return Prompt.of(user_turns, task_type=record.task_type, source=record.source)

@@ -1,9 +1,9 @@
 """Where data comes from: files, the Hugging Face hub, or the practice set.
 
-A source is a frozen model with a literal `name`; `read` gives its raw rows with their place, and
-`digest` what a cache key must know of its content. A row's own text columns `task_type` and
-`source` win over the labels that the config gives.
-Not here: bytes (`files.py`), what columns mean (`formats/`), generated rows (`practice.py`).
+A source is a frozen model with a literal `name`. `read` gives its raw rows with their location, and
+`digest` identifies its content for cache keys. A row's own text columns `task_type` and `source`
+override the labels from the config.
+Not here: bytes (`files.py`), what columns mean (`formats/`), generated rows (`practice/`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,73 +25,74 @@ from alignment.records import Frozen, Json, Quarantined, digest_of
 
 
 class RowSource(Frozen):
-    """What all sources of raw rows have in common. Abstract."""
+    """Fields common to all sources of raw rows. Abstract."""
 
     format: Format = Field(
         default=Auto(),
-        description="what the columns mean; default auto: told by the columns and stated, "
-        "an error when in doubt",
+        description="What the columns mean. Default: `auto`, detected from the columns and "
+        "reported; an error if ambiguous.",
     )
     task_type: str = Field(
         default="general",
         min_length=1,
-        description="what the rows practise; metrics are also reported by it. For rows without "
-        "a column task_type",
+        description="Label by which metrics are also reported. A row's own column task_type "
+        "overrides it.",
     )
     use: Literal["split", "held_out"] = Field(
         default="split",
-        description="split: train and held out by the set's held_out_share; held_out: a file of "
-        "its own for evaluation, no row is trained on",
+        description="`split`: split into training and held-out rows by the set's held_out_share. "
+        "`held_out`: used for evaluation only; no row is trained on.",
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="other names for its columns, {theirs: ours}, before the format looks at "
-        "them; {old: prompt}, for instance",
+        description="Columns to rename, {theirs: ours}, before the format is applied; for "
+        "example {query: prompt}.",
     )
     weight: float = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="share of its prompts that are taken, above 0 to 1, by hash: a row that is "
-        "added moves no other",
+        description="Share of its prompts to use, above 0 and up to 1. Chosen by hash, so adding "
+        "rows does not change the choice for others.",
     )
     limit: PositiveInt | None = Field(
-        default=None, description="read no more than the first so many rows; default: all"
+        default=None, description="Read only this many rows, from the start. Default: all."
     )
 
 
 class FileSource(RowSource):
-    """JSON Lines, JSON, CSV, Excel or Parquet files, also as `.gz` or `.zst`."""
+    """JSON Lines, JSON, CSV, TSV, Excel or Parquet files, also compressed as `.gz` or `.zst`."""
 
     name: Literal["file"] = "file"
-    path: files.Place = Field(
+    path: files.DataPath = Field(
         min_length=1,
-        description="a file, a folder (searched downwards) or a glob pattern; "
-        "local, or a URL that fsspec opens",
+        description="A file, a folder (searched recursively) or a glob pattern: a local path or a "
+        "URL that fsspec can open.",
     )
     sha256: str | None = Field(
         default=None,
         pattern="^[0-9a-f]{64}$",
-        description="refuse a file with other bytes, 64 hex digits; default: take what lies there",
+        description="Expected sha256 of the file, 64 hex digits; other content is an error. "
+        "Default: not checked.",
     )
 
     @property
     def label(self) -> str:
-        """The source's name for people."""
+        """The source's display name."""
         return self.path
 
     def digest(self) -> str:
-        """The sha256 of all files' names and bytes; a pinned file is not looked at.
+        """The sha256 of all files' names and contents; a file pinned by `sha256` is not read.
 
         Raises:
-            DataError: no file, or one that cannot be read.
+            DataError: there is no file, or one cannot be read.
         """
         if self.sha256:
             return digest_of([[PurePath(self.path).name, self.sha256]])
         return digest_of([[PurePath(file).name, files.sha256(file)] for file in self.files()])
 
     def files(self) -> list[str]:
-        """Its files, sorted.
+        """Its files, sorted by name.
 
         Raises:
             DataError: there is none.
@@ -99,26 +100,26 @@ class FileSource(RowSource):
         return files.find(self.path)
 
     def size(self) -> int:
-        """Bytes that will be read; 0 where nobody knows.
+        """Bytes that will be read; 0 if unknown.
 
         Raises:
-            DataError: no file, or one that cannot be looked at.
+            DataError: there is no file, or the size of one cannot be determined.
         """
         return 0 if self.limit else sum(map(files.size, self.files()))
 
     def read(self, meter: Meter | None = None) -> Iterator[RawRow | Quarantined]:
-        """The rows, file after file in order of their names.
+        """The rows, file by file in order of the files' names.
 
         Args:
-            meter: follows how much of the files has been read.
+            meter: tracks how much of the files has been read.
 
         Raises:
-            DataError: as `digest`, for a file without a single readable row, and for one that
-                has not the pinned bytes.
+            DataError: there is no file; or a file cannot be read, has no readable row, or does not
+                have the pinned sha256.
         """
         self._check_pin()
         rows = (
-            _placed(self, file, number, row, source=files.stem(file))
+            _raw_row(self, file, number, row, source=files.stem(file))
             for file in files.find(self.path)
             for number, row in files.read(file, meter or Meter())
         )
@@ -129,40 +130,45 @@ class FileSource(RowSource):
             return
         digests = [files.sha256(file) for file in files.find(self.path)]
         if digests != [self.sha256]:
-            have = digests[0] if len(digests) == 1 else f"{len(digests)} files"
+            found = digests[0] if len(digests) == 1 else f"{len(digests)} files"
             raise DataError(
-                f"{self.path}: expected one file with sha256 {self.sha256}, found {have}. "
-                "Fetch the file again, or pin what it is now."
+                f"{self.path}: expected one file with sha256 {self.sha256}, found {found}. "
+                "Fetch the file again, or update the pinned sha256."
             )
 
 
 class HubSource(RowSource):
-    """A data set of the Hugging Face hub, at one commit."""
+    """A data set on the Hugging Face hub, at one commit."""
 
     name: Literal["hub"] = "hub"
-    dataset: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="the data set's id, owner/name")
-    config: str | None = Field(default=None, description="its configuration; default: its only one")
-    data_dir: str | None = Field(
-        default=None, description="folder within the repository, where it keeps sets in folders"
+    dataset: str = Field(
+        pattern=r"^[\w.-]+/[\w.-]+$", description="Id of the data set, owner/name."
     )
-    split: str = Field(default="train", min_length=1, description="its split")
+    config: str | None = Field(
+        default=None, description="Configuration (subset) of the data set. Default: its only one."
+    )
+    data_dir: str | None = Field(
+        default=None,
+        description="Folder within the repository, for repositories with several data sets.",
+    )
+    split: str = Field(default="train", min_length=1, description="Split to read.")
     revision: str = Field(
         default="main",
         min_length=1,
-        description="branch, tag or commit; pin a commit (40 hex digits) for a run that can be "
-        "repeated, and for one without a network",
+        description="Branch, tag or commit. Pin a commit (40 hex digits) to make the run "
+        "reproducible, or to run without a network.",
     )
 
     @property
     def label(self) -> str:
-        """The source's name for people: owner/name[/config][/data_dir]/split."""
+        """The source's display name: owner/name[/config][/data_dir]/split."""
         return "/".join(filter(None, (self.dataset, self.config, self.data_dir, self.split)))
 
     def digest(self) -> str:
-        """The id at the commit that `revision` now names.
+        """Digest of the label and the commit to which `revision` currently points.
 
         Raises:
-            DataError: the hub cannot be reached or does not know it.
+            DataError: the hub cannot be reached or does not have the revision.
         """
         return digest_of([self.label, self._commit()])
 
@@ -170,8 +176,8 @@ class HubSource(RowSource):
         """The rows of the split.
 
         Raises:
-            DataError: the hub cannot be reached, or has no such data set, configuration or split;
-                or a folder here has its name.
+            DataError: the hub cannot be reached or has no such data set, configuration or split; or
+                the working directory has a folder of that name.
         """
         import datasets
 
@@ -189,15 +195,16 @@ class HubSource(RowSource):
             raise self._unavailable(error) from error
         numbered = enumerate(islice(table, self.limit), start=1)
         return (
-            _placed(self, self.label, number, row, source=self.dataset) for number, row in numbered
+            _raw_row(self, self.label, number, row, source=self.dataset) for number, row in numbered
         )
 
     def _check_no_folder(self) -> None:
-        """The library would read a folder of that name instead, whatever commit is pinned."""
+        """`datasets` would read a local folder of that name instead, whatever commit is pinned."""
         if Path(self.dataset).exists():
             raise DataError(
-                f"hub data set {self.dataset!r}: a folder {self.dataset} lies here and would "
-                f"be read in its place. Run elsewhere, or read the folder: ./{self.dataset}."
+                f"hub data set {self.dataset!r}: the current directory has a folder "
+                f"{self.dataset}, which would be read instead. Run from another directory, or "
+                f"read the folder with a file source: ./{self.dataset}."
             )
 
     def _commit(self) -> str:
@@ -221,10 +228,10 @@ class HubSource(RowSource):
 
 
 def bytes_of(sources: Sequence["Source"]) -> int:
-    """Bytes that reading all of these will take; 0 where nobody knows.
+    """Total bytes to read from these sources; 0 if unknown.
 
     Raises:
-        DataError: a file cannot be looked at.
+        DataError: the size of a file cannot be determined.
     """
     sizes = [source.size() if isinstance(source, FileSource) else 0 for source in sources]
     return sum(sizes) if all(sizes) else 0
@@ -233,7 +240,7 @@ def bytes_of(sources: Sequence["Source"]) -> int:
 Source = Annotated[FileSource | HubSource | PracticeSource, Field(discriminator="name")]
 
 
-def _placed(
+def _raw_row(
     defaults: RowSource, file: str, number: int, row: Json | Rejected, *, source: str
 ) -> RawRow | Quarantined:
     if isinstance(row, Rejected):

@@ -1,7 +1,7 @@
-"""Tables to rows: CSV, Excel's xlsx and Parquet. An empty cell is an absent value.
+"""Reads rows from tables: CSV, TSV, Excel (xlsx) and Parquet. An empty cell is a missing value.
 
-Not here: JSON (`json_rows.py`); what the columns mean (`formats/`), and their other names, which a
-source's `columns` gives (`sources.py`).
+Not here: JSON (`json_rows.py`), what the columns mean (`formats/`), and renaming of columns by a
+source's `columns` (`sources.py`).
 """
 
 import csv as csv_module
@@ -15,41 +15,41 @@ from alignment.data.row import Reason, Rejected
 from alignment.records import Json
 
 Rows = Iterator[tuple[int, Json | Rejected]]
-"""(1-based line or row, its fields or why there are none). A table's header is not counted."""
+"""(1-based line or row, its fields or why it has none). A table's header is not counted."""
 MAX_CELL = 2**24
-"""Characters of the longest cell of a CSV file."""
+"""Maximum characters in a cell of a CSV file."""
 
 
 def csv(stream: IO[bytes], delimiter: str = ",") -> Rows:
-    """Comma-separated values as UTF-8, the first row naming the columns (RFC 4180).
+    """Comma-separated values in UTF-8; the first row names the columns (RFC 4180).
 
     Raises:
-        ValueError: there is no such row.
+        ValueError: there is no row that names the columns.
     """
     csv_module.field_size_limit(MAX_CELL)
     with io.TextIOWrapper(
         stream, encoding="utf-8-sig", errors="surrogateescape", newline=""
     ) as text:
-        yield from _named(_lines(csv_module.reader(text, delimiter=delimiter)))
+        yield from _with_header(_lines(csv_module.reader(text, delimiter=delimiter)))
 
 
 def tsv(stream: IO[bytes]) -> Rows:
-    """The same with tabs."""
+    """Tab-separated values; otherwise as `csv`."""
     return csv(stream, "\t")
 
 
 def xlsx(stream: IO[bytes]) -> Rows:
-    """The first sheet of an Excel file, its first row naming the columns.
+    """The first sheet of an Excel file; its first row names the columns.
 
     Raises:
-        ValueError: it is no such file, or has no row.
+        ValueError: it is not an Excel file, or has no rows.
     """
     try:
         workbook = python_calamine.CalamineWorkbook.from_filelike(stream)
         sheet = workbook.get_sheet_by_index(0)
     except (python_calamine.CalamineError, OSError, IndexError) as error:
-        raise ValueError(f"no Excel file: {error}") from error
-    return _named([_plain(cell) for cell in row] for row in sheet.iter_rows())
+        raise ValueError(f"not an Excel file: {error}") from error
+    return _with_header([_plain(cell) for cell in row] for row in sheet.iter_rows())
 
 
 def parquet(stream: IO[bytes]) -> Rows:
@@ -73,11 +73,11 @@ def _lines(reader: Iterator[list[str]]) -> Iterator[list[object] | Rejected]:
             yield Rejected(Reason.malformed, f"broken CSV: {error}")
 
 
-def _named(rows: Iterable[list[object] | Rejected]) -> Rows:
+def _with_header(rows: Iterable[list[object] | Rejected]) -> Rows:
     table = iter(rows)
     header = next((row for row in table if not isinstance(row, Rejected) and any(row)), None)
     if not isinstance(header, list):
-        raise ValueError("there is no row that names the columns")
+        raise ValueError("no row names the columns")
     names = [str(cell).strip() if cell is not None else "" for cell in header]
     for number, row in enumerate(table, start=1):
         yield number, row if isinstance(row, Rejected) else _fields(names, row)
@@ -92,7 +92,7 @@ def _fields(names: list[str], cells: list[object]) -> Json | Rejected:
 
 
 def _plain(cell: object) -> object:
-    """A cell as JSON has it: whole numbers are not 1.0, dates are text."""
+    """A cell as a JSON value: whole numbers become integers, dates become text."""
     if cell is None or cell == "":
         return None
     if isinstance(cell, float) and cell.is_integer():

@@ -51,8 +51,8 @@ class TakeBatch(Step):
         for leftover in out.iterdir():  # of an attempt that was killed
             remove("batch.clear", leftover)
         copy = out / PurePath(self.file).name
-        with failpoint_span("batch.copy"), files.reading(self.file):
-            files.patiently(self.file, lambda: _copy(self.file, copy))
+        with failpoint_span("batch.copy"), files.data_errors(self.file):
+            files.with_retries(self.file, lambda: _copy(self.file, copy))
         if files.sha256(str(copy)) != self.digest:
             raise DataError(
                 f"{self.file} changed while it was copied; the next round will read it again."

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from alignment.data.build.report import LIKENESS, Prepared
+from alignment.data.build.report import SET_SIGNATURES, Prepared
 from alignment.data.build.settings import ConversationSetConfig, Lengths, PairSetConfig
 from alignment.data.split import PromptKeys
 from alignment.errors import DataError
@@ -40,7 +40,7 @@ class PrepareSet(Step):
         return {
             "tokenizer": tokenizer_of(context, self.base),
             "earlier": used_prompts(context.store, self.earlier),
-            "alike": _signatures(context.store, self.earlier),
+            "earlier_signatures": _signatures(context.store, self.earlier),
             "seed": self.seed,
             "out": context.workspace.out,
             "on_progress": context.progress.update,
@@ -99,7 +99,9 @@ def used_prompts(store: Store, earlier: dict[str, str]) -> dict[str, PromptKeys]
 
 
 def _signatures(store: Store, earlier: dict[str, str]) -> dict[str, Path]:
-    places = {name: store.folder(store.open(key).key) / LIKENESS for name, key in earlier.items()}
+    places = {
+        name: store.folder(store.open(key).key) / SET_SIGNATURES for name, key in earlier.items()
+    }
     return {name: path for name, path in places.items() if path.exists()}
 
 

@@ -1,4 +1,4 @@
-"""Rows made by hand for the tests of what becomes of them."""
+"""Builds rows for the tests of filters and comparisons."""
 
 from alignment.data.row import Row
 from alignment.data.split import prompt_key
@@ -36,13 +36,13 @@ def pair(prompt="Why?", chosen="good", rejected="bad", *, row=1, strength=None, 
     return Row(record, "a.jsonl", row, prompt_key(turns), **place)
 
 
-def told(cleaned, rows) -> list[tuple[int, str, str]]:
-    """(row, reason, detail) of each row left out, after checking that none is lost."""
-    kept = [row.row for row in cleaned.kept]
-    assert sorted(kept + [row.row for row in cleaned.dropped]) == [row.row for row in rows]
+def dropped_rows(filtered, rows) -> list[tuple[int, str, str]]:
+    """(row, reason, detail) of each dropped row, after checking that no row is lost."""
+    kept = [row.row for row in filtered.kept]
+    assert sorted(kept + [row.row for row in filtered.dropped]) == [row.row for row in rows]
     by_row = {row.row: row.record.id for row in rows}
-    assert all(row.id == by_row[row.row] and row.file == "a.jsonl" for row in cleaned.dropped)
-    return [(row.row, row.reason, row.detail) for row in cleaned.dropped]
+    assert all(row.id == by_row[row.row] and row.file == "a.jsonl" for row in filtered.dropped)
+    return [(row.row, row.reason, row.detail) for row in filtered.dropped]
 
 
 GOOD = chat(("user", "Hi"), ("assistant", "Hello"))

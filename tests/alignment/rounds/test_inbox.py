@@ -80,7 +80,7 @@ def test_temporary_names_are_not_looked_at(inbox, name):
     [
         ("a.jsonl", LINE + LINE[:20], "its last line is truncated"),
         ("a.jsonl", "", "it is empty"),
-        ("a.jsonl.gz", gzip.compress(LINE.encode() * 99)[:-9], "is cut or damaged"),
+        ("a.jsonl.gz", gzip.compress(LINE.encode() * 99)[:-9], "is truncated or damaged"),
         ("a.parquet", parquet([ROW])[:-4], "it has no Parquet footer yet"),
         ("a.parquet", b"PAR1", "it has no Parquet footer yet"),
     ],

@@ -83,7 +83,7 @@ def test_every_row_of_a_batch_is_kept_or_has_a_reason(store, prepared):
     }
     lines = store.path(ref.quarantine).read_text().splitlines()
     details = {row.reason: row.detail for row in map(Quarantined.model_validate_json, lines)}
-    assert details["conflicting_label"] == "pairs-1 has trained the opposite"
+    assert details["conflicting_label"] == "pairs-1 was trained on the opposite preference"
     assert details["in_evaluation_set"] == "its prompt is held out by pairs-evaluation"
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.data.build.ingest import Wanted, take_in
+from alignment.data.build.ingest import IngestOptions, ingest
 from alignment.data.read import files, json_rows
 from alignment.data.read.files import Meter
 from alignment.data.row import Rejected
@@ -27,7 +27,7 @@ def write(path, rows):
 
 
 def take(paths, out, **wanted):
-    return take_in(paths, Wanted(**wanted), out=out, on_progress=lambda *_: None)
+    return ingest(paths, IngestOptions(**wanted), out=out, on_progress=lambda *_: None)
 
 
 def lines(path):
@@ -71,7 +71,7 @@ def test_what_was_kept_can_be_read_again_and_is_kept_whole(tmp_path):
 
 def test_unknown_columns_of_a_file_that_was_named_are_an_error_and_leave_nothing(tmp_path):
     write(tmp_path / "a.jsonl", PAIRS)
-    with pytest.raises(DataError, match=r"look like no known format\. Name one"):
+    with pytest.raises(DataError, match=r"match no known format\. Name the format"):
         take([str(tmp_path / "a.jsonl"), write(tmp_path / "b.jsonl", [{"x": 1}])], tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -144,9 +144,9 @@ def test_how_many_rows_remain_is_known_from_the_bytes_that_were_read(tmp_path, p
         )
         path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
     told = []
-    take_in(
+    ingest(
         list(map(str, paths)),
-        Wanted(near_duplicates=1.0),
+        IngestOptions(near_duplicates=1.0),
         out=tmp_path / "out",
         on_progress=lambda *said: told.append(said),
     )
@@ -161,7 +161,7 @@ def test_how_many_rows_remain_is_known_from_the_bytes_that_were_read(tmp_path, p
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "out").write_text("in the way")
-    with pytest.raises(StorageError, match=r"out cannot be written: .*Name another --out"):
+    with pytest.raises(StorageError, match=r"out cannot be written: .*Choose another --out"):
         take([write(tmp_path / "a.jsonl", PAIRS)], tmp_path / "out")
 
 
@@ -178,11 +178,11 @@ def test_a_call_that_was_stopped_goes_on_with_the_shards_that_are_there(tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        take_in([source], Wanted(), out=out, on_progress=stop)
+        ingest([source], IngestOptions(), out=out, on_progress=stop)
     assert not (out / "kept.jsonl").exists()
     again: list[int] = []
-    report = take_in(
-        [source], Wanted(), out=out, on_progress=lambda _, done, __: again.append(done)
+    report = ingest(
+        [source], IngestOptions(), out=out, on_progress=lambda _, done, __: again.append(done)
     )
     assert again[:3] == [30, 60, 70]  # two shards taken as they are, then batches of ten
     assert (report.read, report.kept) == (120, 120)
@@ -208,7 +208,7 @@ def test_a_line_beyond_the_limit_is_set_aside_and_the_next_is_read(tmp_path, mon
 @pytest.mark.parametrize(
     ("item", "problem"),
     [
-        (f'{{"a": "{"x" * 300_000}', r"a\.json line 2: .*an item of more than 1000 characters"),
+        (f'{{"a": "{"x" * 300_000}', r"a\.json line 2: .*item of more than 1000 characters"),
         ('{"a":' * 100_000, r"a\.json line 2: .*nested too deeply"),
     ],
 )

@@ -199,7 +199,7 @@ def test_replies_that_will_be_cut_are_told(tmp_path, prepare):
     row = preference(1, chosen="a b c d " * 60, rejected="z")
     config = PairSetConfig(sources=(file(tmp_path, [row]),), held_out_share=0)
     assert prepare(config, whole=120, prompt=100)[1].notes == (
-        "1 replies go beyond max_length 120 and will be cut",
+        "1 replies exceed max_length 120 and will be truncated",
     )
 
 
@@ -243,7 +243,7 @@ def test_a_second_round_on_the_same_rows_is_refused_with_the_way_out(tmp_path, p
     with pytest.raises(DataError) as error:
         prepare(config, earlier={"round 1": PromptKeys.read(out / "prompt_keys.json")})
     assert str(error.value) == (
-        "no usable pairs are left to train on, min_rows is 1: 20 rows read, 0 held out, not used: "
+        "no usable pairs remain to train on, min_rows is 1: 20 rows read, 0 held out, dropped: "
         "used_by_earlier_round 20. Give each round its own rows: other sources, or part: "
         "{index: 1, of: 2} in one round and {index: 2, of: 2} in the next."
     )
@@ -314,7 +314,7 @@ def test_too_many_unreadable_rows_fail_with_the_first_line(tmp_path, prepare):
     assert str(error.value) == (
         "2 of 100 rows (2.0%) are unreadable, more than max_malformed_share 0.01 tolerates. "
         f"The first: {source.path} line 42: broken JSON: Expecting property name enclosed in "
-        "double quotes at column 2. Mend the file, or raise max_malformed_share."
+        "double quotes at column 2. Fix the file, or raise max_malformed_share."
     )
     ref, _, _ = prepare(ConversationSetConfig(sources=(source,), max_malformed_share=0.02))
     assert ref.quarantined == {"malformed": 2}
@@ -323,8 +323,8 @@ def test_too_many_unreadable_rows_fail_with_the_first_line(tmp_path, prepare):
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ({}, "too_long 3. Raise max_length, or take shorter rows."),
-        ({"min_rows": 4}, "min_rows is 4: 3 rows read, 0 held out, not used: none. Add rows"),
+        ({}, "too_long 3. Raise max_length, or use shorter rows."),
+        ({"min_rows": 4}, "min_rows is 4: 3 rows read, 0 held out, dropped: none. Add rows"),
     ],
 )
 def test_too_few_rows_are_refused_with_the_counts_and_the_way_out(
@@ -341,7 +341,7 @@ def test_too_few_rows_are_refused_with_the_counts_and_the_way_out(
 def test_a_file_in_two_sources_is_refused(tmp_path, prepare):
     source = file(tmp_path, [question(1)])
     folder = FileSource(path=str(tmp_path))
-    with pytest.raises(DataError, match=r"a\.jsonl is read by two sources, .* take it out of one"):
+    with pytest.raises(DataError, match=r"a\.jsonl is read by two sources, .* remove it from one"):
         prepare(ConversationSetConfig(sources=(source, folder)))
 
 
@@ -386,7 +386,7 @@ def test_near_duplicates_leave_within_a_set_and_across_rounds(tmp_path, prepare)
     close = {**rows[7], "rejected": rows[7]["rejected"] + " more"}
     source = file(tmp_path, [again, rows[7], close], name="b.jsonl")
     config = PairSetConfig(sources=(source,), **options)
-    ref, _, out = prepare(config, alike={"round 1": one / "likeness.npy"})
+    ref, _, out = prepare(config, earlier_signatures={"round 1": one / "likeness.npy"})
     aside = {row.row: row.detail for row in rows_of(out, ref.quarantine, Quarantined)}
     assert aside == {
         1: "nearly the same as round 1",
@@ -410,8 +410,8 @@ def test_rows_that_hold_an_evaluations_prompt_are_not_trained_on(tmp_path, prepa
     assert ref.kept == 6
     aside = [(row.row, row.reason, row.detail) for row in rows_of(out, ref.quarantine, Quarantined)]
     assert aside == [  # 29 of the prompt's 33 8-grams stand in its first 36 words
-        (6, "in_evaluation_set", f"holds 88% of the prompt at {asked.path} row 1"),
-        (7, "in_evaluation_set", f"asks what {asked.path} row 2 asks"),
+        (6, "in_evaluation_set", f"contains 88% of the prompt at {asked.path} row 1"),
+        (7, "in_evaluation_set", f"same prompt as {asked.path} row 2"),
     ]
     assert config.digest() != PairSetConfig(sources=config.sources).digest()
 

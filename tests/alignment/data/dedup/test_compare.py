@@ -9,20 +9,21 @@ from tests.alignment.data.made import chat, pair
 
 
 def compared(comparison, rows):
-    """(row that leaves, row because of which) of some rows."""
+    """(dropped row, row that it matches), by row number."""
     made = compare.columns(rows, salt="1")
-    made["exam"] = [row.held_out for row in rows]
-    at, of = comparison(made, np.ones(len(rows), dtype=bool))
-    return [(rows[a].row, rows[o].row) for a, o in zip(at.tolist(), of.tolist(), strict=True)]
+    made["evaluation"] = [row.held_out for row in rows]
+    dropped, others = comparison(made, np.ones(len(rows), dtype=bool))
+    pairs = zip(dropped.tolist(), others.tolist(), strict=True)
+    return [(rows[row].row, rows[other].row) for row, other in pairs]
 
 
-def test_the_first_of_equal_rows_stays():
+def test_the_first_of_equal_rows_is_kept():
     rows = [pair(row=1), pair(rejected="worse", row=2), pair(row=3), pair(row=4)]
     assert compared(compare.duplicate, rows) == [(3, 1), (4, 1)]
 
 
-def test_opposite_preferences_both_leave():
-    """a > b and b > a contradict each other; a > b and b > c do not, nor for another prompt."""
+def test_opposite_preferences_are_both_dropped():
+    """a > b and b > a contradict each other; a > b and b > c do not, nor do different prompts."""
     rows = [
         pair(chosen="a", rejected="b", row=1),
         pair(chosen="b ", rejected="a", row=2),
@@ -38,14 +39,14 @@ def test_conversations_have_no_labels_that_could_conflict():
     assert compared(compare.conflicting_label, rows) == []
 
 
-def test_a_prompt_of_a_source_for_evaluation_is_not_trained_on():
+def test_a_prompt_of_an_evaluation_source_is_not_trained_on():
     rows = [pair("seen", row=1), pair("new", row=2), pair("SEEN ", row=3, held_out=True)]
     assert compared(compare.in_own_evaluation, rows) == [(1, 3)]
     assert compared(compare.in_own_evaluation, rows[:2]) == []
 
 
-def test_a_prompt_is_asked_no_more_often_than_allowed():
-    """Four rows of one prompt, case and spaces aside; another thread may begin with it."""
+def test_a_prompt_is_repeated_no_more_often_than_allowed():
+    """Three rows have the same prompt, except for case and spaces; a longer thread starts with it."""
     rows = [pair(chosen=f"good {row}", row=row) for row in (1, 2)]
     rows += [pair(prompt="why? ", chosen="good 3", row=3), pair(prompt="How?", row=4)]
     rows.append(pair(prompt=[("user", "Why?"), ("assistant", "So."), ("user", "So?")], row=5))
@@ -58,7 +59,7 @@ def orders(rows):
     return [rows[at].row for at in compare.in_order(made, np.ones(len(rows), dtype=bool))]
 
 
-def test_a_row_that_is_added_moves_no_other():
+def test_adding_a_row_does_not_reorder_the_others():
     rows = [pair(f"prompt {number}", row=number) for number in range(200)]
     before = orders(rows)
     assert before != sorted(before)
@@ -78,26 +79,26 @@ def text(seed, words=200):
 
 
 def changed(words, every):
-    """Every so many words another one: each change touches five of the n-grams of five words."""
+    """Replace every n-th word: each change affects five of the five-word n-grams."""
     return [f"other{at}" if at % every == every - 1 else word for at, word in enumerate(words)]
 
 
 def signed(texts):
-    """Each text as what is asked, and one answer to all."""
+    """Signatures with each text as the prompt and the same reply to all."""
     return ngrams.signatures([(" ".join(words), "So be it.") for words in texts])
 
 
-def alike(texts, threshold=0.8, earlier=()):
+def near_duplicates(texts, threshold=0.8, earlier=()):
     made = [signed(texts), *([signed(earlier)] if earlier else [])]
-    alive = np.ones(len(texts), dtype=bool)
-    at, of = compare.near_duplicate(made, alive, threshold=threshold)
-    return list(zip(at.tolist(), of.tolist(), strict=True))
+    kept = np.ones(len(texts), dtype=bool)
+    dropped, others = compare.near_duplicate(made, kept, threshold=threshold)
+    return list(zip(dropped.tolist(), others.tolist(), strict=True))
 
 
 @pytest.mark.parametrize(("every", "similarity"), [(200, 0.99), (50, 0.82), (20, 0.59)])
 def test_signatures_estimate_how_much_two_texts_share(every, similarity):
-    """Of 196 n-grams of five words a changed word takes five: four changes of 200 words leave
-    177 in both (the last change takes one), of 215 in all, 0.82. Within four standard errors."""
+    """Each changed word affects five of the 196 five-word n-grams, the last word only one. So four
+    changes in 200 words leave 177 shared of 215 in total: 0.82. Within four standard errors."""
     one, other = (
         {tuple(words[at : at + 5]) for at in range(196)}
         for words in (text(0), changed(text(0), every))
@@ -109,39 +110,39 @@ def test_signatures_estimate_how_much_two_texts_share(every, similarity):
     assert estimate == pytest.approx(exact, abs=4 * (exact * (1 - exact) / 64) ** 0.5)
 
 
-def test_a_long_prompt_does_not_make_two_answers_alike():
-    prompt, *answers = (" ".join(text(seed, words=20 + 400 * (seed == 0))) for seed in range(3))
-    rows = [(prompt, answers[0]), (prompt, answers[1]), (prompt, answers[0] + " indeed")]
-    at, of = compare.near_duplicate(
+def test_a_long_prompt_does_not_make_two_replies_similar():
+    prompt, *replies = (" ".join(text(seed, words=20 + 400 * (seed == 0))) for seed in range(3))
+    rows = [(prompt, replies[0]), (prompt, replies[1]), (prompt, replies[0] + " indeed")]
+    dropped, others = compare.near_duplicate(
         [ngrams.signatures(rows)], np.ones(3, dtype=bool), threshold=0.8
     )
-    assert (at.tolist(), of.tolist()) == ([2], [0])
+    assert (dropped.tolist(), others.tolist()) == ([2], [0])
 
 
-def test_the_other_preference_is_no_near_duplicate():
-    """a over b and b over a have the same words, and say opposite things."""
-    ask, one, other = (" ".join(text(seed, words=40)) for seed in range(3))
-    made = ngrams.signatures([(ask, one, other), (ask, other, one)])
+def test_the_opposite_preference_is_not_a_near_duplicate():
+    """a over b and b over a have the same words but opposite meanings."""
+    prompt, one, other = (" ".join(text(seed, words=40)) for seed in range(3))
+    made = ngrams.signatures([(prompt, one, other), (prompt, other, one)])
     assert ngrams.similarity(made[:1], made[1:]) < 0.2
 
 
-def test_a_nearly_equal_row_leaves_and_the_one_further_up_stays():
+def test_of_nearly_equal_rows_the_earlier_one_is_kept():
     rows = [text(1), text(2), changed(text(1), 100), text(3), changed(text(3), 10)]
-    assert alike(rows) == [(2, 0)]
-    assert alike(rows, threshold=1) == []
+    assert near_duplicates(rows) == [(2, 0)]
+    assert near_duplicates(rows, threshold=1) == []
 
 
-def test_near_duplicates_of_an_earlier_set_leave_whatever_their_place():
-    """Row 1 is like row 0 of the earlier set, which is counted on behind this set's two."""
-    assert alike([text(1), changed(text(2), 100)], earlier=[text(2)]) == [(1, 2)]
+def test_near_duplicates_of_an_earlier_set_are_dropped_wherever_they_are():
+    """Row 1 nearly equals row 0 of the earlier set, which has position 2, after this set's two rows."""
+    assert near_duplicates([text(1), changed(text(2), 100)], earlier=[text(2)]) == [(1, 2)]
 
 
-def test_texts_without_spaces_are_compared_by_characters():
+def test_texts_without_spaces_are_compared_by_character():
     one = "".join(chr(0x4E00 + number) for number in random.Random(0).choices(range(2000), k=200))
     other = one[:100] + "一" + one[101:]
-    assert alike([[one], [other]]) == [(1, 0)]
+    assert near_duplicates([[one], [other]]) == [(1, 0)]
 
 
 def test_short_and_empty_texts_have_a_signature_of_their_own():
-    assert alike([["a"], ["b"], [""], ["a", "b"]]) == []
-    assert alike([["a"], ["A"]]) == [(1, 0)]
+    assert near_duplicates([["a"], ["b"], [""], ["a", "b"]]) == []
+    assert near_duplicates([["a"], ["A"]]) == [(1, 0)]

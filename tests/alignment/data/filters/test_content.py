@@ -4,20 +4,20 @@ from alignment.data.filters import content
 from alignment.data.row import Reason
 from alignment.data.split import Part, PromptKeys
 from alignment.records import Function, Message, ToolCall
-from tests.alignment.data.made import GOOD, chat, messages, pair, told, tool_chat
+from tests.alignment.data.made import GOOD, chat, dropped_rows, messages, pair, tool_chat
 
 
 @pytest.mark.parametrize("code", [0x0000, 0xFFFD, 0xD800, 0xDFFF])
 def test_text_that_cannot_be_written_or_was_damaged_is_bad_encoding(code):
     rows = [GOOD, chat(("user", "a"), ("assistant", f"caf{chr(code)}"), row=2), pair(row=3)]
-    assert told(content.broken_text(rows), rows) == [
+    assert dropped_rows(content.broken_text(rows), rows) == [
         (2, Reason.bad_encoding, f"U+{code:04X} in the assistant turn")
     ]
 
 
 def test_other_odd_characters_are_text():
     rows = [chat(("user", "a\r\n\t\x07\u2028🙂"), ("assistant", "\ufeffb"))]
-    assert told(content.broken_text(rows), rows) == []
+    assert dropped_rows(content.broken_text(rows), rows) == []
 
 
 def test_turns_without_text_are_empty():
@@ -29,12 +29,12 @@ def test_turns_without_text_are_empty():
         pair(rejected=[], row=5),
         pair(prompt=[], row=6),
     ]
-    assert told(content.empty(rows), rows) == [
+    assert dropped_rows(content.empty(rows), rows) == [
         (2, Reason.empty, "turn 2 of messages (assistant) has no text"),
-        (3, Reason.empty, "messages has no turn"),
+        (3, Reason.empty, "messages has no turns"),
         (4, Reason.empty, "turn 1 of chosen (assistant) has no text"),
-        (5, Reason.empty, "rejected has no turn"),
-        (6, Reason.empty, "prompt has no turn"),
+        (5, Reason.empty, "rejected has no turns"),
+        (6, Reason.empty, "prompt has no turns"),
     ]
 
 
@@ -42,9 +42,9 @@ S, U, A = ("system", "s"), ("user", "u"), ("assistant", "a")
 
 
 @pytest.mark.parametrize("turns", [(U, A), (S, U, A), (U, A, U, A), (S, U, A, U, A)])
-def test_turns_that_alternate_are_in_order(turns):
+def test_alternating_turns_are_in_order(turns):
     rows = [chat(*turns)]
-    assert told(content.role_order(rows), rows) == []
+    assert dropped_rows(content.role_order(rows), rows) == []
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_turns_that_alternate_are_in_order(turns):
 )
 def test_turns_out_of_order_are_named(turns, detail):
     rows = [chat(*turns)]
-    assert told(content.role_order(rows), rows) == [(1, Reason.role_order, detail)]
+    assert dropped_rows(content.role_order(rows), rows) == [(1, Reason.role_order, detail)]
 
 
 @pytest.mark.parametrize(
@@ -77,29 +77,29 @@ def test_turns_out_of_order_are_named(turns, detail):
 )
 def test_a_pair_is_a_prompt_and_two_single_replies(options, detail):
     rows = [pair(**options)]
-    assert told(content.role_order(rows), rows) == [(1, Reason.role_order, detail)]
+    assert dropped_rows(content.role_order(rows), rows) == [(1, Reason.role_order, detail)]
     fine = [pair(prompt=[S, U, A, U])]
-    assert told(content.role_order(fine), fine) == []
+    assert dropped_rows(content.role_order(fine), fine) == []
 
 
 def test_replies_that_differ_in_white_space_only_are_identical():
     rows = [pair(row=1), pair(chosen="a  b\n", rejected="a b", row=2)]
-    assert told(content.identical_pair(rows), rows) == [
+    assert dropped_rows(content.identical_pair(rows), rows) == [
         (2, Reason.identical_pair, "both replies are the same")
     ]
 
 
-def test_equal_scores_are_a_tie_and_no_score_is_none():
+def test_equal_scores_are_a_tie_and_missing_scores_are_not():
     rows = [pair(strength=0.05), pair(strength=0.0, row=2), pair(strength=None, row=3)]
-    assert told(content.tie(rows), rows) == [
+    assert dropped_rows(content.tie(rows), rows) == [
         (2, Reason.tie, "neither reply is better by the scores or votes")
     ]
 
 
-def test_nobody_trains_on_a_prompt_that_is_held_out():
+def test_a_held_out_prompt_is_not_trained_on():
     rows = [pair("seen", row=1), pair("SEEN ", row=2, held_out=True), pair("new", row=3)]
     reserved = {"sft": frozenset({rows[0].prompt_key})}
-    assert told(content.in_evaluation_set(rows, held_out=reserved), rows) == [
+    assert dropped_rows(content.in_evaluation_set(rows, held_out=reserved), rows) == [
         (1, Reason.in_evaluation_set, "its prompt is held out by sft")
     ]
 
@@ -109,10 +109,10 @@ def test_nobody_trains_on_a_prompt_that_is_held_out():
     [("pairs", [1, 2]), ("conversations", [2])],
 )
 def test_rounds_share_no_prompt_and_held_out_rows_are_new_to_all(kind, dropped):
-    """Row 1 would train, row 2 is held out, both on a prompt that the earlier set trained on."""
+    """Row 1 is a training row, row 2 is held out; the earlier set trained on the prompt of both."""
     rows = [pair("seen", row=1), pair("seen", row=2, held_out=True), pair("new", row=3)]
     keys = PromptKeys(kind=kind, trained=(rows[0].prompt_key,), held_out=())
-    found = told(content.used_by_earlier_round(rows, earlier={"before": keys}), rows)
+    found = dropped_rows(content.used_by_earlier_round(rows, earlier={"before": keys}), rows)
     assert found == [
         (row, Reason.used_by_earlier_round, "its prompt was trained on by before")
         for row in dropped
@@ -126,7 +126,7 @@ def test_each_row_belongs_to_one_part():
     )
     assert [row.row for row in one.kept] == [row.row for row in two.dropped]
     assert {row.detail for row in one.dropped} == {"not in part 1 of 2"}
-    told(one, rows)
+    dropped_rows(one, rows)
 
 
 CALL = Message(
@@ -150,22 +150,22 @@ ASK, SAY = messages(("user", "What is amber?"), ("assistant", "Resin."))
         ((ASK, CALL, ANSWER), "user assistant tool does not end with assistant"),
     ],
 )
-def test_tools_answer_where_they_were_called(turns, detail):
+def test_tool_turns_are_allowed_only_after_tool_calls(turns, detail):
     rows = [tool_chat(*turns)]
     expected = [] if detail is None else [(1, Reason.role_order, detail)]
-    assert told(content.role_order(rows), rows) == expected
-    assert told(content.empty(rows), rows) == []
+    assert dropped_rows(content.role_order(rows), rows) == expected
+    assert dropped_rows(content.empty(rows), rows) == []
 
 
-def test_a_template_without_tools_cannot_take_rows_with_them():
+def test_rows_with_tools_are_dropped_for_a_template_without_tools():
     rows = [GOOD, tool_chat(ASK, CALL, ANSWER, SAY, row=2)]
-    assert told(content.uses_tools(rows), rows) == [
-        (2, Reason.no_tool_template, "the chat template does not write tool calls")
+    assert dropped_rows(content.uses_tools(rows), rows) == [
+        (2, Reason.no_tool_template, "the chat template does not render tool calls")
     ]
 
 
-def test_the_opposite_of_what_an_earlier_round_trained_is_a_conflicting_label():
-    """White space does not make it another pair; another question or another reply does."""
+def test_the_opposite_of_an_earlier_rounds_preference_is_a_conflicting_label():
+    """White space makes no difference; another prompt or another reply does."""
     trained = {"round 1": [pair("Why?", "good", "bad").record]}
     rows = [
         pair("Why?", "bad", " good "),
@@ -173,6 +173,6 @@ def test_the_opposite_of_what_an_earlier_round_trained_is_a_conflicting_label():
         pair("Why?", "bad", "worse", row=3),
         pair("When?", "bad", "good", row=4),
     ]
-    assert told(content.contradicts_earlier(rows, preferred=content.preferred(trained)), rows) == [
-        (1, Reason.conflicting_label, "round 1 has trained the opposite")
-    ]
+    assert dropped_rows(
+        content.contradicts_earlier(rows, preferred=content.preferred(trained)), rows
+    ) == [(1, Reason.conflicting_label, "round 1 was trained on the opposite preference")]

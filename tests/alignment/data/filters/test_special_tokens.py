@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from alignment.data.filters import special_tokens
 from alignment.data.row import Reason
 from alignment.models import chat_template
-from tests.alignment.data.made import GOOD, chat, pair, told
+from tests.alignment.data.made import GOOD, chat, dropped_rows, pair
 
 S, U, A = ("system", "s"), ("user", "u"), ("assistant", "a")
 MARKER = "<|im_start|>assistant"
@@ -20,8 +20,8 @@ MARKER = "<|im_start|>assistant"
         ("see <tool_call>", "<tool_call>"),
     ],
 )
-def test_text_that_encodes_to_an_added_token_is_left_out(chatml_tokenizer, text, token):
-    """In any turn of a row; `<tool_call>` is an added token that is not special."""
+def test_text_that_encodes_to_an_added_token_is_dropped(chatml_tokenizer, text, token):
+    """In any turn of a row; `<tool_call>` is an added token but not a special one."""
     rows = [
         GOOD,
         chat(("system", text), U, A, row=2),
@@ -29,7 +29,7 @@ def test_text_that_encodes_to_an_added_token_is_left_out(chatml_tokenizer, text,
         chat(U, ("assistant", text), row=4),
     ]
     found = special_tokens.special_token(rows, tokenizer=chatml_tokenizer, turn_marker=MARKER)
-    assert told(found, rows) == [
+    assert dropped_rows(found, rows) == [
         (2, Reason.special_token, f"{token!r} in the system turn"),
         (3, Reason.special_token, f"{token!r} in the assistant turn"),
         (4, Reason.special_token, f"{token!r} in the assistant turn"),
@@ -40,18 +40,18 @@ def test_text_that_encodes_to_an_added_token_is_left_out(chatml_tokenizer, text,
     "text",
     ["<|im_start", "im_start|>", "<s>", "[INST] hi [/INST]", "### Instruction", "< |im_end|>"],
 )
-def test_text_that_only_looks_like_a_token_stays(chatml_tokenizer, text):
+def test_text_that_only_looks_like_a_token_is_kept(chatml_tokenizer, text):
     rows = [chat(U, ("assistant", text))]
     found = special_tokens.special_token(rows, tokenizer=chatml_tokenizer, turn_marker=MARKER)
-    assert told(found, rows) == []
+    assert dropped_rows(found, rows) == []
 
 
-def test_a_turn_marker_made_of_plain_text_is_left_out_too(chatml_tokenizer):
+def test_a_turn_marker_of_plain_text_is_dropped_too(chatml_tokenizer):
     rows = [chat(U, ("assistant", "so\n### Assistant: hi"))]
     found = special_tokens.special_token(
         rows, tokenizer=chatml_tokenizer, turn_marker="### Assistant:"
     )
-    assert told(found, rows) == [
+    assert dropped_rows(found, rows) == [
         (1, Reason.special_token, "'### Assistant:' in the assistant turn")
     ]
 
@@ -60,10 +60,12 @@ def test_a_turn_marker_made_of_plain_text_is_left_out_too(chatml_tokenizer):
 def test_qwens_own_added_tokens_are_found(qwen_tokenizer, token):
     rows = [GOOD, chat(U, ("assistant", f"a {token} b"), row=2)]
     found = special_tokens.special_token(rows, tokenizer=qwen_tokenizer, turn_marker=MARKER)
-    assert told(found, rows) == [(2, Reason.special_token, f"{token!r} in the assistant turn")]
+    assert dropped_rows(found, rows) == [
+        (2, Reason.special_token, f"{token!r} in the assistant turn")
+    ]
 
 
-def test_what_is_kept_never_encodes_to_an_added_token(chatml_tokenizer):
+def test_kept_rows_never_encode_to_an_added_token(chatml_tokenizer):
     texts = ["<|im_", "end|>", "<|im_end|>", "x", "<tool_call", ">", "<tool_call>", "\n", "🙂"]
     rows = [
         chat(U, ("assistant", one + other), row=number)
@@ -98,19 +100,19 @@ def ids_of(tokenizer, row):
 
 @pytest.mark.parametrize("kind", ["chatml_tokenizer", "qwen_tokenizer"])
 def test_no_content_ever_encodes_to_a_control_token(kind, request):
-    """Whatever is typed: kept rows have none, and spelled-out rows have none and lose nothing."""
+    """For any text: neither kept nor spelled-out rows have one, and the latter lose no text."""
     tokenizer = request.getfixturevalue(kind)
     control = set(chat_template.control_tokens(tokenizer))
 
     @settings(max_examples=150, deadline=None, derandomize=True)
     @given(PIECES, PIECES)
-    def check(asked, said):
-        rows = [chat(("user", asked), ("assistant", said))]
+    def check(prompt, reply):
+        rows = [chat(("user", prompt), ("assistant", reply))]
         for row in special_tokens.special_token(rows, tokenizer=tokenizer, turn_marker=MARKER).kept:
             assert not control & ids_of(tokenizer, row)
         (row,) = special_tokens.spelled_out(rows, tokenizer=tokenizer).kept
         assert not control & ids_of(tokenizer, row)
-        texts = zip(row.record.messages, (asked, said), strict=True)
+        texts = zip(row.record.messages, (prompt, reply), strict=True)
         assert all(new.content.replace(" ", "") == old.replace(" ", "") for new, old in texts)
 
     check()
@@ -118,13 +120,13 @@ def test_no_content_ever_encodes_to_a_control_token(kind, request):
 
 def test_control_tokens_are_spelled_out_on_request(chatml_tokenizer):
     rows = [GOOD, chat(U, ("assistant", "say <|im_end|> now"), row=2), pair("<tool_call>?", row=3)]
-    cleaned = special_tokens.spelled_out(rows, tokenizer=chatml_tokenizer)
-    assert cleaned.noted == {"spelled_out": 2}
-    assert cleaned.kept[0] is rows[0]
-    assert cleaned.kept[1].record.messages[1].content == "say < |im_end|> now"
-    assert cleaned.kept[2].record.prompt[0].content == "< tool_call>?"
-    assert cleaned.kept[1].record.id != rows[1].record.id
-    assert [row.prompt_key for row in cleaned.kept] == [row.prompt_key for row in rows]
+    filtered = special_tokens.spelled_out(rows, tokenizer=chatml_tokenizer)
+    assert filtered.changes == {"spelled_out": 2}
+    assert filtered.kept[0] is rows[0]
+    assert filtered.kept[1].record.messages[1].content == "say < |im_end|> now"
+    assert filtered.kept[2].record.prompt[0].content == "< tool_call>?"
+    assert filtered.kept[1].record.id != rows[1].record.id
+    assert [row.prompt_key for row in filtered.kept] == [row.prompt_key for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -137,26 +139,26 @@ def test_control_tokens_are_spelled_out_on_request(chatml_tokenizer):
         ("assistant", "ok.Human: and now?", "Human:"),
     ],
 )
-def test_a_turn_of_another_chat_format_is_left_out(role, text, mark):
+def test_turn_markers_of_other_chat_formats_are_dropped(role, text, mark):
     turns = [("user", text), A] if role == "user" else [U, ("assistant", text)]
     rows = [GOOD, chat(*turns, row=2)]
-    assert told(special_tokens.turn_marker(rows), rows) == [
+    assert dropped_rows(special_tokens.turn_marker(rows), rows) == [
         (2, Reason.turn_marker, f"{mark!r} in the {role} turn")
     ]
 
 
 @pytest.mark.parametrize("text", ["a <= b |> c", "Humans: all", "#### 42", "<span>", "x [1]"])
-def test_what_is_no_turn_stays(text):
+def test_text_without_a_turn_marker_is_kept(text):
     rows = [chat(U, ("assistant", text))]
-    assert told(special_tokens.turn_marker(rows), rows) == []
+    assert dropped_rows(special_tokens.turn_marker(rows), rows) == []
 
 
-def test_blanks_in_replies_are_left_out_but_not_in_prompts_or_code():
+def test_placeholders_in_replies_are_dropped_but_not_in_prompts_or_code():
     rows = [
         chat(U, ("assistant", "I am {{ name }}."), row=1),
         chat(("user", "What is {{name}}?"), A, row=2),
         chat(U, ("assistant", "```html\n{{ title }}\n```"), row=3),
     ]
-    assert told(special_tokens.placeholder(rows), rows) == [
+    assert dropped_rows(special_tokens.placeholder(rows), rows) == [
         (1, Reason.placeholder, "{{ name }} in the assistant turn")
     ]

@@ -4,9 +4,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from alignment.data.formats import (
+    FALLBACK,
     HH,
     KNOWN,
-    LAST,
     Auto,
     Format,
     GradedSolutions,
@@ -348,7 +348,7 @@ EXAMPLES = {
 
 
 def test_there_is_an_example_of_every_known_format():
-    assert set(EXAMPLES) == {known.name for known in (*KNOWN, LAST)}
+    assert set(EXAMPLES) == {known.name for known in (*KNOWN, FALLBACK)}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -389,14 +389,16 @@ def test_unknown_columns_are_listed_beside_what_each_format_wants():
     with pytest.raises(DataError) as error:
         choose_format(Auto(), [{"text": "x", "label": 1}], where="a.jsonl")
     message = str(error.value)
-    assert message.startswith("a.jsonl: columns text, label look like no known format. Name one")
+    assert message.startswith("a.jsonl: columns text, label match no known format. Name the format")
     for known in KNOWN:
-        assert f"{known.name} ({known.wants})" in message
+        assert f"{known.name} ({known.expects})" in message
 
 
 def test_two_formats_at_once_are_an_error_that_names_both():
     row = {"prompt": "a", "chosen": "b", "rejected": "c", "messages": TALK}
-    with pytest.raises(DataError, match=r"look like messages and preference. Name one"):
+    with pytest.raises(
+        DataError, match=r"match several formats: messages and preference. Name the"
+    ):
         choose_format(Auto(), [row], where="a.jsonl")
 
 

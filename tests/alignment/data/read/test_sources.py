@@ -111,7 +111,7 @@ def test_a_url_is_read_through_fsspec():
         stream.write(LINES.encode())
     assert fields(read("memory://box/a.jsonl")) == ROWS
     assert fields(read("memory://box")) == ROWS
-    with pytest.raises(DataError, match=r"memory://box/none\.jsonl: no such data"):
+    with pytest.raises(DataError, match=r"memory://box/none\.jsonl: no data found"):
         read("memory://box/none.jsonl")
 
 
@@ -170,38 +170,38 @@ def test_an_item_of_a_list_that_is_no_object_is_set_aside(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"gone\.jsonl: no such data .* Check the path"):
+    with pytest.raises(DataError, match=r"gone\.jsonl: no data found .* Check the path"):
         read(tmp_path / "gone.jsonl")
 
 
 def test_a_folder_without_data_is_named(tmp_path):
     write(tmp_path / "notes.txt", "hello")
-    with pytest.raises(DataError, match=r"none of the 1 files there is of a known kind: \.jsonl"):
+    with pytest.raises(DataError, match=r"none of the 1 files there is of a known type: \.jsonl"):
         read(tmp_path)
 
 
 def test_an_unknown_kind_of_file_lists_the_known_ones(tmp_path):
     path = write(tmp_path / "a.txt", LINES)
-    with pytest.raises(DataError, match=r"a\.txt: unknown kind of file; known are \.jsonl, "):
+    with pytest.raises(DataError, match=r"a\.txt: unknown file type; known types are \.jsonl, "):
         read(path)
 
 
 @pytest.mark.parametrize("content", ["", "\n\n  \n", "[]"])
 def test_an_empty_file_is_named(tmp_path, content):
     path = write(tmp_path / "a.json", content)
-    with pytest.raises(DataError, match=r"a\.json is empty: it holds no row"):
+    with pytest.raises(DataError, match=r"a\.json is empty: it has no rows"):
         read(path)
 
 
 def test_a_file_without_one_readable_row_names_the_first_line(tmp_path):
     path = write(tmp_path / "a.jsonl", "\nalpha\nbeta\n")
-    with pytest.raises(DataError, match=r"not one row can be read; the first, line 2: broken JSON"):
+    with pytest.raises(DataError, match=r"no row can be read; the first, line 2: broken JSON"):
         read(path)
 
 
-def test_a_utf16_file_is_told_to_be_utf8(tmp_path):
+def test_the_error_for_a_utf16_file_asks_for_utf8(tmp_path):
     path = write(tmp_path / "a.jsonl", LINES.encode("utf-16"))
-    with pytest.raises(DataError, match=r"line 1: not UTF-8 at byte 1.* as UTF-8"):
+    with pytest.raises(DataError, match=r"line 1: not UTF-8 at byte 1.* in UTF-8"):
         read(path)
 
 
@@ -213,7 +213,7 @@ def test_a_broken_list_names_the_line(tmp_path):
 
 def test_a_cut_gzip_file_is_named(tmp_path):
     path = write(tmp_path / "a.jsonl.gz", gzip.compress(LINES.encode() * 1000)[:-20])
-    with pytest.raises(DataError, match=r"a\.jsonl\.gz is cut or damaged .* fetch it again"):
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz is truncated or damaged .* fetch it again"):
         read(path)
 
 
@@ -222,7 +222,7 @@ def test_a_cut_gzip_file_is_named(tmp_path):
 )
 def test_a_gzip_file_that_is_none_is_named(tmp_path, name, content):
     path = write(tmp_path / name, content)
-    with pytest.raises(DataError, match=r"\.gz is cut or damaged|cannot be read"):
+    with pytest.raises(DataError, match=r"\.gz is truncated or damaged|cannot be read"):
         read(path)
 
 
@@ -270,7 +270,7 @@ def test_a_folder_of_a_hub_data_sets_name_is_not_read_in_its_place(tmp_path, mon
     (tmp_path / "owner" / "name").mkdir(parents=True)
     (tmp_path / "owner" / "name" / "train.jsonl").write_text('{"prompt": "a"}\n')
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"a folder owner/name lies here .* \./owner/name"):
+    with pytest.raises(DataError, match=r"has a folder owner/name, .* \./owner/name"):
         HubSource(dataset="owner/name", revision=COMMIT).read()
 
 
