@@ -67,7 +67,7 @@ def test_parts_are_disjoint_and_cover_everything():
 
 
 def test_a_part_has_its_share_of_held_out_prompts():
-    """1333 prompts of a part at share 0.1: 133 expected. The same hash for both would give 400 or 0."""
+    """1333 prompts of a part at share 0.1: 133 expected; one hash for both would give 400 or 0."""
     part = [key for key in KEYS if Part(index=1, of=3).contains(key, salt="1")]
     assert 90 < sum(is_held_out(key, 0.1, salt="1") for key in part) < 180
 

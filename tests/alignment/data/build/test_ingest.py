@@ -1,4 +1,4 @@
-"""Any data by its path: what is written, what is said, and what mistakes lead to."""
+"""Ingestion of any data by its path: the files written, the report, and the errors."""
 
 import gzip
 import json
@@ -26,7 +26,7 @@ def write(path, rows):
     return str(path)
 
 
-def take(paths, out, **wanted):
+def run_ingest(paths, out, **wanted):
     return ingest(paths, IngestOptions(**wanted), out=out, on_progress=lambda *_: None)
 
 
@@ -40,7 +40,7 @@ def test_a_folder_of_several_formats_is_read_file_by_file(tmp_path):
     write(folder / "a.jsonl", PAIRS)
     write(folder / "b.jsonl", CHATS)
     write(folder / "c.jsonl", [{"x": 1}] * 3)
-    report = take([str(folder)], tmp_path / "out")
+    report = run_ingest([str(folder)], tmp_path / "out")
     assert [(file.format, file.gives, file.kept) for file in report.files] == [
         ("preference", "pairs", 20),
         ("instruction", "conversations", 5),
@@ -61,18 +61,20 @@ def test_a_folder_of_several_formats_is_read_file_by_file(tmp_path):
     ]
 
 
-def test_what_was_kept_can_be_read_again_and_is_kept_whole(tmp_path):
-    first = take([write(tmp_path / "a.jsonl", PAIRS)], tmp_path / "one")
-    again = take([str(tmp_path / "one" / "kept.jsonl")], tmp_path / "two")
+def test_kept_rows_can_be_ingested_again_and_are_all_kept(tmp_path):
+    first = run_ingest([write(tmp_path / "a.jsonl", PAIRS)], tmp_path / "one")
+    again = run_ingest([str(tmp_path / "one" / "kept.jsonl")], tmp_path / "two")
     assert (again.read, again.kept) == (first.kept, first.kept)
     ids = [[row["id"] for row in lines(tmp_path / name / "kept.jsonl")] for name in ("one", "two")]
     assert ids[0] == ids[1]
 
 
-def test_unknown_columns_of_a_file_that_was_named_are_an_error_and_leave_nothing(tmp_path):
+def test_unknown_columns_of_a_named_file_are_an_error_and_nothing_is_written(tmp_path):
     write(tmp_path / "a.jsonl", PAIRS)
     with pytest.raises(DataError, match=r"match no known format\. Name the format"):
-        take([str(tmp_path / "a.jsonl"), write(tmp_path / "b.jsonl", [{"x": 1}])], tmp_path / "out")
+        run_ingest(
+            [str(tmp_path / "a.jsonl"), write(tmp_path / "b.jsonl", [{"x": 1}])], tmp_path / "out"
+        )
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -81,8 +83,8 @@ def test_columns_can_be_renamed_and_the_format_named(tmp_path):
     lines = [f'"Was, {n}?",ja {n},nein {n}\n' for n in range(3)]
     table.write_text("".join(["frage,gut,schlecht\n", *lines]))
     names = {"frage": "prompt", "gut": "chosen", "schlecht": "rejected"}
-    assert take([str(table)], tmp_path / "out", columns=names).kept == 3
-    named = take([str(table)], tmp_path / "out", columns=names, format={"name": "preference"})
+    assert run_ingest([str(table)], tmp_path / "out", columns=names).kept == 3
+    named = run_ingest([str(table)], tmp_path / "out", columns=names, format={"name": "preference"})
     assert named.files[0].reason == "named in the config"
 
 
@@ -107,18 +109,18 @@ def test_every_fault_has_its_reason_and_its_row(tmp_path):
     write(source, PAIRS)
     with source.open("a") as file:
         file.writelines(line + "\n" for line in faults)
-    report = take([str(source)], tmp_path / "out")
+    report = run_ingest([str(source)], tmp_path / "out")
     found = {row["row"]: row["reason"] for row in lines(tmp_path / "out" / "quarantine.jsonl")}
     assert found == dict(enumerate(faults.values(), start=21))
     assert report.quarantined == Counter(faults.values())
 
 
-def test_rows_that_are_long_or_ask_a_prompt_again_are_flagged_and_kept(tmp_path):
-    """Two replies to question 3, one of them 4,000 letters; a copy of row 1 is no repeat."""
+def test_rows_that_are_long_or_repeat_a_prompt_are_flagged_and_kept(tmp_path):
+    """Two more replies to question 3, one of 4,000 letters; a copy of row 1 is a duplicate."""
     again = {"prompt": "question 3?", "chosen": "sure", "rejected": "never"}
     long = {"prompt": "Question  3?", "chosen": "ja " * 1334, "rejected": "nein"}
     path = write(tmp_path / "a.jsonl", [*PAIRS, again, long, PAIRS[0]])
-    report = take([path], tmp_path / "out")
+    report = run_ingest([path], tmp_path / "out")
     kept = lines(tmp_path / "out" / "kept.jsonl")
     assert {row["row"]: row["flags"] for row in kept if "flags" in row} == {
         21: ["repeated_prompt"],
@@ -126,15 +128,15 @@ def test_rows_that_are_long_or_ask_a_prompt_again_are_flagged_and_kept(tmp_path)
     }
     assert report.flagged == report.files[0].flagged == {"long": 1, "repeated_prompt": 2}
     assert (report.read, report.kept, report.quarantined) == (23, 22, {"duplicate": 1})
-    once = take([path], tmp_path / "once", max_per_prompt=1)
+    once = run_ingest([path], tmp_path / "once", max_per_prompt=1)
     assert once.flagged == {}
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_how_many_rows_remain_is_known_from_the_bytes_that_were_read(tmp_path, packed):
-    """3,000 rows in two files, told after each 1,000: within a tenth of what there is.
+def test_the_total_of_rows_is_estimated_from_the_bytes_read(tmp_path, packed):
+    """3,000 rows in two files, reported after each 1,000: within a tenth of the true total.
 
-    The second file is not open yet when the first thousand is read.
+    The second file is not yet open when the first thousand rows are read.
     """
     paths = [tmp_path / f"{name}.jsonl{'.gz' if packed else ''}" for name in "ab"]
     for path, rows in zip(paths, (2000, 1000), strict=True):
@@ -143,38 +145,38 @@ def test_how_many_rows_remain_is_known_from_the_bytes_that_were_read(tmp_path, p
             for n in range(rows)
         )
         path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
-    told = []
+    reports = []
     ingest(
         list(map(str, paths)),
         IngestOptions(near_duplicates=1.0),
         out=tmp_path / "out",
-        on_progress=lambda *said: told.append(said),
+        on_progress=lambda *report: reports.append(report),
     )
-    reading = [(done, total) for phase, done, total in told if phase == "reading"]
+    reading = [(done, total) for phase, done, total in reports if phase == "reading"]
     assert [done for done, _ in reading] == [1000, 2000, 3000]
     assert reading[-1] == (3000, 3000)
     assert all(done <= total for done, total in reading)
-    if not packed:  # a packed file of a few kB is read in one gulp
+    if not packed:  # a compressed file of a few kB is read all at once
         assert all(2700 <= total <= 3300 for _, total in reading)
-    assert ("writing", 3000, 3000) in told
+    assert ("writing", 3000, 3000) in reports
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_an_output_folder_that_cannot_be_created_is_one_error(tmp_path):
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(StorageError, match=r"out cannot be written: .*Choose another --out"):
-        take([write(tmp_path / "a.jsonl", PAIRS)], tmp_path / "out")
+        run_ingest([write(tmp_path / "a.jsonl", PAIRS)], tmp_path / "out")
 
 
-def test_a_call_that_was_stopped_goes_on_with_the_shards_that_are_there(tmp_path, monkeypatch):
-    """Stopped in the third of four shards of 30 rows, the next call filters only two of them."""
+def test_an_interrupted_call_reuses_its_finished_shards(tmp_path, monkeypatch):
+    """Interrupted in the third of four shards of 30 rows; the next call filters only two."""
     monkeypatch.setattr("alignment.data.build.shards.SHARD", 30)
     monkeypatch.setattr("alignment.data.build.shards.BATCH", 10)
     rows = [{**PAIRS[0], "prompt": f"Question {n}?", "chosen": f"{n}"} for n in range(120)]
     source = write(tmp_path / "a.jsonl", rows)
     out = tmp_path / "out"
 
-    def stop(*told):
-        if told[1] == 80:
+    def stop(_, done, __):
+        if done == 80:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -184,9 +186,9 @@ def test_a_call_that_was_stopped_goes_on_with_the_shards_that_are_there(tmp_path
     report = ingest(
         [source], IngestOptions(), out=out, on_progress=lambda _, done, __: again.append(done)
     )
-    assert again[:3] == [30, 60, 70]  # two shards taken as they are, then batches of ten
+    assert again[:3] == [30, 60, 70]  # two finished shards, then batches of ten
     assert (report.read, report.kept) == (120, 120)
-    fresh = take([source], tmp_path / "fresh")
+    fresh = run_ingest([source], tmp_path / "fresh")
     assert fresh == report
     for name in ("kept.jsonl", "quarantine.jsonl"):
         assert (out / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
@@ -195,7 +197,7 @@ def test_a_call_that_was_stopped_goes_on_with_the_shards_that_are_there(tmp_path
 # --- bytes --------------------------------------------------------------------------------------
 
 
-def test_a_line_beyond_the_limit_is_set_aside_and_the_next_is_read(tmp_path, monkeypatch):
+def test_a_line_beyond_the_limit_is_quarantined_and_the_next_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(json_rows, "MAX_ROW", 1000)
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"a": 1}}\n{{"a": "{"x" * 300_000}"}}\n{{"a": 2}}\n')
@@ -212,7 +214,7 @@ def test_a_line_beyond_the_limit_is_set_aside_and_the_next_is_read(tmp_path, mon
         ('{"a":' * 100_000, r"a\.json line 2: .*nested too deeply"),
     ],
 )
-def test_an_item_of_a_list_that_cannot_be_read_is_one_error_with_its_line(
+def test_an_unreadable_item_of_a_list_is_one_error_with_its_line(
     tmp_path, monkeypatch, item, problem
 ):
     monkeypatch.setattr(json_rows, "MAX_ROW", 1000)
@@ -221,21 +223,21 @@ def test_an_item_of_a_list_that_cannot_be_read_is_one_error_with_its_line(
         list(files.read(str(tmp_path / "a.json"), Meter()))
 
 
-def test_a_bad_byte_in_a_list_spoils_its_row_only(tmp_path):
+def test_a_bad_byte_in_a_list_quarantines_only_its_row(tmp_path):
     content = json.dumps(PAIRS[:3], ensure_ascii=False).encode().replace(b"yes 1", b"yes \xff1")
     (tmp_path / "a.json").write_bytes(content)
-    report = take([str(tmp_path / "a.json")], tmp_path / "out")
+    report = run_ingest([str(tmp_path / "a.json")], tmp_path / "out")
     assert (report.kept, report.quarantined) == (2, {"bad_encoding": 1})
 
 
-def test_packed_files_and_zstandard_are_read(tmp_path):
+def test_gzip_and_zstandard_files_are_read(tmp_path):
     import pyarrow
 
     text = "".join(json.dumps(row) + "\n" for row in PAIRS).encode()
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(text))
     with pyarrow.CompressedOutputStream(str(tmp_path / "b.jsonl.zst"), "zstd") as packed:
         packed.write(text)
-    report = take([str(tmp_path)], tmp_path / "out")
+    report = run_ingest([str(tmp_path)], tmp_path / "out")
     assert [file.kept for file in report.files] == [20, 0]
     assert report.quarantined == {"duplicate": 20}
 
@@ -272,7 +274,7 @@ def test_any_bytes_are_rows_or_one_error(tmp_path_factory, content, suffix):
     assert all(isinstance(row, dict | Rejected) for _, row in rows)
 
 
-# --- rows gone wrong ----------------------------------------------------------------------------
+# --- corrupted rows -----------------------------------------------------------------------------
 
 ODD: list[object] = [
     None,
@@ -297,7 +299,7 @@ ODD: list[object] = [
 
 
 def mutated(value, draw):
-    """A JSON value with one thing in it changed, added, taken away or doubled."""
+    """A JSON value with one item changed, added, removed or doubled."""
     if not isinstance(value, dict | list) or not value or draw.random() < 0.2:
         return draw.choice(ODD)
     if isinstance(value, list):
@@ -318,8 +320,8 @@ def mutated(value, draw):
     return changed
 
 
-def spoiled(row, draw):
-    """A line of a file: the row changed in its values, its text or its bytes."""
+def corrupted(row, draw):
+    """A line of a file: the row with changes to its values, text or bytes."""
     for _ in range(draw.randrange(1, 4)):
         row = mutated(row, draw)
     line = json.dumps(row).encode()
@@ -342,17 +344,17 @@ def samples():
 @pytest.mark.parametrize(
     "rows", [1_500, pytest.param(100_000, marks=pytest.mark.slow)], ids=["a sample", "100,000"]
 )
-def test_rows_gone_wrong_are_kept_or_set_aside_and_never_lost(tmp_path, rows):
-    """No error, and every line stands in one of the two files; read = kept + quarantined."""
+def test_corrupted_rows_are_kept_or_quarantined_and_never_lost(tmp_path, rows):
+    """No error, and every line is in one of the two files; read = kept + quarantined."""
     draw = random.Random(0)
     for name, sample in samples().items():
         path = tmp_path / f"{name}.jsonl"
         good = json.dumps(sample).encode()
         count = -(-rows // len(samples()))
-        body = [good] * 20 + [spoiled(sample, draw) for _ in range(count)]
+        body = [good] * 20 + [corrupted(sample, draw) for _ in range(count)]
         path.write_bytes(b"".join(line + b"\n" for line in body))
         out = tmp_path / name
-        report = take([str(path)], out)
+        report = run_ingest([str(path)], out)
         kept, aside = lines(out / "kept.jsonl"), lines(out / "quarantine.jsonl")
         assert (len(kept), len(aside)) == (report.kept, report.read - report.kept)
         places = {row["row"] for row in (*kept, *aside)}

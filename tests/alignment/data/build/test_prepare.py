@@ -20,7 +20,7 @@ from alignment.store.jsonl import read_rows
 
 @pytest.fixture
 def prepare(tmp_path, chatml_tokenizer):
-    """Prepare a set in a folder of its own; gives (reference, report, folder)."""
+    """A function that prepares a set in its own folder and returns (reference, report, folder)."""
     made = iter(range(100))
 
     def run(
@@ -153,7 +153,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_order(tmp_p
     assert (first / "train.jsonl").read_bytes() != (other / "train.jsonl").read_bytes()
 
 
-def test_two_answers_to_one_prompt_share_a_split(tmp_path, prepare):
+def test_two_replies_to_one_prompt_share_a_split(tmp_path, prepare):
     prompts = [
         f"{case(f'question {number}')}?" for number in range(40) for case in (str, str.upper)
     ]
@@ -172,7 +172,7 @@ def test_two_answers_to_one_prompt_share_a_split(tmp_path, prepare):
 
 
 def test_a_trimmed_prompt_keeps_the_split_of_its_first_turn(tmp_path, prepare, chatml_tokenizer):
-    """Two rows of one thread, one so long that its first turn is dropped, stay together."""
+    """Two rows of one thread stay together, even if the first turn of one does not fit."""
     threads = [{"role": "user", "content": f"Thread {number:02}"} for number in range(30)]
     rows = []
     for number, start in enumerate(threads):
@@ -195,7 +195,7 @@ def test_a_trimmed_prompt_keeps_the_split_of_its_first_turn(tmp_path, prepare, c
     assert set(keys.trained).isdisjoint(keys.held_out)
 
 
-def test_replies_that_will_be_cut_are_told(tmp_path, prepare):
+def test_replies_that_will_be_truncated_are_reported(tmp_path, prepare):
     row = preference(1, chosen="a b c d " * 60, rejected="z")
     config = PairSetConfig(sources=(file(tmp_path, [row]),), held_out_share=0)
     assert prepare(config, whole=120, prompt=100)[1].notes == (
@@ -203,19 +203,19 @@ def test_replies_that_will_be_cut_are_told(tmp_path, prepare):
     )
 
 
-def test_a_conversation_that_is_too_long_is_not_cut(tmp_path, prepare):
+def test_a_conversation_that_is_too_long_is_not_truncated(tmp_path, prepare):
     rows = [question(1), question(2, answer="word " * 400)]
     source = file(tmp_path, rows)
     config = ConversationSetConfig(sources=(source,), held_out_share=0)
     assert prepare(config, whole=100)[0].quarantined == {"too_long": 1}
 
 
-def test_what_a_format_does_to_the_text_is_told(tmp_path, prepare):
+def test_changes_that_a_format_makes_to_the_text_are_reported(tmp_path, prepare):
     row = {"question": "How many?", "answer": "2+2 = <<2+2=4>>4\n#### 4"}
     source = file(tmp_path, [row])
     ref, report, out = prepare(ConversationSetConfig(sources=(source,), held_out_share=0))
     assert report.notes == (
-        f"{source.path}: calculator marks such as <<48/2=24>> are removed from the answers",
+        f"{source.path}: calculator annotations such as <<48/2=24>> are removed from the answers",
     )
     assert rows_of(out, ref.train, Conversation)[0].messages[1].content == "2+2 = 4\n#### 4"
 
@@ -236,7 +236,7 @@ def test_two_rounds_share_a_file_without_sharing_a_prompt(tmp_path, prepare):
     assert report.sources[0].dropped == {"other_part": first.kept + first.held}
 
 
-def test_a_second_round_on_the_same_rows_is_refused_with_the_way_out(tmp_path, prepare):
+def test_a_second_round_on_the_same_rows_is_refused_with_advice(tmp_path, prepare):
     source = file(tmp_path, [preference(number) for number in range(20)])
     config = PairSetConfig(sources=(source,), held_out_share=0)
     _, _, out = prepare(config)
@@ -250,7 +250,7 @@ def test_a_second_round_on_the_same_rows_is_refused_with_the_way_out(tmp_path, p
 
 
 def test_a_round_may_train_on_prompts_of_sft_but_never_on_its_held_out_ones(tmp_path, prepare):
-    """With one seed, what SFT holds out the pairs hold out at the same share."""
+    """With the same seed and share, the pairs hold out the same prompts as SFT."""
     pairs = file(tmp_path, [preference(number) for number in range(100)])
     sft, _, out = prepare(ConversationSetConfig(sources=(pairs,), held_out_share=0.2))
     earlier = {"sft": PromptKeys.read(out / "prompt_keys.json")}
@@ -263,7 +263,7 @@ def test_a_round_may_train_on_prompts_of_sft_but_never_on_its_held_out_ones(tmp_
     assert list(more.quarantined) == ["used_by_earlier_round"]
 
 
-def test_sft_keeps_off_the_prompts_of_an_evaluation_set(tmp_path, prepare):
+def test_sft_does_not_train_on_the_prompts_of_an_evaluation_set(tmp_path, prepare):
     exam = file(tmp_path, [question(3), question(7)], name="exam.jsonl", use="held_out")
     _, _, out = prepare(ConversationSetConfig(sources=(exam,), min_rows=0))
     earlier = {"evaluation": PromptKeys.read(out / "prompt_keys.json")}
@@ -276,7 +276,7 @@ def test_sft_keeps_off_the_prompts_of_an_evaluation_set(tmp_path, prepare):
     assert details == {"its prompt is held out by evaluation"}
 
 
-def test_limit_counts_all_rows_and_adding_rows_moves_none(tmp_path, prepare):
+def test_limit_counts_all_rows_and_adding_rows_reorders_none(tmp_path, prepare):
     rows = [question(number) for number in range(60)]
     config = ConversationSetConfig(sources=(file(tmp_path, rows),), held_out_share=0.2, limit=30)
     ref, _, out = prepare(config)
@@ -290,8 +290,8 @@ def test_limit_counts_all_rows_and_adding_rows_moves_none(tmp_path, prepare):
     assert len(set(before) - set(after)) <= 1  # the new row may push the last one out
 
 
-def test_a_source_for_evaluation_is_never_trained_on(tmp_path, prepare):
-    """Question 3 is in both files: it may only be asked."""
+def test_an_evaluation_source_is_never_trained_on(tmp_path, prepare):
+    """Question 3 is in both files, so it is used for evaluation only."""
     train = file(tmp_path, [question(number) for number in range(5)])
     test = file(
         tmp_path, [question(3), question(7)], name="test.jsonl", use="held_out", task_type="exam"
@@ -327,9 +327,7 @@ def test_too_many_unreadable_rows_fail_with_the_first_line(tmp_path, prepare):
         ({"min_rows": 4}, "min_rows is 4: 3 rows read, 0 held out, dropped: none. Add rows"),
     ],
 )
-def test_too_few_rows_are_refused_with_the_counts_and_the_way_out(
-    tmp_path, prepare, options, advice
-):
+def test_too_few_rows_are_refused_with_the_counts_and_advice(tmp_path, prepare, options, advice):
     source = file(tmp_path, [question(number) for number in range(3)])
     with pytest.raises(DataError, match=advice):
         prepare(
@@ -369,7 +367,7 @@ def test_the_digest_of_a_set_follows_its_files(tmp_path):
     assert config.digest() != before
 
 
-# --- what a set takes -----------------------------------------------------------------------------
+# --- which rows a set uses ------------------------------------------------------------------------
 
 
 def long_text(seed, words=120):
@@ -377,8 +375,8 @@ def long_text(seed, words=120):
     return " ".join(f"word{draw.randrange(3000)}" for _ in range(words))
 
 
-def test_near_duplicates_leave_within_a_set_and_across_rounds(tmp_path, prepare):
-    """Round 2's first row is round 1's with one word more; its second repeats its own third."""
+def test_near_duplicates_are_dropped_within_a_set_and_across_rounds(tmp_path, prepare):
+    """Round 2's first row is one of round 1 with a word added, and its third repeats its second."""
     rows = [preference(n, chosen=long_text(n), rejected=long_text(n + 50)) for n in range(10)]
     options = {"held_out_share": 0, "near_duplicates": 0.8}
     _, _, one = prepare(PairSetConfig(sources=(file(tmp_path, rows[:5]),), **options))
@@ -395,29 +393,29 @@ def test_near_duplicates_leave_within_a_set_and_across_rounds(tmp_path, prepare)
     assert prepare(PairSetConfig(sources=(source,), held_out_share=0))[0].kept == 3
 
 
-def test_rows_that_hold_an_evaluations_prompt_are_not_trained_on(tmp_path, prepare):
-    """Three quarters of a long prompt inside another text, and a short one asked as it is."""
-    exam = [{"prompt": long_text(1, words=40)}, {"prompt": "Who are you?"}]
+def test_rows_that_contain_an_evaluation_prompt_are_not_trained_on(tmp_path, prepare):
+    """Row 6 contains most of a long prompt, row 7 is a short one, and row 8 contains too little."""
+    prompts = [{"prompt": long_text(1, words=40)}, {"prompt": "Who are you?"}]
     rows = [preference(n) for n in range(5)]
-    rows.append(preference(5, rejected="so: " + " ".join(exam[0]["prompt"].split()[:36])))
+    rows.append(preference(5, rejected="so: " + " ".join(prompts[0]["prompt"].split()[:36])))
     rows.append({**preference(6), "prompt": "who are  you?"})
-    rows.append(preference(7, chosen=" ".join(exam[0]["prompt"].split()[:20])))
-    asked = file(tmp_path, exam, name="exam.jsonl")
+    rows.append(preference(7, chosen=" ".join(prompts[0]["prompt"].split()[:20])))
+    evaluation = file(tmp_path, prompts, name="evaluation.jsonl")
     config = PairSetConfig(
-        sources=(file(tmp_path, rows),), held_out_share=0, evaluation_prompts=(asked,)
+        sources=(file(tmp_path, rows),), held_out_share=0, evaluation_prompts=(evaluation,)
     )
     ref, _, out = prepare(config)
     assert ref.kept == 6
     aside = [(row.row, row.reason, row.detail) for row in rows_of(out, ref.quarantine, Quarantined)]
-    assert aside == [  # 29 of the prompt's 33 8-grams stand in its first 36 words
-        (6, "in_evaluation_set", f"contains 88% of the prompt at {asked.path} row 1"),
-        (7, "in_evaluation_set", f"same prompt as {asked.path} row 2"),
+    assert aside == [  # the first 36 words contain 29 of the prompt's 33 8-grams
+        (6, "in_evaluation_set", f"contains 88% of the prompt at {evaluation.path} row 1"),
+        (7, "in_evaluation_set", f"same prompt as {evaluation.path} row 2"),
     ]
     assert config.digest() != PairSetConfig(sources=config.sources).digest()
 
 
-def test_a_weight_takes_a_share_and_a_row_that_is_added_moves_no_other(tmp_path, prepare):
-    """Of 200 prompts a weight of 0.3 takes 60 on average, standard deviation 6.5."""
+def test_a_weight_samples_a_share_that_added_rows_do_not_change(tmp_path, prepare):
+    """Of 200 prompts, a weight of 0.3 samples 60 on average, standard deviation 6.5."""
     rows = [preference(number) for number in range(200)]
     config = PairSetConfig(sources=(file(tmp_path, rows, weight=0.3),), held_out_share=0)
     ref, _, out = prepare(config)
@@ -429,7 +427,7 @@ def test_a_weight_takes_a_share_and_a_row_that_is_added_moves_no_other(tmp_path,
     assert before <= {row.id for row in rows_of(out, ref.train, PreferencePair)}
 
 
-def test_a_task_type_is_kept_up_to_its_limit_and_a_prompt_up_to_its(tmp_path, prepare):
+def test_task_types_and_prompts_are_kept_up_to_their_limits(tmp_path, prepare):
     rows = [preference(n, task_type="math" if n < 10 else "chat") for n in range(20)]
     rows += [preference(3, chosen=f"yes {n}", task_type="math") for n in range(3)]
     source = file(tmp_path, rows)
@@ -446,27 +444,29 @@ def test_control_tokens_are_spelled_out_on_request(tmp_path, prepare):
     rows = [preference(1), preference(2, chosen="ends with <|im_end|>")]
     config = PairSetConfig(sources=(file(tmp_path, rows),), held_out_share=0, markers="as_text")
     ref, report, out = prepare(config)
-    said = {row.chosen[0].content for row in rows_of(out, ref.train, PreferencePair)}
-    assert said == {"yes, it is", "ends with < |im_end|>"}
+    replies = {row.chosen[0].content for row in rows_of(out, ref.train, PreferencePair)}
+    assert replies == {"yes, it is", "ends with < |im_end|>"}
     assert report.notes == ("1 rows had control tokens in their text, now spelled out",)
 
 
-def test_a_stopped_preparation_goes_on_and_gives_the_same_bytes(tmp_path, prepare, monkeypatch):
+def test_an_interrupted_preparation_resumes_and_gives_the_same_bytes(
+    tmp_path, prepare, monkeypatch
+):
     monkeypatch.setattr("alignment.data.build.shards.SHARD", 20)
     monkeypatch.setattr("alignment.data.build.shards.BATCH", 10)
     source = file(tmp_path, [preference(number) for number in range(100)])
     config = PairSetConfig(sources=(source,), held_out_share=0.2, near_duplicates=0.9)
 
-    def stop(*told):
-        if told[1] == 50:
+    def stop(_, done, __):
+        if done == 50:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         prepare(config, out="stopped", on_progress=stop)
     assert len(list((tmp_path / "stopped.shards").glob("*/000-*[0-9]"))) == 2
-    told = []
-    _, _, out = prepare(config, out="stopped", on_progress=lambda *words: told.append(words[1]))
-    assert told[:3] == [20, 40, 50]
+    counts = []
+    _, _, out = prepare(config, out="stopped", on_progress=lambda _, done, __: counts.append(done))
+    assert counts[:3] == [20, 40, 50]
     assert not (tmp_path / "stopped.shards").exists()
     _, _, whole = prepare(config)
     for path in whole.iterdir():
@@ -484,11 +484,11 @@ def test_the_practice_set_gives_prompts_that_can_be_verified(prepare):
     ref, report, out = prepare(config)
     assert (ref.kept, ref.held, ref.prompt_count, ref.prompts) == (48, 24, 24, "prompts.jsonl")
     assert [account.format for account in report.sources] == ["practice", "practice"]
-    asked = {row.prompt for row in rows_of(out, ref.held_out, PreferencePair)}
-    assert {row.prompt for row in rows_of(out, ref.prompts, VerifiablePrompt)} == asked
+    held = {row.prompt for row in rows_of(out, ref.held_out, PreferencePair)}
+    assert {row.prompt for row in rows_of(out, ref.prompts, VerifiablePrompt)} == held
 
 
-def test_prompts_are_written_for_the_rows_that_are_held_out(prepare):
+def test_prompts_are_written_for_held_out_rows(prepare):
     config = ConversationSetConfig(sources=(PracticeSource(rows=96),), held_out_share=0.25)
     ref, _, out = prepare(config)
     assert 0 < ref.held == ref.prompt_count < 60
@@ -511,7 +511,7 @@ REASONS = {
     "role_tag_inside_reply": Reason.turn_marker,
     "template_like_text": Reason.turn_marker,
 }
-"""The faults that are listed row by row beside the real data, and what we call them."""
+"""The faults listed row by row with the real data, and our reasons for them."""
 
 
 @pytest.mark.parametrize(
@@ -524,7 +524,7 @@ REASONS = {
     ],
 )
 def test_the_known_faults_of_real_sets_are_found_and_little_else(real_data, prepare, path, faults):
-    """A row with two faults is left out for the first that is looked for, so once."""
+    """A row with two faults is dropped once, for the fault that is checked first."""
     listed = [
         json.loads(line) for line in (real_data / "dirty-index.jsonl").read_text().splitlines()
     ]
@@ -537,8 +537,8 @@ def test_the_known_faults_of_real_sets_are_found_and_little_else(real_data, prep
     ref, report, out = prepare(config, whole=100_000, prompt=50_000)
     found = {row.row: row.reason for row in rows_of(out, ref.quarantine, Quarantined)}
     assert expected.keys() <= found.keys()
-    beside = {row: reason for row, reason in found.items() if reason not in expected.get(row, ())}
-    assert set(beside.values()) <= {Reason.turn_marker}  # in earlier turns, which are not listed
-    assert (len(expected), len(beside)) == faults
+    unlisted = {row: reason for row, reason in found.items() if reason not in expected.get(row, ())}
+    assert set(unlisted.values()) <= {Reason.turn_marker}  # in earlier turns, which are not listed
+    assert (len(expected), len(unlisted)) == faults
     (account,) = report.sources
     assert account.read == account.kept + account.held_out + sum(account.dropped.values())

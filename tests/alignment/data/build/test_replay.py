@@ -1,4 +1,4 @@
-"""Old pairs among new ones."""
+"""Replay of earlier pairs."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def pairs(name, count):
 
 @pytest.fixture
 def written(tmp_path):
-    """A function that writes so many new pairs, adds old ones, and gives the ids on disk."""
+    """A function that writes `new` pairs, replays old ones, and returns the pairs on disk."""
 
     def write(new, trained, share, salt="0"):
         lines = "".join(pair.model_dump_json() + "\n" for pair in pairs("new", new))
@@ -48,19 +48,19 @@ def written(tmp_path):
 @pytest.mark.parametrize(
     ("new", "share", "old"), [(12, 0.25, 4), (30, 0.1, 3), (10, 0.5, 10), (10, 0.0, 0), (0, 0.5, 0)]
 )
-def test_share_is_of_all_rows_that_are_trained_on(written, new, share, old):
+def test_share_is_of_all_training_rows(written, new, share, old):
     """old / (new + old) = share, so old = new * share / (1 - share)."""
     found = written(new, {"round 1": pairs("old", 50)}, share)
     assert [pair.source for pair in found] == ["new"] * new + ["old"] * old
 
 
-def test_no_more_is_repeated_than_there_is_and_nothing_twice(written):
+def test_no_more_pairs_are_replayed_than_exist_and_none_twice(written):
     old = pairs("old", 3)
     found = written(10, {"round 1": old, "round 2": old}, 0.9)
     assert sorted(pair.id for pair in found[10:]) == sorted(pair.id for pair in old)
 
 
-def test_salt_decides_which_rows_are_repeated(written):
+def test_salt_determines_which_rows_are_replayed(written):
     old = {"round 1": pairs("old", 50)}
     picks = [{p.id for p in written(12, old, 0.25, salt=salt)[12:]} for salt in ("0", "0", "1")]
     assert picks[0] == picks[1] != picks[2]

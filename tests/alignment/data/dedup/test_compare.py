@@ -46,7 +46,7 @@ def test_a_prompt_of_an_evaluation_source_is_not_trained_on():
 
 
 def test_a_prompt_is_repeated_no_more_often_than_allowed():
-    """Three rows have the same prompt, except for case and spaces; a longer thread starts with it."""
+    """Three rows have the same prompt, ignoring case and spaces; a thread also starts with it."""
     rows = [pair(chosen=f"good {row}", row=row) for row in (1, 2)]
     rows += [pair(prompt="why? ", chosen="good 3", row=3), pair(prompt="How?", row=4)]
     rows.append(pair(prompt=[("user", "Why?"), ("assistant", "So."), ("user", "So?")], row=5))
@@ -133,7 +133,7 @@ def test_of_nearly_equal_rows_the_earlier_one_is_kept():
 
 
 def test_near_duplicates_of_an_earlier_set_are_dropped_wherever_they_are():
-    """Row 1 nearly equals row 0 of the earlier set, which has position 2, after this set's two rows."""
+    """Row 1 nearly equals row 0 of the earlier set, which follows this set's rows at position 2."""
     assert near_duplicates([text(1), changed(text(2), 100)], earlier=[text(2)]) == [(1, 2)]
 
 

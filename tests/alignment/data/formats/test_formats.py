@@ -36,7 +36,7 @@ def rejection(format_, **fields):
     return rejected.value.reason, rejected.value.detail
 
 
-def said(messages):
+def contents(messages):
     return [(message.role, message.content) for message in messages]
 
 
@@ -47,16 +47,16 @@ def chat(*turns):
 # --- messages -----------------------------------------------------------------------------------
 
 
-def test_messages_are_taken_as_they_stand_but_for_white_space_at_the_ends():
+def test_messages_are_unchanged_except_for_white_space_at_the_ends():
     record = parse(Messages(), messages=chat(("user", "Hi\n"), ("assistant", " Hello\n  there ")))
-    assert said(record.messages) == [("user", "Hi"), ("assistant", "Hello\n  there")]
+    assert contents(record.messages) == [("user", "Hi"), ("assistant", "Hello\n  there")]
     assert (record.task_type, record.source) == ("chat", "test")
     assert record == Conversation.of(record.messages, task_type="chat", source="test")
 
 
-def test_a_system_turn_without_text_is_no_system_turn():
+def test_a_system_turn_without_text_is_dropped():
     record = parse(Messages(), messages=chat(("system", " "), ("user", "Hi"), ("assistant", "Ho")))
-    assert said(record.messages) == [("user", "Hi"), ("assistant", "Ho")]
+    assert contents(record.messages) == [("user", "Hi"), ("assistant", "Ho")]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_system_turn_without_text_is_no_system_turn():
         ),
     ],
 )
-def test_what_is_no_chat_is_rejected_with_its_place(messages, reason, detail):
+def test_what_is_not_a_chat_is_rejected_with_its_location(messages, reason, detail):
     assert rejection(Messages(), messages=messages) == (reason, detail)
 
 
@@ -97,22 +97,22 @@ def test_what_is_no_chat_is_rejected_with_its_place(messages, reason, detail):
 
 def test_texts_become_one_turn_each():
     pair = parse(Preference(), prompt="Why?", chosen=" Because.", rejected="No.")
-    assert said(pair.prompt) == [("user", "Why?")]
-    assert said(pair.chosen) == [("assistant", "Because.")]
-    assert said(pair.rejected) == [("assistant", "No.")]
+    assert contents(pair.prompt) == [("user", "Why?")]
+    assert contents(pair.chosen) == [("assistant", "Because.")]
+    assert contents(pair.rejected) == [("assistant", "No.")]
     assert pair.strength is None
 
 
 def test_prompt_and_replies_may_be_lists():
     prompt = chat(("system", "Be brief."), ("user", "Why?"))
     pair = parse(Preference(), prompt=prompt, chosen=chat(("assistant", "So.")), rejected="No.")
-    assert said(pair.prompt) == [("system", "Be brief."), ("user", "Why?")]
-    assert said(pair.chosen) == [("assistant", "So.")]
+    assert contents(pair.prompt) == [("system", "Be brief."), ("user", "Why?")]
+    assert contents(pair.chosen) == [("assistant", "So.")]
 
 
 @pytest.mark.parametrize("columns", [{}, {"prompt": "Second?"}])
-def test_whole_chats_are_split_where_they_part(columns):
-    """Both begin user, assistant, user; a prompt column beside whole chats adds nothing."""
+def test_whole_chats_are_split_where_they_diverge(columns):
+    """Both begin user, assistant, user; a prompt column next to whole chats is ignored."""
     start = (("user", "First?"), ("assistant", "One."), ("user", "Second?"))
     pair = parse(
         Preference(),
@@ -120,8 +120,8 @@ def test_whole_chats_are_split_where_they_part(columns):
         rejected=chat(*start, ("assistant", "Bad.")),
         **columns,
     )
-    assert said(pair.prompt) == list(start)
-    assert (said(pair.chosen), said(pair.rejected)) == (
+    assert contents(pair.prompt) == list(start)
+    assert (contents(pair.chosen), contents(pair.rejected)) == (
         [("assistant", "Good.")],
         [("assistant", "Bad.")],
     )
@@ -130,13 +130,13 @@ def test_whole_chats_are_split_where_they_part(columns):
 def test_two_equal_chats_keep_their_last_turn_as_reply():
     same = chat(("user", "Why?"), ("assistant", "So."))
     pair = parse(Preference(), chosen=same, rejected=same)
-    assert said(pair.prompt) == [("user", "Why?")]
+    assert contents(pair.prompt) == [("user", "Why?")]
     assert pair.chosen == pair.rejected
 
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_scores_become_a_strength(nested):
-    """(9 - 7.5) / 10 = 0.15, in the row or under metadata as UltraFeedback has it."""
+    """(9 - 7.5) / 10 = 0.15, in the row or under metadata as in UltraFeedback."""
     scores = {"score_chosen": 9, "score_rejected": 7.5}
     columns = {"metadata": scores} if nested else scores
     pair = parse(Preference(), prompt="a", chosen="b", rejected="c", **columns)
@@ -154,13 +154,13 @@ def test_a_chosen_reply_that_scores_lower_is_rejected():
 
 
 @pytest.mark.parametrize("score", ["9", True, float("nan")])
-def test_a_score_that_is_no_number_is_rejected(score):
+def test_a_score_that_is_not_a_number_is_rejected(score):
     row = {"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": score}
     reason, detail = rejection(Preference(), **row, score_rejected=1)
     assert (reason, detail) == (Reason.malformed, f"score {str(score)!r} is not a number")
 
 
-def test_a_reply_that_is_no_text_is_rejected():
+def test_a_reply_that_is_not_text_is_rejected():
     assert rejection(Preference(), prompt="a", chosen=True, rejected="c") == (
         Reason.malformed,
         "column 'chosen' holds a bool, not text",
@@ -175,35 +175,35 @@ def hh(*turns: str) -> str:
     return "".join(f"\n\n{speakers[at % 2]}: {text}" for at, text in enumerate(turns))
 
 
-def test_a_transcript_is_split_into_turns_and_at_the_common_beginning():
+def test_a_transcript_is_split_into_turns_and_at_the_common_prefix():
     pair = parse(HH(), chosen=hh("a", "b", "c", "good"), rejected=hh("a", "b", "c", "bad"))
-    assert said(pair.prompt) == [("user", "a"), ("assistant", "b"), ("user", "c")]
-    assert said(pair.chosen) == [("assistant", "good")]
-    assert said(pair.rejected) == [("assistant", "bad")]
+    assert contents(pair.prompt) == [("user", "a"), ("assistant", "b"), ("user", "c")]
+    assert contents(pair.chosen) == [("assistant", "good")]
+    assert contents(pair.rejected) == [("assistant", "bad")]
 
 
-def test_the_common_beginning_is_of_messages_not_of_characters():
+def test_the_common_prefix_is_of_messages_not_of_characters():
     """Both replies begin with "The answer", which is not part of the prompt."""
     pair = parse(HH(), chosen=hh("a", "The answer is 4"), rejected=hh("a", "The answer is 5"))
-    assert said(pair.chosen) == [("assistant", "The answer is 4")]
+    assert contents(pair.chosen) == [("assistant", "The answer is 4")]
 
 
 def test_a_marker_without_a_blank_line_is_text():
     reply = "Try this.\nHuman: hello\nAssistant: hi. Human: bye"
     pair = parse(HH(), chosen=hh("a", reply), rejected=hh("a", "no"))
-    assert said(pair.chosen) == [("assistant", reply)]
+    assert contents(pair.chosen) == [("assistant", reply)]
 
 
 def test_a_second_assistant_marker_makes_a_reply_of_two_turns():
-    """`clean.role_order` drops it; guessing where the prompt ends would be worse."""
+    """`content.role_order` then drops it; guessing where the prompt ends would be worse."""
     pair = parse(HH(), chosen=hh("a", "b") + "\n\nAssistant: more", rejected=hh("a", "c"))
-    assert said(pair.chosen) == [("assistant", "b"), ("assistant", "more")]
-    assert said(pair.rejected) == [("assistant", "c")]
+    assert contents(pair.chosen) == [("assistant", "b"), ("assistant", "more")]
+    assert contents(pair.rejected) == [("assistant", "c")]
 
 
 def test_an_empty_reply_is_an_empty_turn():
     pair = parse(HH(), chosen=hh("a", ""), rejected=hh("a", "c"))
-    assert said(pair.chosen) == [("assistant", "")]
+    assert contents(pair.chosen) == [("assistant", "")]
 
 
 def test_text_without_markers_is_rejected():
@@ -215,17 +215,17 @@ def test_text_without_markers_is_rejected():
 # --- instruction, GSM8K, graded solutions -------------------------------------------------------
 
 
-def test_the_input_stands_below_the_instruction():
+def test_the_input_is_placed_below_the_instruction():
     record = parse(Instruction(), instruction="Add.", input="1 2", output="3")
-    assert said(record.messages) == [("user", "Add.\n\n1 2"), ("assistant", "3")]
+    assert contents(record.messages) == [("user", "Add.\n\n1 2"), ("assistant", "3")]
     for empty in ({"input": ""}, {"input": None}, {}):
         record = parse(Instruction(), instruction="Add.", output="3", **empty)
-        assert said(record.messages) == [("user", "Add."), ("assistant", "3")]
+        assert contents(record.messages) == [("user", "Add."), ("assistant", "3")]
 
 
 def test_instruction_reads_columns_of_other_names():
     answers = Instruction(instruction="question", output="answer")
-    assert said(parse(answers, question="q", answer="a").messages) == [
+    assert contents(parse(answers, question="q", answer="a").messages) == [
         ("user", "q"),
         ("assistant", "a"),
     ]
@@ -233,7 +233,7 @@ def test_instruction_reads_columns_of_other_names():
     assert (reason, detail) == (Reason.malformed, "column 'question' holds nothing, not text")
 
 
-def test_calculator_marks_are_removed_and_it_is_said():
+def test_calculator_annotations_are_removed_and_reported():
     answer = "She sold 48/2 = <<48/2=24>>24 clips, 3 << 4.\n#### 24"
     record = parse(Gsm8k(), question="How many?", answer=answer)
     assert record.messages[1].content == "She sold 48/2 = 24 clips, 3 << 4.\n#### 24"
@@ -248,14 +248,14 @@ def graded(**solutions):
     return {"question": "How many?", "ground_truth": "4", **columns}
 
 
-def test_the_right_and_the_wrong_solution_nearest_in_length_make_the_pair():
-    """Lengths: right 10 and 4, wrong 5 and 20; the nearest two are 4 and 5."""
+def test_the_right_and_the_wrong_solution_closest_in_length_make_the_pair():
+    """Lengths: right 10 and 4, wrong 5 and 20; the closest two are 4 and 5."""
     row = graded(
         a=(True, "r" * 10), b=(False, "w" * 20), c=(True, "r" * 4), d=(False, "<<1=1>>" + "w" * 5)
     )
     pair = parse(GradedSolutions(), **row)
-    assert said(pair.prompt) == [("user", "How many?")]
-    assert (said(pair.chosen), said(pair.rejected)) == (
+    assert contents(pair.prompt) == [("user", "How many?")]
+    assert (contents(pair.chosen), contents(pair.rejected)) == (
         [("assistant", "rrrr")],
         [("assistant", "wwwww")],
     )
@@ -352,17 +352,17 @@ def test_there_is_an_example_of_every_known_format():
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_each_format_is_told_by_its_columns_and_says_why(name):
+def test_each_format_is_detected_by_its_columns_and_says_why(name):
     row, reason = EXAMPLES[name]
-    stated = choose_format(Auto(), [row] * 3, where="a.jsonl")
-    assert (stated.format.name, stated.reason) == (name, reason)
-    made = list(stated.format.records([RawRow("a.jsonl", 1, row, "chat", "test")]))
+    choice = choose_format(Auto(), [row] * 3, where="a.jsonl")
+    assert (choice.format.name, choice.reason) == (name, reason)
+    made = list(choice.format.records([RawRow("a.jsonl", 1, row, "chat", "test")]))
     assert made
 
 
-def test_chats_as_replies_are_told_without_a_prompt():
-    stated = choose_format(Auto(), [{"chosen": TALK, "rejected": TALK}], where="a")
-    assert (stated.format, stated.reason) == (
+def test_chats_as_replies_are_detected_without_a_prompt():
+    choice = choose_format(Auto(), [{"chosen": TALK, "rejected": TALK}], where="a")
+    assert (choice.format, choice.reason) == (
         Preference(),
         "columns chosen, rejected hold lists of messages",
     )
@@ -385,7 +385,7 @@ def test_a_format_in_the_config_is_not_second_guessed():
     assert choose_format(wanted, [row], where="a") == (wanted, "named in the config")
 
 
-def test_unknown_columns_are_listed_beside_what_each_format_wants():
+def test_unknown_columns_are_listed_with_what_each_format_expects():
     with pytest.raises(DataError) as error:
         choose_format(Auto(), [{"text": "x", "label": 1}], where="a.jsonl")
     message = str(error.value)
@@ -402,7 +402,7 @@ def test_two_formats_at_once_are_an_error_that_names_both():
         choose_format(Auto(), [row], where="a.jsonl")
 
 
-def test_a_format_is_chosen_by_name_and_refuses_anothers_options():
+def test_a_format_is_chosen_by_name_and_refuses_options_of_another():
     union = TypeAdapter(Format)
     assert union.validate_python({"name": "instruction", "output": "response"}) == Instruction(
         output="response"
@@ -429,20 +429,20 @@ def test_pairs_are_read_as_conversations_by_their_chosen_reply(tmp_path):
     assert (reading.format, reading.reason) == ("hh", EXAMPLES["hh"][1])
     (row,) = reading.items
     assert isinstance(row, Row)
-    assert said(row.record.messages) == [("user", "a"), ("assistant", "b")]
+    assert contents(row.record.messages) == [("user", "a"), ("assistant", "b")]
     (pair,) = read_pairs(source(tmp_path, EXAMPLES["hh"][0])).items
     assert isinstance(pair, Row)
     assert chosen_conversation(pair.record) == row.record
 
 
-def test_conversations_are_no_pairs(tmp_path):
+def test_conversations_are_not_pairs(tmp_path):
     with pytest.raises(
         DataError, match=r"format 'messages' .* gives conversations, not preference"
     ):
         read_pairs(source(tmp_path, EXAMPLES["messages"][0]))
 
 
-def test_rejected_rows_are_set_aside_with_their_place(tmp_path):
+def test_rejected_rows_are_quarantined_with_their_location(tmp_path):
     good = EXAMPLES["instruction"][0]
     reading = read_conversations(source(tmp_path, good, {"instruction": "x"}, good))
     items = list(reading.items)
@@ -452,7 +452,7 @@ def test_rejected_rows_are_set_aside_with_their_place(tmp_path):
     assert [item.row for item in items] == [1, 2, 3]
 
 
-def test_a_wrong_format_is_one_error_with_the_columns_that_are_there(tmp_path):
+def test_a_wrong_format_is_one_error_that_lists_the_columns(tmp_path):
     wrong = source(tmp_path, {"b": "x", "a": "y"}, format=HH())
     with pytest.raises(
         DataError, match=r"no row is in format 'hh', .*; found columns a, b\. .*row 1"

@@ -1,4 +1,4 @@
-"""The formats that data sets come in, on rows made by hand: what is read out of each."""
+"""What is read from rows in the formats of common data sets."""
 
 import pytest
 
@@ -37,11 +37,11 @@ def rejection(format_, **fields):
     return rejected.value.reason
 
 
-def said(messages):
+def contents(messages):
     return [(message.role, message.content) for message in messages]
 
 
-def told(pair):
+def summary(pair):
     """(last words of the prompt, chosen, rejected, strength)."""
     chosen, rejected = pair.chosen[-1].content, pair.rejected[-1].content
     return pair.prompt[-1].content, chosen, rejected, pair.strength
@@ -75,11 +75,11 @@ def test_sharegpt_roles_and_tools_keep_their_meaning():
     )
 
 
-def test_both_spellings_of_a_message_may_stand_in_one_chat():
+def test_one_chat_may_mix_both_notations_of_a_message():
     (record,) = parse(
         ShareGpt(), conversations=[turn("human", "a"), {"role": "assistant", "content": "b"}]
     )
-    assert said(record.messages) == [("user", "a"), ("assistant", "b")]
+    assert contents(record.messages) == [("user", "a"), ("assistant", "b")]
 
 
 def test_content_may_be_a_list_of_parts():
@@ -95,7 +95,7 @@ def test_content_may_be_a_list_of_parts():
             {"role": "assistant", "content": content},
         ],
     )
-    assert said(record.messages) == [
+    assert contents(record.messages) == [
         ("user", "2+2?"),
         ("assistant", "<think>\nTwo and two.\n</think>\n\n4"),
     ]
@@ -105,25 +105,25 @@ def test_content_may_be_a_list_of_parts():
 def test_every_instance_of_an_instruction_is_a_chat():
     instances = [{"input": "x", "output": "1"}, {"input": "", "output": "2"}]
     records = parse(Instances(), instruction="Do it.", instances=instances)
-    assert [said(record.messages)[0][1] for record in records] == ["Do it.\n\nx", "Do it."]
+    assert [contents(record.messages)[0][1] for record in records] == ["Do it.\n\nx", "Do it."]
     assert rejection(Instances(), instruction="Do it.", instances=[]) == Reason.malformed
 
 
 # --- pairs --------------------------------------------------------------------------------------
 
 
-def test_replies_may_be_messages_of_either_spelling():
+def test_replies_may_be_messages_in_either_notation():
     fields: dict[str, object] = {
         "conversations": [turn("human", "a")],
         "chosen": turn("gpt", "b"),
         "rejected": {"role": "assistant", "content": "c"},
     }
-    stated = choose_format(Auto(), [fields], where="a")
-    (pair,) = parse(stated.format, **fields)
-    assert told(pair) == ("a", "b", "c", None)
+    choice = choose_format(Auto(), [fields], where="a")
+    (pair,) = parse(choice.format, **fields)
+    assert summary(pair) == ("a", "b", "c", None)
 
 
-def test_whole_chats_may_stand_under_chosen_messages():
+def test_whole_chats_may_be_in_chosen_messages():
     chats: dict[str, object] = {
         f"{name}_messages": [
             {"role": "user", "content": [{"type": "text", "value": "a"}], "loss_weight": 0.0},
@@ -131,9 +131,9 @@ def test_whole_chats_may_stand_under_chosen_messages():
         ]
         for name in ("chosen", "rejected")
     }
-    stated = choose_format(Auto(), [chats], where="a")
-    (pair,) = parse(stated.format, **chats)
-    assert told(pair) == ("a", "chosen", "rejected", None)
+    choice = choose_format(Auto(), [chats], where="a")
+    (pair,) = parse(choice.format, **chats)
+    assert summary(pair) == ("a", "chosen", "rejected", None)
 
 
 @pytest.mark.parametrize(("difference", "strength"), [(0.5, 0.0), (0.6, 0.06), (-0.3, 0.0)])
@@ -162,9 +162,9 @@ def test_a_difference_of_scores_up_to_the_threshold_is_a_tie(difference, strengt
     ],
 )
 def test_the_majority_is_chosen_and_its_share_is_the_strength(verdict, expected):
-    """Two of three votes are 2/3; one each is no majority, which is a tie."""
+    """Two of three votes are 2/3; one vote each is no majority, hence a tie."""
     (pair,) = parse(Compared(), prompt="q", response_1="x", response_2="y", **verdict)
-    assert told(pair) == expected
+    assert summary(pair) == expected
 
 
 def test_a_verdict_of_zero_and_one_is_not_guessed():
@@ -173,13 +173,13 @@ def test_a_verdict_of_zero_and_one_is_not_guessed():
     ]
     with pytest.raises(DataError, match="no known format"):
         choose_format(Auto(), fields, where="a")
-    named = [told(*parse(Compared(zero_is="first"), **row))[1] for row in fields]
+    named = [summary(*parse(Compared(zero_is="first"), **row))[1] for row in fields]
     assert named == ["x", "y"]
-    tied = [told(*parse(Compared(zero_is="tie"), **row))[3] for row in fields]
+    tied = [summary(*parse(Compared(zero_is="tie"), **row))[3] for row in fields]
     assert tied == [0.0, 1.0]
 
 
-def test_a_verdict_that_nobody_knows_is_malformed():
+def test_an_unknown_verdict_is_malformed():
     row = {"prompt": "q", "response_a": "x", "response_b": "y", "winner": "both"}
     assert rejection(Compared(), **row) == Reason.malformed
 
@@ -209,7 +209,7 @@ RANKED = [{"text": "mid", "rank": 1}, {"text": "best", "rank": 0}, {"text": "wor
     ],
 )
 def test_candidates_make_pairs_by_score_or_rank(format_, columns, expected):
-    assert [told(pair) for pair in parse(format_, prompt="q", **columns)] == expected
+    assert [summary(pair) for pair in parse(format_, prompt="q", **columns)] == expected
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_candidates_make_pairs_by_score_or_rank(format_, columns, expected):
         ({"responses": "a", "scores": [3]}, Reason.malformed),
     ],
 )
-def test_candidates_that_cannot_be_told_apart_are_rejected(columns, reason):
+def test_candidates_that_cannot_be_compared_are_rejected(columns, reason):
     assert rejection(Candidates(), prompt="q", **columns) == reason
 
 
@@ -235,7 +235,7 @@ def node(role, text, *replies, **more):
 
 
 def test_a_tree_gives_its_best_and_worst_reply_at_every_turn():
-    """Three ranked replies, and below the best one two more; a reply without a rank is no pair."""
+    """Three ranked replies, and two more below the best one; an unranked reply is not used."""
     deeper = node(
         "prompter", "more", node("assistant", "b", rank=1), node("assistant", "a", rank=0)
     )
@@ -248,9 +248,9 @@ def test_a_tree_gives_its_best_and_worst_reply_at_every_turn():
         node("assistant", "unranked"),
     )
     first, second = parse(OpenAssistantTrees(), prompt=tree)
-    assert told(first) == ("ask", "best", "worst", pytest.approx(2 / 3))
-    assert said(second.prompt) == [("user", "ask"), ("assistant", "best"), ("user", "more")]
-    assert told(second) == ("more", "a", "b", 1.0)
+    assert summary(first) == ("ask", "best", "worst", pytest.approx(2 / 3))
+    assert contents(second.prompt) == [("user", "ask"), ("assistant", "best"), ("user", "more")]
+    assert summary(second) == ("more", "a", "b", 1.0)
     assert len(parse(OpenAssistantTrees(take="all_pairs"), prompt=tree)) == 3 + 1
     assert rejection(OpenAssistantTrees(), prompt=node("prompter", "ask")) == Reason.no_contrast
 
@@ -265,7 +265,9 @@ def test_nodes_become_chats_and_each_row_is_accounted_for():
         {"message_id": "d", "parent_message_id": "a", "role": "assistant", "text": "6"},
     )
     made = list(OpenAssistantNodes().records(table))
-    chats = {row.row: said(turns(record)) for row, record in (m for m in made if type(m) is tuple)}
+    chats = {
+        row.row: contents(turns(record)) for row, record in (m for m in made if type(m) is tuple)
+    }
     assert chats == {
         1: [("user", "1"), ("assistant", "2"), ("user", "3")],
         4: [("user", "1"), ("assistant", "4")],
@@ -274,7 +276,7 @@ def test_nodes_become_chats_and_each_row_is_accounted_for():
     assert aside == {2: "merged", 3: "merged", 5: "malformed", 6: "duplicate"}
 
 
-def test_judgements_pair_up_where_a_prompt_has_both():
+def test_single_ratings_make_a_pair_where_a_prompt_has_both_labels():
     table = rows(
         {"prompt": "q", "completion": "good", "label": True},
         {"prompt": "other", "completion": "good", "label": True},
@@ -283,7 +285,7 @@ def test_judgements_pair_up_where_a_prompt_has_both():
     )
     made = list(Unpaired().records(table))
     ((row, pair),) = (one for one in made if not isinstance(one, Quarantined))
-    assert (row.row, told(pair)) == (3, ("q", "good", "bad", None))
+    assert (row.row, summary(pair)) == (3, ("q", "good", "bad", None))
     aside = {one.row: (one.reason, one.detail) for one in made if isinstance(one, Quarantined)}
     assert aside[1] == ("merged", "the other reply of the pair at row 3")
     assert aside[2][0] == "unpaired"
@@ -292,7 +294,7 @@ def test_judgements_pair_up_where_a_prompt_has_both():
 
 
 def test_prompts_are_read_without_replies():
-    assert said(*(p.prompt for p in parse(Prompts(), prompt="a"))) == [("user", "a")]
+    assert contents(*(p.prompt for p in parse(Prompts(), prompt="a"))) == [("user", "a")]
     (both,) = parse(MtBench(), question_id=1, turns=["a", "b"])
-    assert said(both.prompt) == [("user", "a"), ("user", "b")]
+    assert contents(both.prompt) == [("user", "a"), ("user", "b")]
     assert rejection(MtBench(), question_id=1, choices=[]) == Reason.no_prompt

@@ -67,16 +67,16 @@ def test_every_part_owns_a_bucket_of_sixteen():
     assert len(BUCKETS) == 16
 
 
-def test_task_types_take_turns():
+def test_task_types_alternate():
     counts = Counter(pair.task_type for pair in PracticeSource(part="round-1", rows=120).pairs())
     assert counts == {task.name: 120 // len(TASKS) for task in TASKS}
 
 
-def test_the_prompts_of_one_source_coincide_row_by_row():
+def test_all_kinds_of_rows_of_a_source_have_the_same_prompts():
     source = PracticeSource(part="round-3", rows=60)
-    asked = [prompt.prompt for prompt in source.prompts()]
-    assert [pair.prompt for pair in source.pairs()] == asked
-    assert [row.messages[:-1] for row in source.conversations()] == asked
+    prompts = [prompt.prompt for prompt in source.prompts()]
+    assert [pair.prompt for pair in source.pairs()] == prompts
+    assert [row.messages[:-1] for row in source.conversations()] == prompts
 
 
 @pytest.mark.parametrize("part", ["sft", "round-1", "held-out"])
@@ -101,7 +101,7 @@ def test_a_reply_with_any_one_flaw_fails_its_verifier():
 
 @pytest.mark.parametrize("flaw", ["bare", "cut", "slip"])
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_a_body_with_a_flaw_is_not_what_was_asked(task, flaw):
+def test_a_body_with_a_flaw_fails_its_verifier(task, flaw):
     slots = {name: choices[i] for i, (name, choices) in enumerate(task.slots.items())}
     slots |= {"left": "[", "right": "]", "mark": "END"}
     judge = task.verifier(slots)
@@ -137,7 +137,7 @@ def test_choosing_the_shorter_reply_is_right_in_exactly_half_of_the_pairs():
     assert shorter / len(pairs) == 0.5
 
 
-def test_half_of_the_evaluated_prompts_are_phrased_as_training_never_is():
+def test_half_of_the_evaluated_prompts_use_phrasings_that_training_never_does():
     prompts = list(PracticeSource(part="held-out", rows=240).prompts())
     assert sum(prompt.unseen for prompt in prompts) == 120
     shown = [prompt.prompt[1].content for prompt in PracticeSource(rows=240).prompts()]
@@ -172,17 +172,17 @@ def test_a_prompt_with_its_verifier_comes_back_from_json_as_itself():
         assert VerifiablePrompt.model_validate_json(prompt.model_dump_json()) == prompt
 
 
-def test_pairs_without_a_flaw_to_tell_them_apart_are_refused_with_what_to_do():
+def test_rates_without_flaws_for_pairs_are_refused_with_advice():
     with pytest.raises(DataError, match="set afterword_rate and form_rate above 0"):
         next(PracticeSource(part="round-1", rows=1, **PERFECT).pairs())
 
 
-def test_rates_that_never_give_a_pair_are_refused():
+def test_rates_that_hardly_ever_give_a_pair_are_refused():
     rates = {"preamble_rate": 1e-9, "afterword_rate": 1e-9, "form_rate": 1e-9, "slip_rate": 0}
     with pytest.raises(DataError, match=r"gave no pair; set the four rates"):
         next(PracticeSource(part="round-1", rows=1, **rates).pairs())
 
 
-def test_asking_for_more_than_a_part_holds_says_what_is_exhausted():
+def test_the_error_for_more_rows_than_a_part_has_names_the_exhausted_task():
     with pytest.raises(DataError, match=r"'round-1' has no further 'order' task after \d+"):
         list(PracticeSource(part="round-1", rows=5000).prompts())

@@ -57,7 +57,7 @@ LETTER = AllOf(
         ),
     ],
 )
-def test_a_verifier_passes_what_was_asked_and_nothing_else(verifier, passes, fails):
+def test_a_verifier_passes_only_replies_that_follow_the_prompt(verifier, passes, fails):
     assert [reply for reply in passes if not verifier(reply)] == []
     assert [reply for reply in fails if verifier(reply)] == []
 

@@ -1,7 +1,7 @@
-"""A data set of the hub, read by the real libraries from a server here that answers as it does.
+"""Reads a hub data set with the real libraries from a local server that imitates the hub.
 
-What it cannot show: that the hub itself answers so. Each reading is a process of its own, since the
-libraries take the hub's address and cache from the environment when they are imported.
+Not shown: that the hub itself responds like this. Each reading runs in its own process, since the
+libraries read the hub's address and cache folder from the environment when they are imported.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ TREE = [{"type": "file", "path": "train.jsonl", "size": len(ROWS), "oid": SHA}]
 
 
 class Hub(BaseHTTPRequestHandler):
-    """One public data set with one file, at one commit, which its branch main names."""
+    """One public data set with one file at one commit, to which its branch main points."""
 
     protocol_version = "HTTP/1.1"
-    asked: list[str]
+    requests: list[str]
 
     def log_message(self, *_):
-        """Nothing: the test reads `asked`."""
+        """Log nothing; the tests read `requests`."""
 
     def do_GET(self):
         self.answer(self.path.partition("?")[0])
@@ -39,7 +39,7 @@ class Hub(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def answer(self, path):
-        self.asked.append(path)
+        self.requests.append(path)
         api = "/api/datasets/owner/name"
         if path in (f"{api}/revision/{COMMIT}", f"{api}/revision/main"):
             self.send(json.dumps(INFO | {"_id": "1", "tags": [], "private": False}).encode())
@@ -64,8 +64,8 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub():
-    """The server, and what it was asked."""
-    handler = type("OneHub", (Hub,), {"asked": []})
+    """The server; its handler class records `requests`."""
+    handler = type("OneHub", (Hub,), {"requests": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -74,7 +74,7 @@ def hub():
 
 
 def read(hub, folder, revision, *, offline=False):
-    """`sft-dpo data hub:owner/name@revision`: exit code, what it says, and the prompts kept."""
+    """Run `sft-dpo data hub:owner/name@revision`: exit code, stderr and the kept prompts."""
     command = "import sys; from flows.cli import main; main()"
     arguments = ["data", f"hub:owner/name@{revision}", "--out", str(folder / "out")]
     env = os.environ | {
@@ -98,19 +98,19 @@ def read(hub, folder, revision, *, offline=False):
 @pytest.mark.slow
 def test_a_pinned_hub_data_set_is_read_at_its_commit_and_again_without_a_network(hub, tmp_path):
     assert read(hub, tmp_path, COMMIT)[::2] == (0, ["q0", "q1", "q2"])
-    asked = hub.RequestHandlerClass.asked
-    assert f"/datasets/owner/name/resolve/{COMMIT}/train.jsonl" in asked
-    assert not [path for path in asked if "/main" in path]
-    asked.clear()
+    requests = hub.RequestHandlerClass.requests
+    assert f"/datasets/owner/name/resolve/{COMMIT}/train.jsonl" in requests
+    assert not [path for path in requests if "/main" in path]
+    requests.clear()
     code, _, prompts = read(hub, tmp_path, COMMIT, offline=True)
-    assert (code, prompts, asked) == (0, ["q0", "q1", "q2"], [])
+    assert (code, prompts, requests) == (0, ["q0", "q1", "q2"], [])
 
 
 @pytest.mark.slow
-def test_a_branch_is_read_at_the_commit_it_names_and_an_unknown_one_is_one_error(hub, tmp_path):
+def test_a_branch_is_read_at_its_commit_and_an_unknown_revision_is_one_error(hub, tmp_path):
     assert read(hub, tmp_path, "main")[::2] == (0, ["q0", "q1", "q2"])
-    assert not [path for path in hub.RequestHandlerClass.asked if "/resolve/main/" in path]
-    code, said, _ = read(hub, tmp_path, OTHER)
+    assert not [path for path in hub.RequestHandlerClass.requests if "/resolve/main/" in path]
+    code, stderr, _ = read(hub, tmp_path, OTHER)
     assert code == 2
-    assert "hub data set 'owner/name'" in said
-    assert "cannot be loaded" in said
+    assert "hub data set 'owner/name'" in stderr
+    assert "cannot be loaded" in stderr

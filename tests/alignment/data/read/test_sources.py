@@ -73,7 +73,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path, name, content):
     ],
     ids=["byte order mark", "CRLF", "no last line end", "both"],
 )
-def test_windows_files_are_no_fault(tmp_path, content):
+def test_windows_files_are_accepted(tmp_path, content):
     assert fields(read(write(tmp_path / "a.jsonl", content))) == ROWS
 
 
@@ -88,7 +88,7 @@ def test_a_line_separator_inside_a_text_does_not_end_a_row(tmp_path):
     assert fields(read(path)) == [row]
 
 
-def test_a_folder_is_all_its_data_files_in_order_of_names(tmp_path):
+def test_a_folder_gives_all_its_data_files_in_order_of_names(tmp_path):
     (tmp_path / "deep").mkdir()
     write(tmp_path / "b.jsonl", '{"n": 2}\n')
     write(tmp_path / "a.jsonl", '{"n": 1}\n')
@@ -153,14 +153,14 @@ def test_a_rows_own_labels_win(tmp_path):
         (b'{"a": "\x00"}', Reason.bad_encoding, "NUL at character 8"),
     ],
 )
-def test_an_unreadable_line_is_set_aside_with_its_number(tmp_path, line, reason, detail):
+def test_an_unreadable_line_is_quarantined_with_its_number(tmp_path, line, reason, detail):
     path = write(tmp_path / "a.jsonl", LINES.encode() + line + b"\n" + LINES.encode())
     rows = read(path)
     assert fields(rows) == ROWS * 2
     assert quarantined(rows) == [(4, reason, detail)]
 
 
-def test_an_item_of_a_list_that_is_no_object_is_set_aside(tmp_path):
+def test_an_item_of_a_list_that_is_not_an_object_is_quarantined(tmp_path):
     rows = read(write(tmp_path / "a.json", '[{"a": 1}, 7, {"a": 2}]'))
     assert fields(rows) == [{"a": 1}, {"a": 2}]
     assert quarantined(rows) == [(2, Reason.malformed, "a JSON int where an object is expected")]
@@ -211,7 +211,7 @@ def test_a_broken_list_names_the_line(tmp_path):
         read(path)
 
 
-def test_a_cut_gzip_file_is_named(tmp_path):
+def test_a_truncated_gzip_file_is_named(tmp_path):
     path = write(tmp_path / "a.jsonl.gz", gzip.compress(LINES.encode() * 1000)[:-20])
     with pytest.raises(DataError, match=r"a\.jsonl\.gz is truncated or damaged .* fetch it again"):
         read(path)
@@ -220,7 +220,7 @@ def test_a_cut_gzip_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content"), [("a.jsonl.gz", LINES.encode()), ("a.json.gz", b"\x1f\x8b broken")]
 )
-def test_a_gzip_file_that_is_none_is_named(tmp_path, name, content):
+def test_a_file_that_is_not_really_gzip_is_named(tmp_path, name, content):
     path = write(tmp_path / name, content)
     with pytest.raises(DataError, match=r"\.gz is truncated or damaged|cannot be read"):
         read(path)
@@ -240,7 +240,7 @@ def test_a_url_of_an_unknown_kind_is_named():
 # --- digests ------------------------------------------------------------------------------------
 
 
-def test_the_digest_follows_bytes_and_names_not_the_place(tmp_path):
+def test_the_digest_depends_on_content_and_names_but_not_on_the_folder(tmp_path):
     for folder in ("here", "there"):
         (tmp_path / folder).mkdir()
     here = FileSource(path=write(tmp_path / "here" / "a.jsonl", LINES))
@@ -266,7 +266,7 @@ def test_a_pinned_file_with_other_bytes_is_refused(tmp_path):
 COMMIT = "0123456789" * 4
 
 
-def test_a_folder_of_a_hub_data_sets_name_is_not_read_in_its_place(tmp_path, monkeypatch):
+def test_a_folder_named_like_a_hub_data_set_is_not_read_instead(tmp_path, monkeypatch):
     (tmp_path / "owner" / "name").mkdir(parents=True)
     (tmp_path / "owner" / "name" / "train.jsonl").write_text('{"prompt": "a"}\n')
     monkeypatch.chdir(tmp_path)
