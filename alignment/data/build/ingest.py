@@ -37,7 +37,7 @@ HUB = "hub:"
 NamedSource = tuple[FileSource | HubSource, bool]
 """A source, and whether the user named it, rather than a folder or pattern that contains it."""
 
-RULES: tuple[RowFilter[Record], ...] = (
+FILTERS: tuple[RowFilter[Record], ...] = (
     content.broken_text,
     content.empty,
     content.role_order,
@@ -146,7 +146,7 @@ def _read(
         [options.model_dump(mode="json"), [_fingerprint(source) for source, _ in sources]]
     )
     filters: FilterPass[Record] = FilterPass(
-        RULES, salt="", signatures=options.near_duplicates is not None
+        FILTERS, salt="", signatures=options.near_duplicates is not None
     )
     try:
         return DatasetBuilder(
@@ -279,17 +279,17 @@ def _write(out: Path, contents: dict[str, Iterable[bytes]]) -> None:
 def _report(dataset: DatasetBuilder[Record], kinds: Sequence[Kind | None]) -> IngestReport:
     parts = tuple(
         FileReport(
-            file=account.source,
-            format=account.format,
-            reason=account.reason,
+            file=source.source,
+            format=source.format,
+            reason=source.reason,
             gives=gives,
             note=reading.note,
-            read=account.read,
-            kept=account.kept,
+            read=source.read,
+            kept=source.kept,
             flagged=_flag_counts(dataset, number),
-            quarantined=account.dropped,
+            quarantined=source.dropped,
         )
-        for number, (account, reading, gives) in enumerate(
+        for number, (source, reading, gives) in enumerate(
             zip(dataset.source_reports(), dataset.readings, kinds, strict=True)
         )
     )

@@ -90,11 +90,11 @@ class SetConfig(Frozen):
 
 
 class ConversationSetConfig(SetConfig):
-    """Conversations to imitate."""
+    """A prepared set of conversations to imitate."""
 
 
 class PairSetConfig(SetConfig):
-    """Preference pairs of one round."""
+    """A prepared set of preference pairs for one round."""
 
 
 class Lengths(Frozen):

@@ -60,7 +60,8 @@ def test_another_seed_gives_another_split():
 
 def test_parts_are_disjoint_and_cover_everything():
     parts = [
-        {key for key in KEYS if Part(index=index, of=3).contains(key, salt="1")} for index in (1, 2, 3)
+        {key for key in KEYS if Part(index=index, of=3).contains(key, salt="1")}
+        for index in (1, 2, 3)
     ]
     assert sum(map(len, parts)) == len(set.union(*parts)) == len(KEYS)
     assert all(4000 / 3 - 150 < len(part) < 4000 / 3 + 150 for part in parts)
