@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from alignment.doctor.page import render as render_checkup
+from alignment.doctor.page import render as render_preflight
 from alignment.report.page import render, to_markdown
 from alignment.report.table import escape_markdown
-from tests.alignment.doctor.test_page import checkup
+from tests.alignment.doctor.test_page import report_with
 from tests.alignment.report.test_page import PAYLOADS, poisoned
 
 pytestmark = pytest.mark.ui
@@ -103,8 +103,8 @@ def test_hostile_text_neither_runs_nor_loads_in_a_report(run, browser, opened, n
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
-def test_hostile_text_neither_runs_nor_loads_in_a_checkup(browser, opened, payload):
-    assert opened(render_checkup(checkup(payload)), settle=0.1) == []
+def test_hostile_text_neither_runs_nor_loads_in_a_preflight_report(browser, opened, payload):
+    assert opened(render_preflight(report_with(payload)), settle=0.1) == []
     assert nothing_runs(browser)
 
 
@@ -113,7 +113,7 @@ def test_live_payloads_ask_for_nothing(run, browser, opened, listener):
     assert opened(render(poisoned(run, " ".join(texts))), settle=0.6) == []
     assert "/handler" in browser.text, "it is shown as it was written"
     for text in texts:
-        assert opened(render_checkup(checkup(text)), settle=0.1) == []
+        assert opened(render_preflight(report_with(text)), settle=0.1) == []
 
 
 def nothing_runs(browser):
