@@ -1,4 +1,4 @@
-"""All checks on one configuration, in the order in which a person should read them."""
+"""Runs all checks on one configuration, in the order in which to read them."""
 
 import time
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from alignment.doctor.checks.counts import check_rows
 from alignment.doctor.checks.engines import check_engines
 from alignment.doctor.checks.flags import check_flags
 from alignment.doctor.checks.lengths import check_lengths, check_trimmed
-from alignment.doctor.checks.overlap import check_duplicates, check_leaks
+from alignment.doctor.checks.overlap import check_contamination, check_duplicates
 from alignment.doctor.checks.preference import check_conflicts, check_length_bias, check_ties
 from alignment.doctor.checks.template import (
     check_prefix,
@@ -23,7 +23,7 @@ from alignment.doctor.forecast.checks import check_memory, check_time
 from alignment.doctor.forecast.devices import Device, find_device
 from alignment.doctor.forecast.plans import planned
 from alignment.doctor.forecast.schedule import check_rounds, check_schedule
-from alignment.doctor.forecast.trainings import trainings
+from alignment.doctor.forecast.trainings import list_trainings
 from alignment.doctor.inputs import OnStep, PreflightInputs, model_folder, prepare_sets
 from alignment.doctor.shape import Shape
 from alignment.models.chat_template import end_of_turn_id
@@ -43,13 +43,13 @@ def examine(
 
     Args:
         config: the run.
-        device: for which memory and time are forecast; None: `usual_device`.
-        command: how it was started, for whoever wants to repeat it.
-        on_progress: called with the name of each step that is prepared.
+        device: name of the device to forecast memory and time for; None: `usual_device`.
+        command: the command line, shown on the page so that readers can repeat it.
+        on_progress: called with the name of each step before it is prepared.
 
     Raises:
-        DataError, ModelError: what would end the run itself before its first training.
-        UsageError: no such device.
+        DataError, ModelError: the run itself would fail before its first training.
+        UsageError: `device` is not known.
     """
     target = find_device(device or usual_device(config)).within(config.gpu_memory_gib)
     plan, store = chain(config), Store(root=config.store)
@@ -58,7 +58,7 @@ def examine(
     template = check_template(tokenizer)
     findings = [template]
     began = time.monotonic()
-    if template.verdict != "fail":  # without one no row can be encoded
+    if template.verdict != "fail":  # no row can be encoded without a usable template
         sets = prepare_sets(plan, store, tokenizer, on_progress)
         inputs = PreflightInputs(config, plan, folder, tokenizer, Shape.read(folder), sets)
         began = time.monotonic()
@@ -74,14 +74,14 @@ def examine(
 
 
 def usual_device(config: PipelineConfig) -> str:
-    """The card that 4-bit settings are meant for; this machine's CPU for full weights."""
+    """The GPU that the 4-bit settings target; this machine's CPU for full weights."""
     return "a100-40gb" if config.quantisation else "cpu"
 
 
 def _findings(inputs: PreflightInputs, template: Finding, device: Device) -> Iterator[Finding]:
     sets, shape = inputs.sets, inputs.shape
     compose = inputs.config.compose
-    trained = trainings(inputs.chain, sets, compose=compose)
+    trainings = list_trainings(inputs.chain, sets, compose=compose)
     yield check_rows(sets)
     yield template
     yield check_stop(sets, stop=end_of_turn_id(inputs.tokenizer))
@@ -92,16 +92,16 @@ def _findings(inputs: PreflightInputs, template: Finding, device: Device) -> Ite
     yield check_trimmed(sets)
     yield check_flags(sets)
     yield check_duplicates(sets)
-    yield check_leaks(sets)
+    yield check_contamination(sets)
     yield check_conflicts(sets)
     yield check_ties(sets)
     yield check_length_bias(sets)
     yield check_refusals(sets)
     yield check_rounds(sets)
-    yield check_schedule(trained, shape)
+    yield check_schedule(trainings, shape)
     yield check_engines(inputs.chain, inputs.folder)
     quantisation = inputs.config.quantisation
     if shape is not None:
-        trained = tuple(planned(one, shape, quantisation, device) for one in trained)
-    yield check_memory(trained, shape, quantisation, device)
-    yield check_time(trained, shape, device)
+        trainings = tuple(planned(each, shape, quantisation, device) for each in trainings)
+    yield check_memory(trainings, shape, quantisation, device)
+    yield check_time(trainings, shape, device)

@@ -1,4 +1,4 @@
-"""What a check says: a verdict, the figures behind it, rows to look at, and what to do.
+"""The result of a check: a verdict, the figures behind it, rows to read, and what to do.
 
 A `PreflightReport` is plain frozen JSON: the terminal text, `--json` and the page are three views
 of it. Not here: how anything is checked or drawn.
@@ -17,14 +17,14 @@ SEVERITY: tuple[Verdict, ...] = ("ok", "warn", "fail")
 
 
 class Piece(Frozen):
-    """A stretch of a text, and whether training makes it a target."""
+    """A piece of text, and whether its tokens are training targets."""
 
     text: str
     trained: bool = False
 
 
 class Example(Frozen):
-    """A row worth reading: where it stands, what is the matter, and its text."""
+    """A row worth reading: where it is, what is wrong with it, and its text."""
 
     place: str
     note: str = ""
@@ -32,7 +32,7 @@ class Example(Frozen):
 
 
 class Histogram(Frozen):
-    """How many rows fall between neighbouring `edges`, for each series; `marks` are limits."""
+    """Number of rows between neighbouring `edges`, for each series; `marks` are limits."""
 
     kind: Literal["histogram"] = "histogram"
     title: str
@@ -43,7 +43,7 @@ class Histogram(Frozen):
 
 
 class Bars(Frozen):
-    """One bar for each name, made of parts."""
+    """One stacked bar per name."""
 
     kind: Literal["bars"] = "bars"
     title: str
@@ -55,13 +55,13 @@ Chart = Annotated[Histogram | Bars, Field(discriminator="kind")]
 
 
 class Finding(Frozen):
-    """What one check found.
+    """The result of one check.
 
     Attributes:
-        check: its name, as in docs/doctor.md.
-        headline: one sentence with the number that decides.
+        check: name of the check, as in docs/doctor.md.
+        headline: one sentence with the number that decided the verdict.
         figures: the numbers, for programs.
-        remedy: what to do; dropped where the verdict is ok, so a check states it in any case.
+        remedy: what to do. Checks may always pass one: it is dropped if the verdict is ok.
     """
 
     check: str
@@ -83,9 +83,9 @@ class PreflightReport(Frozen):
     """All findings about one configuration.
 
     Attributes:
-        title, created, command: of which run, when, and how to ask again.
-        device: for which the forecast was made.
-        seconds: the checks took, preparing the data not counted.
+        title, created, command: which run, when, and the command to repeat the checks.
+        device: name of the device that the forecast is for.
+        seconds: duration of the checks, without preparing the data.
     """
 
     title: str
@@ -97,40 +97,40 @@ class PreflightReport(Frozen):
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of all."""
+        """The worst verdict of all findings."""
         return worst(finding.verdict for finding in self.findings)
 
     @property
     def headline(self) -> str:
-        """What it comes to, in one sentence."""
+        """The result in one sentence."""
         failed = [f.check for f in self.findings if f.verdict == "fail"]
         warned = [f.check for f in self.findings if f.verdict == "warn"]
         if failed:
             return f"Do not start this run yet: {', '.join(failed)}."
         if warned:
             return f"This run can start; look at {', '.join(warned)} first."
-        return "Nothing stands against starting this run."
+        return "No problems found."
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The gravest verdict; ok where there is none."""
+    """The most severe verdict; ok if there is none."""
     return max(verdicts, key=SEVERITY.index, default="ok")
 
 
 def graded(value: float, *, warn: float, fail: float) -> Verdict:
-    """The verdict on a number that is the worse the larger it is: at a limit it counts."""
+    """The verdict on a number for which larger is worse; a limit itself counts as exceeded."""
     if value >= fail:
         return "fail"
     return "warn" if value >= warn else "ok"
 
 
 def share(count: float, of: float) -> float:
-    """Count / of; 0 where there is nothing."""
+    """`count` / `of`; 0 if `of` is 0."""
     return count / of if of else 0.0
 
 
 def percent(part: float) -> str:
-    """A share for people: '7.0 %', '<0.1 %', '0 %'."""
+    """A share as readable text: '7.0 %', '<0.1 %', '0 %'."""
     if 0 < part < 0.001:
         return "<0.1 %"
     return f"{100 * part:.3g} %" if part in (0, 1) else f"{100 * part:.1f} %"

@@ -1,8 +1,8 @@
-"""What is examined: the configuration, its chain, and the sets as the run itself prepares them.
+"""The inputs of the checks: the configuration, its chain, and the sets as the run prepares them.
 
-The data stages are built through the run's own steps and stay in the store, so what is said of
-them is what the run will use, and the run finds them done. Of the model only config and tokenizer
-are needed. Not here: any judgement.
+The data stages are built with the run's own steps and stay in the store. So the checks see exactly
+what the run will use, and the run reuses it. Only the model's config and tokenizer are needed.
+Not here: any verdict.
 """
 
 from collections import defaultdict
@@ -38,10 +38,10 @@ from alignment.store.store import Store
 
 OnStep = Callable[[str], None]
 SAMPLE = 2_000
-"""Rows of a set that are turned into tokens. Rows stand in hash order, so the first are a random
-sample; a share measured on them is within .022 of the set's in 95 of 100 cases."""
+"""Rows per set that are tokenized. Rows are in hash order, so the first ones are a random sample; a
+share measured on them is within .022 of the whole set's in 95 of 100 cases."""
 SHOWN = 3
-"""Examples of one reason, per set."""
+"""Examples shown per reason and set."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class PreparedSet:
     """One prepared set.
 
     Attributes:
-        name: of its step: "conversations", "pairs-1", "pairs-evaluation".
-        whole, prompt: the limits of its training in tokens; no prompt limit for conversations.
+        name: name of its step: "conversations", "pairs-1", "pairs-evaluation".
+        whole, prompt: length limits of its training, in tokens; conversations have no prompt limit.
         chats, pairs: the first `SAMPLE` training rows as tokens.
-        originals: raw fields of some rows that were left out, by file and row.
+        originals: raw fields of the dropped rows that are shown, by file and row number.
     """
 
     name: str
@@ -69,20 +69,20 @@ class PreparedSet:
 
     @property
     def read(self) -> int:
-        """Rows that the sources gave."""
+        """Rows read from the sources."""
         return sum(source.read for source in self.report.sources)
 
     def count(self, *reasons: str) -> int:
-        """Rows that were left out for one of these reasons."""
+        """Rows dropped for one of these reasons."""
         return sum(row.reason in reasons for row in self.dropped)
 
 
 @dataclass(frozen=True)
 class PreflightInputs:
-    """A run that has not started: all that the checks are given.
+    """Everything the checks need to know about a run that has not started.
 
     Attributes:
-        folder: with the model's config.json and tokenizer.
+        folder: contains the model's config.json and tokenizer.
     """
 
     config: PipelineConfig
@@ -94,10 +94,12 @@ class PreflightInputs:
 
 
 def model_folder(chain: Chain, store: Store, on_progress: OnStep) -> Path:
-    """A folder with the base model's config and tokenizer; weights only where they come along.
+    """A folder with the base model's config and tokenizer.
+
+    Weights are fetched only if the source cannot deliver these files without them.
 
     Raises:
-        ModelError: the source has no such model, or cannot be reached.
+        ModelError: the source does not have the model, or cannot be reached.
     """
     folder = chain.base.source.fetch_tokenizer()
     if folder is not None:
@@ -113,16 +115,16 @@ def prepare_sets(
     """Every set of a chain, built or reused, and read back.
 
     Raises:
-        DataError: a source cannot be read, or too little of it is left.
+        DataError: a source cannot be read, or too few of its rows remain.
     """
     rounds = (r.pairs for r in chain.rounds if isinstance(r.pairs, PreparePairs))
-    found: list[PreparedSet] = []
+    prepared: list[PreparedSet] = []
     for step in (chain.held_out, chain.conversations, *rounds):
         if step is not None:
             on_progress(step.name)
             record = store.reuse(step.key) or build(store, step, Progress(), tokenizer=tokenizer)
-            found.append(_read_back(step, record, store, tokenizer))
-    return tuple(found)
+            prepared.append(_read_back(step, record, store, tokenizer))
+    return tuple(prepared)
 
 
 def _read_back(
@@ -134,7 +136,7 @@ def _read_back(
     ref = DataRef.model_validate(record.output)
     dropped = tuple(read_rows(store.path(ref.quarantine), Quarantined))
     report = (store.folder(step.key) / REPORT).read_bytes()
-    read = PreparedSet(
+    common = PreparedSet(
         name=step.name,
         key=step.key,
         whole=step.max_length if isinstance(step, PrepareConversations) else step.lengths.whole,
@@ -145,16 +147,16 @@ def _read_back(
     )
     train, held_out = store.path(ref.train), store.path(ref.held_out)
     if isinstance(step, PrepareConversations):
-        talks = tuple(read_rows(train, Conversation))
+        conversations = tuple(read_rows(train, Conversation))
         return replace(
-            read,
-            train=talks,
+            common,
+            train=conversations,
             held_out=tuple(read_rows(held_out, Conversation)),
-            chats=encode_chats(tokenizer, talks[:SAMPLE]),
+            chats=encode_chats(tokenizer, conversations[:SAMPLE]),
         )
     pairs = tuple(read_rows(train, PreferencePair))
     return replace(
-        read,
+        common,
         train=pairs,
         held_out=tuple(read_rows(held_out, PreferencePair)),
         pairs=encode_pairs(tokenizer, pairs[:SAMPLE]),
@@ -162,7 +164,7 @@ def _read_back(
 
 
 def shown(dropped: Iterable[Quarantined]) -> list[Quarantined]:
-    """The rows that stand for the others: the first few of every reason."""
+    """The rows to show: the first few dropped for each reason."""
     by_reason: defaultdict[str, list[Quarantined]] = defaultdict(list)
     for row in dropped:
         if len(by_reason[row.reason]) < SHOWN:
@@ -171,7 +173,7 @@ def shown(dropped: Iterable[Quarantined]) -> list[Quarantined]:
 
 
 def _originals(config: SetConfig, wanted: Iterable[Quarantined]) -> dict[tuple[str, int], Json]:
-    """The raw fields of these rows, where their source can be read again."""
+    """The raw fields of these rows, if their source can be read again."""
     missing = {(row.file, row.row) for row in wanted}
     found: dict[tuple[str, int], Json] = {}
     for source in config.sources:

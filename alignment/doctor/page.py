@@ -1,4 +1,4 @@
-"""A checkup as one HTML file that needs nothing else: no script, no network, everything escaped."""
+"""A preflight report as one self-contained HTML file: no scripts, no network, all text escaped."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,34 +12,32 @@ from alignment.store.durable import replace
 from alignment.store.store import storage_errors
 
 _LONGEST_PIECE = 700
-_WORDS = {"ok": "fine", "warn": "look", "fail": "stop"}
 
 
-def write_page(checkup: PreflightReport, path: Path) -> Path:
+def write_page(report: PreflightReport, path: Path) -> Path:
     """Write the page; returns `path`."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace("doctor.page", path, render(checkup))
+        replace("doctor.page", path, render(report))
     return path
 
 
-def render(checkup: PreflightReport) -> str:
+def render(report: PreflightReport) -> str:
     """The page as one HTML document; write it as UTF-8."""
     template = environment(Path(__file__).parent).get_template("doctor.html.j2")
-    gravest_first = sorted(checkup.findings, key=lambda f: -SEVERITY.index(f.verdict))
+    most_severe_first = sorted(report.findings, key=lambda f: -SEVERITY.index(f.verdict))
     return template.render(
-        checkup=checkup,
-        summary=gravest_first,
-        pictures={f.check: list(_pictures(f)) for f in checkup.findings},
-        words=_WORDS,
-        counts={v: sum(f.verdict == v for f in checkup.findings) for v in reversed(SEVERITY)},
+        report=report,
+        summary=most_severe_first,
+        pictures={f.check: list(_pictures(f)) for f in report.findings},
+        counts={v: sum(f.verdict == v for f in report.findings) for v in reversed(SEVERITY)},
         clipped=clipped,
         groups=_by_note,
     )
 
 
 def clipped(piece: Piece) -> str:
-    """A piece's text, or its two ends where it is long: what matters stands at the seams."""
+    """A piece's text; if long, only its two ends, because the boundaries of targets matter most."""
     text, half = piece.text, _LONGEST_PIECE // 2
     if len(text) <= _LONGEST_PIECE:
         return text
@@ -47,7 +45,7 @@ def clipped(piece: Piece) -> str:
 
 
 def _by_note(examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """Examples by the reason that begins their note; the first of every reason come first."""
+    """Examples grouped by the reason that their note starts with."""
     groups: dict[str, list[Example]] = {}
     for example in examples:
         groups.setdefault(example.note.partition(":")[0], []).append(example)

@@ -1,4 +1,4 @@
-"""The charts of a checkup as matplotlib figures, in the style of the run's report."""
+"""The charts of a preflight report as matplotlib figures, in the style of the run's report."""
 
 from matplotlib.figure import Figure
 
@@ -71,5 +71,5 @@ def _bars(chart: Bars) -> Figure:
 
 
 def _text(text: str) -> str:
-    """A text that matplotlib can draw and does not take for a formula."""
+    """The text, with `$` escaped so that matplotlib does not parse it as a formula."""
     return printable(text).replace("$", r"\$")

@@ -1,7 +1,7 @@
-"""A model's shape from its config.json: parameters by kind, without any weights.
+"""A model's shape and parameter counts from its config.json, without loading weights.
 
-For decoders of the Llama and Qwen2 kind: grouped-query attention and a gated MLP (q, k, v, o,
-gate, up, down). Not here: what it costs to train (`memory.py`, `timing.py`).
+For decoders like Llama and Qwen2: grouped-query attention and a gated MLP (q, k, v, o, gate, up,
+down). Not here: the cost of training it (`forecast/memory.py`, `forecast/timing.py`).
 """
 
 import json
@@ -15,7 +15,7 @@ from alignment.records import Frozen
 
 
 class Shape(Frozen):
-    """Sizes under the names of config.json."""
+    """Sizes, named as in config.json."""
 
     hidden_size: PositiveInt
     intermediate_size: PositiveInt
@@ -28,7 +28,7 @@ class Shape(Frozen):
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """The shape of the model in a folder; None where config.json tells no such shape."""
+        """The shape of the model in a folder; None if its config.json does not describe one."""
         try:
             raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             return cls.model_validate(_named(raw))
@@ -36,7 +36,7 @@ class Shape(Frozen):
             return None
 
     def linears(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of the linear layers of one block, by name."""
+        """(inputs, outputs) of each linear layer of one block, by name."""
         hidden, mlp = self.hidden_size, self.intermediate_size
         heads = self.num_attention_heads * self.head_dim
         groups = self.num_key_value_heads * self.head_dim
@@ -52,34 +52,34 @@ class Shape(Frozen):
 
     @property
     def block_parameters(self) -> int:
-        """Weights in the linear layers of all blocks: what 4-bit quantisation shrinks."""
+        """Weights in the linear layers of all blocks: those that 4-bit quantisation compresses."""
         return self.num_hidden_layers * sum(a * b for a, b in self.linears().values())
 
     @property
     def embedding_parameters(self) -> int:
-        """Weights of the embedding, and of the head where it is not the same matrix."""
+        """Weights of the embedding, and of the LM head unless the two are tied."""
         matrices = 1 if self.tie_word_embeddings else 2
         return matrices * self.vocab_size * self.hidden_size
 
     @property
     def parameters(self) -> int:
-        """All weights but biases and norms, which are below a thousandth."""
+        """All weights except biases and norms, which are less than a thousandth."""
         return self.block_parameters + self.embedding_parameters
 
     @property
     def matmul_parameters(self) -> int:
-        """Weights that every token is multiplied with: the blocks and the head."""
+        """Weights that every token is multiplied by: the blocks and the LM head."""
         return self.block_parameters + self.vocab_size * self.hidden_size
 
     def lora_parameters(self, r: int, target_modules: Iterable[str]) -> int:
-        """Weights of a LoRA adapter: r * (inputs + outputs) for each layer it sits on."""
+        """Weights of a LoRA adapter: r * (inputs + outputs) for each target layer."""
         linears = self.linears()
         sizes = (sum(linears[name]) for name in target_modules if name in linears)
         return self.num_hidden_layers * r * sum(sizes)
 
 
 def _named(raw: dict[str, Any]) -> dict[str, Any]:
-    """The fields of `Shape` out of a config.json, with the defaults that transformers has."""
+    """The fields of `Shape` from a config.json, with the defaults of transformers."""
     heads = raw.get("num_attention_heads", 0)
     return {
         "hidden_size": raw.get("hidden_size"),

@@ -1,7 +1,7 @@
-"""Rows as the ids that training sees, before it cuts them, with the positions of the targets.
+"""Rows as the token ids that training sees before truncation, with the positions of the targets.
 
-Texts are encoded in batches, which a tokenizer does on all cores: the 1,000 UltraFeedback pairs
-of the tests take one to two seconds. Not here: what is wrong with them.
+Texts are encoded in batches, which tokenizers do on all cores: the 1,000 UltraFeedback pairs of
+the tests take one to two seconds. Not here: what is wrong with a row.
 """
 
 from array import array
@@ -19,24 +19,24 @@ Ids = Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One chat under the template.
+    """One chat, rendered by the template and tokenized.
 
     Attributes:
-        ids: all of it, whatever the training's limit.
-        spans: where the targets are; ordered, without overlap.
+        ids: the whole chat, not truncated to the training's limit.
+        spans: positions of the targets; ordered and disjoint.
     """
 
     ids: Ids
     spans: tuple[Span, ...]
 
     def trained(self, limit: int) -> int:
-        """How many of the first `limit` tokens are targets."""
+        """Number of targets among the first `limit` tokens."""
         return sum(max(0, min(end, limit) - start) for start, end in self.spans)
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """A pair: its prompt with the opening of a reply, and the two chats it is part of."""
+    """A pair: its prompt with the generation prompt appended, and its two chats."""
 
     prompt: Ids
     chosen: Encoded
@@ -44,7 +44,7 @@ class EncodedPair:
 
     @property
     def whole(self) -> int:
-        """Tokens of the prompt with the longer reply."""
+        """Tokens of the prompt plus the longer reply."""
         return max(len(self.chosen.ids), len(self.rejected.ids))
 
     @property
@@ -56,7 +56,7 @@ class EncodedPair:
 def encode_chats(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Conversation]
 ) -> tuple[Encoded, ...]:
-    """Conversations as SFT sees them: the targets are the replies, each with its stop token."""
+    """Encodes conversations as for SFT: the targets are the replies, each with its stop token."""
     collator = CompletionOnlyCollator.of(tokenizer)
     encoded = _encode(tokenizer, [row.messages for row in rows])
     return tuple(Encoded(ids, tuple(collator.spans(ids))) for ids in encoded)
@@ -65,7 +65,7 @@ def encode_chats(
 def encode_pairs(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[PreferencePair]
 ) -> tuple[EncodedPair, ...]:
-    """Pairs as DPO sees them: the targets are what follows the prompt's tokens in either chat."""
+    """Encodes pairs as for DPO: the targets are the tokens after the prompt in each chat."""
     prompts = _encode(tokenizer, [row.prompt for row in rows], opened=True)
     chosen = _encode(tokenizer, [(*row.prompt, *row.chosen) for row in rows])
     rejected = _encode(tokenizer, [(*row.prompt, *row.rejected) for row in rows])
@@ -76,7 +76,7 @@ def encode_pairs(
 
 
 def _after(prompt: Ids, ids: Ids) -> Encoded:
-    # As TRL's DPOTrainer: where the prompt is no prefix, the common beginning stands for it.
+    # As in TRL's DPOTrainer: if the prompt is not a prefix, use the longest common prefix.
     start = len(prompt)
     if ids[:start] != prompt:
         pairs = zip(prompt, ids, strict=False)

@@ -1,1 +1,1 @@
-"""Measuring a model: log-probs, replies, metrics, intervals, hand-over."""
+"""Evaluation of models: scores, replies, metrics, confidence intervals and the gate."""

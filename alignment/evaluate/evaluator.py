@@ -1,7 +1,7 @@
-"""What an evaluator is: one metric, how it is computed from scored rows and how it is shown.
+"""The evaluator interface: one metric, how it is computed from scored rows and how it is shown.
 
-A metric is a weighted mean over rows. The weight is 1, or the tokens of a reply where the unit is
-nats per token. The evaluators themselves are in `evaluators.py`.
+A metric is a weighted mean over rows. The weight is 1, or a reply's tokens if the unit is nats per
+token. Not here: the evaluators themselves (`evaluators.py`).
 """
 
 from abc import ABC, abstractmethod
@@ -16,20 +16,20 @@ from alignment.records import Check, Estimate, Frozen, Generation, PairScore
 
 Need = Literal["pairs", "generations", "distributions", "parent"]
 """What a metric is computed from. Pairs and generations are stored with an evaluation; the base
-model's distributions and the parent's scores are at hand only while a model is evaluated."""
+model's distributions and the parent's scores are available only while a model is evaluated."""
 
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """What one model made of the held-out rows.
+    """One model's results on the held-out rows.
 
     Attributes:
         pairs: held-out pairs, scored.
         generations: greedy replies to held-out prompts.
-        kl_from_base: by pair id, for all pairs or some: KL to the base model in nats per token,
-            averaged over the tokens of the chosen reply.
-        logprob_drift: by pair id, for all pairs or some: log-prob of the chosen reply minus that
-            under the parent model, in nats.
+        kl_from_base: KL to the base model in nats per token, averaged over the tokens of the
+            chosen reply; by pair id, for some or all pairs.
+        logprob_drift: log-prob of the chosen reply minus its log-prob under the parent model, in
+            nats; by pair id, for some or all pairs.
     """
 
     pairs: Sequence[PairScore] = ()
@@ -39,7 +39,7 @@ class ScoredRows:
 
 
 class RowValue(NamedTuple):
-    """What one row adds to a metric: `total` over `weight`."""
+    """The contribution of one row to a metric: `total` over `weight`."""
 
     row: PairScore | Generation
     total: float
@@ -47,23 +47,23 @@ class RowValue(NamedTuple):
 
 
 class Evaluator(Frozen, ABC):
-    """One metric. A new one states its name and meaning, and what a row adds to it.
+    """One metric. A subclass defines its name, its meaning and the contribution of a row.
 
     Attributes:
-        name: of the metric in stored reports; never changed once released.
+        name: name of the metric in stored reports; never changed once released.
         needs: what it is computed from.
-        meaning: one sentence for a reader who sees it for the first time.
-        digits: after the point.
-        better: the direction to wish for; None where more is neither good nor bad.
+        meaning: one sentence for a reader who sees the metric for the first time.
+        digits: decimals.
+        better: the desirable direction; None if neither direction is good or bad.
         share: whether every row is 0 or 1. Shares have their own interval and paired test.
-        chance: the value of a coin toss, where that means something.
-        column: whether it has a column in the evaluation table.
+        chance: the value that random guessing gives, if there is one.
+        column: whether the metric has a column in the evaluation table.
         plotted: whether the page plots it for every model.
         by_task: whether the page may break it down by task type and source. It does so with the
             first such metric that was measured.
-        compared: whether the report compares models row by row in it, in sentences and a table.
-        gate: "paired": a round that is shown to be worse in it, row by row, is rejected;
-            "guard": `guard` decides, on the two means.
+        compared: whether the report compares models in it row by row, in sentences and a table.
+        gate: "paired": reject a round that is shown to be worse in it, row by row;
+            "guard": the method `guard` decides on the two means.
     """
 
     name: str
@@ -81,45 +81,45 @@ class Evaluator(Frozen, ABC):
 
     @abstractmethod
     def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
-        """What each row adds; nothing where the rows do not allow the metric."""
+        """Yields each row's contribution; nothing if the rows do not allow the metric."""
 
     @property
     def label(self) -> str:
-        """As in a table head."""
+        """The metric's name as a column title."""
         return self.name.replace("_", " ").capitalize()
 
     @property
     def in_words(self) -> str:
-        """The label inside a sentence."""
+        """The label as used inside a sentence."""
         return self.label.replace("acc.", "accuracy").lower()
 
     @property
     def decides(self) -> bool:
-        """Whether a sentence of the report or a verdict of the gate rests on it."""
+        """Whether a sentence of the report or a verdict of the gate is based on it."""
         return self.compared or self.gate is not None
 
     def series(self, measured: frozenset[str]) -> dict[str, str]:
         """The metrics in its plot, with their names in the legend.
 
         Args:
-            measured: every metric that some of the plotted reports have.
+            measured: every metric that at least one of the plotted reports has.
         """
         del measured
         return {self.name: self.label}
 
     def guard(self, limits: GateConfig, now: Estimate, before: Estimate) -> Check | None:
-        """Whether the gate lets a round pass, for `gate = "guard"`. None: nothing to compare.
+        """The gate's check of a round, for `gate = "guard"`. None: nothing to compare.
 
         Args:
-            limits: as configured. A new guard keeps its limit in its class: a new field there
-                would change the key of every gate.
+            limits: the configured limits. A new guard keeps its limit in its class: a new field
+                here would change the key of every gate.
             now: the candidate's mean.
-            before: that of the champion.
+            before: the champion's mean.
         """
-        raise NotImplementedError(f"{self.name}: gate is 'guard', so write `guard`")
+        raise NotImplementedError(f"{self.name}: gate is 'guard', so implement the method `guard`")
 
     def estimate(self, values: Sequence[RowValue], *, seed: int) -> Estimate:
-        """The mean of at least one row with its interval; `seed` is the bootstrap's."""
+        """The mean of at least one row with its interval; `seed` seeds the bootstrap."""
         totals = [value.total for value in values]
         if self.share:
             return intervals.proportion(round(sum(totals)), len(totals))
@@ -132,7 +132,7 @@ class Evaluator(Frozen, ABC):
     def paired(
         self, first: Mapping[str, float], second: Mapping[str, float]
     ) -> PairedDifference | None:
-        """How much higher the first model is, by `by_row`; None without a common row."""
+        """How much higher the first model is, given `by_row` of both; None without a common row."""
         if self.share:
             return intervals.paired_shares(first, second)
         return intervals.paired_means(first, second)

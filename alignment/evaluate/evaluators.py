@@ -1,7 +1,7 @@
-"""The evaluators: one class for each metric, and the tuple that makes them known.
+"""The evaluators: one class per metric, and the tuple that registers them.
 
-Tables, plots, sentences and the gate read `EVALUATORS`, in its order; none of them knows a metric
-by its name. Not here: the arithmetic on one row (`metrics.py`), intervals (`intervals.py`).
+Tables, plots, sentences and the gate read `EVALUATORS` in its order; none of them refers to a
+metric by name. Not here: the arithmetic on one row (`metrics.py`), intervals (`intervals.py`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,13 +32,13 @@ class PassRate(Evaluator):
     gate = "paired"
 
     def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
-        """1 for a pass; prompts without a check are left out."""
+        """1 for a pass; prompts without a check are skipped."""
         for row in rows.generations:
             if row.passed is not None:
                 yield RowValue(row, row.passed)
 
     def series(self, measured: frozenset[str]) -> dict[str, str]:
-        """Phrasings that were in training and others apart, where there are others."""
+        """Seen and unseen phrasings as separate series, if there are unseen ones."""
         if "pass_rate_unseen" in measured:
             return {"pass_rate_seen": "seen phrasing", "pass_rate_unseen": "unseen phrasing"}
         return {self.name: "all prompts"}
@@ -81,7 +81,7 @@ class PassRateUnseen(Evaluator):
 
 
 class PreferenceAccuracy(Evaluator):
-    """The share of pairs whose chosen reply the model finds likelier."""
+    """The share of pairs whose chosen reply is likelier under the model."""
 
     name: Literal["preference_accuracy"] = "preference_accuracy"
     needs = "pairs"
@@ -101,18 +101,18 @@ class PreferenceAccuracy(Evaluator):
             yield RowValue(pair, is_preferred(pair))
 
     def series(self, measured: frozenset[str]) -> dict[str, str]:
-        """Beside it the accuracy per token, which length does not help."""
+        """Adds the accuracy per token, which does not favour short replies."""
         del measured
         return {self.name: "summed log-prob", "preference_accuracy_per_token": "per token"}
 
 
 class PreferenceAccuracyPerToken(Evaluator):
-    """The share of pairs whose chosen reply the model finds likelier token by token."""
+    """The share of pairs whose chosen reply is likelier per token under the model."""
 
     name: Literal["preference_accuracy_per_token"] = "preference_accuracy_per_token"
     needs = "pairs"
     label: ClassVar[str] = "Preference acc. per token"
-    meaning = "The same on the mean log-prob of a token, which no reply wins by being short."
+    meaning = "The same with the mean log-prob per token, which does not favour short replies."
     better = "higher"
     share = True
     chance = 0.5
@@ -125,7 +125,7 @@ class PreferenceAccuracyPerToken(Evaluator):
 
 
 class RewardAccuracy(Evaluator):
-    """The share of pairs whose margin is positive."""
+    """The share of pairs with a positive margin."""
 
     name: Literal["reward_accuracy"] = "reward_accuracy"
     needs = "pairs"
@@ -139,7 +139,7 @@ class RewardAccuracy(Evaluator):
     def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
         """1 for a positive margin; nothing for the base model."""
         margins = [reward_margin(pair) for pair in rows.pairs]
-        # The base model has no reward against itself: an accuracy of 0 would read as a failure.
+        # The base model's margins are all 0: an accuracy of 0 would look like a failure.
         if any(margins):
             for pair, margin in zip(rows.pairs, margins, strict=True):
                 yield RowValue(pair, margin > 0)
@@ -151,8 +151,8 @@ class Margin(Evaluator):
     name: Literal["margin"] = "margin"
     needs = "pairs"
     meaning = (
-        "How much log-prob the chosen reply gained over the rejected one since the base "
-        "model, in nats (the implicit reward of DPO, beta left out)."
+        "How much log-prob the chosen reply gained over the rejected one compared with the base "
+        "model, in nats (the implicit reward of DPO without the factor beta)."
     )
     digits = 1
     compared = True
@@ -201,12 +201,12 @@ class LogprobDrift(Evaluator):
     name: Literal["logprob_drift"] = "logprob_drift"
     needs = "parent"
     label: ClassVar[str] = "Drift"
-    meaning = "Mean absolute change of a reply's log-prob since the stage before, in nats."
+    meaning = "Mean absolute change of a chosen reply's log-prob since the previous stage, in nats."
     digits = 1
     column = False
 
     def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
-        """Nats, without their sign."""
+        """Absolute value in nats."""
         for pair in rows.pairs:
             if (nats := rows.logprob_drift.get(pair.id)) is not None:
                 check_finite("the drift of a log-prob", pair.id, nats)
@@ -228,7 +228,7 @@ class ReplyTokens(Evaluator):
             yield RowValue(row, row.tokens)
 
     def guard(self, limits: GateConfig, now: Estimate, before: Estimate) -> Check | None:
-        """Replies may grow only so much: a preference score does not see length."""
+        """Limits the growth of replies, which a preference score does not see."""
         if before.value <= 0:
             return None
         growth = now.value / before.value
@@ -257,7 +257,7 @@ class StopRate(Evaluator):
             yield RowValue(row, row.stopped)
 
     def guard(self, limits: GateConfig, now: Estimate, before: Estimate) -> Check | None:
-        """The share may fall only so much: a preference score does not see replies cut off."""
+        """Limits the drop of the share: a preference score does not see truncated replies."""
         return Check(
             name="stop rate",
             passed=before.value - now.value <= limits.max_stop_drop,
@@ -267,9 +267,9 @@ class StopRate(Evaluator):
 
 
 class UnknownMetric(Evaluator):
-    """A metric of a stored report that no evaluator measures, as another version wrote it."""
+    """A metric in a stored report that no evaluator of this version measures."""
 
-    meaning = "This version does not measure it: another one wrote it into the report."
+    meaning = "Written by another version; this one does not measure it."
 
     def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
         """Nothing."""
@@ -291,7 +291,7 @@ EVALUATORS: tuple[Evaluator, ...] = (
     ReplyTokens(),
     StopRate(),
 )
-"""In the order in which tables show them."""
+"""All evaluators, in the order of the tables."""
 
 
 def evaluator_of(metric: str) -> Evaluator:
@@ -301,12 +301,12 @@ def evaluator_of(metric: str) -> Evaluator:
 
 
 def headline_metrics() -> tuple[str, ...]:
-    """The few metrics for one line about an evaluation: those by which models are compared."""
+    """The metrics for a one-line summary of an evaluation: those that models are compared in."""
     return tuple(evaluator.name for evaluator in EVALUATORS if evaluator.compared)
 
 
 def columns(reports: Iterable[EvalReport]) -> tuple[Evaluator, ...]:
-    """The metrics that some report has and a table shows; unknown ones last, by name."""
+    """The metrics that some report has and tables show; unknown ones last, by name."""
     measured = {metric for report in reports for metric in report.overall}
     known = [evaluator for evaluator in EVALUATORS if evaluator.name in measured]
     unknown = sorted(measured - {evaluator.name for evaluator in known})

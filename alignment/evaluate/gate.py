@@ -1,10 +1,10 @@
 """Whether a round is kept: the candidate against the model it started from, on the same rows.
 
-A round is kept unless it is shown to be worse. "Shown" is what `PairedDifference.shown` says: the
-95 % interval of the paired difference excludes zero *and* the exact two-sided sign test (on pass
-and fail: McNemar's) gives p < .05. Guards look at what a preference score does not see. Which
-metrics are compared and which have a guard is up to the evaluators. p-values are not corrected for
-the number of comparisons. Not here: which model goes on from there (`pipeline/steps/gate.py`).
+A round is kept unless it is shown to be worse. "Shown" is defined by `PairedDifference.shown`: the
+95 % interval of the paired difference excludes zero *and* the exact two-sided sign test (McNemar's
+test for pass and fail) gives p < .05. Guards check what a preference score does not see. The
+evaluators define which metrics are compared and which have a guard. p-values are not corrected for
+the number of comparisons. Not here: the step that passes a model on (`pipeline/steps/gate.py`).
 """
 
 from collections.abc import Iterator
@@ -25,29 +25,29 @@ class JudgedModel:
     rows: ScoredRows
 
 
-_NOTHING_IN_COMMON = Check(
-    name="rows", passed=False, words="there is no held-out row that both models were measured on"
+_NO_COMMON_ROWS = Check(
+    name="rows", passed=False, words="the two models have no held-out row in common"
 )
 
 
 def judge(config: GateConfig, *, candidate: JudgedModel, champion: JudgedModel) -> Verdict:
-    """The verdict on a round. A round that cannot be compared by a single row is not kept.
+    """The verdict on a round. A round without a single row to compare is not kept.
 
     Args:
         config: the guards' limits.
         candidate: the round's model.
-        champion: the model that it started from.
+        champion: the model that the round started from.
     """
     compared = tuple(_not_worse(candidate.rows, champion.rows))
     checks = (
-        *(compared or (_NOTHING_IN_COMMON,)),
+        *(compared or (_NO_COMMON_ROWS,)),
         *_guards(config, candidate.report, champion.report),
     )
     return Verdict(candidate=candidate.report.model, champion=champion.report.model, checks=checks)
 
 
 def _not_worse(candidate: ScoredRows, champion: ScoredRows) -> Iterator[Check]:
-    """A check for each paired metric that both models have; those of pairs come first."""
+    """One check per paired metric that both models have; metrics on pairs come first."""
     paired = [e for e in evaluators.EVALUATORS if e.gate == "paired"]
     for evaluator in sorted(paired, key=lambda e: e.needs != "pairs"):
         found = evaluator.paired(evaluator.by_row(candidate), evaluator.by_row(champion))
@@ -71,7 +71,7 @@ def _in_words(evaluator: Evaluator, paired: PairedDifference) -> str:
 
 
 def _guards(config: GateConfig, candidate: EvalReport, champion: EvalReport) -> Iterator[Check]:
-    """A check for each guarded metric that both models have."""
+    """One check per guarded metric that both models have."""
     for evaluator in evaluators.EVALUATORS:
         if evaluator.gate != "guard":
             continue

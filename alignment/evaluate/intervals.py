@@ -1,8 +1,8 @@
-"""How sure a number is: an interval for a mean, and a test for two models on the same rows.
+"""Uncertainty: confidence intervals for means, and a test for two models on the same rows.
 
-Shares of rows get Wilson's score interval: a bootstrap of twenty passes in twenty rows would
-say [1, 1], as if the next row could not fail. Everything else gets the bias-corrected and
-accelerated (BCa) bootstrap over rows, which follows the skew of margins and lengths.
+Shares of rows get Wilson's score interval: a bootstrap of twenty passes in twenty rows would give
+[1, 1], as if the next row could not fail. Everything else gets the bias-corrected and accelerated
+(BCa) bootstrap over rows, which follows the skew of margins and lengths.
 
 Intervals cover 95 %. Not here: a correction for making many comparisons, and any grouping of
 rows that share a prompt.
@@ -26,7 +26,7 @@ Z = NORMAL.inv_cdf(0.975)
 RESAMPLES = 4000
 SIGNIFICANCE = 0.05
 _PICKS_AT_ONCE = 1_000_000
-"""Row numbers drawn at a time: 8 MB, so that memory does not grow with the rows."""
+"""Row indices drawn at a time (8 MB), so that memory does not grow with the number of rows."""
 
 
 class PairedDifference(Frozen):
@@ -57,7 +57,7 @@ def proportion(hits: int, n: int) -> Estimate:
     shrink = 1 + Z * Z / n
     centre = (share + Z * Z / (2 * n)) / shrink
     half = Z / shrink * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    # At 0 and n hits the bound is exactly 0 and 1; rounding must not put it a hair inside.
+    # At 0 and n hits the bound is exactly 0 or 1; rounding must not move it inside.
     low = 0.0 if hits == 0 else centre - half
     high = 1.0 if hits == n else centre + half
     return Estimate(value=share, low=low, high=high, n=n)
@@ -71,8 +71,8 @@ def mean(values: Sequence[float], *, seed: int = 0) -> Estimate:
 def ratio(totals: Sequence[float], weights: Sequence[float], *, seed: int = 0) -> Estimate:
     """sum(totals) / sum(weights) over at least one row, e.g. nats and tokens of each reply.
 
-    Rows are drawn with replacement and the ratio taken anew each time, so a long reply weighs
-    more and the interval knows it. One row has no spread: its interval is the value itself.
+    The ratio is recomputed for each resample of rows, so the interval reflects that long replies
+    weigh more. One row has no spread: its interval is the value itself.
     """
     import numpy as np
 
@@ -88,12 +88,10 @@ def ratio(totals: Sequence[float], weights: Sequence[float], *, seed: int = 0) -
 def paired_shares(
     first: Mapping[str, float], second: Mapping[str, float]
 ) -> PairedDifference | None:
-    """Share of rows that are 1 in the first, less that in the second; None without a common row id.
+    """Difference of two shares, first - second, on their common row ids; None if there are none.
 
-    Every row is 0 or 1.
-
-    The interval is that of Agresti and Min (2005): half a row is added to each of the four
-    outcomes, so that it keeps a width when both models agree everywhere.
+    Every row is 0 or 1. The interval follows Agresti and Min (2005): it adds half a row to each of
+    the four outcomes, so that its width is positive even if the models agree on every row.
     """
     ids = sorted(first.keys() & second.keys())
     if not ids:
@@ -106,7 +104,7 @@ def paired_shares(
 def paired_means(
     first: Mapping[str, float], second: Mapping[str, float], *, seed: int = 0
 ) -> PairedDifference | None:
-    """Mean of first - second with its BCa bootstrap interval; None without a common row id."""
+    """Mean of first - second with its BCa bootstrap interval; None without common row ids."""
     ids = sorted(first.keys() & second.keys())
     if not ids:
         return None
@@ -117,7 +115,7 @@ def paired_means(
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Two-sided exact p of a split at least this uneven, were either side equally likely.
+    """Two-sided exact p-value of a split at least this uneven if both sides are equally likely.
 
     p = 2 * P[Binomial(wins + losses, 1/2) <= min(wins, losses)], at most 1; integers
     throughout, so it is exact at any size.
@@ -171,7 +169,7 @@ def _bca(totals: "Floats", weights: "Floats", *, value: float, seed: int) -> tup
 
 
 def _resampled_ratios(totals: "Floats", weights: "Floats", *, seed: int) -> "Floats":
-    """`[RESAMPLES]` ratios, each over as many rows drawn with replacement."""
+    """`[RESAMPLES]` ratios, each over a resample of all rows with replacement."""
     import numpy as np
 
     rows = len(totals)

@@ -1,4 +1,4 @@
-"""The limits that the gate's guards hold a round to."""
+"""The limits of the gate's guards."""
 
 from typing import Literal
 
@@ -14,12 +14,13 @@ class GateConfig(Frozen):
     max_length_growth: float = Field(
         default=1.5,
         gt=1,
-        description="A round whose mean reply grows beyond so many times its parent's is rejected.",
+        description="Reject a round whose mean reply is more than this many times as long as the "
+        "champion's.",
     )
     max_stop_drop: float = Field(
         default=0.1,
         ge=0,
         le=1,
-        description="A round whose share of replies that end by themselves falls by more is "
-        "rejected, 0 to 1.",
+        description="Reject a round whose share of replies that end by themselves falls by more "
+        "than this, 0 to 1.",
     )

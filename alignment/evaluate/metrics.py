@@ -1,7 +1,7 @@
 """The arithmetic of the metrics on one row. No model is run here.
 
-Not here: what a reply is worth (verifiers), the metrics themselves (`evaluators.py`) and what a
-difference leads to (the gate).
+Not here: judging a reply (`data/practice/verifiers.py`), the metrics themselves
+(`evaluators.py`), the consequences of a difference (`gate.py`).
 """
 
 import math
@@ -11,17 +11,17 @@ from alignment.records import PairScore
 
 
 def is_preferred(pair: PairScore) -> bool:
-    """Whether the model gives the chosen reply more summed log-prob than the rejected one."""
+    """Whether the chosen reply has a higher summed log-prob than the rejected one."""
     return pair.chosen > pair.rejected
 
 
 def is_preferred_per_token(pair: PairScore) -> bool:
-    """The same on the mean log-prob of a token, which a short reply does not win by length."""
+    """The same with the mean log-prob per token, which does not favour short replies."""
     return pair.chosen / pair.chosen_tokens > pair.rejected / pair.rejected_tokens
 
 
 def reward_margin(pair: PairScore) -> float:
-    """Implicit reward of chosen - rejected against the base model, over beta, in nats.
+    """Implicit reward of chosen - rejected against the base model, divided by beta, in nats.
 
     Rafailov et al. 2023, eq. 5: r(x, y) = beta log(pi(y|x) / pi_base(y|x)) + beta log Z(x);
     Z(x) cancels between two replies to one prompt.
@@ -30,10 +30,10 @@ def reward_margin(pair: PairScore) -> float:
 
 
 def check_finite(what: str, row: str, number: float) -> None:
-    """Refuse a number that is not finite; it names the row and what to do.
+    """Raise an error if a number is not finite; it names the row and what to do.
 
     Raises:
-        TrainingError: it is not finite.
+        TrainingError: the number is not finite.
     """
     if not math.isfinite(number):
         raise TrainingError(

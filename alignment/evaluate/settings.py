@@ -10,27 +10,36 @@ from alignment.scoring.engine import Engine, Packed
 
 
 class EvaluationConfig(Frozen):
-    """What every model of the chain is measured on."""
+    """How every model of the chain is evaluated."""
 
     data: PairSetConfig | None = Field(
         default=None,
-        description="Sources used for nothing but evaluation, beside the held-out share of every "
-        "round. Their prompts are kept out of every training set.",
+        description="Sources used only for evaluation, in addition to the held-out share of every "
+        "round. Their prompts are excluded from every training set.",
     )
-    pairs: PositiveInt = Field(default=500, description="Held-out pairs scored, at most.")
-    prompts: PositiveInt = Field(default=250, description="Held-out prompts answered, at most.")
-    max_new_tokens: PositiveInt = Field(default=256, description="Longest reply, in tokens.")
-    max_length: PositiveInt = Field(default=4096, description="Tokens scored per prompt and reply.")
+    pairs: PositiveInt = Field(
+        default=500, description="Maximum number of held-out pairs to score."
+    )
+    prompts: PositiveInt = Field(
+        default=250, description="Maximum number of held-out prompts to answer."
+    )
+    max_new_tokens: PositiveInt = Field(
+        default=256, description="Maximum length of a reply, in tokens."
+    )
+    max_length: PositiveInt = Field(
+        default=4096, description="Maximum tokens of prompt plus reply in scoring."
+    )
     dtype: Literal["bfloat16", "float32"] = Field(
         default="bfloat16",
-        description="Of the weights in memory. What is measured is the merged folder as it is "
-        "handed on, never quantised.",
+        description="Dtype of the weights in memory. The merged model that is handed over is "
+        "evaluated, never a quantised one.",
     )
     batch: PositiveInt = Field(
-        default=16, description="Rows per forward pass; changes memory and speed only."
+        default=16, description="Rows per forward pass. Changes memory and speed only."
     )
     engine: Engine = Field(
         default=Packed(),
-        description="How pairs are scored: stock, padded batches of `batch` rows; packed, end to "
-        "end, each prompt once for both replies. Changes memory and speed only.",
+        description="How pairs are scored. stock: padded batches of `batch` rows. packed: rows "
+        "concatenated without padding, each prompt once for both replies. Changes memory and speed "
+        "only.",
     )

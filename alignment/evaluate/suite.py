@@ -1,8 +1,8 @@
-"""One model of the chain on the held-out rows: score pairs, answer prompts, count.
+"""Evaluates one model of the chain on the held-out rows: scores pairs, answers prompts, summarises.
 
-Every model sees the same rows, so that models can be compared row by row. The base model's own
-scores come from its evaluation, so the base is loaded once per run, not once per model.
-Not here: the metrics (`evaluators.py`), comparing models (`report.compare`).
+Every model sees the same rows, so models can be compared row by row. The base model's scores come
+from its own evaluation, so the base is loaded once per run, not once per model.
+Not here: the metrics (`evaluators.py`), comparing models (`report/compare.py`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ GENERATIONS, PAIRS, DISTRIBUTIONS = "generations.jsonl", "pairs.jsonl", "distrib
 
 @dataclass(frozen=True)
 class EvalPrompt:
-    """A held-out prompt, with what verifies its reply where something does."""
+    """A held-out prompt, with the verifier of its reply if there is one."""
 
     id: str
     prompt: tuple[Message, ...]
@@ -41,12 +41,12 @@ class EvalPrompt:
 
 @dataclass(frozen=True)
 class BaselineScores:
-    """What a model is measured against: the base model's scores, and its parent's.
+    """The scores that a model is compared with: the base model's and its parent's.
 
     Attributes:
         base: scores of the same pairs under the base model.
         distributions: file with the base model's distributions on the probe pairs.
-        parent: scores under the model this one was trained from.
+        parent: scores under the model that this one was trained from.
     """
 
     base: Sequence[PairScore]
@@ -57,8 +57,8 @@ class BaselineScores:
 def eval_prompts(
     verifiable: Iterable[VerifiablePrompt], pairs: Iterable[PreferencePair], *, limit: int
 ) -> list[EvalPrompt]:
-    """The prompts to answer: the verifiable ones, or the held-out pairs' where there are none."""
-    found = [
+    """The prompts to answer: the verifiable ones; if there are none, those of the pairs."""
+    prompts = [
         EvalPrompt(
             id=row.id,
             prompt=row.prompt,
@@ -69,11 +69,11 @@ def eval_prompts(
         )
         for row in verifiable
     ]
-    found = found or [
+    prompts = prompts or [
         EvalPrompt(id=row.id, prompt=row.prompt, task_type=row.task_type, source=row.source)
         for row in pairs
     ]
-    return found[:limit]
+    return prompts[:limit]
 
 
 def evaluate(
@@ -88,18 +88,18 @@ def evaluate(
     out: Path,
     progress: Progress,
 ) -> EvalReport:
-    """Score and generate; write the rows to `out` and return the numbers.
+    """Score pairs and generate replies; write the rows to `out` and return the metrics.
 
     Args:
-        config: sizes and batch.
+        config: limits and batch size.
         label: the model's name in tables.
-        model: what is measured, adapters included.
+        model: the model to evaluate, including adapters.
         pairs: held-out pairs; the same for every model.
         prompts: held-out prompts; the same for every model.
-        baseline: None for the base model, which is its own.
-        seed: of the bootstrap.
-        out: gets generations.jsonl, pairs.jsonl and, for the base model, distributions.
-        progress: told after every batch; raises when the run is to stop.
+        baseline: scores to compare with; None for the base model, which is its own baseline.
+        seed: seed of the bootstrap.
+        out: folder for generations.jsonl, pairs.jsonl and, for the base model, distributions.
+        progress: updated after every batch; raises if the run is asked to stop.
 
     Returns:
         The report; `generations` and `pairs` are file names within `out`.
@@ -122,7 +122,7 @@ def evaluate(
 def _encoded(
     model: LoadedModel, pairs: Sequence[PreferencePair], *, max_length: int
 ) -> list[Completion]:
-    """Chosen and rejected of every pair, in turn: [2 * pairs]."""
+    """Chosen and rejected completion of every pair, alternating: [2 * pairs]."""
     return [
         encode(model.tokenizer, pair.prompt, reply, max_length=max_length)
         for pair in pairs
@@ -172,24 +172,24 @@ def _answer(
     replies = generate(
         model.model,
         model.tokenizer,
-        [question.prompt for question in prompts],
+        [prompt.prompt for prompt in prompts],
         max_new_tokens=config.max_new_tokens,
         batch=config.batch,
         on_progress=lambda done: progress.update("answering", done, len(prompts)),
     )
     return [
         Generation(
-            id=question.id,
-            task_type=question.task_type,
-            source=question.source,
-            prompt=question.prompt[-1].content,
+            id=prompt.id,
+            task_type=prompt.task_type,
+            source=prompt.source,
+            prompt=prompt.prompt[-1].content,
             reply=reply.text,
             tokens=reply.tokens,
             stopped=reply.stopped,
-            passed=question.verifier(reply.text) if question.verifier else None,
-            unseen=question.unseen,
+            passed=prompt.verifier(reply.text) if prompt.verifier else None,
+            unseen=prompt.unseen,
         )
-        for question, reply in zip(prompts, replies, strict=True)
+        for prompt, reply in zip(prompts, replies, strict=True)
     ]
 
 
@@ -202,7 +202,7 @@ def _kl_from_base(
 ) -> dict[str, float]:
     """KL(model || base) per token of the chosen reply, nats, by pair id, on the probe pairs.
 
-    The base model writes its distributions to `own` instead, and is 0 from itself.
+    The base model writes its distributions to `own` instead; its KL from itself is 0.
     """
     rows = probe_rows(chosen)
     ids = [pair.id for pair in pairs[: len(rows)]]
@@ -216,7 +216,7 @@ def _kl_from_base(
 
 
 def _mean_kl(model: Tensor, base: Tensor) -> float:
-    base = base[: len(model)]  # in a store may be evaluations that did not cut the first reply
+    base = base[: len(model)]  # stored evaluations may not have truncated the first reply
     return float((model.exp() * (model - base)).sum(1).mean())
 
 

@@ -1,4 +1,4 @@
-"""From scored rows to the numbers of an `EvalReport`: every metric in total and by group."""
+"""Computes the numbers of an `EvalReport` from scored rows: every metric in total and by group."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -22,11 +22,11 @@ class Summary(NamedTuple):
 
 
 def summarise(rows: ScoredRows, *, seed: int = 0) -> Summary:
-    """Every metric that these rows allow, in total, by task type and by source.
+    """Every metric that can be computed from these rows, in total, by task type and by source.
 
     Args:
-        rows: what the model made of the held-out rows.
-        seed: of the bootstrap.
+        rows: the model's results on the held-out rows.
+        seed: seed of the bootstrap.
 
     Raises:
         TrainingError: a log-prob, KL or drift is not a finite number.

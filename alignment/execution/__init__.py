@@ -1,1 +1,1 @@
-"""One step in a process of its own, and the record of what ran."""
+"""Runs steps, each in its own process, and records what ran."""

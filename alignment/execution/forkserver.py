@@ -1,11 +1,11 @@
-"""Child processes that start in milliseconds, because the heavy libraries are loaded already.
+"""Child processes that start in milliseconds, because the heavy libraries are already imported.
 
 Importing torch, transformers, PEFT and TRL takes 8 s on a laptop, and a chain of three rounds has
 sixteen children. So one process, the fork server, imports them once and forks a child for each
-request. It ends with the process that started it, and its children end with it; that, and a log
-and an environment for each child, is why it is not `multiprocessing`'s (decision 13).
-What opens a GPU must not be forked: there nothing is imported before the fork.
-Not here: what a child does.
+request. The server exits with the process that started it, and its children exit with the server.
+`multiprocessing`'s fork server offers neither that nor a log and an environment per child
+(decision 13). A process that has opened a GPU must not fork; where an import might open one,
+nothing is imported before the fork. Not here: what a child does.
 """
 
 import atexit
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 STOPS = {signal.SIGTERM, signal.SIGINT}
-"""The signals that ask a child to stop; blocked from its birth until it is ready to answer."""
+"""The signals that ask a child to stop; blocked from the fork until it has its handlers."""
 MODULES = (
     "transformers.models.llama.modeling_llama",
     "transformers.models.qwen2.modeling_qwen2",
@@ -36,18 +36,18 @@ MODULES = (
     "alignment.compose.handover",
     "alignment.evaluate.suite",
 )
-"""What the steps that run in a child import when they are built, and two kinds of models."""
+"""Modules that the steps in child processes need when they build, with two kinds of models."""
 LARGEST = 1 << 17
-"""Bytes of a request: arguments and environment."""
+"""Maximum size of a request (arguments and environment), in bytes."""
 POLL_SECONDS = 0.05
-"""How often the fork server looks whether a child has ended."""
+"""Interval at which the fork server checks whether a child has exited."""
 
 
-# --- in the process that asks for children ------------------------------------------------------
+# --- in the process that requests children -------------------------------------------------------
 
 
 class Child:
-    """A process that the fork server started for us."""
+    """A process that the fork server started for this process."""
 
     def __init__(self, answers: socket.socket) -> None:
         self._answers = answers
@@ -55,7 +55,7 @@ class Child:
         self.pid = self._receive()
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Its exit code, or minus the number of the signal that ended it; None: still running."""
+        """Its exit code, or minus the number of the signal that killed it; None: still running."""
         if self._code is None:
             self._answers.settimeout(timeout)
             with contextlib.suppress(TimeoutError, BlockingIOError):
@@ -64,21 +64,23 @@ class Child:
         return self._code
 
     def send_signal(self, signum: signal.Signals) -> None:
-        """Send a signal, unless the child has ended."""
+        """Send a signal unless the child has exited."""
         if self.wait(0.0) is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signum)
 
     def _receive(self) -> int:
         answer = self._answers.recv(64)
-        return int(answer) if answer else -signal.SIGKILL  # the server is gone, its child with it
+        return (
+            int(answer) if answer else -signal.SIGKILL
+        )  # the server is gone, and its child with it
 
 
 class ForkServer:
     """Starts children that run `python -m module` with their own arguments.
 
-    The `__main__` part of the module calls `serve`. `environment` is set when the server starts,
-    for what a process reads only at birth (the settings of its allocator).
+    The `__main__` part of the module calls `serve`. `environment` is set when the server starts:
+    for variables that a process reads only at its start, such as allocator settings.
     """
 
     def __init__(self, module: str, environment: Mapping[str, str]) -> None:
@@ -90,7 +92,7 @@ class ForkServer:
         atexit.register(self.close)
 
     def start(self, arguments: list[str], *, log: BinaryIO) -> Child:
-        """A child with our working directory and environment; its output goes to `log`."""
+        """Start a child with our working directory and environment; its output goes to `log`."""
         request = {
             "arguments": arguments,
             "folder": str(Path.cwd()),
@@ -103,17 +105,17 @@ class ForkServer:
                 socket.send_fds(self._connection(), [json.dumps(request).encode()], files)
             return Child(ours)
         except BaseException:
-            ours.close()  # the server then finds nobody to tell, and ends the child
+            ours.close()  # the server then cannot report the child, and kills it
             raise
 
     def close(self) -> None:
-        """End the server, and its children with it."""
+        """Stop the server, and its children with it."""
         if self._requests is not None and self._server is not None:
             self._requests.close()
             self._server.wait()
 
     def _connection(self) -> socket.socket:
-        """The socket of a running server."""
+        """The socket of the running server; starts one if there is none."""
         if self._requests is None or self._server is None or self._server.poll() is not None:
             self.close()
             self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -133,15 +135,15 @@ class ForkServer:
 
 
 def serve(number: int) -> list[str]:
-    """Fork a child for each request on a socket; returns in each child, with its arguments.
+    """Fork a child for each request on a socket; returns only in the children, with arguments.
 
-    Returns with `STOPS` blocked: the child unblocks them once it has its handlers.
-    In the fork server it never returns: it exits when the process that started it is gone.
+    `STOPS` are blocked on return; the child unblocks them once it has installed its handlers.
+    The fork server itself exits when the process that started it is gone.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    with contextlib.suppress(Exception):  # a child will fail on it too, and say so in its log
+    with contextlib.suppress(Exception):  # a child fails on it too, with the error in its log
         preload()
-    gc.freeze()  # a collection in a child need not visit, and so copy, what is shared
+    gc.freeze()  # so that collections in children do not touch, and copy, shared pages
     server, requests = os.getpid(), socket.socket(fileno=number)
     running: dict[int, socket.socket] = {}
     while True:
@@ -164,12 +166,12 @@ def serve(number: int) -> list[str]:
         running[child] = answers
         try:
             answers.send(b"%d" % child)
-        except OSError:  # nobody waits for it any more
+        except OSError:  # its requester is gone
             os.kill(child, signal.SIGKILL)
 
 
 def preload() -> None:
-    """Import what steps need, unless this is a machine where that may open a GPU."""
+    """Import what steps need, unless the import may open a GPU on this machine."""
     import torch
 
     if sys.platform == "linux" and torch.version.cuda is None and torch.version.hip is None:
@@ -186,7 +188,7 @@ def _report_exits(running: dict[int, socket.socket]) -> None:
 
 
 def _run_child(request: dict[str, Any], log: int, server: int) -> list[str]:
-    """In a new child: set its output, folder and environment; returns the arguments."""
+    """In a new child: set its output, working directory and environment; returns its arguments."""
     for standard in (1, 2):
         os.dup2(log, standard)
     os.close(log)
@@ -198,7 +200,7 @@ def _run_child(request: dict[str, Any], log: int, server: int) -> list[str]:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel end this process when its parent is gone (Linux)."""
+    """Let the kernel kill this process when its parent exits (Linux)."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

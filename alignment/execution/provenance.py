@@ -1,6 +1,6 @@
-"""Where a step ran and with what: code, libraries, machine.
+"""What a step ran with: code version, libraries, machine. This goes into every manifest.
 
-Goes into every manifest. Not here: what was built.
+Not here: what the step built.
 """
 
 import os
@@ -19,34 +19,36 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets",
 
 @cache
 def code_version() -> CodeVersion:
-    """The commit of this code and the digest of what differs from it; the version outside git."""
+    """The commit and the digest of uncommitted changes; outside git the package version."""
     here = Path(__file__).parents[2]
     git = shutil.which("git")
     if git is None or not (here / ".git").exists():
         return CodeVersion(revision=_version("sft-dpo"))
 
-    def ask(*words: str) -> str:
-        run = subprocess.run([git, *words], cwd=here, capture_output=True, text=True, check=False)
+    def run_git(*arguments: str) -> str:
+        run = subprocess.run(
+            [git, *arguments], cwd=here, capture_output=True, text=True, check=False
+        )
         return run.stdout.strip()
 
-    diff = ask("diff", "HEAD")
+    diff = run_git("diff", "HEAD")
     return CodeVersion(
-        revision=ask("rev-parse", "HEAD") or "no commit yet",
+        revision=run_git("rev-parse", "HEAD") or "no commit yet",
         diff_sha256=digest_of(diff) if diff else None,
     )
 
 
 @cache
 def libraries() -> dict[str, str]:
-    """Versions of the libraries that decide a result."""
+    """Versions of the libraries that affect results."""
     return {name: _version(name) for name in LIBRARIES}
 
 
 def hardware() -> dict[str, str]:
-    """What the machine is, and its GPU where this process computes on it.
+    """The machine, and the name of its GPU if this process uses it.
 
-    Asking for its name opens the GPU, and what that takes stays until the process ends: the one
-    that conducts a run would hold it beside every training.
+    Reading the name opens the GPU, whose context then takes memory until the process exits. The
+    process that drives a run would hold that memory during every training.
     """
     found = {
         "machine": platform.machine(),
@@ -62,7 +64,7 @@ def hardware() -> dict[str, str]:
 
 
 def peak_memory() -> dict[str, float]:
-    """Most GPU memory this process held in tensors, GiB; nothing where it opened no GPU."""
+    """Peak GPU memory of this process's tensors, in GiB; empty if it opened no GPU."""
     if not _on_gpu():
         return {}
     from alignment.scoring.gpu_memory import process_peak
@@ -71,7 +73,7 @@ def peak_memory() -> dict[str, float]:
 
 
 def _on_gpu() -> bool:
-    """Whether this process has opened a GPU; told without opening one."""
+    """Whether this process has opened a GPU; the check itself does not open one."""
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.cuda.is_initialized())
 
@@ -86,8 +88,8 @@ def _version(name: str) -> str:
 def slow_bfloat16(cpu: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether bfloat16 is slower than float32 here: no GPU, and an x86 CPU without AVX-512.
 
-    Such a CPU multiplies bfloat16 matrices at about a quarter of its float32 rate; one with
-    AVX512_BF16 or AMX at about three times that rate. False where it cannot be told.
+    Such a CPU multiplies bfloat16 matrices at about a quarter of its float32 speed; one with
+    AVX512_BF16 or AMX at about three times its float32 speed. False if unknown.
     """
     if not cpu.is_file() or Path("/proc/driver/nvidia").exists():
         return False

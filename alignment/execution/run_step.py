@@ -1,10 +1,10 @@
-"""Reuse or build one step, if need be in a child process that gives its memory back.
+"""Reuses or builds one step, if necessary in a child process so that its memory is released.
 
 `run_step` is what a scheduler calls. A finished artifact is opened and verified; otherwise one
 process builds it under the key's lock while others wait and then reuse it. A child runs in the
-caller's process group (a cancelled run reaches it), dies with its parent, writes its own log and
-holds an OS lock on its GPU. SIGTERM and Ctrl-C let it save a checkpoint first.
-Not here: which steps there are, in which order, who watches.
+caller's process group (so cancelling a run reaches it), dies with its parent, writes its own log
+and holds an OS lock on its GPU. On SIGTERM and Ctrl-C it saves a checkpoint before it exits.
+Not here: which steps there are and their order (`pipeline/chain.py`), who watches.
 """
 
 import contextlib
@@ -38,24 +38,25 @@ logger = logging.getLogger(__name__)
 
 OnMark = Callable[[Mark], None]
 GRACE_SECONDS = 25.0
-"""How long a child may take to save a checkpoint after it was asked to stop."""
+"""How long a child may take to save a checkpoint after it is asked to stop."""
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
-"""glibc gives the memory of every large tensor back and gets it zeroed for the next one: a fifth of
-a training step on a CPU. A child ends with its step, so it may keep what it has freed."""
+"""glibc returns the memory of every large tensor and gets it zeroed again for the next one, which
+takes a fifth of a training step on a CPU. A child exits with its step, so it may keep it."""
 
 _forkserver = ForkServer("alignment.execution.run_step", KEEP_FREED_MEMORY)
 
 
 class Limits(Frozen):
-    """What a step's process may take.
+    """Limits on a step's process.
 
     Attributes:
-        stall_minutes: without a sign of life, after which it is ended; None: it never is.
-        gpu_memory_gib: of the GPU for tensors; None: all there is.
+        stall_minutes: minutes without progress or log output after which it is stopped; None: no
+            timeout.
+        gpu_memory_gib: GPU memory for tensors, in GiB; None: no limit.
     """
 
     stall_minutes: float | None = None
@@ -69,16 +70,16 @@ def run_step(
     on_progress: OnMark = lambda _: None,
     limits: Limits = Limits(),
 ) -> StageRecord:
-    """The record of a step: reused if its artifact is sound, built otherwise.
+    """The record of a step: reused if its artifact is intact, built otherwise.
 
     Args:
-        store: where artifacts live.
-        step: what to build.
-        on_progress: called with every mark of progress.
-        limits: what the step's process may take.
+        store: the artifact store.
+        step: the step to build.
+        on_progress: called with every progress mark.
+        limits: limits on the step's process.
 
     Raises:
-        AlignmentError: of the kind the step itself raised, wherever it ran.
+        AlignmentError: the subclass that the step itself raised, in whichever process.
         Interrupted: the building process was stopped, killed or hung; run again to continue.
     """
     record = store.reuse(step.key)
@@ -145,28 +146,28 @@ def _in_child(store: Store, step: Step, on_progress: OnMark, limits: Limits) -> 
     with workspace.log.open("ab") as log:
         request = [str(store.root.absolute()), step.model_dump_json(), limits.model_dump_json()]
         child = _forkserver.start(request, log=log)
-    log_size, seen = 0, time.monotonic()
+    log_size, last_sign = 0, time.monotonic()
     try:
         while (code := child.wait(timeout=0.3)) is None:
             for mark in follower.new():
                 on_progress(mark)
-                seen = time.monotonic()
+                last_sign = time.monotonic()
             if workspace.log.stat().st_size != log_size:
-                log_size, seen = workspace.log.stat().st_size, time.monotonic()
-            patience = limits.stall_minutes
-            if patience is not None and time.monotonic() - seen > 60 * patience:
+                log_size, last_sign = workspace.log.stat().st_size, time.monotonic()
+            stall = limits.stall_minutes
+            if stall is not None and time.monotonic() - last_sign > 60 * stall:
                 raise Interrupted(
-                    f"{step.name!r} made no progress for {patience:g} minutes and was ended "
-                    f"(stall_minutes). The same command continues. Log: {workspace.log}"
+                    f"{step.name!r} made no progress for {stall:g} minutes and was stopped "
+                    f"(stall_minutes). The same command continues it. Log: {workspace.log}"
                 )
     except BaseException:
-        _end(child)
+        _stop(child)
         raise
     _raise_failure(code, store, workspace, step)
 
 
-def _end(child: Child) -> None:
-    """Ask a child to save and leave; insist after `GRACE_SECONDS`."""
+def _stop(child: Child) -> None:
+    """Ask a child to save and exit; kill it after `GRACE_SECONDS`."""
     child.send_signal(signal.SIGTERM)
     if child.wait(timeout=GRACE_SECONDS) is None:
         child.send_signal(signal.SIGKILL)
@@ -180,7 +181,7 @@ def _raise_failure(code: int, store: Store, workspace: Workspace, step: Step) ->
     if report.exists() and report.stat().st_size:
         error = json.loads(report.read_text())
         raise ERRORS[error["kind"]](error["message"])
-    if code == StorageError.exit_code:  # and no report: the disk had no room for it either
+    if code == StorageError.exit_code:  # without a report: the disk had no space for it
         raise disk_full(store.root)
     if code < 0:
         name = signal.Signals(-code).name
@@ -198,7 +199,7 @@ def _raise_failure(code: int, store: Store, workspace: Workspace, step: Step) ->
 
 
 def main(root: str, spec: str, limits: str) -> int:
-    """Build the step that is given as JSON; the exit code says how it went, error.json says why."""
+    """Build the step given as JSON; returns the exit code and writes known errors to error.json."""
     store, step = Store(root=Path(root)), read_step(spec)
     workspace = store.workspace(step.key)
     progress = Progress(workspace.progress)
@@ -215,14 +216,14 @@ def main(root: str, spec: str, limits: str) -> int:
             raise
         logger.exception("%s failed", step.name)
         report = {"kind": type(known).__name__, "message": str(known)}
-        with contextlib.suppress(OSError):  # a full disk has no room for its own report
+        with contextlib.suppress(OSError):  # a full disk has no space for the report
             (workspace.folder / "error.json").write_text(json.dumps(report))
         return known.exit_code
     return 0
 
 
 def _recognised(error: Exception, root: Path) -> AlignmentError | None:
-    """A full disk or a used-up quota, however deep in a library it was noticed."""
+    """A full disk or exceeded quota, from the text of an error that a library raised."""
     text = str(error)
     if "Disk quota exceeded" in text or "os error 122" in text:
         return disk_full(root, quota=True)
@@ -242,7 +243,7 @@ def _limit_gpu(limits: Limits) -> None:
 
 
 def _gpu_lock() -> AbstractContextManager[object]:
-    """One training process per GPU, whoever started it; free when the process dies."""
+    """A lock that allows one training process per GPU; released when the process exits."""
     import torch
 
     if not torch.cuda.is_available():
@@ -253,6 +254,6 @@ def _gpu_lock() -> AbstractContextManager[object]:
 
 if __name__ == "__main__":
     exit_code = main(*serve(int(sys.argv[1])))
-    with contextlib.suppress(OSError):  # a full disk has no room for the last words
+    with contextlib.suppress(OSError):  # a full disk has no space for the output
         sys.stdout.flush()
-    os._exit(exit_code)  # Python would take the libraries down piece by piece: half a second
+    os._exit(exit_code)  # skips Python's teardown of the libraries, which takes half a second

@@ -1,1 +1,1 @@
-"""Tables, figures and the one-file HTML page of a run: drawing only, no arithmetic."""
+"""Tables, figures and the single-file HTML page of a run: presentation only."""

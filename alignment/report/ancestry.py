@@ -1,4 +1,4 @@
-"""Where a model comes from, one row a model: what it was trained on, how it did, what was said."""
+"""The ancestry of a model, one row per model: its data, its metrics and the gate's verdict."""
 
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator
@@ -19,36 +19,36 @@ from alignment.store.store import Store
 
 
 def ancestry_table(store: Store, key: str) -> Table:
-    """The models that led to one, oldest first, with their data, metrics and verdicts.
+    """The models that led to this one, oldest first, with their data, metrics and verdicts.
 
     Raises:
         ArtifactError: an ancestor is no longer in the store.
     """
-    line = ancestors(store, key)
-    records = {record.key: record for record in line}
-    everything = store.records()
+    models = ancestors(store, key)
+    records = {record.key: record for record in models}
+    all_records = store.records()
     rows = [
         [Cell(text=model.name), Cell(text=model.key, tone="muted"), _data(model, records),
-         *_metrics(model, everything), Cell(text=_verdict(model, everything))]
-        for model in line
+         *_metrics(model, all_records), Cell(text=_verdict(model, all_records))]
+        for model in models
         if model.output_as(ModelRef)
     ]  # fmt: skip
-    labels = [evaluator.label for evaluator in _judged()]
+    labels = [evaluator.label for evaluator in _gate_evaluators()]
     return Table.of(
-        f"Ancestry of {line[-1].name}",
+        f"Ancestry of {models[-1].name}",
         ["Model", "Key", "Trained on", *labels, "Verdict"],
         rows,
         align="lll" + "r" * len(labels) + "l",
     )
 
 
-def _judged() -> list[Evaluator]:
-    """The metrics that the gate looks at."""
+def _gate_evaluators() -> list[Evaluator]:
+    """The evaluators that the gate uses."""
     return [evaluator for evaluator in evaluators.EVALUATORS if evaluator.gate]
 
 
 def _data(model: StageRecord, records: dict[str, StageRecord]) -> Cell:
-    """'pairs-4: 96 rows of monday.jsonl': of the adapter that was merged, if one was."""
+    """'pairs-4: 96 rows of monday.jsonl', the data of the model's adapter, if it has one."""
     adapter = records.get(model.parents.get("adapter", ""))
     if adapter is None:
         return Cell(text=MISSING, tone="muted")
@@ -61,20 +61,21 @@ def _data(model: StageRecord, records: dict[str, StageRecord]) -> Cell:
     return Cell(text="; ".join(names) or adapter.name)
 
 
-def _metrics(model: StageRecord, everything: list[StageRecord]) -> list[Cell]:
-    """Of the newest evaluation of the model."""
-    evaluations = (record for record in everything if made_by(record, EvaluateModel))
+def _metrics(model: StageRecord, all_records: list[StageRecord]) -> list[Cell]:
+    """The metrics of the model's newest evaluation."""
+    evaluations = (record for record in all_records if made_by(record, EvaluateModel))
     own = [record for record in evaluations if record.parents["model"] == model.key]
     overall = EvalReport.model_validate(own[-1].output).overall if own else {}
-    return [estimate_cell(e.name, overall.get(e.name)) for e in _judged()]
+    return [estimate_cell(e.name, overall.get(e.name)) for e in _gate_evaluators()]
 
 
-def _verdict(model: StageRecord, everything: list[StageRecord]) -> str:
-    judged = (
+def _verdict(model: StageRecord, all_records: list[StageRecord]) -> str:
+    verdicts = (
         result.verdict
-        for record in everything
+        for record in all_records
         if (result := record.output_as(GateResult)) and record.parents["candidate"] == model.key
     )
     return "; ".join(
-        f"{'kept' if verdict.kept else 'rejected'} against {verdict.champion}" for verdict in judged
+        f"{'kept' if verdict.kept else 'rejected'} against {verdict.champion}"
+        for verdict in verdicts
     )

@@ -1,4 +1,4 @@
-"""From the store to the report: gathers the records of one chain and writes the page.
+"""Gathers the records of one chain from the store and writes the report.
 
 Not here: what the page looks like (`page.py`).
 """
@@ -40,9 +40,9 @@ class ReportFiles(Frozen):
 
     Attributes:
         html: the self-contained page.
-        markdown: the same in at most 60 lines.
+        markdown: a summary in at most 60 lines.
         headline: the verdict in one sentence.
-        table: base, SFT, rounds and control with their intervals.
+        table: metrics of base, SFT, rounds and control with their intervals.
     """
 
     html: Path
@@ -62,11 +62,11 @@ def write_report(
     """Write the page of a finished chain to `<store>/reports/<run name>.html`.
 
     Args:
-        store: holds every artifact of the chain.
-        chain: what ran.
-        config: what was asked for.
-        command: how it was started, for whoever wants to repeat it.
-        timings: seconds that this run spent per step; steps that are missing were reused.
+        store: contains every artifact of the chain.
+        chain: the chain that ran.
+        config: the run's configuration.
+        command: the command line, shown on the page so that readers can repeat it.
+        timings: seconds that this run spent per step; steps without an entry were reused.
     """
     report = gather(store, chain, config=config, command=command, timings=timings)
     return _write(store, report, name=config.name)
@@ -77,12 +77,12 @@ def write_round_report(
 ) -> ReportFiles:
     """Write the page of a finished round to `<store>/reports/<run name>-<round>.html`.
 
-    It shows the base model, the champion that the round started from and the round's own.
+    It shows the base model, the champion that the round started from and the round's model.
     """
     report = _gathered(
         store,
         {step.name: store.open(step.key) for step in (round_.pairs, *round_.steps())},
-        _measured(store, round_.evaluate),
+        _evaluations(store, round_.evaluate),
         config=config,
         command=command,
     )
@@ -121,8 +121,8 @@ def gather(
     return report.model_copy(update={"timings": timings, "final": _final(report.verdicts)})
 
 
-def _measured(store: Store, step: EvaluateModel) -> list[StageRecord]:
-    """The evaluations behind a round: the base model's, the champion's and its own."""
+def _evaluations(store: Store, step: EvaluateModel) -> list[StageRecord]:
+    """The evaluations that a round is compared on: the base model's, the champion's and its own."""
     keys = (step.base, step.parent, step.key)
     return [store.open(key) for key in dict.fromkeys(filter(None, keys))]
 
@@ -130,14 +130,14 @@ def _measured(store: Store, step: EvaluateModel) -> list[StageRecord]:
 def _gathered(
     store: Store,
     records: Mapping[str, StageRecord],
-    measured: Sequence[StageRecord],
+    evaluated: Sequence[StageRecord],
     *,
     config: PipelineConfig,
     command: str,
 ) -> RunReport:
-    """What the page shows of these steps and evaluations."""
-    evaluations = [EvalReport.model_validate(record.output) for record in measured]
-    rows = {key for record in measured for key in record.parents_as("data")}
+    """The report on these steps and evaluations."""
+    evaluations = [EvalReport.model_validate(record.output) for record in evaluated]
+    rows = {key for record in evaluated for key in record.parents_as("data")}
     data = {name: ref for name, record in records.items() if (ref := record.output_as(DataRef))}
     verdicts = tuple(_verdicts(records.values()))
     return RunReport(
@@ -145,7 +145,7 @@ def _gathered(
         created=datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
         command=command,
         config=_yaml(config),
-        notes=(*_notes(records.values()), *_told(verdicts)),
+        notes=(*_notes(records.values()), *_gate_notes(verdicts)),
         verdicts=verdicts,
         evaluations=tuple(evaluations),
         generations={
@@ -168,7 +168,7 @@ def _gathered(
 
 
 def _notes(records: Iterable[StageRecord]) -> tuple[str, ...]:
-    """What a reader must not miss of the models: a missing adapter."""
+    """Notes that a reader must not miss, such as a missing adapter."""
     return tuple(
         f"{record.name}: {note}"
         for record in records
@@ -181,15 +181,15 @@ def _verdicts(records: Iterable[StageRecord]) -> Iterator[Verdict]:
     return (result.verdict for r in records if (result := r.output_as(GateResult)))
 
 
-def _told(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Which rounds were kept, and of a rejected one why; what was found otherwise is a table."""
+def _gate_notes(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Which rounds were kept, and why others were rejected; all other findings are in a table."""
     if kept := [verdict.candidate for verdict in verdicts if verdict.kept]:
         yield f"The gate kept {', '.join(kept)}."
     yield from (f"The gate: {verdict.sentence}." for verdict in verdicts if not verdict.kept)
 
 
 def _final(verdicts: Sequence[Verdict]) -> str | None:
-    """The model that the last gate handed on, by its label."""
+    """The label of the model that the last gate passed on."""
     if not verdicts:
         return None
     return verdicts[-1].candidate if verdicts[-1].kept else verdicts[-1].champion

@@ -1,7 +1,7 @@
-"""The model that a run hands on against the others, row by row, and what may be said of it.
+"""Compares the final model of a run with the others, row by row, and puts the result into words.
 
-A sentence follows from the numbers alone: "beats" needs an interval that excludes zero *and* an
-exact p below .05. p-values are not corrected for how many comparisons are made.
+Sentences follow from the numbers alone: "beats" needs an interval that excludes zero *and* an
+exact p below .05. p-values are not corrected for the number of comparisons.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ _NAMES = {"base": "the base model", "sft": "SFT", "control": "the control"}
 
 
 class Comparison(Frozen):
-    """Two models on the same rows in one metric; `final` is the one that the run hands on."""
+    """Two models compared on the same rows in one metric; `final` is the model the run produces."""
 
     final: str
     other: str
@@ -35,20 +35,20 @@ class Comparison(Frozen):
 
     @property
     def verdict(self) -> Verdict:
-        """What the numbers allow to say of `final`."""
+        """What the numbers allow us to say about `final`."""
         if not self.paired.shown:
             return "not shown"
         direction: Literal["higher", "lower"] = (
             "higher" if self.paired.difference.value > 0 else "lower"
         )
-        wished = evaluator_of(self.metric).better
-        if wished is None:
+        better = evaluator_of(self.metric).better
+        if better is None:
             return direction
-        return "better" if direction == wished else "worse"
+        return "better" if direction == better else "worse"
 
     @property
     def tone(self) -> Tone:
-        """How the verdict is meant to feel: higher or lower alone is neither good nor bad."""
+        """The tone of the verdict; higher or lower alone is neither good nor bad."""
         return _TONES.get(self.verdict, "")
 
     @property
@@ -64,7 +64,7 @@ class Comparison(Frozen):
 
     @property
     def numbers(self) -> str:
-        """'.120 [.050, .190] (p = .001)': without a sign where the words say who is ahead."""
+        """'.120 [.050, .190] (p = .001)', without a sign if the words say which model is ahead."""
         difference = self.paired.difference
         if self.verdict != "not shown" and difference.value < 0:
             difference = _negative(difference)
@@ -79,12 +79,12 @@ class Comparison(Frozen):
 
 
 def name_of(label: str) -> str:
-    """How a model is called inside a sentence."""
+    """The name of a model inside a sentence."""
     return _NAMES.get(label, label)
 
 
 def final_model(labels: Sequence[str]) -> str | None:
-    """The last round; without rounds the last label that is not the control; else the last."""
+    """The last round; without rounds the last label except the control; otherwise the last."""
     rounds = [label for label in labels if label.startswith("round ")]
     trained = [label for label in labels if label != "control"]
     candidates = rounds or trained or list(labels)
@@ -97,9 +97,9 @@ def compare(
     generations: Mapping[str, Iterable[Generation]],
     pairs: Mapping[str, Iterable[PairScore]],
 ) -> tuple[Comparison, ...]:
-    """`final` against every model that is not another round, in the metrics they share.
+    """Compares `final` with every model that is not another round, in the metrics they share.
 
-    Rounds among themselves are the gate's matter and in its notes.
+    Rounds are compared with each other by the gate.
     """
     rows = {
         label: ScoredRows(
@@ -116,16 +116,16 @@ def compare(
 
 
 def claims(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """The comparisons worth a sentence: those in a metric with a direction to wish for."""
+    """The comparisons worth a sentence: those in a metric where higher or lower is better."""
     return tuple(c for c in comparisons if evaluator_of(c.metric).better)
 
 
 def headline(comparisons: Sequence[Comparison]) -> str:
-    """One sentence on the first metric: what the final model is better than, and what not."""
-    worded = claims(comparisons)
-    if not worded:
+    """One sentence on the first metric: which models the final one is better or worse than."""
+    claimed = claims(comparisons)
+    if not claimed:
         return "Nothing to compare: only one model has held-out rows."
-    first = [c for c in worded if c.metric == worded[0].metric]
+    first = [c for c in claimed if c.metric == claimed[0].metric]
     parts = [
         f"{words} {_listed([name_of(c.other) for c in chosen])}"
         for verdict, words in _READINGS.items()
@@ -136,7 +136,7 @@ def headline(comparisons: Sequence[Comparison]) -> str:
 
 
 def paired_table(comparisons: Sequence[Comparison]) -> Table:
-    """A row for each comparison: difference, interval, rows won and lost, p."""
+    """One row per comparison: difference, interval, rows won and lost, p."""
     final = comparisons[0].final if comparisons else "the last model"
     rows = [
         [
@@ -154,12 +154,12 @@ def paired_table(comparisons: Sequence[Comparison]) -> Table:
         for c in comparisons
     ]
     return Table.of(
-        f"{_capitalised(final)} against the others, on the same rows",
+        f"{_capitalised(final)} against the other models, on the same rows",
         ["Against", "Metric", "Difference", "Won / lost / tied", "Sign test", "Reading"],
         rows,
         align="llrrrl",
-        note="The sign test is exact and two-sided, over rows (McNemar's on pass and fail), and "
-        "not corrected for the number of comparisons. A difference is called shown when p < .05 "
+        note="The sign test over rows is exact and two-sided (McNemar's test for pass and fail), "
+        "and not corrected for the number of comparisons. A difference counts as shown if p < .05 "
         "and the 95 % interval excludes zero.",
     )
 

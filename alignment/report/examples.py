@@ -1,7 +1,7 @@
-"""Which rows a person should read: replies side by side, and pairs that are still wrong.
+"""Rows worth reading: replies side by side, and pairs that the final model still gets wrong.
 
-The choice is a rule, so that nobody can pick: where models disagree first, what was lost beside
-what was gained, task types in turn. Ties fall by id.
+A fixed rule selects them, so that there is no cherry-picking: first where models disagree, losses
+and gains alternating, then the others; task types take turns. Ties are broken by id.
 """
 
 from collections import defaultdict
@@ -18,12 +18,12 @@ CHANGES: dict[Change, str] = {
     "gained": "gained: another model fails",
     "never": "no model passes",
     "always": "every model passes",
-    "unverified": "nothing verifies it",
+    "unverified": "no verifier",
 }
 
 
 class SideBySide(NamedTuple):
-    """One prompt and what every model replied, in the order of the models."""
+    """One prompt with every model's reply, in the order of the models."""
 
     prompt: Generation
     change: Change
@@ -31,7 +31,7 @@ class SideBySide(NamedTuple):
 
 
 class WrongPair(NamedTuple):
-    """A held-out pair whose rejected reply is still the likelier, and its text where known."""
+    """A held-out pair whose rejected reply is still likelier, and its text if known."""
 
     score: PairScore
     text: PreferencePair | None
@@ -40,7 +40,7 @@ class WrongPair(NamedTuple):
 def side_by_side(
     generations: Mapping[str, Sequence[Generation]], final: str, *, limit: int = 24
 ) -> list[SideBySide]:
-    """At most `limit` prompts that `final` answered, a quarter of them without a change."""
+    """At most `limit` prompts that `final` answered, about a quarter of them without a change."""
     by_model = {label: {row.id: row for row in rows} for label, rows in generations.items()}
     groups: dict[Change, list[SideBySide]] = {change: [] for change in CHANGES}
     for row_id, prompt in sorted(by_model.get(final, {}).items()):

@@ -1,7 +1,8 @@
-"""How the value of a metric is written, in every table, plot and sentence.
+"""How metric values are written in tables, plots and sentences.
 
-Its label and its number of digits are its evaluator's. Numbers are written as in statistics, with
-fixed digits and no leading zero: .429. The minus is a real one, and what is missing is a dash.
+The evaluator of a metric defines its label and digits. Numbers follow the convention of
+statistics: fixed digits and no leading zero, as in .429. The minus is a real minus sign, and a
+missing value is a dash.
 """
 
 import math
@@ -14,7 +15,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def show(number: float, *, digits: int = 3) -> str:
-    """A number with a fixed count of digits: '.429', '1.205', and with one digit '0.5'."""
+    """A number with fixed decimals: '.429', '1.205', and with one decimal '0.5'."""
     if not math.isfinite(number):
         return MISSING
     text = f"{abs(number):.{digits}f}"
@@ -23,19 +24,19 @@ def show(number: float, *, digits: int = 3) -> str:
 
 
 def show_value(name: str, number: float) -> str:
-    """A value of the metric `name`, in its digits."""
+    """A value of the metric `name`, with that metric's digits."""
     return show(number, digits=evaluator_of(name).digits)
 
 
 def show_any(number: float) -> str:
-    """A number of which nothing is known: '48,211', '0.713', '2e-05'."""
+    """A number of unknown kind: '48,211', '0.713', '2e-05'."""
     if number == round(number) or abs(number) >= 10_000:
         return f"{number:,.0f}"
     return f"{number:.3g}"
 
 
 def show_interval(name: str, estimate: Estimate) -> str:
-    """'[.368, .492]', or nothing for a single row, which has no interval."""
+    """'[.368, .492]', or an empty text for a single row, which has no interval."""
     if estimate.n == 1:
         return ""
     return f"[{show_value(name, estimate.low)}, {show_value(name, estimate.high)}]"

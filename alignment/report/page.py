@@ -1,8 +1,8 @@
-"""The report of a run: one HTML file that needs nothing else, and a summary in Markdown.
+"""The report of a run: one self-contained HTML file, and a summary in Markdown.
 
-No script, no network, no font file: what is shown was written by models and strangers, so every
-text is escaped by the template and the page forbids itself to load anything. The same report
-gives the same bytes. Not here: reading the store; the caller brings the records.
+No scripts, no network, no font files. The texts come from models and untrusted data, so the
+template escapes all of them and the page's policy forbids loading anything. The same report gives
+the same bytes. Not here: reading the store (`assemble.py`).
 """
 
 import unicodedata
@@ -46,24 +46,24 @@ class Sample(Frozen):
 
 
 class RunReport(Frozen):
-    """All that the page shows.
+    """Everything that the page shows.
 
     Attributes:
-        created: date and time, as it is to be read.
+        created: date and time, formatted for readers.
         command: the command that made the run.
         config: the resolved configuration, as YAML.
         notes: sentences about the whole run that a reader must not miss.
-        final: label of the model that the run hands on; None means the last round.
+        final: label of the model that the run produces; None: the last round.
         evaluations: one per model, in the order of the chain.
-        generations, pairs: rows behind the evaluations, by model label.
+        generations, pairs: rows that the evaluations were computed from, by model label.
         pair_texts: the held-out pairs themselves, joined to `pairs` by id.
         histories: rows that the trainer logged, by step ("sft", "dpo-1").
         samples: replies during training, by step.
         records: every stage, in the order of the run.
-        verdicts: what the gate said of each round, in order.
+        verdicts: the gate's verdict on each round, in order.
         data: the prepared sets, by name.
-        timings: seconds that this run spent, by step; a step that is missing was reused. None
-            where it is not known.
+        timings: seconds that this run spent, by step; steps without an entry were reused. None:
+            unknown.
     """
 
     title: str
@@ -85,7 +85,7 @@ class RunReport(Frozen):
 
     @property
     def final_model(self) -> str | None:
-        """`final`, or else what `compare.final_model` makes of the labels."""
+        """`final`, or what `compare.final_model` picks from the labels if it is None."""
         labels = [report.model for report in self.evaluations]
         return self.final or compare.final_model(labels or [*self.generations, *self.pairs])
 
@@ -96,14 +96,14 @@ class RunReport(Frozen):
 
     @property
     def comparisons(self) -> tuple[compare.Comparison, ...]:
-        """The final model against the others."""
+        """The final model compared with the others."""
         if self.final_model is None:
             return ()
         return compare.compare(self.final_model, generations=self.generations, pairs=self.pairs)
 
 
 class Tile(NamedTuple):
-    """One large number at the top: the final model's, and the first model's beside it."""
+    """One large number at the top: the final model's value, next to the first model's."""
 
     label: str
     value: str
@@ -145,7 +145,7 @@ def render(report: RunReport) -> str:
             samples={step: _by_prompt(rows) for step, rows in report.samples.items() if rows},
             gate=tables.gate_table(report.verdicts),
             data=tables.data_table(report.data),
-            hand_overs=tables.hand_over_table(report.records),
+            handovers=tables.handover_table(report.records),
             stages=tables.stage_table(report.records, report.timings),
             config=clip(report.config, _LONGEST_CONFIG),
         )
@@ -171,14 +171,14 @@ def to_markdown(report: RunReport) -> str:
 
 
 def clip(text: str, longest: int = _LONGEST_TEXT) -> str:
-    """The text, or its beginning and how much is missing."""
+    """The text, or its beginning and the number of characters left out."""
     if len(text) <= longest:
         return text
     return f"{text[:longest]}… (+{len(text) - longest:,} characters)"
 
 
 def readable(value: object) -> object:
-    """Strings with characters that HTML or UTF-8 cannot carry as '�'; the rest as it is."""
+    """Replaces characters that HTML or UTF-8 cannot represent by '�'; only in strings."""
     if not isinstance(value, str) or value.isprintable() or hasattr(value, "__html__"):
         return value
     return "".join(
@@ -187,7 +187,7 @@ def readable(value: object) -> object:
 
 
 def environment(*folders: Path) -> Environment:
-    """Templates of these folders and of this one; whatever is put into them is escaped."""
+    """An environment for the templates of these folders and this one; it escapes all values."""
     environment = Environment(
         loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
@@ -202,7 +202,7 @@ def environment(*folders: Path) -> Environment:
 
 
 def _tiles(reports: Sequence[EvalReport], final: str) -> list[Tile]:
-    """Decisive metrics of the final model; beside them the first model's, if that is another."""
+    """Decisive metrics of the final model, with the first model's values if it is another model."""
     by_model = {report.model: report.overall for report in reports}
     numbers = by_model.get(final, {})
     first = reports[0].model if reports and reports[0].model != final else None
@@ -226,16 +226,16 @@ def _meanings(reports: Sequence[EvalReport]) -> dict[str, str]:
 
 
 def _by_prompt(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-    """The first few prompts, each with its replies from first to last, a few evenly chosen."""
+    """The first few prompts, each with a few evenly spaced replies including first and last."""
     prompts: dict[str, list[Sample]] = {}
     for sample in sorted(samples, key=lambda sample: sample.step):
         prompts.setdefault(sample.prompt, []).append(sample)
     chosen = list(prompts.items())[:_SAMPLE_PROMPTS]
-    return {prompt: _evenly(replies, _SAMPLE_STEPS) for prompt, replies in chosen}
+    return {prompt: _evenly_spaced(replies, _SAMPLE_STEPS) for prompt, replies in chosen}
 
 
-def _evenly(samples: list[Sample], most: int) -> list[Sample]:
-    """At most `most` of them, the first and the last among them."""
+def _evenly_spaced(samples: list[Sample], most: int) -> list[Sample]:
+    """At most `most` evenly spaced samples, including the first and the last."""
     if len(samples) <= most:
         return samples
     return [samples[round(i * (len(samples) - 1) / (most - 1))] for i in range(most)]

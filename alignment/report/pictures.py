@@ -1,6 +1,6 @@
-"""The figures of the page, in order, each with a sentence that says what to see in it.
+"""The figures of the page, in order, each with a caption.
 
-A figure whose rows are missing is left out.
+A figure without rows is omitted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +17,9 @@ from alignment.report.tables import tasks_with
 
 
 class Picture(NamedTuple):
-    """A figure, its caption, its own width in pixels, and whether it has a row to itself.
+    """A figure, its caption, its width in pixels, and whether it takes a whole row.
 
-    `svg` is markup that matplotlib wrote and escaped; it goes into the page as it is.
+    `svg` is markup that matplotlib wrote and escaped; the page includes it unescaped.
     """
 
     caption: str
@@ -35,7 +35,7 @@ def result_pictures(
     generations: Mapping[str, Sequence[Generation]],
     pairs: Sequence[PairScore],
 ) -> Iterator[Picture]:
-    """What the models scored. `pairs` are those of `final`."""
+    """The figures of the evaluation. `pairs` are the scores of `final`."""
     for evaluator in evaluators.EVALUATORS:
         if evaluator.plotted and any(evaluator.name in report.overall for report in reports):
             name = evaluator.name.replace("_", "-")
@@ -45,14 +45,14 @@ def result_pictures(
         caption = "Reply length: median, middle half, and 5 to 95 %."
         yield _picture("length", caption, plots.reply_lengths(replies))
     if pairs:
-        caption = f"Margin of {final} by length: a slope is a taste for length."
+        caption = f"Margin of {final} by length: a slope means a preference for length."
         yield _picture("margin", caption, plots.margin_by_length(pairs))
 
 
 def task_picture(reports: Sequence[EvalReport], metric: str) -> Iterator[Picture]:
-    """The heat map of one metric, where some report has it by task type."""
+    """The heat map of one metric, if some report has it by task type."""
     if tasks_with(metric, reports):
-        caption = "The stronger the colour, the higher."
+        caption = "Darker colour means a higher value."
         yield _picture("tasks", caption, plots.task_heat_map(reports, metric), wide=True)
 
 
@@ -64,10 +64,10 @@ def training_pictures(histories: Mapping[str, plots.History]) -> Iterator[Pictur
 
 
 def _caption(evaluator: Evaluator) -> str:
-    words = evaluator.in_words[:1].upper() + evaluator.in_words[1:]
+    metric = evaluator.in_words[:1].upper() + evaluator.in_words[1:]
     if evaluator.chance is None:
-        return f"{words} with 95 % intervals."
-    return f"{words}; the dashed line is chance."
+        return f"{metric} with 95 % intervals."
+    return f"{metric}; the dashed line is chance."
 
 
 def _picture(name: str, caption: str, figure: Figure, *, wide: bool = False) -> Picture:

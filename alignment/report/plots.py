@@ -1,9 +1,9 @@
 """The figures of a run. Each function takes records and returns a matplotlib `Figure`.
 
-Nothing is saved and pyplot, with its global list of open figures, is not touched. Sizes are in
-pixels at the width at which the page shows them, so that a label of 11 is 11 pixels high.
-Colours are those of Okabe and Ito (2008), told apart by every kind of colour vision, and no
-series is told by colour alone; `svg.py` swaps them for the page's own, light or dark.
+Nothing is saved, and pyplot with its global list of open figures is not used. Sizes are in pixels
+at the width that the page shows, so a label of size 11 is 11 pixels high. The colours of Okabe and
+Ito (2008) work for every kind of colour vision, and no series is identified by colour alone;
+`svg.py` replaces them by the page's own colours, light or dark.
 """
 
 import math
@@ -40,9 +40,9 @@ _MARKS = ((BLUE, "o"), (VERMILION, "D"), (GREEN, "s"), (PURPLE, "^"))
 
 
 def model_estimates(reports: Sequence[EvalReport], metric: str) -> Figure:
-    """One metric of every model with its interval, and what its evaluator plots beside it.
+    """One metric of every model with its interval, and the series its evaluator adds.
 
-    Models from top to bottom. Where a coin toss has a value, a dashed line is drawn there.
+    Models run from top to bottom. If the metric has a chance level, a dashed line shows it.
     """
     evaluator = evaluator_of(metric)
     series = evaluator.series(frozenset(name for report in reports for name in report.overall))
@@ -83,17 +83,17 @@ def reply_lengths(generations: Mapping[str, Sequence[Generation]]) -> Figure:
 def margin_by_length(pairs: Sequence[PairScore]) -> Figure:
     """Margin of each pair against how much longer its chosen reply is.
 
-    A slope means that part of what was learned is a preference for length.
+    A slope means that the model partly learned a preference for length.
     """
     figure, axes = empty_figure(height=300)
     longer = [float(pair.chosen_tokens - pair.rejected_tokens) for pair in pairs]
     margins = [reward_margin(pair) for pair in pairs]
     axes.axhline(0, color=MUTED, linewidth=1)
     axes.axvline(0, color=MUTED, linewidth=1)
-    for wanted, colour, marker in ((True, BLUE, "o"), (False, VERMILION, "D")):
-        points = [(x, y) for x, y in zip(longer, margins, strict=True) if (y > 0) == wanted]
+    for chosen_gained, colour, marker in ((True, BLUE, "o"), (False, VERMILION, "D")):
+        points = [(x, y) for x, y in zip(longer, margins, strict=True) if (y > 0) == chosen_gained]
         xs, ys = zip(*_thinned(points), strict=True) if points else ((), ())
-        label = "chosen gained" if wanted else "rejected gained"
+        label = "chosen gained" if chosen_gained else "rejected gained"
         axes.plot(xs, ys, marker, color=colour, alpha=0.5, markersize=5, label=label)
     axes.set_xlabel(f"chosen {MINUS} rejected, tokens{_correlation(longer, margins)}")
     axes.set_ylabel("margin, nats")
@@ -102,7 +102,7 @@ def margin_by_length(pairs: Sequence[PairScore]) -> Figure:
 
 
 def training_curves(history: History) -> Figure:
-    """Loss of one step of training, and below it the reward margin where it was logged."""
+    """Loss of one training step, and below it the reward margin if it was logged."""
     margins = _column(history, "rewards/margins")
     figure, axes = empty_figure(height=340 if margins else 230, rows=2 if margins else 1)
     axes.plot(*_xy(_column(history, "loss")), color=BLUE, linewidth=1.6, label="training loss")
@@ -122,7 +122,7 @@ def training_curves(history: History) -> Figure:
 
 
 def task_heat_map(reports: Sequence[EvalReport], metric: str) -> Figure:
-    """A cell for each task type and model, the deeper the higher the value written in it."""
+    """One cell per task type and model; a higher value has a darker colour."""
     tasks = tasks_with(metric, reports)
     found = {
         (column, row): report.by_task_type[task][metric].value
@@ -130,7 +130,7 @@ def task_heat_map(reports: Sequence[EvalReport], metric: str) -> Figure:
         for column, report in enumerate(reports)
         if metric in report.by_task_type.get(task, {})
     }
-    # a share is as deep in every plot; other values have no scale but the plot's own
+    # Shares have the same colour scale in every plot; other metrics have no common scale.
     low, high = (0.0, 1.0) if evaluator_of(metric).share else _extremes(found.values())
     cells = min(96 * len(reports), max(60 * len(reports), 740))
     figure, axes = empty_figure(height=40 + 26 * len(tasks), width=140 + cells)
@@ -146,7 +146,7 @@ def task_heat_map(reports: Sequence[EvalReport], metric: str) -> Figure:
 
 
 def _extremes(values: Collection[float]) -> tuple[float, float]:
-    """The lowest and the highest value, apart where they are equal."""
+    """The lowest and the highest value, made different if they are equal."""
     low, high = min(values, default=0.0), max(values, default=0.0)
     return low, high if high > low else low + 1.0
 
@@ -158,7 +158,7 @@ def _draw_estimates(
     label: str,
     mark: tuple[str, str],
 ) -> None:
-    """A mark with its interval for each of some heights."""
+    """Draws one mark with its interval per (height, estimate)."""
     colour, marker = mark
     axes.errorbar(
         [estimate.value for _, estimate in known],
@@ -176,7 +176,7 @@ def _draw_estimates(
 
 
 def empty_figure(*, height: int, width: int = WIDTH, rows: int = 1) -> tuple[Figure, Axes]:
-    """An empty figure of this many pixels, and the first of its axes, ready to draw on."""
+    """An empty figure of this size in pixels, and its first axes."""
     size = (width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH)
     figure = Figure(figsize=size, dpi=_PIXELS_PER_INCH, layout="constrained")
     figure.patch.set_alpha(0)
@@ -192,25 +192,25 @@ def empty_figure(*, height: int, width: int = WIDTH, rows: int = 1) -> tuple[Fig
 
 
 def height_for(rows: int) -> int:
-    """Pixels for so many named rows."""
+    """Height in pixels for this many named rows."""
     return 84 + 34 * rows
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """Names instead of numbers on the left, from top to bottom."""
+    """Labels the rows on the left with names, from top to bottom."""
     axes.set_yticks(range(len(names)), [_label(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
 def _label(text: str) -> str:
-    """A short text that matplotlib does not take for a formula."""
+    """A short text, with `$` escaped so that matplotlib does not parse it as a formula."""
     line = printable(text)
     clipped = line if len(line) <= _LONGEST_LABEL else f"{line[: _LONGEST_LABEL - 1]}…"
     return clipped.replace("$", r"\$")
 
 
 def legend(axes: Axes) -> None:
-    """The names of the series in one line above the plot; none where nothing was drawn."""
+    """Adds a one-line legend above the plot, without series that have no data."""
     drawn = [
         (handle, label)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)

@@ -1,7 +1,7 @@
-"""A figure as SVG that belongs to the page around it.
+"""A figure as SVG in the style of the page around it.
 
-Text stays text in the page's font, colours become the page's variables with the drawn colour as
-fallback, and the same figure gives the same bytes.
+Text stays text and uses the page's font. Colours become the page's variables, with the drawn colour
+as fallback. The same figure gives the same bytes.
 """
 
 import io
@@ -29,10 +29,10 @@ _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 def to_svg(figure: Figure, *, name: str) -> str:
-    """The `<svg>` element. `name` (letters, digits, hyphens) keeps its ids apart from others'."""
+    """The `<svg>` element. `name` (letters, digits, hyphens) makes its ids unique on the page."""
     drawn = io.StringIO()
     with rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}), warnings.catch_warnings():
-        # The text is drawn by the reader's browser, which has fonts that matplotlib lacks.
+        # The reader's browser draws the text and has fonts that matplotlib lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
         FigureCanvasSVG(figure)
@@ -41,7 +41,7 @@ def to_svg(figure: Figure, *, name: str) -> str:
 
 
 def _element(document: str) -> str:
-    """From the document: the svg element, its fixed size left to the page's style."""
+    """The svg element of the document, without its fixed size: the page's style sets that."""
     element = document[document.index("<svg") :].strip()
     head, rest = element.split(">", 1)
     return re.sub(r' (?:width|height)="[^"]*"', "", head) + ">" + rest

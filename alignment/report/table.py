@@ -1,7 +1,7 @@
-"""A table of short texts, as lines for a terminal or as Markdown.
+"""A table of short texts, rendered for a terminal or as Markdown.
 
-Cells are untrusted text: in neither form can one break out of its cell. Numbers arrive formatted.
-Not here: HTML, which the page's template makes.
+Cells are untrusted text and cannot break out of their cell in either form. Numbers arrive
+formatted. Not here: HTML (`parts.html.j2`).
 """
 
 import re
@@ -31,7 +31,7 @@ _MARKUP = re.compile(r"<(?=\S)|&(?=[#\w])|[\\|`]|\][(:]")
 
 
 class Cell(Frozen):
-    """A text, a smaller text after it (an interval), and how it is meant to feel."""
+    """A text, a smaller text after it (an interval), and its tone."""
 
     text: str
     small: str = ""
@@ -44,10 +44,10 @@ class Cell(Frozen):
 
 
 class Table(Frozen):
-    """A title, a head, rows, and a note below.
+    """A title, column names, rows, and a note below.
 
     Attributes:
-        align: one letter a column, "l" or "r"; numbers are "r".
+        align: one letter per column, "l" or "r"; numbers are "r".
     """
 
     title: str
@@ -66,7 +66,7 @@ class Table(Frozen):
         align: str = "",
         note: str = "",
     ) -> "Table":
-        """A table from cells or bare texts; the columns after the first are right-aligned."""
+        """A table from cells or plain texts; columns after the first default to right-aligned."""
         align = align or "l" + "r" * (len(columns) - 1)
         cells = tuple(
             tuple(cell if isinstance(cell, Cell) else Cell(text=cell) for cell in row)
@@ -90,7 +90,7 @@ class Table(Frozen):
         return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
     def to_markdown(self) -> str:
-        """A GitHub table under its title; text in cells cannot start markup or HTML."""
+        """A GitHub table below its title; text in cells cannot start markup or HTML."""
         rules = ["---:" if side == "r" else ":---" for side in self.align]
         rows = [[escape_markdown(cell.plain) or " " for cell in row] for row in self.rows]
         grid = [[escape_markdown(name) for name in self.columns], rules, *rows]
@@ -100,11 +100,11 @@ class Table(Frozen):
 
 
 def printable(text: str) -> str:
-    """The text on one line, with control characters (a terminal would obey them) as '�'."""
+    """The text on one line, with control characters, which a terminal would obey, as '�'."""
     spaced = " ".join(text.split())
     return "".join("�" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in spaced)
 
 
 def escape_markdown(text: str) -> str:
-    """One line of Markdown that shows `text`: no HTML, link, code, table cell or image starts."""
+    """One line of Markdown that shows `text` literally: no HTML, link, code, cell or image."""
     return _MARKUP.sub(lambda found: _ESCAPES[found[0]], printable(text))

@@ -1,7 +1,7 @@
-"""The tables of a run: what every model scored, what went in, what each step did.
+"""The tables of a run: every model's scores, the data, and what each step did.
 
-Each function takes records and returns a `Table`; a column or metric that no record has is left
-out. Comparisons of two models are in `compare.py`.
+Each function takes records and returns a `Table`; a column or metric that no record has is
+omitted. Not here: comparisons of two models (`compare.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ Groups = Mapping[str, Mapping[str, Estimate]]
 
 
 def evaluation_table(reports: Sequence[EvalReport]) -> Table:
-    """A row for each model in the order given, a column for each metric that has one."""
+    """One row per model in the given order, one column per metric that has a column."""
     shown = columns(reports)
     rows = [
         [
@@ -42,23 +42,23 @@ def evaluation_table(reports: Sequence[EvalReport]) -> Table:
 
 
 def task_table(reports: Sequence[EvalReport], metric: str) -> Table:
-    """A row for each task type, a column for each model."""
+    """One row per task type, one column per model."""
     groups = [report.by_task_type for report in reports]
     return _group_table("Task type", reports, groups, metric)
 
 
 def source_table(reports: Sequence[EvalReport], metric: str) -> Table:
-    """A row for each source of held-out rows, a column for each model."""
+    """One row per source of held-out rows, one column per model."""
     return _group_table("Source", reports, [report.by_source for report in reports], metric)
 
 
 def tasks_with(metric: str, reports: Sequence[EvalReport]) -> list[str]:
-    """The task types that have the metric in some report, sorted."""
+    """The task types for which some report has the metric, sorted."""
     return _groups_with(metric, [report.by_task_type for report in reports])
 
 
 def task_metric(reports: Sequence[EvalReport]) -> str:
-    """The metric to break down by task type: the first such that some report has, or else any."""
+    """The metric to break down by task type: the first that some report has, otherwise any."""
     metrics = [e.name for e in evaluators.EVALUATORS if e.by_task]
     return next((metric for metric in metrics if tasks_with(metric, reports)), metrics[-1])
 
@@ -71,29 +71,29 @@ def estimate_cell(metric: str, estimate: Estimate | None) -> Cell:
 
 
 def gate_table(verdicts: Sequence[Verdict]) -> Table:
-    """A row for each question that a gate asked of a round, with what it found."""
+    """One row per check of the gate on a round, with its result."""
     rows = []
     for verdict in verdicts:
         kept = verdict.kept
-        head = [
+        first_cells = [
             Cell(text=verdict.candidate),
             Cell(text="kept" if kept else "rejected", tone="good" if kept else "bad"),
         ]
         for check in verdict.checks:
-            rows.append([*head, Cell(text=check.words, tone="" if check.passed else "bad")])
-            head = [Cell(text=""), Cell(text="")]
+            rows.append([*first_cells, Cell(text=check.words, tone="" if check.passed else "bad")])
+            first_cells = [Cell(text=""), Cell(text="")]
     return Table.of(
-        "What the gate found",
+        "Findings of the gate",
         ["Round", "Verdict", "Against the model it started from"],
         rows,
         align="lll",
         note="A round is kept unless it is shown to be worse on the same held-out rows (interval "
-        "and sign test) or breaks one of the limits.",
+        "and sign test) or exceeds one of the limits.",
     )
 
 
 def data_table(data: Mapping[str, DataRef]) -> Table:
-    """A row for each data set: rows kept, held out and quarantined, with the reasons."""
+    """One row per data set: rows kept, held out and quarantined, with the reasons."""
     rows = [
         [
             name,
@@ -116,12 +116,12 @@ def data_table(data: Mapping[str, DataRef]) -> Table:
 def stage_table(
     records: Sequence[StageRecord], timings: Mapping[str, float] | None = None
 ) -> Table:
-    """A row for each step: its key, its time, its headline numbers and its notes.
+    """One row per step: key, time, headline numbers and notes.
 
     Args:
         records: in the order of the run.
-        timings: seconds that this run spent on a step; a step that is not in it was reused.
-            None leaves the question open, and the column out.
+        timings: seconds that this run spent per step; a step without an entry was reused.
+            None: unknown, and the column is omitted.
     """
     rows = []
     for record in records:
@@ -141,24 +141,24 @@ def stage_table(
     return Table.of("Steps", columns, rows, align="llr" + "r" * len(spent_column) + "ll")
 
 
-def hand_over_table(records: Sequence[StageRecord]) -> Table:
-    """A row for each hand-over: what became of the adapters, and how far that is from training."""
+def handover_table(records: Sequence[StageRecord]) -> Table:
+    """One row per handover: how the adapters were written, and the error against training."""
     measured = {r.parents["model"]: r.metrics for r in records if made_by(r, EvaluateModel)}
     rows = [
-        [*_hand_over_row(r), _shown_kl(measured.get(r.key, {}))]
+        [*_handover_row(r), _shown_kl(measured.get(r.key, {}))]
         for r in records
         if made_by(r, HandOver) and "kl" in r.metrics
     ]
-    what = ["Hand-over", "Adapters", "Written as", "Kept share", "d log-prob", "KL", "Top-1"]
+    names = ["Handover", "Adapters", "Written as", "Kept share", "d log-prob", "KL", "Top-1"]
     return Table.of(
-        "Hand-overs",
-        [*what, "KL, evaluated"],
+        "Handovers",
+        [*names, "KL, evaluated"],
         rows,
         align="lllrrrrr",
-        note="Kept share: projection of the written change of the weights on the exact one. Mean "
-        "absolute d log-prob, KL (nats per token) and top-1 (equal arg-max): the model that the "
-        "next stage loads against the one that was trained, on a probe set. KL, evaluated: the "
-        "model that is evaluated, judged and exported, in full weights, against the trained one.",
+        note="Kept share: projection of the written weight change on the exact one. d log-prob "
+        "(mean absolute change), KL (nats per token) and top-1 (share of equal arg-max): the "
+        "model that the next stage loads against the one that was trained, on probe rows. KL, "
+        "evaluated: the full-weight model that is evaluated and exported, against the trained one.",
     )
 
 
@@ -177,7 +177,7 @@ def _groups_with(metric: str, by_group: Sequence[Groups]) -> list[str]:
     return sorted({name for g in by_group for name, metrics in g.items() if metric in metrics})
 
 
-def _hand_over_row(record: StageRecord) -> list[str]:
+def _handover_row(record: StageRecord) -> list[str]:
     model = ModelRef.model_validate(record.output)
     made = model.materialised if not model.adapters else None
     kept = record.metrics.get("kept_share")
@@ -197,7 +197,7 @@ def _shown_kl(metrics: Mapping[str, float]) -> str:
 
 
 def _row_counts(reports: Sequence[EvalReport]) -> list[str]:
-    """'Pass rate, Reply tokens: n = 240.' for each count of rows that occurs."""
+    """'Pass rate, Reply tokens: n = 240.' for each number of rows that occurs."""
     counts: dict[str, list[str]] = {}
     for evaluator in columns(reports):
         sizes = sorted(

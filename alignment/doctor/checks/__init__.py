@@ -1,1 +1,1 @@
-"""What the doctor looks for in prepared rows and settings."""
+"""The checks on prepared rows and settings."""

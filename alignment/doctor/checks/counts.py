@@ -1,4 +1,4 @@
-"""What became of every row: by source and by reason, with rows to look at for each reason."""
+"""Row counts by source and by drop reason, with examples for each reason."""
 
 import json
 from collections import Counter
@@ -19,7 +19,7 @@ BY_CHOICE = frozenset(
         Reason.repeated_prompt,
     }
 )
-"""Reasons that the configuration gave, or rows that are part of another record."""
+"""Drops that the configuration asks for, and rows that are part of another record."""
 NO_DEFECT = BY_CHOICE | frozenset(
     {
         Reason.no_contrast,
@@ -35,26 +35,26 @@ NO_DEFECT = BY_CHOICE | frozenset(
         Reason.used_by_earlier_round,
     }
 )
-"""Reasons that say nothing against the text of a row, or have a check of their own."""
+"""Reasons that do not mean the row's text is damaged, or that another check covers."""
 WARN, FAIL = 0.05, 0.5
-"""Share of a source's rows that are damaged."""
+"""Limits on the share of a source's rows that are damaged."""
 
 
 def check_rows(sets: Sequence[PreparedSet]) -> Finding:
-    """Rows per source and reason; a source that loses much is one that was misread or is bad."""
+    """Rows per source and reason; a source that loses many rows was misread or is bad."""
     lost = {
         source.source: _lost(source.read, source.dropped)
         for set_ in sets
         for source in set_.report.sources
     }
-    where = max(lost, key=lost.__getitem__, default="")
-    worst_share = lost.get(where, 0.0)
+    worst_source = max(lost, key=lost.__getitem__, default="")
+    worst_share = lost.get(worst_source, 0.0)
     read = sum(set_.read for set_ in sets)
     unused = sum(row.reason not in NO_DEFECT for set_ in sets for row in set_.dropped)
     verdict = graded(worst_share, warn=WARN, fail=FAIL)
     headline = f"{unused:,} of {read:,} rows read are damaged ({percent(share(unused, read))})"
     if verdict != "ok":
-        headline += f"; of {where} it is {percent(worst_share)}"
+        headline += f"; in {worst_source} it is {percent(worst_share)}"
     return Finding(
         check="rows",
         verdict=verdict,
@@ -67,13 +67,13 @@ def check_rows(sets: Sequence[PreparedSet]) -> Finding:
             for row in shown(set_.dropped)
             if row.reason not in BY_CHOICE
         ),
-        remedy="Read the examples below: a format that was misread is named in the source's "
-        "`format`, a bad source is mended or left out.",
+        remedy="Read the examples below. If the format was misread, set the source's `format`; if "
+        "the source is bad, fix or remove it.",
     )
 
 
 def example(set_: PreparedSet, row: Quarantined) -> Example:
-    """A row that was left out, with its raw text where the source could be read again."""
+    """A dropped row, with its raw fields if the source could be read again."""
     fields = set_.originals.get((row.file, row.row))
     text = "" if fields is None else json.dumps(fields, ensure_ascii=False, indent=1)
     return Example(
@@ -84,7 +84,7 @@ def example(set_: PreparedSet, row: Quarantined) -> Example:
 
 
 def _lost(read: int, dropped: dict[str, int]) -> float:
-    """The damaged share of the rows that were looked at."""
+    """The damaged share of the rows that belong to this set."""
     damaged = sum(count for reason, count in dropped.items() if reason not in NO_DEFECT)
     return share(damaged, read - dropped.get(Reason.other_part, 0))
 
@@ -103,7 +103,7 @@ def _sources(sets: Sequence[PreparedSet]) -> Table:
         for set_ in sets
         for source in set_.report.sources
     ]
-    columns = ("Set", "Source", "Read", "Train", "Held out", "Not used", "Format, and why")
+    columns = ("Set", "Source", "Read", "Train", "Held out", "Dropped", "Format, and why")
     return Table.of("Rows by source", columns, rows, align="llrrrrl")
 
 
@@ -117,4 +117,4 @@ def _reasons(sets: Sequence[PreparedSet]) -> Table:
         )
         for reason in reasons
     ]
-    return Table.of("Rows not used, by reason", ("Reason", *counts), rows)
+    return Table.of("Dropped rows by reason", ("Reason", *counts), rows)

@@ -1,4 +1,4 @@
-"""Whether the engines that a run names can take its model."""
+"""Whether the configured engines support the run's model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +13,13 @@ from alignment.scoring.families import packing_obstacle
 
 
 def check_engines(chain: Chain, folder: Path) -> Finding:
-    """Whether the packed engine knows the attention of the model in a folder, where it is used."""
+    """Whether the packed engine, if any step uses it, supports the attention of the run's model."""
     packed = sorted(_packed(chain))
     config = AutoConfig.from_pretrained(folder)
     reason = packing_obstacle(config) if packed else None
-    headline = "Every step runs with TRL's own trainers, which take any model."
+    headline = "Every step uses the stock engine, which supports any model."
     if packed:
-        headline = f"The packed engine knows how {config.model_type} attends."
+        headline = f"The packed engine supports the attention of {config.model_type}."
     if reason:
         headline = f"The packed engine cannot run this model: {reason}."
     return Finding(
@@ -27,12 +27,12 @@ def check_engines(chain: Chain, folder: Path) -> Finding:
         verdict="fail" if reason else "ok",
         headline=headline,
         figures={"packed_steps": len(packed)},
-        remedy=f"Set engine.name=stock for {', '.join(packed)}: sft.training, dpo, evaluation.",
+        remedy=f"Set engine.name=stock for {', '.join(packed)} (sft.training, dpo or evaluation).",
     )
 
 
 def _packed(chain: Chain) -> Iterator[str]:
-    """Names of the steps with the packed engine."""
+    """Names of the steps that use the packed engine."""
     for step in chain.steps():
         if isinstance(_engine(step), Packed):
             yield step.name

@@ -1,6 +1,7 @@
-"""Rows that are used and worth a look: long, odd, or asking a prompt again. Never a verdict.
+"""Training rows worth a look: long, odd, or with a repeated prompt. They never change the verdict.
 
-Not here: what the run's lengths cut (`lengths.py`), whether repeats are too many (`overlap.py`).
+Not here: what the length limits truncate (`lengths.py`), how many repeats are too many
+(`overlap.py`).
 """
 
 from collections import defaultdict
@@ -16,17 +17,17 @@ from alignment.report.table import Table
 
 
 def check_flags(sets: Sequence[PreparedSet]) -> Finding:
-    """How many training rows have each flag, and the first of each set to read."""
+    """How many training rows have each flag, with the first few of each set as examples."""
     found = {set_.name: _flagged(set_.train) for set_ in sets}
     rows = sum(len(set_.train) for set_ in sets)
     counts = {flag: sum(len(flagged[flag]) for flagged in found.values()) for flag in Flag}
-    said = ", ".join(
+    listed = ", ".join(
         f"{_words(flag)} {n:,} ({percent(share(n, rows))})" for flag, n in counts.items()
     )
     return Finding(
         check="flags",
         verdict="ok",
-        headline=f"Of {rows:,} rows to train on, worth a look: {said}.",
+        headline=f"Worth a look among {rows:,} training rows: {listed}.",
         figures={str(flag): count for flag, count in counts.items()},
         tables=(
             Table.of(
@@ -39,7 +40,7 @@ def check_flags(sets: Sequence[PreparedSet]) -> Finding:
             Example(
                 place=f"{name} · row {row.id}",
                 note=_words(flag),
-                pieces=(Piece(text="\n\n".join(_said(row))),),
+                pieces=(Piece(text="\n\n".join(_labelled_texts(row))),),
             )
             for name, of in found.items()
             for flag in Flag
@@ -61,7 +62,7 @@ def _flagged(rows: Sequence[Record]) -> defaultdict[Flag, list[Record]]:
     return found
 
 
-def _said(row: Record) -> Iterator[str]:
+def _labelled_texts(row: Record) -> Iterator[str]:
     if not isinstance(row, PreferencePair):
         yield from (f"{message.role}: {message.text}" for message in turns(row))
         return

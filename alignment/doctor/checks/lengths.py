@@ -1,4 +1,4 @@
-"""Lengths in the model's own tokens: how long rows are, and what the run's limits do to them."""
+"""Row lengths in the model's own tokens, and what the run's length limits do to them."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -11,15 +11,15 @@ from alignment.report.table import Table
 
 TOO_LONG = (Reason.too_long, Reason.prompt_too_long)
 WARN, FAIL = 0.02, 0.2
-"""Share of rows that the limits cut or leave out."""
+"""Limits on the share of rows that are truncated or dropped for their length."""
 SHORTER = (256, 512, 1024, 2048)
-"""Limits below the run's that are tried as well."""
+"""Shorter limits to try, in tokens."""
 BINS = 32
 
 
 def check_lengths(sets: Sequence[PreparedSet]) -> Finding:
-    """Token counts of every set, and how much of it the run's lengths cut or leave out."""
-    rows, touched = [], {}
+    """Token counts of every set, and the share that the length limits truncate or drop."""
+    rows, affected = [], {}
     for set_ in sets:
         wholes = _wholes(set_)
         lost = set_.count(*TOO_LONG)
@@ -27,9 +27,9 @@ def check_lengths(sets: Sequence[PreparedSet]) -> Finding:
             continue
         beyond = sum(length > set_.whole for length in wholes)
         kept = len(set_.train)
-        # `beyond` was counted on the rows looked at, `lost` on all of them.
+        # `beyond` is counted on the tokenized sample, `lost` on all rows.
         estimate = share(beyond, len(wholes)) * kept
-        touched[set_.name] = share(estimate + lost, kept + lost)
+        affected[set_.name] = share(estimate + lost, kept + lost)
         p50, p95, longest = (quantile(wholes, q) for q in (0.5, 0.95, 1.0))
         rows.append(
             (
@@ -42,38 +42,38 @@ def check_lengths(sets: Sequence[PreparedSet]) -> Finding:
                 f"{lost:,}",
             )
         )
-    where = max(touched, key=touched.__getitem__, default="")
-    part = touched.get(where, 0.0)
+    where = max(affected, key=affected.__getitem__, default="")
+    part = affected.get(where, 0.0)
     verdict = graded(part, warn=WARN, fail=FAIL)
-    columns = ("Set", "Median", "95 %", "Longest kept", "Limit / prompt", "Cut", "Left out")
+    columns = ("Set", "Median", "95 %", "Longest kept", "Limit / prompt", "Truncated", "Dropped")
     return Finding(
         check="lengths",
         verdict=verdict,
-        headline=f"The limits cut or leave out {percent(part)} of {where}, more than of any other "
-        "set."
+        headline=f"The length limits truncate or drop {percent(part)} of {where}, more than of any "
+        "other set."
         if part
-        else "Every row fits the run's lengths.",
-        figures=touched,
+        else "Every row fits the run's length limits.",
+        figures=affected,
         tables=(Table.of("Tokens per row under the chat template", columns, rows),),
         charts=tuple(_histogram(set_) for set_ in sets if _wholes(set_)),
-        remedy="Raise max_length (and max_prompt_length), or take shorter rows: a cut reply ends "
-        "in the middle, without its stop token.",
+        remedy="Raise max_length (and max_prompt_length), or use shorter rows. A truncated reply "
+        "ends in the middle, without its stop token.",
     )
 
 
 def check_trimmed(sets: Sequence[PreparedSet]) -> Finding:
-    """Pairs that become equal or lose a reply at the run's lengths, and at shorter ones."""
+    """Pairs that become equal or lose a reply at the run's length limits, and at shorter ones."""
     rounds = [set_ for set_ in sets if set_.prompt is not None]
-    gone = sum(set_.count(*TOO_LONG) for set_ in rounds)
-    total = gone + sum(len(set_.train) for set_ in rounds)
-    part = share(gone, total)
+    lost = sum(set_.count(*TOO_LONG) for set_ in rounds)
+    total = lost + sum(len(set_.train) for set_ in rounds)
+    part = share(lost, total)
     verdict = graded(part, warn=WARN, fail=FAIL)
     limits = sorted({limit for limit in SHORTER for s in sets if s.pairs and limit < s.whole})
     headline = (
-        f"{gone:,} of {total:,} pairs ({percent(part)}) do not fit the run's lengths, or would be "
-        "equal or without a reply; they are left out."
-        if gone
-        else "No pair becomes equal or loses a reply at the run's lengths."
+        f"{lost:,} of {total:,} pairs ({percent(part)}) were dropped: they exceed the length "
+        "limits, or truncation would make the replies equal or remove one."
+        if lost
+        else "No pair becomes equal or loses a reply at the run's length limits."
     )
     if not total:
         headline = "No preference pairs in this run."
@@ -81,18 +81,18 @@ def check_trimmed(sets: Sequence[PreparedSet]) -> Finding:
         check="trimmed pairs",
         verdict=verdict,
         headline=headline,
-        figures={"left_out": gone, "share": part}
+        figures={"left_out": lost, "share": part}
         | {f"useless_at_{limit}": _useless_share(sets, limit) for limit in limits},
         tables=(_what_if(sets, limits),) if limits else (),
-        remedy="Raise max_length and max_prompt_length until these pairs differ within them.",
+        remedy="Raise max_length and max_prompt_length until these pairs differ within the limits.",
     )
 
 
 def useless(pair: EncodedPair, limit: int) -> bool:
-    """Whether a cut to `limit` tokens makes both chats equal, or leaves nothing of a reply.
+    """Whether truncation to `limit` tokens makes both chats equal, or removes all of a reply.
 
-    This is what a trainer that cuts from the right trains on without a word: equal chats give a
-    loss of ln 2 and no gradient.
+    A trainer that truncates on the right trains on such pairs silently: equal chats give a loss of
+    ln 2 and no gradient.
     """
     if pair.chosen.spans[0][0] >= limit or pair.rejected.spans[0][0] >= limit:
         return True
@@ -100,7 +100,7 @@ def useless(pair: EncodedPair, limit: int) -> bool:
 
 
 def quantile(lengths: Sequence[int], q: float) -> int:
-    """The smallest length that a share `q` of the rows does not exceed; 0 without rows."""
+    """The smallest length that a share `q` of the rows does not exceed; 0 if there are none."""
     ordered = sorted(lengths)
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0
 
@@ -120,10 +120,10 @@ def _what_if(sets: Sequence[PreparedSet], limits: Sequence[int]) -> Table:
         if set_.pairs
     ]
     note = (
-        "Share of the pairs kept that would be equal, or have no reply left, if they were cut from "
-        "the right at that many tokens."
+        "Share of the kept pairs that would become equal or lose a reply if they were truncated on "
+        "the right to that many tokens."
     )
-    return Table.of("What shorter limits would do", ("Set", *map(str, limits)), rows, note=note)
+    return Table.of("Effect of shorter limits", ("Set", *map(str, limits)), rows, note=note)
 
 
 def _useless_share(sets: Sequence[PreparedSet], limit: int) -> float:
@@ -158,7 +158,7 @@ def _histogram(set_: PreparedSet) -> Histogram:
 
 
 def counted(values: Iterable[float], edges: Sequence[float]) -> tuple[int, ...]:
-    """How many values lie in each bin; the last bin holds its upper edge too."""
+    """Number of values in each bin; the last bin includes its upper edge."""
     counts = [0] * (len(edges) - 1)
     for value in values:
         counts[min(max(bisect_right(edges, value) - 1, 0), len(counts) - 1)] += 1

@@ -1,7 +1,7 @@
-"""The same text twice: within a set, across sets, and between what is trained and what is measured.
+"""Repeated text: within a set, across sets, and between training and held-out rows.
 
-Sets are disjoint by the first user turn already (`data.split`); what is looked for here is what
-that key does not see. Not here: taking rows out, which the data stage does.
+The split already separates prompts by their first user turn (`data/split.py`); these checks look
+for what its key does not see. Not here: dropping rows, which the data stages do.
 """
 
 import hashlib
@@ -16,47 +16,47 @@ from alignment.records import Conversation, Message
 from alignment.report.table import Table
 
 DUPLICATES_WARN, REPEATS_WARN = 0.05, 0.3
-LEAKS_WARN, LEAKS_FAIL = 0.005, 0.05
+CONTAMINATION_WARN, CONTAMINATION_FAIL = 0.005, 0.05
 SHINGLE = 8
-"""Words in a row that count as one piece of a prompt."""
-LEAST, COVERED = 8, 0.8
-"""A prompt is a near-copy when it has at least so many pieces and so many of them stand in one
-held-out prompt."""
+"""Consecutive words that form one shingle of a prompt."""
+MIN_SHINGLES, COVERED = 8, 0.8
+"""A prompt is a near-copy if it has at least this many shingles, and at least this share of them
+occurs in one held-out prompt."""
 BOILERPLATE = 20
-"""A piece that stands in more held-out prompts than this is phrasing, and tells nothing."""
+"""A shingle that occurs in more held-out prompts than this is common phrasing, and is ignored."""
 
 
 def check_duplicates(sets: Sequence[PreparedSet]) -> Finding:
-    """Rows left out as duplicates, and prompts that stand in a set more than once."""
+    """Rows dropped as duplicates, and prompts that occur more than once in a set."""
     rows = []
     removed = repeated = kept = read = 0
     for set_ in sets:
         copies = set_.count(Reason.duplicate, Reason.near_duplicate)
         prompts = Counter(map(_key, set_.train))
-        again = len(set_.train) - len(prompts)
-        rows.append((set_.name, f"{copies:,}", f"{again:,}", f"{_shared(set_, sets):,}"))
-        removed, repeated = removed + copies, repeated + again
+        repeats = len(set_.train) - len(prompts)
+        rows.append((set_.name, f"{copies:,}", f"{repeats:,}", f"{_shared(set_, sets):,}"))
+        removed, repeated = removed + copies, repeated + repeats
         kept, read = kept + len(set_.train), read + set_.read
     parts = share(removed, read), share(repeated, kept)
     verdict = worst(
         "warn" if part >= limit else "ok"
         for part, limit in zip(parts, (DUPLICATES_WARN, REPEATS_WARN), strict=True)
     )
-    columns = ("Set", "Copies left out", "Prompts asked again", "Prompts also in another set")
+    columns = ("Set", "Copies dropped", "Repeated prompts", "Prompts also in another set")
     return Finding(
         check="duplicates",
         verdict=verdict,
-        headline=f"{removed:,} copies were left out ({percent(parts[0])} of rows read); "
-        f"{repeated:,} rows ask a prompt that their set has already ({percent(parts[1])}).",
+        headline=f"{removed:,} copies were dropped ({percent(parts[0])} of rows read); "
+        f"{repeated:,} rows repeat a prompt of their set ({percent(parts[1])}).",
         figures={"copies": removed, "repeated_prompts": repeated},
-        tables=(Table.of("The same text again", columns, rows),),
-        remedy="Find out why the source repeats itself: a row that stands twice counts twice, "
-        "and what looks like many examples are few.",
+        tables=(Table.of("Repeated text", columns, rows),),
+        remedy="Find out why the source repeats itself: a repeated row counts twice, and the set "
+        "has fewer distinct examples than it seems.",
     )
 
 
-def check_leaks(sets: Sequence[PreparedSet]) -> Finding:
-    """Training prompts that are held out somewhere: as the split sees them, and as near-copies."""
+def check_contamination(sets: Sequence[PreparedSet]) -> Finding:
+    """Training prompts that are held out elsewhere: with the same split key, or as near-copies."""
     held = {
         _key(row): f"{set_.name} · row {row.id}" for set_ in sets for row in set_.held_out
     }  # fmt: skip
@@ -69,51 +69,51 @@ def check_leaks(sets: Sequence[PreparedSet]) -> Finding:
             trained += 1
             place = f"{set_.name} · row {row.id}"
             if (at := held.get(_key(row))) is not None:
-                exact.append(_example(place, f"the same first turn as {at}", row))
-            elif (copy := _copied(row, index)) is not None:
-                near.append(_example(place, f"nearly a prompt of {copy}", row))
+                exact.append(_example(place, f"same first turn as {at}", row))
+            elif (copied := _copied_prompt(row, index)) is not None:
+                near.append(_example(place, f"near-copy of the prompt of {copied}", row))
     removed = {
         reason: sum(set_.count(reason) for set_ in sets)
         for reason in (Reason.in_evaluation_set, Reason.used_by_earlier_round)
     }
     part = share(len(near), trained)
-    verdict = "fail" if exact else graded(part, warn=LEAKS_WARN, fail=LEAKS_FAIL)
+    verdict = "fail" if exact else graded(part, warn=CONTAMINATION_WARN, fail=CONTAMINATION_FAIL)
     return Finding(
-        check="leaks",
+        check="contamination",
         verdict=verdict,
-        headline=f"{len(exact) + len(near):,} of {trained:,} training rows ask what is held out "
+        headline=f"{len(exact) + len(near):,} of {trained:,} training rows have a held-out prompt "
         f"({len(near):,} as near-copies); {removed[Reason.in_evaluation_set]:,} such rows and "
-        f"{removed[Reason.used_by_earlier_round]:,} used by an earlier round were left out.",
+        f"{removed[Reason.used_by_earlier_round]:,} used by an earlier round were dropped.",
         figures={"exact": len(exact), "near": len(near), "share": part}
         | {f"left_out_{reason}": count for reason, count in removed.items()},
         examples=(*exact[:3], *near[:3]),
-        remedy="Take these rows out of the training sources, or the held-out figures will "
-        "flatter the model.",
+        remedy="Remove these rows from the training sources; otherwise the held-out results are "
+        "too optimistic.",
     )
 
 
 Index = dict[int, list[str]]
-"""Hash of a piece to the held-out prompts (by name) that hold it."""
+"""Maps the hash of a shingle to the names of the held-out prompts that contain it."""
 
 
 def _index(sets: Sequence[PreparedSet]) -> Index:
     index: defaultdict[int, list[str]] = defaultdict(list)
     for set_ in sets:
         for row in set_.held_out:
-            for piece in set(_pieces(row)):
-                index[piece].append(f"{set_.name} · row {row.id}")
-    return {piece: rows for piece, rows in index.items() if len(rows) <= BOILERPLATE}
+            for shingle in set(_shingles(row)):
+                index[shingle].append(f"{set_.name} · row {row.id}")
+    return {shingle: rows for shingle, rows in index.items() if len(rows) <= BOILERPLATE}
 
 
-def _copied(row: Record, index: Index) -> str | None:
-    """The held-out prompt that holds most of this row's prompt, if one does."""
-    pieces = set(_pieces(row))
-    found = Counter(name for piece in pieces for name in index.get(piece, ()))
+def _copied_prompt(row: Record, index: Index) -> str | None:
+    """The held-out prompt that this row's prompt is a near-copy of, if any."""
+    shingles = set(_shingles(row))
+    found = Counter(name for shingle in shingles for name in index.get(shingle, ()))
     name, most = max(found.items(), key=lambda item: item[1], default=("", 0))
-    return name if len(pieces) >= LEAST and most >= COVERED * len(pieces) else None
+    return name if len(shingles) >= MIN_SHINGLES and most >= COVERED * len(shingles) else None
 
 
-def _pieces(row: Record) -> Iterator[int]:
+def _shingles(row: Record) -> Iterator[int]:
     for message in _prompt(row):
         if message.role == "user":
             words = normalise(message.content).split()
@@ -123,7 +123,7 @@ def _pieces(row: Record) -> Iterator[int]:
 
 
 def _shared(set_: PreparedSet, sets: Sequence[PreparedSet]) -> int:
-    """Training prompts of a set that another set trains on as well."""
+    """Number of training prompts of a set that another set trains on too."""
     others = {_key(row) for other in sets if other is not set_ for row in other.train}
     return len({_key(row) for row in set_.train} & others)
 

@@ -1,4 +1,4 @@
-"""What the pairs teach besides their content: contradictions, ties, and a taste for length."""
+"""What the pairs teach beyond their content: contradictions, ties, and a preference for length."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -23,12 +23,12 @@ from alignment.report.table import Table
 CONFLICTS_WARN, CONFLICTS_FAIL = 0.02, 0.2
 TIES_WARN, TIES_FAIL = 0.1, 0.5
 BIASED, ONLY_LENGTH = 0.6, 0.9
-"""Share of pairs that "pick the longer" gets right: from which it is worth a look, and from which
-little else is taught. The same below one half, for the shorter."""
+"""Shares of pairs that "pick the longer" gets right: above the first it warns, from the second on
+the pairs teach little else. Mirrored below one half, for "pick the shorter"."""
 
 
 def check_conflicts(sets: Sequence[PreparedSet]) -> Finding:
-    """Prompts for which one text is both preferred and refused."""
+    """Prompts for which the same text is both chosen and rejected."""
     pairs = [pair for set_ in sets for pair in set_.train if isinstance(pair, PreferencePair)]
     chosen, rejected = defaultdict(set), defaultdict(set)
     for pair in pairs:
@@ -45,23 +45,23 @@ def check_conflicts(sets: Sequence[PreparedSet]) -> Finding:
     return Finding(
         check="conflicts",
         verdict=verdict,
-        headline=f"{removed:,} pairs contradict another and were left out ({percent(part)}); "
-        f"{len(both):,} more have a prompt where one text is both preferred and refused.",
+        headline=f"{removed:,} pairs contradict another and were dropped ({percent(part)}); in "
+        f"{len(both):,} more, one text is both chosen and rejected for the same prompt.",
         figures={"left_out": removed, "share": part, "both_ways": len(both)},
         examples=tuple(
             Example(
                 place=f"pair {pair.id} ({pair.source})",
-                note="preferred here, refused elsewhere",
+                note="chosen here, rejected elsewhere",
                 pieces=(Piece(text=pair.prompt[-1].content),),
             )
             for pair in both[:3]
         ),
-        remedy="Raters disagree: merge their votes per prompt before making pairs of them.",
+        remedy="Raters disagree: merge their votes per prompt before you build pairs.",
     )
 
 
 def check_ties(sets: Sequence[PreparedSet]) -> Finding:
-    """Pairs whose scores prefer neither reply, or the wrong one."""
+    """Pairs whose scores prefer neither reply, or the rejected one."""
     pairs = [pair for set_ in sets for pair in set_.train if isinstance(pair, PreferencePair)]
     ties = sum(set_.count(Reason.tie) for set_ in sets)
     inverted = sum(set_.count(Reason.score_inverted) for set_ in sets)
@@ -72,11 +72,11 @@ def check_ties(sets: Sequence[PreparedSet]) -> Finding:
     verdict = graded(part, warn=TIES_WARN, fail=TIES_FAIL)
     weak = share(sum(strength <= 0.05 for strength in strengths), len(strengths))
     if not strengths and not ties:
-        headline = "The pairs carry no scores, so ties cannot be told."
+        headline = "The pairs have no scores, so ties cannot be detected."
     else:
         headline = (
-            f"{ties:,} ties and {inverted:,} inverted scores were left out ({percent(part)} of "
-            f"{where}); of the pairs kept {percent(weak)} differ by a twentieth of the scale or "
+            f"{ties:,} ties and {inverted:,} inverted scores were dropped ({percent(part)} of "
+            f"{where}); {percent(weak)} of the kept pairs differ by a twentieth of the scale or "
             "less."
         )
     return Finding(
@@ -84,7 +84,7 @@ def check_ties(sets: Sequence[PreparedSet]) -> Finding:
         verdict=verdict,
         headline=headline,
         figures={"ties": ties, "inverted": inverted, "share": part, "weak_share": weak},
-        remedy="Nothing need be done for these rows; a source with so many ties says little: "
+        remedy="These rows need no action, but a source with this many ties is a weak signal: "
         "prefer one whose raters had to choose.",
     )
 
@@ -95,7 +95,7 @@ def _tied(set_: PreparedSet) -> float:
 
 
 def check_length_bias(sets: Sequence[PreparedSet]) -> Finding:
-    """How far length alone tells the preferred reply: the accuracy of "pick the longer"."""
+    """How well length alone predicts the chosen reply: the accuracy of "pick the longer"."""
     by_source: defaultdict[str, list[EncodedPair]] = defaultdict(list)
     for set_ in sets:
         for row, pair in zip(set_.train, set_.pairs, strict=False):
@@ -107,11 +107,11 @@ def check_length_bias(sets: Sequence[PreparedSet]) -> Finding:
         )
     accuracy = pick_the_longer(everything)
     interval = proportion(round(accuracy * len(everything)), len(everything))
-    wrong_way = max(accuracy, 1 - accuracy)
-    beyond = interval.low > BIASED or interval.high < 1 - BIASED
-    verdict = "ok" if not beyond else graded(wrong_way, warn=0, fail=ONLY_LENGTH)
-    won = [p for p in everything if p.replies[0] != p.replies[1]]
-    longer = share(sum(p.replies[0] > p.replies[1] for p in won), len(won))
+    predictable = max(accuracy, 1 - accuracy)
+    biased = interval.low > BIASED or interval.high < 1 - BIASED
+    verdict = "ok" if not biased else graded(predictable, warn=0, fail=ONLY_LENGTH)
+    unequal = [p for p in everything if p.replies[0] != p.replies[1]]
+    longer = share(sum(p.replies[0] > p.replies[1] for p in unequal), len(unequal))
     return Finding(
         check="length bias",
         verdict=verdict,
@@ -123,13 +123,13 @@ def check_length_bias(sets: Sequence[PreparedSet]) -> Finding:
         charts=(_differences(everything),),
         remedy="A model can gain much by "
         + ("longer" if accuracy > 0.5 else "shorter")
-        + " replies alone. Balance the pairs by length, choose a loss that divides by length, and "
-        "watch reply tokens in the report.",
+        + " replies alone. Balance the pairs by length, use a loss that normalises by length, and "
+        "watch the reply tokens in the report.",
     )
 
 
 def pick_the_longer(pairs: Sequence[EncodedPair]) -> float:
-    """Share of pairs whose chosen reply has more tokens; of equal ones, half."""
+    """Share of pairs whose chosen reply has more tokens; pairs of equal length count half."""
     points = (1.0 if c > r else 0.5 if c == r else 0.0 for c, r in (p.replies for p in pairs))
     return share(sum(points), len(pairs))
 
@@ -152,14 +152,14 @@ def _by_source(groups: dict[str, list[EncodedPair]]) -> Table:
 
 
 def _differences(pairs: Sequence[EncodedPair]) -> Histogram:
-    longer = [pair.replies[0] - pair.replies[1] for pair in pairs]
-    reach = max(sorted(map(abs, longer))[int(0.98 * (len(longer) - 1))], 1)
+    differences = [pair.replies[0] - pair.replies[1] for pair in pairs]
+    reach = max(sorted(map(abs, differences))[int(0.98 * (len(differences) - 1))], 1)
     edges = [round(reach * (2 * n / BINS - 1), 3) for n in range(BINS + 1)]
     return Histogram(
         title="Chosen minus rejected reply",
-        unit="tokens; the outermost bars hold what lies beyond",
+        unit="tokens; the outermost bars include everything beyond",
         edges=tuple(edges),
-        counts={"pairs": counted(longer, edges)},
+        counts={"pairs": counted(differences, edges)},
         marks={"equal": 0.0},
     )
 

@@ -1,4 +1,4 @@
-"""The chat template: whether replies are found, what is trained, and whether it ends in a stop."""
+"""The chat template: whether replies can be located, what is trained, and the stop token."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,15 +12,15 @@ from alignment.models.chat_template import end_of_turn_id, response_template_ids
 from alignment.report.table import Table
 
 READABLE = 300
-"""Tokens up to which a row is short enough to be read as a whole."""
+"""Rows up to this many tokens are short enough to read in full."""
 CUT_WARN, CUT_FAIL = 0.02, 0.2
-"""Share of replies whose stop token is cut off."""
+"""Limits on the share of replies whose stop token is truncated."""
 LITTLE = 0.1
-"""Share of trained tokens below which most of the time goes into prompts."""
+"""Below this share of trained tokens, most of the time goes into prompts."""
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> Finding:
-    """Whether the template marks where a reply begins and ends; nothing can be trained without."""
+    """Whether the template marks where a reply begins and ends; training is impossible without."""
     try:
         opening = tokenizer.decode(response_template_ids(tokenizer))
         closing = tokenizer.decode([end_of_turn_id(tokenizer)])
@@ -33,7 +33,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> Finding:
             remedy=f"{remedy[:1].upper()}{remedy[1:]}.",
         )
     shared = tokenizer.pad_token == closing
-    padding = ", which is also the padding: targets are found by position" if shared else ""
+    padding = ", which is also the padding token: targets are located by position" if shared else ""
     return Finding(
         check="template",
         verdict="ok",
@@ -43,7 +43,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> Finding:
 
 
 def check_prefix(sets: Sequence[PreparedSet]) -> Finding:
-    """Whether a prompt's tokens begin both of its chats; else some of the prompt is trained."""
+    """Whether a prompt's tokens are a prefix of both chats; otherwise some of them are trained."""
     broken = [
         (set_, at)
         for set_ in sets
@@ -55,7 +55,7 @@ def check_prefix(sets: Sequence[PreparedSet]) -> Finding:
         return Finding(
             check="prompt prefix",
             verdict="ok",
-            headline=f"The prompt's tokens begin both chats in all of {seen:,} pairs."
+            headline=f"The prompt's tokens are a prefix of both chats in all {seen:,} pairs."
             if seen
             else "No preference pairs in this run.",
             figures={"pairs": seen, "broken": 0},
@@ -63,19 +63,19 @@ def check_prefix(sets: Sequence[PreparedSet]) -> Finding:
     return Finding(
         check="prompt prefix",
         verdict="fail",
-        headline=f"In {len(broken):,} of {seen:,} pairs the prompt's tokens are not the beginning "
-        "of prompt and reply: tokens of the prompt would be trained.",
+        headline=f"In {len(broken):,} of {seen:,} pairs the prompt's tokens are not a prefix of "
+        "prompt and reply: part of the prompt would be trained.",
         figures={"pairs": seen, "broken": len(broken)},
         examples=tuple(
             Example(place=f"{set_.name} · pair {set_.train[at].id}") for set_, at in broken[:3]
         ),
-        remedy="The template rewrites earlier turns or white space once a reply follows: take the "
+        remedy="The template rewrites earlier turns or white space once a reply follows. Use the "
         "model's own template, or one that only appends.",
     )
 
 
 def check_stop(sets: Sequence[PreparedSet], *, stop: int) -> Finding:
-    """Whether the stop token is a target of every row, after the cut to the run's length."""
+    """Whether the stop token is a target in every reply, after truncation to the run's limit."""
     missing: list[tuple[PreparedSet, str]] = []
     replies = 0
     for set_ in sets:
@@ -89,18 +89,18 @@ def check_stop(sets: Sequence[PreparedSet], *, stop: int) -> Finding:
     return Finding(
         check="stop token",
         verdict=verdict,
-        headline=f"The stop token is trained in every one of {replies:,} replies."
+        headline=f"The stop token is trained in all {replies:,} replies."
         if not missing
         else f"{len(missing):,} of {replies:,} replies ({percent(part)}) are trained without "
         "their stop token.",
         figures={"replies": replies, "without_stop": len(missing), "share": part},
         examples=tuple(Example(place=f"{set_.name} · row {row}") for set_, row in missing[:3]),
-        remedy="Raise max_length so that replies are not cut, or leave long rows out.",
+        remedy="Raise max_length so that replies are not truncated, or remove long rows.",
     )
 
 
 def check_supervised(sets: Sequence[PreparedSet], tokenizer: PreTrainedTokenizerBase) -> Finding:
-    """The share of tokens that are targets, and rows as they are rendered, targets marked."""
+    """The share of tokens that are targets, with one rendered row per set, targets marked."""
     rows, shares = [], {}
     for set_ in sets:
         tokens = sum(min(len(chat.ids), set_.whole) for _, chat in _chats(set_))
@@ -114,19 +114,21 @@ def check_supervised(sets: Sequence[PreparedSet], tokenizer: PreTrainedTokenizer
         check="supervised tokens",
         verdict="warn" if little else "ok",
         headline=f"{percent(shares[least])} of the tokens of {least} are trained, "
-        + ("less than in any other set." if len(shares) > 1 else "the rest is context.")
+        + ("the least of any set." if len(shares) > 1 else "the rest is context.")
         if least
         else "No rows to train on.",
         figures=shares,
-        tables=(Table.of("Tokens seen and trained", ("Set", "Tokens", "Trained", "Share"), rows),),
+        tables=(
+            Table.of("Tokens in total and trained", ("Set", "Tokens", "Trained", "Share"), rows),
+        ),
         examples=tuple(rendered(set_, tokenizer) for set_ in sets if set_.chats or set_.pairs),
-        remedy="Most of the time goes into prompts: shorten them with max_prompt_length, or take "
+        remedy="Most of the time goes into prompts: shorten them with max_prompt_length, or use "
         "rows with longer replies.",
     )
 
 
 def rendered(set_: PreparedSet, tokenizer: PreTrainedTokenizerBase) -> Example:
-    """The first row of a set that is not long, as training sees it; of a pair, the chosen chat."""
+    """The first short row of a set as training sees it; for a pair, the chosen chat."""
     rows = [(at, chat) for at, chat in _chats(set_)][:: 1 if set_.chats else 2]
     at, chat = next((row for row in rows if len(row[1].ids) <= READABLE), rows[0])
     words = "conversation" if set_.chats else "chosen chat of pair"
@@ -148,7 +150,7 @@ def _pieces(chat: Encoded, tokenizer: PreTrainedTokenizerBase, *, limit: int) ->
 
 
 def _chats(set_: PreparedSet) -> Iterator[tuple[int, Encoded]]:
-    """Every chat that training sees, with the place of its row in the set."""
+    """Every chat that training sees, with the index of its row in the set."""
     yield from enumerate(set_.chats)
     for at, pair in enumerate(set_.pairs):
         yield at, pair.chosen
@@ -156,7 +158,7 @@ def _chats(set_: PreparedSet) -> Iterator[tuple[int, Encoded]]:
 
 
 def _ends_in_stop(chat: Encoded, stop: int, limit: int) -> bool:
-    """Whether every reply, as far as the cut leaves it, has its stop token among the targets."""
+    """Whether every reply still has its stop token among the targets after truncation."""
     return bool(chat.spans) and all(
         stop in chat.ids[start : min(end, limit)] for start, end in chat.spans
     )

@@ -1,4 +1,4 @@
-"""What stands in the texts themselves: forged turns, marks of other templates, refusals."""
+"""What the texts contain: forged turns, markers of other templates, refusals."""
 
 import re
 from collections import defaultdict
@@ -16,7 +16,7 @@ FOREIGN = re.compile(
     r"|^\#{2,3} ?(?:Instruction|Response|Human|Assistant):?|^(?:Human|Assistant|User|AI): ",
     re.MULTILINE,
 )
-"""Turn marks of common templates (ChatML, Llama 2 and 3, Alpaca, HH transcripts) as plain text."""
+"""Turn markers of common templates as plain text: ChatML, Llama 2 and 3, Alpaca, HH transcripts."""
 FORGED = (Reason.special_token, Reason.turn_marker)
 FOREIGN_WARN, FORGED_WARN, FORGED_FAIL = 0.01, 0.001, 0.1
 REFUSAL = re.compile(
@@ -26,12 +26,12 @@ REFUSAL = re.compile(
     r"|I(?: am|['\u2019]?m) (?:unable|not able) )",
     re.IGNORECASE,
 )
-"""How replies that refuse or apologise begin. English; other languages are not seen."""
+"""How replies that refuse or apologise begin. English only."""
 REFUSALS_WARN, REFUSALS_RATIO = 0.1, 2.0
 
 
 def check_forged_turns(sets: Sequence[PreparedSet]) -> Finding:
-    """Texts that would open or close a turn, and marks of other templates left in kept rows."""
+    """Texts that would open or close a turn, and markers of other templates in kept rows."""
     removed = [row for set_ in sets for row in set_.dropped if row.reason in FORGED]
     foreign = [
         (set_, row, found)
@@ -49,8 +49,8 @@ def check_forged_turns(sets: Sequence[PreparedSet]) -> Finding:
     return Finding(
         check="forged turns",
         verdict=verdict,
-        headline=f"{len(removed):,} rows hold control tokens or turn markers as text and were left "
-        f"out; {len(foreign):,} kept rows hold marks of other templates{seen}.",
+        headline=f"{len(removed):,} rows with control tokens or turn markers in their text were "
+        f"dropped; {len(foreign):,} kept rows contain markers of other templates{seen}.",
         figures={"left_out": len(removed), "foreign_marks": len(foreign)},
         examples=(
             *(
@@ -62,19 +62,19 @@ def check_forged_turns(sets: Sequence[PreparedSet]) -> Finding:
             *(
                 Example(
                     place=f"{set_.name} · row {row.id}",
-                    note=f"foreign mark: {found}",
+                    note=f"foreign marker: {found}",
                     pieces=(Piece(text=_around(row, found)),),
                 )
                 for set_, row, found in foreign[:3]
             ),
         ),
-        remedy="Strip what an earlier template left in the texts; a row whose text opens a turn "
+        remedy="Strip what an earlier template left in the texts. A row whose text opens a turn "
         "of its own is an attack or a broken export.",
     )
 
 
 def check_refusals(sets: Sequence[PreparedSet]) -> Finding:
-    """How often replies open with a refusal, by source: preferred, refused, imitated."""
+    """How often replies open with a refusal, by source: chosen, rejected, imitated."""
     counts: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
     for set_ in sets:
         for row in set_.train:
@@ -104,7 +104,11 @@ def check_refusals(sets: Sequence[PreparedSet]) -> Finding:
         check="refusals",
         verdict=verdict,
         headline=f"{percent(total)} of all replies open with a refusal or an apology"
-        + (f"; {percent(part)} of what {where} teaches." if verdict == "warn" else "."),
+        + (
+            f", and {percent(part)} of the replies that {where} teaches."
+            if verdict == "warn"
+            else "."
+        ),
         figures={f"{group} / {side}": value for (group, side), value in shares.items()},
         tables=(
             Table.of(
@@ -113,8 +117,8 @@ def check_refusals(sets: Sequence[PreparedSet]) -> Finding:
                 rows,
             ),
         ),
-        remedy="A model learns to refuse from these rows: keep them only where refusing is what "
-        "you want to teach.",
+        remedy="The model learns to refuse from these rows: keep them only where you want to teach "
+        "refusals.",
     )
 
 

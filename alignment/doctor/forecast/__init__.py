@@ -1,1 +1,1 @@
-"""Memory and time that a run will take."""
+"""Forecast of the memory and time of a run."""

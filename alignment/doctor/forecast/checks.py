@@ -1,11 +1,11 @@
-"""Memory and time on a device, as findings. The arithmetic is in `memory.py` and `timing.py`."""
+"""Memory and time on a device, as findings. Not here: the arithmetic (`memory.py`, `timing.py`)."""
 
 from collections.abc import Mapping, Sequence
 
 from alignment.doctor.finding import Finding, graded
 from alignment.doctor.forecast.devices import Device
 from alignment.doctor.forecast.memory import Memory, forecast_memory, in_gib
-from alignment.doctor.forecast.plans import least
+from alignment.doctor.forecast.plans import minimal
 from alignment.doctor.forecast.timing import forecast_seconds
 from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
@@ -13,7 +13,7 @@ from alignment.records import Quantisation
 from alignment.report.table import Table
 
 TIGHT = 0.85
-"""Share of the memory from which on it may not fit: the forecast errs by about as much."""
+"""From this share of the memory on it may not fit: the forecast is known to about 15 %."""
 
 
 def check_memory(
@@ -27,14 +27,22 @@ def check_memory(
         return _no_shape("memory")
     peaks = {t.name: forecast_memory(t, shape, quantisation, device) for t in trainings}
     needs = [
-        forecast_memory(least(t, device), shape, quantisation, device).total for t in trainings
+        forecast_memory(minimal(t, device), shape, quantisation, device).total for t in trainings
     ]
     verdict = graded(max(needs, default=0.0) / device.memory, warn=TIGHT, fail=1.0)
     rows = [
-        (t.name, *map(in_gib, peaks[t.name]), in_gib(peaks[t.name].total), _taken(t))
+        (t.name, *map(in_gib, peaks[t.name]), in_gib(peaks[t.name].total), _micro_batch(t))
         for t in trainings
     ]
-    columns = ("Training", "Weights", "Adapter", "Activations", "Beside tensors", "Peak", "At once")
+    columns = (
+        "Training",
+        "Weights",
+        "Adapter",
+        "Activations",
+        "Outside tensors",
+        "Peak",
+        "Micro-batch",
+    )
     return Finding(
         check="memory",
         verdict=verdict,
@@ -49,25 +57,25 @@ def check_memory(
                 note=f"{device.checked} A forecast, not a measurement.",
             ),
         ),
-        remedy="Switch gradient_checkpointing on, or lower max_length. With engine stock: lower "
-        "batch.per_device and raise batch.accumulation by as much (the same rows a step).",
+        remedy="Turn on gradient_checkpointing, or lower max_length. With the stock engine: lower "
+        "batch.per_device and raise batch.accumulation by the same factor (same rows per step).",
     )
 
 
 def _headline(peaks: Mapping[str, Memory], need: float, device: Device) -> str:
-    """The highest peak, and what is needed where that is less: `auto` fills what is free."""
+    """The highest peak, and the memory needed if that is less: `auto` fills what is free."""
     if not peaks:
-        return "Nothing is trained."
+        return "This run trains nothing."
     where = max(peaks, key=lambda name: peaks[name].total)
     most = peaks[where].total
-    said = f"At most {in_gib(most)} of {in_gib(device.memory)} GiB on {device.name}, in {where}."
+    text = f"At most {in_gib(most)} of {in_gib(device.memory)} GiB on {device.name}, in {where}."
     if need < most:
-        said += f" The packed engine fills what is free; {in_gib(need)} GiB would do."
-    return said
+        text += f" The packed engine fills what is free; {in_gib(need)} GiB would fit."
+    return text
 
 
-def _taken(training: Training) -> str:
-    """How the packed engine takes its rows."""
+def _micro_batch(training: Training) -> str:
+    """The size of a micro-batch and how its layers run, as text."""
     if training.is_stock:
         return f"{training.config.batch.per_device} rows"
     compiled = ", compiled" if training.compiled else ""
@@ -75,7 +83,7 @@ def _taken(training: Training) -> str:
 
 
 def check_time(trainings: Sequence[Training], shape: Shape | None, device: Device) -> Finding:
-    """How long the trainings will take."""
+    """How long the training steps will take."""
     if shape is None:
         return _no_shape("time")
     seconds = {t.name: forecast_seconds(t, shape, device) for t in trainings}
@@ -93,14 +101,14 @@ def check_time(trainings: Sequence[Training], shape: Shape | None, device: Devic
                 f"Forecast of the time on {device.name}",
                 ("Training", "Steps", "Micro-batches", "Time"),
                 rows,
-                note=f"{device.checked} Not in it: loading, evaluation, samples, merges.",
+                note=f"{device.checked} Without loading, evaluation, samples and merges.",
             ),
         ),
     )
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Seconds as readable text."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -110,7 +118,6 @@ def _no_shape(check: str) -> Finding:
     return Finding(
         check=check,
         verdict="warn",
-        headline=f"No forecast of {check}: config.json does not describe a decoder of the Llama or "
-        "Qwen2 kind.",
-        remedy="Try a few steps on the device with max_steps before the whole run.",
+        headline=f"No forecast of {check}: config.json does not describe a Llama or Qwen2 decoder.",
+        remedy="Try a few steps on the device (set max_steps) before the whole run.",
     )

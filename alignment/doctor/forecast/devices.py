@@ -1,4 +1,4 @@
-"""Where a run is to take place: memory, speed, and how far the forecast was checked there."""
+"""Devices to train on: memory, speed, and how the forecast was checked on them."""
 
 import os
 from collections.abc import Mapping
@@ -15,19 +15,18 @@ class Device(Frozen):
     """A machine to train on.
 
     Attributes:
-        memory: bytes that a process can use: what the card states less the driver's share.
-        flops: dense matrix products a second as its maker states them (bfloat16 on a GPU); on a
-            CPU what was measured, fp32.
-        bf16_gain: how many times faster bfloat16 is than `flops`.
-        reached: share of `flops` that training reaches once a micro-batch is large.
-        masked: share of `flops` that attention reaches in a padded micro-batch, where its mask is
-            dense; 0 where `reached` has it in it.
-        launch: seconds that the host needs for one LoRA layer in one pass; a small micro-batch
-            waits for it. 0 on a CPU, where it vanishes beside the arithmetic.
-        resident: bytes taken beside tensors: a CUDA context, or Python with its libraries.
-        kept: bytes held for each byte of activations that is alive; above 1 where freed memory
-            does not go back.
-        checked: in words, which measured runs stand behind these numbers.
+        memory: bytes that a process can use: the stated size minus the driver's share.
+        flops: operations per second in dense matrix products. On a GPU the vendor's figure for
+            bfloat16, on a CPU a measured one for fp32.
+        bf16_gain: speed of bfloat16 relative to `flops`.
+        reached: share of `flops` that training reaches with large micro-batches.
+        masked: share of `flops` that attention reaches in a padded micro-batch, whose mask is
+            dense; 0 if `reached` already includes it.
+        launch: seconds that the host needs to launch one LoRA layer in one pass; this limits small
+            micro-batches. 0 on a CPU, where it is negligible.
+        resident: bytes used outside tensors: a CUDA context, or Python with its libraries.
+        kept: bytes held per live byte of activations; above 1 if freed memory is not returned.
+        checked: which measured runs these numbers are based on, as text.
     """
 
     name: str
@@ -47,29 +46,30 @@ class Device(Frozen):
         return self.launch > 0
 
     def within(self, gib: float | None) -> "Device":
-        """The device where a run may take so much of its GPU's memory; None: all of it."""
+        """The device with tensor memory limited to `gib`; None: no limit. Never limits a CPU."""
         if gib is None or not self.is_gpu:
             return self
         return self.model_copy(update={"memory": min(self.memory, gib * GIB + self.resident)})
 
 
 H100_REACHED, H100_LAUNCH = 0.296, 0.00152
-"""Of TRL's SFT trainer on the 7B shape in NF4: 2 rows of 4,096 tokens take 1.22 s (limited by
+"""From TRL's SFT trainer on the 7B shape in NF4: 2 rows of 4,096 tokens take 1.22 s (limited by
 arithmetic), 2 rows of 600 tokens 0.89 s (limited by the host)."""
 H200_REACHED, H200_LAUNCH = 0.365, 0.00119
-"""Of SFT on that shape, rows of about 640 tokens: 16 packed take 1.24 s (arithmetic), 2 under TRL
-0.70 s (the host, another than the H100's). DPO was not fitted to."""
+"""From SFT on that shape with rows of about 640 tokens: 16 packed rows take 1.24 s (limited by
+arithmetic), 2 rows in TRL 0.70 s (limited by the host, a different one from the H100's). DPO was
+not used for the fit."""
 MASKED = 0.06
-"""Of 16 rows of 580 tokens on an H100, padded (5.5 s, forecast 5.1) and end to end under one dense
-mask (3.75 s, forecast 4.0)."""
+"""From 16 rows of 580 tokens on an H100: padded (5.5 s, forecast 5.1), and concatenated under one
+dense mask (3.75 s, forecast 4.0)."""
 CPU_FLOPS_PER_CORE = 38e9
-"""Of the practice run on two cores: SFT then comes out 12 % short, a DPO round 11 % long."""
+"""From the practice run on two cores; the forecast is 12 % short for SFT, 11 % long for a round."""
 CPU_BF16_GAIN = 2.2
-"""With AVX512_BF16, of the practice run's packed steps: SFT 3.6 s (forecast 3.5), DPO 6.7 (6.9).
-A machine without it, or AMX, is slower in bfloat16 than in fp32; a run says so."""
+"""From the practice run's packed steps with AVX512_BF16: SFT 3.6 s (forecast 3.5), DPO 6.7 (6.9).
+Without AVX512_BF16 or AMX, bfloat16 is slower than fp32; the run warns about that."""
 CPU_KEPT = 2.35
-"""With `PYTHON`, of five peaks of the practice run, none off by 15 %: fp32, padded, 2.12 GiB (SFT,
-4 rows), 3.31 and 9.89 (4 and 16 pairs); bfloat16, packed, 2.41 (SFT) and 2.72 (DPO)."""
+"""Fitted together with `PYTHON` to five peaks of the practice run, all within 15 %: fp32, padded,
+2.12 GiB (SFT, 4 rows), 3.31 and 9.89 (4 and 16 pairs); bfloat16, packed, 2.41 (SFT), 2.72 (DPO)."""
 CONTEXT = 0.5 * GIB
 PYTHON = 0.55 * GIB
 
@@ -81,8 +81,8 @@ def _gpu(
     *,
     reached: float = H100_REACHED,
     launch: float = H100_LAUNCH,
-    checked: str = "Not checked there: assumed to reach the share of its speed that an H100 "
-    "reaches.",
+    checked: str = "Not checked on this device: assumed to reach the same share of its stated "
+    "speed as an H100.",
 ) -> Device:
     return Device(
         name=name,
@@ -96,8 +96,10 @@ def _gpu(
     )
 
 
-_H100_CHECKED = "Fitted to two runs of TRL's trainer there, checked on others (docs/doctor.md)."
-_H200_CHECKED = "Fitted to two runs there, checked on two others (docs/doctor.md)."
+_H100_CHECKED = (
+    "Fitted to two runs of TRL's trainer on an H100, checked on others (docs/doctor.md)."
+)
+_H200_CHECKED = "Fitted to two runs on an H200, checked on two others (docs/doctor.md)."
 _GPUS = (
     _gpu("a100-40gb", 39.5, 312e12),
     _gpu("a100-80gb", 79.2, 312e12),
@@ -108,10 +110,10 @@ NAMES = (*(device.name for device in _GPUS), "cpu")
 
 
 def find_device(name: str) -> Device:
-    """The device of a name; "cpu" is this machine.
+    """The device with this name; "cpu" is this machine.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is no such device.
     """
     known: Mapping[str, Device] = {device.name: device for device in _GPUS}
     if name == "cpu":

@@ -1,7 +1,8 @@
-"""What a training will hold in memory at its peak, term by term. Nothing is allocated.
+"""Forecast of a training's peak memory, term by term. Nothing is allocated.
 
-As this pipeline calls TRL's trainers: adapter weights in fp32, the head in pieces (full logits
-never exist). Evaluation and sampling during training are below the peak and left out.
+It follows how this pipeline trains: adapter weights are in fp32, and the LM head runs in chunks, so
+full logits never exist. Evaluation and sampling during training stay below the peak and are not
+counted.
 """
 
 from dataclasses import replace
@@ -13,7 +14,7 @@ from alignment.doctor.shape import Shape
 from alignment.records import Quantisation
 
 OPTIMISER_BYTES = {"adamw_torch_fused": 8, "adamw_torch": 8, "paged_adamw_8bit": 2}
-"""Two moments per trained weight: in fp32, or in 8 bits."""
+"""Bytes per trained weight for two moments: in fp32, or in 8 bits."""
 SAVED = {
     # (bf16, dropout): bytes per token of hidden width, bytes per token of MLP width
     (True, True): (49, 12),
@@ -21,16 +22,17 @@ SAVED = {
     (False, True): (66, 20),
     (False, False): (26, 16),
 }
-"""What a block with LoRA on its seven layers keeps per token for its backward pass. Counted, not
-guessed: the storages that autograd's saved-tensor hooks saw for transformers' Qwen2 under PEFT, at
-two widths each. The test beside this file counts again."""
+"""What a block with LoRA on its seven linear layers keeps per token for the backward pass. Counted
+with autograd's saved-tensor hooks on transformers' Qwen2 under PEFT, at two widths each.
+tests/alignment/doctor/forecast/test_checks.py counts again."""
 SAVED_COMPILED = 0.275
-"""Share of it that a compiled layer keeps. Fitted to one peak at 7B on an H200, bf16 and dropout,
-two rows of 4,096 tokens at once: 31.3 GiB. DPO there, 29.9 GiB, comes out 2 % below."""
+"""Share of `SAVED` that a compiled layer keeps. Fitted to one peak at 7B on an H200 with bf16 and
+dropout, two rows of 4,096 tokens per micro-batch: 31.3 GiB. The forecast of DPO there (29.9 GiB)
+is 2 % low."""
 
 
 class Memory(NamedTuple):
-    """Bytes at the peak, by what holds them."""
+    """Bytes at the peak, by component."""
 
     weights: float
     adapter: float
@@ -39,14 +41,14 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The peak itself."""
         return sum(self)
 
 
 def forecast_memory(
     training: Training, shape: Shape, quantisation: Quantisation | None, device: Device
 ) -> Memory:
-    """The peak of one training on one device, bytes."""
+    """The peak of one training on one device, in bytes."""
     config = training.config
     trained = shape.lora_parameters(config.lora.r, config.lora.target_modules)
     frozen = shape.lora_parameters(training.frozen, config.lora.target_modules)
@@ -54,13 +56,13 @@ def forecast_memory(
     return Memory(
         weights=weight_bytes(shape, quantisation, bf16=config.bf16) + carried,
         adapter=trained * (4 + 4 + OPTIMISER_BYTES[config.optimiser]),  # weight, gradient, moments
-        activations=device.kept * _largest(training, shape),
+        activations=device.kept * _largest_activation_bytes(training, shape),
         resident=device.resident,
     )
 
 
 def weight_bytes(shape: Shape, quantisation: Quantisation | None, *, bf16: bool) -> float:
-    """Bytes of the base model; embedding and head are never quantised."""
+    """Bytes of the base model; embedding and LM head are never quantised."""
     plain = 2 if bf16 else 4
     if quantisation is None:
         return shape.parameters * plain
@@ -68,8 +70,8 @@ def weight_bytes(shape: Shape, quantisation: Quantisation | None, *, bf16: bool)
     return quantised + shape.embedding_parameters * plain
 
 
-def _largest(training: Training, shape: Shape) -> float:
-    """Bytes of the micro-batch that keeps most: a full one, or the row that is longer than one."""
+def _largest_activation_bytes(training: Training, shape: Shape) -> float:
+    """Bytes of the micro-batch that keeps most: a full one, or one row longer than the budget."""
     tokens = training.largest
     if training.is_stock or tokens <= training.budget:
         return activation_bytes(training, shape, tokens)
@@ -80,8 +82,8 @@ def _largest(training: Training, shape: Shape) -> float:
 def activation_bytes(training: Training, shape: Shape, tokens: int) -> float:
     """Bytes kept for the backward pass of `tokens` tokens.
 
-    Where layers recompute, a hidden state of each and one in full while it does; of the others all
-    that they keep. A share in between is taken as the engine's plan takes it, by proportion.
+    Layers that recompute keep one hidden state each, plus one full layer while it recomputes; the
+    others keep everything. A share in between is interpolated, as in the engine's own plan.
     """
     config, share = training.config, training.recomputed
     hidden, mlp = SAVED[config.bf16, config.lora.dropout > 0]
@@ -93,5 +95,5 @@ def activation_bytes(training: Training, shape: Shape, tokens: int) -> float:
 
 
 def in_gib(amount: float) -> str:
-    """Bytes for people."""
+    """Bytes as readable text, in GiB."""
     return f"{amount / GIB:.1f}"

@@ -1,6 +1,7 @@
-"""How the packed engine will take a training: tokens at once, layers that recompute, compiled.
+"""How the packed engine will run a training: tokens per micro-batch, recomputing layers, compiled.
 
-By the engine's own plan (`alignment/scoring/budget.py`), with memory forecast where it measures.
+This uses the engine's own plan (`alignment/scoring/budget.py`), with forecast memory in place of
+measured memory.
 """
 
 from dataclasses import replace
@@ -17,29 +18,29 @@ from alignment.scoring.engine import STEPS_WORTH_COMPILING, Packed
 def planned(
     training: Training, shape: Shape, quantisation: Quantisation | None, device: Device
 ) -> Training:
-    """The training as it will run on the device; with the stock engine, as it is."""
+    """The training as it will run on the device; unchanged with the stock engine."""
     engine = training.config.engine
     if not isinstance(engine, Packed):
         return training
     training = replace(
         training, leveled=device.is_gpu, compiled=device.is_gpu and _compiles(training, engine)
     )
-    plan = _fixed(engine)
+    plan = _cpu_plan(engine)
     if device.is_gpu:
         free = _free(training, shape, quantisation, device)
-        memory = _of_a_token(training, shape)
+        memory = _bytes_per_token(training, shape)
         plan = fit_plan(memory, free, engine.tokens_per_micro_batch, engine.recompute)
     training = replace(training, budget=plan.tokens, recompute=plan.recompute)
     return replace(training, recompute_alone=plan.share(training.largest))
 
 
-def least(training: Training, device: Device) -> Training:
-    """The same where memory is short: what is `auto` is then as small as it can be."""
+def minimal(training: Training, device: Device) -> Training:
+    """The training at its lowest memory: every `auto` setting takes its smallest value."""
     engine = training.config.engine
     if not isinstance(engine, Packed) or not device.is_gpu:
         return training
     if engine.tokens_per_micro_batch == "auto":
-        training = replace(training, budget=1)  # every row alone
+        training = replace(training, budget=1)  # one row per micro-batch
     if engine.recompute == "auto":
         training = replace(training, recompute=1.0, recompute_alone=1.0)
     return training
@@ -51,15 +52,14 @@ def _compiles(training: Training, engine: Packed) -> bool:
     return engine.compile
 
 
-def _fixed(engine: Packed) -> Plan:
-    """On a CPU."""
+def _cpu_plan(engine: Packed) -> Plan:
     tokens, recompute = engine.tokens_per_micro_batch, engine.recompute
     return Plan(
         CPU_TOKENS if tokens == "auto" else tokens, 1.0 if recompute == "auto" else recompute
     )
 
 
-def _of_a_token(training: Training, shape: Shape) -> PassMemory:
+def _bytes_per_token(training: Training, shape: Shape) -> PassMemory:
     recomputed = activation_bytes(replace(training, recompute=1.0), shape, 1)
     kept = activation_bytes(replace(training, recompute=0.0), shape, 1)
     return PassMemory(0.0, recomputed, kept)
@@ -68,6 +68,6 @@ def _of_a_token(training: Training, shape: Shape) -> PassMemory:
 def _free(
     training: Training, shape: Shape, quantisation: Quantisation | None, device: Device
 ) -> float:
-    """Bytes the engine plans for: a share of what weights, adapter and optimiser leave."""
+    """Bytes that the engine plans with: a share of what weights, adapter and optimiser leave."""
     held = forecast_memory(training, shape, quantisation, device)
     return USABLE_SHARE * (device.memory - (held.total - held.activations))

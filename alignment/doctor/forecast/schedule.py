@@ -1,4 +1,4 @@
-"""Sizes, steps and learning rates: whether there is enough to learn from, at a sane rate."""
+"""Set sizes, steps and learning rates: whether there is enough data, at a usual rate."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -20,14 +20,14 @@ from alignment.report.table import Cell, Table
 FEWEST_STEPS = 10
 FEWEST_HELD_OUT = 50
 UNEVEN = 4.0
-"""How many times larger than the smallest round the largest may be."""
-SEED_PARAMETERS = 7.6e9
-SEED_RATES = {False: 2e-5, True: 5e-6}
-"""The seed's peak rates at 7.6 billion parameters, for SFT (False) and DPO (True)."""
+"""Largest acceptable ratio between the largest and the smallest round."""
+REFERENCE_PARAMETERS = 7.6e9
+REFERENCE_RATES = {False: 2e-5, True: 5e-6}
+"""Peak rates of the reference recipe at 7.6 billion parameters, for SFT (False) and DPO (True)."""
 
 
 class Problem(NamedTuple):
-    """What is wrong with one training."""
+    """A problem with one training."""
 
     verdict: Verdict
     words: str
@@ -35,22 +35,24 @@ class Problem(NamedTuple):
 
 
 def check_rounds(sets: Sequence[PreparedSet]) -> Finding:
-    """How many rows every set has, and whether enough are held out to measure anything."""
+    """How many rows every set has, and whether enough are held out for a useful measurement."""
     sizes = {set_.name: len(set_.train) for set_ in sets if set_.prompt and set_.train}
     held = sum(len(set_.held_out) for set_ in sets if set_.prompt)
     uneven = share(max(sizes.values(), default=0), min(sizes.values(), default=0))
     half = proportion(held // 2, held) if held else None
-    precision = f" (an accuracy is known to ±{(half.high - half.low) / 2:.2f})" if half else ""
+    precision = f" (accuracy is known to ±{(half.high - half.low) / 2:.2f})" if half else ""
     verdict: Verdict = "ok"
     remedy = ""
     if uneven >= UNEVEN:
         verdict = "warn"
-        remedy = "Rounds of very different size: give the small ones more rows, or set `limit`."
+        remedy = (
+            "Round sizes differ a lot: add rows to the small ones, or set `limit` on the large."
+        )
     if held < FEWEST_HELD_OUT:
         verdict = "fail" if held == 0 else "warn"
         remedy = (
-            "Raise held_out_share, or name a set under evaluation.data: with so few held-out "
-            "pairs no round can be told from the one before."
+            "Raise held_out_share, or add sources under evaluation.data: with this few held-out "
+            "pairs, rounds cannot be told apart."
         )
     counts = ", ".join(f"{count:,}" for count in sizes.values()) or "no pairs"
     return Finding(
@@ -66,7 +68,7 @@ def check_rounds(sets: Sequence[PreparedSet]) -> Finding:
                     set_.name: {
                         "train": float(len(set_.train)),
                         "held out": float(len(set_.held_out)),
-                        "not used": float(len(set_.dropped) - set_.count(*BY_CHOICE)),
+                        "dropped": float(len(set_.dropped) - set_.count(*BY_CHOICE)),
                     }
                     for set_ in sets
                 },
@@ -78,8 +80,8 @@ def check_rounds(sets: Sequence[PreparedSet]) -> Finding:
 
 def check_schedule(trainings: Sequence[Training], shape: Shape | None) -> Finding:
     """Steps, warm-up and learning rate of every training."""
-    judged = [(training, list(_problems(training, shape))) for training in trainings]
-    found = [(training, problem) for training, problems in judged for problem in problems]
+    checked = [(training, list(_problems(training, shape))) for training in trainings]
+    found = [(training, problem) for training, problems in checked for problem in problems]
     verdict = worst(problem.verdict for _, problem in found)
     rows = [
         (
@@ -94,7 +96,7 @@ def check_schedule(trainings: Sequence[Training], shape: Shape | None) -> Findin
                 tone="bad" if problems else "good",
             ),
         )
-        for training, problems in judged
+        for training, problems in checked
     ]
     columns = ("Training", "Rows", "Steps", "Warm-up", "Rate", "Usual rates", "")
     fewest = min((training.steps for training in trainings), default=0)
@@ -111,15 +113,15 @@ def check_schedule(trainings: Sequence[Training], shape: Shape | None) -> Findin
 
 
 def usual_rates(parameters: float, *, is_dpo: bool) -> tuple[float, float]:
-    """Peak rates from which on it is worth a second look, for a model of this size.
+    """The lowest and highest usual peak rate for a model of this size.
 
-    A rule of thumb through two points: the seed's rates at 7.6 billion parameters, and the
-    practice recipe at 135 million, where fifty times that rate worked and eighty times did not
-    (docs/practice.md): the seed's rate grows as the size shrinks. Half a magnitude is left above
-    the seed's own rate, one magnitude below it.
+    A rule of thumb through two points: the reference recipe at 7.6 billion parameters, and the
+    practice recipe at 135 million, where fifty times the reference rate worked and eighty times
+    did not (docs/practice.md). So the highest rate grows as the model shrinks, and is at least
+    three times the reference rate; the lowest is a tenth of it.
     """
-    seed = SEED_RATES[is_dpo]
-    return seed / 10, max(3 * seed, seed * SEED_PARAMETERS / parameters)
+    reference = REFERENCE_RATES[is_dpo]
+    return reference / 10, max(3 * reference, reference * REFERENCE_PARAMETERS / parameters)
 
 
 def _problems(training: Training, shape: Shape | None) -> Iterator[Problem]:
@@ -134,7 +136,7 @@ def _problems(training: Training, shape: Shape | None) -> Iterator[Problem]:
         yield Problem(
             "warn" if steps else "fail",
             f"only {steps} optimiser steps",
-            "Add rows or epochs, or take fewer rows a step: a handful of steps moves little.",
+            "Add rows or epochs, or use fewer rows per step: a handful of steps changes little.",
         )
     if shape is None:
         return

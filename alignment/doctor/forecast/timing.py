@@ -1,4 +1,4 @@
-"""How long a training will take: arithmetic against the device's speed, or the host's launches."""
+"""How long a training will take: limited by the device's arithmetic or by the host's launches."""
 
 import statistics
 
@@ -7,16 +7,16 @@ from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
 
 COMPILED = 1.1
-"""Times as fast as not compiled, arithmetic alone; such layers launch too little to wait for. At 7B
-on an H200 SFT is then 2 % short, DPO 3 % long and rows of 4,096 8 % short."""
+"""Speed-up of arithmetic in compiled layers; their launches are too few to matter. With it, the
+forecasts at 7B on an H200 are 2 % short for SFT, 3 % long for DPO, 8 % short for rows of 4,096."""
 
 
 def forecast_seconds(training: Training, shape: Shape, device: Device) -> float:
-    """Wall time of one training's steps, seconds; loading, evaluation and sampling not counted.
+    """Wall time of one training's steps, in seconds, without loading, evaluation and sampling.
 
-    A micro-batch takes as long as the slower of two that overlap: the device's arithmetic and the
-    host that launches it. Where rows are padded, attention runs under a dense mask, which the fast
-    kernels do not take, over the padding and what comes after each token as well.
+    The device's arithmetic and the host's launches overlap, so a micro-batch takes as long as the
+    slower of the two. With padded rows, attention runs under a dense mask, which the fast kernels
+    do not support, so it also covers the padding and later tokens.
     """
     tokens = training.tokens()
     if not tokens:
@@ -34,29 +34,29 @@ def forecast_seconds(training: Training, shape: Shape, device: Device) -> float:
 
 
 def passes(training: Training) -> float:
-    """Times that a micro-batch goes through the model.
+    """Number of passes of a micro-batch through the model.
 
-    Forward and backward, a second forward of the layers that recompute their activations, and in
-    DPO one more for the reference.
+    Forward and backward, another forward for the share of layers that recompute, and in DPO
+    another one for the reference.
     """
     return 2 + training.mean_recomputed + training.is_dpo
 
 
 def attention_flops(training: Training, shape: Shape, pairs: float) -> float:
-    """Floating-point operations of attention over so many pairs of tokens.
+    """Floating-point operations of attention over this many pairs of tokens.
 
-    Two products of 2 a head width and forward pass; backward has five of these products and not
-    two (Dao et al. 2022, algorithm 4).
+    A forward pass has two products with 2 operations per unit of head width; the backward pass has
+    five such products instead of two (Dao et al. 2022, algorithm 4).
     """
     width = shape.num_attention_heads * shape.head_dim
     return 4 * pairs * width * shape.num_hidden_layers * (passes(training) - 1 + 2.5)
 
 
 def flops_per_token(training: Training, shape: Shape) -> float:
-    """Floating-point operations of one token: 2 a weight and pass (Kaplan et al. 2020, table 1).
+    """Floating-point operations per token: 2 per weight and pass (Kaplan et al. 2020, table 1).
 
-    The base is frozen, as are adapters carried along, so its backward pass has one product and not
-    two; the adapter's has two.
+    The base model and earlier adapters are frozen, so their backward pass has one product instead
+    of two; that of the trained adapter has two.
     """
     config = training.config
     lora = shape.lora_parameters(config.lora.r, config.lora.target_modules)

@@ -1,4 +1,4 @@
-"""The trainings of a run as the trainer will see them: rows, steps, micro-batches."""
+"""The trainings of a run as the trainers will see them: rows, steps, micro-batches."""
 
 import math
 import random
@@ -17,7 +17,7 @@ from alignment.scoring.engine import Packed
 from alignment.train.settings import DpoConfig, SftConfig
 
 STEPS = 1_000
-"""Steps of a packed run that are drawn to find its largest micro-batch."""
+"""Random steps of a packed run that are simulated to find its largest micro-batch, at most."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class Training:
     """One training of the chain.
 
     Attributes:
-        rows: conversations or pairs to train on.
-        sample: for some of these rows, the tokens of each sequence that goes through the model
-            with it, after the cut to `max_length`: one in SFT, two in DPO, and for the packed
-            engine one that has the prompt once and both replies.
-        budget: tokens that the packed engine takes at once.
-        leveled: whether it makes its micro-batches about equal, as on a GPU.
-        recompute: share of the layers that recompute, where checkpointing is on.
-        recompute_alone: that share for the longest row, where it is longer than the budget.
-        compiled: whether its layers are.
-        frozen: rank of the earlier adapters that are carried along, where stages are stacked.
+        rows: number of conversations or pairs to train on.
+        sample: for some of these rows, the length in tokens of each sequence that the model sees
+            for it, after truncation to `max_length`: one in SFT, two in DPO; in the packed engine
+            one, with the prompt once and both replies.
+        budget: tokens per micro-batch of the packed engine.
+        leveled: whether the packed engine makes its micro-batches about equal, as on a GPU.
+        recompute: share of the layers that recompute, if checkpointing is on.
+        recompute_alone: the same share for the longest row, if it exceeds the budget.
+        compiled: whether the layers are compiled.
+        frozen: total rank of the earlier adapters that `compose: stack` carries along.
     """
 
     name: str
@@ -50,22 +50,22 @@ class Training:
 
     @property
     def is_dpo(self) -> bool:
-        """Whether rows are pairs, and a reference goes through the model as well."""
+        """Whether rows are pairs, which need a pass for the reference as well."""
         return isinstance(self.config, DpoConfig)
 
     @property
     def is_stock(self) -> bool:
-        """Whether the engine is TRL's."""
+        """Whether the engine is the stock one (TRL's trainers)."""
         return not isinstance(self.config.engine, Packed)
 
     @property
     def recomputed(self) -> float:
-        """Share of the layers that go forward a second time."""
+        """Share of the layers that run a second forward pass."""
         return self.recompute if self.config.gradient_checkpointing else 0.0
 
     @cached_property
     def mean_recomputed(self) -> float:
-        """That share over all the sample's tokens, those of rows beyond the budget among them."""
+        """That share, averaged over all tokens of the sample; some rows may exceed the budget."""
         if not self.sample or not self.config.gradient_checkpointing:
             return 0.0
         tokens = self.tokens()
@@ -83,7 +83,7 @@ class Training:
 
     @property
     def warmup(self) -> int:
-        """Steps over which the rate rises."""
+        """Steps over which the learning rate rises."""
         return math.ceil(self.steps * self.config.warmup_ratio)
 
     @property
@@ -97,19 +97,19 @@ class Training:
         return min(whole, self.steps * batch.accumulation) if self.config.max_steps else whole
 
     def tokens(self) -> list[int]:
-        """Tokens that go through the model with each of the sample's micro-batches.
+        """Tokens that the model processes in each micro-batch of the sample.
 
-        Stock: chats times the longest, padding being computed as well. Packed: what the rows have,
-        in as few parts of a step as the budget allows.
+        Stock: chats times the longest of them, because padding is computed too. Packed: the rows'
+        own tokens, in as few micro-batches per step as the budget allows.
         """
         if isinstance(self.config.engine, Packed):
             return self._packed([sum(row) for row in self.sample])
         return [count * longest for count, longest in map(_shape, self._padded())]
 
     def masked(self) -> float:
-        """Pairs of tokens that a padded micro-batch of the sample compares under a mask, mean.
+        """Mean number of token pairs that attention compares under a mask, per micro-batch.
 
-        None where no row is padded: rows of one length, and the packed engine.
+        0 if no row is padded: with rows of equal length, and in the packed engine.
         """
         if isinstance(self.config.engine, Packed) or not self.sample:
             return 0.0
@@ -120,12 +120,12 @@ class Training:
         )
 
     def _padded(self) -> list[Sequence[tuple[int, ...]]]:
-        """The sample's rows, micro-batch by micro-batch of the stock engine."""
+        """The sample's rows, grouped into micro-batches of the stock engine."""
         size = self.config.batch.per_device
         return [self.sample[at : at + size] for at in range(0, len(self.sample), size)]
 
     def _packed(self, sizes: Sequence[int]) -> list[int]:
-        """Tokens of every micro-batch of the packed engine, for rows in this order."""
+        """Tokens of each micro-batch of the packed engine, for rows in this order."""
         step = self.config.batch.effective
         return [
             sum(sizes[at + row] for row in group)
@@ -135,9 +135,10 @@ class Training:
 
     @property
     def largest(self) -> int:
-        """Tokens of the largest micro-batch to be expected.
+        """Tokens of the largest micro-batch to expect.
 
-        Stock: every row as long as the longest. Packed: the largest of so many random steps.
+        Stock: every row as long as the longest. Packed: the largest in `STEPS` random steps, or in
+        as many as the run has.
         """
         if not self.sample:
             return 0
@@ -154,14 +155,14 @@ class Training:
 
 
 def _shape(group: Sequence[tuple[int, ...]]) -> tuple[int, int]:
-    """Sequences of a padded micro-batch, and the tokens of each."""
+    """Number of sequences in a padded micro-batch, and the padded length of each."""
     return sum(map(len, group)), max(map(max, group))
 
 
-def trainings(
+def list_trainings(
     chain: Chain, sets: Sequence[PreparedSet], *, compose: Merge | Stack
 ) -> tuple[Training, ...]:
-    """Every training of a chain, in order; how a device takes them is said by `plans.py`."""
+    """Every training of a chain, in order. Not here: how a device runs them (`plans.py`)."""
     by_key = {set_.key: set_ for set_ in sets}
     control = chain.control.train if chain.control else None
     steps = (chain.sft, *(round_.train for round_ in chain.rounds), control)
@@ -173,9 +174,9 @@ def trainings(
 
 
 def carried_ranks(steps: Sequence[TrainSft | TrainDpo], compose: Merge | Stack) -> Iterator[int]:
-    """Ranks that each training finds below it: those before, until they become a new base.
+    """Total rank of the adapters below each training since they were last merged into the base.
 
-    The control starts where the first round does.
+    The control starts from the same model as the first round.
     """
     rank = 0
     for number, step in enumerate(steps):
@@ -204,7 +205,7 @@ def _training(step: TrainSft | TrainDpo, by_key: dict[str, PreparedSet]) -> Trai
 def _lengths(
     set_: PreparedSet, config: SftConfig | DpoConfig, *, pairs: bool
 ) -> Iterator[tuple[int, ...]]:
-    """Tokens of each row's sequences; SFT on pairs (the control) takes the chosen chat."""
+    """Tokens of each row's sequences; SFT on pairs (the control) uses the chosen chat."""
     limit = config.max_length
     yield from ((min(len(chat.ids), limit),) for chat in set_.chats)
     for pair in set_.pairs:

@@ -30,7 +30,7 @@ def chat(question, answer):
 
 
 def dropped(**reasons):
-    """So many quarantined rows of each reason."""
+    """Quarantined rows: this many for each reason."""
     return [
         Quarantined(file="notes.jsonl", row=row, reason=reason, detail="as found")
         for reason, count in reasons.items()
@@ -40,7 +40,7 @@ def dropped(**reasons):
 
 @pytest.fixture
 def pair_set(chatml_tokenizer):
-    """A function that makes a round's set of pairs; everything else as given."""
+    """A function that makes a round's set of pairs, with defaults for everything else."""
 
     def make(pairs=(), *, name="pairs-1", whole=4096, prompt=2048, quarantined=(), held_out=()):
         counts = dict(Counter(row.reason for row in quarantined))

@@ -1,4 +1,4 @@
-"""The page: whole, silent, and safe whatever stands in the data."""
+"""The page: complete, self-contained, and safe whatever the data contains."""
 
 import re
 
@@ -10,8 +10,8 @@ from alignment.report.table import Table
 from tests.alignment.report.test_page import KNOWN_TAGS, PAYLOADS, structure
 
 
-def checkup(text):
-    """A checkup with this text wherever data, a config or a file name can put one."""
+def report_with(text):
+    """A report with this text wherever data, a config or a file name can put one."""
     histogram = Histogram(
         title=text, unit=text, edges=(0, 1, 2), counts={text: (1, 2)}, marks={text: 1.5}
     )
@@ -36,27 +36,27 @@ def checkup(text):
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_hostile_text_stays_text(payload):
-    page = structure(render(checkup(payload)))
+    page = structure(render(report_with(payload)))
     assert page.tags <= KNOWN_TAGS
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     links = [value for _, name, value in page.attributes if name in ("href", "src", "xlink:href")]
     assert all(link.startswith("#") for link in links)
 
 
-def test_the_page_forbids_itself_to_load_anything():
-    page = render(checkup("plain"))
+def test_the_pages_policy_forbids_loading_anything():
+    page = render(report_with("plain"))
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
     assert "<script" not in page
     assert not re.search(r"https?://(?!www\.w3\.org)", page)
 
 
-def test_what_is_trained_is_marked():
-    page = render(checkup("plain"))
+def test_training_targets_are_marked():
+    page = render(report_with("plain"))
     assert page.count('<span class="trained">plain</span>') == 2
 
 
-def test_the_gravest_finding_stands_first_in_the_summary():
-    page = render(checkup("plain"))
+def test_the_most_severe_finding_comes_first_in_the_summary():
+    page = render(report_with("plain"))
     summary = page[page.index('<ul class="summary">') :]
     assert summary.index('href="#rows"') < summary.index('href="#supervised-tokens"')
     assert "Do not start this run yet: rows." in page

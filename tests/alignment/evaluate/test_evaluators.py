@@ -32,7 +32,7 @@ def test_every_class_of_the_file_is_known():
     assert classes - {UnknownMetric} == {type(evaluator) for evaluator in EVALUATORS}
 
 
-def test_names_are_told_apart_and_meanings_are_sentences():
+def test_names_and_labels_are_unique_and_meanings_are_sentences():
     assert len({evaluator.name for evaluator in EVALUATORS}) == len(EVALUATORS)
     assert len({evaluator.label for evaluator in EVALUATORS}) == len(EVALUATORS)
     assert all(evaluator.meaning.endswith(".") for evaluator in EVALUATORS)

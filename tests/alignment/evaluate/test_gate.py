@@ -64,55 +64,55 @@ def verdict(candidate, champion, **settings):
 def test_round_that_is_shown_to_be_worse_is_rejected_with_its_numbers():
     """Of 40 pairs 12 were lost and 1 was won: 2 * (1 + 13) / 2^13 = .0034 by McNemar's test."""
     champion = measured("round 1", right=range(12))
-    said = verdict(measured("round 2", right={39}), champion)
-    assert not said.kept
-    assert said.sentence.startswith(
+    found = verdict(measured("round 2", right={39}), champion)
+    assert not found.kept
+    assert found.sentence.startswith(
         "round 2 is rejected, round 1 stays: preference accuracy fell by 0.275 (95 % interval -0."
     )
-    assert said.sentence.endswith("1 won, 12 lost of 40 rows, p = 0.003)")
+    assert found.sentence.endswith("1 won, 12 lost of 40 rows, p = 0.003)")
 
 
 def test_chance_as_good_as_ruled_out_is_not_said_to_be_zero():
     """All 12 lost: 2 / 2^12 = .0005."""
-    said = verdict(measured("round 2", right=()), measured("round 1", right=range(12)))
-    assert said.sentence.endswith("0 won, 12 lost of 40 rows, p < 0.001)")
+    found = verdict(measured("round 2", right=()), measured("round 1", right=range(12)))
+    assert found.sentence.endswith("0 won, 12 lost of 40 rows, p < 0.001)")
 
 
 def test_round_that_may_be_worse_by_chance_is_kept():
     """5 lost, none won: 2 * 1 / 2^5 = .0625."""
-    said = verdict(measured("round 2", right=()), measured("round 1", right=range(5)))
-    assert said.kept
-    assert "0 won, 5 lost of 40 rows, p = 0.062" in said.sentence
+    found = verdict(measured("round 2", right=()), measured("round 1", right=range(5)))
+    assert found.kept
+    assert "0 won, 5 lost of 40 rows, p = 0.062" in found.sentence
 
 
 def test_round_that_fails_more_checks_is_rejected_though_its_preferences_hold():
     """Of 20 replies 10 no longer pass: 2 / 2^10 = .002."""
     champion = measured("round 1", right=range(20), passed=range(10))
-    said = verdict(measured("round 2", right=range(20)), champion)
-    assert [check.name for check in said.checks if not check.passed] == ["pass rate"]
+    found = verdict(measured("round 2", right=range(20)), champion)
+    assert [check.name for check in found.checks if not check.passed] == ["pass rate"]
 
 
 def test_round_that_is_better_is_kept():
-    said = verdict(measured("round 2", right=range(30)), measured("sft", right=range(10)))
-    assert said.kept
-    assert said.sentence.startswith("round 2 is kept: preference accuracy rose by 0.500")
+    found = verdict(measured("round 2", right=range(30)), measured("sft", right=range(10)))
+    assert found.kept
+    assert found.sentence.startswith("round 2 is kept: preference accuracy rose by 0.500")
 
 
 @pytest.mark.parametrize(("tokens", "kept"), [(15.0, True), (15.1, False), (5.0, True)])
 def test_replies_may_grow_to_one_and_a_half_times(tokens, kept):
-    said = verdict(measured("round 2", range(9), tokens=tokens), measured("round 1", range(9)))
-    assert said.kept is kept
+    found = verdict(measured("round 2", range(9), tokens=tokens), measured("round 1", range(9)))
+    assert found.kept is kept
 
 
 @pytest.mark.parametrize(("stops", "kept"), [(0.75, True), (0.7, False)])
 def test_a_quarter_of_the_replies_may_stop_to_end_where_the_config_says_so(stops, kept):
     champion = measured("round 1", range(9))
-    said = verdict(measured("round 2", range(9), stops=stops), champion, max_stop_drop=0.25)
-    assert said.kept is kept
-    assert f"from 1.000 to {stops:.3f} (may fall by 0.25)" in said.checks[-1].words
+    found = verdict(measured("round 2", range(9), stops=stops), champion, max_stop_drop=0.25)
+    assert found.kept is kept
+    assert f"from 1.000 to {stops:.3f} (may fall by 0.25)" in found.checks[-1].words
 
 
 def test_round_that_cannot_be_compared_is_not_kept():
     blank = JudgedModel(measured("round 2", ()).report, rows=ScoredRows())
-    said = verdict(blank, measured("round 1", range(9)))
-    assert said.reasons == ("there is no held-out row that both models were measured on",)
+    found = verdict(blank, measured("round 1", range(9)))
+    assert found.reasons == ("the two models have no held-out row in common",)

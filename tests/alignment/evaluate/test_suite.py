@@ -59,13 +59,13 @@ def run(tmp_path, pairs, verifiable):
 
 
 def against(base):
-    """What a model trained from the base directly is measured against."""
+    """The baseline of a model that was trained directly from the base."""
     return BaselineScores(
         base=base.scores, distributions=base.out / DISTRIBUTIONS, parent=base.scores
     )
 
 
-def test_the_base_model_is_its_own_yardstick(run, open_tiny, pairs):
+def test_the_base_model_is_its_own_baseline(run, open_tiny, pairs):
     found = run(open_tiny())
     assert [score.id for score in found.scores] == [pair.id for pair in pairs]
     assert all(s.chosen == s.base_chosen and s.rejected == s.base_rejected for s in found.scores)
@@ -118,10 +118,10 @@ def test_kl_from_the_base_is_the_mean_over_all_tokens_of_the_chosen_replies(
     assert estimate.value == pytest.approx(sum(per_token) / len(per_token), rel=1e-3)
 
 
-def test_a_base_whose_first_reply_was_not_cut_is_compared_as_far_as_the_model_is(
+def test_a_base_whose_first_reply_was_not_truncated_is_compared_up_to_the_models_length(
     run, open_tiny, tiny_ref, make_adapter
 ):
-    """As evaluations of an earlier version are that are in a store."""
+    """Stored evaluations of an earlier version are like that."""
     base, trained = run(open_tiny()), open_tiny(tiny_ref.push(make_adapter("a", seed=1)))
     found = run(trained, baseline=against(base)).report.overall["kl_from_base"]
     file = base.out / DISTRIBUTIONS
@@ -155,7 +155,7 @@ def test_replies_are_the_models_own_and_judged_by_the_prompts_verifier(run, open
         assert generation.unseen is row.unseen
 
 
-def test_verifiable_prompts_are_asked_before_those_of_the_pairs(verifiable, pairs):
+def test_verifiable_prompts_take_precedence_over_those_of_the_pairs(verifiable, pairs):
     assert [q.id for q in eval_prompts(verifiable, pairs, limit=3)] == [
         r.id for r in verifiable[:3]
     ]
@@ -164,7 +164,7 @@ def test_verifiable_prompts_are_asked_before_those_of_the_pairs(verifiable, pair
     assert all(question.verifier is None for question in from_pairs)
 
 
-def test_what_no_program_can_judge_has_no_verdict(tmp_path, open_tiny, pairs):
+def test_a_reply_without_a_verifier_has_no_verdict(tmp_path, open_tiny, pairs):
     evaluate(
         SMALL,
         label="model",

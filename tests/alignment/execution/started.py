@@ -1,4 +1,4 @@
-"""What a child of `tests.alignment.execution.test_forkserver` does: the first argument says it."""
+"""What children in `tests.alignment.execution.test_forkserver` do, chosen by the first argument."""
 
 import os
 import sys
@@ -8,13 +8,13 @@ from pathlib import Path
 from alignment.execution.forkserver import serve
 
 if __name__ == "__main__":
-    what, *words = serve(int(sys.argv[1]))
-    if what == "say":
-        sys.stdout.write(f"{words[0]} {Path.cwd()} {os.environ['COLOUR']}\n")
+    action, *arguments = serve(int(sys.argv[1]))
+    if action == "say":
+        sys.stdout.write(f"{arguments[0]} {Path.cwd()} {os.environ['COLOUR']}\n")
         sys.stderr.write("aside\n")
-    if what == "loaded":
+    if action == "loaded":
         sys.stdout.write(str("trl.trainer.dpo_trainer" in sys.modules))
-    if what == "sleep":
+    if action == "sleep":
         time.sleep(60)
-    if what == "exit":
-        sys.exit(int(words[0]))
+    if action == "exit":
+        sys.exit(int(arguments[0]))

@@ -13,7 +13,7 @@ import pytest
 
 from alignment.execution.forkserver import MODULES, ForkServer
 
-ASKER = """
+PARENT = """
 import sys
 import time
 from pathlib import Path
@@ -35,7 +35,7 @@ def forkserver():
 
 
 @pytest.fixture
-def ask(forkserver, tmp_path):
+def start_child(forkserver, tmp_path):
     """A function that starts a child with arguments; its output is in `tmp_path / "log"`."""
 
     def start(*arguments):
@@ -45,32 +45,34 @@ def ask(forkserver, tmp_path):
     return start
 
 
-def test_a_child_has_its_askers_folder_and_environment_and_its_own_log(ask, tmp_path, monkeypatch):
-    ask("exit", "0").wait(timeout=60)  # so the server runs already, in its own folder
+def test_a_child_has_its_parents_folder_and_environment_and_its_own_log(
+    start_child, tmp_path, monkeypatch
+):
+    start_child("exit", "0").wait(timeout=60)  # so the server already runs, in its own folder
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLOUR", "red")
-    assert ask("say", "hello").wait(timeout=60) == 0
-    said = (tmp_path / "log").read_text().splitlines()
-    assert sorted(said) == ["aside", f"hello {tmp_path} red"]
+    assert start_child("say", "hello").wait(timeout=60) == 0
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert sorted(lines) == ["aside", f"hello {tmp_path} red"]
 
 
-def test_the_heavy_libraries_are_there_before_a_child_is_born(ask, tmp_path):
-    assert ask("loaded").wait(timeout=60) == 0
+def test_the_heavy_libraries_are_imported_before_a_child_is_forked(start_child, tmp_path):
+    assert start_child("loaded").wait(timeout=60) == 0
     assert (tmp_path / "log").read_text() == "True"
 
 
-def test_children_live_side_by_side_and_each_answers_for_itself(ask):
-    sleeping, leaving = ask("sleep"), ask("exit", "3")
+def test_children_run_side_by_side_and_each_reports_its_own_exit(start_child):
+    sleeping, leaving = start_child("sleep"), start_child("exit", "3")
     assert leaving.wait(timeout=60) == 3
     assert sleeping.wait(timeout=0.01) is None
     sleeping.send_signal(signal.SIGKILL)
     assert sleeping.wait(timeout=10) == sleeping.wait() == -signal.SIGKILL
-    sleeping.send_signal(signal.SIGKILL)  # to nobody
+    sleeping.send_signal(signal.SIGKILL)  # the child is gone: no error
 
 
-def test_a_signal_that_comes_before_a_child_is_ready_waits_for_it(ask):
-    """The child unblocks what asks it to stop when it can answer; this one never does."""
-    child = ask("sleep")
+def test_a_signal_that_comes_before_a_child_is_ready_waits_for_it(start_child):
+    """A child unblocks these signals once it has its handlers; this one never does."""
+    child = start_child("sleep")
     child.send_signal(signal.SIGTERM)
     assert child.wait(timeout=0.5) is None
     assert signal.SIGTERM in pending(child.pid)
@@ -78,33 +80,33 @@ def test_a_signal_that_comes_before_a_child_is_ready_waits_for_it(ask):
     child.wait(timeout=10)
 
 
-def test_a_server_that_is_killed_takes_its_children_along_and_is_started_again(ask):
-    child = ask("sleep")
+def test_a_killed_server_takes_its_children_along_and_is_restarted(start_child):
+    child = start_child("sleep")
     psutil.Process(child.pid).parent().kill()
     assert child.wait(timeout=10) == -signal.SIGKILL
     psutil.wait_procs([psutil.Process(child.pid)] if psutil.pid_exists(child.pid) else [], 5)
     assert not psutil.pid_exists(child.pid)
-    assert ask("exit", "4").wait(timeout=60) == 4
+    assert start_child("exit", "4").wait(timeout=60) == 4
 
 
 @pytest.mark.parametrize("end", ["killed", "finished"])
-def test_no_process_is_left_when_the_asker_is_gone(tmp_path, end):
-    command = [sys.executable, "-c", ASKER, str(tmp_path / "log")]
-    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as asker:
-        assert asker.stdout is not None
-        child = psutil.Process(int(asker.stdout.readline()))
+def test_no_process_is_left_when_the_parent_is_gone(tmp_path, end):
+    command = [sys.executable, "-c", PARENT, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
         family = [child, child.parent()]
         time.sleep(0.5)  # until the child does its work
         if end == "killed":
-            asker.kill()
+            parent.kill()
         else:
-            asker.communicate()
-    _, alive = psutil.wait_procs(family, timeout=5)
-    assert alive == []
+            parent.communicate()
+    _, running = psutil.wait_procs(family, timeout=5)
+    assert running == []
 
 
 def pending(pid):
-    """The signals that wait until a process unblocks them."""
+    """The signals that are pending until a process unblocks them."""
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     (mask,) = (int(line.split()[1], 16) for line in status if line.startswith("ShdPnd:"))
     return {number for number in signal.Signals if mask >> (number - 1) & 1}

@@ -94,7 +94,9 @@ def test_an_error_in_a_child_comes_back_as_it_was_raised(store, tmp_path):
     assert store.find(step.key) is None
 
 
-def test_an_unexpected_error_in_a_child_names_its_last_words_and_the_log(store, tiny_model_folder):
+def test_an_unexpected_error_in_a_child_quotes_its_last_line_and_names_the_log(
+    store, tiny_model_folder
+):
     """A merge whose policy is no artifact at all is a bug of the caller, and has no kind."""
     source = FolderModel(path=tiny_model_folder)
     base = OpenBase(name="base", source=source, quantisation=None, digest=source.digest())
@@ -117,8 +119,8 @@ def test_an_unexpected_error_in_a_child_names_its_last_words_and_the_log(store, 
 
 
 @pytest.mark.slow
-def test_a_hung_child_is_ended_and_the_run_goes_on_when_it_is_repeated(finished, tmp_path):
-    """Stopped, it answers neither progress nor SIGTERM: it is killed when its grace is over."""
+def test_a_hung_child_is_stopped_and_the_same_command_continues(finished, tmp_path):
+    """A suspended child neither progresses nor reacts to SIGTERM: it is killed after its grace."""
     elsewhere = Elsewhere(finished, "sft", tmp_path / "store")
     with elsewhere.running("0.1") as process:
         elsewhere.await_checkpoint(process)
@@ -126,7 +128,7 @@ def test_a_hung_child_is_ended_and_the_run_goes_on_when_it_is_repeated(finished,
         child.suspend()
         code, words = finish(process, timeout=90)
     assert code == Interrupted.exit_code == 75
-    assert "'sft' made no progress for 0.1 minutes and was ended" in words
+    assert "'sft' made no progress for 0.1 minutes and was stopped" in words
     assert not psutil.pid_exists(child.pid)
     assert elsewhere.run()[0] == 0
     original = finished.store.folder(elsewhere.step.key)

@@ -108,7 +108,7 @@ def test_the_final_model_is_the_last_round_or_what_comes_nearest(labels, final):
 
 def test_the_paired_table_has_a_row_per_comparison():
     table = compare.paired_table([comparison(0.12, 0.05, 0.19, 0.001)])
-    assert table.title == "Round 3 against the others, on the same rows"
+    assert table.title == "Round 3 against the other models, on the same rows"
     assert [cell.plain for cell in table.rows[0]] == [
         "control",
         "Pass rate",

@@ -10,7 +10,7 @@ def test_a_quarter_of_the_prompts_is_without_a_change(run):
     assert counts["never"] + counts["always"] == 6
 
 
-def test_what_was_lost_stands_beside_what_was_gained(run):
+def test_losses_and_gains_alternate(run):
     """Round 1 passes rows 0-25: the base fails 2-25 (gained), round 2 passes 26-33 (lost)."""
     chosen = examples.side_by_side(run.generations, "round 1", limit=24)
     assert [row.change for row in chosen[:4]] == ["lost", "gained", "lost", "gained"]

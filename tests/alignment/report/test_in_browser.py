@@ -1,6 +1,6 @@
-"""What models and data rows can contain, in a real browser: it is shown, it neither runs nor loads.
+"""Hostile text from models and data, in a real browser: it is shown, but never runs or loads.
 
-The pages of `alignment.report` and `alignment.doctor`, and the Markdown that Prefect is given.
+Covers the pages of `alignment.report` and `alignment.doctor`, and the Markdown for Prefect.
 """
 
 import threading
@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from alignment.doctor.page import render as render_checkup
+from alignment.doctor.page import render as render_preflight
 from alignment.report.page import render, to_markdown
 from alignment.report.table import escape_markdown
-from tests.alignment.doctor.test_page import checkup
+from tests.alignment.doctor.test_page import report_with
 from tests.alignment.report.test_page import PAYLOADS, poisoned
 
 pytestmark = pytest.mark.ui
@@ -31,14 +31,14 @@ LIVE = (
     "[x]: {0}/reference ![x]",
     "<object data={0}/object></object>",
 )
-"""Each asks for an address of the listener if it comes alive in any way."""
+"""Each requests an address of the listener if the browser executes or loads it in any way."""
 
 
 class Listener(ThreadingHTTPServer):
-    """A server on this machine that answers nothing and remembers what it was asked for."""
+    """A local server that answers every request with 404 and records its path."""
 
     def __init__(self):
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -46,7 +46,7 @@ class Listener(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         assert isinstance(self.server, Listener)
-        self.server.asked.append(self.path)
+        self.server.requested.append(self.path)
         self.send_error(404)
 
     def log_message(self, *_):
@@ -69,63 +69,63 @@ def opened(browser, listener, tmp_path):
     def open_(page, *, settle=0.3):
         path = tmp_path / "page.html"
         path.write_text(page, encoding="utf-8", errors="replace")
-        listener.asked.clear()
+        listener.requested.clear()
         browser.requests()
         browser.open(path.as_uri())
         time.sleep(settle)
-        return sorted({*listener.asked, *browser.requests()})
+        return sorted({*listener.requested, *browser.requests()})
 
     return open_
 
 
-def test_the_listener_hears_what_comes_alive(opened, listener):
-    """Without the template's escapes and policy; else the tests below could not fail."""
+def test_the_listener_sees_payloads_that_are_executed_or_loaded(opened, listener):
+    """Without escaping and policy; otherwise the tests below could not fail."""
     payloads = "".join(text.format(listener.url) for text in LIVE if "refresh" not in text)
-    heard = " ".join(opened(f"<!doctype html><body>{payloads}", settle=1))
+    requested = " ".join(opened(f"<!doctype html><body>{payloads}", settle=1))
     for name in ("script", "image", "handler", "svg", "style", "object"):
-        assert f"/{name}" in heard
+        assert f"/{name}" in requested
 
 
-def test_the_policy_alone_stops_what_would_come_alive(opened, listener):
-    """The second lock: the same without escapes, under the policy of our pages."""
+def test_the_policy_alone_blocks_all_payloads(opened, listener):
+    """The second defence: the same page without escaping, but with the policy of our pages."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     tag = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     payloads = "".join(text.format(listener.url) for text in LIVE if "refresh" not in text)
     opened(f"<!doctype html><head>{tag}</head><body>{payloads}")
-    assert listener.asked == []
+    assert listener.requested == []
 
 
 @pytest.mark.parametrize("number", range(0, len(PAYLOADS), 8))
 def test_hostile_text_neither_runs_nor_loads_in_a_report(run, browser, opened, number):
-    """Eight payloads one after the other, in each text of the page."""
+    """Eight payloads in a row, in every text of the page."""
     assert opened(render(poisoned(run, " ".join(PAYLOADS[number : number + 8])))) == []
     assert nothing_runs(browser)
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
-def test_hostile_text_neither_runs_nor_loads_in_a_checkup(browser, opened, payload):
-    assert opened(render_checkup(checkup(payload)), settle=0.1) == []
+def test_hostile_text_neither_runs_nor_loads_in_a_preflight_report(browser, opened, payload):
+    assert opened(render_preflight(report_with(payload)), settle=0.1) == []
     assert nothing_runs(browser)
 
 
-def test_live_payloads_ask_for_nothing(run, browser, opened, listener):
+def test_live_payloads_request_nothing(run, browser, opened, listener):
     texts = [text.format(listener.url) for text in LIVE]
     assert opened(render(poisoned(run, " ".join(texts))), settle=0.6) == []
     assert "/handler" in browser.text, "it is shown as it was written"
     for text in texts:
-        assert opened(render_checkup(checkup(text)), settle=0.1) == []
+        assert opened(render_preflight(report_with(text)), settle=0.1) == []
 
 
 def nothing_runs(browser):
-    """There is neither a script nor an attribute that would run as one."""
+    """Whether the page has neither a script nor an event handler attribute."""
     return browser.driver.execute_script(
         "return document.scripts.length == 0 && ![...document.querySelectorAll('*')]"
         ".some(e => [...e.attributes].some(a => a.name.startsWith('on')))"
     )
 
 
-def test_markdown_of_a_run_shows_no_link_and_no_picture_of_a_stranger(run, opened, listener):
-    """As the strictest reading allows: no HTML, no inline link, no definition of a reference."""
+def test_markdown_of_a_run_has_no_link_or_image_from_untrusted_text(run, opened, listener):
+    """No HTML, no inline link, no link reference definition."""
     from markdown_it import MarkdownIt
 
     text = " ".join(payload.format(listener.url) for payload in LIVE)

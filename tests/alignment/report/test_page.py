@@ -133,7 +133,7 @@ def page(run):
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
-def test_what_a_stranger_wrote_stays_text(run, payload):
+def test_untrusted_text_stays_text(run, payload):
     found = structure(render(poisoned(run, payload)))
     assert found.tags <= KNOWN_TAGS
     assert not [name for _, name, _ in found.attributes if name.startswith("on")]
@@ -141,7 +141,7 @@ def test_what_a_stranger_wrote_stays_text(run, payload):
     assert all(link.startswith("#") for link in links)
 
 
-def test_what_a_stranger_wrote_stays_text_in_figures_and_their_tables(run):
+def test_untrusted_text_stays_text_in_figures_and_their_tables(run):
     """Every payload as a task type and a source; three as steps, each of which is a figure."""
     report = run.evaluations[0]
     evaluation = report.model_copy(
@@ -165,7 +165,7 @@ def test_a_payload_is_shown_and_not_swallowed(run):
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
-def test_what_a_stranger_wrote_is_no_html_in_markdown(run, payload):
+def test_untrusted_text_is_no_html_in_markdown(run, payload):
     markdown = to_markdown(poisoned(run, payload))
     assert not re.search(r"<[a-zA-Z/!]", markdown)
     assert "](" not in markdown
@@ -176,13 +176,13 @@ def test_a_template_in_a_text_is_not_run(run):
     assert "{{ 7 * 7 }}" in render(poisoned(run, "{{ 7 * 7 }}"))
 
 
-def test_the_page_forbids_itself_to_load_anything(page):
+def test_the_pages_policy_forbids_loading_anything(page):
     policy = "default-src &#39;none&#39;; img-src data:; style-src &#39;unsafe-inline&#39;"
     head = page.split("<style>")[0].replace("'", "&#39;")
     assert f'http-equiv="Content-Security-Policy" content="{policy}"' in head
 
 
-def test_the_page_stands_alone(page):
+def test_the_page_is_self_contained(page):
     found = structure(page)
     assert found.tags <= KNOWN_TAGS
     assert "script" not in found.tags
@@ -224,13 +224,13 @@ def test_the_verdict_comes_first(page):
     assert "No SFT adapter was found." in page
 
 
-def test_the_gates_choice_is_the_model_that_is_judged(run):
+def test_the_final_model_is_the_one_the_gate_chose(run):
     page = render(run.model_copy(update={"final": "round 1"}))
     assert "In pass rate, round 1 is" in page
     assert "Pairs that round 1 still gets wrong" in page
 
 
-def test_pass_and_fail_are_said_in_words(page):
+def test_pass_and_fail_are_written_out(page):
     assert "✓ pass" in page
     assert "✗ fail" in page
 
@@ -251,7 +251,7 @@ def test_a_page_with_one_model_says_that_there_is_nothing_to_compare(run):
     )
     page = render(one)
     assert "Nothing to compare" in page
-    assert "against the others" not in page
+    assert "against the other models" not in page
 
 
 @pytest.mark.parametrize(

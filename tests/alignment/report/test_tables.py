@@ -35,7 +35,7 @@ def test_the_evaluation_table_fits_a_terminal(run):
     assert max(map(len, tables.evaluation_table(run.evaluations).to_text().splitlines())) <= 120
 
 
-def test_the_note_says_over_how_many_rows(run):
+def test_the_note_states_the_number_of_rows(run):
     note = tables.evaluation_table(run.evaluations).note
     assert re.search(r"Pass rate, Reply tokens[^:]*: n = 40\.", note)
     assert re.search(r"Preference acc\., Margin, NLL, KL from base[^:]*: n = 30\.", note)
@@ -56,7 +56,7 @@ def test_the_task_table_has_a_column_per_model(run):
     assert texts(table)[0][2] == ".500 [.237, .763]"
 
 
-def test_the_gate_table_has_a_row_per_question_and_marks_what_broke(run):
+def test_the_gate_table_has_a_row_per_check_and_marks_failed_ones(run):
     table = tables.gate_table(run.verdicts)
     assert texts(table) == [
         ["round 1", "kept", "pass rate rose by 0.200"],
@@ -73,7 +73,7 @@ def test_the_data_table_names_every_reason_the_largest_first(run):
     ]
 
 
-def test_the_stage_table_says_what_was_reused(run):
+def test_the_stage_table_shows_what_was_reused(run):
     rows = texts(tables.stage_table(run.records, run.timings))
     assert rows[0] == [
         "sft",
@@ -87,18 +87,18 @@ def test_the_stage_table_says_what_was_reused(run):
     assert rows[2][5] == "Three prompts were trimmed."
 
 
-def test_the_stage_table_without_timings_leaves_the_question_open(run):
+def test_the_stage_table_without_timings_has_no_such_column(run):
     assert "This run" not in tables.stage_table(run.records).columns
 
 
-def test_the_hand_over_table_lists_hand_overs_and_not_the_steps_after_them(run):
-    """The DPO step hands on the same merged base; it is not a second merge."""
-    assert texts(tables.hand_over_table(run.records)) == [
+def test_the_handover_table_lists_handovers_and_not_the_steps_after_them(run):
+    """The DPO step passes on the same merged base; it is not a second merge."""
+    assert texts(tables.handover_table(run.records)) == [
         ["merge-sft", "sft", "bfloat16", ".9987", "1.0e-02", "3.4e-05", ".997", "—"]
     ]
 
 
-def test_a_hand_over_shows_how_far_the_evaluated_model_is_from_training(run):
+def test_a_handover_shows_how_far_the_evaluated_model_is_from_training(run):
     (merge,) = [record for record in run.records if record.stage == "merge"]
     evaluated = merge.model_copy(
         update={
@@ -107,7 +107,7 @@ def test_a_hand_over_shows_how_far_the_evaluated_model_is_from_training(run):
             "metrics": {"kl_from_training": 0.47},
         }
     )
-    (row,) = texts(tables.hand_over_table([merge, evaluated]))
+    (row,) = texts(tables.handover_table([merge, evaluated]))
     assert (row[5], row[-1]) == ("3.4e-05", "4.7e-01")
 
 
@@ -125,7 +125,7 @@ def test_a_stack_is_listed_with_the_adapters_it_carries_and_no_kept_share(run):
             "metrics": metrics,
         }
     )
-    assert texts(tables.hand_over_table([stack])) == [
+    assert texts(tables.handover_table([stack])) == [
         ["stack-sft", "sft", "adapters", "—", "0.0e+00", "0.0e+00", "1.000", "—"]
     ]
 
@@ -144,7 +144,7 @@ def test_one_row_shows_no_interval():
     assert metric.show_interval("pass_rate", one) == ""
 
 
-def test_seconds_are_said_as_people_do():
+def test_seconds_are_written_for_readers():
     assert metric.show_seconds(4.2) == "4.2 s"
     assert metric.show_seconds(185) == "3 min 05 s"
     assert metric.show_seconds(7805) == "2 h 10 min"

@@ -1,6 +1,6 @@
-"""Contradictions, ties, a taste for length, and the same text twice."""
+"""Contradictions, ties, a preference for length, and repeated text."""
 
-from alignment.doctor.checks.overlap import check_duplicates, check_leaks
+from alignment.doctor.checks.overlap import check_contamination, check_duplicates
 from alignment.doctor.checks.preference import check_conflicts, check_length_bias, check_ties
 from tests.alignment.doctor.conftest import chat, dropped, pair
 
@@ -18,14 +18,14 @@ def test_conflicts_are_counted_and_one_in_five_stops_the_run(pair_set):
         assert (found.verdict, found.figures["left_out"]) == (verdict, conflicting)
 
 
-def test_a_text_that_is_preferred_in_one_pair_and_refused_in_another_is_named(pair_set):
+def test_a_text_that_is_chosen_in_one_pair_and_rejected_in_another_is_named(pair_set):
     ladder = [pair("Which?", "best", "middle"), pair("Which?", "middle", "worst")]
     found = check_conflicts([pair_set([*ladder, *pairs(3)])])
     assert found.figures["both_ways"] == 2
     assert found.examples[0].pieces[0].text == "Which?"
 
 
-def test_ties_are_measured_in_the_set_that_has_most(pair_set):
+def test_ties_are_measured_in_the_set_with_the_largest_share(pair_set):
     scored = pair_set(pairs(90, strength=0.05), quarantined=dropped(tie=8, score_inverted=2))
     found = check_ties([scored, pair_set(pairs(400), name="pairs-2")])
     assert (found.verdict, found.figures["share"]) == ("warn", 0.1)
@@ -53,38 +53,41 @@ def test_equal_lengths_count_half_for_picking_the_longer(pair_set):
     assert found.figures["longer_won"] == 0
 
 
-def test_no_pairs_at_all_is_fine(chat_set):
-    talks = [chat_set([chat("Hi", "Hello")])]
+def test_a_run_without_pairs_is_ok(chat_set):
+    sets = [chat_set([chat("Hi", "Hello")])]
     for check in (check_conflicts, check_ties, check_length_bias):
-        assert check(talks).verdict == "ok"
+        assert check(sets).verdict == "ok"
 
 
-def test_copies_and_prompts_asked_again_are_counted(pair_set):
-    again = [pair("Same?", f"yes {n}", "no") for n in range(4)]
-    found = check_duplicates([pair_set([*again, *pairs(6)], quarantined=dropped(duplicate=2))])
-    assert found.verdict == "warn"  # 2 of 12 rows read are copies, 3 of 10 kept ask again
+def test_copies_and_repeated_prompts_are_counted(pair_set):
+    repeated = [pair("Same?", f"yes {n}", "no") for n in range(4)]
+    found = check_duplicates([pair_set([*repeated, *pairs(6)], quarantined=dropped(duplicate=2))])
+    assert found.verdict == "warn"  # 2 of 12 rows read are copies, 3 of 10 kept ones repeat
     assert found.figures == {"copies": 2, "repeated_prompts": 3}
     assert check_duplicates([pair_set(pairs(6))]).verdict == "ok"
 
 
-def test_a_training_prompt_that_is_held_out_elsewhere_stops_the_run(pair_set):
+def test_a_training_prompt_that_is_held_out_elsewhere_fails(pair_set):
     held = pair_set([], name="pairs-evaluation", held_out=[pair(LONG, "yes", "no")])
-    found = check_leaks([held, pair_set([pair(LONG.upper(), "maybe", "no"), *pairs(99)])])
+    found = check_contamination([held, pair_set([pair(LONG.upper(), "maybe", "no"), *pairs(99)])])
     assert (found.verdict, found.figures["exact"]) == ("fail", 1)
-    assert found.examples[0].note.startswith("the same first turn as pairs-evaluation")
+    assert found.examples[0].note.startswith("same first turn as pairs-evaluation")
 
 
 def test_a_near_copy_of_a_held_out_prompt_is_found_and_a_shared_phrase_is_not(pair_set):
     held = pair_set([], name="pairs-evaluation", held_out=[pair(LONG, "yes", "no")])
     copied = pair(f"Hello! {LONG}.", "yes", "no")
     phrase = pair("Tell me how a steam engine of the year nineteen sank a ship", "yes", "no")
-    found = check_leaks([held, pair_set([copied, phrase, *pairs(98)])])
+    found = check_contamination([held, pair_set([copied, phrase, *pairs(98)])])
     assert (found.verdict, found.figures["near"]) == ("warn", 1)
-    assert check_leaks([held, pair_set([phrase, *pairs(99)])]).verdict == "ok"
-    assert check_leaks([held, pair_set([copied, *pairs(9)])]).verdict == "fail"
+    assert check_contamination([held, pair_set([phrase, *pairs(99)])]).verdict == "ok"
+    assert check_contamination([held, pair_set([copied, *pairs(9)])]).verdict == "fail"
 
 
-def test_a_phrase_that_many_held_out_prompts_share_is_no_leak(pair_set):
+def test_a_phrase_that_many_held_out_prompts_share_is_no_contamination(pair_set):
     templated = [pair(f"{LONG}, for reader {n}", "yes", "no") for n in range(30)]
     held = pair_set([], name="pairs-evaluation", held_out=templated)
-    assert check_leaks([held, pair_set([pair(f"{LONG}, for me", "yes", "no")])]).verdict == "ok"
+    assert (
+        check_contamination([held, pair_set([pair(f"{LONG}, for me", "yes", "no")])]).verdict
+        == "ok"
+    )

@@ -1,4 +1,4 @@
-"""What became of every row, and what stands in the texts."""
+"""Row counts by reason, and what the texts contain."""
 
 from alignment.doctor.checks.counts import check_rows
 from alignment.doctor.checks.flags import check_flags
@@ -6,7 +6,7 @@ from alignment.doctor.checks.texts import check_forged_turns, check_refusals
 from tests.alignment.doctor.conftest import chat, dropped, pair
 
 
-def test_a_few_damaged_rows_are_fine_many_are_looked_at_and_half_stop_the_run(pair_set):
+def test_a_few_damaged_rows_are_ok_many_warn_and_half_fail(pair_set):
     rows = [pair(f"Question {n}", "yes", "no") for n in range(96)]
     for broken, verdict in ((4, "ok"), (6, "warn"), (96, "fail")):  # 4 %, 5.9 %, 50 %
         found = check_rows([pair_set(rows, quarantined=dropped(malformed=broken))])
@@ -15,12 +15,12 @@ def test_a_few_damaged_rows_are_fine_many_are_looked_at_and_half_stop_the_run(pa
         assert bool(found.remedy) == (verdict != "ok")
 
 
-def test_rows_left_out_by_limit_or_as_ties_are_not_damage(pair_set):
+def test_rows_dropped_by_limit_or_as_ties_are_not_damaged(pair_set):
     rows = [pair("Question", "yes", "no")]
     found = check_rows([pair_set(rows, quarantined=dropped(over_limit=97, tie=1, empty=1))])
     assert found.verdict == "ok"
     assert found.figures["unused"] == 1
-    assert found.figures["worst_source_share"] == 0.01  # of all that was read, not of what is left
+    assert found.figures["worst_source_share"] == 0.01  # of all rows read, not of those kept
 
 
 def test_every_reason_but_the_configurations_own_has_examples(pair_set):
@@ -39,7 +39,7 @@ def test_forged_turns_are_counted_and_one_in_ten_stops_the_run(pair_set):
         assert found.figures["left_out"] == forged
 
 
-def test_marks_of_other_templates_in_kept_rows_are_found_where_they_open_a_line(pair_set):
+def test_markers_of_other_templates_are_found_where_they_open_a_line(pair_set):
     clean = [pair(f"Is Assistant: a word, {n}?", "yes", "no") for n in range(9)]
     marked = pair("### Instruction: add", "[INST] no [/INST]", "Human: who?")
     found = check_forged_turns([pair_set([*clean, marked])])
@@ -49,7 +49,7 @@ def test_marks_of_other_templates_in_kept_rows_are_found_where_they_open_a_line(
     assert check_forged_turns([pair_set(clean)]).verdict == "ok"
 
 
-def test_refusals_warn_where_they_are_preferred_and_not_where_they_are_rejected(pair_set):
+def test_refusals_warn_where_they_are_chosen_and_not_where_they_are_rejected(pair_set):
     plain = [pair(f"Question {n}", "Take the train.", "Walk.") for n in range(8)]
     preferred = [pair(f"How {n}?", "I\u2019m sorry, no.", "Like so.") for n in range(2)]
     rejected = [pair(f"How {n}?", "Like so.", "I cannot help.") for n in range(2)]
@@ -65,7 +65,7 @@ def test_refusals_that_are_imitated_count_as_taught(chat_set):
 
 
 def test_rows_worth_a_look_are_counted_and_shown_and_never_warn(pair_set):
-    """Four rows: one of 3,200 letters, one with a bell, one whose prompt the first has asked."""
+    """Four rows: one of 3,200 letters, one with a bell, one that repeats the first prompt."""
     rows = [
         pair("Why?", "yes", "no"),
         pair("How?", "yes " * 800, "no"),

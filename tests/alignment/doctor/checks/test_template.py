@@ -1,4 +1,4 @@
-"""The template, the stop token and what is trained."""
+"""The template, the stop token, lengths and training targets."""
 
 import copy
 
@@ -21,14 +21,14 @@ REWRITES_PROMPTS = (
 )
 
 
-def test_a_sound_template_is_named_with_its_marks(chatml_tokenizer):
+def test_a_usable_template_is_described_by_its_markers(chatml_tokenizer):
     found = check_template(chatml_tokenizer)
     assert found.verdict == "ok"
     assert "'<|im_start|>assistant\\n'" in found.headline
     assert "also the padding" in found.headline
 
 
-def test_a_template_without_stop_or_opening_fails_with_a_way_out(chatml_tokenizer):
+def test_a_template_without_stop_or_opening_fails_with_a_remedy(chatml_tokenizer):
     broken = copy.deepcopy(chatml_tokenizer)
     broken.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
     found = check_template(broken)
@@ -38,7 +38,7 @@ def test_a_template_without_stop_or_opening_fails_with_a_way_out(chatml_tokenize
     assert "no chat template" in check_template(broken).headline
 
 
-def test_prompts_must_begin_their_chats(chatml_tokenizer, pair_set):
+def test_prompts_must_be_a_prefix_of_their_chats(chatml_tokenizer, pair_set):
     rows = [pair("What is two and two?", "Four.", "Five.")]
     assert check_prefix([pair_set(rows)]).verdict == "ok"
     broken = copy.deepcopy(chatml_tokenizer)
@@ -50,7 +50,7 @@ def test_prompts_must_begin_their_chats(chatml_tokenizer, pair_set):
     assert found.figures == {"pairs": 1, "broken": 1}
 
 
-def test_a_reply_cut_before_its_end_has_no_stop_token(chatml_tokenizer, pair_set, chat_set):
+def test_a_truncated_reply_has_no_stop_token(chatml_tokenizer, pair_set, chat_set):
     stop = end_of_turn_id(chatml_tokenizer)
     short = [pair(f"Question {n}", "Yes.", "No.") for n in range(24)]
     long_reply = pair("Question", "Yes. " * 60, "No.")
@@ -71,19 +71,19 @@ def test_the_trained_part_of_a_row_is_the_reply_with_its_stop_token(chatml_token
     assert found.verdict == "ok"
 
 
-def test_long_prompts_with_short_replies_are_looked_at(chatml_tokenizer, pair_set):
+def test_long_prompts_with_short_replies_warn(chatml_tokenizer, pair_set):
     found = check_supervised([pair_set([pair("Why? " * 200, "So.", "No.")])], chatml_tokenizer)
     assert found.verdict == "warn"
     assert found.figures["pairs-1"] < 0.1
 
 
-def test_lengths_count_what_is_cut_and_what_was_left_out(pair_set):
+def test_lengths_count_truncated_and_dropped_rows(pair_set):
     rows = [pair(f"Question {n}", "Yes.", "No.") for n in range(97)]
     cut = pair("Question", "Yes. " * 60, "No.")
     assert check_lengths([pair_set(rows, whole=100)]).verdict == "ok"
     some = check_lengths([pair_set([*rows, cut], whole=100, quarantined=dropped(too_long=2))])
     assert some.verdict == "warn"
-    assert some.figures["pairs-1"] == 3 / 100  # one cut, two left out, of 100
+    assert some.figures["pairs-1"] == 3 / 100  # one truncated, two dropped, of 100
     many = check_lengths([pair_set(rows, whole=100, quarantined=dropped(prompt_too_long=97))])
     assert many.verdict == "fail"
 
@@ -112,7 +112,7 @@ def test_pairs_that_were_trimmed_away_are_counted_by_the_runs_lengths(pair_set):
         assert (found.verdict, found.figures["left_out"]) == (verdict, lost)
 
 
-def test_a_pair_is_useless_where_the_cut_leaves_no_reply_or_two_equal_ones(chatml_tokenizer):
+def test_a_pair_is_useless_if_truncation_leaves_no_reply_or_two_equal_ones(chatml_tokenizer):
     start = "The answer is "
     (made,) = encode_pairs(chatml_tokenizer, [pair("Why?", f"{start}yes.", f"{start}no.")])
     prompt = len(made.prompt)

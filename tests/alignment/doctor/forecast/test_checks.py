@@ -1,4 +1,4 @@
-"""Memory and time by arithmetic, checked against what was measured."""
+"""Forecasts of memory and time, checked against measurements."""
 
 import json
 import random
@@ -9,7 +9,7 @@ import pytest
 from alignment.doctor.forecast.checks import check_memory, check_time, duration
 from alignment.doctor.forecast.devices import GIB, find_device
 from alignment.doctor.forecast.memory import SAVED, activation_bytes, forecast_memory, weight_bytes
-from alignment.doctor.forecast.plans import least, planned
+from alignment.doctor.forecast.plans import minimal, planned
 from alignment.doctor.forecast.timing import (
     attention_flops,
     flops_per_token,
@@ -30,7 +30,7 @@ H100 = find_device("h100-80gb")
 
 
 def sft(sample, **settings):
-    """Of TRL's batches, unless the settings name the engine."""
+    """A training with TRL's batches, unless the settings name another engine."""
     config = SftConfig(**{"engine": Stock(), **settings})
     return Training("sft", config, 100 * len(sample), sample)
 
@@ -43,7 +43,7 @@ def test_parameters_follow_from_the_shape():
     assert QWEN_7B.lora_parameters(64, ["q_proj"]) == 28 * 64 * 2 * 3584
 
 
-def test_a_shape_is_that_of_the_model_transformers_builds(tiny_model_folder):
+def test_a_shape_has_the_parameters_of_the_model_that_transformers_builds(tiny_model_folder):
     from transformers import AutoModelForCausalLM
 
     shape = Shape.read(tiny_model_folder)
@@ -70,7 +70,7 @@ def test_four_bit_weights_take_4_127_bits_and_the_embeddings_two_bytes():
 
 @pytest.mark.parametrize(("bf16", "dropout"), list(SAVED))
 def test_what_a_block_keeps_for_its_backward_pass_is_counted_by_autograd(bf16, dropout):
-    """Two depths, so that embedding and last norm fall out; within 3 % of the table."""
+    """Two depths, so that embedding and last norm cancel; within 3 % of the table."""
     shape = {"hidden_size": 256, "intermediate_size": 1024}
     kept = _kept(3, bf16=bf16, dropout=dropout, **shape) - _kept(
         1, bf16=bf16, dropout=dropout, **shape
@@ -80,7 +80,7 @@ def test_what_a_block_keeps_for_its_backward_pass_is_counted_by_autograd(bf16, d
 
 
 def _kept(layers, *, bf16, dropout, **shape):
-    """Bytes per token that a forward pass keeps beside weights."""
+    """Bytes per token that a forward pass keeps, without weights."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, Qwen2Config
@@ -102,13 +102,13 @@ def _kept(layers, *, bf16, dropout, **shape):
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     weights = {p.untyped_storage().data_ptr() for p in adapted.parameters()}
-    kept, alive = {}, []
+    kept, references = {}, []
 
     def pack(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
+            references.append(tensor)  # so that no storage is reused
         return tensor
 
     ids = torch.ones((2, 128), dtype=torch.long)
@@ -137,7 +137,7 @@ def test_the_largest_micro_batch_is_as_wide_as_the_longest_row():
 
 
 def test_the_packed_engine_pads_nothing_and_splits_a_step_by_its_budget():
-    """Steps of four rows: 30 + 20 fit into 50, then 20 + 10; the budget may be all of a step."""
+    """Steps of four rows: 30 + 20 fit into 50, then 20 + 10; the budget may cover a whole step."""
     settings = {"engine": Packed(), "batch": StepRows(per_device=4, accumulation=1)}
     rows = [(10,), (30,), (20,), (20,)]
     training = Training("sft", SftConfig(**settings), 8, rows, budget=50)
@@ -148,8 +148,8 @@ def test_the_packed_engine_pads_nothing_and_splits_a_step_by_its_budget():
     assert Training("sft", SftConfig(**settings), 2, rows[:2], budget=500).largest == 40
 
 
-def test_a_short_packed_run_meets_no_step_of_the_longest_rows_only():
-    """Ten rows of 100 among 90 of 10: two of a hundred in one step of two are rare, and come."""
+def test_a_short_packed_run_is_not_assumed_to_draw_only_the_longest_rows():
+    """Ten rows of 100 tokens, 90 of 10: a step with two long rows is rare, but occurs in 1,000."""
     settings = {"engine": Packed(), "batch": StepRows(per_device=2, accumulation=1), "max_steps": 1}
     rows = [(100,)] * 10 + [(10,)] * 90
     short = Training("sft", SftConfig(**settings), 100, rows, budget=500)
@@ -157,7 +157,7 @@ def test_a_short_packed_run_meets_no_step_of_the_longest_rows_only():
     assert short.largest <= long.largest == 200
 
 
-def test_memory_fits_is_tight_or_does_not_fit():
+def test_memory_that_fits_is_ok_tight_memory_warns_and_too_little_fails():
     small = check_memory([sft([(600,)] * 8)], QWEN_7B, Nf4(), H100)
     assert small.verdict == "ok"
     rows = [(4096,)] * 64
@@ -169,7 +169,7 @@ def test_memory_fits_is_tight_or_does_not_fit():
     assert check_memory([sft([(600,)] * 8)], QWEN_7B, Nf4(), tight).verdict == "warn"
 
 
-def test_a_token_costs_two_operations_a_weight_and_pass():
+def test_a_token_costs_two_operations_per_weight_and_pass():
     """SFT with checkpointing: forward, recomputed forward, backward; DPO: the reference's too."""
     assert passes(sft([(1,)])) == 3
     assert passes(sft([(1,)], gradient_checkpointing=False)) == 2
@@ -179,7 +179,7 @@ def test_a_token_costs_two_operations_a_weight_and_pass():
 
 
 MEASURED = [
-    # rows a micro-batch, tokens of a row, seconds of a micro-batch as TRL took them on an H100
+    # name, training, seconds per micro-batch measured with TRL on an H100
     ("fixed", sft([(4096,)] * 16), 1.22),
     ("short", sft([(860,)] * 16), 0.89),
 ]
@@ -188,13 +188,13 @@ MEASURED = [
 @pytest.mark.parametrize(
     ("training", "seconds"), [row[1:] for row in MEASURED], ids=["fixed", "short"]
 )
-def test_the_forecast_meets_the_runs_it_was_fitted_to(training, seconds):
+def test_the_forecast_reproduces_the_runs_it_was_fitted_to(training, seconds):
     a_micro_batch = forecast_seconds(training, QWEN_7B, H100) / training.micro_batches
     assert a_micro_batch == pytest.approx(seconds, rel=0.05)
 
 
-def test_the_forecast_of_dpo_is_within_a_tenth_of_what_was_measured_there():
-    """2 pairs a micro-batch, 4 chats padded to 1,020 tokens on average: 1.105 s, not fitted to."""
+def test_the_forecast_of_dpo_is_within_a_tenth_of_the_measurement():
+    """2 pairs per micro-batch, 4 chats padded to 1,020 tokens on average: 1.105 s, not fitted."""
     training = Training("dpo-1", DpoConfig(engine=Stock()), 16, [(1020, 900)] * 16)
     a_micro_batch = forecast_seconds(training, QWEN_7B, H100) / training.micro_batches
     assert a_micro_batch == pytest.approx(1.105, rel=0.1)
@@ -213,14 +213,14 @@ def test_padded_rows_are_compared_under_a_mask_and_rows_of_one_length_are_not():
     """Two rows of 30 tokens: 2 * 30^2 pairs; the other micro-batch has one length."""
     training = sft([(10,), (30,), (20,), (20,)], batch=StepRows(per_device=2, accumulation=1))
     assert training.masked() == (2 * 30**2 + 0) / 2
-    # 4 * pairs * 3584 * 28 a forward pass; two of these and 2.5 for the backward pass
+    # 4 * pairs * 3584 * 28 per forward pass; two of these and 2.5 for the backward pass
     assert attention_flops(training, QWEN_7B, 900) == 4 * 900 * 3584 * 28 * 4.5
     assert sft([(30,)] * 2).masked() == 0.0
     assert Training("sft", SftConfig(engine=Packed()), 2, [(10,), (30,)]).masked() == 0.0
 
 
-def test_large_padded_micro_batches_are_within_an_eighth_of_what_was_measured():
-    """16 rows of which the longest has 1,576 tokens, as on average at real lengths: 5.5 s."""
+def test_large_padded_micro_batches_are_within_an_eighth_of_the_measurement():
+    """16 rows whose longest has 1,576 tokens, the average for real lengths: 5.5 s."""
     batch = StepRows(per_device=16, accumulation=1)
     training = sft([*[(520,)] * 15, (1576,)], batch=batch)
     a_micro_batch = forecast_seconds(training, QWEN_7B, H100) / training.micro_batches
@@ -230,10 +230,10 @@ def test_large_padded_micro_batches_are_within_an_eighth_of_what_was_measured():
 H200 = find_device("h200")
 PACKED = Packed(compile=True)
 ON_H200 = [
-    # pairs or rows a second, GiB at the peak: stock 2 x 8, packed 16 rows a step
+    # pairs or rows per second, GiB at the peak: stock 2 x 8, packed 16 rows per step
     ("sft", Stock(), 2.85, 9.9),
     ("dpo", Stock(), 2.19, 10.8),
-    ("sft", Packed(), 12.93, 13.8),  # 16,384 tokens a micro-batch, all recomputed, not compiled
+    ("sft", Packed(), 12.93, 13.8),  # 16,384 tokens per micro-batch, all recomputed, not compiled
     ("dpo", Packed(), 6.61, 14.9),
 ]
 
@@ -269,7 +269,7 @@ def _measured_on_h200(kind, engine, rows):
 
 A_CARD = find_device("h200").within(39.0)
 COMPILED = [
-    # an H200 held to 39 GiB: rows or pairs a second, GiB at the peak; 8,192 tokens, all kept
+    # an H200 limited to 39 GiB: rows or pairs per second, GiB at the peak; 8,192 tokens, all kept
     ("sft", "real", 20.90, 26.5),
     ("dpo", "real", 9.59, 29.9),
     ("sft", "fixed", 3.05, 31.3),
@@ -278,7 +278,7 @@ COMPILED = [
 
 @pytest.mark.parametrize(("kind", "lengths", "rate", "peak"), COMPILED)
 def test_the_packed_engine_is_forecast_as_it_fills_a_card(kind, lengths, rate, peak):
-    """Within a tenth of what was measured; the peak of fixed lengths is fitted."""
+    """Within a tenth of the measurements; the peak for fixed lengths is fitted."""
     draw = random.Random(0)
     rows = [DISTRIBUTIONS[lengths](draw) for _ in range(160)]
     training, counted = (
@@ -301,7 +301,7 @@ def test_all_layers_recomputing_is_forecast_as_measured():
 
 
 def test_a_card_that_the_packed_engine_fills_is_not_too_small_for_it():
-    """Not compiled a token keeps 11.3 MB: 4,096 do not fit into 39 GiB, so some recompute."""
+    """Without compiling, a token keeps 11.3 MB: 4,096 exceed 39 GiB, so some layers recompute."""
     engine = Packed(compile=False)
     training = planned(sft([(600,)] * 64, engine=engine), QWEN_7B, Nf4(), A_CARD)
     assert training.budget == 4096
@@ -312,19 +312,19 @@ def test_a_card_that_the_packed_engine_fills_is_not_too_small_for_it():
     assert found.tables[0].rows[0][-1].text == "4,096 tokens, 36% recomputed"
 
 
-def test_a_long_row_goes_alone_with_as_many_layers_recomputing_as_it_asks_for():
-    """Not compiled: 4,096 tokens keep most of their activations, 7,680 fewer of theirs."""
+def test_a_long_row_gets_a_micro_batch_and_a_share_of_recomputing_layers_of_its_own():
+    """Without compiling, 4,096 tokens keep most of their activations, 7,680 tokens fewer."""
     training = sft([(7680,)] * 16, engine=Packed(compile=False), max_length=8192)
     found = planned(training, QWEN_7B, Nf4(), A_CARD)
     assert found.budget == 4096
     assert 0.36 < found.recompute_alone < 1
     memory = forecast_memory(found, QWEN_7B, Nf4(), A_CARD)
     assert 0.85 < memory.total / A_CARD.memory < 1
-    assert least(found, A_CARD).recompute_alone == 1
+    assert minimal(found, A_CARD).recompute_alone == 1
 
 
 def test_where_the_share_is_set_a_long_row_recomputes_all_layers():
-    """6,000 tokens recomputed keep less than the 4,096 beside them."""
+    """6,000 recomputed tokens keep less than the other 4,096 tokens."""
     engine = Packed(tokens_per_micro_batch=4096, recompute=0.0, compile=False)
     long, short = (
         forecast_memory(
@@ -349,12 +349,12 @@ def test_on_a_cpu_the_plan_is_a_constant_and_stock_has_none():
     cpu = find_device("cpu")
     training = planned(sft([(600,)] * 16, engine=Packed()), QWEN_7B, None, cpu)
     assert (training.budget, training.recomputed, training.leveled) == (CPU_TOKENS, 1.0, False)
-    assert least(training, cpu) == training
+    assert minimal(training, cpu) == training
     stock = sft([(600,)] * 16)
-    assert planned(stock, QWEN_7B, None, A_CARD) is least(stock, A_CARD) is stock
+    assert planned(stock, QWEN_7B, None, A_CARD) is minimal(stock, A_CARD) is stock
 
 
-def test_an_unknown_device_is_refused_with_the_names_there_are():
+def test_an_unknown_device_is_refused_with_the_known_names():
     with pytest.raises(UsageError, match="'b200' is not known; choose one of a100-40gb"):
         find_device("b200")
     assert find_device("cpu").is_gpu is False

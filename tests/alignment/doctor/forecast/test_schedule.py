@@ -37,7 +37,7 @@ def test_held_out_pairs_decide_whether_rounds_can_be_told_apart(pair_set):
         assert (found.verdict, found.figures["held_out_pairs"]) == (verdict, held)
 
 
-def test_rounds_of_very_different_size_are_looked_at(pair_set):
+def test_rounds_of_very_different_size_warn(pair_set):
     held = pairs(50)
     sets = [pair_set(pairs(40), held_out=held), pair_set(pairs(10), name="pairs-2")]
     assert check_rounds(sets).verdict == "warn"
@@ -45,7 +45,7 @@ def test_rounds_of_very_different_size_are_looked_at(pair_set):
 
 
 def test_steps_are_counted_as_the_trainer_counts_them():
-    """33 rows, 2 a pass: 17 passes; 8 a step: 3 steps a pass over the data; 1.5 epochs: 5."""
+    """33 rows, 2 per pass: 17 passes; 8 passes per step: 3 steps per epoch; 1.5 epochs: 5."""
     training = dpo(33, batch=StepRows(per_device=2, accumulation=8), epochs=1.5)
     assert training.steps == 5
     assert training.micro_batches == 26  # 1.5 x 17 = 25.5
@@ -86,7 +86,7 @@ def test_few_steps_warn_and_a_warm_up_as_long_as_the_run_fails():
 @pytest.mark.parametrize(
     ("rate", "verdict"), [(5e-6, "ok"), (1e-7, "warn"), (1.5e-5, "ok"), (2e-4, "warn")]
 )
-def test_rates_far_from_the_seeds_are_looked_at(rate, verdict):
+def test_rates_far_from_the_reference_recipe_warn(rate, verdict):
     found = check_schedule([dpo(learning_rate=rate)], QWEN_7B)
     assert found.verdict == verdict
 
@@ -94,7 +94,7 @@ def test_rates_far_from_the_seeds_are_looked_at(rate, verdict):
 def test_every_problem_of_a_training_is_named():
     found = check_schedule([dpo(144, learning_rate=1e-2)], QWEN_7B)
     assert "only 9 optimiser steps; dpo-1: learning rate 1.0e-02 is outside" in found.headline
-    assert "fewer rows a step" in found.remedy
+    assert "fewer rows per step" in found.remedy
     assert "usual range" in found.remedy
 
 
@@ -107,6 +107,6 @@ def test_a_small_model_may_learn_faster():
     assert usual_rates(7.6e9, is_dpo=False)[1] == pytest.approx(6e-5)
 
 
-def test_the_seeds_own_settings_are_fine():
+def test_the_settings_of_the_reference_recipe_are_ok():
     trainings = [Training("sft", SftConfig(), 2000, [(500,)]), dpo()]
     assert check_schedule(trainings, QWEN_7B).verdict == "ok"
