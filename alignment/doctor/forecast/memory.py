@@ -4,7 +4,6 @@ As this pipeline calls TRL's trainers: adapter weights in fp32, the head in piec
 never exist). Evaluation and sampling during training are below the peak and left out.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from alignment.doctor.forecast.devices import GIB, Device
@@ -70,11 +69,11 @@ def weight_bytes(shape: Shape, quantisation: Quantisation | None, *, bf16: bool)
 
 def _largest(training: Training, shape: Shape) -> float:
     """Bytes of the micro-batch that keeps most: a full one, or the row that is longer than one."""
-    tokens = training.largest
-    if training.is_stock or tokens <= training.budget:
-        return activation_bytes(training, shape, tokens)
-    alone = activation_bytes(replace(training, recompute=training.recompute_alone), shape, tokens)
-    return max(alone, activation_bytes(training, shape, training.budget))
+    longest = training.largest
+    return max(
+        activation_bytes(training, shape, tokens)
+        for tokens in (longest, min(longest, training.plan.tokens))
+    )
 
 
 def activation_bytes(training: Training, shape: Shape, tokens: int) -> float:
@@ -83,7 +82,7 @@ def activation_bytes(training: Training, shape: Shape, tokens: int) -> float:
     Where layers recompute, a hidden state of each and one in full while it does; of the others all
     that they keep. A share in between is taken as the engine's plan takes it, by proportion.
     """
-    config, share = training.config, training.recomputed
+    config, share = training.config, training.recomputed(tokens)
     hidden, mlp = SAVED[config.bf16, config.lora.dropout > 0]
     block = tokens * (hidden * shape.hidden_size + mlp * shape.intermediate_size)
     state = tokens * (2 if config.bf16 else 4) * shape.hidden_size

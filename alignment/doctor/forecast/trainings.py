@@ -11,11 +11,12 @@ from alignment.compose.settings import Merge, Stack
 from alignment.doctor.inputs import PreparedSet
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import TrainDpo, TrainSft
-from alignment.scoring.batches import level, split
-from alignment.scoring.budget import TRAINING_TOKENS
+from alignment.scoring.budget import TRAINING_TOKENS, Budget, Plan
 from alignment.scoring.engine import Packed
 from alignment.train.settings import DpoConfig, SftConfig
 
+NOT_PLANNED = Plan(max(TRAINING_TOKENS), recompute=1.0)
+"""Of a training of which no device is known yet."""
 STEPS = 1_000
 """Steps of a packed run that are drawn to find its largest micro-batch."""
 
@@ -29,22 +30,18 @@ class Training:
         sample: for some of these rows, the tokens of each sequence that goes through the model
             with it, after the cut to `max_length`: one in SFT, two in DPO, and for the packed
             engine one that has the prompt once and both replies.
-        budget: tokens that the packed engine takes at once.
-        leveled: whether it makes its micro-batches about equal, as on a GPU.
-        recompute: share of the layers that recompute, where checkpointing is on.
-        recompute_alone: that share for the longest row, where it is longer than the budget.
-        compiled: whether its layers are.
-        frozen: rank of the earlier adapters that are carried along, where stages are stacked.
+        plan: what the packed engine starts with; layers only recompute if checkpointing is on.
+        on_gpu: whether its micro-batches are therefore about equal in size.
+        compiled: whether the layers are compiled.
+        frozen: total rank of the earlier adapters, where stages are stacked.
     """
 
     name: str
     config: SftConfig | DpoConfig
     rows: int
     sample: Sequence[tuple[int, ...]]
-    budget: int = max(TRAINING_TOKENS)
-    leveled: bool = False
-    recompute: float = 1.0
-    recompute_alone: float = 1.0
+    plan: Plan = NOT_PLANNED
+    on_gpu: bool = False
     compiled: bool = False
     frozen: int = 0
 
@@ -58,28 +55,23 @@ class Training:
         """Whether the engine is TRL's."""
         return not isinstance(self.config.engine, Packed)
 
-    @property
-    def recomputed(self) -> float:
-        """Share of the layers that go forward a second time."""
-        return self.recompute if self.config.gradient_checkpointing else 0.0
+    def recomputed(self, tokens: int) -> float:
+        """Share of the layers that recompute in a pass of this many tokens."""
+        return self.plan.share(tokens) if self.config.gradient_checkpointing else 0.0
 
     @cached_property
     def mean_recomputed(self) -> float:
-        """That share over all the sample's tokens, those of rows beyond the budget among them."""
-        if not self.sample or not self.config.gradient_checkpointing:
-            return 0.0
+        """That share, averaged over all tokens of the sample."""
         tokens = self.tokens()
-        beyond = sum(count for count in tokens if count > self.budget) / sum(tokens)
-        return (1 - beyond) * self.recompute + beyond * self.recompute_alone
+        return sum(n * self.recomputed(n) for n in tokens) / sum(tokens) if tokens else 0.0
 
     @property
     def steps(self) -> int:
         """Optimiser steps, counted as transformers' Trainer does."""
         if self.config.max_steps:
             return self.config.max_steps
-        batch = self.config.batch
-        forward = math.ceil(self.rows / batch.per_device)
-        return math.ceil(self.config.epochs * math.ceil(forward / batch.accumulation))
+        an_epoch = math.ceil(self.rows / self.config.batch.effective)
+        return math.ceil(self.config.epochs * an_epoch)
 
     @property
     def warmup(self) -> int:
@@ -90,7 +82,7 @@ class Training:
     def micro_batches(self) -> int:
         """Forward and backward passes of the whole training."""
         batch = self.config.batch
-        if isinstance(self.config.engine, Packed):
+        if not self.is_stock:
             steps = math.ceil(len(self.sample) / batch.effective)
             return round(self.steps * len(self.tokens()) / steps) if steps else 0
         whole = math.ceil(self.config.epochs * math.ceil(self.rows / batch.per_device))
@@ -102,16 +94,16 @@ class Training:
         Stock: chats times the longest, padding being computed as well. Packed: what the rows have,
         in as few parts of a step as the budget allows.
         """
-        if isinstance(self.config.engine, Packed):
+        if not self.is_stock:
             return self._packed([sum(row) for row in self.sample])
         return [count * longest for count, longest in map(_shape, self._padded())]
 
     def masked(self) -> float:
         """Pairs of tokens that a padded micro-batch of the sample compares under a mask, mean.
 
-        None where no row is padded: rows of one length, and the packed engine.
+        0 where no row is padded: rows of one length, and the packed engine.
         """
-        if isinstance(self.config.engine, Packed) or not self.sample:
+        if not (self.is_stock and self.sample):
             return 0.0
         return statistics.fmean(
             count * longest**2 if min(map(min, group)) < longest else 0
@@ -126,11 +118,11 @@ class Training:
 
     def _packed(self, sizes: Sequence[int]) -> list[int]:
         """Tokens of every micro-batch of the packed engine, for rows in this order."""
-        step = self.config.batch.effective
+        step, budget = self.config.batch.effective, Budget(self.plan.tokens, leveled=self.on_gpu)
         return [
             sum(sizes[at + row] for row in group)
             for at in range(0, len(sizes), step)
-            for group in (level if self.leveled else split)(sizes[at : at + step], self.budget)
+            for group in budget.groups(sizes[at : at + step])
         ]
 
     @property
@@ -141,7 +133,7 @@ class Training:
         """
         if not self.sample:
             return 0
-        if isinstance(self.config.engine, Packed):
+        if not self.is_stock:
             draw, sizes = random.Random(0), [sum(row) for row in self.sample]
             passes = math.ceil(min(self.steps, STEPS) * self.config.batch.effective / len(sizes))
             return max(
