@@ -120,6 +120,10 @@ class PassMemory:
         return min(1.0, max(0.0, excess / (tokens * (self.kept - self.recomputed))))
 
 
+Measure = Callable[[], tuple[PassMemory, float]]
+"""Returns the memory of a pass, and the bytes that a plan may use."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The micro-batch size and recompute share that a training starts with.
@@ -148,23 +152,15 @@ class Plan:
 
 
 def training_plan(
-    tokens: Setting,
-    recompute: Share,
-    *,
-    cuda: bool,
-    longest: int,
-    attempt: Attempt,
-    reserved: int,
+    tokens: Setting, recompute: Share, *, longest: int, measure: Measure | None
 ) -> Plan:
     """Choose micro-batch size and recompute share of a training, and log the choice.
 
     Args:
         tokens: the configured tokens per micro-batch.
         recompute: the configured share.
-        cuda: whether the model is on a GPU.
         longest: tokens of the longest row; a configured limit below it causes a warning.
-        attempt: runs one trial pass, whose memory is measured.
-        reserved: bytes that training will allocate later (gradients and optimiser state).
+        measure: as in `fit_plan`.
     """
     if tokens != "auto" and tokens < longest:
         logger.warning(
@@ -173,37 +169,48 @@ def training_plan(
             tokens,
             longest,
         )
-    if tokens != "auto" and recompute != "auto":
-        return Plan(tokens, recompute)
-    if cuda:
-        plan = fit_plan(*_measure(attempt, reserved=reserved), tokens, recompute)
-    else:
-        plan = Plan(
-            CPU_TOKENS if tokens == "auto" else tokens, 1.0 if recompute == "auto" else recompute
+    plan = fit_plan(tokens, recompute, measure)
+    if "auto" in (tokens, recompute):
+        logger.info(
+            "tokens_per_micro_batch: %s resolved to %d, recompute: %s resolved to %.2f",
+            tokens,
+            plan.tokens,
+            recompute,
+            plan.recompute,
         )
-    logger.info(
-        "tokens_per_micro_batch: %s resolved to %d, recompute: %s resolved to %.2f",
-        tokens,
-        plan.tokens,
-        recompute,
-        plan.recompute,
-    )
     return plan
 
 
-def fit_plan(memory: PassMemory, free: float, tokens: Setting, recompute: Share) -> Plan:
-    """The plan that fits into `free` bytes."""
+def fit_plan(tokens: Setting, recompute: Share, measure: Measure | None) -> Plan:
+    """The configured plan; what is `auto` follows from memory, or on a CPU from constants.
+
+    Args:
+        tokens: the configured tokens per micro-batch.
+        recompute: the configured share.
+        measure: called if something is `auto`; None on a CPU.
+    """
+    if tokens != "auto" and recompute != "auto":
+        return Plan(tokens, recompute)
+    if measure is None:
+        return Plan(
+            CPU_TOKENS if tokens == "auto" else tokens, 1.0 if recompute == "auto" else recompute
+        )
+    memory, free = measure()
     if recompute != "auto":
-        found = memory.tokens(free, recompute) if tokens == "auto" else tokens
-        return Plan(min(CUDA_TOKENS, found) if tokens == "auto" else found, recompute)
+        return Plan(min(CUDA_TOKENS, memory.tokens(free, recompute)), recompute)
     soft, hard = TRAINING_TOKENS
     kept = max(soft, memory.tokens(free, 0.0))
     found = min(hard, memory.tokens(free, 1.0), kept) if tokens == "auto" else tokens
     return Plan(found, memory.share(free, found), (memory, free))
 
 
-def _measure(attempt: Attempt, *, reserved: int) -> tuple[PassMemory, float]:
-    """The memory of a pass, and the bytes that a plan may use."""
+def measure_passes(attempt: Attempt, *, reserved: int) -> tuple[PassMemory, float]:
+    """The memory of a pass on this GPU, and the bytes that a plan may use.
+
+    Args:
+        attempt: runs one trial pass.
+        reserved: bytes that training will allocate later (gradients and optimiser state).
+    """
     small, large = PROBES
     peaks = []
     attempt(small, 1.0)  # warm-up: compiles, and makes one-time allocations

@@ -101,6 +101,12 @@ class Packed(Frozen):
         "fits into GPU memory, by measurement; 1 on a CPU.",
     )
 
+    def wants_compiling(self, steps: int, *, cuda: bool) -> bool:
+        """Whether the layers of a training of so many steps should be compiled."""
+        if self.compile == "auto":
+            return cuda and steps >= STEPS_WORTH_COMPILING
+        return self.compile
+
     def batch_arguments(self, batch: StepRows) -> dict[str, Any]:
         """The batch size under the argument names of transformers: all rows of a step at once."""
         return {

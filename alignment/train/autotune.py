@@ -7,6 +7,7 @@ After an out-of-memory error the plan shrinks. Not here: the arithmetic of budge
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from alignment.errors import TrainingError
 from alignment.scoring.batches import PackedRow, lay_out
-from alignment.scoring.budget import Budget, Plan, training_plan
-from alignment.scoring.engine import STEPS_WORTH_COMPILING, Packed
+from alignment.scoring.budget import Budget, Plan, measure_passes, training_plan
+from alignment.scoring.engine import Packed
 from alignment.train.acceleration import (
     compile_layers,
     compile_obstacle,
@@ -105,9 +106,7 @@ def autotune(
 
 
 def _compiles(trainer: Any, engine: Packed, model: Any) -> bool:
-    wanted = engine.compile
-    if wanted == "auto":
-        wanted = on_cuda(model) and trainer.state.max_steps >= STEPS_WORTH_COMPILING
+    wanted = engine.wants_compiling(trainer.state.max_steps, cuda=on_cuda(model))
     reason = compile_obstacle(model) if wanted else None
     if reason and engine.compile == "auto":
         logger.info("layers are not compiled: %s", reason)
@@ -145,8 +144,6 @@ def _plan(
     *,
     selective: bool,
 ) -> Plan:
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-
     def attempt(tokens: int, share: float) -> None:
         state = random_state(model)
         if selective:
@@ -157,13 +154,13 @@ def _plan(
             model.zero_grad(set_to_none=True)
             set_random_state(model, state)
 
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    measure = partial(measure_passes, attempt, reserved=12 * trainable)  # gradient, two moments
     return training_plan(
         engine.tokens_per_micro_batch,
         engine.recompute,
-        cuda=on_cuda(model),
         longest=objective.longest(trainer),
-        attempt=attempt,
-        reserved=sum(12 * parameter.numel() for parameter in trainable),  # gradient, two moments
+        measure=measure if on_cuda(model) else None,
     )
 
 

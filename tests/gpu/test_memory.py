@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from alignment.scoring.budget import training_plan
+from alignment.scoring.budget import measure_passes
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,7 +27,7 @@ def test_measuring_a_plan_keeps_the_earlier_peak_in_the_record():
     def attempt(tokens, share):
         torch.empty(int(tokens * (2 - share)) * 1024, dtype=torch.uint8, device="cuda")
 
-    training_plan("auto", "auto", cuda=True, longest=1, attempt=attempt, reserved=0)
+    measure_passes(attempt, reserved=0)
     assert torch.cuda.max_memory_allocated() < 1024 * MIB
     assert peak_memory()["peak_gpu_gib"] >= 2.0
 

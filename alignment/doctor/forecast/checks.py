@@ -27,7 +27,8 @@ def check_memory(
         return _no_shape("memory")
     peaks = {t.name: forecast_memory(t, shape, quantisation, device) for t in trainings}
     needs = [
-        forecast_memory(minimal(t, device), shape, quantisation, device).total for t in trainings
+        forecast_memory(minimal(t, shape, device), shape, quantisation, device).total
+        for t in trainings
     ]
     verdict = graded(max(needs, default=0.0) / device.memory, warn=TIGHT, fail=1.0)
     rows = [
@@ -79,7 +80,8 @@ def _micro_batch(training: Training) -> str:
     if training.is_stock:
         return f"{training.config.batch.per_device} rows"
     compiled = ", compiled" if training.compiled else ""
-    return f"{training.budget:,} tokens, {training.recomputed:.0%} recomputed{compiled}"
+    tokens = training.plan.tokens
+    return f"{tokens:,} tokens, {training.recomputed(tokens):.0%} recomputed{compiled}"
 
 
 def check_time(trainings: Sequence[Training], shape: Shape | None, device: Device) -> Finding:

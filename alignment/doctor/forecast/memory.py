@@ -5,7 +5,6 @@ full logits never exist. Evaluation and sampling during training stay below the 
 counted.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from alignment.doctor.forecast.devices import GIB, Device
@@ -72,11 +71,11 @@ def weight_bytes(shape: Shape, quantisation: Quantisation | None, *, bf16: bool)
 
 def _largest_activation_bytes(training: Training, shape: Shape) -> float:
     """Bytes of the micro-batch that keeps most: a full one, or one row longer than the budget."""
-    tokens = training.largest
-    if training.is_stock or tokens <= training.budget:
-        return activation_bytes(training, shape, tokens)
-    alone = activation_bytes(replace(training, recompute=training.recompute_alone), shape, tokens)
-    return max(alone, activation_bytes(training, shape, training.budget))
+    longest = training.largest
+    return max(
+        activation_bytes(training, shape, tokens)
+        for tokens in (longest, min(longest, training.plan.tokens))
+    )
 
 
 def activation_bytes(training: Training, shape: Shape, tokens: int) -> float:
@@ -85,7 +84,7 @@ def activation_bytes(training: Training, shape: Shape, tokens: int) -> float:
     Layers that recompute keep one hidden state each, plus one full layer while it recomputes; the
     others keep everything. A share in between is interpolated, as in the engine's own plan.
     """
-    config, share = training.config, training.recomputed
+    config, share = training.config, training.recomputed(tokens)
     hidden, mlp = SAVED[config.bf16, config.lora.dropout > 0]
     block = tokens * (hidden * shape.hidden_size + mlp * shape.intermediate_size)
     state = tokens * (2 if config.bf16 else 4) * shape.hidden_size

@@ -11,63 +11,36 @@ from alignment.doctor.forecast.memory import activation_bytes, forecast_memory
 from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
 from alignment.records import Quantisation
-from alignment.scoring.budget import CPU_TOKENS, USABLE_SHARE, PassMemory, Plan, fit_plan
-from alignment.scoring.engine import STEPS_WORTH_COMPILING, Packed
+from alignment.scoring.budget import USABLE_SHARE, PassMemory, Plan, fit_plan
+from alignment.scoring.engine import Packed
 
 
 def planned(
     training: Training, shape: Shape, quantisation: Quantisation | None, device: Device
 ) -> Training:
     """The training as it will run on the device; unchanged with the stock engine."""
+    held = forecast_memory(training, shape, quantisation, device)
+    return _planned(training, shape, device, device.memory - (held.total - held.activations))
+
+
+def minimal(training: Training, shape: Shape, device: Device) -> Training:
+    """The training at its lowest memory: every `auto` setting takes its smallest value."""
+    return _planned(training, shape, device, 0.0)
+
+
+def _planned(training: Training, shape: Shape, device: Device, free: float) -> Training:
     engine = training.config.engine
     if not isinstance(engine, Packed):
         return training
-    training = replace(
-        training, leveled=device.is_gpu, compiled=device.is_gpu and _compiles(training, engine)
+    compiled = device.is_gpu and engine.wants_compiling(training.steps, cuda=True)
+    training = replace(training, on_gpu=device.is_gpu, compiled=compiled)
+    recomputed, kept = (
+        activation_bytes(replace(training, plan=Plan(1, share)), shape, 1) for share in (1.0, 0.0)
     )
-    plan = _cpu_plan(engine)
-    if device.is_gpu:
-        free = _free(training, shape, quantisation, device)
-        memory = _bytes_per_token(training, shape)
-        plan = fit_plan(memory, free, engine.tokens_per_micro_batch, engine.recompute)
-    training = replace(training, budget=plan.tokens, recompute=plan.recompute)
-    return replace(training, recompute_alone=plan.share(training.largest))
-
-
-def minimal(training: Training, device: Device) -> Training:
-    """The training at its lowest memory: every `auto` setting takes its smallest value."""
-    engine = training.config.engine
-    if not isinstance(engine, Packed) or not device.is_gpu:
-        return training
-    if engine.tokens_per_micro_batch == "auto":
-        training = replace(training, budget=1)  # one row per micro-batch
-    if engine.recompute == "auto":
-        training = replace(training, recompute=1.0, recompute_alone=1.0)
-    return training
-
-
-def _compiles(training: Training, engine: Packed) -> bool:
-    if engine.compile == "auto":
-        return training.steps >= STEPS_WORTH_COMPILING
-    return engine.compile
-
-
-def _cpu_plan(engine: Packed) -> Plan:
-    tokens, recompute = engine.tokens_per_micro_batch, engine.recompute
-    return Plan(
-        CPU_TOKENS if tokens == "auto" else tokens, 1.0 if recompute == "auto" else recompute
+    measured = PassMemory(0.0, recomputed, kept), USABLE_SHARE * free
+    plan = fit_plan(
+        engine.tokens_per_micro_batch,
+        engine.recompute,
+        (lambda: measured) if device.is_gpu else None,
     )
-
-
-def _bytes_per_token(training: Training, shape: Shape) -> PassMemory:
-    recomputed = activation_bytes(replace(training, recompute=1.0), shape, 1)
-    kept = activation_bytes(replace(training, recompute=0.0), shape, 1)
-    return PassMemory(0.0, recomputed, kept)
-
-
-def _free(
-    training: Training, shape: Shape, quantisation: Quantisation | None, device: Device
-) -> float:
-    """Bytes that the engine plans with: a share of what weights, adapter and optimiser leave."""
-    held = forecast_memory(training, shape, quantisation, device)
-    return USABLE_SHARE * (device.memory - (held.total - held.activations))
+    return replace(training, plan=plan)

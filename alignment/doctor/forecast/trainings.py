@@ -11,11 +11,12 @@ from alignment.compose.settings import Merge, Stack
 from alignment.doctor.inputs import PreparedSet
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import TrainDpo, TrainSft
-from alignment.scoring.batches import level, split
-from alignment.scoring.budget import TRAINING_TOKENS
+from alignment.scoring.budget import TRAINING_TOKENS, Budget, Plan
 from alignment.scoring.engine import Packed
 from alignment.train.settings import DpoConfig, SftConfig
 
+NOT_PLANNED = Plan(max(TRAINING_TOKENS), recompute=1.0)
+"""Of a training of which no device is known yet."""
 STEPS = 1_000
 """Random steps of a packed run that are simulated to find its largest micro-batch, at most."""
 
@@ -29,10 +30,8 @@ class Training:
         sample: for some of these rows, the length in tokens of each sequence that the model sees
             for it, after truncation to `max_length`: one in SFT, two in DPO; in the packed engine
             one, with the prompt once and both replies.
-        budget: tokens per micro-batch of the packed engine.
-        leveled: whether the packed engine makes its micro-batches about equal, as on a GPU.
-        recompute: share of the layers that recompute, if checkpointing is on.
-        recompute_alone: the same share for the longest row, if it exceeds the budget.
+        plan: what the packed engine starts with; layers only recompute if checkpointing is on.
+        on_gpu: whether the packed engine makes its micro-batches about equal, as on a GPU.
         compiled: whether the layers are compiled.
         frozen: total rank of the earlier adapters that `compose: stack` carries along.
     """
@@ -41,10 +40,8 @@ class Training:
     config: SftConfig | DpoConfig
     rows: int
     sample: Sequence[tuple[int, ...]]
-    budget: int = max(TRAINING_TOKENS)
-    leveled: bool = False
-    recompute: float = 1.0
-    recompute_alone: float = 1.0
+    plan: Plan = NOT_PLANNED
+    on_gpu: bool = False
     compiled: bool = False
     frozen: int = 0
 
@@ -58,28 +55,23 @@ class Training:
         """Whether the engine is the stock one (TRL's trainers)."""
         return not isinstance(self.config.engine, Packed)
 
-    @property
-    def recomputed(self) -> float:
-        """Share of the layers that run a second forward pass."""
-        return self.recompute if self.config.gradient_checkpointing else 0.0
+    def recomputed(self, tokens: int) -> float:
+        """Share of the layers that recompute in a pass of this many tokens."""
+        return self.plan.share(tokens) if self.config.gradient_checkpointing else 0.0
 
     @cached_property
     def mean_recomputed(self) -> float:
-        """That share, averaged over all tokens of the sample; some rows may exceed the budget."""
-        if not self.sample or not self.config.gradient_checkpointing:
-            return 0.0
+        """That share, averaged over all tokens of the sample."""
         tokens = self.tokens()
-        beyond = sum(count for count in tokens if count > self.budget) / sum(tokens)
-        return (1 - beyond) * self.recompute + beyond * self.recompute_alone
+        return sum(n * self.recomputed(n) for n in tokens) / sum(tokens) if tokens else 0.0
 
     @property
     def steps(self) -> int:
         """Optimiser steps, counted as transformers' Trainer does."""
         if self.config.max_steps:
             return self.config.max_steps
-        batch = self.config.batch
-        forward = math.ceil(self.rows / batch.per_device)
-        return math.ceil(self.config.epochs * math.ceil(forward / batch.accumulation))
+        an_epoch = math.ceil(self.rows / self.config.batch.effective)
+        return math.ceil(self.config.epochs * an_epoch)
 
     @property
     def warmup(self) -> int:
@@ -90,7 +82,7 @@ class Training:
     def micro_batches(self) -> int:
         """Forward and backward passes of the whole training."""
         batch = self.config.batch
-        if isinstance(self.config.engine, Packed):
+        if not self.is_stock:
             steps = math.ceil(len(self.sample) / batch.effective)
             return round(self.steps * len(self.tokens()) / steps) if steps else 0
         whole = math.ceil(self.config.epochs * math.ceil(self.rows / batch.per_device))
@@ -102,7 +94,7 @@ class Training:
         Stock: chats times the longest of them, because padding is computed too. Packed: the rows'
         own tokens, in as few micro-batches per step as the budget allows.
         """
-        if isinstance(self.config.engine, Packed):
+        if not self.is_stock:
             return self._packed([sum(row) for row in self.sample])
         return [count * longest for count, longest in map(_shape, self._padded())]
 
@@ -111,7 +103,7 @@ class Training:
 
         0 if no row is padded: with rows of equal length, and in the packed engine.
         """
-        if isinstance(self.config.engine, Packed) or not self.sample:
+        if not (self.is_stock and self.sample):
             return 0.0
         return statistics.fmean(
             count * longest**2 if min(map(min, group)) < longest else 0
@@ -126,11 +118,11 @@ class Training:
 
     def _packed(self, sizes: Sequence[int]) -> list[int]:
         """Tokens of each micro-batch of the packed engine, for rows in this order."""
-        step = self.config.batch.effective
+        step, budget = self.config.batch.effective, Budget(self.plan.tokens, leveled=self.on_gpu)
         return [
             sum(sizes[at + row] for row in group)
             for at in range(0, len(sizes), step)
-            for group in (level if self.leveled else split)(sizes[at : at + step], self.budget)
+            for group in budget.groups(sizes[at : at + step])
         ]
 
     @property
@@ -142,7 +134,7 @@ class Training:
         """
         if not self.sample:
             return 0
-        if isinstance(self.config.engine, Packed):
+        if not self.is_stock:
             draw, sizes = random.Random(0), [sum(row) for row in self.sample]
             passes = math.ceil(min(self.steps, STEPS) * self.config.batch.effective / len(sizes))
             return max(

@@ -17,16 +17,18 @@ GB = 10**9
 MEMORY = PassMemory(fixed=2 * GB, recomputed=1e6, kept=5e6)
 
 
-def never(tokens, share):
-    raise AssertionError(f"nothing is measured on a CPU: {tokens} tokens, {share} recomputed")
-
-
 def plan(tokens="auto", recompute="auto", *, longest=100):
-    return training_plan(tokens, recompute, cuda=False, longest=longest, attempt=never, reserved=0)
+    """The plan on a CPU."""
+    return training_plan(tokens, recompute, longest=longest, measure=None)
+
+
+def gpu_plan(memory, free, tokens, recompute):
+    """The plan on a GPU."""
+    return fit_plan(tokens, recompute, lambda: (memory, free))
 
 
 def fitted(memory, free, tokens="auto"):
-    found = fit_plan(memory, free, tokens, "auto")
+    found = gpu_plan(memory, free, tokens, "auto")
     return found.tokens, found.recompute
 
 
@@ -43,8 +45,8 @@ def test_memory_is_the_line_through_the_probes():
 def test_as_many_tokens_as_fit_at_a_given_share():
     """Half of the layers recompute: 3 MB per token, so 3,333 tokens fit into 12 - 2 GB."""
     assert MEMORY.tokens(12 * GB, 0.5) == 3333
-    assert fit_plan(MEMORY, 12 * GB, "auto", 0.5) == Plan(3333, 0.5)
-    assert fit_plan(MEMORY, 1000 * GB, "auto", 0.5) == Plan(CUDA_TOKENS, 0.5)
+    assert gpu_plan(MEMORY, 12 * GB, "auto", 0.5) == Plan(3333, 0.5)
+    assert gpu_plan(MEMORY, 1000 * GB, "auto", 0.5) == Plan(CUDA_TOKENS, 0.5)
 
 
 def test_as_many_tokens_as_fit_without_recomputing():
@@ -60,15 +62,22 @@ def test_below_4096_tokens_layers_recompute_before_micro_batches_shrink():
     assert fitted(MEMORY, free) == (4096, 0.5)
 
 
+def test_nothing_is_measured_if_both_are_configured():
+    def measure():
+        raise AssertionError("a measurement takes four passes")
+
+    assert fit_plan(6000, 0.5, measure) == Plan(6000, 0.5)
+
+
 def test_a_longer_row_recomputes_as_much_as_it_needs():
     """6,000 x (5 - 4 share) MB = 24 GB at a share of a quarter; 4,096 tokens need no share."""
-    found = fit_plan(MEMORY, 26 * GB, 4096, "auto")
+    found = gpu_plan(MEMORY, 26 * GB, 4096, "auto")
     assert (found.share(4096), found.share(6000)) == (0, 0.25)
     assert found.share(26_000) == 1
 
 
 def test_a_longer_row_recomputes_all_if_nothing_was_measured():
-    assert fit_plan(MEMORY, 26 * GB, 4096, 0.5).share(6000) == plan(512, 0.5).share(6000) == 1
+    assert gpu_plan(MEMORY, 26 * GB, 4096, 0.5).share(6000) == plan(512, 0.5).share(6000) == 1
 
 
 def test_a_full_device_recomputes_everything_and_still_gets_a_small_budget():

@@ -20,7 +20,7 @@ from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
 from alignment.errors import UsageError
 from alignment.records import Nf4
-from alignment.scoring.budget import CPU_TOKENS
+from alignment.scoring.budget import CPU_TOKENS, Plan
 from alignment.scoring.engine import Packed, StepRows, Stock
 from alignment.train.settings import DpoConfig, SftConfig
 from benchmarks.workload import DISTRIBUTIONS
@@ -124,7 +124,7 @@ def test_checkpointing_keeps_a_hidden_state_a_block_and_one_block():
     assert with_it == 28 * 1000 * 2 * 3584 + block
     without = activation_bytes(sft([(1,)], gradient_checkpointing=False), QWEN_7B, 1000)
     assert without == 28 * block
-    half = activation_bytes(replace(training, recompute=0.5), QWEN_7B, 1000)
+    half = activation_bytes(replace(training, plan=Plan(1000, 0.5)), QWEN_7B, 1000)
     assert half == (with_it + without) / 2
 
 
@@ -140,20 +140,22 @@ def test_the_packed_engine_pads_nothing_and_splits_a_step_by_its_budget():
     """Steps of four rows: 30 + 20 fit into 50, then 20 + 10; the budget may cover a whole step."""
     settings = {"engine": Packed(), "batch": StepRows(per_device=4, accumulation=1)}
     rows = [(10,), (30,), (20,), (20,)]
-    training = Training("sft", SftConfig(**settings), 8, rows, budget=50)
+    training = Training("sft", SftConfig(**settings), 8, rows, plan=Plan(50, 1.0))
     assert sorted(training.tokens()) == [30, 50]
     assert training.micro_batches == 3 * 2 * 2  # epochs, steps each, parts of a step
     assert training.largest == 50
-    assert Training("sft", SftConfig(**settings), 8, rows, budget=5).largest == 30
-    assert Training("sft", SftConfig(**settings), 2, rows[:2], budget=500).largest == 40
+    assert Training("sft", SftConfig(**settings), 8, rows, plan=Plan(5, 1.0)).largest == 30
+    assert Training("sft", SftConfig(**settings), 2, rows[:2], plan=Plan(500, 1.0)).largest == 40
 
 
 def test_a_short_packed_run_is_not_assumed_to_draw_only_the_longest_rows():
     """Ten rows of 100 tokens, 90 of 10: a step with two long rows is rare, but occurs in 1,000."""
     settings = {"engine": Packed(), "batch": StepRows(per_device=2, accumulation=1), "max_steps": 1}
     rows = [(100,)] * 10 + [(10,)] * 90
-    short = Training("sft", SftConfig(**settings), 100, rows, budget=500)
-    long = Training("sft", SftConfig(**{**settings, "max_steps": 1000}), 100, rows, budget=500)
+    short = Training("sft", SftConfig(**settings), 100, rows, plan=Plan(500, 1.0))
+    long = Training(
+        "sft", SftConfig(**{**settings, "max_steps": 1000}), 100, rows, plan=Plan(500, 1.0)
+    )
     assert short.largest <= long.largest == 200
 
 
@@ -259,10 +261,10 @@ def _measured_on_h200(kind, engine, rows):
     }
     if kind == "sft":
         chats = [(prompt + chosen,) for prompt, chosen, _ in rows]
-        return Training("sft", SftConfig(**settings), len(rows), chats, budget=16384)
+        return Training("sft", SftConfig(**settings), len(rows), chats, plan=Plan(16384, 1.0))
     if isinstance(engine, Packed):
         whole = [(sum(row),) for row in rows]
-        return Training("dpo-1", DpoConfig(**settings), len(rows), whole, budget=16384)
+        return Training("dpo-1", DpoConfig(**settings), len(rows), whole, plan=Plan(16384, 1.0))
     pairs = [(prompt + chosen, prompt + rejected) for prompt, chosen, rejected in rows]
     return Training("dpo-1", DpoConfig(**settings), len(rows), pairs)
 
@@ -285,7 +287,7 @@ def test_the_packed_engine_is_forecast_as_it_fills_a_card(kind, lengths, rate, p
         planned(_measured_on_h200(kind, PACKED, part), QWEN_7B, Nf4(), A_CARD)
         for part in (rows, rows[32:])
     )
-    assert (training.budget, training.recomputed, training.compiled) == (8192, 0.0, True)
+    assert (training.plan.tokens, training.plan.recompute, training.compiled) == (8192, 0.0, True)
     seconds = forecast_seconds(counted, QWEN_7B, A_CARD)
     assert seconds == pytest.approx(128 / rate, rel=0.1)
     memory = forecast_memory(training, QWEN_7B, Nf4(), A_CARD)
@@ -304,7 +306,7 @@ def test_a_card_that_the_packed_engine_fills_is_not_too_small_for_it():
     """Without compiling, a token keeps 11.3 MB: 4,096 exceed 39 GiB, so some layers recompute."""
     engine = Packed(compile=False)
     training = planned(sft([(600,)] * 64, engine=engine), QWEN_7B, Nf4(), A_CARD)
-    assert training.budget == 4096
+    assert training.plan.tokens == 4096
     found = check_memory([training], QWEN_7B, Nf4(), A_CARD)
     assert found.verdict == "ok"
     assert found.figures["sft_gib"] > 0.8 * 39
@@ -316,11 +318,11 @@ def test_a_long_row_gets_a_micro_batch_and_a_share_of_recomputing_layers_of_its_
     """Without compiling, 4,096 tokens keep most of their activations, 7,680 tokens fewer."""
     training = sft([(7680,)] * 16, engine=Packed(compile=False), max_length=8192)
     found = planned(training, QWEN_7B, Nf4(), A_CARD)
-    assert found.budget == 4096
-    assert 0.36 < found.recompute_alone < 1
+    assert found.plan.tokens == 4096
+    assert 0.36 < found.recomputed(7680) < 1
     memory = forecast_memory(found, QWEN_7B, Nf4(), A_CARD)
     assert 0.85 < memory.total / A_CARD.memory < 1
-    assert minimal(found, A_CARD).recompute_alone == 1
+    assert minimal(found, QWEN_7B, A_CARD).recomputed(7680) == 1
 
 
 def test_where_the_share_is_set_a_long_row_recomputes_all_layers():
@@ -348,10 +350,10 @@ def test_a_training_is_compiled_where_the_engine_would(steps, compiled):
 def test_on_a_cpu_the_plan_is_a_constant_and_stock_has_none():
     cpu = find_device("cpu")
     training = planned(sft([(600,)] * 16, engine=Packed()), QWEN_7B, None, cpu)
-    assert (training.budget, training.recomputed, training.leveled) == (CPU_TOKENS, 1.0, False)
-    assert minimal(training, cpu) == training
+    assert (training.plan, training.on_gpu) == (Plan(CPU_TOKENS, 1.0), False)
+    assert minimal(training, QWEN_7B, cpu) == training
     stock = sft([(600,)] * 16)
-    assert planned(stock, QWEN_7B, None, A_CARD) is minimal(stock, A_CARD) is stock
+    assert planned(stock, QWEN_7B, None, A_CARD) is minimal(stock, QWEN_7B, A_CARD) is stock
 
 
 def test_an_unknown_device_is_refused_with_the_known_names():
