@@ -3,9 +3,9 @@
 Importing torch, transformers, PEFT and TRL takes 8 s on a laptop, and a chain of three rounds has
 sixteen children. So one process, the fork server, imports them once and forks a child for each
 request. The server exits with the process that started it, and its children exit with the server.
-`multiprocessing`'s fork server offers neither that nor a log and an environment per child
-(decision 13). A process that has opened a GPU must not fork; where an import might open one,
-nothing is imported before the fork. Not here: what a child does.
+`multiprocessing`'s fork server does not offer that (decision 13).
+A process that has opened a GPU must not fork; where an import might open one, nothing is imported
+before the fork. Not here: what a child does.
 """
 
 import atexit
