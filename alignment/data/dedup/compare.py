@@ -121,8 +121,8 @@ def duplicate(index: Index, kept: KeptMask) -> Matches:
 def repeated_prompt(index: Index, kept: KeptMask, *, at_most: int) -> Matches:
     """Rows whose whole prompt `at_most` earlier rows have; `others` is the first of these."""
     rows = np.flatnonzero(kept)
-    rows = rows[np.argsort(index["asked"][rows], kind="stable")]
-    _, first, sizes = np.unique(index["asked"][rows], return_index=True, return_counts=True)
+    rows = rows[np.argsort(index["prompt_text"][rows], kind="stable")]
+    _, first, sizes = np.unique(index["prompt_text"][rows], return_index=True, return_counts=True)
     start = np.repeat(first, sizes)
     repeated = np.arange(len(rows)) - start >= at_most
     return _sorted(rows[repeated], rows[start[repeated]])
