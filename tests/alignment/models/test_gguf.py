@@ -83,7 +83,7 @@ def test_bfloat16_weights_are_widened_and_nothing_else(folder, tmp_path):
             "rope type 'linear'",
         ),
         ("llama", {"head_dim": 16}, "head size times heads differs from the hidden size"),
-        ("llama", {"hidden_act": "gelu"}, "an activation 'gelu'"),
+        ("llama", {"hidden_act": "gelu"}, "activation 'gelu'"),
     ],
 )
 def test_what_would_compute_something_else_is_refused(folder, tmp_path, family, changes, reason):

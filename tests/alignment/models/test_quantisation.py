@@ -128,7 +128,7 @@ def test_a_new_kind_is_chosen_in_a_config_file_and_by_an_override(config_file):
     ("override", "message"),
     [
         ("quantisation.kind=fp5", "quantisation.kind: there is no 'fp5'; did you mean 'fp4'?"),
-        ("quantisation={double: true}", "quantisation needs a `kind` that says which kind it is"),
+        ("quantisation={double: true}", "quantisation needs a `kind` that selects its kind"),
         ("quantisation={kind: fp4, double: true}", "unknown key quantisation.double; valid names"),
     ],
 )
