@@ -15,8 +15,7 @@ from pydantic import Field, PositiveFloat
 from alignment.compose.settings import Compose, Merge
 from alignment.config.inbox import InboxConfig
 from alignment.data.build.settings import ConversationSetConfig, PairSetConfig
-from alignment.evaluate.limits import GateConfig
-from alignment.evaluate.settings import EvaluationConfig
+from alignment.evaluate.settings import EvaluationConfig, GateConfig
 from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
 from alignment.models.sources import ModelSource
 from alignment.records import Frozen, Nf4, Quantisation, digest_of

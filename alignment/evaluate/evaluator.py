@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from alignment.evaluate import intervals
 from alignment.evaluate.intervals import PairedDifference
-from alignment.evaluate.limits import GateConfig
+from alignment.evaluate.settings import GateConfig
 from alignment.records import Check, Estimate, Frozen, Generation, PairScore
 
 Need = Literal["pairs", "generations", "distributions", "parent"]

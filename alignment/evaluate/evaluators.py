@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
 from alignment.evaluate.evaluator import Evaluator, RowValue, ScoredRows
-from alignment.evaluate.limits import GateConfig
 from alignment.evaluate.metrics import (
     check_finite,
     is_preferred,
     is_preferred_per_token,
     reward_margin,
 )
+from alignment.evaluate.settings import GateConfig
 from alignment.records import Check, Estimate, EvalReport
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator, ScoredRows
 from alignment.evaluate.intervals import PairedDifference
-from alignment.evaluate.limits import GateConfig
+from alignment.evaluate.settings import GateConfig
 from alignment.records import Check, EvalReport, Verdict
 
 

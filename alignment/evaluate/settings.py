@@ -1,4 +1,4 @@
-"""Settings of the evaluation that every model of a run gets."""
+"""Settings of the evaluation that every model of a run gets, and of the gate that judges rounds."""
 
 from typing import Literal
 
@@ -42,4 +42,23 @@ class EvaluationConfig(Frozen):
         description="How pairs are scored. stock: padded batches of `batch` rows. packed: rows "
         "concatenated without padding, each prompt once for both replies. Changes memory and speed "
         "only.",
+    )
+
+
+class GateConfig(Frozen):
+    """Keep a round unless it is shown to be worse or breaks a guard."""
+
+    name: Literal["plain"] = "plain"
+    max_length_growth: float = Field(
+        default=1.5,
+        gt=1,
+        description="Reject a round whose mean reply is more than this many times as long as the "
+        "champion's.",
+    )
+    max_stop_drop: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Reject a round whose share of replies that end by themselves falls by more "
+        "than this, 0 to 1.",
     )

@@ -13,7 +13,7 @@ from collections import Counter
 from alignment.config.inbox import InboxConfig
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ConfigError, UsageError
-from alignment.evaluate.limits import GateConfig
+from alignment.evaluate.settings import GateConfig
 from alignment.pipeline.chain import Chain, Round, handover_step, lengths_of, seed_for
 from alignment.pipeline.steps import (
     EvaluateModel,

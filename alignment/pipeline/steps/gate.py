@@ -4,7 +4,7 @@ from typing import Literal
 
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.gate import JudgedModel, judge
-from alignment.evaluate.limits import GateConfig
+from alignment.evaluate.settings import GateConfig
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
 from alignment.records import EvalReport, GateResult, Generation, PairScore
 from alignment.store.jsonl import read_rows

@@ -4,7 +4,7 @@ import pytest
 
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.gate import JudgedModel, judge
-from alignment.evaluate.limits import GateConfig
+from alignment.evaluate.settings import GateConfig
 from alignment.records import Estimate, EvalReport, Generation, PairScore
 
 

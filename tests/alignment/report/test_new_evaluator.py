@@ -14,8 +14,7 @@ from matplotlib.container import ErrorbarContainer
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator, RowValue, ScoredRows
 from alignment.evaluate.gate import JudgedModel, judge
-from alignment.evaluate.limits import GateConfig
-from alignment.evaluate.settings import EvaluationConfig
+from alignment.evaluate.settings import EvaluationConfig, GateConfig
 from alignment.evaluate.suite import DISTRIBUTIONS, BaselineScores, eval_prompts, evaluate
 from alignment.records import Check, EvalReport, Generation, PairScore
 from alignment.report import plots, tables

@@ -2,7 +2,7 @@
 
 import pytest
 
-from alignment.evaluate.limits import GateConfig
+from alignment.evaluate.settings import GateConfig
 from alignment.execution.run_step import run_step
 from alignment.pipeline.steps import Gate
 from alignment.records import GateResult, ModelRef
