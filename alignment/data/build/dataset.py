@@ -38,6 +38,7 @@ from alignment.data.build.shards import (
     DROPPED,
     INDEX,
     ROWS,
+    SHARD_LAYOUT,
     SIGNATURES,
     FilterPass,
     fill_shards,
@@ -331,11 +332,12 @@ class DatasetBuilder(Generic[R]):
 
 
 def _work_folder(work: Path, key: str) -> Path:
-    """The folder of this key's shards; shards of another key are removed."""
-    if work.is_dir() and not (work / key).is_dir():
+    """The folder of this key's shards; shards of another key or layout are removed."""
+    folder = work / f"{SHARD_LAYOUT}-{key}"
+    if work.is_dir() and not folder.is_dir():
         remove("shards.outdated", work)
-    (work / key).mkdir(parents=True, exist_ok=True)
-    return work / key
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _numbers_in(names: list[str], more: Sequence[str]) -> NDArray[np.uint32]:
