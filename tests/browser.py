@@ -113,6 +113,8 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
     service = selenium.ChromeService(executable_path=programs[1])
     driver = selenium.Chrome(options=options, service=service)
     folder = request.config.getoption("--screenshots")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)  # the driver fails in silence without it
     try:
         yield Browser(driver, Path(folder) if folder else None)
     finally:

@@ -75,7 +75,7 @@ def leaked(row: Row[R], *, evaluation: EvaluationPrompts) -> str | None:
     if row.held_out:
         return None
     if row.prompt_key in evaluation.short:
-        return f"its prompt is the one at {evaluation.short[row.prompt_key]}"
+        return f"same prompt as {evaluation.short[row.prompt_key]}"
     counts: Counter[int] = Counter()
     text = "\n".join(message.text for message in turns(row.record))
     for gram in set(grams(text, words=WORDS).tolist()):
