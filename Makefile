@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ui check slow gpu faults machines golden schema lock clean
+.PHONY: help demo test test-ui check slow gpu faults machines golden golden-keys schema lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
 demo: $(STAMP)  ## run the whole pipeline on a small model, on this machine's CPU
 	$(BIN)/sft-dpo run deployments/configs/practice.yaml
@@ -38,6 +38,10 @@ machines: $(STAMP)  ## run state-machine tests of store, ledger and champion: 2,
 
 golden: $(STAMP)  ## record the loss trajectories again; the diff shows what changed
 	$(BIN)/python -m pytest -q --golden tests/golden
+	git diff --stat -- tests/golden
+
+golden-keys: $(STAMP)  ## record the keys of all steps again; the diff shows what changed
+	$(BIN)/python -m pytest -q --golden tests/golden/test_keys.py
 	git diff --stat -- tests/golden
 
 schema: $(STAMP)  ## regenerate docs/config.schema.json from the config classes

@@ -62,7 +62,7 @@ def round_(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @app.command()
 def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: AsJson = False) -> None:
-    """Show for each stage whether it would run, resume or be skipped, and its settings."""
+    """Show for each stage whether it would run, resume or be reused, and its settings."""
     from flows.commands.plan import print_plan
 
     print_plan(config, overrides or [], as_json=as_json)

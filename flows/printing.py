@@ -30,7 +30,8 @@ def print_lines(store: Store) -> None:
             outcomes = [closed.fate for _, closed in state.history]
             counts = ", ".join(f"{outcomes.count(one)} {one}" for one in dict.fromkeys(outcomes))
             print(f"line {folder.name}: champion {state.champion.label} {state.champion.model}")
-            print(f"  {len(outcomes)} rounds from the inbox{f': {counts}' if counts else ''}")
+            rounds = "1 round" if len(outcomes) == 1 else f"{len(outcomes)} rounds"
+            print(f"  {rounds} from the inbox{f': {counts}' if counts else ''}")
 
 
 def print_ancestry(store: Store, records: list[StageRecord]) -> None:

@@ -56,6 +56,8 @@ def _read(path: Path) -> Any:
         near = difflib.get_close_matches(path.stem, _yaml_names(path.parent), n=3, cutoff=0.4)
         hint = f" Did you mean {', '.join(f'{n}.yaml' for n in near)}?" if near else ""
         raise ConfigError(f"no config file {path}.{hint}") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path} is a folder; name a YAML file in it") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     try:
@@ -64,7 +66,8 @@ def _read(path: Path) -> Any:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected `key: value` lines, found {type(tree).__name__}")
+        found = "nothing" if tree is None else "a list" if isinstance(tree, list) else "plain text"
+        raise ConfigError(f"{path}: expected `key: value` lines, found {found}")
     return tree
 
 

@@ -7,7 +7,8 @@ processes that read the same last entry, one writes, and the other is `Overtaken
 Each entry holds the digest of the previous one and ends with its own digest, so a changed or
 missing entry is detected, even the last one.
 There is no other file that could disagree: the state follows from the entries alone (`state.py`).
-In the events, the field `head` holds a champion. The name is stored in every ledger, so it stays.
+In the events, the field `head` holds a champion and `fate` the outcome of a round. Every ledger
+stores these names, so they stay.
 """
 
 import hashlib

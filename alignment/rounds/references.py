@@ -17,7 +17,8 @@ def find_one(store: Store, reference: str) -> StageRecord:
     keys = resolve(store, reference)
     if not keys:
         raise UsageError(
-            f"nothing called {reference!r} in {store.root}. `sft-dpo show` lists all artifacts."
+            f"nothing called {reference!r} in {store.root}. "
+            f"`sft-dpo show --store {store.root}` lists all artifacts and lines."
         )
     records = [record for key in keys if (record := store.find(key)) is not None]
     if len(records) > 1:

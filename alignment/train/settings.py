@@ -104,7 +104,9 @@ class TrainingSettings(Frozen):
         default=128, ge=0, description="Held-out rows used in each of these evaluations; 0 = none."
     )
     samples: int = Field(
-        default=4, ge=0, description="Held-out prompts to generate sample replies for at each one."
+        default=4,
+        ge=0,
+        description="Held-out prompts to generate sample replies for at each evaluation.",
     )
     sample_tokens: PositiveInt = Field(
         default=128, description="Maximum length of a sample reply, in tokens."

@@ -23,9 +23,9 @@ def export_model(
     """Write a folder that other programs can load; print the measured differences."""
     opened = Store(root=store)
     record = find_one(opened, reference)
+    _quiet_libraries()  # before the import below, which warns
     from alignment.compose.export import export
 
-    _quiet_libraries()
     for note in export(opened, record, to, form=form, dtype=dtype).notes():
         print(note)
     print(f"written to {to}")
@@ -35,9 +35,9 @@ def chat(reference: str, store: Path, *, tokens: int) -> None:
     """Reply to each line until the input ends; an empty line starts a new chat."""
     opened = Store(root=store)
     record = find_one(opened, reference)
+    _quiet_libraries()  # before the import below, which warns
     from alignment.compose.export import open_for_chat
 
-    _quiet_libraries()
     reply = open_for_chat(opened, record, max_new_tokens=tokens)
     prompt = "> " if sys.stdin.isatty() else ""
     turns: list[tuple[str, str]] = []

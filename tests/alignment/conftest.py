@@ -41,7 +41,7 @@ def finished(tiny_model_folder, tmp_path_factory):
     for data in (settings["sft"]["data"], *(round_["data"] for round_ in settings["rounds"])):
         data["held_out_share"] = 0.2
     config = PipelineConfig.model_validate(settings)
-    woven, store = chain(config), Store(root=root)
+    steps, store = chain(config), Store(root=root)
     futures: dict[str, Future[StageRecord]] = {}
 
     def run(step):
@@ -49,10 +49,10 @@ def finished(tiny_model_folder, tmp_path_factory):
         return run_step(store, step)
 
     with ThreadPoolExecutor(max_workers=2) as pool:
-        for step in woven.steps():  # parents come first, so whoever waits waits for one at work
+        for step in steps.steps():  # parents come first, so whoever waits waits for one at work
             futures[step.key] = pool.submit(run, step)
-    records = {step.name: futures[step.key].result() for step in woven.steps()}
-    return Finished(config=config, chain=woven, store=store, records=records)
+    records = {step.name: futures[step.key].result() for step in steps.steps()}
+    return Finished(config=config, chain=steps, store=store, records=records)
 
 
 @pytest.fixture(scope="session")
@@ -67,15 +67,15 @@ def stacked(finished, tmp_path_factory):
     settings = finished.config.model_dump(mode="json")
     settings.update(store=str(root), compose={"name": "stack"}, control=None)
     config = PipelineConfig.model_validate(settings)
-    woven, store = chain(config), Store(root=root)
-    for key in {step.key for step in woven.steps()} & set(finished.store.list_keys()):
+    steps, store = chain(config), Store(root=root)
+    for key in {step.key for step in steps.steps()} & set(finished.store.list_keys()):
         shutil.copytree(finished.store.folder(key), store.folder(key))
     records = {}
-    for step in woven.steps():
+    for step in steps.steps():
         trains = step.stage == "dpo"
         made = run_step(store, step) if trains else build(store, step, Progress())
         records[step.name] = made
-    return Finished(config=config, chain=woven, store=store, records=records)
+    return Finished(config=config, chain=steps, store=store, records=records)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """What may import what, read from the source with `ast`.
 
-alignment  <-  tasks  <-  flows  <-  deployments; within `alignment`, see ROOMS.
+alignment  <-  tasks  <-  flows  <-  deployments; within `alignment`, see LAYERS.
 """
 
 import ast
@@ -20,7 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HOUSE = ["alignment", "tasks", "flows", "deployments"]
 """Left to right: a package imports itself and those to its left."""
 
-ROOMS = [
+LAYERS = [
     {"errors", "records"},
     {"store"},  # artifacts on disk
     {"models"},  # weights, adapters, chat templates
@@ -85,13 +85,13 @@ def at_import(tree: ast.Module) -> Iterator[tuple[ast.stmt, str]]:
     yield from ((node, name) for node, name in imported(tree) if id(node) not in late)
 
 
-def room(dotted: str) -> int | None:
-    """The row of `alignment.<room>...` in ROOMS; None for the package itself and for others."""
+def layer(dotted: str) -> int | None:
+    """The row of `alignment.<room>...` in LAYERS; None for the package itself and for others."""
     parts = dotted.split(".")
     if parts[0] != "alignment" or len(parts) == 1:
         return None
-    rows = [row for row, rooms in enumerate(ROOMS) if parts[1] in rooms]
-    assert rows, f"alignment.{parts[1]} has no row in ROOMS: decide what it may import"
+    rows = [row for row, rooms in enumerate(LAYERS) if parts[1] in rooms]
+    assert rows, f"alignment.{parts[1]} has no row in LAYERS: decide what it may import"
     return rows[0]
 
 
@@ -134,9 +134,9 @@ def test_packages_of_alignment_import_only_from_rows_above_their_own():
     wrong = [
         f"{path}:{node.lineno} imports {name}"
         for path, tree in sources("alignment")
-        if (here := room(dotted_name(path))) is not None
+        if (here := layer(dotted_name(path))) is not None
         for node, name in imported(tree)
-        if (there := room(name)) is not None
+        if (there := layer(name)) is not None
         if there >= here and name.split(".")[1] != path.parts[1].removesuffix(".py")
     ]
     assert not wrong, "\n".join(wrong)

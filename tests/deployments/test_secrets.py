@@ -1,6 +1,6 @@
 """Searches for two planted secrets after whole runs: one in the environment, one in a block.
 
-Searched are all files of the server, its database, the store, all logs, and the server's answers.
+It searches all files of the server, its database, the store, all logs, and the server's answers.
 """
 
 import psutil

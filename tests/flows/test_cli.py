@@ -9,6 +9,8 @@ import sys
 import psutil
 import pytest
 
+from alignment.config.pipeline import PipelineConfig
+from alignment.pipeline.chain import chain
 from tests.prefect_service import ROOT, end_group, wait_for
 
 PAIR = {"prompt": "Say yes.", "chosen": "yes", "rejected": "no"}
@@ -50,7 +52,7 @@ def test_plan_shows_every_step_and_builds_nothing(sft_dpo, tiny_settings, write_
     done = sft_dpo("plan", str(write_config(tiny_settings)))
     lines = done.stdout.splitlines()
     assert done.returncode == 0
-    assert len(lines) == 20
+    assert len(lines) == len(list(chain(PipelineConfig.model_validate(tiny_settings)).steps()))
     assert all(line.startswith("RUN ") for line in lines)
     assert not (tmp_path / "store").exists()
 

@@ -41,7 +41,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected `key: value` lines, found NoneType"),
+        ("", "expected `key: value` lines, found nothing"),
         ("- a\n", "expected `key: value` lines"),
         ("a: [1\n", "not valid YAML"),
         ("sft: {name: none}\n", "model is missing"),

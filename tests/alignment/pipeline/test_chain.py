@@ -371,6 +371,6 @@ def test_a_record_says_what_went_in_and_with_what(finished):
 
 
 def test_the_parts_of_a_run_do_not_know_where_the_store_lies(finished):
-    """Only the base, which is a folder of the person's own, is named by its place."""
+    """Only the base, which is the user's own folder, is named by its place."""
     for record in finished.records.values():
         assert str(finished.store.root) not in record.model_dump_json(), record.name
