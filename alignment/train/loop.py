@@ -101,4 +101,6 @@ def write_adapter(model: Any, folder: Path) -> None:
         settings = json.loads(path.read_text())
         if Path(settings["base_model_name_or_path"] or "").is_absolute():
             settings["base_model_name_or_path"] = None
+        # PEFT keeps these as a set, whose order is another one in every process
+        settings["target_modules"] = sorted(settings["target_modules"])
         path.write_text(json.dumps(settings, indent=2, sort_keys=True))

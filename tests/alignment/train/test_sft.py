@@ -112,6 +112,14 @@ def test_the_adapter_names_no_folder_of_this_machine(trained):
     assert settings["base_model_name_or_path"] is None
 
 
+def test_the_adapters_settings_are_the_same_bytes_in_every_process(trained):
+    """PEFT writes the modules in the order of a set; see findings/peft-target-modules-order.sh."""
+    _, out = trained
+    settings = json.loads((out / "adapter" / "adapter_config.json").read_text())
+    assert settings["target_modules"] == sorted(settings["target_modules"])
+    assert len(settings["target_modules"]) == 7
+
+
 def test_the_trainable_share_is_the_adapters(trained):
     """r 4 on seven layers of each of two blocks, hidden 32, heads 4 x 8, key/value 2 x 8, MLP 64.
 
