@@ -15,11 +15,27 @@ A message says what is wrong, where, and what to do. Errors cross process bounda
 a single string and can be pickled. Bugs in this package are `assert`s, not one of these.
 """
 
+import re
+
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that a terminal obeys or cannot show: controls, changes of direction, half a pair."""
+
+
+def printable(text: str) -> str:
+    r"""Text for a terminal or a log: characters that it would obey are shown as \x1b; others stay.
+
+    Names of files, replies of models and rows come from others. Line breaks and tabs stay.
+    """
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
 
 class AlignmentError(Exception):
     """The run failed for a reason this package understands."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class UsageError(AlignmentError):

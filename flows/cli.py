@@ -35,9 +35,11 @@ Reference = Annotated[str, typer.Argument(help=REFERENCE_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Lineage = Annotated[bool, typer.Option("--lineage", help="Show all ancestors, oldest first.")]
 LineName = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--line", callback=lambda name: line_name(name), help="Name of the line of rounds."
+        "--line",
+        callback=lambda name: line_name(name),
+        help="Name of the line of rounds; not needed if the store has only one.",
     ),
 ]
 Why = Annotated[str, typer.Option("--why", help="Reason, recorded in the ledger.")]
@@ -140,7 +142,7 @@ def show(
 
 @app.command()
 def promote(
-    reference: Reference, store: StoreFolder = Path("runs"), line: LineName = "main", why: Why = ""
+    reference: Reference, store: StoreFolder = Path("runs"), line: LineName = None, why: Why = ""
 ) -> None:
     """Make a model the champion of a line; the next round starts from it."""
     from flows.commands import line as lines
@@ -152,7 +154,7 @@ def promote(
 def rollback(
     reference: AnyReference = None,
     store: StoreFolder = Path("runs"),
-    line: LineName = "main",
+    line: LineName = None,
     why: Why = "",
 ) -> None:
     """Go back to an earlier champion: the previous one, or the one you name."""
@@ -167,7 +169,7 @@ def revoke(
         str, typer.Argument(help="Name of the batch file, or the beginning of its digest.")
     ],
     store: StoreFolder = Path("runs"),
-    line: LineName = "main",
+    line: LineName = None,
     why: Why = "",
     rebuild: Annotated[
         Path | None,
@@ -230,9 +232,9 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def line_name(name: str) -> str:
+def line_name(name: str | None) -> str | None:
     """Check the name of a line of rounds: it becomes a folder name, so it cannot be a path."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+    if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
         raise UsageError(f"--line {name!r}: use lower-case letters, digits and dashes only")
     return name
 

@@ -20,7 +20,7 @@ from alignment.pipeline.steps.batches import batch_file
 from alignment.pipeline.verdicts import chain_so_far
 from alignment.rounds.inbox import Arrival, SkippedFile, scan, why_unreadable
 from alignment.rounds.ledger import Delivery, OutcomeName
-from alignment.rounds.line import RoundLine
+from alignment.rounds.line import RoundLine, check_sound, revoked_batches
 from alignment.rounds.state import Deliveries, State
 from alignment.rounds.steps import batches_step, first_champion, inbox_of, outcome, steps_of
 
@@ -64,7 +64,7 @@ class RoundDriver:
 
     def run(self) -> RoundOutcome:
         """Finish the open round, or start one if there are enough new pairs."""
-        state = self._line.state()
+        state = self._line.revoke_as_elsewhere()
         if state.champion is None:
             found = self._scan()
             if not any(isinstance(file, Arrival) for file in found):
@@ -92,6 +92,8 @@ class RoundDriver:
     def _claim(self) -> State | RoundOutcome:
         """Open a round on the new batches, or return an outcome if they have too few pairs."""
         state = self._line.state()
+        assert state.champion is not None, "a started line has a champion"
+        check_sound(self._line.store, state.champion.label, state.champion.model)
         while state.requeued:  # retrained however few pairs are left in them
             if self._new_pairs(state.requeued[0]):
                 return self._line.open(state.requeued[0])
@@ -107,7 +109,8 @@ class RoundDriver:
 
     def _copy_new(self, arrivals: Sequence[Arrival]) -> Deliveries:
         """Copy the batches that no round has used into the store; refuse unreadable ones."""
-        known = set(self._line.state().spent)
+        known = {batch.digest for _, batch in revoked_batches(self._line.store)}
+        known |= self._line.state().spent
         batches: list[Delivery] = []
         for arrival in arrivals:
             if arrival.digest in known:

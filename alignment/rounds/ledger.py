@@ -7,19 +7,21 @@ processes that read the same last entry, one writes, and the other is `Overtaken
 Each entry holds the digest of the previous one and ends with its own digest, so a changed or
 missing entry is detected, even the last one.
 There is no other file that could disagree: the state follows from the entries alone (`state.py`).
+An entry's digest covers the JSON of its event, so a field that a later version adds is left out
+where an older entry does not have it (`exclude_if`).
 In the events, the field `head` holds a champion and `fate` the outcome of a round. Every ledger
 stores these names, so they stay.
 """
 
 import hashlib
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from alignment.errors import ArtifactError, Overtaken
-from alignment.records import Frozen
+from alignment.errors import ArtifactError, Overtaken, printable
+from alignment.records import Frozen, Json
 from alignment.store.checksum import verified, with_digest
 from alignment.store.durable import create
 from alignment.store.store import storage_errors
@@ -38,6 +40,29 @@ class Delivery(Frozen):
     key: str
     file: str
 
+    @property
+    def name(self) -> str:
+        """The name of the step that copied it, as `show` prints it."""
+        return f"batch-{self.digest[:12]}"
+
+    @property
+    def shown_file(self) -> str:
+        """The name of its file as it is printed, with control characters escaped."""
+        return printable(self.file)
+
+    def is_called(self, reference: str) -> bool:
+        """Whether a reference means it: its file, its name, or a beginning of its digest or key."""
+        file = PurePath(reference).name
+        return (
+            file in (self.file, self.shown_file)
+            or self.digest.startswith(reference.removeprefix("batch-"))
+            or self.key.startswith(reference)
+        )
+
+
+def _absent(value: object) -> bool:
+    return not value
+
 
 class Champion(Frozen):
     """The champion of a line: the keys of a model and its evaluation, and its label in tables."""
@@ -47,12 +72,42 @@ class Champion(Frozen):
     label: str
 
 
+class Identity(Frozen):
+    """What a line is made of. A config that says otherwise describes another line.
+
+    Attributes:
+        model: the source of the base model: id and revision, requirement, or digest of its files,
+            with its tokenizer and chat template.
+        quantisation: that of the base weights during training.
+        sft: key of the step that made the first model from the base; empty for none.
+        rows: keys of the sets whose held-out rows every model is evaluated on.
+        evaluation: how they are evaluated.
+        gate: how a round is judged.
+    """
+
+    model: str
+    quantisation: Json | None
+    sft: str
+    rows: tuple[str, ...]
+    evaluation: Json
+    gate: Json | None
+
+
 class Started(Frozen):
     """The line starts with the final model of the configured run, which had `rounds` rounds."""
 
     name: Literal["started"] = "started"
     head: Champion
     rounds: int
+    identity: Identity | None = Field(default=None, exclude_if=_absent)
+
+
+class Adopted(Frozen):
+    """From here on, the line is continued with a config of this identity."""
+
+    name: Literal["adopted"] = "adopted"
+    identity: Identity
+    why: str
 
 
 class Opened(Frozen):
@@ -64,7 +119,15 @@ class Opened(Frozen):
     batches: tuple[Delivery, ...]
 
 
-OutcomeName = Literal["kept", "rejected", "waiting", "overtaken"]
+class Failed(Frozen):
+    """An attempt at the open round failed in a way that another attempt may repeat."""
+
+    name: Literal["failed"] = "failed"
+    number: int
+    why: str
+
+
+OutcomeName = Literal["kept", "rejected", "waiting", "overtaken", "failed"]
 
 
 class Closed(Frozen):
@@ -73,7 +136,8 @@ class Closed(Frozen):
     Attributes:
         fate: kept: its model is the new champion; rejected: the champion stays; waiting: a person
             decides; overtaken: the champion changed or a batch was revoked in the meantime, and
-            the round's other batches go to the next round.
+            the round's other batches go to the next round; failed: several attempts failed in the
+            same way, and its batches are set aside.
         head: the round's model, or its parent if the round was never trained.
         why: the gate's sentence.
     """
@@ -103,10 +167,19 @@ class Declined(Frozen):
 
 
 class Refused(Frozen):
-    """A batch that no round can use."""
+    """A batch that cannot be used; `reader` identifies the settings under which it was read."""
 
     name: Literal["refused"] = "refused"
     batch: Delivery
+    why: str
+    reader: str = Field(default="", exclude_if=_absent)
+
+
+class Returned(Frozen):
+    """Batches that were refused, or set aside with a failed round, and may be used after all."""
+
+    name: Literal["returned"] = "returned"
+    batches: tuple[Delivery, ...]
     why: str
 
 
@@ -126,7 +199,8 @@ class Revoked(Frozen):
 
 
 Event = Annotated[
-    Started | Opened | Closed | Moved | Declined | Refused | Revoked, Field(discriminator="name")
+    Started | Adopted | Opened | Failed | Closed | Moved | Declined | Refused | Returned | Revoked,
+    Field(discriminator="name"),
 ]
 
 

@@ -2,28 +2,35 @@
 
 A pure function of the state decides which entry to write. The entry gets a number that only one of
 several writers can take (compare-and-swap); the others read the new state and decide again.
+A batch revoked on one line is revoked on every line of the store that knows it, and whether a model
+contains it is read from the model's manifests.
 Not here: the state that entries add up to (`state.py`), the steps of a round (`steps.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from alignment.errors import Overtaken, UsageError
+from alignment.errors import ArtifactError, Overtaken, UsageError
 from alignment.records import Frozen
 from alignment.rounds.ledger import (
+    Adopted,
     Champion,
     Closed,
     Declined,
     Delivery,
     Event,
+    Failed,
+    Identity,
     Ledger,
     Moved,
     Opened,
     OutcomeName,
     Refused,
+    Returned,
     Revoked,
     Started,
 )
 from alignment.rounds.state import Deliveries, State, after, fold
+from alignment.store.lineage import ancestors
 from alignment.store.store import Store
 
 _TRIES = 100
@@ -45,11 +52,15 @@ class RoundLine(Frozen):
         """The current state, computed from all entries."""
         return fold(entry.event for entry in self.ledger.read())
 
-    def start(self, champion: Champion, *, rounds: int) -> State:
+    def start(self, champion: Champion, *, rounds: int, identity: Identity | None = None) -> State:
         """Start the line with the model of the configured run, unless it has already started."""
-        return self._write(
-            lambda state: None if state.champion else Started(head=champion, rounds=rounds)
-        )[0]
+        started = Started(head=champion, rounds=rounds, identity=identity)
+        return self._write(lambda state: None if state.champion else started)[0]
+
+    def adopt(self, identity: Identity, why: str) -> State:
+        """Continue the line with a config of this identity."""
+        adopted = Adopted(identity=identity, why=why)
+        return self._write(lambda state: None if state.identity == identity else adopted)[0]
 
     def open(self, batches: Deliveries) -> State:
         """Claim batches for the next round, unless a round is open or one of them was used."""
@@ -63,6 +74,7 @@ class RoundLine(Frozen):
         Raises:
             Overtaken: another run has already closed this round.
         """
+        self.revoke_as_elsewhere()
         state, written = self._write(lambda state: _closing(state, number, model, outcome, why))
         if not written:
             done = next((c.fate for _, c in state.history if c.number == number), "not open")
@@ -70,29 +82,53 @@ class RoundLine(Frozen):
                 f"another run has already closed round {number} of line {self.name!r} ({done}); "
                 "there is nothing left to do for this run."
             )
-        return state
+        return self.revoke_as_elsewhere()
 
-    def refuse(self, batch: Delivery, why: str) -> State:
+    def fail(self, number: int, why: str) -> State:
+        """Record that an attempt at the open round failed."""
+        failed = Failed(number=number, why=why)
+        return self._write(lambda state: failed if _is_open(state, number) else None)[0]
+
+    def refuse(self, batch: Delivery, why: str, *, reader: str = "") -> State:
         """Bar a batch that cannot be used."""
-        return self._write(
-            lambda state: None if batch.digest in state.barred else Refused(batch=batch, why=why)
-        )[0]
+        refused = Refused(batch=batch, why=why, reader=reader)
+        return self._write(lambda state: None if batch.digest in state.barred else refused)[0]
+
+    def give_back(self, batches: Deliveries, why: str) -> State:
+        """Let rounds use batches that were refused or set aside; others are left out."""
+        return self._write(lambda state: _returning(state, batches, why))[0]
 
     def promote(self, champion: Champion, why: str) -> State:
         """Make a model the champion.
 
         Raises:
-            UsageError: the model was trained on a revoked batch.
+            UsageError: the model was trained on a revoked batch, or is not in the store.
         """
-        return self._write(
-            lambda state: _moving(state, Moved(head=champion, action="promoted", why=why))
-        )[0]
+        return self._move(Moved(head=champion, action="promoted", why=why))
 
     def roll_back(self, champion: Champion, why: str) -> State:
         """Make an earlier champion the champion again; raises like `promote`."""
-        return self._write(
-            lambda state: _moving(state, Moved(head=champion, action="rolled back", why=why))
-        )[0]
+        return self._move(Moved(head=champion, action="rolled back", why=why))
+
+    def earlier_champion(self, reference: str | None = None) -> Champion:
+        """The champion before the current one on its path, or any earlier one by key or label.
+
+        Champions trained on a revoked batch do not count.
+
+        Raises:
+            UsageError: there is none.
+        """
+        state = self.state()
+        for champion in state.earlier_champions(reference):
+            if self.store.find(champion.model) is None or not revoked_in(
+                self.store, champion.model
+            ):
+                return champion
+        listed = ", ".join(f"{one.label} {one.model}" for one in dict.fromkeys(state.champions))
+        raise UsageError(
+            "no such earlier champion without a revoked batch (champions so far: "
+            f"{listed or 'none'}). To make any other model the champion, use `sft-dpo promote`."
+        )
 
     def decline(self, why: str) -> State:
         """Decline the round that waits for approval."""
@@ -102,7 +138,35 @@ class RoundLine(Frozen):
 
     def revoke(self, batch: Delivery, why: str) -> State:
         """Bar a batch that was used; the last champion without it becomes the champion again."""
-        return self._write(lambda state: _revoking(state, batch, why))[0]
+        return self._write(lambda state: self._revoking(state, batch, why))[0]
+
+    def revoke_as_elsewhere(self) -> State:
+        """Revoke here what other lines of the store have revoked, if this line knows it."""
+        state = self.state()
+        for name, batch in revoked_batches(self.store):
+            if not state.has_revoked(batch) and self._knows(state, batch):
+                own = state.known_batches.get(batch.digest, batch)  # it may have another name here
+                state = self.revoke(own, f"revoked on line {name!r}")
+        return state
+
+    def _move(self, event: Moved) -> State:
+        self._write(lambda state: _moving(self.store, state, event))
+        return self.revoke_as_elsewhere()  # another line may have revoked a batch meanwhile
+
+    def _knows(self, state: State, batch: Delivery) -> bool:
+        champion = state.champion
+        return batch.digest in state.known_batches or (
+            champion is not None and _contains(self.store, champion.model, batch)
+        )
+
+    def _revoking(self, state: State, batch: Delivery, why: str) -> Event | None:
+        if state.champion is None or state.has_revoked(batch):
+            return None
+        head, lost = _without_batch(state, batch)
+        if _contains(self.store, head.model, batch):  # promoted, so no round of this line made it
+            sound = (c for c in state.path[::-1] if not _contains(self.store, c.model, batch))
+            head = next(sound, head)
+        return Revoked(batch=batch, head=head, again=lost, why=why)
 
     def _write(self, decide: Callable[[State], Event | None]) -> tuple[State, bool]:
         """Write the event that `decide` returns, if any; read and decide again when overtaken.
@@ -126,6 +190,50 @@ class RoundLine(Frozen):
         )
 
 
+def all_lines(store: Store) -> Iterator[RoundLine]:
+    """All lines of a store, by name."""
+    for folder in sorted(store.root.glob("lines/*")):
+        yield RoundLine(store=store, name=folder.name)
+
+
+def revoked_batches(store: Store) -> Iterator[tuple[str, Delivery]]:
+    """The batches that any line of a store has revoked, with the name of the line."""
+    for line in all_lines(store):
+        yield from ((line.name, batch) for batch in line.state().revoked)
+
+
+def revoked_in(store: Store, model: str) -> tuple[Delivery, ...]:
+    """The batches, revoked on any line of the store, that a model was trained on.
+
+    Raises:
+        ArtifactError: an ancestor of the model is no longer in the store.
+    """
+    revoked = {batch.key: batch for _, batch in revoked_batches(store)}
+    made_of = ancestors(store, model) if revoked else []
+    return tuple(revoked[record.key] for record in made_of if record.key in revoked)
+
+
+def check_sound(store: Store, label: str, model: str) -> None:
+    """Check that a model was not trained on a revoked batch.
+
+    Raises:
+        UsageError: it was.
+    """
+    if bad := revoked_in(store, model):
+        raise UsageError(
+            f"{label} was trained on a revoked batch ({bad[0].shown_file}). Retrain its round "
+            "without that batch: sft-dpo round"
+        )
+
+
+def _contains(store: Store, model: str, batch: Delivery) -> bool:
+    """Whether a model was trained on a batch, as far as its ancestors are in the store."""
+    try:
+        return any(record.key == batch.key for record in ancestors(store, model))
+    except ArtifactError:
+        return False
+
+
 # --- the event to write, given the state ---------------------------------------------------------
 
 
@@ -139,36 +247,44 @@ def _opening(state: State, batches: Deliveries) -> Event | None:
     return Opened(number=state.rounds + 1, parent=state.champion, batches=batches)
 
 
+def _is_open(state: State, number: int) -> bool:
+    return state.open is not None and state.open.number == number
+
+
 def _closing(
     state: State, number: int, model: Champion, outcome: OutcomeName, why: str
 ) -> Event | None:
-    if state.open is None or state.open.number != number:
+    if not _is_open(state, number):
         return None
     if state.is_overtaken:
         outcome = "overtaken"
     return Closed(number=number, fate=outcome, head=model, why=why)
 
 
-def _moving(state: State, event: Moved) -> Event | None:
-    if bad := state.barred_in(event.head.model):
+def _returning(state: State, batches: Deliveries, why: str) -> Event | None:
+    digests = {*state.refused, *(batch.digest for batch in state.set_aside)}
+    found = tuple(batch for batch in batches if batch.digest in digests)
+    return Returned(batches=found, why=why) if found else None
+
+
+def _moving(store: Store, state: State, event: Moved) -> Event | None:
+    champion = event.head
+    if store.find(champion.model) is None:
         raise UsageError(
-            f"{event.head.label} was trained on a revoked batch ({bad[0].file}). Retrain its round "
-            "without that batch: sft-dpo round"
+            f"{champion.label} ({champion.model}) is no longer in {store.root}, so no round could "
+            "start from it. Name another model: sft-dpo show"
         )
-    return None if state.champion and state.champion.model == event.head.model else event
+    check_sound(store, champion.label, champion.model)
+    return None if state.champion and state.champion.model == champion.model else event
 
 
-def _revoking(state: State, batch: Delivery, why: str) -> Event | None:
-    if state.champion is None or batch.digest in state.barred:
-        return None
+def _without_batch(state: State, batch: Delivery) -> tuple[Champion, tuple[Deliveries, ...]]:
+    """The last champion before a batch was used; the other batches of each round lost with it."""
+    assert state.champion is not None
     rounds = [opened for opened, _ in state.lineage]
     if state.waiting is not None:
         rounds.append(state.history[-1][0])  # the last one: no round is opened while one waits
     first = next((i for i, opened in enumerate(rounds) if batch in opened.batches), len(rounds))
     lost = [tuple(b for b in opened.batches if b != batch) for opened in rounds[first:]]
-    return Revoked(
-        batch=batch,
-        head=rounds[first].parent if lost else state.champion,
-        again=tuple(batches for batches in lost if batches),
-        why=why,
-    )
+    head = rounds[first].parent if lost else state.champion
+    return head, tuple(batches for batches in lost if batches)

@@ -2,7 +2,7 @@
 
 from alignment.errors import UsageError
 from alignment.records import StageRecord
-from alignment.rounds.line import RoundLine
+from alignment.rounds.line import RoundLine, all_lines
 from alignment.store.store import Store
 
 CHAMPION_WORDS = ("champion", "head")
@@ -27,19 +27,37 @@ def find_one(store: Store, reference: str) -> StageRecord:
     return records[0]
 
 
+def line_in(store: Store, name: str | None = None) -> RoundLine:
+    """The line with this name; without a name, the only line of the store.
+
+    Raises:
+        UsageError: the store has several lines, and none was named.
+    """
+    lines = list(all_lines(store))
+    if name is None and len(lines) > 1:
+        listed = ", ".join(line.name for line in lines)
+        raise UsageError(
+            f"{store.root} has {len(lines)} lines of rounds ({listed}). Choose one with --line, or "
+            "as champion:LINE."
+        )
+    if name is None and lines:
+        return lines[0]
+    return RoundLine(store=store, name=name or "main")
+
+
 def resolve(store: Store, reference: str) -> list[str]:
     """The keys that match a reference: a key, a step's name, or the beginning of a key.
 
     Names take precedence: "sft" is the step, although the control's key begins with "sft", too.
-    "champion" is the champion of the line "main", "champion:LINE" that of another line; "head" is
-    accepted for "champion".
+    "champion" is the champion of the only line of the store, "champion:LINE" that of one of
+    several; "head" is accepted for "champion".
 
     Returns:
         All matches, newest first for a name; empty if nothing matches.
     """
     word, _, line = reference.partition(":")
     if word in CHAMPION_WORDS:
-        champion = RoundLine(store=store, name=line or "main").state().champion
+        champion = line_in(store, line or None).state().champion
         return [champion.model] if champion else []
     keys = store.list_keys()
     if reference in keys:

@@ -1,26 +1,31 @@
 """The state of a line of rounds, computed from its ledger: champion, open round, spent batches.
 
 A pure function of the events: no files, no clock. The life of a batch: it arrives in the inbox, is
-claimed by an open round, and is spent once that round is kept, rejected or waits for approval. The
-batches of an overtaken round go to the next round.
+claimed by an open round, and is spent once that round is kept, rejected, set aside or waits for
+approval. The batches of an overtaken round go to the next round.
 Not here: writing entries (`line.py`), what is in the inbox (`inbox.py`).
 """
 
 from collections.abc import Iterable
 from functools import reduce
-from pathlib import PurePath
+
+from pydantic import Field
 
 from alignment.errors import UsageError
 from alignment.records import Frozen
 from alignment.rounds.ledger import (
+    Adopted,
     Champion,
     Closed,
     Declined,
     Delivery,
     Event,
+    Failed,
+    Identity,
     Moved,
     Opened,
     Refused,
+    Returned,
     Revoked,
     Started,
 )
@@ -32,35 +37,61 @@ class State(Frozen):
     """The state of a line of rounds.
 
     Attributes:
-        champion: None before the line has started.
+        paths: after each change of the champion, the champions that led to it, itself last. A
+            rollback goes back along this path, whatever was the champion in between.
+        identity: what the line is made of, if an entry says so.
         rounds: number of rounds so far, including those of the configured run.
         open: the round that has claimed batches and is not closed.
         waiting: the round that passed the gate and waits for approval.
+        failures: why each attempt at the open round failed.
         history: all closed rounds, in order.
-        champions: all champions so far, the current one last.
-        barred: digests of refused and revoked batches.
+        refused: refused batches by digest.
+        revoked: revoked batches.
+        returned: batches that were refused or set aside and may be used again.
         requeued: batches of rounds that were overtaken or lost to a revoked batch. They form the
             next rounds, before any new batch.
     """
 
-    champion: Champion | None = None
+    paths: tuple[tuple[Champion, ...], ...] = ()
+    identity: Identity | None = None
     rounds: int = 0
     open: Opened | None = None
     waiting: Closed | None = None
     history: tuple[tuple[Opened, Closed], ...] = ()
-    champions: tuple[Champion, ...] = ()
-    barred: frozenset[str] = frozenset()
+    failures: tuple[str, ...] = ()
+    refused: dict[str, Refused] = Field(default_factory=dict)
+    revoked: Deliveries = ()
+    returned: Deliveries = ()
     requeued: tuple[Deliveries, ...] = ()
+
+    @property
+    def path(self) -> tuple[Champion, ...]:
+        """The champions that led to the current one, which is last."""
+        return self.paths[-1] if self.paths else ()
+
+    @property
+    def champion(self) -> Champion | None:
+        """The current champion; None before the line has started."""
+        return self.path[-1] if self.path else None
+
+    @property
+    def champions(self) -> tuple[Champion, ...]:
+        """All champions so far, the current one last."""
+        return tuple(path[-1] for path in self.paths)
+
+    @property
+    def barred(self) -> frozenset[str]:
+        """Digests of refused and revoked batches."""
+        return frozenset(self.refused) | {batch.digest for batch in self.revoked}
+
+    def has_revoked(self, batch: Delivery) -> bool:
+        """Whether this batch was revoked, under whatever file name."""
+        return batch.digest in {revoked.digest for revoked in self.revoked}
 
     @property
     def lineage(self) -> tuple[tuple[Opened, Closed], ...]:
         """The rounds that led to the champion, oldest first."""
         return self._rounds_to(self.champion.model if self.champion else "")
-
-    def barred_in(self, model: str) -> tuple[Delivery, ...]:
-        """The refused or revoked batches that a model was trained on."""
-        batches = (batch for opened, _ in self._rounds_to(model) for batch in opened.batches)
-        return tuple(batch for batch in batches if batch.digest in self.barred)
 
     def _rounds_to(self, model: str) -> tuple[tuple[Opened, Closed], ...]:
         found: list[tuple[Opened, Closed]] = []
@@ -76,7 +107,22 @@ class State(Frozen):
         done = (opened for opened, closed in self.history if closed.fate != "overtaken")
         used = (*done, *(opened for opened, _ in self.lineage))
         requeued = {batch.digest for batches in self.requeued for batch in batches}
-        return self.barred | ({b.digest for opened in used for b in opened.batches} | requeued)
+        returned = {batch.digest for batch in self.returned}
+        found = {batch.digest for opened in used for batch in opened.batches}
+        return (self.barred | found | requeued) - returned
+
+    @property
+    def set_aside(self) -> Deliveries:
+        """The batches of failed rounds that no later round has used."""
+        failed = (opened for opened, closed in self.history if closed.fate == "failed")
+        later = {
+            b.digest for one, closed in self.history if closed.fate != "failed" for b in one.batches
+        }
+        later |= {
+            batch.digest for batch in (*(self.open.batches if self.open else ()), *self.returned)
+        }
+        found = {b.digest: b for opened in failed for b in opened.batches}
+        return tuple(b for b in found.values() if b.digest not in later | self.barred)
 
     @property
     def is_overtaken(self) -> bool:
@@ -86,44 +132,40 @@ class State(Frozen):
         moved = self.open.parent.model != self.champion.model
         return moved or any(batch.digest in self.barred for batch in self.open.batches)
 
-    def earlier_champion(self, model: str | None = None) -> Champion:
-        """The latest earlier champion, or the one with this model.
+    def earlier_champions(self, reference: str | None = None) -> tuple[Champion, ...]:
+        """The champions to which a rollback may go back, the nearest first.
 
-        Champions trained on a revoked batch do not count.
-
-        Raises:
-            UsageError: there is none.
+        Without a reference, those that led to the current one; with the key or label of a model,
+        any champion so far.
         """
-        sound = (one for one in self.champions if not self.barred_in(one.model))
-        earlier = [one for one in sound if one != self.champion]
-        found = [one for one in earlier if model in (None, one.model)]
-        if not found:
-            listed = ", ".join(dict.fromkeys(f"{one.label} {one.model}" for one in earlier))
-            raise UsageError(
-                f"no such earlier champion (earlier champions: {listed or 'none'}). To make any "
-                "other model the champion, use `sft-dpo promote`."
-            )
-        return found[-1]
+        candidates = self.path if reference is None else self.champions
+        known = {one.model: one for one in candidates}
+        return tuple(
+            one
+            for one in dict.fromkeys(known[one.model] for one in reversed(candidates))
+            if one.model != (self.champion and self.champion.model)
+            and reference in (None, one.model, one.label)
+        )
+
+    @property
+    def known_batches(self) -> dict[str, Delivery]:
+        """All batches that rounds have used or use, by digest."""
+        known = {b.digest: b for opened, _ in self.history for b in opened.batches}
+        if self.open is not None:
+            known |= {batch.digest: batch for batch in self.open.batches}
+        return known
 
     def find_batch(self, reference: str) -> Delivery:
-        """The used batch with this file name, or whose digest or key begins with `reference`.
+        """The used batch with this file name or step name, or whose digest or key begins like this.
 
         Raises:
             UsageError: no batch matches, or several do.
         """
-        known = {b.digest: b for opened, _ in self.history for b in opened.batches}
-        if self.open is not None:
-            known |= {batch.digest: batch for batch in self.open.batches}
-        found = [
-            batch
-            for batch in known.values()
-            if batch.file == PurePath(reference).name
-            or batch.digest.startswith(reference)
-            or batch.key.startswith(reference)
-        ]
+        known = self.known_batches
+        found = [batch for batch in known.values() if batch.is_called(reference)]
         if len(found) == 1:
             return found[0]
-        listed = "".join(f"\n  {batch.digest[:12]}  {batch.file}" for batch in known.values())
+        listed = "".join(f"\n  {batch.name}  {batch.shown_file}" for batch in known.values())
         raise UsageError(
             f"{reference!r} matches {len(found)} of the batches that rounds have used:"
             f"{listed or ' none so far'}"
@@ -146,9 +188,14 @@ def after(state: State, event: Event) -> State:
 def _changes(state: State, event: Event) -> dict[str, object]:
     match event:
         case Started():
-            return {"rounds": event.rounds, **_with_champion(state, event.head)}
+            identity = event.identity
+            return {"rounds": event.rounds, "identity": identity, **_promoted(state, event.head)}
+        case Adopted():
+            return {"identity": event.identity}
         case Opened():
-            return {"rounds": event.number, "open": event, "requeued": state.requeued[1:]}
+            return _opened(state, event)
+        case Failed():
+            return {"failures": (*state.failures, event.why)}
         case Closed():
             return _closed(state, event)
         case Moved():
@@ -156,49 +203,93 @@ def _changes(state: State, event: Event) -> dict[str, object]:
         case Declined():
             return {"waiting": None}
         case Refused():
-            return _barred(state, event.batch)
+            return {
+                "refused": {**state.refused, event.batch.digest: event},
+                **_without(state, event.batch),
+            }
+        case Returned():
+            return _returned(state, event)
         case Revoked():
             return _revoked(state, event)
+
+
+def _opened(state: State, event: Opened) -> dict[str, object]:
+    return {
+        "rounds": event.number,
+        "open": event,
+        "failures": (),
+        "requeued": state.requeued[1:],
+        "returned": tuple(batch for batch in state.returned if batch not in event.batches),
+    }
 
 
 def _closed(state: State, event: Closed) -> dict[str, object]:
     opened = state.open
     assert opened is not None, "closed a round that was not opened"
     assert opened.number == event.number, "closed another round than the open one"
-    changes: dict[str, object] = {"open": None, "history": (*state.history, (opened, event))}
+    changes: dict[str, object] = {
+        "open": None,
+        "failures": (),
+        "history": (*state.history, (opened, event)),
+    }
     if event.fate == "overtaken":
         left = tuple(batch for batch in opened.batches if batch.digest not in state.barred)
         changes["requeued"] = (left, *state.requeued) if left else state.requeued
     if event.fate == "kept":
-        changes |= _with_champion(state, event.head)
+        changes |= _promoted(state, event.head)
     if event.fate == "waiting":
         changes["waiting"] = event
     return changes
 
 
 def _moved(state: State, event: Moved) -> dict[str, object]:
-    moved = state.model_copy(update={"waiting": None, **_with_champion(state, event.head)})
-    used = {batch for opened, _ in moved.lineage for batch in opened.batches}
+    change = _promoted if event.action == "promoted" else _gone_back
+    changes = {"waiting": None, **change(state, event.head)}
+    used = {
+        batch for opened, _ in state.model_copy(update=changes).lineage for batch in opened.batches
+    }
     requeued = tuple(batches for batches in state.requeued if used.isdisjoint(batches))
-    return {"waiting": None, "requeued": requeued, **_with_champion(state, event.head)}
+    return {**changes, "requeued": requeued}
+
+
+def _returned(state: State, event: Returned) -> dict[str, object]:
+    digests = {batch.digest for batch in event.batches}
+    left = {digest: refused for digest, refused in state.refused.items() if digest not in digests}
+    return {"refused": left, "returned": (*state.returned, *event.batches)}
 
 
 def _revoked(state: State, event: Revoked) -> dict[str, object]:
-    changes = _barred(state, event.batch, more=event.again)
+    changes = {
+        "revoked": (*state.revoked, event.batch),
+        **_without(state, event.batch, more=event.again),
+    }
     if event.head != state.champion:
-        changes |= {"waiting": None, **_with_champion(state, event.head)}
+        changes |= {"waiting": None, **_gone_back(state, event.head)}
     elif state.waiting is not None and event.batch in state.history[-1][0].batches:
         changes["waiting"] = None
     return changes
 
 
-def _with_champion(state: State, champion: Champion) -> dict[str, object]:
-    return {"champion": champion, "champions": (*state.champions, champion)}
+def _promoted(state: State, champion: Champion) -> dict[str, object]:
+    return {"paths": (*state.paths, (*state.path, champion))}
 
 
-def _barred(state: State, batch: Delivery, more: tuple[Deliveries, ...] = ()) -> dict[str, object]:
+def _gone_back(state: State, champion: Champion) -> dict[str, object]:
+    """The path of the champion ends where it last did: where it is on the path, or was its end."""
+    before = [
+        path[: at + 1]
+        for path in (*state.paths[:-1], state.path)
+        for at, one in enumerate(path)
+        if one.model == champion.model and (at + 1 == len(path) or path is state.path)
+    ]
+    path = (*before[-1][:-1], champion) if before else (*state.path, champion)
+    return {"paths": (*state.paths, path)}
+
+
+def _without(state: State, batch: Delivery, more: tuple[Deliveries, ...] = ()) -> dict[str, object]:
+    """The batches that wait for a round, without one that is barred."""
     left = (tuple(b for b in batches if b != batch) for batches in (*more, *state.requeued))
     return {
-        "barred": state.barred | {batch.digest},
         "requeued": tuple(batches for batches in left if batches),
+        "returned": tuple(one for one in state.returned if one.digest != batch.digest),
     }

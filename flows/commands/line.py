@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from alignment.rounds.line import RoundLine
-from alignment.rounds.references import find_one
+from alignment.rounds.line import RoundLine, all_lines
+from alignment.rounds.references import find_one, line_in
 from alignment.rounds.steps import champion_of
 from alignment.store.lineage import containing
 from alignment.store.store import Store
@@ -13,38 +13,57 @@ from flows.printing import print_list
 NO_REASON = "from the command line"
 
 
-def promote(reference: str, store: Path, line: str, why: str) -> None:
+def promote(reference: str, store: Path, line: str | None, why: str) -> None:
     """Make a model the champion of a line."""
     opened = Store(root=store)
-    champion = champion_of(opened, find_one(opened, reference).key)
-    RoundLine(store=opened, name=line).promote(champion, why or NO_REASON)
-    print(f"champion of {line}: {champion.label} {champion.model}")
+    rounds = line_in(opened, line)
+    rounds.promote(champion_of(opened, find_one(opened, reference).key), why or NO_REASON)
+    _print_champion(rounds)
 
 
-def roll_back(reference: str | None, store: Path, line: str, why: str) -> None:
+def roll_back(reference: str | None, store: Path, line: str | None, why: str) -> None:
     """Make an earlier champion the champion again."""
-    opened = Store(root=store)
-    rounds = RoundLine(store=opened, name=line)
-    model = find_one(opened, reference).key if reference else None
-    champion = rounds.state().earlier_champion(model)
-    rounds.roll_back(champion, why or NO_REASON)
-    print(f"champion of {line}: {champion.label} {champion.model}")
+    rounds = line_in(Store(root=store), line)
+    rounds.roll_back(rounds.earlier_champion(_model(rounds, reference)), why or NO_REASON)
+    _print_champion(rounds)
     print("The batches of later rounds stay used: no round trains on them again.")
 
 
 def revoke(
-    batch: str, store: Path, line: str, why: str, *, rebuild: Callable[[], None] | None
+    batch: str, store: Path, line: str | None, why: str, *, rebuild: Callable[[], None] | None
 ) -> None:
     """Ban a batch; `rebuild`, if given, retrains one lost round at a time until none is left."""
     opened = Store(root=store)
-    rounds = RoundLine(store=opened, name=line)
+    rounds = line_in(opened, line) if line else _line_that_used(opened, batch)
     bad = rounds.state().find_batch(batch)
     found = containing(opened, bad.key)
-    print(f"batch {bad.digest[:12]} ({bad.file}) is in {len(found)} models of {store}:")
+    print(f"batch {bad.digest[:12]} ({bad.shown_file}) is in {len(found)} models of {store}:")
     print_list(found)
-    state = rounds.revoke(bad, why or NO_REASON)
-    assert state.champion is not None, "a used batch implies a champion"
-    print(f"champion of {line}: {state.champion.label} {state.champion.model}")
-    print(f"{len(state.requeued)} rounds to retrain without it")
+    rounds.revoke(bad, why or NO_REASON)
+    for one in all_lines(opened):
+        if one.revoke_as_elsewhere().has_revoked(bad):
+            _print_champion(one)
+            print(f"{len(one.state().requeued)} rounds to retrain without it")
     while rebuild is not None and rounds.state().requeued:
         rebuild()
+
+
+def _model(rounds: RoundLine, reference: str | None) -> str | None:
+    """The model that a reference means: a champion so far by its label, or any artifact."""
+    if reference is None or rounds.state().earlier_champions(reference):
+        return reference
+    return find_one(rounds.store, reference).key
+
+
+def _line_that_used(store: Store, batch: str) -> RoundLine:
+    """The line that used a batch; the only line, if none did."""
+    for line in all_lines(store):
+        if any(known.is_called(batch) for known in line.state().known_batches.values()):
+            return line
+    return line_in(store)
+
+
+def _print_champion(rounds: RoundLine) -> None:
+    champion = rounds.state().champion
+    assert champion is not None, "a line that can be changed has a champion"
+    print(f"champion of {rounds.name}: {champion.label} {champion.model}")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from alignment.rounds.line import check_sound
 from alignment.rounds.references import find_one
 from alignment.store.store import Store
 
@@ -23,6 +24,7 @@ def export_model(
     """Write a folder that other programs can load; print the measured differences."""
     opened = Store(root=store)
     record = find_one(opened, reference)
+    check_sound(opened, record.name, record.key)
     _quiet_libraries()  # before the import below, which warns
     from alignment.compose.export import export
 

@@ -158,7 +158,7 @@ class History:
                 self.line.decline("too chatty")
         elif action == "roll back":
             with contextlib.suppress(UsageError):
-                self.line.roll_back(state.earlier_champion(), "worse")
+                self.line.roll_back(self.line.earlier_champion(), "worse")
         elif action == "revoke" and state.history:
             opened, _ = self.random.choice(state.history)
             self.line.revoke(self.random.choice(opened.batches), "wrong labels")

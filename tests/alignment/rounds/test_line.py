@@ -15,8 +15,9 @@ from alignment.config.inbox import InboxConfig
 from alignment.errors import ArtifactError, Overtaken, UsageError
 from alignment.rounds.inbox import Arrival, scan
 from alignment.rounds.ledger import Champion, Delivery, Started
-from alignment.rounds.line import RoundLine
+from alignment.rounds.line import RoundLine, check_sound
 from alignment.store.store import Store
+from tests.alignment.artifacts import record_of
 from tests.faults.failpoints import Broken, arm
 from tests.machines import histories, history_folder
 
@@ -34,18 +35,42 @@ def champion(name):
     return Champion(model=f"merge-{name}", evaluation=f"evaluate-{name}", label=f"round {name}")
 
 
+def put(store, key, *parents):
+    """An empty artifact with these parents, by their keys."""
+    if store.find(key) is None:
+        roles = {f"parent {number}": parent for number, parent in enumerate(parents)}
+        store.commit(record_of(key, parents=roles), store.workspace(key))
+
+
+def put_model(store, name, parent, *batches):
+    """The model of a round: its manifest says what it was trained on."""
+    for one in batches:
+        put(store, one.key)
+    put(store, champion(name).model, champion(parent).model, *(one.key for one in batches))
+
+
 @pytest.fixture
 def line(tmp_path):
     """A line that has started, after three configured rounds."""
-    made = RoundLine(store=Store(root=tmp_path))
+    return started(Store(root=tmp_path), "main")
+
+
+def started(store, name):
+    made = RoundLine(store=store, name=name)
+    put(store, champion("start").model)
     made.start(champion("start"), rounds=3)
     return made
 
 
+def closed(line, number, *batches, outcome):
+    """Open a round, train its model and close it."""
+    opened = line.open(batches).open
+    put_model(line.store, number, opened.parent.label.removeprefix("round "), *opened.batches)
+    return line.close(number, champion(number), outcome=outcome, why="any")
+
+
 def kept(line, number, *batches):
-    """Open a round and keep it."""
-    line.open(batches)
-    return line.close(number, champion(number), outcome="kept", why="better")
+    return closed(line, number, *batches, outcome="kept")
 
 
 def entries(line):
@@ -79,8 +104,7 @@ def test_an_open_round_is_the_only_one_until_it_is_closed(line):
 
 
 def test_round_that_waits_becomes_the_champion_once_a_person_approves(line):
-    line.open((batch(1),))
-    assert line.close(4, champion(4), outcome="waiting", why="passed").champion == champion("start")
+    assert closed(line, 4, batch(1), outcome="waiting").champion == champion("start")
     assert line.open((batch(2),)).open is None, "no other round begins"
     state = line.promote(champion(4), "looked at ten replies")
     assert (state.champion, state.waiting) == (champion(4), None)
@@ -102,6 +126,38 @@ def test_rollback_restores_an_earlier_champion_and_later_batches_stay_spent(line
     assert state.champions == (champion("start"), champion(4), champion("start"))
     assert batch(1).digest in state.spent
     assert state.lineage == ()
+
+
+def test_rolling_back_twice_goes_back_two_champions(line):
+    for number in (4, 5, 6):
+        kept(line, number, batch(number))
+    back = []
+    for _ in range(3):
+        line.roll_back(line.earlier_champion(), "bad")
+        back.append(line.state().champion)
+    assert back == [champion(5), champion(4), champion("start")]
+    with pytest.raises(UsageError, match="no such earlier champion"):
+        line.earlier_champion()
+
+
+def test_a_rollback_follows_the_promotions_that_led_to_the_champion(line):
+    kept(line, 4, batch(1))
+    kept(line, 5, batch(2))
+    line.roll_back(line.earlier_champion("round 4"), "bad")
+    kept(line, 6, batch(3))
+    line.promote(champion(5), "it was good")
+    path = [champion(6), champion(4), champion("start")]
+    for expected in path:
+        assert line.roll_back(line.earlier_champion(), "bad").champion == expected
+
+
+def test_only_a_model_that_is_in_the_store_becomes_champion(line):
+    kept(line, 4, batch(1))
+    kept(line, 5, batch(2))
+    (line.store.folder("merge-4") / "manifest.json").unlink()
+    for change in (line.promote, line.roll_back):
+        with pytest.raises(UsageError, match=r"round 4 \(merge-4\) is no longer in "):
+            change(champion(4), "any")
 
 
 # --- the second of two writers -------------------------------------------------------------------
@@ -135,7 +191,7 @@ def test_of_two_writers_that_read_the_same_ledger_one_writes(line):
 RACE = """
 import sys
 from pathlib import Path
-from alignment.rounds.line import RoundLine
+from alignment.rounds.line import RoundLine, check_sound
 from alignment.rounds.ledger import Delivery
 from alignment.store.store import Store
 
@@ -179,7 +235,7 @@ def test_model_with_a_revoked_batch_never_becomes_champion_again(line):
     line.roll_back(champion("start"), "users complain")
     line.revoke(batch(1), "wrong labels")
     with pytest.raises(UsageError, match="no such earlier champion"):
-        line.state().earlier_champion()
+        line.earlier_champion()
     for change in (line.promote, line.roll_back):
         with pytest.raises(UsageError, match=r"trained on a revoked batch \(1.jsonl\)"):
             change(champion(4), "it was better")
@@ -212,6 +268,59 @@ def test_revoking_a_batch_of_the_open_round_voids_the_round(line):
     state = line.close(4, champion(4), outcome="kept", why="better")
     assert state.champion == champion("start")
     assert state.requeued == ((batch(2),),)
+
+
+def test_model_of_an_open_round_is_barred_once_its_batch_is_revoked(line):
+    """Its manifest says what it contains; the ledger does not know the model yet."""
+    line.open((batch(1), batch(2)))
+    put_model(line.store, 4, "start", batch(1), batch(2))
+    line.revoke(batch(1), "wrong labels")
+    with pytest.raises(UsageError, match=r"trained on a revoked batch \(1.jsonl\)"):
+        line.promote(champion(4), "it looks good")
+
+
+def test_a_batch_revoked_on_one_line_is_revoked_on_every_line_that_used_it(line):
+    other = started(line.store, "other")
+    kept(line, 4, batch(1))
+    kept(other, 4, batch(1).model_copy(update={"file": "same-bytes.jsonl"}), batch(2))
+    line.revoke(batch(1), "wrong labels")
+    with pytest.raises(UsageError, match="trained on a revoked batch"):
+        check_sound(line.store, "round 4", "merge-4")
+    state = other.revoke_as_elsewhere()
+    assert state.champion == champion("start")
+    assert state.requeued == ((batch(2),),)
+
+
+def test_a_line_that_was_given_a_revoked_model_goes_back_along_its_path(line):
+    other = started(line.store, "other")
+    kept(line, 4, batch(1))
+    other.promote(champion(4), "from the other line")
+    line.revoke(batch(1), "wrong labels")
+    assert other.revoke_as_elsewhere().champion == champion("start")
+    with pytest.raises(UsageError, match="trained on a revoked batch"):
+        other.promote(champion(4), "again")
+
+
+def test_a_round_is_overtaken_when_another_line_revokes_its_batch(line):
+    other = started(line.store, "other")
+    kept(other, 4, batch(1))
+    line.open((batch(1), batch(2)))
+    other.revoke(batch(1), "wrong labels")
+    state = line.close(4, champion(4), outcome="kept", why="better")
+    assert state.history[-1][1].fate == "overtaken"
+    assert state.requeued == ((batch(2),),)
+
+
+def test_batch_is_found_by_whatever_is_printed_of_it(line):
+    hostile = batch(2).model_copy(update={"file": "\x1b[2J.jsonl"})
+    kept(line, 4, batch(1), hostile)
+    state = line.state()
+    with pytest.raises(UsageError) as listed:
+        state.find_batch("any")
+    assert "\x1b" not in str(listed.value)
+    name, file = str(listed.value).splitlines()[2].split()
+    for reference in (name, file, hostile.file, f"inbox/{file}", hostile.digest[:12], hostile.key):
+        assert state.find_batch(reference) == hostile
 
 
 def test_batch_is_found_by_file_digest_or_key(line):
@@ -295,13 +404,13 @@ class Machine(RuleBasedStateMachine):
         self.folder = history_folder()
         self.inbox = Path(self.folder.name) / "inbox"
         self.inbox.mkdir()
-        self.line = RoundLine(store=Store(root=self.folder.name))
-        self.line.start(champion("start"), rounds=0)
+        self.line = started(Store(root=self.folder.name), "main")
+        self.number = 3
         self.status = dict.fromkeys(range(1, 7), "free")
         self.files: dict[str, int] = {}
         self.batches_in: dict[str, frozenset[int]] = {"start": frozenset()}
         self.rounds: dict[str, tuple[str, frozenset[int]]] = {}
-        self.champion, self.number, self.dies_at = "start", 0, 0
+        self.champion, self.path, self.dies_at = "start", ["start"], 0
         self.queue: list[frozenset[int]] = []
         self.open: tuple[frozenset[int], str, str] | None = None
         self.waiting: str | None = None
@@ -365,6 +474,7 @@ class Machine(RuleBasedStateMachine):
     def close_round(self, outcome):
         assert self.open is not None
         claimed, parent, name = self.open
+        put_model(self.line.store, name, parent, *map(batch, claimed))
         self.survive(self.line.close, self.number, champion(name), outcome=outcome, why="any")
         self.open = None
         bad = {number for number in claimed if self.status[number] == "barred"}
@@ -376,7 +486,7 @@ class Machine(RuleBasedStateMachine):
         self.batches_in[name] = self.batches_in[parent] | claimed
         self.rounds[name] = (parent, claimed)
         if outcome == "kept":
-            self.champion = name
+            self.promoted(name)
         if outcome == "waiting":
             self.waiting = name
 
@@ -386,17 +496,21 @@ class Machine(RuleBasedStateMachine):
         if yes:
             assert self.waiting is not None
             self.survive(self.line.promote, champion(self.waiting), "any")
-            self.champion = self.waiting
+            self.promoted(self.waiting)
         else:
             self.survive(self.line.decline, "any")
         self.waiting = None
 
-    @precondition(lambda self: self.waiting is None and self.champion != "start")
+    def promoted(self, name):
+        self.champion = name
+        self.path.append(name)
+
+    @precondition(lambda self: self.waiting is None and len(self.path) > 1)
     @rule()
     def roll_back(self):
-        parent, _ = self.rounds[self.champion]
-        self.survive(self.line.roll_back, champion(parent), "any")
-        self.champion = parent
+        self.survive(self.line.roll_back, self.line.earlier_champion(), "any")
+        self.path.pop()
+        self.champion = self.path[-1]
 
     @rule(number=numbers)
     def revoke(self, number):
@@ -411,6 +525,7 @@ class Machine(RuleBasedStateMachine):
             if self.waiting:
                 self.waiting = None
             else:
+                self.path = self.path[: self.path.index(parent) + 1]
                 self.champion = parent
         self.queue = [left for left in (*lost, *(q - {number} for q in self.queue)) if left]
         for left in lost:

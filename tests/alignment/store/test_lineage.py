@@ -1,6 +1,6 @@
 import pytest
 
-from alignment.errors import ArtifactError
+from alignment.errors import ArtifactError, UsageError
 from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.references import resolve
@@ -63,8 +63,17 @@ def test_a_key_matches_itself_and_a_beginning_matches_all_its_keys(store):
 @pytest.mark.parametrize("word", ["champion", "head"])
 def test_champion_and_head_match_the_champion_of_a_line(store, word):
     assert resolve(store, word) == [], "the line has not started"
-    for line, model in (("main", "merge-1"), ("other", "sft-2")):
-        champion = Champion(model=model, evaluation="evaluate-1", label="any")
-        RoundLine(store=store, name=line).start(champion, rounds=0)
-    assert resolve(store, word) == resolve(store, f"{word}:main") == ["merge-1"]
+    start(store, "practice", "merge-1")
+    assert resolve(store, word) == resolve(store, f"{word}:practice") == ["merge-1"], (
+        "the only line"
+    )
+    start(store, "other", "sft-2")
+    assert resolve(store, f"{word}:practice") == ["merge-1"]
     assert resolve(store, f"{word}:other") == ["sft-2"]
+    with pytest.raises(UsageError, match=r"2 lines of rounds \(other, practice\)"):
+        resolve(store, word)
+
+
+def start(store, line, model):
+    champion = Champion(model=model, evaluation="evaluate-1", label="any")
+    RoundLine(store=store, name=line).start(champion, rounds=0)
