@@ -5,6 +5,7 @@
     │   ├── ConfigError     a config file, a key in it or a `--set`
     │   ├── DataError       a data source, or too few rows after filtering
     │   ├── ModelError      a base model, adapter or tokenizer that cannot be opened
+    │   ├── DeviceError     a machine without the GPU that the config asks for
     │   └── StorageError    a folder that cannot be written, a full disk
     ├── ArtifactError       an artifact in the store does not match its manifest
     ├── TrainingError       a training run that must not continue
@@ -54,6 +55,10 @@ class DataError(UsageError, ValueError):
 
 class ModelError(UsageError, ValueError):
     """A base model, adapter or tokenizer cannot be opened."""
+
+
+class DeviceError(UsageError):
+    """The machine has no usable GPU, and the config asks for one."""
 
 
 class StorageError(UsageError, OSError):

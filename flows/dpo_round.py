@@ -23,6 +23,7 @@ from alignment.report.assemble import ReportFiles
 from alignment.rounds.driver import DriverOutcome, Hooks, RoundDriver
 from alignment.rounds.line import RoundLine
 from alignment.rounds.steps import inbox_of
+from flows.device import state_device
 from flows.form import Change, Config, form_field
 from flows.printing import command_of
 from flows.sft_dpo import Stages, find_config, name_of_run, run_chain
@@ -64,7 +65,8 @@ def dpo_round(
     becomes the first champion.
 
     Args:
-        config: A preset (practice, hh, a100), or the path of a YAML file on the worker. Its
+        config: A preset (practice, hh, a100, a100-stack), or the path of a YAML file on the
+            worker. Its
             `inbox` says where batches arrive.
         overrides: Config values to change, one per item as dotted.key=value, e.g.
             inbox.min_new_pairs=50. All keys with units, ranges and defaults are in
@@ -73,6 +75,7 @@ def dpo_round(
     """
     try:
         settings = load(find_config(config), overrides)
+        state_device(settings, get_run_logger().info)
         result = run_round(settings, command_of("round", config, overrides))
     except AlignmentError as error:
         return cast("RoundResult", Failed(message=f"{type(error).__name__}: {error}", data=error))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-Config = Annotated[str, Field(pattern=r"^(practice|hh|a100)$|/|\.")]
+Config = Annotated[str, Field(pattern=r"^(practice|hh|a100|a100-stack)$|/|\.")]
 """The name of a preset, or the path of a file: anything with a slash or a dot. This is one string
 field because Prefect's form confuses two alternatives that are both strings."""
 Change = Annotated[str, Field(title="Change", pattern=r"^[a-z][a-z0-9_.]*=")]

@@ -64,7 +64,8 @@ def promote(
     """Make a model the champion of a line of rounds.
 
     Args:
-        config: A preset (practice, hh, a100), or the path of a YAML file on the worker. Its
+        config: A preset (practice, hh, a100, a100-stack), or the path of a YAML file on the
+            worker. Its
             `inbox` names the line.
         reference: The model to promote: the round waiting for approval, or a key, the beginning of
             a key, or the name of a step such as merge-dpo-4.

@@ -1,4 +1,4 @@
-"""The whole pipeline as one Prefect flow: SFT, merge, DPO rounds, evaluation, report.
+"""The whole pipeline as one Prefect flow: SFT, DPO rounds, evaluation, report.
 
 The steps and their order come from `alignment.pipeline`: after each gate, the next round starts
 from the model that was kept.
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from prefect import State, Task, flow, runtime
+from prefect.logging import get_run_logger
 from prefect.states import Failed
 from prefect.utilities.annotations import quote
 
@@ -21,6 +22,7 @@ from alignment.pipeline.steps import Step
 from alignment.pipeline.verdicts import chain_so_far, each_step
 from alignment.records import Frozen, StageRecord
 from alignment.report.assemble import ReportFiles
+from flows.device import state_device
 from flows.form import Change, Config, Rounds, form_field
 from flows.logs import log_known_errors_in_one_line
 from flows.printing import command_of
@@ -70,7 +72,8 @@ def sft_dpo(
 
     Args:
         config: A preset (practice: a small model on a CPU, in minutes; hh: real preferences;
-            a100: Qwen2.5-7B-Instruct on one 40 GB GPU), or the path of a YAML file on the worker.
+            a100: Qwen2.5-7B-Instruct on one 40 GB GPU; a100-stack: the same with stacked adapters
+            instead of merges), or the path of a YAML file on the worker.
         rounds: Run only the first DPO rounds of the config, at most this many (1 to 99). The
             default runs all of them.
         overrides: Config values to change, one per item as dotted.key=value, e.g.
@@ -80,6 +83,7 @@ def sft_dpo(
     """
     try:
         settings = load(find_config(config), overrides).first_rounds(rounds)
+        state_device(settings, get_run_logger().info)
         return run_chain(settings, command_of("run", config, overrides))
     except AlignmentError as error:
         # Returned, not raised: the run page then shows this line and no traceback. Callers of the

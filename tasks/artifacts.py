@@ -61,6 +61,7 @@ def card(record: StageRecord, folder: Path) -> str:
         ["files", f"{len(record.files)}, {size:,.1f} MB"],
         ["built", f"{record.started} in {show_seconds(record.seconds)}"],
         ["code", record.code.revision],
+        *([["device", record.hardware["device"]]] if "device" in record.hardware else []),
         *parents,
     ]
     parts = [

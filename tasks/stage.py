@@ -53,7 +53,9 @@ class Run(Frozen):
     def of(cls, settings: PipelineConfig) -> "Run":
         """The run described by a configuration."""
         limits = Limits(
-            stall_minutes=settings.stall_minutes, gpu_memory_gib=settings.gpu_memory_gib
+            stall_minutes=settings.stall_minutes,
+            gpu_memory_gib=settings.gpu_memory_gib,
+            hide_gpus=settings.device == "cpu",
         )
         return cls(name=settings.name, root=settings.store, limits=limits)
 

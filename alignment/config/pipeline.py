@@ -22,6 +22,8 @@ from alignment.records import Frozen, Nf4, Quantisation, digest_of
 from alignment.store.store import file_sha256
 from alignment.train.settings import DpoConfig, SftConfig
 
+DeviceName = Literal["auto", "cuda", "cpu"]
+
 
 class TrainedSft(Frozen):
     """Train an SFT adapter on conversations first."""
@@ -98,6 +100,12 @@ class PipelineConfig(Frozen):
         default=0, ge=0, lt=2**31, description="Random seed, from which each stage derives its own."
     )
     store: Path = Field(default=Path("runs"), description="Folder for the artifacts.")
+    device: DeviceName = Field(
+        default="auto",
+        description="Where models run. cuda: a GPU; without a usable one, the run is refused with "
+        "the reason. cpu: the CPU, even beside a GPU. auto: a GPU if there is one. Not part of any "
+        "key: artifacts are reused across devices.",
+    )
     model: ModelSource = Field(description="The chat model to start from.")
     quantisation: Quantisation | None = Field(
         default=Nf4(),

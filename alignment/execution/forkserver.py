@@ -91,12 +91,17 @@ class ForkServer:
         self._requests: socket.socket | None = None
         atexit.register(self.close)
 
-    def start(self, arguments: list[str], *, log: BinaryIO) -> Child:
-        """Start a child with our working directory and environment; its output goes to `log`."""
+    def start(
+        self, arguments: list[str], *, log: BinaryIO, environment: Mapping[str, str] = {}
+    ) -> Child:
+        """Start a child with our working directory and environment; its output goes to `log`.
+
+        `environment` is added to ours.
+        """
         request = {
             "arguments": arguments,
             "folder": str(Path.cwd()),
-            "environment": dict(os.environ),
+            "environment": {**os.environ, **environment},
         }
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from alignment.execution.device import device_facts
 from alignment.records import CodeVersion, digest_of
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "prefect")
@@ -45,7 +46,7 @@ def libraries() -> dict[str, str]:
 
 
 def hardware() -> dict[str, str]:
-    """The machine, and the name of its GPU if this process uses it.
+    """The machine, the device that this process used, its driver and torch's build.
 
     Reading the name opens the GPU, whose context then takes memory until the process exits. The
     process that drives a run would hold that memory during every training.
@@ -60,7 +61,12 @@ def hardware() -> dict[str, str]:
         import torch
 
         found["gpu"] = torch.cuda.get_device_name()
-    return found
+    facts = device_facts()
+    return found | {
+        "device": found.get("gpu", "cpu"),
+        "driver": facts.kernel_driver or "none",
+        "torch_build": f"CUDA {facts.torch_cuda}" if facts.torch_cuda else "CPU",
+    }
 
 
 def peak_memory() -> dict[str, float]:

@@ -57,10 +57,17 @@ class Limits(Frozen):
         stall_minutes: minutes without progress or log output after which it is stopped; None: no
             timeout.
         gpu_memory_gib: GPU memory for tensors, in GiB; None: no limit.
+        hide_gpus: whether the process sees no GPU.
     """
 
     stall_minutes: float | None = None
     gpu_memory_gib: float | None = None
+    hide_gpus: bool = False
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables that apply them."""
+        return {"CUDA_VISIBLE_DEVICES": ""} if self.hide_gpus else {}
 
 
 def run_step(
@@ -145,7 +152,7 @@ def _in_child(store: Store, step: Step, on_progress: OnMark, limits: Limits) -> 
     follower = Follower(workspace.progress)
     with workspace.log.open("ab") as log:
         request = [str(store.root.absolute()), step.model_dump_json(), limits.model_dump_json()]
-        child = _forkserver.start(request, log=log)
+        child = _forkserver.start(request, log=log, environment=limits.environment)
     log_size, last_sign = 0, time.monotonic()
     try:
         while (code := child.wait(timeout=0.3)) is None:

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from alignment.evaluate import evaluators
 from alignment.evaluate.metrics import is_preferred
+from alignment.pipeline.steps import STEPS
 from alignment.records import (
     DataRef,
     EvalReport,
@@ -95,6 +96,11 @@ class RunReport(Frozen):
         return self.pairs.get(self.final_model or "", ())
 
     @property
+    def devices(self) -> str:
+        """What the models ran on: device, driver and torch's build, as in the manifests."""
+        return "; ".join(dict.fromkeys(filter(None, map(_device_of, self.records))))
+
+    @property
     def comparisons(self) -> tuple[compare.Comparison, ...]:
         """The final model compared with the others."""
         if self.final_model is None:
@@ -165,6 +171,7 @@ def to_markdown(report: RunReport) -> str:
         _bullets(claims),
         tables.evaluation_table(reports).to_markdown() if reports else "",
         _bullets(report.notes[:_MARKDOWN_SENTENCES]),
+        f"Ran on {_one_line(report.devices)}." if report.devices else "",
         f"{_one_line(report.created)} · {_one_line(report.command)}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -239,6 +246,14 @@ def _evenly_spaced(samples: list[Sample], most: int) -> list[Sample]:
     if len(samples) <= most:
         return samples
     return [samples[round(i * (len(samples) - 1) / (most - 1))] for i in range(most)]
+
+
+def _device_of(record: StageRecord) -> str:
+    kind, found = STEPS.get(record.stage), record.hardware
+    if kind is None or not kind.needs_gpu or "device" not in found:
+        return ""
+    torch = record.libraries.get("torch", "")
+    return f"{found['device']}, driver {found['driver']}, torch {torch} ({found['torch_build']})"
 
 
 def _bullets(sentences: Sequence[str]) -> str:

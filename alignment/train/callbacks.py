@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import ones, zeros
+from torch import Tensor, ones, zeros
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from alignment.errors import TrainingError
@@ -23,6 +23,7 @@ from alignment.scoring.pairs import PairLogProbs
 from alignment.store.durable import failpoint_span, flush, staged
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
+from alignment.train.autotune import random_state, set_random_state
 from alignment.train.checkpoints import commit_checkpoint
 from alignment.train.losses import Loss
 
@@ -62,10 +63,10 @@ class ProgressCallback(TrainerCallback):
 
 
 class SampleGenerationCallback(TrainerCallback):
-    """Writes greedy replies to a few prompts at each evaluation, for people to read.
+    """Writes greedy replies to a few prompts for people to read: before training, at evaluations.
 
-    Each reply is one JSON line in `path`: step, prompt, reply. When a run resumes, rows written
-    after its checkpoint are dropped, so that none appears twice.
+    Each reply is one JSON line in `path`: step, prompt, reply. Step 0 is the model as it was. When
+    a run resumes, rows written after its checkpoint are dropped, so that none appears twice.
     """
 
     def __init__(
@@ -79,14 +80,20 @@ class SampleGenerationCallback(TrainerCallback):
         self._tokenizer, self._prompts, self._path = tokenizer, prompts, path
         self._max_new_tokens = max_new_tokens
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Drop the rows of evaluations that will be repeated."""
-        _keep(self._path, {row["step"] for row in state.log_history if "eval_loss" in row})
+    def on_train_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        """Drop the rows of evaluations that will be repeated; sample once before the first step."""
+        evaluated = {row["step"] for row in state.log_history if "eval_loss" in row}
+        _keep(self._path, {0, *evaluated} if state.global_step else set())
+        if not state.global_step and self._prompts:
+            self._sample(parts["model"], step=0)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """Generate a reply to every prompt and append the replies."""
+        self._sample(parts["model"], step=state.global_step)
+
+    def _sample(self, model: Any, *, step: int) -> None:
         replies = generate(
-            parts["model"],
+            model,
             self._tokenizer,
             self._prompts,
             max_new_tokens=self._max_new_tokens,
@@ -94,9 +101,29 @@ class SampleGenerationCallback(TrainerCallback):
         )
         with failpoint_span("samples.append"), self._path.open("a", encoding="utf-8") as stream:
             for prompt, reply in zip(self._prompts, replies, strict=True):
-                row = {"step": state.global_step, "prompt": prompt[-1].content}
+                row = {"step": step, "prompt": prompt[-1].content}
                 stream.write(json.dumps({**row, "reply": reply.text}) + "\n")
         flush("samples.flush", self._path)  # durable before the checkpoint that relies on them
+
+
+class UndisturbedTraining(TrainerCallback):
+    """Restores the random state after each evaluation, so that watching changes no training.
+
+    Opening the evaluation's data loader draws a number from the generator that dropout uses on a
+    CPU and that orders the next epoch. Comes after the callbacks that evaluate.
+    """
+
+    def __init__(self) -> None:
+        self._before: list[Tensor] | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        """Note the state if an evaluation follows this step."""
+        self._before = random_state(parts["model"]) if control.should_evaluate else None
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        """Restore it."""
+        if self._before is not None:
+            set_random_state(parts["model"], self._before)
 
 
 class RewardsByTaskCallback(TrainerCallback):

@@ -24,6 +24,7 @@ from alignment.train.callbacks import (
     ProgressCallback,
     RewardsByTaskCallback,
     SampleGenerationCallback,
+    UndisturbedTraining,
     check_start,
 )
 from alignment.train.checkpoints import newest
@@ -81,7 +82,12 @@ def train_dpo(
         eval_dataset=_rows(evaluation) if evaluation else None,
         processing_class=policy.tokenizer,
         peft_config=LoraConfig(**config.lora.peft_arguments()),
-        callbacks=[ProgressCallback(workspace, progress, phase="training"), samples, rewards],
+        callbacks=[
+            ProgressCallback(workspace, progress, phase="training"),
+            samples,
+            rewards,
+            UndisturbedTraining(),
+        ],
     )
     if config.loss.uses_reference and newest(workspace.checkpoints) is None:
         measured = loss_before_training(trainer, config.loss, config.engine)

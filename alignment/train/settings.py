@@ -8,7 +8,7 @@ the training itself (`sft.py`, `dpo.py`).
 
 from functools import cache
 from importlib.metadata import version
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -95,10 +95,11 @@ class TrainingSettings(Frozen):
         description="Optimiser steps between checkpoints: the most that are lost if a run is "
         "killed.",
     )
-    evaluate_every: PositiveInt | None = Field(
+    evaluate_every: PositiveInt | Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None,
-        description="Optimiser steps between evaluations during training. The last step is always "
-        "followed by one.",
+        description="Optimiser steps between evaluations during training; below 1, a share of all "
+        "steps: 0.1 evaluates ten times. null: only after the last step, which is always followed "
+        "by one. The training itself stays the same.",
     )
     evaluation_rows: int = Field(
         default=128, ge=0, description="Held-out rows used in each of these evaluations; 0 = none."
@@ -106,7 +107,8 @@ class TrainingSettings(Frozen):
     samples: int = Field(
         default=4,
         ge=0,
-        description="Held-out prompts to generate sample replies for at each evaluation.",
+        description="Held-out prompts to generate sample replies for, before the first step and "
+        "at each evaluation.",
     )
     sample_tokens: PositiveInt = Field(
         default=128, description="Maximum length of a sample reply, in tokens."

@@ -18,7 +18,11 @@ from alignment.models.load import LoadedModel
 from alignment.records import Conversation
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
-from alignment.train.callbacks import ProgressCallback, SampleGenerationCallback
+from alignment.train.callbacks import (
+    ProgressCallback,
+    SampleGenerationCallback,
+    UndisturbedTraining,
+)
 from alignment.train.loop import TrainingSummary, fit
 from alignment.train.settings import SftConfig
 from alignment.train.trainers import on_this_machine, trainers_of
@@ -65,7 +69,11 @@ def train_sft(
         processing_class=tokenizer,
         peft_config=LoraConfig(**config.lora.peft_arguments()),
         data_collator=CompletionOnlyCollator.of(tokenizer),
-        callbacks=[ProgressCallback(workspace, progress, phase="training"), samples],
+        callbacks=[
+            ProgressCallback(workspace, progress, phase="training"),
+            samples,
+            UndisturbedTraining(),
+        ],
     )
     return fit(trainer, workspace=workspace, progress=progress)
 

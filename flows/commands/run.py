@@ -8,6 +8,7 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.execution.provenance import slow_bfloat16
 from alignment.pipeline.chain import chain
 from alignment.store.store import Store
+from flows.device import state_device
 from flows.display import Display
 from flows.shell import watched
 
@@ -15,6 +16,7 @@ from flows.shell import watched
 def run_pipeline(config: Path, overrides: list[str]) -> None:
     """Run the whole pipeline; print its table and the path of the report."""
     settings = load(config, overrides)
+    state_device(settings, _print_error)
     display = Display(list(chain(settings).steps()), _history(settings.store))
     _warn_about_slow_bfloat16(settings)
     result = watched(display, "pipeline", config, overrides)
@@ -25,6 +27,7 @@ def run_pipeline(config: Path, overrides: list[str]) -> None:
 def run_round(config: Path, overrides: list[str]) -> None:
     """Train one round on new batches; print its outcome."""
     settings = load(config, overrides)
+    state_device(settings, _print_error)
     _warn_about_slow_bfloat16(settings)
     display = Display([], _history(settings.store))
     result = watched(display, "round", config, overrides)
@@ -36,12 +39,15 @@ def run_round(config: Path, overrides: list[str]) -> None:
         print(f"champion: {result.champion}")
 
 
+def _print_error(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def _warn_about_slow_bfloat16(settings: PipelineConfig) -> None:
     if settings.dpo.bf16 and slow_bfloat16():
-        print(
+        _print_error(
             "note: this CPU is about four times slower in bfloat16 than in float32. Faster: "
-            "--set sft.training.bf16=false --set dpo.bf16=false --set evaluation.dtype=float32",
-            file=sys.stderr,
+            "--set sft.training.bf16=false --set dpo.bf16=false --set evaluation.dtype=float32"
         )
 
 

@@ -1,13 +1,23 @@
 """All shipped configurations parse, and a100.yaml resolves to the reference recipe."""
 
+import re
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
+from alignment.compose.settings import Merge
 from alignment.config.file import load
+from alignment.config.inbox import InboxConfig
+from alignment.config.pipeline import PipelineConfig
+from alignment.evaluate.settings import EvaluationConfig, GateConfig
 from alignment.pipeline.chain import chain
 from alignment.pipeline.plan import plan
+from alignment.records import Nf4
+from alignment.scoring.engine import Packed, StepRows
 from alignment.store.store import Store
+from alignment.train.losses import Sigmoid
+from alignment.train.settings import DpoConfig, Lora, SftConfig
 
 CONFIGS = Path(__file__).parents[2] / "deployments" / "configs"
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -111,15 +121,62 @@ def test_prompts_are_trimmed_to_2048_tokens(reference):
     assert reference["dpo-1"].resolved["prompts"] == {"max_prompt_length": 2048}
 
 
-def test_each_round_starts_from_the_stack_of_the_previous_stage(reference):
+def test_every_stage_hands_a_merge_in_bfloat16_to_the_next(reference):
     policies = [reference[f"dpo-{number}"].parents["policy"] for number in (1, 2, 3)]
-    assert policies == [reference[f"stack-{name}"].key for name in ("sft", "dpo-1", "dpo-2")]
-
-
-def test_one_override_restores_the_merge_in_bfloat16_of_the_reference_recipe(tmp_path):
-    config = load(CONFIGS / "a100.yaml", ["compose={name: merge, dtype: bfloat16}"])
-    merging = {step.name: step for step in plan(chain(config), Store(root=tmp_path))}
-    policies = [merging[f"dpo-{number}"].parents["policy"] for number in (1, 2, 3)]
-    assert policies == [merging[f"merge-{name}"].key for name in ("sft", "dpo-1", "dpo-2")]
-    compose = merging["merge-dpo-1"].settings["config"]
+    assert policies == [reference[f"merge-{name}"].key for name in ("sft", "dpo-1", "dpo-2")]
+    compose = reference["merge-dpo-1"].settings["config"]
     assert (compose["name"], compose["dtype"]) == ("merge", "bfloat16")
+
+
+def test_the_stacked_preset_differs_in_its_handover_alone():
+    merged, stacked = (load(CONFIGS / f"{name}.yaml") for name in ("a100", "a100-stack"))
+    assert merged.inbox and stacked.inbox
+    line = stacked.inbox.model_copy(update={"line": merged.inbox.line})
+    same = {"name": merged.name, "compose": merged.compose, "inbox": line}
+    assert stacked.model_copy(update=same) == merged
+    assert stacked.compose.name == "stack"
+    names = [step.name for step in chain(stacked).steps() if step.stage == "stack"]
+    assert names == ["stack-sft", "stack-dpo-1", "stack-dpo-2", "stack-dpo-3"]
+
+
+@pytest.mark.parametrize("step", ["sft", "dpo-1", "dpo-2", "dpo-3"])
+def test_trainings_are_watched_ten_times(reference, step):
+    arguments = next(v for k, v in reference[step].resolved.items() if k.startswith("trl."))
+    assert (arguments["eval_strategy"], arguments["eval_steps"]) == ("steps", 0.1)
+    assert reference[step].settings["config"]["samples"] == 4
+
+
+def test_model_and_data_of_the_recipe_are_pinned_by_commit():
+    text = (CONFIGS / "a100.yaml").read_text()
+    found = re.findall(r"\{name: hub,[^{}]*", text)
+    assert len(found) == 6, "the model, two sets for SFT, one for each round"
+    assert all(re.search(r"revision: [0-9a-f]{40}\b", source) for source in found)
+
+
+SECTIONS = {
+    "": PipelineConfig,
+    "sft.training": SftConfig,
+    "sft.training.batch": StepRows,
+    "sft.training.engine": Packed,
+    "sft.training.lora": Lora,
+    "dpo": DpoConfig,
+    "dpo.batch": StepRows,
+    "dpo.engine": Packed,
+    "dpo.lora": Lora,
+    "dpo.loss": Sigmoid,
+    "quantisation": Nf4,
+    "compose": Merge,
+    "gate": GateConfig,
+    "evaluation": EvaluationConfig,
+    "evaluation.engine": Packed,
+    "inbox": InboxConfig,
+}
+
+
+@pytest.mark.parametrize(("place", "kind"), SECTIONS.items(), ids=lambda each: str(each) or "file")
+def test_the_recipe_shows_everything_that_acts(place, kind):
+    """A value that only a default decides would not be part of the contract."""
+    section = YAML(typ="safe").load(CONFIGS / "a100.yaml")
+    for key in filter(None, place.split(".")):
+        section = section[key]
+    assert set(kind.model_fields) - set(section) == set()

@@ -44,6 +44,7 @@ def test_second_bootstrap_creates_nothing_and_keeps_manual_changes(service):
         "deployment  dpo-round/cpu: up to date",
         "deployment  promote/a100: up to date",
         "deployment  promote/cpu: up to date",
+        "deployment  sft-dpo/a100-stack: up to date",
         "deployment  sft-dpo/a100: up to date",
         "deployment  sft-dpo/cpu: up to date",
     ]

@@ -78,6 +78,7 @@ def test_preset_a100_runs_on_a_tiny_model_with_overrides(service, tiny_model_fol
         "sft-dpo/a100",
         overrides(
             "name=a100-tiny",
+            "device=auto",
             f"store={service.store}",
             f"model={{name: folder, path: {tiny_model_folder}}}",
             "quantisation=null",
@@ -92,7 +93,7 @@ def test_preset_a100_runs_on_a_tiny_model_with_overrides(service, tiny_model_fol
     assert state["type"] == "COMPLETED", state["message"]
     assert dict(service.tasks(run))["base"] == "Reused"
     assert dict(service.tasks(run))["evaluate-no-sft"] == "Built"
-    card = service.artifacts(run)["a100-tiny-stack-sft"]
+    card = service.artifacts(run)["a100-tiny-merge-sft"]
     assert "no SFT adapter: the base model takes its place" in card["description"]
 
 

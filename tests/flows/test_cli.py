@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from alignment.config.pipeline import PipelineConfig
+from alignment.execution.device import device_facts, obstacle
 from alignment.pipeline.chain import chain
 from tests.prefect_service import ROOT, end_group, wait_for
 
@@ -81,6 +82,20 @@ def test_a_typo_in_the_config_names_line_and_nearest_key(sft_dpo, tiny_settings,
 def test_a_typo_in_an_override_is_not_blamed_on_the_file(sft_dpo, tiny_settings, write_config):
     done = sft_dpo("run", str(write_config(tiny_settings)), "--set", "dpo.learning_rat=1")
     refused(done, "--set 'dpo.learning_rat=1': unknown key", "'learning_rate'?")
+
+
+@pytest.mark.skipif(obstacle(device_facts()) is None, reason="this machine has a usable GPU")
+@pytest.mark.parametrize("command", ["run", "round"])
+def test_a_gpu_that_is_not_there_is_missed_before_anything_else(
+    sft_dpo, tiny_settings, write_config, tmp_path, command
+):
+    tiny_settings["device"] = "cuda"
+    done = sft_dpo(command, str(write_config(tiny_settings)))
+    refused(done, "the config asks for `device: cuda`", "To mend it, install", "device=cpu")
+    first, _ = done.stderr.splitlines()
+    assert first.startswith(f"device: CPU, {os.cpu_count()} cores (no GPU: ")
+    assert first.endswith("| the config expects a GPU, full weights, float32")
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_missing_data_file_is_named(sft_dpo, tiny_settings, write_config, tmp_path):

@@ -33,6 +33,17 @@ def test_the_versions_of_the_deciding_libraries_are_written_down():
     assert libraries()["trl"] == trl.__version__
 
 
+def test_a_record_names_device_driver_and_torchs_build():
+    import torch
+
+    found = hardware()
+    assert found["device"] == found.get("gpu", "cpu")
+    assert found["driver"]
+    assert found["torch_build"] == (
+        "CPU" if torch.version.cuda is None else f"CUDA {torch.version.cuda}"
+    )
+
+
 def test_a_process_that_did_not_open_the_gpu_does_not_open_it_for_its_record(monkeypatch):
     """Where there is none, opening one raises."""
     import torch

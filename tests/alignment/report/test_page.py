@@ -6,6 +6,7 @@ import pytest
 from alignment.records import Check, Message, Verdict
 from alignment.report import tables
 from alignment.report.page import RunReport, Sample, clip, render, to_markdown
+from tests.alignment.report.conftest import record
 
 PAYLOADS = (
     "<script>alert(1)</script>",
@@ -233,6 +234,16 @@ def test_the_final_model_is_the_one_the_gate_chose(run):
 def test_pass_and_fail_are_written_out(page):
     assert "✓ pass" in page
     assert "✗ fail" in page
+
+
+def test_page_and_summary_say_once_what_the_models_ran_on(run):
+    found = {"device": "NVIDIA A100", "driver": "580.65.06", "torch_build": "CUDA 13.0"}
+    both = {"hardware": found, "libraries": {"torch": "2.13.0+cu130"}}
+    records = [record("sft", "sft", **both), record("dpo-1", "dpo", **both), record("p", "pairs")]
+    report = run.model_copy(update={"records": tuple(records)})
+    words = "NVIDIA A100, driver 580.65.06, torch 2.13.0+cu130 (CUDA 13.0)"
+    assert f"ran on {words}</p>" in render(report)
+    assert f"Ran on {words}." in to_markdown(report)
 
 
 def test_samples_show_the_first_and_the_last_step(page):

@@ -57,7 +57,7 @@ def test_a_round_leaves_adapter_history_and_samples(trained, pairs):
     summary, out = trained
     history = lines(out / "history.jsonl")
     assert summary.steps == 2
-    assert [row["step"] for row in lines(out / "samples.jsonl")] == [2]
+    assert [row["step"] for row in lines(out / "samples.jsonl")] == [0, 2]
     (by_task,) = [row for row in history if "eval_rewards/margins/source:practice" in row]
     for pair in pairs[:3]:
         assert f"eval_rewards/accuracies/{pair.task_type}" in by_task

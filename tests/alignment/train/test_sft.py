@@ -10,6 +10,7 @@ from alignment.models.chat_template import end_of_turn_id
 from alignment.records import Conversation, Message, Nf4
 from alignment.scoring.engine import Packed, Stock
 from alignment.store.progress import Progress
+from alignment.store.store import Workspace
 from alignment.train.settings import SftConfig
 from alignment.train.sft import train_sft
 
@@ -98,11 +99,33 @@ def test_a_run_leaves_adapter_history_and_samples(trained):
     evaluations = {row["step"]: row["eval_loss"] for row in history if "eval_loss" in row}
     assert list(evaluations) == [2, 3], "every second step, and after the last"
     assert summary.evaluation["eval_loss"] == evaluations[3]
-    assert [row["step"] for row in lines(out / "samples.jsonl")] == [2, 3]
+    samples = [row["step"] for row in lines(out / "samples.jsonl")]
+    assert samples == [0, 2, 3], "before the first step, and at each evaluation"
     assert sorted(path.name for path in (out / "adapter").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
+
+
+@both_engines
+def test_watching_a_training_changes_no_step_of_it(
+    open_tiny, sft_config, conversations, tmp_path, engine
+):
+    """Evaluated at every fourth of eight steps, or never: with dropout, the same losses."""
+    lora = sft_config.lora.model_copy(update={"dropout": 0.3})
+    settings = {"max_steps": 8, "engine": engine, "lora": lora}
+    losses: list[list[float]] = []
+    for watched in ({"evaluate_every": 0.25, "samples": 1}, {"evaluate_every": None}):
+        config = sft_config.model_copy(update=settings | watched)
+        folder = tmp_path / str(len(losses))
+        workspace = Workspace(folder=folder, log=folder / "log")
+        workspace.out.mkdir(parents=True)
+        train(config, open_tiny(), conversations, workspace, held_out=conversations[:2])
+        history = lines(workspace.out / "history.jsonl")
+        losses.append([row["loss"] for row in history if "loss" in row])
+        evaluated = [row["step"] for row in history if "eval_loss" in row]
+        assert evaluated == ([2, 4, 6, 8] if "samples" in watched else [8])
+    assert losses[0] == losses[1]
 
 
 def test_the_adapter_names_no_folder_of_this_machine(trained):
