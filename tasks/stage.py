@@ -147,7 +147,7 @@ class _Progress:
         if time.monotonic() - self._last_line < LOG_SECONDS:
             return
         if not self._last_line:
-            log = self._run.store.workspace(self._step.key).log
+            log = self._run.store.log(self._step.key)
             get_run_logger().info("the log of this step's process: %s", log)
         get_run_logger().info(artifacts.describe(mark))
         self._last_line = time.monotonic()

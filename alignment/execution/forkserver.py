@@ -20,10 +20,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 STOPS = {signal.SIGTERM, signal.SIGINT}
 """The signals that ask a child to stop; blocked from the fork until it has its handlers."""
@@ -37,8 +38,8 @@ MODULES = (
     "alignment.evaluate.suite",
 )
 """Modules that the steps in child processes need when they build, with two kinds of models."""
-LARGEST = 1 << 17
-"""Maximum size of a request (arguments and environment), in bytes."""
+MOST_FILES = 8
+"""Maximum number of open files that go with a request."""
 POLL_SECONDS = 0.05
 """Interval at which the fork server checks whether a child has exited."""
 
@@ -92,11 +93,17 @@ class ForkServer:
         atexit.register(self.close)
 
     def start(
-        self, arguments: list[str], *, log: BinaryIO, environment: Mapping[str, str] = {}
+        self,
+        arguments: list[str],
+        *,
+        log: BinaryIO,
+        files: Sequence[IO[bytes]] = (),
+        environment: Mapping[str, str] = {},
     ) -> Child:
         """Start a child with our working directory and environment; its output goes to `log`.
 
-        `environment` is added to ours.
+        The numbers of the descriptors that it has of `files` are its last arguments. `environment`
+        is added to ours.
         """
         request = {
             "arguments": arguments,
@@ -105,9 +112,10 @@ class ForkServer:
         }
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with theirs, self._lock:
-                files = [log.fileno(), theirs.fileno()]
-                socket.send_fds(self._connection(), [json.dumps(request).encode()], files)
+            with theirs, _in_memory(request) as content, self._lock:
+                numbers = [log.fileno(), theirs.fileno(), content.fileno()]
+                numbers += [file.fileno() for file in files]
+                socket.send_fds(self._connection(), [b"start"], numbers)
             return Child(ours)
         except BaseException:
             ours.close()  # the server then cannot report the child, and kills it
@@ -136,6 +144,14 @@ class ForkServer:
         return self._requests
 
 
+def _in_memory(request: Mapping[str, Any]) -> IO[bytes]:
+    """A request as an open file without a name: an environment may be too large for a message."""
+    file = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - the caller closes it
+    file.write(json.dumps(request).encode())
+    file.flush()
+    return file
+
+
 # --- in the fork server -------------------------------------------------------------------------
 
 
@@ -156,18 +172,19 @@ def serve(number: int) -> list[str]:
         _report_exits(running)
         if not ready:
             continue
-        text, files, _, _ = socket.recv_fds(requests, LARGEST, 2)
+        text, files, _, _ = socket.recv_fds(requests, 64, MOST_FILES)
         if not text:
             for child in running:
                 os.kill(child, signal.SIGKILL)
             sys.exit()
-        log, answers = files[0], socket.socket(fileno=files[1])
+        log, answers, content, *others = files[0], socket.socket(fileno=files[1]), *files[2:]
         child = os.fork()
         if not child:
             for unused in (requests, answers, *running.values()):
                 unused.close()
-            return _run_child(json.loads(text), log, server)
-        os.close(log)
+            return [*_run_child(content, log, server), *map(str, others)]
+        for file in (log, content, *others):
+            os.close(file)
         running[child] = answers
         try:
             answers.send(b"%d" % child)
@@ -192,8 +209,10 @@ def _report_exits(running: dict[int, socket.socket]) -> None:
                 answers.send(b"%d" % os.waitstatus_to_exitcode(status))
 
 
-def _run_child(request: dict[str, Any], log: int, server: int) -> list[str]:
+def _run_child(content: int, log: int, server: int) -> list[str]:
     """In a new child: set its output, working directory and environment; returns its arguments."""
+    with os.fdopen(content, "rb") as file:
+        request = json.loads(os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0))
     for standard in (1, 2):
         os.dup2(log, standard)
     os.close(log)

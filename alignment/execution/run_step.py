@@ -8,7 +8,6 @@ Not here: which steps there are and their order (`pipeline/chain.py`), who watch
 """
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -19,17 +18,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, BinaryIO
 
-from filelock import FileLock
-
-from alignment.errors import ERRORS, AlignmentError, Interrupted, StorageError
+from alignment.errors import AlignmentError, Interrupted, StorageError
 from alignment.execution.forkserver import STOPS, Child, ForkServer, serve
 from alignment.execution.provenance import code_version, hardware, libraries, peak_memory
 from alignment.pipeline.steps import Context, Outcome, Step, read_step
 from alignment.records import Frozen, StageRecord
-from alignment.store.progress import Follower, Mark, Progress
-from alignment.store.store import Store, Workspace, disk_full, storage_errors
+from alignment.store.locks import OnWait, hold
+from alignment.store.progress import Failure, Follower, Mark, Progress
+from alignment.store.store import Store, disk_full, storage_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,16 +107,25 @@ def build(
 
     `tokenizer` as in `Context`.
     """
-    with store.lock(step.key):
-        record = store.reuse(step.key)  # another process may have built it while we waited
+    with store.lock(step.key, purpose=f"{step.name} of {store.root}", on_wait=told(progress)):
+        record = store.reuse_locked(step.key)  # another process may have built it while we waited
         if record is not None:
             return record
         workspace = store.workspace(step.key)
         started, clock = datetime.now(UTC), time.monotonic()
-        with storage_errors(store.root), _gpu_lock() if step.needs_gpu else nullcontext():
+        with (
+            storage_errors(store.root),
+            _gpu_lock(step, store, progress) if step.needs_gpu else nullcontext(),
+            progress.recorded(workspace.progress),
+        ):
             outcome = step.build(Context(store, workspace, progress, tokenizer))
         seconds = time.monotonic() - clock
         return store.commit(_record(step, outcome, started, seconds), workspace)
+
+
+def told(progress: Progress) -> OnWait:
+    """Reports as progress that a lock is waited for, so that it is not taken for a hang."""
+    return lambda holder: progress.update(f"waiting for {holder}", 0, 0)
 
 
 def _record(step: Step, outcome: Outcome, started: datetime, seconds: float) -> StageRecord:
@@ -147,30 +154,54 @@ def _record(step: Step, outcome: Outcome, started: datetime, seconds: float) -> 
 
 
 def _in_child(store: Store, step: Step, on_progress: OnMark, limits: Limits) -> None:
-    workspace = store.workspace(step.key)
-    (workspace.folder / "error.json").unlink(missing_ok=True)
-    follower = Follower(workspace.progress)
-    with workspace.log.open("ab") as log:
+    path = store.log(step.key)
+    with path.open("ab") as log, tempfile.TemporaryFile("w+b") as reports:
         request = [str(store.root.absolute()), step.model_dump_json(), limits.model_dump_json()]
-        child = _forkserver.start(request, log=log, environment=limits.environment)
-    log_size, last_sign = 0, time.monotonic()
-    try:
-        while (code := child.wait(timeout=0.3)) is None:
-            for mark in follower.new():
-                on_progress(mark)
-                last_sign = time.monotonic()
-            if workspace.log.stat().st_size != log_size:
-                log_size, last_sign = workspace.log.stat().st_size, time.monotonic()
-            stall = limits.stall_minutes
-            if stall is not None and time.monotonic() - last_sign > 60 * stall:
-                raise Interrupted(
-                    f"{step.name!r} made no progress for {stall:g} minutes and was stopped "
-                    f"(stall_minutes). The same command continues it. Log: {workspace.log}"
-                )
-    except BaseException:
-        _stop(child)
-        raise
-    _raise_failure(code, store, workspace, step)
+        child = _forkserver.start(request, log=log, files=[reports], environment=limits.environment)
+        watch = _Watch(log, reports, on_progress)
+        try:
+            while (code := child.wait(timeout=0.3)) is None:
+                watch.look()
+                if limits.stall_minutes and watch.silence() > 60 * limits.stall_minutes:
+                    raise Interrupted(
+                        f"{step.name!r} made no progress for {limits.stall_minutes:g} minutes and "
+                        f"was stopped (stall_minutes). The same command continues it. Log: {path}"
+                    )
+            watch.look()
+        except BaseException:
+            _stop(child)
+            raise
+    _raise_failure(code, watch.failure, store, step)
+
+
+class _Watch:
+    """What a child has said: marks, which are passed on, a failure, and lines in its log.
+
+    Both files are read through their descriptors: their names may be gone, and the folder in which
+    the child builds is renamed when it succeeds.
+    """
+
+    def __init__(self, log: BinaryIO, reports: IO[bytes], on_progress: OnMark) -> None:
+        self.failure: Failure | None = None
+        self._log, self._on_progress = log, on_progress
+        self._reports = Follower(reports)
+        self._logged, self._last_sign = 0, time.monotonic()
+
+    def look(self) -> None:
+        """Read what is new."""
+        for report in self._reports.new():
+            if isinstance(report, Failure):
+                self.failure = report
+            else:
+                self._on_progress(report)
+            self._last_sign = time.monotonic()
+        logged = os.fstat(self._log.fileno()).st_size
+        if logged != self._logged:
+            self._logged, self._last_sign = logged, time.monotonic()
+
+    def silence(self) -> float:
+        """Seconds since it last said something."""
+        return time.monotonic() - self._last_sign
 
 
 def _stop(child: Child) -> None:
@@ -181,35 +212,33 @@ def _stop(child: Child) -> None:
         child.wait()
 
 
-def _raise_failure(code: int, store: Store, workspace: Workspace, step: Step) -> None:
+def _raise_failure(code: int, failure: Failure | None, store: Store, step: Step) -> None:
     if code == 0:
         return
-    report = workspace.folder / "error.json"
-    if report.exists() and report.stat().st_size:
-        error = json.loads(report.read_text())
-        raise ERRORS[error["kind"]](error["message"])
+    if failure is not None:
+        raise failure.error()
     if code == StorageError.exit_code:  # without a report: the disk had no space for it
         raise disk_full(store.root)
+    log = store.log(step.key)
     if code < 0:
         name = signal.Signals(-code).name
         raise Interrupted(
             f"the process of {step.name!r} was ended by {name} (out of memory, or killed). "
-            f"The same command continues from its last checkpoint. Log: {workspace.log}"
+            f"The same command continues from its last checkpoint. Log: {log}"
         )
-    lines = workspace.log.read_text(errors="replace").strip().splitlines()
+    lines = log.read_text(errors="replace").strip().splitlines()
     raise AlignmentError(
-        f"{step.name!r} failed: {lines[-1] if lines else f'exit code {code}'}. Log: {workspace.log}"
+        f"{step.name!r} failed: {lines[-1] if lines else f'exit code {code}'}. Log: {log}"
     )
 
 
 # --- the child's side -------------------------------------------------------------------------
 
 
-def main(root: str, spec: str, limits: str) -> int:
-    """Build the step given as JSON; returns the exit code and writes known errors to error.json."""
+def main(root: str, spec: str, limits: str, reports: str) -> int:
+    """Build the step given as JSON, and report to a file by its descriptor; the exit code."""
     store, step = Store(root=Path(root)), read_step(spec)
-    workspace = store.workspace(step.key)
-    progress = Progress(workspace.progress)
+    progress = Progress(int(reports))
     for signum in STOPS:
         signal.signal(signum, lambda *_: progress.ask_to_stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
@@ -222,9 +251,8 @@ def main(root: str, spec: str, limits: str) -> int:
         if known is None:
             raise
         logger.exception("%s failed", step.name)
-        report = {"kind": type(known).__name__, "message": str(known)}
         with contextlib.suppress(OSError):  # a full disk has no space for the report
-            (workspace.folder / "error.json").write_text(json.dumps(report))
+            progress.fail(known)
         return known.exit_code
     return 0
 
@@ -249,14 +277,23 @@ def _limit_gpu(limits: Limits) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, share))
 
 
-def _gpu_lock() -> AbstractContextManager[object]:
+def _gpu_lock(step: Step, store: Store, progress: Progress) -> AbstractContextManager[object]:
     """A lock that allows one training process per GPU; released when the process exits."""
     import torch
 
     if not torch.cuda.is_available():
         return nullcontext()
     uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
-    return FileLock(Path(tempfile.gettempdir()) / f"sft-dpo-gpu-{uuid}.lock")
+    purpose = f"the GPU: {step.name} of {store.root}"
+    return hold(gpu_lock_file(str(uuid)), purpose=purpose, on_wait=told(progress), mode=0o666)
+
+
+def gpu_lock_file(uuid: str) -> Path:
+    """The file that every user of this machine locks before using a GPU.
+
+    Not in the temporary folder of the user, which others may not share or enter.
+    """
+    return Path("/tmp") / f"sft-dpo-{uuid}.lock"
 
 
 if __name__ == "__main__":

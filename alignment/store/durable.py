@@ -10,9 +10,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 Observer = Callable[[str], None]
+ATTEMPTS = 100
+"""Tries of a change that fails when another process makes a change at the same moment."""
 observers: list[Observer] = []
 """Called with the name of every failpoint that this process passes. Only tests add one."""
 
@@ -31,10 +34,37 @@ def failpoint_span(name: str) -> Iterator[None]:
     hit(f"{name}:after")
 
 
+def ensure_folder(path: Path, mode: int = 0o777) -> None:
+    """Create a folder and its parents unless they exist, while other processes remove them.
+
+    `mkdir` with `exist_ok` makes several system calls, and fails if the folder goes away or a
+    parent appears in between; the next try then meets another state.
+
+    Args:
+        path: the folder.
+        mode: permissions of the folder if it is new, as far as the umask allows them.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            path.mkdir(mode, parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError):
+            if attempt == ATTEMPTS - 1 or path.is_file():
+                raise
+        else:
+            return
+
+
 def write(name: str, path: Path, content: str | bytes) -> None:
-    """Write a file in place, without flushing it; the caller that commits it flushes it."""
-    with failpoint_span(name):
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    """Write a file in place, without flushing it; the caller that commits it flushes it.
+
+    A new file is as private as its folder.
+    """
+    mode = path.parent.stat().st_mode & 0o666
+    with (
+        failpoint_span(name),
+        open(path, "wb", opener=partial(os.open, mode=mode)) as stream,
+    ):
+        stream.write(content.encode() if isinstance(content, str) else content)
 
 
 def flush(name: str, path: Path) -> None:
@@ -76,12 +106,12 @@ def remove(name: str, path: Path) -> None:
     gone = path.with_name(f".{path.name}.gone")
     with failpoint_span(name):
         shutil.rmtree(gone, ignore_errors=True)  # left by an attempt that was killed here
-        if path.is_dir() and not path.is_symlink():
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            try:
+                path.unlink()
+            except (IsADirectoryError, PermissionError):  # macOS says "not permitted" of a folder
                 path.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -126,7 +156,7 @@ def create(name: str, path: Path, content: bytes) -> None:
     Raises:
         FileExistsError: the path exists already.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    ensure_folder(path.parent)
     aside = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}")
     try:
         write(f"{name}.write", aside, content)

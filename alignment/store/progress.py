@@ -1,17 +1,20 @@
-"""Progress reports of a stage, and requests to stop it.
+"""Reports of a stage to the process that waits for it, and requests to stop it.
 
 A stage calls `Progress.update` often, which writes marks as JSON lines for another process to
 follow. After a request to stop, the same call raises `Interrupted`. Not here: drawing.
 """
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
-from alignment.errors import Interrupted
+from alignment.errors import ERRORS, AlignmentError, Interrupted
 from alignment.records import Frozen
 
 
@@ -32,12 +35,35 @@ class Mark(Frozen):
     numbers: dict[str, float] = Field(default_factory=dict)
 
 
-class Progress:
-    """Writes marks to a file, one per line."""
+class Failure(Frozen):
+    """The known error that ended a stage: the name of its class, and its message."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+    kind: str
+    message: str
+
+    def error(self) -> AlignmentError:
+        """The error itself."""
+        return ERRORS[self.kind](self.message)
+
+
+_REPORT: TypeAdapter[Mark | Failure] = TypeAdapter(Mark | Failure)
+
+
+class Progress:
+    """Appends marks, one per line, to a file: its path, or the number of an open descriptor."""
+
+    def __init__(self, place: Path | int | None = None) -> None:
+        self._places = [] if place is None else [place]
         self._stop = threading.Event()
+
+    @contextlib.contextmanager
+    def recorded(self, path: Path) -> Iterator[None]:
+        """Within the block, also append the marks to this file."""
+        self._places.append(path)
+        try:
+            yield
+        finally:
+            self._places.remove(path)
 
     def ask_to_stop(self) -> None:
         """Request that the stage saves its work and stops; called from a signal handler."""
@@ -61,28 +87,34 @@ class Progress:
 
     def mark(self, phase: str, done: int, total: int, **numbers: float) -> None:
         """Like `update`, but never raises `Interrupted`."""
-        if self._path is None:
-            return
-        mark = Mark(phase=phase, done=done, total=total, time=time.time(), numbers=numbers)
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(mark.model_dump_json() + "\n")
+        self._append(Mark(phase=phase, done=done, total=total, time=time.time(), numbers=numbers))
+
+    def fail(self, error: AlignmentError) -> None:
+        """Report the error that ends the stage."""
+        self._append(Failure(kind=type(error).__name__, message=str(error)))
+
+    def _append(self, report: Frozen) -> None:
+        line = report.model_dump_json().encode() + b"\n"
+        for place in self._places:
+            with open(place, "ab", closefd=isinstance(place, Path)) as stream:
+                stream.write(line)
 
 
 class Follower:
-    """Reads the marks that were added since the last call."""
+    """Reads the reports that were added to an open file since the last call.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = path.stat().st_size if path.exists() else 0
+    It never moves the file's position, which the process that writes may share.
+    """
 
-    def new(self) -> Iterator[Mark]:
-        """Marks written since the last call, oldest first."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as stream:
-            stream.seek(self._offset)
-            for line in stream:
-                if not line.endswith(b"\n"):
-                    break
-                self._offset += len(line)
-                yield Mark.model_validate_json(line)
+    def __init__(self, file: IO[bytes]) -> None:
+        self._descriptor = file.fileno()
+        self._offset = os.fstat(self._descriptor).st_size
+
+    def new(self) -> Iterator[Mark | Failure]:
+        """Reports written since the last call, oldest first."""
+        unread = os.fstat(self._descriptor).st_size - self._offset
+        for line in os.pread(self._descriptor, unread, self._offset).splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                break
+            self._offset += len(line)
+            yield _REPORT.validate_json(line)

@@ -1,7 +1,8 @@
 """The store: a folder of artifacts, each complete or absent.
 
     ROOT/objects/<key>/   a finished artifact: files and `manifest.json`, moved here by one rename
-    ROOT/work/<key>/      a stage being built: out/, checkpoints/, progress.jsonl; survives a kill
+    ROOT/work/<key>/      a stage being built: out/, checkpoints/, progress.jsonl; survives a kill;
+                          only the process that holds the key's lock makes or removes it
     ROOT/logs/<key>.log   output of the stage's process
     ROOT/locks/<key>.lock held by the process that builds the key; the OS frees it when that dies
     ROOT/damaged/         artifacts whose digests no longer matched, moved aside
@@ -17,6 +18,7 @@ import contextlib
 import errno
 import hashlib
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -25,7 +27,8 @@ from pathlib import Path
 from alignment.errors import ArtifactError, StorageError
 from alignment.records import FileDigest, Frozen, StageRecord, inside
 from alignment.store.checksum import verified, with_digest
-from alignment.store.durable import flush_tree, remove, rename, write
+from alignment.store.durable import ensure_folder, flush_tree, remove, rename, write
+from alignment.store.locks import Busy, OnWait, hold, refuse_to_wait
 
 logger = logging.getLogger(__name__)
 
@@ -130,50 +133,76 @@ class Store(Frozen):
         """The record of a key if its files are intact; a damaged artifact is moved aside.
 
         Also removes the workspace if a process died after the commit and before removing it.
+        Leaves both alone while another process holds the key's lock.
         """
-        if not self.folder(key).exists():
-            return None
-        try:
-            record = self.open(key)
-        except ArtifactError as error:
-            aside = self.root / "damaged" / f"{key}-{time.time_ns()}"
-            logger.warning("%s; moved it to %s, building it again", error, aside)
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
-                rename("artifact.aside", self.folder(key), aside)
-            return None
-        leftover = self.root / "work" / key
-        if not (leftover / "out").exists():
-            remove("workspace.leftover", leftover)
+        record = self._intact(key)
+        left = self.folder(key) if record is None else self._work(key)
+        if os.path.lexists(left):
+            with contextlib.suppress(Busy), self.lock(key, on_wait=refuse_to_wait):
+                return self.reuse_locked(key)
         return record
 
+    def reuse_locked(self, key: str) -> StageRecord | None:
+        """Like `reuse`, for the holder of the key's lock."""
+        record = self._intact(key)
+        if record is not None:
+            remove("workspace.leftover", self._work(key))
+        elif os.path.lexists(self.folder(key)):
+            aside = self._made("damaged") / f"{key}-{time.time_ns()}"
+            logger.warning("moved %s to %s, building it again", self.folder(key), aside)
+            rename("artifact.aside", self.folder(key), aside)
+        return record
+
+    def _intact(self, key: str) -> StageRecord | None:
+        try:
+            return self.open(key) if self.folder(key).exists() else None
+        except ArtifactError as error:
+            logger.warning("%s", error)
+            return None
+
     def workspace(self, key: str) -> Workspace:
-        """The workspace of a key; files from an earlier attempt are kept."""
+        """The workspace of a key, for the holder of its lock; files of an earlier attempt stay."""
         with storage_errors(self.root):
-            workspace = Workspace(
-                folder=self.root / "work" / key, log=self.root / "logs" / f"{key}.log"
-            )
-            for folder in (workspace.out, workspace.log.parent, self.root / "objects"):
-                folder.mkdir(parents=True, exist_ok=True)
+            workspace = Workspace(folder=self._made("work", key), log=self.log(key))
+            self._made("work", key, "out")
+            self._made("objects")
         return workspace
+
+    def log(self, key: str) -> Path:
+        """The log of the processes that build a key; its folder exists."""
+        with storage_errors(self.root):
+            return self._made("logs") / f"{key}.log"
 
     def has_checkpoint(self, key: str) -> bool:
         """Whether an unfinished training run of this key can be continued."""
-        return any((self.root / "work" / key / "checkpoints").glob("step-*/digests.json"))
+        try:
+            steps = list((self._work(key) / "checkpoints").iterdir())
+        except FileNotFoundError:
+            return False
+        return any((step / "digests.json").is_file() for step in steps)
 
     @contextlib.contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Hold the lock for building a key; waits while another process holds it."""
-        from filelock import FileLock
-
+    def lock(
+        self, key: str, *, purpose: str = "", on_wait: OnWait = lambda _: None
+    ) -> Iterator[None]:
+        """Hold the lock for building a key; `purpose` and `on_wait` as in `hold`."""
         with storage_errors(self.root):
-            (self.root / "locks").mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.root / "locks" / f"{key}.lock")
-            lock.acquire()
-        try:
+            self._made("locks")
+        with hold(self._lock(key), purpose=purpose or key, on_wait=on_wait):
             yield
-        finally:
-            lock.release()
+
+    def _lock(self, key: str) -> Path:
+        return self.root / "locks" / f"{key}.lock"
+
+    def _work(self, key: str) -> Path:
+        return self.root / "work" / key
+
+    def _made(self, *parts: str) -> Path:
+        """A folder in the store, which exists now."""
+        ensure_folder(self.root)
+        folder = self.root.joinpath(*parts)
+        ensure_folder(folder)
+        return folder
 
     def commit(self, record: StageRecord, workspace: Workspace) -> StageRecord:
         """Turn the workspace's files into the artifact of `record.key`: digests, manifest, rename.
@@ -255,9 +284,11 @@ def _check(folder: Path, expected: FileDigest) -> None:
     path = folder / expected.path
     if path.resolve() != folder.resolve() / expected.path:
         raise ArtifactError(f"{path} is a link, but an artifact must contain its own files")
-    if not path.is_file():
-        raise ArtifactError(f"{path} is missing from its artifact")
-    if path.stat().st_size != expected.size or file_sha256(path) != expected.sha256:
+    try:
+        intact = path.stat().st_size == expected.size and file_sha256(path) == expected.sha256
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ArtifactError(f"{path} is missing from its artifact") from error
+    if not intact:
         raise ArtifactError(f"{path} does not match the digest in its manifest")
 
 
@@ -271,5 +302,11 @@ def _remember(folder: Path, seen: tuple[int, ...], hashed: int) -> None:
 
 def _times(folder: Path, record: StageRecord) -> tuple[int, ...]:
     """Modification times of the artifact's files, in the manifest's order; 0 if missing."""
-    paths = [folder / file.path for file in record.files]
-    return tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in paths)
+    return tuple(_time(folder / file.path) for file in record.files)
+
+
+def _time(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return 0

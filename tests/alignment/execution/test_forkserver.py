@@ -56,6 +56,15 @@ def test_a_child_has_its_parents_folder_and_environment_and_its_own_log(
     assert sorted(lines) == ["aside", f"hello {tmp_path} red"]
 
 
+def test_an_environment_of_a_megabyte_reaches_the_child(start_child, tmp_path, monkeypatch):
+    """Kubernetes adds variables for every service of a namespace."""
+    for number in range(100):
+        monkeypatch.setenv(f"SERVICE_{number}", "x" * 10_000)
+    monkeypatch.setenv("COLOUR", "red")
+    assert start_child("say", "hello").wait(timeout=60) == 0
+    assert f"hello {Path.cwd()} red" in (tmp_path / "log").read_text()
+
+
 def test_the_heavy_libraries_are_imported_before_a_child_is_forked(start_child, tmp_path):
     assert start_child("loaded").wait(timeout=60) == 0
     assert (tmp_path / "log").read_text() == "True"

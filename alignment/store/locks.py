@@ -1,0 +1,96 @@
+"""Locks between processes: the operating system frees them when their holder dies.
+
+The holder writes into the lock's file who it is, so that others can say whom they wait for. What
+is in the file of a lock that nobody holds means nothing.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from alignment.records import Frozen
+
+OnWait = Callable[[str], None]
+"""Called every `TELL_SECONDS` with who holds the lock; may raise to stop waiting."""
+TELL_SECONDS = 1.0
+
+
+class Busy(Exception):
+    """Another process holds the lock."""
+
+
+def refuse_to_wait(holder: str) -> None:
+    """An `OnWait` for those who have something better to do."""
+    raise Busy(holder)
+
+
+class Holder(Frozen):
+    """Who holds a lock.
+
+    Attributes:
+        purpose: what it does meanwhile ("sft of /data/runs").
+        since: when it got the lock, in ISO format.
+    """
+
+    purpose: str
+    pid: int
+    host: str
+    since: str
+
+    def __str__(self) -> str:
+        place = f"process {self.pid}" + (f" on {self.host}" if self.host != _host() else "")
+        return f"{self.purpose} ({place}, since {self.since})"
+
+
+@contextlib.contextmanager
+def hold(
+    path: Path, *, purpose: str, on_wait: OnWait = lambda _: None, mode: int = -1
+) -> Iterator[None]:
+    """Hold a lock, a file that is made if there is none, while the block runs.
+
+    Args:
+        path: the lock's file.
+        purpose: what to tell those who wait.
+        on_wait: called while another process holds the lock.
+        mode: permissions of a new file; -1: as the umask has them.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, mode=mode)
+    patience = 0.0
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            on_wait(_holder(path))
+            patience = TELL_SECONDS
+    try:
+        _sign(path, purpose)
+        yield
+    finally:
+        lock.release()
+
+
+def _sign(path: Path, purpose: str) -> None:
+    """Write who we are; for display, so a full disk or a file of another user does not matter."""
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    holder = Holder(purpose=purpose, pid=os.getpid(), host=_host(), since=since)
+    with contextlib.suppress(OSError), path.open("r+", encoding="utf-8") as stream:
+        stream.truncate()
+        stream.write(holder.model_dump_json())
+
+
+def _holder(path: Path) -> str:
+    try:
+        return str(Holder.model_validate_json(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, ValidationError):
+        return "another process"
+
+
+def _host() -> str:
+    return socket.gethostname()

@@ -1,0 +1,188 @@
+"""Runs of one chain at once, which yield to each other at every step of the file system:
+`python -m tests.faults.interleave --rounds 500 --runs 4`.
+
+Between looking at a path and acting on it, another process may move the path: the child that
+commits, a second run, a reader. So before a share of all file operations in the store (`Path.stat`
+and what Python's audit events name: open, mkdir, rename, remove, rmtree, scandir) each process
+sleeps for a moment: the parents, which follow, and the children, which build. In every round the
+runs start together in an empty store; each must end with the same artifacts, and no work left.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from alignment.config.pipeline import PipelineConfig
+from alignment.execution import run_step
+from alignment.execution.forkserver import ForkServer, serve
+from alignment.pipeline.chain import Chain, chain
+from alignment.pipeline.plan import plan
+from alignment.store.store import Store
+from tests import tiny
+
+SHARE, LONGEST = 0.15, 0.006
+"""Share of the file operations that yield, and for how many seconds at most."""
+EVENTS = ("open", "shutil.rmtree", "os.")
+
+
+def yield_often(folder: Path, seed: int) -> None:
+    """From now on, this process sleeps before some of its file operations below a folder."""
+    generator, stat, place = random.Random(seed), os.stat, str(folder)
+
+    def maybe(path: object) -> None:
+        if place in str(path) and generator.random() < SHARE:
+            time.sleep(generator.uniform(0, LONGEST))
+
+    def looked(path: Any, *arguments: Any, **options: Any) -> Any:
+        found = stat(path, *arguments, **options)
+        maybe(path)
+        return found
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event.startswith(EVENTS) and arguments:
+            maybe(arguments[0])
+
+    os.stat = looked  # what exists(), is_dir() and is_file() call
+    sys.addaudithook(hook)
+
+
+# --- one run ------------------------------------------------------------------------------------
+
+
+def chain_of(folder: Path, store: Path) -> Chain:
+    """A chain that ends with SFT, in two steps; its evaluations are not run."""
+    settings = tiny.settings(folder / "model", store)
+    settings.update(rounds=[], control=None)
+    settings["sft"]["data"]["sources"][0]["rows"] = 8
+    settings["sft"]["training"].update(max_steps=2, samples=0)
+    settings["evaluation"]["data"]["sources"][0]["rows"] = 8
+    return chain(PipelineConfig.model_validate(settings))
+
+
+def run(folder: Path, seed: int) -> None:
+    """Run the steps in each store that a line of the input names; a line of output for each."""
+    yield_often(folder / "stores", seed)
+    run_step._forkserver = ForkServer("tests.faults.interleave", run_step.KEEP_FREED_MEMORY)
+    for line in sys.stdin:
+        store = Store(root=Path(line.strip()))
+        whole, found = chain_of(folder, store.root), {}
+        for step in whole.steps():
+            if step.stage != "evaluate":
+                found[step.key] = run_step.run_step(store, step).model_dump(mode="json")
+                planned = {one.key: one.status for one in plan(whole, store)}
+                assert planned[step.key] == "SKIP"
+                assert step.key in [record.key for record in store.records()]
+        print(json.dumps(found), flush=True)
+
+
+# --- all runs -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def started(folder: Path, runs: int, seed: int) -> Iterator[list[subprocess.Popen[str]]]:
+    command = [sys.executable, "-m", "tests.faults.interleave", "--folder", str(folder)]
+    processes = [
+        subprocess.Popen(
+            [*command, "--seed", str(100 * seed + number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(folder / f"run-{number}.err").open("w"),
+            text=True,
+        )
+        for number in range(runs)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def rounds(folder: Path, *, rounds: int, runs: int, seed: int) -> int:
+    """Rounds without an error; raises AssertionError with what a run said at the first error."""
+    with started(folder, runs, seed) as processes:
+        for number in range(rounds):
+            store = Store(root=folder / "stores" / str(number))
+            for process in processes:
+                _pipe(process.stdin).write(f"{store.root}\n")
+                _pipe(process.stdin).flush()
+            answers = [_pipe(process.stdout).readline() for process in processes]
+            said = [(folder / f"run-{run}.err").read_text()[-2000:] for run in range(runs)]
+            assert all(answers), "\n".join(said)
+            assert len(set(answers)) == 1, f"two runs have other records: {answers}"
+            for key in json.loads(answers[0]):
+                store.open(key)
+            left = [
+                str(path) for name in ("work", "damaged") for path in (store.root / name).glob("*")
+            ]
+            assert not left, f"left behind: {left}"
+            shutil.rmtree(store.root)
+    return rounds
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None
+    return pipe
+
+
+@contextlib.contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Keep the cores busy: so many processes that compute for ever."""
+    loops = [multiprocessing.Process(target=_compute, daemon=True) for _ in range(count)]
+    for loop in loops:
+        loop.start()
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.join()
+
+
+def _compute() -> None:
+    while True:
+        pass
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=500)
+    parser.add_argument("--runs", type=int, default=4)
+    parser.add_argument("--busy", type=int, default=0, help="processes that only compute")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="be one of the runs, in this folder")
+    given = parser.parse_args()
+    if given.folder:
+        run(given.folder, given.seed)
+        return 0
+    os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="interleave-") as name, busy(given.busy):
+        folder = Path(name)
+        tiny.write_model(folder / "model", tiny.tokenizer())
+        done = rounds(folder, rounds=given.rounds, runs=given.runs, seed=given.seed)
+    print(
+        f"{given.runs} runs at once, {given.busy} busy loops, seed {given.seed}: "
+        f"{done} rounds, 0 errors, {time.monotonic() - began:.0f} s"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1].isdigit():  # a child of the fork server
+        given = serve(int(sys.argv[1]))
+        yield_often(Path(given[0]), os.getpid())
+        os._exit(run_step.main(*given))
+    sys.exit(main())
