@@ -46,7 +46,7 @@ VERBS = {
 
 NOT_DURABLE = {
     "alignment/store/progress.py": "only for display; nothing resumes from it",
-    "alignment/execution/run_step.py": "the error that a child passes to its parent",
+    "alignment/store/locks.py": "who holds a lock, for those who wait",
     "alignment/config/pipeline.py": "`make schema`",
 }
 
