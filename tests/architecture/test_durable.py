@@ -46,6 +46,7 @@ VERBS = {
 
 NOT_DURABLE = {
     "alignment/store/progress.py": "only for display; nothing resumes from it",
+    "alignment/execution/run_step.py": "the log of the processes of a step",
     "alignment/store/locks.py": "who holds a lock, for those who wait",
     "alignment/config/pipeline.py": "`make schema`",
 }
