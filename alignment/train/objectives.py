@@ -26,6 +26,10 @@ RowLoss = Callable[[Any, MicroBatch], Tensor]
 class Objective(Protocol):
     """One kind of training, such as SFT or DPO."""
 
+    @property
+    def sft_weight(self) -> float:
+        """Weight of the chosen replies' likelihood, beside a loss that is a mean over pairs."""
+
     def longest(self, trainer: Any) -> int:
         """Tokens of the longest row of the training set."""
 
@@ -51,6 +55,8 @@ class Objective(Protocol):
 @dataclass(frozen=True)
 class ConversationObjective:
     """Mean negative log-likelihood of the step's targets."""
+
+    sft_weight: float = 0.0
 
     def longest(self, trainer: Any) -> int:
         """Tokens of the longest conversation."""

@@ -25,6 +25,7 @@ from alignment.scoring.engine import Packed
 from alignment.scoring.logprobs import predicted_logprobs
 from alignment.scoring.pairs import PairLogProbs
 from alignment.train.autotune import Capacity, autotune, on_cuda, random_state, set_random_state
+from alignment.train.measure import measuring
 from alignment.train.objectives import CollatedBatch, Objective, RowLoss
 
 NAMES = "names"
@@ -55,7 +56,7 @@ def packed_trainer(
             return self.steps.evaluate(model, inputs), None, None
 
     use_packed_attention(arguments["model"])
-    trainer = PackedTrainer(**arguments)
+    trainer = measuring(PackedTrainer, sft_weight=objective.sft_weight)(**arguments)
     _accept_micro_batches(trainer.model.get_base_model())
     trainer.data_collator = _with_names(trainer.data_collator)
     trainer.steps = Steps(trainer, objective, engine)

@@ -15,6 +15,7 @@ from alignment.scoring.engine import Engine, Packed
 from alignment.scoring.pairs import PairLogProbs
 from alignment.train import packed
 from alignment.train.losses import PreferenceLoss
+from alignment.train.measure import measuring
 from alignment.train.objectives import ConversationObjective, PairObjective
 
 
@@ -37,16 +38,18 @@ def trainers_of(engine: Engine) -> Trainers:
 
 
 class StockTrainers:
-    """TRL's trainers unchanged; loss and weight are among their own arguments."""
+    """TRL's trainers; loss and weight are among their own arguments."""
 
     def sft(self, **arguments: Any) -> SFTTrainer:
         """TRL's `SFTTrainer`."""
-        return SFTTrainer(**arguments)
+        trainer: SFTTrainer = measuring(SFTTrainer)(**arguments)
+        return trainer
 
     def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> DPOTrainer:
         """TRL's `DPOTrainer`."""
-        del loss, sft_weight  # `arguments` contains both under TRL's names
-        return DPOTrainer(**arguments)
+        del loss  # `arguments` contains both under TRL's names
+        trainer: DPOTrainer = measuring(DPOTrainer, sft_weight=sft_weight)(**arguments)
+        return trainer
 
     def first_logprobs(self, trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:
         """Computed by TRL's own code on its first batch."""

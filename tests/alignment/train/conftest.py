@@ -65,12 +65,12 @@ def catch(monkeypatch, module, train):
 def sft_trainer(monkeypatch, sft_config, workspace):
     """A function from a loaded model and conversations to the trainer that would train on them."""
 
-    def build(loaded, conversations, held_out=()):
+    def build(loaded, conversations, held_out=(), config=sft_config):
         return catch(
             monkeypatch,
             "sft",
             lambda: train_sft(
-                sft_config,
+                config,
                 policy=loaded,
                 conversations=conversations,
                 held_out=held_out,
@@ -87,12 +87,12 @@ def sft_trainer(monkeypatch, sft_config, workspace):
 def dpo_trainer(monkeypatch, dpo_config, workspace):
     """Like `sft_trainer`, for pairs."""
 
-    def build(loaded, pairs, held_out=()):
+    def build(loaded, pairs, held_out=(), config=dpo_config):
         return catch(
             monkeypatch,
             "dpo",
             lambda: train_dpo(
-                dpo_config,
+                config,
                 policy=loaded,
                 pairs=pairs,
                 held_out=held_out,
