@@ -123,6 +123,9 @@ def run_stage(step: Step, run: Run) -> State[StageRecord]:
     except AlignmentError as error:
         return Failed(message=f"{type(error).__name__}: {error}", data=error)
     progress.finish(record)
+    if step.notes_matter:
+        for note in record.notes:
+            get_run_logger().warning("%s: %s", step.name, note)
     how = "Built" if record.started >= began else "Reused"
     artifacts.publish(record, run.store, prefix=run.name, how=how.lower())
     return Completed(name=how, message=artifacts.headline(record), data=record)

@@ -9,8 +9,10 @@ from alignment.doctor.checks.counts import check_rows
 from alignment.doctor.checks.engines import check_engines
 from alignment.doctor.checks.flags import check_flags
 from alignment.doctor.checks.lengths import check_lengths, check_trimmed
+from alignment.doctor.checks.machine import check_machine
 from alignment.doctor.checks.overlap import check_contamination, check_duplicates
 from alignment.doctor.checks.preference import check_conflicts, check_length_bias, check_ties
+from alignment.doctor.checks.start import check_start
 from alignment.doctor.checks.template import (
     check_prefix,
     check_stop,
@@ -26,6 +28,7 @@ from alignment.doctor.forecast.schedule import check_rounds, check_schedule
 from alignment.doctor.forecast.trainings import list_trainings
 from alignment.doctor.inputs import OnStep, PreflightInputs, model_folder, prepare_sets
 from alignment.doctor.shape import Shape
+from alignment.execution.device import device_facts
 from alignment.models.chat_template import end_of_turn_id
 from alignment.models.tokenizer import load_tokenizer
 from alignment.pipeline.chain import chain
@@ -97,6 +100,7 @@ def _findings(inputs: PreflightInputs, template: Finding, device: Device) -> Ite
     yield check_ties(sets)
     yield check_length_bias(sets)
     yield check_refusals(sets)
+    yield check_start(inputs.chain)
     yield check_rounds(sets)
     yield check_schedule(trainings, shape)
     yield check_engines(inputs.chain, inputs.folder)
@@ -105,3 +109,4 @@ def _findings(inputs: PreflightInputs, template: Finding, device: Device) -> Ite
         trainings = tuple(planned(each, shape, quantisation, device) for each in trainings)
     yield check_memory(trainings, shape, quantisation, device)
     yield check_time(trainings, shape, device)
+    yield check_machine(inputs.config, device_facts())

@@ -21,6 +21,7 @@ from alignment.pipeline.steps import (
     Gate,
     HandOver,
     MergeAdapter,
+    MissingAdapter,
     OpenBase,
     PrepareBatches,
     PrepareConversations,
@@ -71,7 +72,7 @@ class Chain(Frozen):
     base: OpenBase
     held_out: PreparePairs | None
     conversations: PrepareConversations | None
-    sft: TrainSft | UseAdapter | None
+    sft: TrainSft | UseAdapter | MissingAdapter | None
     handover: HandOver
     evaluate_base: EvaluateModel
     evaluate_sft: EvaluateModel
@@ -228,9 +229,10 @@ class ChainBuilder:
     ) -> Chain:
         """The whole chain for a base model."""
         sft = self._sft(base, conversations)
-        start = self._handover("sft", base, sft, bf16=self._sft_bf16())
+        adapter = None if isinstance(sft, MissingAdapter) else sft
+        start = self._handover("sft", base, adapter, bf16=self._sft_bf16())
         evaluate_base = self._evaluate("base", base)
-        label = "sft" if sft is not None else "no sft"
+        label = "sft" if adapter is not None else "no sft"
         evaluate_sft = self._evaluate(label, start, evaluate_base, evaluate_base)
         return Chain(
             base=base,
@@ -269,7 +271,7 @@ class ChainBuilder:
 
     def _sft(
         self, base: OpenBase, conversations: PrepareConversations | None
-    ) -> TrainSft | UseAdapter | None:
+    ) -> TrainSft | UseAdapter | MissingAdapter | None:
         sft = self._config.sft
         if isinstance(sft, TrainedSft):
             assert conversations is not None
@@ -281,7 +283,9 @@ class ChainBuilder:
                 data=(conversations.key,),
                 watched=self._watched(conversations.key),
             )
-        if isinstance(sft, AdapterSft) and sft.present():
+        if isinstance(sft, AdapterSft) and not sft.present():
+            return MissingAdapter(name="sft", path=sft.path, policy=base.key)
+        if isinstance(sft, AdapterSft):
             return UseAdapter(
                 name="sft",
                 path=sft.path,

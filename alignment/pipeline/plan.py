@@ -21,6 +21,7 @@ class Planned(Frozen):
     Attributes:
         status: SKIP if its artifact exists, RESUME if a checkpoint exists, otherwise RUN.
         resolved: arguments by library, for training steps.
+        notes: what to know about it; of a built training, what it chose.
         assumes: gates without a verdict; the key is right only if they keep their rounds.
     """
 
@@ -32,6 +33,7 @@ class Planned(Frozen):
     seed: int
     settings: dict[str, Any]
     resolved: dict[str, dict[str, Any]]
+    notes: tuple[str, ...] = ()
     assumes: tuple[str, ...] = ()
 
 
@@ -48,6 +50,7 @@ def plan(chain: Chain, store: Store) -> Iterator[Planned]:
             seed=step.seed,
             settings=step.settings,
             resolved=step.library_arguments(chain.base.quantisation),
+            notes=(*step.foreseen, *_chosen(store, step.key)),
             assumes=assumed.get(step.key, ()),
         )
 
@@ -61,6 +64,14 @@ def _assumed(chain: Chain, store: Store) -> dict[str, tuple[str, ...]]:
         if round_.gate is not None and verdict_of(store, round_.gate) is None:
             pending += (round_.gate.name,)
     return found
+
+
+def _chosen(store: Store, key: str) -> Iterator[str]:
+    """What the packed engine chose in a training that is done."""
+    record = store.find(key)
+    if record is not None and "recompute" in record.metrics:
+        tokens = record.metrics["tokens_per_micro_batch"]
+        yield f"chose {tokens:,.0f} tokens at once, {record.metrics['recompute']:.0%} recomputed"
 
 
 def _status(store: Store, key: str) -> Status:

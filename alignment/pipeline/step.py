@@ -122,6 +122,11 @@ class Step(Frozen, ABC):
         return {parent.role: parent.key for parent in self.parents}
 
     @property
+    def foreseen(self) -> tuple[str, ...]:
+        """What a reader of the plan must know and cannot see from the settings, as sentences."""
+        return ()
+
+    @property
     def settings(self) -> Json:
         """The step's own configuration, without its parents."""
         return self.model_dump(mode="json", exclude={"stage", "name", "seed", *self.parent_fields})

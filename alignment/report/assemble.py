@@ -26,7 +26,6 @@ from alignment.records import (
     StageRecord,
     Verdict,
 )
-from alignment.report.compare import headline
 from alignment.report.page import RunReport, Sample, render, to_markdown
 from alignment.report.table import Table
 from alignment.report.tables import evaluation_table
@@ -100,7 +99,7 @@ def _write(store: Store, report: RunReport, *, name: str) -> ReportFiles:
     return ReportFiles(
         html=path,
         markdown=to_markdown(report),
-        headline=headline(report.comparisons),
+        headline=report.headline,
         table=evaluation_table(report.evaluations),
     )
 

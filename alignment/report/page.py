@@ -15,7 +15,7 @@ from pydantic import Field
 
 from alignment.evaluate import evaluators
 from alignment.evaluate.metrics import is_preferred
-from alignment.pipeline.steps import STEPS
+from alignment.pipeline.steps import STEPS, MissingAdapter, made_by
 from alignment.records import (
     DataRef,
     EvalReport,
@@ -96,6 +96,13 @@ class RunReport(Frozen):
         return self.pairs.get(self.final_model or "", ())
 
     @property
+    def headline(self) -> str:
+        """The verdict in one sentence, and before it a model that stands in for a missing one."""
+        missing = [note for r in self.records if made_by(r, MissingAdapter) for note in r.notes]
+        stand_in = [f"{note[:1].upper()}{note[1:]}." for note in missing]
+        return " ".join([*stand_in, compare.headline(self.comparisons)])
+
+    @property
     def devices(self) -> str:
         """What the models ran on: device, driver and torch's build, as in the manifests."""
         return "; ".join(dict.fromkeys(filter(None, map(_device_of, self.records))))
@@ -130,7 +137,7 @@ def render(report: RunReport) -> str:
         .render(
             report=report,
             final=final,
-            headline=compare.headline(comparisons),
+            headline=report.headline,
             claims=compare.claims(comparisons),
             tiles=_tiles(report.evaluations, final),
             evaluation=tables.evaluation_table(report.evaluations),
@@ -167,7 +174,7 @@ def to_markdown(report: RunReport) -> str:
         reports = (*reports[:2], *reports[2 - _MARKDOWN_MODELS :])
     parts = [
         f"# {_one_line(report.title)}",
-        f"**{_one_line(compare.headline(comparisons))}**",
+        f"**{_one_line(report.headline)}**",
         _bullets(claims),
         tables.evaluation_table(reports).to_markdown() if reports else "",
         _bullets(report.notes[:_MARKDOWN_SENTENCES]),

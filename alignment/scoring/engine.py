@@ -47,6 +47,11 @@ class Stock(Frozen):
     any_loss: ClassVar[bool] = False
     name: Literal["stock"] = "stock"
 
+    @property
+    def recomputing(self) -> str:
+        """Which layers recompute with gradient_checkpointing, in words."""
+        return "every layer recomputes"
+
     def batch_arguments(self, batch: StepRows) -> dict[str, Any]:
         """The batch size under the argument names of transformers."""
         return {
@@ -100,6 +105,13 @@ class Packed(Frozen):
         "activations. A lower share is faster and needs more memory. auto: the lowest share that "
         "fits into GPU memory, by measurement; 1 on a CPU.",
     )
+
+    @property
+    def recomputing(self) -> str:
+        """Which layers recompute with gradient_checkpointing, in words."""
+        if self.recompute == "auto":
+            return "as memory asks: on a GPU the fewest layers that fit, on a CPU every layer"
+        return f"{self.recompute:.0%} of the layers recompute"
 
     def wants_compiling(self, steps: int, *, cuda: bool) -> bool:
         """Whether the layers of a training of so many steps should be compiled."""

@@ -114,6 +114,13 @@ class TrainingSettings(Frozen):
         default=128, description="Maximum length of a sample reply, in tokens."
     )
 
+    @property
+    def checkpointing(self) -> str:
+        """Which layers recompute their activations in the backward pass, in words."""
+        if not self.gradient_checkpointing:
+            return "off, every layer keeps its activations"
+        return f"{self.engine.recomputing}, never reentrant"
+
     def trainer_arguments(self, *, seed: int) -> dict[str, Any]:
         """These settings under the argument names of transformers and TRL.
 

@@ -11,7 +11,7 @@ from alignment.store.store import Store
 
 
 def print_plan(config: Path, overrides: list[str], *, as_json: bool) -> None:
-    """Print every step with its status and key."""
+    """Print every step with its status and key; what to know about it goes to stderr."""
     settings = load(config, overrides)
     store = Store(root=settings.store)
     planned = list(plan(chain_so_far(settings, store), store))
@@ -20,6 +20,8 @@ def print_plan(config: Path, overrides: list[str], *, as_json: bool) -> None:
         return
     for step in planned:
         print(f"{step.status:<7} {step.name:<22} {step.key}")
+        for note in step.notes:
+            print(f"        {note}", file=sys.stderr)
     if assumed := dict.fromkeys(gate for step in planned for gate in step.assumes):
         names = ", ".join(assumed)
         print(

@@ -130,7 +130,8 @@ def test_every_stage_hands_a_merge_in_bfloat16_to_the_next(reference):
 
 def test_the_stacked_preset_differs_in_its_handover_alone():
     merged, stacked = (load(CONFIGS / f"{name}.yaml") for name in ("a100", "a100-stack"))
-    assert merged.inbox and stacked.inbox
+    assert merged.inbox
+    assert stacked.inbox
     line = stacked.inbox.model_copy(update={"line": merged.inbox.line})
     same = {"name": merged.name, "compose": merged.compose, "inbox": line}
     assert stacked.model_copy(update=same) == merged

@@ -1,6 +1,7 @@
 """Runs of both deployments on a real server and a real worker, with the tiny model."""
 
 import json
+import os
 import time
 
 import pytest
@@ -72,29 +73,50 @@ def test_flow_in_this_process_notifies_a_watcher_of_each_step(service, config):
 
 
 @pytest.mark.usefixtures("finished")
-def test_preset_a100_runs_on_a_tiny_model_with_overrides(service, tiny_model_folder):
+def test_preset_a100_says_what_it_runs_on_what_it_misses_and_that_it_merges(
+    service, tiny_model_folder
+):
+    """Its steps at a tiny shape: one round, and an SFT adapter that is not there."""
+    pairs = {"name": "practice", "part": "round-1", "rows": 12}
     held_out = {"name": "practice", "part": "held-out", "rows": 24}
     run = service.start(
         "sft-dpo/a100",
         overrides(
             "name=a100-tiny",
-            "device=auto",
+            "device=cpu",
             f"store={service.store}",
             f"model={{name: folder, path: {tiny_model_folder}}}",
             "quantisation=null",
-            "sft={name: none}",
+            "sft={name: adapter, path: given/elsewhere}",
             "dpo.bf16=false",
-            "rounds=[]",
+            "dpo.max_steps=1",
+            "dpo.sample_tokens=4",
+            f"rounds=[{{data: {{sources: [{json.dumps(pairs)}]}}}}]",
             f"evaluation={{data: {{sources: [{json.dumps(held_out)}], min_rows: 0}}, "
             "max_new_tokens: 4, max_length: 256, dtype: float32}",
         ),
     )
     state = service.finish(run, seconds=180)
     assert state["type"] == "COMPLETED", state["message"]
-    assert dict(service.tasks(run))["base"] == "Reused"
-    assert dict(service.tasks(run))["evaluate-no-sft"] == "Built"
-    card = service.artifacts(run)["a100-tiny-merge-sft"]
-    assert "no SFT adapter: the base model takes its place" in card["description"]
+    missing = "no SFT adapter in given/elsewhere: the base model takes its place"
+    log = service.whole_log(run).splitlines()
+    (device,) = (line for line in log if line.startswith("device: "))
+    assert device.startswith(f"device: CPU, {os.cpu_count()} cores (as configured) | driver: ")
+    assert device.endswith("| the config expects the CPU, full weights, float32")
+    assert log.index(device) < log.index(f"sft: {missing}")
+    tasks = dict(service.tasks(run))
+    assert tasks["base"] == "Reused"
+    assert {"sft", "merge-sft", "dpo-1", "merge-dpo-1", "evaluate-round-1"} <= set(tasks)
+    artifacts = service.artifacts(run)
+    assert "kept share" in artifacts["a100-tiny-merge-dpo-1"]["description"]
+    assert missing in artifacts["a100-tiny-sft"]["description"]
+    assert artifacts["a100-tiny-report"]["description"].startswith(f"N{missing[1:]}. ")
+    page = (service.store / "reports" / "a100-tiny.html").read_text()
+    assert f"N{missing[1:]}." in page
+    assert "ran on cpu, driver " in page
+    records = {record.name: record for record in Store(root=service.store).records()}
+    assert records["sft"].notes == (missing,)
+    assert records["merge-dpo-1"].hardware["device"] == "cpu"
 
 
 @pytest.mark.usefixtures("finished")

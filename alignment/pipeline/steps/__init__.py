@@ -16,7 +16,7 @@ from alignment.pipeline.steps.data import PrepareConversations, PreparePairs
 from alignment.pipeline.steps.evaluation import EvaluateModel
 from alignment.pipeline.steps.gate import Gate
 from alignment.pipeline.steps.handover import HandOver, MergeAdapter, StackAdapter
-from alignment.pipeline.steps.training import TrainDpo, TrainSft, UseAdapter
+from alignment.pipeline.steps.training import MissingAdapter, TrainDpo, TrainSft, UseAdapter
 from alignment.records import StageRecord
 
 AnyStep = Annotated[
@@ -26,6 +26,7 @@ AnyStep = Annotated[
     | TakeBatch
     | PrepareBatches
     | UseAdapter
+    | MissingAdapter
     | TrainSft
     | TrainDpo
     | MergeAdapter
@@ -67,6 +68,7 @@ __all__ = [
     "Gate",
     "HandOver",
     "MergeAdapter",
+    "MissingAdapter",
     "OpenBase",
     "Outcome",
     "PrepareBatches",

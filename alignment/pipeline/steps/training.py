@@ -24,6 +24,7 @@ from alignment.records import (
     AdapterRef,
     Conversation,
     DataRef,
+    ModelRef,
     PreferencePair,
     Quantisation,
 )
@@ -55,6 +56,11 @@ class TrainSft(Step):
     policy: Key
     data: tuple[Key, ...]
     watched: tuple[Key, ...]
+
+    @property
+    def foreseen(self) -> tuple[str, ...]:
+        """Which activations are recomputed: the library's flag alone does not say."""
+        return (f"checkpointing: {self.config.checkpointing}",)
 
     def library_arguments(self, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
         """The arguments of TRL, PEFT and bitsandbytes."""
@@ -101,6 +107,11 @@ class TrainDpo(Step):
     policy: Key
     data: Key
     watched: tuple[Key, ...]
+
+    @property
+    def foreseen(self) -> tuple[str, ...]:
+        """Which activations are recomputed: the library's flag alone does not say."""
+        return (f"checkpointing: {self.config.checkpointing}",)
 
     def library_arguments(self, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
         """The arguments of TRL, PEFT and bitsandbytes, and the prompt limit that TRL lacks."""
@@ -167,6 +178,32 @@ class UseAdapter(Step):
         rows = probe_rows(last_replies(policy.tokenizer, _probe_conversations(context.store, sets)))
         record_probe(policy.model, rows).save(context.workspace.out / PROBE_FILE)
         return Outcome(output=ref, notes=(f"adapter taken from {self.path}",))
+
+
+class MissingAdapter(Step):
+    """Record that the configured SFT adapter is not there, and which model takes its place.
+
+    No step starts from it: without an adapter, later keys are those of a run without SFT.
+    """
+
+    stage: Literal["fallback"] = "fallback"
+    title = "miss SFT adapter"
+    produces = ModelRef
+    parent_fields = ("policy",)
+    in_child = False
+    nominal_seconds = 0.1
+    notes_matter = True
+    path: Path
+    policy: Key
+
+    @property
+    def foreseen(self) -> tuple[str, ...]:
+        """The path that has no adapter."""
+        return (f"no SFT adapter in {self.path}: the base model takes its place",)
+
+    def build(self, context: Context) -> Outcome:
+        """The base model, with the note."""
+        return Outcome(output=model_of(context.store, self.policy), notes=self.foreseen)
 
 
 def _adapter_arguments(

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from alignment.config.pipeline import PipelineConfig
+from alignment.config.pipeline import NoSft, PipelineConfig
 from alignment.errors import ModelError
 from alignment.execution.run_step import build, run_step
 from alignment.pipeline.chain import chain, rebuild_rounds, seed_for
@@ -240,6 +240,23 @@ def test_without_an_sft_adapter_the_base_takes_its_place_and_the_record_says_so(
     base = Store(root=config.store).open(chain(config).base.key)
     assert record.notes == ("no SFT adapter: the base model takes its place",)
     assert record.output == base.output
+
+
+def test_a_missing_sft_adapter_leaves_a_record_of_its_own_and_moves_no_key(with_adapter, tmp_path):
+    """It names the path; the models are those of a run without SFT, and share its keys."""
+    config = with_adapter(tmp_path / "no-such-folder")
+    record = merged(config, "sft")
+    words = f"no SFT adapter in {tmp_path / 'no-such-folder'}: the base model takes its place"
+    assert record.notes == (words,)
+    assert record.stage == "fallback"
+    without = chain(config.model_copy(update={"sft": NoSft()}))
+    assert {step.key for step in chain(config).steps()} - {record.key} == {
+        step.key for step in without.steps()
+    }
+    (planned,) = (
+        step for step in plan(chain(config), Store(root=config.store)) if step.notes[:1] == (words,)
+    )
+    assert planned.name == "sft"
 
 
 def test_an_sft_adapter_from_elsewhere_is_merged(with_adapter, make_adapter, tmp_path):

@@ -236,6 +236,15 @@ def test_pass_and_fail_are_written_out(page):
     assert "✗ fail" in page
 
 
+def test_the_headline_names_the_adapter_that_the_base_model_stands_in_for(run):
+    note = "no SFT adapter in given/: the base model takes its place"
+    report = run.model_copy(update={"records": (record("sft", "fallback", notes=(note,)),)})
+    words = "No SFT adapter in given/: the base model takes its place. "
+    assert report.headline == words + run.headline
+    assert f'<p class="headline">{words}' in render(report)
+    assert f"**{words}" in to_markdown(report)
+
+
 def test_page_and_summary_say_once_what_the_models_ran_on(run):
     found = {"device": "NVIDIA A100", "driver": "580.65.06", "torch_build": "CUDA 13.0"}
     both = {"hardware": found, "libraries": {"torch": "2.13.0+cu130"}}
