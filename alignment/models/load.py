@@ -67,7 +67,6 @@ def load_base(
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, dtype),
-        attn_implementation="sdpa",
         trust_remote_code=False,
         **extra,
     )

@@ -3,70 +3,100 @@
 Registered with transformers under the name `packed`, so that a model's own code calls it. Without
 `segments` (generation, padded batches) it is transformers' SDPA, unchanged. On CUDA in half
 precision, one call of torch's variable-length kernel handles all rows; elsewhere each segment is
-one SDPA call, exact in fp32. Not here: how segments are built (`batches.py`).
+one SDPA call, exact in fp32. Scores that are capped or share their weight with a sink are computed
+explicitly, [heads, queries, keys] per segment, because no kernel of torch does either.
+Not here: how segments are built (`batches.py`), which models can be packed (`packable.py`).
 """
 
 import inspect
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from alignment.errors import ModelError
 from alignment.scoring.batches import Segments
-from alignment.scoring.families import packing_obstacle
+from alignment.scoring.head import plain
+from alignment.scoring.packable import packing_obstacle
 
 NAME = "packed"
+
+KERNEL_HEAD_SIZE = 256
+"""Largest head size that the variable-length kernel takes."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a layer forms its attention scores.
+
+    Attributes:
+        scale: factor of the products of queries and keys; None means 1 / sqrt(head size).
+        window: a token attends to this many tokens, itself included; None means to all before it.
+        cap: scores s become cap * tanh(s / cap).
+        sinks: [heads], a score per head that takes part in the softmax and has no value.
+    """
+
+    scale: float | None = None
+    window: int | None = None
+    cap: float | None = None
+    sinks: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether SDPA computes them."""
+        return self.cap is None and self.sinks is None
 
 
 def use_packed_attention(model: Any) -> None:
     """Make a model, with or without adapters, use packed attention when it is given `segments`.
 
     Raises:
-        ModelError: the packed engine does not support its attention.
+        ModelError: the packed engine does not support it.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = plain(model)
+    if inner.config._attn_implementation == NAME:
+        return
     reason = packing_obstacle(inner.config)
     if reason:
         raise ModelError(
             f"the packed engine cannot run this model: {reason}; set engine.name=stock in "
             "sft.training, dpo and evaluation"
         )
-    if inner.config._attn_implementation != NAME:
-        AttentionInterface.register(NAME, _attend)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
-        inner.set_attn_implementation(NAME)
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    inner.set_attn_implementation(NAME)
 
 
 def attend_packed(
-    query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, scale: float | None
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scores: Scores
 ) -> Tensor:
     """Causal attention within each segment.
 
     Args:
         query: [1, heads, tokens, head size].
         key: [1, key heads, tokens, head size]; heads is a multiple of key heads.
-        value: like key.
+        value: like key, perhaps of another head size.
         segments: which keys each query may attend to.
-        scale: factor of the attention scores; None means 1 / sqrt(head size).
+        scores: how scores are formed.
 
     Returns:
-        [1, tokens, heads, head size], as transformers expects.
+        [1, tokens, heads, value's head size], as transformers expects.
     """
     if query.is_cuda and torch.is_autocast_enabled("cuda"):  # autocast covers SDPA, not this kernel
         half = torch.get_autocast_dtype("cuda")
         query, key, value = query.to(half), key.to(half), value.to(half)
     if segments.gather is not None:
         key, value = key.index_select(2, segments.gather), value.index_select(2, segments.gather)
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        return _by_kernel(query, key, value, segments, scale=scale)
-    return _by_segment(query, key, value, segments, scale=scale)
+    if _kernel_takes(query, scores):
+        return _by_kernel(query, key, value, segments, scores)
+    return _by_segment(query, key, value, segments, scores)
 
 
 def _attend(
@@ -74,18 +104,36 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls in place of SDPA."""
     segments = options.pop("segments", None)
-    if segments is None:
+    scores = Scores(
+        scale=options.get("scaling"),
+        window=options.get("sliding_window"),
+        cap=options.get("softcap"),
+        sinks=options.get("s_aux"),
+    )
+    if segments is not None:
+        return attend_packed(query, key, value, segments, scores), None
+    if scores.plain:
         return sdpa_attention_forward(module, query, key, value, mask, **options)
-    return attend_packed(query, key, value, segments, scale=options["scaling"]), None
+    if mask is None:  # transformers leaves out the mask of rows without padding
+        mask = _visible(query.shape[2], key.shape[2], None, query.device)
+    return _explicit(query, key, value, mask, scores).transpose(1, 2), None
+
+
+def _kernel_takes(query: Tensor, scores: Scores) -> bool:
+    half = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+    windowed = scores.window is None or "window_size" in _kernel_options()
+    return half and scores.plain and windowed and query.shape[-1] <= KERNEL_HEAD_SIZE
 
 
 def _by_kernel(
-    query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, scale: float | None
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scores: Scores
 ) -> Tensor:
-    known = _kernel_options()
+    known, size = _kernel_options(), value.shape[-1]
+    value = pad(value, (0, key.shape[-1] - size))  # the kernel takes one head size
     query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
-    options: dict[str, Any] = {"scale": scale} if "scale" in known else {}
-    options |= {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    options: dict[str, Any] = {"scale": scores.scale} if "scale" in known else {}
+    before = -1 if scores.window is None else scores.window - 1
+    options |= {"window_size": (before, 0)} if "window_size" in known else {"is_causal": True}
     if "enable_gqa" in known:
         options["enable_gqa"] = True
     else:
@@ -100,7 +148,7 @@ def _by_kernel(
         *segments.longest,
         **options,
     )
-    return cast(Tensor, found).unsqueeze(0)
+    return cast(Tensor, found)[..., :size].unsqueeze(0)
 
 
 @cache
@@ -110,24 +158,54 @@ def _kernel_options() -> frozenset[str]:
 
 
 def _by_segment(
-    query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, scale: float | None
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scores: Scores
 ) -> Tensor:
-    found = []
     segment_parts = zip(
         query.split(segments.queries, dim=2),
         key.split(segments.keys, dim=2),
         value.split(segments.keys, dim=2),
         strict=True,
     )
-    for queries, keys, values in segment_parts:
-        before = keys.shape[2] - queries.shape[2]
-        mask = None
-        if before:  # is_causal aligns the mask top left, but a completion starts after its prefix
-            shape = queries.shape[2], keys.shape[2]
-            mask = torch.ones(shape, dtype=torch.bool, device=queries.device).tril(before)
-        found.append(
-            scaled_dot_product_attention(
-                queries, keys, values, mask, is_causal=mask is None, scale=scale, enable_gqa=True
-            )
-        )
+    found = [_one_segment(*parts, scores) for parts in segment_parts]
     return torch.cat(found, dim=2).transpose(1, 2)
+
+
+def _one_segment(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
+    queries, keys = query.shape[2], key.shape[2]
+    # is_causal aligns the mask top left, but a completion starts after its prefix
+    whole = queries == keys and (scores.window is None or scores.window >= keys)
+    mask = None
+    if not (whole and scores.plain):
+        mask = _visible(queries, keys, scores.window, query.device)
+    if not scores.plain:
+        return _explicit(query, key, value, mask, scores)
+    return scaled_dot_product_attention(
+        query, key, value, mask, is_causal=mask is None, scale=scores.scale, enable_gqa=True
+    )
+
+
+def _visible(queries: int, keys: int, window: int | None, device: Any) -> Tensor:
+    """Which keys each query attends to, [queries, keys]; the last query is at the last key."""
+    before = keys - queries
+    mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(before)
+    return mask if window is None else mask.triu(before - window + 1)
+
+
+def _explicit(query: Tensor, key: Tensor, value: Tensor, mask: Any, scores: Scores) -> Tensor:
+    """Attention with capped scores or sinks: [rows, heads, queries, value's head size].
+
+    `query`, `key` and `value` are [rows, heads or key heads, tokens, head size]; `mask` is
+    [queries, keys] or [rows, 1, queries, keys], True where a query attends to a key.
+    """
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
+    scale = query.shape[-1] ** -0.5 if scores.scale is None else scores.scale
+    found = query @ key.transpose(2, 3) * scale
+    if scores.cap is not None:
+        found = scores.cap * torch.tanh(found / scores.cap)
+    found = found.masked_fill(~mask, torch.finfo(found.dtype).min)
+    if scores.sinks is not None:
+        sinks = scores.sinks.to(found.dtype).view(1, -1, 1, 1).expand(*found.shape[:3], 1)
+        found = torch.cat([found, sinks], dim=3)
+    weights = found.softmax(dim=3, dtype=torch.float32)[..., : key.shape[2]]
+    return weights.to(value.dtype) @ value

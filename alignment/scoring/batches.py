@@ -39,6 +39,11 @@ class PackedRow:
         """Number of tokens that pass through the model."""
         return len(self.prefix) + sum(map(len, self.completions))
 
+    @property
+    def longest(self) -> int:
+        """Number of tokens of the prompt and the longest text that follows it."""
+        return len(self.prefix) + max(map(len, self.completions))
+
 
 @dataclass(frozen=True)
 class Segments:

@@ -1,6 +1,6 @@
 """Log-probs of replies under a model, shared by training, evaluation and merge checks.
 
-The LM head is applied only at positions that predict a reply's tokens: full logits of
+The LM head (`head.py`) is applied only at positions that predict a reply's tokens: full logits of
 [rows, tokens, vocab] never exist. Not here: losses (`train/losses.py`). With the stock engine TRL
 computes its own log-probs in training; a test compares the two.
 """
@@ -17,10 +17,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.models.chat_template import end_of_turn_id, render
+from alignment.models.rope import rope_limit
 from alignment.records import Message, PreferencePair
 from alignment.scoring.attention import use_packed_attention
 from alignment.scoring.batches import MicroBatch, PackedRow, lay_out
-from alignment.scoring.budget import Setting, scoring_budget
+from alignment.scoring.budget import Budget, Setting, scoring_budget
+from alignment.scoring.head import Head, head_of, plain
 from alignment.scoring.pairs import PairLogProbs
 
 HEAD_ROWS = 1024
@@ -71,9 +73,10 @@ def reply_logprobs(
 ) -> list[Tensor]:
     """Log p of every reply token of every row, [reply tokens] each, fp32 on the CPU."""
     found: dict[int, Tensor] = {}
+    head = head_of(model)
     for chunk, hidden in _hidden(model, rows, batch=batch):
         for row, states in zip(chunk, hidden, strict=True):
-            full = _log_softmax(model, states)
+            full = _log_softmax(head, states)
             targets = full.new_tensor(rows[row].reply).long()
             found[row] = full.gather(1, targets[:, None])[:, 0].cpu()
         on_progress(len(found))
@@ -116,12 +119,13 @@ def packed_reply_logprobs(
     """
     use_packed_attention(model)
     device = next(model.parameters()).device
+    limit = rope_limit(plain(model).config)
     packed_rows = [
         PackedRow(prompt, [row.reply for row in group])
-        for prompt, group in groupby(rows, key=lambda row: row.prompt)
+        for (prompt, _), group in groupby(rows, lambda row: (row.prompt, _over(limit, row.length)))
     ]
     budget = scoring_budget(tokens, cuda=device.type == "cuda")
-    pending = budget.groups([packed_row.tokens for packed_row in packed_rows])
+    pending = _grouped(budget, packed_rows, range(len(packed_rows)), limit)
     found: dict[int, Sequence[Tensor]] = {}
     was_training = model.training
     model.eval()
@@ -134,7 +138,9 @@ def packed_reply_logprobs(
         except torch.OutOfMemoryError:
             values = None
         if values is None:
-            pending = _regroup(budget, packed_rows, pending)
+            budget.halve([packed_rows[at].tokens for at in group])
+            remaining = [at for rows_ in pending for at in rows_]
+            pending = _grouped(budget, packed_rows, remaining, limit)
             continue
         pending.pop()
         replies = iter(values.split(micro.target_counts.tolist()))
@@ -159,7 +165,7 @@ def predicted_logprobs(model: Any, micro: MicroBatch) -> Tensor:
     ).last_hidden_state[0]
     states = hidden.index_select(0, micro.sources)
     parts = zip(states.split(HEAD_ROWS), micro.targets.split(HEAD_ROWS), strict=True)
-    head = model.get_output_embeddings()
+    head = head_of(model)
     if not torch.is_grad_enabled():
         return torch.cat([_target_logprobs(head, *part) for part in parts])
     return torch.cat(
@@ -172,9 +178,10 @@ def reply_distributions(
 ) -> list[Tensor]:
     """Log p over the whole vocabulary at every reply position: [reply tokens, vocab] per row."""
     found: dict[int, Tensor] = {}
+    head = head_of(model)
     for chunk, hidden in _hidden(model, rows, batch=batch):
         for row, states in zip(chunk, hidden, strict=True):
-            found[row] = _log_softmax(model, states).cpu()
+            found[row] = _log_softmax(head, states).cpu()
     return [found[row] for row in range(len(rows))]
 
 
@@ -187,11 +194,11 @@ def _hidden(
     """
     device = next(model.parameters()).device
     order = sorted(range(len(rows)), key=lambda row: rows[row].length)
+    limit = rope_limit(plain(model).config)
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for start in range(0, len(order), batch):
-            chunk = order[start : start + batch]
+        for chunk in _batches(order, [row.length for row in rows], batch, limit):
             ids, mask = _padded([rows[row] for row in chunk])
             states = _decoder(model)(
                 input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
@@ -217,24 +224,37 @@ def _padded(rows: Sequence[Completion]) -> tuple[Tensor, Tensor]:
 
 def _decoder(model: Any) -> Any:
     """The part below the LM head, adapters included."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return inner.get_decoder()
+    return plain(model).get_decoder()
 
 
-def _log_softmax(model: Any, states: Tensor) -> Tensor:
-    logits: Tensor = model.get_output_embeddings()(states)
-    return logits.float().log_softmax(-1)
+def _log_softmax(head: Head, states: Tensor) -> Tensor:
+    return head(states).float().log_softmax(-1)
 
 
-def _target_logprobs(head: Any, states: Tensor, targets: Tensor) -> Tensor:
+def _target_logprobs(head: Head, states: Tensor, targets: Tensor) -> Tensor:
     return -cross_entropy(head(states).float(), targets, reduction="none")
 
 
-def _regroup(
-    budget: Any, packed_rows: Sequence[PackedRow], pending: list[list[int]]
+def _over(limit: int | None, length: int) -> bool:
+    return limit is not None and length > limit
+
+
+def _batches(
+    order: Sequence[int], lengths: Sequence[int], batch: int, limit: int | None
+) -> Iterator[list[int]]:
+    """Batches of rows in this order; none has rows both within and over the limit of the rope."""
+    for over in (False, True):
+        part = [row for row in order if _over(limit, lengths[row]) == over]
+        yield from (part[start : start + batch] for start in range(0, len(part), batch))
+
+
+def _grouped(
+    budget: Budget, packed_rows: Sequence[PackedRow], pending: Sequence[int], limit: int | None
 ) -> list[list[int]]:
-    """Regroup the pending rows within half the budget, after the last group ran out of memory."""
-    budget.halve([packed_rows[at].tokens for at in pending[-1]])
-    rows = [at for group in pending for at in group]
-    groups = budget.groups([packed_rows[at].tokens for at in rows])
-    return [[rows[at] for at in group] for group in groups]
+    """Group rows within the budget; no group has rows both within and over the rope's limit."""
+    groups: list[list[int]] = []
+    for over in (False, True):
+        part = [at for at in pending if _over(limit, packed_rows[at].longest) == over]
+        found = budget.groups([packed_rows[at].tokens for at in part])
+        groups += [[part[at] for at in group] for group in found]
+    return groups

@@ -148,6 +148,8 @@ class TrainingSettings(Frozen):
             "save_steps": self.save_every,
             "eval_strategy": evaluate,
             "eval_steps": self.evaluate_every,
+            # TRL would add the experts' load balance to the loss; an adapter's router is frozen
+            "router_aux_loss_coef": 0.0,
             "remove_unused_columns": False,
             "report_to": "none",
             "disable_tqdm": True,

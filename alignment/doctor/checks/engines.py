@@ -9,17 +9,17 @@ from alignment.doctor.finding import Finding
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import EvaluateModel, Step, TrainDpo, TrainSft
 from alignment.scoring.engine import Packed
-from alignment.scoring.families import packing_obstacle
+from alignment.scoring.packable import packing_obstacle
 
 
 def check_engines(chain: Chain, folder: Path) -> Finding:
-    """Whether the packed engine, if any step uses it, supports the attention of the run's model."""
+    """Whether the packed engine, if any step uses it, can run this model."""
     packed = sorted(_packed(chain))
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     reason = packing_obstacle(config) if packed else None
     headline = "Every step uses the stock engine, which supports any model."
     if packed:
-        headline = f"The packed engine supports the attention of {config.model_type}."
+        headline = f"The packed engine can run {config.model_type}."
     if reason:
         headline = f"The packed engine cannot run this model: {reason}."
     return Finding(

@@ -20,7 +20,7 @@ class EvaluateModel(Step):
     """Evaluate one model on the held-out rows of every data set."""
 
     stage: Literal["evaluate"] = "evaluate"
-    version = 2
+    version = 3
     title = "evaluate"
     produces = EvalReport
     parent_fields = ("model", "data", "base", "parent")

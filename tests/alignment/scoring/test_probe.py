@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from alignment.errors import TrainingError
 from alignment.scoring import probe as module
@@ -48,24 +49,23 @@ def test_distributions_and_the_probe_agree_on_their_rows(open_tiny):
     assert [len(one) for one in found] == [2, 1]
 
 
-class Same(torch.nn.Module):
-    """A model with the same distribution at every position."""
-
-    def __init__(self, odds):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.tensor(odds).log()[:, None])
-
-    def get_decoder(self):
-        return lambda input_ids, **_: type(
-            "Output", (), {"last_hidden_state": torch.ones(*input_ids.shape, 1)}
-        )
-
-    def get_output_embeddings(self):
-        return lambda states: states @ self.weight.T
-
-
 def says(*odds) -> Any:
-    return Same(odds)
+    """A Llama without layers whose hidden states are all (1, 1): it says the same everywhere."""
+    config = LlamaConfig(
+        vocab_size=len(odds),
+        hidden_size=2,
+        num_hidden_layers=0,
+        num_attention_heads=1,
+        rms_norm_eps=0.0,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.fill_(1.0)
+        model.lm_head.weight[:, 0] = torch.tensor(odds).log()
+        model.lm_head.weight[:, 1] = 0.0
+    return model
 
 
 def test_the_divergence_of_two_distributions():

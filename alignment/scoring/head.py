@@ -1,0 +1,62 @@
+"""The LM head as the model's own code applies it: whatever follows the matmul included.
+
+Families divide the logits (Granite), multiply them (Cohere, Falcon-H1) or cap them (Gemma-2 and 4).
+Instead of a list of such rules, the model's own `forward` runs with its decoder replaced by hidden
+states that are already known. So it can be applied to a few positions, a chunk at a time.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+Head = Callable[[Tensor], Tensor]
+"""From hidden states [positions, hidden] to logits [positions, vocab]."""
+
+
+def head_of(model: Any) -> Head:
+    """The head of a causal model, with or without adapters."""
+    inner = plain(model)
+    known = _Known(inner.base_model)
+    stand_in = copy.copy(inner)  # shares every weight and submodule but the decoder
+    stand_in._modules = {**inner._modules, inner.base_model_prefix: known}
+
+    def head(states: Tensor) -> Tensor:
+        known.states = states[None]
+        # The class's own forward: trainer libraries replace the instance's.
+        logits: Tensor = (
+            type(inner).forward(stand_in, inputs_embeds=states[None], use_cache=False).logits
+        )
+        return logits[0]
+
+    return head
+
+
+def plain(model: Any) -> Any:
+    """The transformers model inside PEFT's wrapper, if there is one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+class _Known:
+    """Stands in for a decoder whose hidden states are known; has all its other attributes."""
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
+        self.states: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+    def __call__(self, *_: Any, **__: Any) -> "_Output":
+        return _Output(last_hidden_state=self.states)
+
+
+class _Output(BaseModelOutputWithPast):
+    """Has None for what only some families return, such as router logits."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return None
