@@ -1,7 +1,8 @@
 """The command line: parse and call. The commands are in `commands/`, imported when called.
 
 Exit codes: 0 done, 1 the run failed, 2 bad usage, config, data or model (the message says what,
-where and what to do), 75 interrupted but resumable, 130 / 143 stopped by Ctrl-C / SIGTERM.
+where and what to do), 3 a round refused a batch, 75 interrupted but resumable, 130 / 143 stopped by
+Ctrl-C / SIGTERM.
 """
 
 import os
@@ -13,7 +14,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from alignment.errors import AlignmentError, UsageError
+from alignment.errors import AlignmentError, UsageError, printable
 
 app = typer.Typer(
     add_completion=True,
@@ -21,6 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Iterative alignment: SFT, merge, DPO rounds and evaluation as one resumable run.",
 )
+
+lines = typer.Typer(no_args_is_help=True, help="What a line of rounds is made of.")
+app.add_typer(lines, name="line")
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file, e.g. deployments/configs/a100.yaml.")]
 Overrides = Annotated[
@@ -185,6 +189,29 @@ def revoke(
 
 
 @app.command()
+def inbox(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    *,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try refused and set-aside batches again.")
+    ] = False,
+) -> None:
+    """Show what became of each file in the config's inbox, and why it is not used."""
+    from flows.commands.inbox import show_inbox
+
+    show_inbox(config, overrides or [], retry=retry)
+
+
+@lines.command()
+def adopt(config: ConfigFile, overrides: Overrides = None, why: Why = "") -> None:
+    """Continue the config's line with it, although it describes another model, rows or gate."""
+    from flows.commands import line
+
+    line.adopt(config, overrides or [], why)
+
+
+@app.command()
 def export(
     reference: Reference,
     to: Annotated[Path, typer.Option("--to", help="Folder to write to; must not exist.")],
@@ -240,5 +267,5 @@ def line_name(name: str | None) -> str | None:
 
 
 def _exit(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
     sys.exit(code)

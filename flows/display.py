@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from alignment.errors import printable
 from alignment.pipeline.steps import Step, headline_of
 from alignment.records import StageRecord
 from alignment.store.progress import Mark
@@ -87,7 +88,7 @@ class Display:
 
     def _print(self, line: str) -> None:
         self._last_line = time.monotonic()
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _bars(console: Console) -> Progress:

@@ -25,8 +25,9 @@ from alignment.rounds.line import RoundLine
 from alignment.rounds.steps import inbox_of
 from flows.device import state_device
 from flows.form import Change, Config, form_field
-from flows.printing import command_of
+from flows.printing import command_of, shortened
 from flows.sft_dpo import Stages, find_config, name_of_run, run_chain
+from tasks import artifacts
 from tasks.report import round_report
 from tasks.stage import Run
 
@@ -40,6 +41,8 @@ class RoundResult(Frozen):
         champion: key of the current champion's model; empty before the line has started.
         table: base, champion and the round's model; empty if nothing was trained.
         report: path of the report on the machine that ran the flow; empty if nothing was trained.
+        notes: files in the inbox that the line does not use, and why.
+        refused: number of batches that this round refused.
     """
 
     outcome: DriverOutcome
@@ -47,6 +50,8 @@ class RoundResult(Frozen):
     champion: str
     table: str = ""
     report: str = ""
+    notes: tuple[str, ...] = ()
+    refused: int = 0
 
 
 @flow(
@@ -80,9 +85,15 @@ def dpo_round(
     except AlignmentError as error:
         return cast("RoundResult", Failed(message=f"{type(error).__name__}: {error}", data=error))
     # Return a state, because the list of runs shows its name.
+    return cast("RoundResult", _state_of(result))
+
+
+def _state_of(result: RoundResult) -> State[RoundResult]:
     name = "Waiting for approval" if result.outcome == "waiting" else result.outcome.capitalize()
-    state: State[RoundResult] = Completed(name=name, message=result.message, data=result)
-    return cast("RoundResult", state)
+    kind = Failed if result.outcome == "failed" else Completed
+    return kind(
+        name=name, message="\n".join([result.message, *shortened(result.notes)]), data=result
+    )
 
 
 def run_round(settings: PipelineConfig, command: str) -> RoundResult:
@@ -104,10 +115,14 @@ def run_round(settings: PipelineConfig, command: str) -> RoundResult:
     line = RoundLine(store=run.store, name=inbox_of(settings).line)
     round_outcome = RoundDriver(settings, line, hooks).run()
     champion = round_outcome.state.champion
+    notes = tuple(map(str, round_outcome.notes))
+    artifacts.publish_notes(run.name, notes)
     return RoundResult(
         outcome=round_outcome.outcome,
         message=round_outcome.message,
         champion=champion.model if champion else "",
         table=written[0].table.to_text() if written else "",
         report=str(written[0].html) if written else "",
+        notes=notes,
+        refused=round_outcome.refused,
     )

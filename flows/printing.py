@@ -1,12 +1,31 @@
 """Prints commands, records and lines of rounds."""
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignment.errors import printable
 from alignment.records import StageRecord
-from alignment.rounds.line import RoundLine
+from alignment.rounds.ledger import Champion
+from alignment.rounds.line import RoundLine, all_lines
+from alignment.rounds.notes import read_notes
+from alignment.rounds.state import State
 from alignment.store.store import Store
+
+SHOWN = 20
+"""Notes that are printed; a list of thousands would hide the rest."""
+
+
+def say(text: str = "", *, error: bool = False) -> None:
+    """Print text; characters that a terminal would obey are shown instead."""
+    print(printable(text), file=sys.stderr if error else sys.stdout)
+
+
+def shortened(notes: Sequence[str]) -> list[str]:
+    """The first notes, and the number of the others."""
+    more = len(notes) - SHOWN
+    return [*notes[:SHOWN], *([f"and {more} more files"] if more > 0 else [])]
 
 
 def command_of(name: str, config: str | Path, overrides: Sequence[str]) -> str:
@@ -19,39 +38,51 @@ def print_list(records: list[StageRecord]) -> None:
     """Print a line for each record: start time, name, key, metrics."""
     for record in records:
         numbers = ", ".join(f"{name} {value:.3g}" for name, value in record.metrics.items())
-        print(f"{record.started}  {record.name:<20} {record.key:<40} {numbers[:80]}")
+        say(f"{record.started}  {record.name:<20} {record.key:<40} {numbers[:80]}")
 
 
 def print_lines(store: Store) -> None:
     """Print every line of rounds in a store: its champion, and the outcomes of its rounds."""
-    for folder in sorted(store.root.glob("lines/*")):
-        state = RoundLine(store=store, name=folder.name).state()
+    for line in all_lines(store):
+        state = line.state()
         if state.champion is not None:
-            outcomes = [closed.fate for _, closed in state.history]
-            counts = ", ".join(f"{outcomes.count(one)} {one}" for one in dict.fromkeys(outcomes))
-            print(f"line {folder.name}: champion {state.champion.label} {state.champion.model}")
-            rounds = "1 round" if len(outcomes) == 1 else f"{len(outcomes)} rounds"
-            print(f"  {rounds} from the inbox{f': {counts}' if counts else ''}")
+            _print_line(line, state, state.champion)
+
+
+def _print_line(line: RoundLine, state: State, champion: Champion) -> None:
+    outcomes = [closed.fate for _, closed in state.history]
+    counts = ", ".join(f"{outcomes.count(one)} {one}" for one in dict.fromkeys(outcomes))
+    say(f"line {line.name}: champion {champion.label} {champion.model}")
+    rounds = "1 round" if len(outcomes) == 1 else f"{len(outcomes)} rounds"
+    say(f"  {rounds} from the inbox{f': {counts}' if counts else ''}")
+    for why in state.failures:
+        say(f"  the open round failed: {why}")
+    for batch in state.set_aside:
+        say(f"  {batch.name} ({batch.shown_file}) is set aside, because its round failed")
+    for refused in state.refused.values():
+        say(f"  {refused.batch.name} ({refused.batch.shown_file}) is refused: {refused.why}")
+    for note in shortened([str(note) for note in read_notes(line)]):
+        say(f"  not used: {note}")
 
 
 def print_ancestry(store: Store, records: list[StageRecord]) -> None:
     """Print the models among the ancestors, with metrics and verdicts, then all records."""
     from alignment.report.ancestry import ancestry_table  # loads the steps; the other prints do not
 
-    print(ancestry_table(store, records[-1].key).to_text(width=160))
-    print()
+    say(ancestry_table(store, records[-1].key).to_text(width=160))
+    say()
     print_list(records)
 
 
 def print_record(record: StageRecord) -> None:
     """Print one record: parents, notes, metrics, files."""
-    print(f"{record.name}  {record.key}")
-    print(f"built {record.started} in {record.seconds:.1f} s from {record.code.revision[:12]}")
+    say(f"{record.name}  {record.key}")
+    say(f"built {record.started} in {record.seconds:.1f} s from {record.code.revision[:12]}")
     for role, key in record.parents.items():
-        print(f"  {role:<12} {key}")
+        say(f"  {role:<12} {key}")
     for note in record.notes:
-        print(f"  note: {note}")
+        say(f"  note: {note}")
     for name, value in record.metrics.items():
-        print(f"  {name:<36} {value:.6g}")
+        say(f"  {name:<36} {value:.6g}")
     for file in record.files:
-        print(f"  {file.size:>12,}  {file.path}  {file.sha256[:12]}")
+        say(f"  {file.size:>12,}  {file.path}  {file.sha256[:12]}")

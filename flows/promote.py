@@ -19,8 +19,9 @@ from alignment.errors import AlignmentError, UsageError
 from alignment.records import Frozen, GateResult, Verdict
 from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
+from alignment.rounds.measure import on_line
 from alignment.rounds.references import find_one
-from alignment.rounds.steps import champion_of, compare, inbox_of
+from alignment.rounds.steps import compare, inbox_of
 from flows.form import Change, Config, Hours, Model, form_field
 from flows.sft_dpo import Stages, find_config, name_of_run
 from tasks.stage import Run
@@ -100,7 +101,7 @@ def _promote(
             f"line {line.name!r} has no champion yet. Run a first round: `sft-dpo round`, or the "
             "deployment dpo-round."
         )
-    candidate = _candidate(line, reference)
+    candidate = _candidate(settings, run, line, reference)
     if candidate is None or candidate.model == state.champion.model:
         return PromotionOutcome(
             outcome="nothing to promote",
@@ -109,7 +110,8 @@ def _promote(
             else f"{candidate.label} is already the champion",
             champion=state.champion.model,
         )
-    verdict = _verdict(settings, run, candidate, state.champion)
+    champion = on_line(line, state.champion.model, build=Stages(run), settings=settings.evaluation)
+    verdict = _verdict(settings, run, candidate, champion)
     if ask:
         return _by_person(line, candidate, verdict, seconds=seconds)
     if not verdict.kept:
@@ -119,9 +121,12 @@ def _promote(
     return _promoted(line, candidate, verdict.sentence)
 
 
-def _candidate(line: RoundLine, reference: str | None) -> Champion | None:
+def _candidate(
+    settings: PipelineConfig, run: Run, line: RoundLine, reference: str | None
+) -> Champion | None:
     if reference:
-        return champion_of(line.store, find_one(line.store, reference).key)
+        model = find_one(line.store, reference).key
+        return on_line(line, model, build=Stages(run), settings=settings.evaluation)
     waiting = line.state().waiting
     return waiting.head if waiting else None
 

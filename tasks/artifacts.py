@@ -122,6 +122,18 @@ def publish_report(prefix: str, *, headline: str, markdown: str, table: Table, p
         )
 
 
+def publish_notes(prefix: str, notes: tuple[str, ...]) -> None:
+    """Put the files that a round does not use on the run page, and why."""
+    if notes:
+        listed = "\n".join(f"- {escape_markdown(note)}" for note in notes)
+        with best_effort():
+            create_markdown_artifact(
+                f"# Not used\n\n{listed}",
+                key=slug(f"{prefix}-inbox"),
+                description=f"{len(notes)} files in the inbox are not used",
+            )
+
+
 class ProgressBar:
     """A progress artifact, created at the first mark and updated at most every 5 s."""
 

@@ -66,6 +66,11 @@ class InboxConfig(Frozen):
         description="Maximum share of unreadable rows in a batch, 0 to 1; a batch with more is "
         "refused, and the round uses the others.",
     )
+    max_failures: PositiveInt = Field(
+        default=3,
+        description="Number of equal failures of a round after which its batches are set aside and "
+        "the line goes on without them.",
+    )
     promotion: Promotion = Field(
         default=GatePromotes(), description="Who promotes a round that passes the gate to champion."
     )

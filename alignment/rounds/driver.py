@@ -3,28 +3,43 @@
 The process may die at any point: the claim is written to the ledger before training, the entry that
 closes the round also changes the champion, and the next call resumes from there. What to do next is
 read from the ledger and the inbox, never passed in by the caller.
-Not here: the champion and the used batches (`state.py`), the steps of a round (`steps.py`).
+Not here: the champion and the used batches (`state.py`), which batches a round takes (`intake.py`),
+the steps of a round (`steps.py`).
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import PurePath
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Literal
 
+from alignment.config.inbox import InboxConfig
 from alignment.config.pipeline import PipelineConfig
-from alignment.errors import DataError, Overtaken
-from alignment.pipeline.chain import Round
-from alignment.pipeline.steps import Step, TakeBatch
-from alignment.pipeline.steps.batches import batch_file
+from alignment.errors import (
+    AlignmentError,
+    DataError,
+    Overtaken,
+    TrainingError,
+    printable,
+)
+from alignment.pipeline.chain import Round, seed_for
+from alignment.pipeline.steps import Step
 from alignment.pipeline.verdicts import chain_so_far
-from alignment.rounds.inbox import Arrival, SkippedFile, scan, why_unreadable
-from alignment.rounds.ledger import Delivery, OutcomeName
-from alignment.rounds.line import RoundLine, check_sound, revoked_batches
+from alignment.rounds.identity import check, check_cheaply, identity_of
+from alignment.rounds.inbox import Arrival
+from alignment.rounds.inspection import Inspector
+from alignment.rounds.intake import Intake, notes_on
+from alignment.rounds.ledger import Champion, Opened, OutcomeName
+from alignment.rounds.line import RoundLine, check_sound
+from alignment.rounds.measure import Measure, rows_of_line
+from alignment.rounds.notes import Note, keep_notes
+from alignment.rounds.repair import Repair
 from alignment.rounds.state import Deliveries, State
 from alignment.rounds.steps import batches_step, first_champion, inbox_of, outcome, steps_of
 
 DriverOutcome = OutcomeName | Literal["no new data"]
+REPEATABLE = (DataError, TrainingError)
+"""Errors that the next attempt at a round may well repeat; others have a cause outside it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,7 @@ class Hooks:
         report: called with a round whose steps are done, before it is closed.
         log: writes a line to the log.
         now: returns seconds since the epoch.
+        inspect: returns why a batch at a path cannot be read; by default in a process of its own.
     """
 
     run_chain: Callable[[], object]
@@ -44,32 +60,57 @@ class Hooks:
     report: Callable[[Round], object] = lambda _: None
     log: Callable[[str], None] = lambda _: None
     now: Callable[[], float] = time.time
+    inspect: Callable[[InboxConfig, str], str | None] | None = None
 
 
 @dataclass(frozen=True)
 class RoundOutcome:
-    """The outcome of a round, a sentence with the gate's numbers, and the state of the line."""
+    """The outcome of a round, a sentence with the gate's numbers, and the state of the line.
+
+    Attributes:
+        notes: files in the inbox that the line does not use, and why.
+        refused: number of batches that this call refused.
+    """
 
     outcome: DriverOutcome
     message: str
     state: State
+    notes: tuple[Note, ...] = ()
+    refused: int = 0
 
 
 class RoundDriver:
     """One attempt at a round."""
 
     def __init__(self, settings: PipelineConfig, line: RoundLine, hooks: Hooks) -> None:
-        self._settings, self._line, self._hooks = settings, line, hooks
+        self._settings, self._line = settings, line
+        log = hooks.log
+        self._hooks = replace(hooks, log=lambda text: log(printable(text)))
         self._inbox = inbox_of(settings)
+        self._intake = Intake(
+            self._inbox, line, build=hooks.build, log=self._hooks.log, now=hooks.now
+        )
+        self._checked = False
 
     def run(self) -> RoundOutcome:
         """Finish the open round, or start one if there are enough new pairs."""
+        before = self._line.state()
+        done = self._attempt()
+        state = self._line.state()
+        notes = notes_on(self._intake.found, state)
+        if state.champion is not None:
+            keep_notes(self._line, notes)
+        refused = len(state.refused.keys() - before.refused.keys())
+        return replace(done, state=state, notes=notes, refused=refused)
+
+    def _attempt(self) -> RoundOutcome:
         state = self._line.revoke_as_elsewhere()
+        check_cheaply(self._settings, self._line)
+        self._scan(state)
         if state.champion is None:
-            found = self._scan()
-            if not any(isinstance(file, Arrival) for file in found):
+            if not any(isinstance(file, Arrival) for file in self._intake.found):
                 reason = f"no complete batch in {self._inbox.path}, and the line has no champion"
-                return _nothing_new(state, reason, found)
+                return _nothing_new(state, reason)
             state = self._start_line()
         if state.waiting is not None:
             message = f"round {state.waiting.number} waits for approval"
@@ -81,74 +122,106 @@ class RoundDriver:
         claimed = state if state.open is not None else self._claim()
         return claimed if isinstance(claimed, RoundOutcome) else self._train(claimed)
 
-    def _scan(self) -> list[Arrival | SkippedFile]:
-        return list(scan(self._inbox, now=self._hooks.now))
+    def _scan(self, state: State) -> None:
+        try:
+            self._intake.scan()
+        except DataError as error:
+            if state.open is None and state.waiting is None:
+                raise
+            self._hooks.log(str(error))  # an open round has its batches in the store
 
     def _start_line(self) -> State:
         self._hooks.run_chain()
         champion = first_champion(self._line.store, chain_so_far(self._settings, self._line.store))
-        return self._line.start(champion, rounds=len(self._settings.rounds))
+        identity = identity_of(self._settings)
+        self._checked = True
+        return self._line.start(champion, rounds=len(self._settings.rounds), identity=identity)
+
+    # --- which batches ---
 
     def _claim(self) -> State | RoundOutcome:
         """Open a round on the new batches, or return an outcome if they have too few pairs."""
         state = self._line.state()
-        assert state.champion is not None, "a started line has a champion"
-        check_sound(self._line.store, state.champion.label, state.champion.model)
         while state.requeued:  # retrained however few pairs are left in them
-            if self._new_pairs(state.requeued[0]):
+            if self._new_pairs(state.requeued[0], self._parent(state)):
                 return self._line.open(state.requeued[0])
             for batch in state.requeued[0]:
-                state = self._line.refuse(batch, "none of its rows can be used")
-        found = self._scan()
-        batches = self._copy_new([file for file in found if isinstance(file, Arrival)])
-        new, needed = self._new_pairs(batches) if batches else 0, self._inbox.min_new_pairs
-        if new >= needed:
+                state = self._intake.refuse(batch, "none of its rows can be used")
+        batches, new = self._new_batches(), 0
+        if batches:
+            batches, new = self._usable(batches, self._parent(state))
+        if new >= self._inbox.min_new_pairs:
             return self._line.open(batches)
+        needed = self._inbox.min_new_pairs
         reason = f"{new} new pairs in {len(batches)} batches, {needed} are needed"
-        return _nothing_new(self._line.state(), reason, found)
+        return _nothing_new(self._line.state(), reason)
 
-    def _copy_new(self, arrivals: Sequence[Arrival]) -> Deliveries:
-        """Copy the batches that no round has used into the store; refuse unreadable ones."""
-        known = {batch.digest for _, batch in revoked_batches(self._line.store)}
-        known |= self._line.state().spent
-        batches: list[Delivery] = []
-        for arrival in arrivals:
-            if arrival.digest in known:
-                self._hooks.log(f"{arrival.file}: skipped, because this batch is already known")
-                continue
-            known.add(arrival.digest)
-            if (batch := self._copy(arrival)) is None:
-                continue
-            file = batch_file(self._line.store, batch.key)
-            if problem := why_unreadable(self._inbox, str(file)):
-                self._line.refuse(batch, problem)
-                self._hooks.log(f"{arrival.file}: refused: {problem}")
-                continue
-            batches.append(batch)
-        return tuple(sorted(batches, key=lambda batch: batch.digest))
+    def _new_batches(self) -> Deliveries:
+        self._intake.return_refused()
+        if not self._intake.candidates():
+            return ()
+        self._check_identity()  # before a batch is copied for a line that is another's
+        if self._hooks.inspect is not None:
+            return self._intake.readable(self._hooks.inspect)
+        with Inspector() as inspector:
+            return self._intake.readable(inspector.problem)
 
-    def _copy(self, arrival: Arrival) -> Delivery | None:
-        step = TakeBatch.of(arrival.digest, arrival.file)
+    def _usable(self, batches: Deliveries, parent: Champion) -> tuple[Deliveries, int]:
+        """The batches that can be prepared, and the number of their pairs; others are refused."""
+        if not batches:
+            return (), 0
         try:
-            self._hooks.build(step)
-        except DataError as error:  # it changed or disappeared after the scan
-            self._hooks.log(str(error))
-            return None
-        return Delivery(digest=arrival.digest, key=step.key, file=PurePath(arrival.file).name)
+            return batches, self._new_pairs(batches, parent)
+        except Exception as error:  # what the preparation makes of strange rows is not known
+            if isinstance(error, (AlignmentError, OSError)) and not isinstance(error, DataError):
+                raise
+            if len(batches) == 1:
+                self._intake.refuse(batches[0], f"it cannot be prepared: {error}")
+                return (), 0
+        alone = (self._usable((batch,), parent)[0] for batch in batches)
+        return self._usable(tuple(batch for usable in alone for batch in usable), parent)
 
-    def _new_pairs(self, batches: Deliveries) -> int:
+    def _new_pairs(self, batches: Deliveries, parent: Champion) -> int:
         """The number of pairs in these batches that can be trained on."""
-        state, keys = self._line.state(), tuple(batch.key for batch in batches)
-        assert state.champion is not None, "a started line has a champion"
         step = batches_step(
             self._settings,
             self._line.store,
-            parent=state.champion,
-            number=state.rounds + 1,
-            batches=keys,
+            parent=parent,
+            number=self._line.state().rounds + 1,
+            batches=tuple(batch.key for batch in batches),
         )
         self._hooks.build(step)
         return round(self._line.store.open(step.key).metrics["new"])
+
+    # --- the champion ---
+
+    def _check_identity(self) -> None:
+        if not self._checked:
+            check(self._settings, self._line)
+        self._checked = True
+
+    def _parent(self, state: State) -> Champion:
+        assert state.champion is not None, "a started line has a champion"
+        return self._ready(state, state.champion)
+
+    def _ready(self, state: State, champion: Champion) -> Champion:
+        """A champion to start from: sound, whole, and measured on the line's rows."""
+        self._check_identity()
+        store = self._line.store
+        check_sound(store, champion.label, champion.model)
+        Repair(self._settings, self._line, self._intake.files, self._hooks.build).champion(champion)
+        return self._measure(state).champion(champion)
+
+    def _measure(self, state: State) -> Measure:
+        return Measure(
+            self._line.store,
+            rows_of_line(self._line.store, state),
+            self._settings.evaluation,
+            seed=seed_for(self._settings.seed, "bootstrap"),
+            build=self._hooks.build,
+        )
+
+    # --- the round ---
 
     def _train(self, state: State) -> RoundOutcome:
         """Train the open round, judge it, and close it in the ledger."""
@@ -156,21 +229,53 @@ class RoundDriver:
         if opened is None:  # another run has already closed the round that this one tried to open
             message = "another run closed the round first; the next run scans the inbox again"
             return RoundOutcome("overtaken", message, state)
-        round_ = steps_of(self._settings, self._line.store, opened)
-        for step in (round_.pairs, *round_.steps()):
-            self._hooks.build(step)
-        self._hooks.report(round_)
-        model, judged, message = outcome(self._settings, self._line.store, round_)
+        try:
+            model, judged, message = self._build(state, opened)
+        except AlignmentError as error:
+            if not (isinstance(error, REPEATABLE) or type(error) is AlignmentError):
+                raise
+            return self._failed(opened, error)
         try:
             state = self._line.close(opened.number, model, outcome=judged, why=message)
         except Overtaken as error:
             return RoundOutcome("overtaken", str(error), self._line.state())
-        closed = state.history[-1][1]
+        closed = next(closed for _, closed in state.history[::-1] if closed.number == opened.number)
         if closed.fate == "overtaken":
             message = f"the champion changed while round {opened.number} was trained; {message}"
         return RoundOutcome(closed.fate, message, state)
 
+    def _build(self, state: State, opened: Opened) -> tuple[Champion, OutcomeName, str]:
+        parent = self._ready(state, opened.parent)
+        opened = opened.model_copy(update={"parent": parent})
+        round_ = steps_of(self._settings, self._line.store, opened)
+        for step in (round_.pairs, *round_.steps()):
+            self._hooks.build(step)
+        try:
+            self._hooks.report(round_)
+        except Exception as error:  # the round counts, whether or not anyone can read about it
+            self._hooks.log(f"the report of round {opened.number} could not be written: {error}")
+        return outcome(self._settings, self._line.store, round_)
 
-def _nothing_new(state: State, reason: str, found: Sequence[Arrival | SkippedFile]) -> RoundOutcome:
-    skipped = [f"; skipped: {f.file} ({f.why})" for f in found if isinstance(f, SkippedFile)]
-    return RoundOutcome("no new data", f"no new data: {reason}{''.join(skipped)}", state)
+    def _failed(self, opened: Opened, error: AlignmentError) -> RoundOutcome:
+        """Record a failure; after too many equal ones, close the round without a model.
+
+        Raises:
+            AlignmentError: the error itself, if the next run shall try again.
+        """
+        why = str(error)
+        state = self._line.fail(opened.number, why)
+        equal = len(list(takewhile(lambda earlier: earlier == why, reversed(state.failures))))
+        if equal < self._inbox.max_failures:
+            raise error
+        files = ", ".join(batch.shown_file for batch in opened.batches)
+        message = (
+            f"round {opened.number} failed {equal} times in the same way, so its batches are set "
+            f"aside: {files}. The next round starts from {opened.parent.label}. To try them again: "
+            f"sft-dpo inbox CONFIG --retry. The failure: {why}"
+        )
+        state = self._line.close(opened.number, opened.parent, outcome="failed", why=message)
+        return RoundOutcome("failed", message, state)
+
+
+def _nothing_new(state: State, reason: str) -> RoundOutcome:
+    return RoundOutcome("no new data", f"no new data: {reason}", state)

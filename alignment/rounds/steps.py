@@ -4,7 +4,7 @@
 
 The data that the champion was trained on, and the rows it is evaluated on, are read from the
 manifests of its ancestors, so a line can continue after the configuration's first stages have
-changed. All models of a line are evaluated on the same rows: those of its first model.
+changed (`identity.py`). All models of a line are evaluated on the same rows (`measure.py`).
 Not here: what is in the inbox (`inbox.py`), who the champion is (`state.py`), running.
 """
 
@@ -12,13 +12,12 @@ from collections import Counter
 
 from alignment.config.inbox import InboxConfig
 from alignment.config.pipeline import PipelineConfig
-from alignment.errors import ConfigError, UsageError
+from alignment.errors import ConfigError
 from alignment.evaluate.settings import GateConfig
 from alignment.pipeline.chain import Chain, Round, handover_step, lengths_of, seed_for
 from alignment.pipeline.steps import (
     EvaluateModel,
     Gate,
-    HandOver,
     OpenBase,
     PrepareBatches,
     PrepareConversations,
@@ -26,8 +25,9 @@ from alignment.pipeline.steps import (
     TrainDpo,
     made_by,
 )
-from alignment.records import EvalReport, GateResult, StageRecord
+from alignment.records import GateResult, StageRecord
 from alignment.rounds.ledger import Champion, Opened, OutcomeName
+from alignment.rounds.measure import as_champion
 from alignment.store.lineage import ancestors
 from alignment.store.store import Store
 
@@ -60,39 +60,7 @@ def first_champion(store: Store, chain: Chain) -> Champion:
         evaluation = round_.evaluate.key
         if round_.gate is not None:
             evaluation = GateResult.model_validate(store.open(round_.gate.key).output).evaluation
-    return _champion(store.open(evaluation))
-
-
-def champion_of(store: Store, model: str) -> Champion:
-    """A model in the store as a champion, with its newest evaluation.
-
-    Raises:
-        UsageError: it is not the output of a handover, or was never evaluated.
-    """
-    record = store.open(model)
-    if not made_by(record, HandOver):
-        raise UsageError(
-            f"{record.name!r} is not a model. Choose the output of a merge or stack, such as "
-            "merge-dpo-1."
-        )
-    evaluations = (found for found in store.records() if made_by(found, EvaluateModel))
-    measured = [found for found in evaluations if found.parents["model"] == model]
-    if not measured:
-        raise UsageError(
-            f"{record.name!r} ({model}) was never evaluated, so rounds cannot be compared with it. "
-            "Choose a model that a run or a round has evaluated."
-        )
-    return _champion(measured[-1])
-
-
-def _champion(evaluation: StageRecord) -> Champion:
-    report, model = EvalReport.model_validate(evaluation.output), evaluation.parents["model"]
-    if not report.overall:
-        raise UsageError(
-            f"{model} has no evaluation rows, so rounds cannot be compared with it. Set "
-            "evaluation.data, or held_out_share of the rounds."
-        )
-    return Champion(model=model, evaluation=evaluation.key, label=report.model)
+    return as_champion(store.open(evaluation))
 
 
 def batches_step(

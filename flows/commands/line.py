@@ -1,14 +1,19 @@
-"""`sft-dpo promote`, `rollback` and `revoke`: change the champion of a line of rounds."""
+"""`sft-dpo promote`, `rollback`, `revoke` and `line adopt`: change a line of rounds."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+from alignment.config.file import load
+from alignment.errors import UsageError
+from alignment.execution.run_step import run_step
+from alignment.rounds.identity import differences, identity_of
 from alignment.rounds.line import RoundLine, all_lines
+from alignment.rounds.measure import on_line
 from alignment.rounds.references import find_one, line_in
-from alignment.rounds.steps import champion_of
+from alignment.rounds.steps import inbox_of
 from alignment.store.lineage import containing
 from alignment.store.store import Store
-from flows.printing import print_list
+from flows.printing import print_list, say
 
 NO_REASON = "from the command line"
 
@@ -17,7 +22,9 @@ def promote(reference: str, store: Path, line: str | None, why: str) -> None:
     """Make a model the champion of a line."""
     opened = Store(root=store)
     rounds = line_in(opened, line)
-    rounds.promote(champion_of(opened, find_one(opened, reference).key), why or NO_REASON)
+    model = find_one(opened, reference).key
+    champion = on_line(rounds, model, build=lambda step: run_step(opened, step))
+    rounds.promote(champion, why or NO_REASON)
     _print_champion(rounds)
 
 
@@ -26,7 +33,7 @@ def roll_back(reference: str | None, store: Path, line: str | None, why: str) ->
     rounds = line_in(Store(root=store), line)
     rounds.roll_back(rounds.earlier_champion(_model(rounds, reference)), why or NO_REASON)
     _print_champion(rounds)
-    print("The batches of later rounds stay used: no round trains on them again.")
+    say("The batches of later rounds stay used: no round trains on them again.")
 
 
 def revoke(
@@ -37,15 +44,30 @@ def revoke(
     rounds = line_in(opened, line) if line else _line_that_used(opened, batch)
     bad = rounds.state().find_batch(batch)
     found = containing(opened, bad.key)
-    print(f"batch {bad.digest[:12]} ({bad.shown_file}) is in {len(found)} models of {store}:")
+    say(f"batch {bad.digest[:12]} ({bad.shown_file}) is in {len(found)} models of {store}:")
     print_list(found)
     rounds.revoke(bad, why or NO_REASON)
     for one in all_lines(opened):
         if one.revoke_as_elsewhere().has_revoked(bad):
             _print_champion(one)
-            print(f"{len(one.state().requeued)} rounds to retrain without it")
+            say(f"{len(one.state().requeued)} rounds to retrain without it")
     while rebuild is not None and rounds.state().requeued:
         rebuild()
+
+
+def adopt(config: Path, overrides: list[str], why: str) -> None:
+    """Continue a line with a config that describes another one."""
+    settings = load(config, overrides)
+    rounds = RoundLine(store=Store(root=settings.store), name=inbox_of(settings).line)
+    state = rounds.state()
+    if state.champion is None:
+        raise UsageError(f"line {rounds.name!r} has not started, so there is nothing to adopt")
+    identity = identity_of(settings)
+    for difference in differences(state.identity, identity) if state.identity else ():
+        say(difference)
+    rounds.adopt(identity, why or NO_REASON)
+    say(f"line {rounds.name} goes on with {config}, from its champion and on its rows")
+    _print_champion(rounds)
 
 
 def _model(rounds: RoundLine, reference: str | None) -> str | None:
@@ -66,4 +88,4 @@ def _line_that_used(store: Store, batch: str) -> RoundLine:
 def _print_champion(rounds: RoundLine) -> None:
     champion = rounds.state().champion
     assert champion is not None, "a line that can be changed has a champion"
-    print(f"champion of {rounds.name}: {champion.label} {champion.model}")
+    say(f"champion of {rounds.name}: {champion.label} {champion.model}")

@@ -11,6 +11,7 @@ from typing import Literal
 from alignment.rounds.line import check_sound
 from alignment.rounds.references import find_one
 from alignment.store.store import Store
+from flows.printing import say
 
 
 def export_model(
@@ -29,8 +30,8 @@ def export_model(
     from alignment.compose.export import export
 
     for note in export(opened, record, to, form=form, dtype=dtype).notes():
-        print(note)
-    print(f"written to {to}")
+        say(note)
+    say(f"written to {to}")
 
 
 def chat(reference: str, store: Path, *, tokens: int) -> None:
@@ -49,7 +50,7 @@ def chat(reference: str, store: Path, *, tokens: int) -> None:
             continue
         turns.append(("user", line))
         turns.append(("assistant", reply(turns)))
-        print(turns[-1][1])
+        say(turns[-1][1])
 
 
 def _quiet_libraries() -> None:

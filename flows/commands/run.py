@@ -10,7 +10,11 @@ from alignment.pipeline.chain import chain
 from alignment.store.store import Store
 from flows.device import state_device
 from flows.display import Display
+from flows.printing import say, shortened
 from flows.shell import watched
+
+FAILED, REFUSED = 1, 3
+"""Exit codes of a round that is set aside, and of one that refused a batch."""
 
 
 def run_pipeline(config: Path, overrides: list[str]) -> None:
@@ -20,8 +24,8 @@ def run_pipeline(config: Path, overrides: list[str]) -> None:
     display = Display(list(chain(settings).steps()), _history(settings.store))
     _warn_about_slow_bfloat16(settings)
     result = watched(display, "pipeline", config, overrides)
-    print(result.table)
-    print(f"report: {result.report}")
+    say(result.table)
+    say(f"report: {result.report}")
 
 
 def run_round(config: Path, overrides: list[str]) -> None:
@@ -32,11 +36,17 @@ def run_round(config: Path, overrides: list[str]) -> None:
     display = Display([], _history(settings.store))
     result = watched(display, "round", config, overrides)
     if result.table:
-        print(result.table)
-        print(f"report: {result.report}")
-    print(result.message)
+        say(result.table)
+        say(f"report: {result.report}")
+    say(result.message)
     if result.champion:
-        print(f"champion: {result.champion}")
+        say(f"champion: {result.champion}")
+    for note in shortened(result.notes):
+        say(f"not used: {note}", error=True)
+    if result.outcome == "failed":
+        raise SystemExit(FAILED)
+    if result.refused:
+        raise SystemExit(REFUSED)
 
 
 def _print_error(line: str) -> None:

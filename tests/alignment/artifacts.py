@@ -9,7 +9,9 @@ from alignment.records import CodeVersion, EvalReport, Generation, PairScore, St
 STARTED = "2026-01-01T00:00:00+00:00"
 
 
-def record_of(key, *, output=None, parents=None, metrics=None, name="", started=STARTED):
+def record_of(
+    key, *, output=None, parents=None, metrics=None, config=None, name="", started=STARTED
+):
     """A record that says little beside its key."""
     return StageRecord(
         key=key,
@@ -17,7 +19,7 @@ def record_of(key, *, output=None, parents=None, metrics=None, name="", started=
         version=1,
         name=name or key,
         parents=parents or {},
-        config={},
+        config=config or {},
         seed=0,
         output=output or {},
         metrics=metrics or {},

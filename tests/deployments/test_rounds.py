@@ -6,9 +6,9 @@ import pytest
 
 from alignment.rounds.ledger import Delivery
 from alignment.rounds.line import RoundLine
-from alignment.rounds.steps import champion_of
+from alignment.rounds.measure import as_champion
 from alignment.store.store import Store
-from tests.alignment.artifacts import put_evaluation, put_model
+from tests.alignment.artifacts import put, put_evaluation, put_model
 from tests.inbox import line_settings
 from tests.prefect_service import wait_for
 
@@ -19,6 +19,10 @@ emit_event(
     resource={"prefect.resource.id": "alignment.preferences.monday"},
 )
 """
+
+
+def champion_of(store, name):
+    return as_champion(store.open(f"evaluate-{name}"))
 
 
 @pytest.fixture
@@ -36,9 +40,10 @@ def waiting(tmp_path, tiny_ref_anywhere):
         put_model(store, f"merge-{name}", tiny_ref_anywhere, uri=f"folder:{name}")
         parents = {"model": f"merge-{name}"}
         put_evaluation(store, f"evaluate-{name}", label, right=right, parents=parents)
-    line.start(champion_of(store, "merge-old"), rounds=0)
+    put(store, "batch-0")
+    line.start(champion_of(store, "old"), rounds=0)
     line.open((Delivery(digest="0" * 64, key="batch-0", file="monday.jsonl"),))
-    line.close(1, champion_of(store, "merge-new"), outcome="waiting", why="round 1 is kept")
+    line.close(1, champion_of(store, "new"), outcome="waiting", why="round 1 is kept")
     return line
 
 
@@ -89,7 +94,7 @@ def test_promotion_by_the_gate_makes_a_better_model_the_champion(service, config
     run = service.start("promote/cpu", f"config={config}", "ask=false")
     state = service.finish(run, seconds=60)
     assert (state["type"], state["name"]) == ("COMPLETED", "Promoted"), state["message"]
-    assert waiting.state().champion == champion_of(waiting.store, "merge-new")
+    assert waiting.state().champion == champion_of(waiting.store, "new")
 
 
 @pytest.mark.slow
@@ -110,8 +115,6 @@ def test_promotion_waits_for_a_person_without_a_process(service, config, waiting
     assert state["name"] == {"promote": "Promoted", "decline": "Declined"}[decision]
     now = waiting.state()
     assert now.waiting is None
-    assert now.champion == champion_of(
-        waiting.store, "merge-new" if decision == "promote" else "merge-old"
-    )
+    assert now.champion == champion_of(waiting.store, "new" if decision == "promote" else "old")
     last = sorted(waiting.ledger.folder.iterdir())[-1]
     assert json.loads(last.read_text())["event"]["why"] == "read ten replies"

@@ -16,8 +16,8 @@ Action = Literal["kill", "raise", "full"]
 """SIGKILL, an unexpected exception, or a full disk."""
 
 
-class Broken(Exception):
-    """Raised by a failpoint armed with "raise"."""
+class Broken(BaseException):
+    """Raised by a failpoint armed with "raise": the process dies, so no code handles it."""
 
 
 def observe(observer: Observer) -> Callable[[], None]:

@@ -27,6 +27,7 @@ from alignment.execution.provenance import code_version, hardware, libraries
 from alignment.execution.run_step import build
 from alignment.pipeline.verdicts import each_step
 from alignment.rounds.driver import Hooks, RoundDriver
+from alignment.rounds.inbox import why_unreadable
 from alignment.rounds.line import RoundLine
 from alignment.store.lineage import ancestors
 from alignment.store.progress import Progress
@@ -70,6 +71,7 @@ class Bench:
         hooks = Hooks(
             run_chain=lambda: [*map(hooks.build, each_step(config, self.store))],
             build=lambda step: build(self.store, step, progress),
+            inspect=why_unreadable,
         )
         while len(history := self.line.state().history) < ROUNDS:
             name = f"{len(history)}.jsonl"

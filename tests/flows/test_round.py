@@ -20,7 +20,7 @@ def sft_dpo(server):
         code = "from flows.cli import main; main()"
         done = server.run("-c", code, *map(str, words), seconds=400)
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return done.stdout + done.stderr
 
     return run
 
@@ -44,6 +44,33 @@ def test_an_empty_inbox_is_no_new_data_and_builds_nothing(
     output = sft_dpo("round", write_config(settings))
     assert output.startswith("no new data: ")
     assert not (tmp_path / "store").exists()
+
+
+def test_a_round_names_what_it_does_not_use_and_refuses_another_config(server, old_store):
+    """On a line that an earlier version began: it records its identity with the first new batch."""
+
+    def sft_dpo(*words):
+        code = "from flows.cli import main; main()"
+        return server.run("-c", code, *words, seconds=300, cwd=old_store)
+
+    drop(old_store / "inbox" / "colours.jsonl", [{"colour": "\x1b[2Jred"}])
+    (old_store / "inbox" / "notes.txt").write_text("hello")
+    done = sft_dpo("round", "tiny.yaml")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "colours.jsonl: refused: " in done.stderr
+    assert "notes.txt: ignored: " in done.stderr
+    assert "\x1b[2J" not in done.stdout + done.stderr
+    shown = sft_dpo("show", "--store", "store").stdout
+    assert "(colours.jsonl) is refused: " in shown
+    assert "notes.txt: ignored: " in shown
+    assert "monday.jsonl: used by round 2: " in sft_dpo("inbox", "tiny.yaml").stdout
+
+    other = ("tiny.yaml", "--set", "gate.max_length_growth=2.5")
+    done = sft_dpo("round", *other)
+    assert done.returncode == 2
+    assert "gate.max_length_growth: the line has 1.5, the config 2.5" in done.stderr
+    assert sft_dpo("line", "adopt", *other).returncode == 0
+    assert sft_dpo("round", *other).stdout.startswith("no new data: 0 new pairs in 0 batches")
 
 
 @pytest.mark.slow
@@ -74,7 +101,7 @@ def test_a_night_of_three_batches(sft_dpo, settings, write_config, tmp_path):
     drop(inbox / "running.jsonl", rows(300, 99), age=1)
     (inbox / "readme.txt").write_text("not data")
     assert "round 3 is kept" in sft_dpo("round", config)
-    assert "running.jsonl (it changed " in sft_dpo("round", config)
+    assert "running.jsonl: it changed " in sft_dpo("round", config)
 
     state = line.state()
     assert [closed.fate for _, closed in state.history] == ["kept", "rejected", "kept"]

@@ -23,7 +23,7 @@ from alignment.pipeline.steps.data import (
 from alignment.records import BatchFile, DataRef, PreferencePair
 from alignment.store.durable import failpoint_span, remove
 from alignment.store.jsonl import read_rows
-from alignment.store.store import Store
+from alignment.store.store import MANIFEST, Store
 
 
 class TakeBatch(Step):
@@ -50,7 +50,7 @@ class TakeBatch(Step):
         out = context.workspace.out
         for leftover in out.iterdir():  # of an attempt that was killed
             remove("batch.clear", leftover)
-        copy = out / PurePath(self.file).name
+        copy = out / _stored_name(self.file)
         with failpoint_span("batch.copy"), files.data_errors(self.file):
             files.with_retries(self.file, lambda: _copy(self.file, copy))
         if files.sha256(str(copy)) != self.digest:
@@ -59,6 +59,12 @@ class TakeBatch(Step):
             )
         size = float(copy.stat().st_size)
         return Outcome(output=BatchFile(file=copy.name), metrics={"bytes": size})
+
+
+def _stored_name(file: str) -> str:
+    """The name of its copy: its own, unless that is the name of the manifest."""
+    name = PurePath(file).name
+    return f"batch-{name}" if name == MANIFEST else name
 
 
 def _copy(file: str, to: Path) -> None:

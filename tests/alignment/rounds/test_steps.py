@@ -13,7 +13,9 @@ from alignment.pipeline.steps import TakeBatch
 from alignment.records import GateResult, PreferencePair, Quarantined
 from alignment.report.ancestry import ancestry_table
 from alignment.rounds.ledger import Delivery, Opened
-from alignment.rounds.steps import batches_step, champion_of, first_champion, inbox_of, steps_of
+from alignment.rounds.line import RoundLine
+from alignment.rounds.measure import on_line
+from alignment.rounds.steps import batches_step, first_champion, inbox_of, steps_of
 from alignment.store.lineage import containing
 from alignment.store.progress import Progress
 from alignment.store.store import Store, file_sha256
@@ -129,9 +131,15 @@ def test_a_batch_that_was_only_prepared_is_in_no_model(store, prepared):
     assert containing(store, batch.key) == []
 
 
-def test_only_an_evaluated_model_can_be_a_champion(store, finished):
+def test_only_a_model_can_be_a_champion(store, finished):
+    line = RoundLine(store=store, name="adapters")
+    line.start(first_champion(store, finished.chain), rounds=2)
     with pytest.raises(UsageError, match="'dpo-1' is not a model"):
-        champion_of(store, finished.records["dpo-1"].key)
+        on_line(line, finished.records["dpo-1"].key, build=refuse_to_build)
+
+
+def refuse_to_build(step):
+    raise AssertionError(f"{step.name} is built")
 
 
 def test_ancestry_has_a_row_for_each_model_with_data_metrics_and_verdict(store, finished):

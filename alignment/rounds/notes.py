@@ -1,0 +1,57 @@
+"""What the last round left unused in its inbox, kept in the store for `sft-dpo show`.
+
+A copy for people: nothing is decided from it.
+"""
+
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from alignment.errors import printable
+from alignment.records import Frozen
+from alignment.rounds.line import RoundLine
+from alignment.store.durable import replace
+from alignment.store.store import storage_errors
+
+
+class Note(Frozen):
+    """A file that the line does not use, and why."""
+
+    file: str
+    why: str
+
+    @classmethod
+    def of(cls, file: str, why: str) -> "Note":
+        """The note; whatever a terminal would obey is escaped, so it is one line."""
+        return cls(file=_one_line(file), why=_one_line(why))
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.why}"
+
+
+_NOTES = TypeAdapter(tuple[Note, ...])
+
+
+def keep_notes(line: RoundLine, notes: tuple[Note, ...]) -> None:
+    """Keep the notes of the last round, unless they are the same."""
+    if notes == read_notes(line):
+        return
+    with storage_errors(line.store.root):
+        _path(line).parent.mkdir(exist_ok=True)
+        replace("inbox.notes", _path(line), _NOTES.dump_json(notes, indent=1).decode())
+
+
+def read_notes(line: RoundLine) -> tuple[Note, ...]:
+    """The notes of the last round."""
+    try:
+        return _NOTES.validate_json(_path(line).read_bytes())
+    except (FileNotFoundError, ValueError):  # damaged: the next round writes them again
+        return ()
+
+
+def _path(line: RoundLine) -> Path:
+    return line.store.root / "notes" / f"{line.name}.json"
+
+
+def _one_line(text: str) -> str:
+    return printable(text).replace("\n", "\\n")

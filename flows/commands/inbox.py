@@ -1,0 +1,47 @@
+"""`sft-dpo inbox`: show what a line makes of each file in its inbox, and return refused batches."""
+
+from pathlib import Path
+
+from alignment.config.file import load
+from alignment.rounds.inbox import Arrival, scan
+from alignment.rounds.inbox_files import SkippedFile
+from alignment.rounds.intake import why_unused
+from alignment.rounds.line import RoundLine
+from alignment.rounds.notes import Note
+from alignment.rounds.state import State
+from alignment.rounds.steps import inbox_of
+from alignment.store.store import Store
+from flows.printing import say
+
+
+def show_inbox(config: Path, overrides: list[str], *, retry: bool) -> None:
+    """Print every file with what became of it; with `retry`, return refused batches first."""
+    settings = load(config, overrides)
+    inbox = inbox_of(settings)
+    line = RoundLine(store=Store(root=settings.store), name=inbox.line)
+    if retry:
+        _return_all(line)
+    state = line.state()
+    for file in scan(inbox, known=state.spent):
+        say(str(Note.of(file.file, _status(file, state))))
+    for batch in state.returned:
+        say(f"{batch.shown_file}: the next round looks at it again")
+
+
+def _return_all(line: RoundLine) -> None:
+    state = line.state()
+    batches = (*(refused.batch for refused in state.refused.values()), *state.set_aside)
+    line.give_back(batches, "a person wants them tried again")
+
+
+def _status(file: Arrival | SkippedFile, state: State) -> str:
+    if isinstance(file, SkippedFile):
+        return file.why
+    if (why := why_unused(file.digest, state)) is not None:
+        return why
+    if state.open is not None and file.digest in {batch.digest for batch in state.open.batches}:
+        return f"in round {state.open.number}, which is open"
+    for opened, closed in reversed(state.history):
+        if file.digest in state.spent and file.digest in {b.digest for b in opened.batches}:
+            return f"used by round {opened.number}: {closed.fate}"
+    return "new"
