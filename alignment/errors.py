@@ -6,7 +6,8 @@
     │   ├── DataError       a data source, or too few rows after filtering
     │   ├── ModelError      a base model, adapter or tokenizer that cannot be opened
     │   ├── DeviceError     a machine without the GPU that the config asks for
-    │   └── StorageError    a folder that cannot be written, a full disk
+    │   ├── StorageError    a folder that cannot be written, a full disk
+    │   └── LaterVersion    something in the store that a later version wrote
     ├── ArtifactError       an artifact in the store does not match its manifest
     ├── TrainingError       a training run that must not continue
     ├── Interrupted         stopped from outside; the same command resumes    exit code 75
@@ -63,6 +64,10 @@ class DeviceError(UsageError):
 
 class StorageError(UsageError, OSError):
     """A folder cannot be written, or the disk is full."""
+
+
+class LaterVersion(UsageError):
+    """A later version of this package wrote it; nothing is damaged."""
 
 
 class ArtifactError(AlignmentError):

@@ -399,18 +399,37 @@ class CodeVersion(Frozen):
     diff_sha256: str | None = None
 
 
+class Attempt(Frozen):
+    """A process that worked on a stage and did not finish it.
+
+    Attributes:
+        seconds: from its start to its last sign of progress.
+    """
+
+    started: str
+    seconds: float
+    libraries: dict[str, str]
+
+
+MANIFEST_FORMAT = 2
+"""Version of `StageRecord` on disk; 1 had no `format` and no `earlier`."""
+
+
 class StageRecord(Frozen):
     """`manifest.json`: the complete record of one stage, written last.
 
     Attributes:
+        format: `MANIFEST_FORMAT` of the version that wrote it.
         name: the readable name of the step ("dpo-2").
         parents: key by role, e.g. {"policy": "merge-…", "pairs": "pairs-…"}.
         output: the input of the next stage as JSON: a `ModelRef`, `DataRef`, ...
         metrics: headline numbers.
         notes: sentences for the reader ("no SFT adapter: the base model takes its place").
-        seconds: wall time of the attempt that finished it.
+        seconds: wall time of the process that finished it.
+        earlier: the processes that had worked on it before, oldest first.
     """
 
+    format: int = 1
     key: str
     stage: str
     version: int
@@ -427,6 +446,7 @@ class StageRecord(Frozen):
     hardware: dict[str, str]
     started: str
     seconds: float
+    earlier: tuple[Attempt, ...] = ()
 
     def output_as(self, kind: type[Output]) -> Output | None:
         """The output as a `ModelRef`, `DataRef`, `EvalReport`...; None if it is of another type."""

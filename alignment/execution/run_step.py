@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from alignment.errors import AlignmentError, Interrupted, StorageError
+from alignment.execution.attempts import begin_attempt
 from alignment.execution.forkserver import STOPS, Child, ForkServer, serve
 from alignment.execution.provenance import code_version, hardware, libraries, peak_memory
 from alignment.pipeline.steps import Context, Outcome, Step, read_step
-from alignment.records import Frozen, StageRecord
+from alignment.records import MANIFEST_FORMAT, Attempt, Frozen, StageRecord
 from alignment.store.locks import OnWait, hold
 from alignment.store.progress import Failure, Follower, Mark, Progress
 from alignment.store.store import Store, disk_full, storage_errors
@@ -112,7 +113,7 @@ def build(
         if record is not None:
             return record
         workspace = store.workspace(step.key)
-        started, clock = datetime.now(UTC), time.monotonic()
+        started, clock, earlier = datetime.now(UTC), time.monotonic(), begin_attempt(workspace)
         with (
             storage_errors(store.root),
             _gpu_lock(step, store, progress) if step.needs_gpu else nullcontext(),
@@ -120,7 +121,7 @@ def build(
         ):
             outcome = step.build(Context(store, workspace, progress, tokenizer))
         seconds = time.monotonic() - clock
-        return store.commit(_record(step, outcome, started, seconds), workspace)
+        return store.commit(_record(step, outcome, started, seconds, earlier), workspace)
 
 
 def told(progress: Progress) -> OnWait:
@@ -128,9 +129,16 @@ def told(progress: Progress) -> OnWait:
     return lambda holder: progress.update(f"waiting for {holder}", 0, 0)
 
 
-def _record(step: Step, outcome: Outcome, started: datetime, seconds: float) -> StageRecord:
+def _record(
+    step: Step,
+    outcome: Outcome,
+    started: datetime,
+    seconds: float,
+    earlier: tuple[Attempt, ...],
+) -> StageRecord:
     assert isinstance(outcome.output, step.produces), f"{step.stage} produces another kind"
     return StageRecord(
+        format=MANIFEST_FORMAT,
         key=step.key,
         stage=step.stage,
         version=step.version,
@@ -147,6 +155,7 @@ def _record(step: Step, outcome: Outcome, started: datetime, seconds: float) -> 
         hardware=hardware(),
         started=started.isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
+        earlier=earlier,
     )
 
 

@@ -11,30 +11,35 @@ def ancestors(store: Store, key: str) -> list[StageRecord]:
         ArtifactError: an ancestor is no longer in the store.
     """
     order: dict[str, StageRecord] = {}
-    _visit(store, key, order)
+    entered: dict[str, StageRecord] = {}
+    waiting = [key]  # a stack of our own: a line of many rounds is deeper than Python's
+    while waiting:
+        current = waiting[-1]
+        if current in order:
+            waiting.pop()
+        elif current in entered:
+            order[current] = entered[current]
+        else:
+            entered[current] = store.find(current) or store.open(current)
+            waiting += reversed(entered[current].parents.values())
     return list(order.values())
 
 
 def descendants(store: Store, key: str) -> list[StageRecord]:
     """The records built from a key, directly or indirectly, in the order in which they started."""
     records = store.records()
-    found = {key}
-    while True:
-        more = {r.key for r in records if r.key not in found and found & set(r.parents.values())}
-        if not more:
-            return [record for record in records if record.key in found - {key}]
-        found |= more
+    children: dict[str, list[str]] = {}
+    for record in records:
+        for parent in record.parents.values():
+            children.setdefault(parent, []).append(record.key)
+    found, waiting = set[str](), [key]
+    while waiting:
+        new = set(children.get(waiting.pop(), ())) - found
+        found |= new
+        waiting += new
+    return [record for record in records if record.key in found]
 
 
 def containing(store: Store, batch: str) -> list[StageRecord]:
     """The models that were trained on a batch (given by key), in the order of their creation."""
     return [record for record in descendants(store, batch) if record.output_as(ModelRef)]
-
-
-def _visit(store: Store, key: str, order: dict[str, StageRecord]) -> None:
-    if key in order:
-        return
-    record = store.find(key) or store.open(key)
-    for parent in record.parents.values():
-        _visit(store, parent, order)
-    order[key] = record

@@ -24,8 +24,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from alignment.errors import ArtifactError, StorageError
-from alignment.records import FileDigest, Frozen, StageRecord, inside
+from pydantic import BaseModel
+
+from alignment.errors import ArtifactError, LaterVersion, StorageError
+from alignment.records import MANIFEST_FORMAT, FileDigest, Frozen, StageRecord, inside
 from alignment.store.checksum import verified, with_digest
 from alignment.store.durable import ensure_folder, flush_tree, remove, rename, write
 from alignment.store.locks import Busy, OnWait, hold, refuse_to_wait
@@ -38,6 +40,10 @@ _verified: dict[Path, tuple[int, ...]] = {}
 TICK = 20_000_000
 """In nanoseconds. File systems record times in steps of up to 10 ms, so a file younger than this
 may change and keep its modification time."""
+
+
+_skipped: set[Path] = set()
+"""Artifacts whose manifests this process could not read, to name each only once."""
 
 
 class Workspace(Frozen):
@@ -96,20 +102,38 @@ class Store(Frozen):
         return sorted(manifest.parent.name for manifest in self.root.glob(f"objects/*/{MANIFEST}"))
 
     def records(self) -> list[StageRecord]:
-        """The records of all finished artifacts, oldest first. Reads the manifests only."""
-        found = (self.find(key) for key in self.list_keys())
-        return sorted((r for r in found if r is not None), key=lambda record: record.started)
+        """The records of all finished artifacts, oldest first. Reads the manifests only.
+
+        A manifest that cannot be read is skipped, and named once in the log.
+        """
+        found = filter(None, map(self._readable, self.list_keys()))
+        return sorted(found, key=lambda record: record.started)
+
+    def _readable(self, key: str) -> StageRecord | None:
+        try:
+            return self.find(key)
+        except (ArtifactError, LaterVersion, StorageError) as error:
+            if self.folder(key) not in _skipped:
+                _skipped.add(self.folder(key))
+                logger.warning("skipped: %s", error)
+            return None
 
     def find(self, key: str) -> StageRecord | None:
-        """The record of a key, or None if there is no artifact. Reads the manifest only."""
+        """The record of a key, or None if there is no artifact. Reads the manifest only.
+
+        Raises:
+            ArtifactError: the manifest is damaged.
+            LaterVersion: a later version wrote it.
+            StorageError: it cannot be read.
+        """
         manifest = self.folder(key) / MANIFEST
         try:
-            return StageRecord.model_validate_json(verified(manifest.read_bytes()))
-        except FileNotFoundError:
+            return _parsed(manifest, manifest.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError as error:
-            raise ArtifactError(
-                f"{manifest} is damaged. Remove {manifest.parent} and run again to rebuild it."
+        except OSError as error:
+            raise StorageError(
+                f"{manifest} cannot be read: {error.strerror}. Fix its permissions."
             ) from error
 
     def open(self, key: str) -> StageRecord:
@@ -117,6 +141,7 @@ class Store(Frozen):
 
         Raises:
             ArtifactError: there is no such artifact, or a file is missing or was changed.
+            LaterVersion: a later version wrote it.
         """
         record = self.find(key)
         if record is None:
@@ -261,6 +286,28 @@ def file_sha256(path: Path) -> str:
     """The sha256 of a file, 64 hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class _Format(BaseModel):
+    """What every version of a manifest says of itself; the rest is ignored."""
+
+    format: int = 1
+
+
+def _parsed(manifest: Path, content: bytes) -> StageRecord:
+    try:
+        text = verified(content)
+        written = _Format.model_validate_json(text).format
+        if written <= MANIFEST_FORMAT:
+            return StageRecord.model_validate_json(text)
+    except ValueError as error:
+        raise ArtifactError(
+            f"{manifest} is damaged. Remove {manifest.parent} and run again to rebuild it."
+        ) from error
+    raise LaterVersion(
+        f"{manifest.parent} was written by a later version of sft-dpo (manifest format {written}, "
+        f"this version reads up to {MANIFEST_FORMAT}). Update sft-dpo to use it."
+    )
 
 
 def _free(place: Path) -> int:

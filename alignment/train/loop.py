@@ -5,7 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
+from peft import load_peft_weights, set_peft_model_state_dict
+from transformers import Trainer, TrainerState
 
 from alignment.errors import Interrupted
 from alignment.records import Frozen
@@ -30,6 +31,7 @@ class TrainingSummary(Frozen):
         evaluation: metrics of the last evaluation under the trainer's names.
         trainable, parameters: number of weights in the adapter, and in model and adapter together.
         chosen: the packed engine's final tokens_per_micro_batch and recompute.
+        resumed_at: steps that earlier processes had done; None: there was none.
     """
 
     steps: int
@@ -38,6 +40,7 @@ class TrainingSummary(Frozen):
     trainable: int
     parameters: int
     chosen: dict[str, float]
+    resumed_at: int | None = None
 
 
 def fit(trainer: Trainer, *, workspace: Workspace, progress: Progress) -> TrainingSummary:
@@ -53,8 +56,7 @@ def fit(trainer: Trainer, *, workspace: Workspace, progress: Progress) -> Traini
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    checkpoint = newest(workspace.checkpoints)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    resumed_at = _train(trainer, newest(workspace.checkpoints))
     if progress.asked_to_stop and trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(
             f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
@@ -75,7 +77,25 @@ def fit(trainer: Trainer, *, workspace: Workspace, progress: Progress) -> Traini
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         parameters=model.num_parameters(),
         chosen={name: steps[-1][name] for name in CHOSEN if name in steps[-1]},
+        resumed_at=resumed_at,
     )
+
+
+def _train(trainer: Trainer, checkpoint: Path | None) -> int | None:
+    """Train the steps that remain after a checkpoint; returns the number of its steps."""
+    if checkpoint is None:
+        trainer.train()
+        return None
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    counted = [row["num_tokens"] for row in state.log_history if "num_tokens" in row]
+    trainer._total_train_tokens = counted[-1] if counted else 0  # type: ignore[attr-defined]  # TRL's
+    if state.global_step < state.max_steps:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    else:  # the library checks whether it is done after a step, and would train one more
+        set_peft_model_state_dict(trainer.model, load_peft_weights(str(checkpoint)))
+        trainer.state = state
+        trainer.callback_handler.on_train_begin(trainer.args, state, trainer.control)
+    return state.global_step
 
 
 def _last_evaluation(trainer: Trainer) -> dict[str, Any]:

@@ -240,7 +240,9 @@ def _training_outcome(
     rows = probe_rows(last_replies(policy.tokenizer, _probe_conversations(context.store, sets)))
     gap = save_probe(policy.model, rows, out / PROBE_FILE, bf16=step.config.bf16)
     share = 100 * summary.trainable / summary.parameters
-    note = f"{summary.trainable:,} of {summary.parameters:,} parameters trained ({share:.2f} %)"
+    notes = [f"{summary.trainable:,} of {summary.parameters:,} parameters trained ({share:.2f} %)"]
+    if summary.resumed_at is not None:
+        notes.append(f"resumed at step {summary.resumed_at} of {summary.steps}")
     metrics = {
         "steps": float(summary.steps),
         "loss": summary.loss,
@@ -248,7 +250,7 @@ def _training_outcome(
         **summary.chosen,
         "freezing_gap": gap,
     }
-    return Outcome(output=ref, metrics=metrics, notes=(note,))
+    return Outcome(output=ref, metrics=metrics, notes=tuple(notes))
 
 
 def _probe_conversations(store: Store, sets: Sequence[DataRef]) -> list[Conversation]:

@@ -6,7 +6,7 @@ from alignment.rounds.line import RoundLine
 from alignment.rounds.references import resolve
 from alignment.store.lineage import ancestors, descendants
 from alignment.store.store import Store
-from tests.alignment.artifacts import put
+from tests.alignment.artifacts import put, record_of
 
 
 @pytest.fixture
@@ -38,6 +38,19 @@ def test_descendants_are_listed_in_the_order_of_their_start(store):
     assert keys(descendants(store, "base-1")) == ["sft-1", "merge-1", "sft-2", "sft-3"]
     assert keys(descendants(store, "sft-1")) == ["merge-1"]
     assert descendants(store, "merge-1") == []
+
+
+def test_a_line_of_two_thousand_rounds_has_an_ancestry(tmp_path):
+    store = Store(root=tmp_path)
+    put(store, "merge-0")
+    for number in range(1, 2001):
+        folder = store.folder(f"merge-{number}")
+        folder.mkdir()
+        record = record_of(folder.name, parents={"policy": f"merge-{number - 1}"})
+        (folder / "manifest.json").write_text(record.model_dump_json())
+    found = [f"merge-{number}" for number in range(2001)]
+    assert keys(ancestors(store, "merge-2000")) == found
+    assert len(descendants(store, "merge-0")) == 2000
 
 
 def test_an_ancestor_that_is_gone_is_an_error(store):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from alignment.errors import ArtifactError, StorageError
+from alignment.errors import ArtifactError, LaterVersion, StorageError
 from alignment.records import CodeVersion, StageRecord
 from alignment.store.store import MANIFEST, Store, storage_errors
 
@@ -236,6 +236,30 @@ def test_an_unreadable_manifest_is_an_error_that_says_what_to_remove(store):
     with pytest.raises(ArtifactError, match=f"Remove {store.folder(KEY)} and run again"):
         store.find(KEY)
     assert store.reuse(KEY) is None, "a run continues, and builds the stage again"
+
+
+@pytest.mark.usefixtures("committed")
+def test_an_artifact_of_a_later_version_is_not_called_damaged_and_stays(store):
+    later = json.loads(record().model_dump_json()) | {"format": 99, "new_field": {}}
+    (store.folder(KEY) / MANIFEST).write_text(json.dumps(later))
+    for read in (store.find, store.open, store.reuse):
+        with pytest.raises(
+            LaterVersion, match=r"a later version .* \(manifest format 99, .*Update"
+        ):
+            read(KEY)
+    assert store.folder(KEY).exists()
+
+
+@pytest.mark.usefixtures("committed")
+def test_a_scan_skips_manifests_that_cannot_be_read_and_names_each_once(store, caplog):
+    for name, manifest in (("dpo-1", '{"key": "dpo'), ("dpo-2", '{"format": 99}')):
+        store.folder(name).mkdir()
+        (store.folder(name) / MANIFEST).write_text(manifest)
+    for _ in range(2):
+        assert [found.key for found in store.records()] == [KEY]
+    first, second = caplog.messages
+    assert "dpo-1/manifest.json is damaged" in first
+    assert "dpo-2 was written by a later version" in second
 
 
 def test_files_of_an_earlier_attempt_stay_in_the_workspace(store):

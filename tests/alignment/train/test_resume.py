@@ -15,6 +15,7 @@ from alignment.execution.run_step import build
 from alignment.records import StageRecord
 from alignment.store.progress import Progress
 from tests.alignment.elsewhere import Elsewhere, children, finish
+from tests.faults.failpoints import Broken, arm
 
 ADAPTER = "adapter/adapter_model.safetensors"
 
@@ -96,6 +97,42 @@ def story(request):
     return request.getfixturevalue(request.param)
 
 
+@pytest.mark.parametrize("name", ["sft", "dpo-1"])
+def test_a_training_that_died_after_its_last_step_takes_no_further_one(finished, name, tmp_path):
+    """Three steps of an epoch that has more, at a constant rate, so that a fourth would show."""
+    step = next(step for step in finished.chain.steps() if step.name == name)
+    changes = {"max_steps": 3, "schedule": "constant", "evaluate_every": 2}
+    config = step.config.model_copy(update=changes)
+    records, contents = [], []
+    for died in (False, True):
+        elsewhere = Elsewhere(finished, name, tmp_path / str(died))
+        step, store = elsewhere.step.model_copy(update={"config": config}), elsewhere.store
+        if died:
+            disarm = arm("raise", name="adapter.save:before")
+            with pytest.raises(Broken):
+                build(store, step, Progress())
+            disarm()
+        records.append(build(store, step, Progress()))
+        folder = store.folder(step.key)
+        files = (ADAPTER, "samples.jsonl")
+        contents.append([(folder / file).read_bytes() for file in files])
+    undisturbed, resumed = records
+    assert resumed.metrics["steps"] == 3
+    assert contents[0] == contents[1]
+    assert "resumed at step 3 of 3" in resumed.notes
+    assert (undisturbed.earlier, len(resumed.earlier)) == ((), 1)
+
+
+def test_a_record_names_every_process_and_where_it_resumed(story):
+    """Two processes were interrupted, each after some steps; the third finished."""
+    record = story.final
+    assert len(record.earlier) == 2
+    assert all(attempt.seconds > 0 for attempt in record.earlier)
+    assert [attempt.libraries for attempt in record.earlier] == [record.libraries] * 2
+    (note,) = (note for note in record.notes if note.startswith("resumed at step "))
+    assert note.endswith(f" of {story.steps}")
+
+
 def test_there_was_work_left_at_every_interruption(story):
     for sealed, artifact in zip(story.sealed, story.artifacts, strict=True):
         assert 0 < max(sealed) < story.steps
@@ -121,7 +158,8 @@ def test_a_disturbed_run_leaves_the_same_history_and_samples(story, finished):
 
     def curve(text):
         rows = [json.loads(line) for line in text.splitlines()]
-        return [(row["step"], row.get("loss"), row.get("eval_loss")) for row in rows]
+        names = ("step", "loss", "eval_loss", "num_tokens")
+        return [tuple(row.get(name) for name in names) for row in rows]
 
     history = story.elsewhere.file("history.jsonl")
     assert curve(history) == curve((undisturbed / "history.jsonl").read_bytes())
