@@ -95,7 +95,7 @@ def _train(trainer: Trainer, checkpoint: Path | None) -> int | None:
         set_peft_model_state_dict(trainer.model, load_peft_weights(str(checkpoint)))
         trainer.state = state
         trainer.callback_handler.on_train_begin(trainer.args, state, trainer.control)
-    return state.global_step
+    return int(state.global_step)
 
 
 def _last_evaluation(trainer: Trainer) -> dict[str, Any]:
