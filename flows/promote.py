@@ -21,7 +21,7 @@ from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.measure import on_line
 from alignment.rounds.references import find_one
-from alignment.rounds.steps import compare, inbox_of
+from alignment.rounds.steps import inbox_of, promotion_gate
 from flows.form import Change, Config, Hours, Model, form_field
 from flows.sft_dpo import Stages, find_config, name_of_run
 from tasks.stage import Run
@@ -110,15 +110,14 @@ def _promote(
             else f"{candidate.label} is already the champion",
             champion=state.champion.model,
         )
-    champion = on_line(line, state.champion.model, build=Stages(run), settings=settings.evaluation)
-    verdict = _verdict(settings, run, candidate, champion)
+    verdict = _verdict(settings, run, line, candidate)
     if ask:
         return _by_person(line, candidate, verdict, seconds=seconds)
     if not verdict.kept:
         return PromotionOutcome(
             outcome="rejected", message=verdict.sentence, champion=state.champion.model
         )
-    return _promoted(line, candidate, verdict.sentence)
+    return _promoted(line, candidate, verdict.sentence, by="gate")
 
 
 def _candidate(
@@ -131,11 +130,21 @@ def _candidate(
     return waiting.head if waiting else None
 
 
-def _verdict(
-    settings: PipelineConfig, run: Run, candidate: Champion, champion: Champion
-) -> Verdict:
-    step = compare(
-        settings, candidate.model, candidate.evaluation, against=champion, name="gate-promotion"
+def _verdict(settings: PipelineConfig, run: Run, line: RoundLine, candidate: Champion) -> Verdict:
+    """The gate's verdict; all models are measured on the line's rows first."""
+    state = line.state()
+    assert state.champion is not None
+    assert state.anchor is not None
+
+    def measured(champion: Champion) -> Champion:
+        return on_line(line, champion.model, build=Stages(run), settings=settings.evaluation)
+
+    step = promotion_gate(
+        settings,
+        candidate,
+        champion=measured(state.champion),
+        anchor=measured(state.anchor),
+        look=state.looks + 1,
     )
     Stages(run)(step)
     return GateResult.model_validate(run.store.open(step.key).output).verdict
@@ -152,7 +161,7 @@ def _by_person(
     )
     answer = suspend_flow_run(wait_for_input=form, timeout=round(seconds), key="approval")
     if answer.decision == "promote":
-        return _promoted(line, candidate, answer.why or "approved by a person")
+        return _promoted(line, candidate, answer.why or "approved by a person", by="person")
     why = answer.why or "declined by a person"
     state = line.decline(why)
     assert state.champion is not None
@@ -163,8 +172,10 @@ def _by_person(
     )
 
 
-def _promoted(line: RoundLine, candidate: Champion, why: str) -> PromotionOutcome:
-    line.promote(candidate, why)
+def _promoted(
+    line: RoundLine, candidate: Champion, why: str, *, by: Literal["person", "gate"]
+) -> PromotionOutcome:
+    line.promote(candidate, why, by=by)
     return PromotionOutcome(
         outcome="promoted", message=f"{candidate.label}: {why}", champion=candidate.model
     )

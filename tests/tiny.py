@@ -106,6 +106,7 @@ def settings(model, store):
             {"data": {"sources": [{"name": "practice", "part": f"round-{n}", "rows": 16}]}}
             for n in (1, 2)
         ],
+        "gate": {"name": "plain"},
         "compose": {"name": "merge", "dtype": "float32"},
         "control": {},
         "evaluation": {

@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat
 from alignment.compose.settings import Compose, Merge
 from alignment.config.inbox import InboxConfig
 from alignment.data.build.settings import ConversationSetConfig, PairSetConfig
-from alignment.evaluate.settings import EvaluationConfig, GateConfig
+from alignment.evaluate.settings import AnchoredGate, EvaluationConfig, GateConfig
 from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
 from alignment.models.sources import ModelSource
 from alignment.records import Frozen, Nf4, Quantisation, digest_of
@@ -117,7 +117,7 @@ class PipelineConfig(Frozen):
         default=(), description="The DPO rounds in order; each starts from the last model kept."
     )
     gate: GateConfig | None = Field(
-        default=GateConfig(),
+        default=AnchoredGate(),
         description="Criteria for keeping a round. After a kept round, the next starts from it; "
         "otherwise from the same model as the rejected one. null: keep every round.",
     )

@@ -8,6 +8,7 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.doctor.checks.counts import check_rows
 from alignment.doctor.checks.engines import check_engines
 from alignment.doctor.checks.flags import check_flags
+from alignment.doctor.checks.gate import check_gate
 from alignment.doctor.checks.lengths import check_lengths, check_trimmed
 from alignment.doctor.checks.machine import check_machine
 from alignment.doctor.checks.overlap import check_contamination, check_duplicates
@@ -102,6 +103,7 @@ def _findings(inputs: PreflightInputs, template: Finding, device: Device) -> Ite
     yield check_refusals(sets)
     yield check_start(inputs.chain)
     yield check_rounds(sets)
+    yield check_gate(inputs.config, sets)
     yield check_schedule(trainings, shape)
     yield check_engines(inputs.chain, inputs.folder)
     quantisation = inputs.config.quantisation

@@ -4,6 +4,7 @@ A metric is a weighted mean over rows. The weight is 1, or a reply's tokens if t
 token. Not here: the evaluators themselves (`evaluators.py`).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from alignment.evaluate import intervals
 from alignment.evaluate.intervals import PairedDifference
-from alignment.evaluate.settings import GateConfig
+from alignment.evaluate.settings import AnchoredGate, PlainGate
 from alignment.records import Check, Estimate, Frozen, Generation, PairScore
 
 Need = Literal["pairs", "generations", "distributions", "parent"]
@@ -46,6 +47,31 @@ class RowValue(NamedTuple):
     weight: float = 1.0
 
 
+class Allowance(NamedTuple):
+    """What the anchored gate allows a mean: the change since the anchor, and its limits.
+
+    Attributes:
+        change: in the words and units of the metric, such as "0.120 higher" or "1.30 times".
+        allowed: the limit in words.
+        holds: whether the change is within the limit; never for a change that is not a number.
+    """
+
+    change: str
+    allowed: str
+    holds: bool
+
+    @classmethod
+    def of_rise(cls, rise: float, most: float) -> "Allowance":
+        """A mean that may rise by at most `most`."""
+        words = f"{abs(rise):.3f} {'higher' if rise >= 0 else 'lower'}"
+        return cls(words, f"at most {most:g} higher", at_most(rise, most))
+
+
+def at_most(number: float, limit: float) -> bool:
+    """Whether a number is within a limit, up to rounding; a NaN is not."""
+    return number <= limit or math.isclose(number, limit, rel_tol=1e-9, abs_tol=1e-12)
+
+
 class Evaluator(Frozen, ABC):
     """One metric. A subclass defines its name, its meaning and the contribution of a row.
 
@@ -62,8 +88,9 @@ class Evaluator(Frozen, ABC):
         by_task: whether the page may break it down by task type and source. It does so with the
             first such metric that was measured.
         compared: whether the report compares models in it row by row, in sentences and a table.
-        gate: "paired": reject a round that is shown to be worse in it, row by row;
-            "guard": the method `guard` decides on the two means.
+        gate: "paired": reject a round that is shown to be worse in it, row by row; the anchored
+            gate allows it a margin. "guard": the methods `guard` and `budget` decide on two means.
+            "budget": only the anchored gate looks at it, with `budget`.
     """
 
     name: str
@@ -77,7 +104,7 @@ class Evaluator(Frozen, ABC):
     plotted: ClassVar[bool] = False
     by_task: ClassVar[bool] = False
     compared: ClassVar[bool] = False
-    gate: ClassVar[Literal["paired", "guard"] | None] = None
+    gate: ClassVar[Literal["paired", "guard", "budget"] | None] = None
 
     @abstractmethod
     def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
@@ -107,8 +134,8 @@ class Evaluator(Frozen, ABC):
         del measured
         return {self.name: self.label}
 
-    def guard(self, limits: GateConfig, now: Estimate, before: Estimate) -> Check | None:
-        """The gate's check of a round, for `gate = "guard"`. None: nothing to compare.
+    def guard(self, limits: PlainGate, now: Estimate, before: Estimate) -> Check | None:
+        """The plain gate's check of a round, for `gate = "guard"`. None: nothing to compare.
 
         Args:
             limits: the configured limits. A new guard keeps its limit in its class: a new field
@@ -117,6 +144,16 @@ class Evaluator(Frozen, ABC):
             before: the champion's mean.
         """
         raise NotImplementedError(f"{self.name}: gate is 'guard', so implement the method `guard`")
+
+    def budget(self, limits: AnchoredGate, now: float, anchor: float) -> Allowance:
+        """What the anchored gate allows, for `gate = "guard"` and `"budget"`.
+
+        Args:
+            limits: the configured limits.
+            now: the candidate's mean.
+            anchor: the anchor's mean.
+        """
+        raise NotImplementedError(f"{self.name}: the gate looks at it, so implement `budget`")
 
     def estimate(self, values: Sequence[RowValue], *, seed: int) -> Estimate:
         """The mean of at least one row with its interval; `seed` seeds the bootstrap."""

@@ -4,17 +4,20 @@ Tables, plots, sentences and the gate read `EVALUATORS` in its order; none of th
 metric by name. Not here: the arithmetic on one row (`metrics.py`), intervals (`intervals.py`).
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
-from alignment.evaluate.evaluator import Evaluator, RowValue, ScoredRows
+from alignment.evaluate.evaluator import Allowance, Evaluator, RowValue, ScoredRows, at_most
 from alignment.evaluate.metrics import (
     check_finite,
     is_preferred,
     is_preferred_per_token,
+    is_refusal,
+    repeated_share,
     reward_margin,
 )
-from alignment.evaluate.settings import GateConfig
+from alignment.evaluate.settings import AnchoredGate, PlainGate
 from alignment.records import Check, Estimate, EvalReport
 
 
@@ -172,11 +175,16 @@ class Nll(Evaluator):
     meaning = "Negative log-likelihood of the held-out chosen replies, in nats per token."
     digits = 2
     better = "lower"
+    gate = "budget"
 
     def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
         """Nats over tokens."""
         for pair in rows.pairs:
             yield RowValue(pair, -pair.chosen, weight=pair.chosen_tokens)
+
+    def budget(self, limits: AnchoredGate, now: float, anchor: float) -> Allowance:
+        """Limits how unlikely the chosen replies may become: DPO lowers both likelihoods."""
+        return Allowance.of_rise(now - anchor, limits.max_nll_rise)
 
 
 class KlFromBase(Evaluator):
@@ -186,6 +194,7 @@ class KlFromBase(Evaluator):
     needs = "distributions"
     label: ClassVar[str] = "KL from base"
     meaning = "How far the model has moved from the base model, in nats per token."
+    gate = "budget"
 
     def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
         """Nats over tokens."""
@@ -193,6 +202,10 @@ class KlFromBase(Evaluator):
             if (nats := rows.kl_from_base.get(pair.id)) is not None:
                 check_finite("the KL from the base model", pair.id, nats)
                 yield RowValue(pair, nats * pair.chosen_tokens, weight=pair.chosen_tokens)
+
+    def budget(self, limits: AnchoredGate, now: float, anchor: float) -> Allowance:
+        """Limits the distance from the base model that is added since the anchor."""
+        return Allowance.of_rise(now - anchor, limits.max_kl_rise)
 
 
 class LogprobDrift(Evaluator):
@@ -227,17 +240,24 @@ class ReplyTokens(Evaluator):
         for row in rows.generations:
             yield RowValue(row, row.tokens)
 
-    def guard(self, limits: GateConfig, now: Estimate, before: Estimate) -> Check | None:
+    def guard(self, limits: PlainGate, now: Estimate, before: Estimate) -> Check | None:
         """Limits the growth of replies, which a preference score does not see."""
         if before.value <= 0:
             return None
         growth = now.value / before.value
         return Check(
             name="length",
-            passed=growth <= limits.max_length_growth,
+            finding="passed" if at_most(growth, limits.max_length_growth) else "failed",
             words=f"replies went from {before.value:.1f} to {now.value:.1f} tokens, "
             f"{growth:.2f} times (at most {limits.max_length_growth:g})",
         )
+
+    def budget(self, limits: AnchoredGate, now: float, anchor: float) -> Allowance:
+        """Limits the change in both directions, over all rounds since the anchor."""
+        ratio = now / anchor if anchor > 0 else math.nan
+        least, most = 1 / limits.max_length_ratio, limits.max_length_ratio
+        within = at_most(ratio, most) and at_most(least, ratio)
+        return Allowance(f"{ratio:.2f} times", f"{least:.2f} to {most:g} times", within)
 
 
 class StopRate(Evaluator):
@@ -256,14 +276,63 @@ class StopRate(Evaluator):
         for row in rows.generations:
             yield RowValue(row, row.stopped)
 
-    def guard(self, limits: GateConfig, now: Estimate, before: Estimate) -> Check | None:
+    def guard(self, limits: PlainGate, now: Estimate, before: Estimate) -> Check | None:
         """Limits the drop of the share: a preference score does not see truncated replies."""
         return Check(
             name="stop rate",
-            passed=before.value - now.value <= limits.max_stop_drop,
+            finding="passed"
+            if at_most(before.value - now.value, limits.max_stop_drop)
+            else "failed",
             words=f"the share of replies that end by themselves went from {before.value:.3f} to "
             f"{now.value:.3f} (may fall by {limits.max_stop_drop:g})",
         )
+
+    def budget(self, limits: AnchoredGate, now: float, anchor: float) -> Allowance:
+        """Limits the drop over all rounds since the anchor."""
+        drop = anchor - now
+        words = f"{abs(drop):.3f} {'lower' if drop >= 0 else 'higher'}"
+        most = limits.max_stop_drop
+        return Allowance(words, f"at most {most:g} lower", at_most(drop, most))
+
+
+class Repetition(Evaluator):
+    """How much of a reply repeats itself."""
+
+    name: Literal["repetition"] = "repetition"
+    needs = "generations"
+    meaning = "Share of a reply's sequences of four words that occurred in it before."
+    better = "lower"
+    column = False
+    gate = "budget"
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """The repeated share of each reply."""
+        for row in rows.generations:
+            yield RowValue(row, repeated_share(row.reply))
+
+    def budget(self, limits: AnchoredGate, now: float, anchor: float) -> Allowance:
+        """Limits the rise since the anchor."""
+        return Allowance.of_rise(now - anchor, limits.max_repetition_rise)
+
+
+class RefusalRate(Evaluator):
+    """The share of replies that refuse."""
+
+    name: Literal["refusal_rate"] = "refusal_rate"
+    needs = "generations"
+    meaning = "Share of greedy replies that begin with an English phrase of refusal."
+    share = True
+    column = False
+    gate = "budget"
+
+    def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
+        """1 for a refusal."""
+        for row in rows.generations:
+            yield RowValue(row, is_refusal(row.reply))
+
+    def budget(self, limits: AnchoredGate, now: float, anchor: float) -> Allowance:
+        """Limits the rise since the anchor."""
+        return Allowance.of_rise(now - anchor, limits.max_refusal_rise)
 
 
 class UnknownMetric(Evaluator):
@@ -290,6 +359,8 @@ EVALUATORS: tuple[Evaluator, ...] = (
     LogprobDrift(),
     ReplyTokens(),
     StopRate(),
+    Repetition(),
+    RefusalRate(),
 )
 """All evaluators, in the order of the tables."""
 

@@ -1,10 +1,11 @@
-"""Whether a round is kept: the candidate against the model it started from, on the same rows.
+"""The plain gate: the candidate against the model it started from, on the same rows.
 
 A round is kept unless it is shown to be worse. "Shown" is defined by `PairedDifference.shown`: the
 95 % interval of the paired difference excludes zero *and* the exact two-sided sign test (McNemar's
 test for pass and fail) gives p < .05. Guards check what a preference score does not see. The
 evaluators define which metrics are compared and which have a guard. p-values are not corrected for
-the number of comparisons. Not here: the step that passes a model on (`pipeline/steps/gate.py`).
+the number of comparisons. Not here: a bound on the loss of many rounds (`anchored.py`), the step
+that passes a model on (`pipeline/steps/gate.py`).
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator, ScoredRows
 from alignment.evaluate.intervals import PairedDifference
-from alignment.evaluate.settings import GateConfig
+from alignment.evaluate.settings import PlainGate
 from alignment.records import Check, EvalReport, Verdict
 
 
@@ -26,11 +27,11 @@ class JudgedModel:
 
 
 _NO_COMMON_ROWS = Check(
-    name="rows", passed=False, words="the two models have no held-out row in common"
+    name="rows", finding="failed", words="the two models have no held-out row in common"
 )
 
 
-def judge(config: GateConfig, *, candidate: JudgedModel, champion: JudgedModel) -> Verdict:
+def judge(config: PlainGate, *, candidate: JudgedModel, champion: JudgedModel) -> Verdict:
     """The verdict on a round. A round without a single row to compare is not kept.
 
     Args:
@@ -38,7 +39,7 @@ def judge(config: GateConfig, *, candidate: JudgedModel, champion: JudgedModel) 
         candidate: the round's model.
         champion: the model that the round started from.
     """
-    compared = tuple(_not_worse(candidate.rows, champion.rows))
+    compared = tuple(not_worse(candidate.rows, champion.rows))
     checks = (
         *(compared or (_NO_COMMON_ROWS,)),
         *_guards(config, candidate.report, champion.report),
@@ -46,7 +47,7 @@ def judge(config: GateConfig, *, candidate: JudgedModel, champion: JudgedModel) 
     return Verdict(candidate=candidate.report.model, champion=champion.report.model, checks=checks)
 
 
-def _not_worse(candidate: ScoredRows, champion: ScoredRows) -> Iterator[Check]:
+def not_worse(candidate: ScoredRows, champion: ScoredRows) -> Iterator[Check]:
     """One check per paired metric that both models have; metrics on pairs come first."""
     paired = [e for e in evaluators.EVALUATORS if e.gate == "paired"]
     for evaluator in sorted(paired, key=lambda e: e.needs != "pairs"):
@@ -55,7 +56,9 @@ def _not_worse(candidate: ScoredRows, champion: ScoredRows) -> Iterator[Check]:
             change = found.difference.value
             worse = found.shown and (change > 0 if evaluator.better == "lower" else change < 0)
             yield Check(
-                name=evaluator.in_words, passed=not worse, words=_in_words(evaluator, found)
+                name=evaluator.in_words,
+                finding="failed" if worse else "passed",
+                words=_in_words(evaluator, found),
             )
 
 
@@ -70,7 +73,7 @@ def _in_words(evaluator: Evaluator, paired: PairedDifference) -> str:
     )
 
 
-def _guards(config: GateConfig, candidate: EvalReport, champion: EvalReport) -> Iterator[Check]:
+def _guards(config: PlainGate, candidate: EvalReport, champion: EvalReport) -> Iterator[Check]:
     """One check per guarded metric that both models have."""
     for evaluator in evaluators.EVALUATORS:
         if evaluator.gate != "guard":

@@ -98,7 +98,12 @@ def paired_shares(
         return None
     wins = sum(first[row] > second[row] for row in ids)
     losses = sum(second[row] > first[row] for row in ids)
-    return _paired(_agresti_min(wins, losses, len(ids)), wins, losses)
+    return difference_of(wins, losses, len(ids))
+
+
+def difference_of(wins: int, losses: int, n: int) -> PairedDifference:
+    """The difference of two shares on `n` rows, `wins` and `losses` of which differ."""
+    return _paired(_agresti_min(wins, losses, n), wins, losses)
 
 
 def paired_means(

@@ -5,6 +5,7 @@ Not here: judging a reply (`data/practice/verifiers.py`), the metrics themselves
 """
 
 import math
+import re
 
 from alignment.errors import TrainingError
 from alignment.records import PairScore
@@ -27,6 +28,30 @@ def reward_margin(pair: PairScore) -> float:
     Z(x) cancels between two replies to one prompt.
     """
     return (pair.chosen - pair.base_chosen) - (pair.rejected - pair.base_rejected)
+
+
+def repeated_share(reply: str, n: int = 4) -> float:
+    """The share of n-grams of words that repeat an earlier one, 0 to 1 (Welleck et al. 2020).
+
+    Seq-rep-n: 1 - distinct n-grams / n-grams. Shorter replies use the longest n that gives two.
+    """
+    words = reply.split()
+    n = max(1, min(n, len(words) - 1))
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+_REFUSAL = re.compile(
+    r"\W*(?:(?:i'?m|i am) (?:very |so |really )?(?:sorry|afraid|unable)|sorry,? (?:but )?i|"
+    r"i (?:can ?not|can'?t|won'?t|will not|am not able|'?m not able|must decline|apologi[sz]e)|"
+    r"(?:as|being) an? (?:ai|language model|assistant)\b|my apologies)",
+    re.IGNORECASE,
+)
+
+
+def is_refusal(reply: str) -> bool:
+    """Whether the reply begins with an English phrase of refusal (as in Zou et al. 2023, B.2)."""
+    return _REFUSAL.match(reply.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")) is not None
 
 
 def check_finite(what: str, row: str, number: float) -> None:

@@ -1,6 +1,6 @@
 """Settings of the evaluation that every model of a run gets, and of the gate that judges rounds."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -45,8 +45,11 @@ class EvaluationConfig(Frozen):
     )
 
 
-class GateConfig(Frozen):
-    """Keep a round unless it is shown to be worse or breaks a guard."""
+class PlainGate(Frozen):
+    """Keep a round unless it is shown to be worse than its parent or breaks a guard.
+
+    This does not bound the loss over many rounds: a loss too small to be shown passes every time.
+    """
 
     name: Literal["plain"] = "plain"
     max_length_growth: float = Field(
@@ -62,3 +65,91 @@ class GateConfig(Frozen):
         description="Reject a round whose share of replies that end by themselves falls by more "
         "than this, 0 to 1.",
     )
+
+
+class AnchoredGate(Frozen):
+    """Keep a round only if it is shown to be no worse than the anchor by more than a margin.
+
+    The anchor is the model that a person approved last, or the one the rounds began with. The
+    chance that a line ever keeps a model below the margin is at most `error`, over `rounds` rounds.
+    """
+
+    name: Literal["anchored"] = "anchored"
+    margin: float = Field(
+        default=0.03,
+        gt=0,
+        lt=1,
+        description="How far preference accuracy and pass rate may lie below the anchor's, 0 to 1. "
+        "`sft-dpo doctor` says how many held-out rows this needs.",
+    )
+    error: float = Field(
+        default=0.05,
+        gt=0,
+        lt=0.5,
+        description="Chance that any of `rounds` rounds is kept although it lies below the margin.",
+    )
+    rounds: PositiveInt = Field(
+        default=50,
+        description="Rounds that `error` is divided among. After as many verdicts, rounds are "
+        "kept again once a person has promoted a model, which becomes the anchor.",
+    )
+    min_rows: PositiveInt = Field(
+        default=30, description="Fewer common held-out rows of a metric decide nothing."
+    )
+    group_margin: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Reject a round in which a task type or a source with `min_rows` rows is shown "
+        "to lie further than this below the anchor.",
+    )
+    max_length_ratio: float = Field(
+        default=1.5,
+        gt=1,
+        description="Reject a round whose mean reply is more than this many times as long, or as "
+        "short, as the anchor's.",
+    )
+    max_stop_drop: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="How far the share of replies that end by themselves may lie below the "
+        "anchor's.",
+    )
+    max_nll_rise: float = Field(
+        default=0.5,
+        ge=0,
+        description="How far the NLL of held-out chosen replies may lie above the anchor's, in "
+        "nats per token.",
+    )
+    max_kl_rise: float = Field(
+        default=0.5,
+        ge=0,
+        description="How far the KL from the base model may lie above the anchor's, in nats per "
+        "token.",
+    )
+    max_repetition_rise: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="How far the repeated share of a reply may lie above the anchor's.",
+    )
+    max_refusal_rise: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="How far the share of refusals may lie above the anchor's.",
+    )
+    on_inconclusive: Literal["keep_champion", "keep_candidate"] = Field(
+        default="keep_champion",
+        description="What to keep if a round is not shown to be worse, nor to hold the margin. "
+        "keep_candidate gives up the bound on the loss.",
+    )
+
+    @property
+    def level(self) -> float:
+        """One-sided error of a single verdict."""
+        return self.error / self.rounds
+
+
+GateConfig = Annotated[PlainGate | AnchoredGate, Field(discriminator="name")]

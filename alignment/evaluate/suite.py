@@ -18,7 +18,15 @@ from alignment.evaluate.settings import EvaluationConfig
 from alignment.evaluate.summary import summarise
 from alignment.models.generate import generate
 from alignment.models.load import LoadedModel
-from alignment.records import EvalReport, Frozen, Generation, Message, PairScore, PreferencePair
+from alignment.records import (
+    EvalReport,
+    Frozen,
+    Generation,
+    Message,
+    PairScore,
+    PreferencePair,
+    digest_of,
+)
 from alignment.scoring.logprobs import Completion, encode, reply_distributions
 from alignment.scoring.probe import probe_rows
 from alignment.store.durable import staged, write
@@ -161,6 +169,7 @@ def _score(
                 base_rejected=own.rejected if own else rejected,
                 chosen_tokens=len(rows[2 * i].reply),
                 rejected_tokens=len(rows[2 * i + 1].reply),
+                prompt=digest_of([message.model_dump() for message in pair.prompt])[:24],
             )
         )
     return scores

@@ -12,17 +12,23 @@ verdict (`verdicts.py`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from alignment.compose.settings import Compose, Merge
 from alignment.config.pipeline import AdapterSft, PipelineConfig, TrainedSft
 from alignment.data.build.settings import Lengths, PairSetConfig
+from alignment.data.practice.source import PracticeSource
+from alignment.data.read.sources import Source
+from alignment.evaluate.settings import AnchoredGate, GateConfig
 from alignment.pipeline.steps import (
+    AnchorGate,
     EvaluateModel,
     Gate,
     HandOver,
     MergeAdapter,
     MissingAdapter,
     OpenBase,
+    ParentGate,
     PrepareBatches,
     PrepareConversations,
     PreparePairs,
@@ -49,7 +55,7 @@ class Round(Frozen):
     train: TrainDpo
     handover: HandOver
     evaluate: EvaluateModel
-    gate: Gate | None = None
+    gate: ParentGate | AnchorGate | None = None
 
     def steps(self) -> Iterator[Step]:
         """The steps after data preparation, in order."""
@@ -131,6 +137,33 @@ def handover_step(
     )
 
 
+class Judged(NamedTuple):
+    """The models that a gate compares, as keys: model and evaluation of each.
+
+    Attributes:
+        candidate, evaluation: the round's model.
+        champion, against: the model that the round started from.
+        anchor: evaluation of the model approved last.
+        look: the number of this verdict since then, 1 for the first.
+    """
+
+    candidate: str
+    evaluation: str
+    champion: str
+    against: str
+    anchor: str
+    look: int
+
+
+def gate_step(config: GateConfig, name: str, judged: Judged) -> ParentGate | AnchorGate:
+    """The step that decides on a round; the plain gate does not look at the anchor."""
+    models = judged._asdict()
+    if isinstance(config, AnchoredGate):
+        return AnchorGate(name=name, config=config, **models)
+    del models["anchor"], models["look"]
+    return ParentGate(name=name, config=config, **models)
+
+
 def assume_kept(_: Gate) -> bool:
     """The `KeepRound` for a run without verdicts: every round is kept."""
     return True
@@ -177,6 +210,8 @@ class _DataSets:
         data = self._config.evaluation.data
         if data is None:
             return None
+        sources = tuple(_held_out(source) for source in data.sources)
+        data = data.model_copy(update={"sources": sources})
         return self._prepare(EVALUATION, data, self._config.dpo)
 
     def pairs(self, number: int) -> PreparePairs:
@@ -213,6 +248,13 @@ class _DataSets:
         )
         self._earlier[name] = step.key
         return step
+
+
+def _held_out(source: Source) -> Source:
+    """The source with no row left to train on: nothing trains on the evaluation's own data."""
+    if isinstance(source, PracticeSource):
+        return source
+    return source.model_copy(update={"use": "held_out"})
 
 
 class ChainBuilder:
@@ -262,8 +304,9 @@ class ChainBuilder:
             keep_round: called with the gate of each round, in order.
         """
         rounds: list[Round] = []
+        anchor = evaluation
         for number in range(1, len(self._pairs) + 1):
-            round_ = self._round(number, champion, base, evaluation)
+            round_ = self._round(number, champion, base, evaluation, anchor=anchor)
             rounds.append(round_)
             if round_.gate is None or keep_round(round_.gate):
                 champion, evaluation = round_.handover, round_.evaluate
@@ -301,7 +344,13 @@ class ChainBuilder:
         return sft.training.bf16 if isinstance(sft, TrainedSft) else self._config.dpo.bf16
 
     def _round(
-        self, number: int, policy: HandOver, base: EvaluateModel, evaluation: EvaluateModel
+        self,
+        number: int,
+        policy: HandOver,
+        base: EvaluateModel,
+        evaluation: EvaluateModel,
+        *,
+        anchor: EvaluateModel,
     ) -> Round:
         pairs = self._pairs[number - 1]
         train = TrainDpo(
@@ -316,14 +365,15 @@ class ChainBuilder:
         evaluate = self._evaluate(f"round {number}", model, base, evaluation)
         gate = None
         if self._config.gate is not None:
-            gate = Gate(
-                name=f"gate-{number}",
-                config=self._config.gate,
+            judged = Judged(
                 candidate=model.key,
                 evaluation=evaluate.key,
                 champion=policy.key,
                 against=evaluation.key,
+                anchor=anchor.key,
+                look=number,
             )
+            gate = gate_step(self._config.gate, f"gate-{number}", judged)
         return Round(pairs=pairs, train=train, handover=model, evaluate=evaluate, gate=gate)
 
     def _control(

@@ -75,7 +75,4 @@ def _verdict(model: StageRecord, all_records: list[StageRecord]) -> str:
         for record in all_records
         if (result := record.output_as(GateResult)) and record.parents["candidate"] == model.key
     )
-    return "; ".join(
-        f"{'kept' if verdict.kept else 'rejected'} against {verdict.champion}"
-        for verdict in verdicts
-    )
+    return "; ".join(f"{verdict.word} against {verdict.champion}" for verdict in verdicts)

@@ -6,11 +6,11 @@ would train the line's model and report it as the config's own.
 
 from collections.abc import Iterator
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ConfigError
-from alignment.evaluate.settings import EvaluationConfig, GateConfig
+from alignment.evaluate.settings import AnchoredGate, EvaluationConfig, GateConfig, PlainGate
 from alignment.models.sources import FolderModel
 from alignment.pipeline.chain import chain
 from alignment.pipeline.steps import OpenBase, made_by
@@ -22,6 +22,7 @@ from alignment.store.lineage import ancestors
 
 UNMEASURED = frozenset({"data", "batch", "engine"})
 """Fields of the evaluation that do not change its numbers; the rows are listed by key."""
+_GATE: TypeAdapter[PlainGate | AnchoredGate] = TypeAdapter(GateConfig)
 
 
 def identity_of(config: PipelineConfig) -> Identity:
@@ -81,7 +82,7 @@ def _with_defaults(known: Identity) -> Identity:
     """Values of settings that did not exist when the identity was recorded: their defaults."""
     try:
         evaluation = same_measure(EvaluationConfig.model_validate(known.evaluation))
-        gate = known.gate and GateConfig.model_validate(known.gate).model_dump(mode="json")
+        gate = known.gate and _GATE.validate_python(known.gate).model_dump(mode="json")
     except ValidationError:
         return known
     return known.model_copy(update={"evaluation": evaluation, "gate": gate})

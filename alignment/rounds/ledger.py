@@ -111,12 +111,19 @@ class Adopted(Frozen):
 
 
 class Opened(Frozen):
-    """A round claimed these batches; no other round starts until it is closed."""
+    """A round claimed these batches; no other round starts until it is closed.
+
+    Attributes:
+        anchor: the model approved last; None in entries of earlier versions.
+        look: the number of this round's verdict since then, 1 for the first.
+    """
 
     name: Literal["opened"] = "opened"
     number: int
     parent: Champion
     batches: tuple[Delivery, ...]
+    anchor: Champion | None = Field(default=None, exclude_if=_absent)
+    look: int = Field(default=1, exclude_if=lambda look: look == 1)
 
 
 class Failed(Frozen):
@@ -150,12 +157,17 @@ class Closed(Frozen):
 
 
 class Moved(Frozen):
-    """A person or the promotion flow changed the champion."""
+    """A person or the promotion flow changed the champion.
+
+    Attributes:
+        by: who decided. A model that a person promotes becomes the anchor of the gate.
+    """
 
     name: Literal["moved"] = "moved"
     head: Champion
     action: Literal["promoted", "rolled back"]
     why: str
+    by: Literal["person", "gate"] = Field(default="person", exclude_if=lambda by: by == "person")
 
 
 class Declined(Frozen):

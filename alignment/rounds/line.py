@@ -8,6 +8,7 @@ Not here: the state that entries add up to (`state.py`), the steps of a round (`
 """
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 from alignment.errors import ArtifactError, Overtaken, UsageError
 from alignment.records import Frozen
@@ -98,13 +99,15 @@ class RoundLine(Frozen):
         """Let rounds use batches that were refused or set aside; others are left out."""
         return self._write(lambda state: _returning(state, batches, why))[0]
 
-    def promote(self, champion: Champion, why: str) -> State:
-        """Make a model the champion.
+    def promote(
+        self, champion: Champion, why: str, *, by: Literal["person", "gate"] = "person"
+    ) -> State:
+        """Make a model the champion. A person's promotion also makes it the anchor of the gate.
 
         Raises:
             UsageError: the model was trained on a revoked batch, or is not in the store.
         """
-        return self._move(Moved(head=champion, action="promoted", why=why))
+        return self._move(Moved(head=champion, action="promoted", why=why, by=by))
 
     def roll_back(self, champion: Champion, why: str) -> State:
         """Make an earlier champion the champion again; raises like `promote`."""
@@ -244,7 +247,13 @@ def _opening(state: State, batches: Deliveries) -> Event | None:
         return None
     if not state.requeued and any(batch.digest in state.spent for batch in batches):
         return None
-    return Opened(number=state.rounds + 1, parent=state.champion, batches=batches)
+    return Opened(
+        number=state.rounds + 1,
+        parent=state.champion,
+        batches=batches,
+        anchor=state.anchor,
+        look=state.looks + 1,
+    )
 
 
 def _is_open(state: State, number: int) -> bool:
@@ -275,7 +284,14 @@ def _moving(store: Store, state: State, event: Moved) -> Event | None:
             "start from it. Name another model: sft-dpo show"
         )
     check_sound(store, champion.label, champion.model)
-    return None if state.champion and state.champion.model == champion.model else event
+    stays = state.champion is not None and state.champion.model == champion.model
+    return None if stays and not _approves(state, event) else event
+
+
+def _approves(state: State, event: Moved) -> bool:
+    """Whether a person confirms the champion, so that the gate judges from there."""
+    by_person = event.action == "promoted" and event.by == "person"
+    return by_person and (state.looks > 0 or state.anchor != state.champion)
 
 
 def _without_batch(state: State, batch: Delivery) -> tuple[Champion, tuple[Deliveries, ...]]:

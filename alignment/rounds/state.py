@@ -40,6 +40,8 @@ class State(Frozen):
         paths: after each change of the champion, the champions that led to it, itself last. A
             rollback goes back along this path, whatever was the champion in between.
         identity: what the line is made of, if an entry says so.
+        approved: the champions that a person promoted, by key of the model.
+        looks: verdicts since the last of them, or since the line began.
         rounds: number of rounds so far, including those of the configured run.
         open: the round that has claimed batches and is not closed.
         waiting: the round that passed the gate and waits for approval.
@@ -54,6 +56,8 @@ class State(Frozen):
 
     paths: tuple[tuple[Champion, ...], ...] = ()
     identity: Identity | None = None
+    approved: frozenset[str] = frozenset()
+    looks: int = 0
     rounds: int = 0
     open: Opened | None = None
     waiting: Closed | None = None
@@ -73,6 +77,12 @@ class State(Frozen):
     def champion(self) -> Champion | None:
         """The current champion; None before the line has started."""
         return self.path[-1] if self.path else None
+
+    @property
+    def anchor(self) -> Champion | None:
+        """The last approved model that led to the champion; the line's first, if there is none."""
+        approved = (one for one in reversed(self.path) if one.model in self.approved)
+        return next(approved, self.path[0] if self.path else None)
 
     @property
     def champions(self) -> tuple[Champion, ...]:
@@ -227,9 +237,11 @@ def _closed(state: State, event: Closed) -> dict[str, object]:
     opened = state.open
     assert opened is not None, "closed a round that was not opened"
     assert opened.number == event.number, "closed another round than the open one"
+    judged = event.fate not in ("overtaken", "failed")
     changes: dict[str, object] = {
         "open": None,
         "failures": (),
+        "looks": state.looks + judged,
         "history": (*state.history, (opened, event)),
     }
     if event.fate == "overtaken":
@@ -245,11 +257,20 @@ def _closed(state: State, event: Closed) -> dict[str, object]:
 def _moved(state: State, event: Moved) -> dict[str, object]:
     change = _promoted if event.action == "promoted" else _gone_back
     changes = {"waiting": None, **change(state, event.head)}
+    if event.action == "promoted":
+        changes |= _judged_again(state, event)
     used = {
         batch for opened, _ in state.model_copy(update=changes).lineage for batch in opened.batches
     }
     requeued = tuple(batches for batches in state.requeued if used.isdisjoint(batches))
     return {**changes, "requeued": requeued}
+
+
+def _judged_again(state: State, event: Moved) -> dict[str, object]:
+    """A person's promotion is where the gate begins again; one by the gate is another verdict."""
+    if event.by == "gate":
+        return {"looks": state.looks + 1}
+    return {"approved": state.approved | {event.head.model}, "looks": 0}
 
 
 def _returned(state: State, event: Returned) -> dict[str, object]:
@@ -271,6 +292,8 @@ def _revoked(state: State, event: Revoked) -> dict[str, object]:
 
 
 def _promoted(state: State, champion: Champion) -> dict[str, object]:
+    if state.champion is not None and state.champion.model == champion.model:  # only approved
+        return {}
     return {"paths": (*state.paths, (*state.path, champion))}
 
 

@@ -13,12 +13,21 @@ from collections import Counter
 from alignment.config.inbox import InboxConfig
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ConfigError
-from alignment.evaluate.settings import GateConfig
-from alignment.pipeline.chain import Chain, Round, handover_step, lengths_of, seed_for
+from alignment.evaluate.settings import AnchoredGate, GateConfig
+from alignment.pipeline.chain import (
+    Chain,
+    Judged,
+    Round,
+    gate_step,
+    handover_step,
+    lengths_of,
+    seed_for,
+)
 from alignment.pipeline.steps import (
+    AnchorGate,
     EvaluateModel,
-    Gate,
     OpenBase,
+    ParentGate,
     PrepareBatches,
     PrepareConversations,
     PreparePairs,
@@ -112,22 +121,45 @@ def steps_of(config: PipelineConfig, store: Store, opened: Opened) -> Round:
         base=measured.parents.get("base", measured.key),
         parent=measured.key,
     )
-    gate = compare(config, model.key, evaluate.key, against=parent, name=f"gate-{number}")
+    anchor = opened.anchor or parent
+    judged = Judged(
+        candidate=model.key,
+        evaluation=evaluate.key,
+        champion=parent.model,
+        against=parent.evaluation,
+        anchor=anchor.evaluation,
+        look=opened.look,
+    )
+    gate = gate_step(gate_of(config), f"gate-{number}", judged)
     return Round(pairs=pairs, train=train, handover=model, evaluate=evaluate, gate=gate)
 
 
-def compare(
-    config: PipelineConfig, model: str, evaluation: str, *, against: Champion, name: str
-) -> Gate:
-    """The gate that compares a model with a champion; rounds from an inbox always have one."""
-    return Gate(
-        name=name,
-        config=config.gate or GateConfig(),
-        candidate=model,
-        evaluation=evaluation,
-        champion=against.model,
-        against=against.evaluation,
+def gate_of(config: PipelineConfig) -> GateConfig:
+    """The gate of rounds from an inbox, which always have one."""
+    return config.gate or AnchoredGate()
+
+
+def promotion_gate(
+    config: PipelineConfig, candidate: Champion, *, champion: Champion, anchor: Champion, look: int
+) -> ParentGate | AnchorGate:
+    """The gate that compares a model with the champion of a line that it may replace.
+
+    Args:
+        config: how it is judged.
+        candidate: the model that may become the champion.
+        champion: the current one.
+        anchor: the model that a person approved last.
+        look: the number of this verdict since then.
+    """
+    judged = Judged(
+        candidate=candidate.model,
+        evaluation=candidate.evaluation,
+        champion=champion.model,
+        against=champion.evaluation,
+        anchor=anchor.evaluation,
+        look=look,
     )
+    return gate_step(gate_of(config), "gate-promotion", judged)
 
 
 def outcome(

@@ -10,7 +10,7 @@ from alignment.compose.settings import Merge
 from alignment.config.file import load
 from alignment.config.inbox import InboxConfig
 from alignment.config.pipeline import PipelineConfig
-from alignment.evaluate.settings import EvaluationConfig, GateConfig
+from alignment.evaluate.settings import AnchoredGate, EvaluationConfig
 from alignment.pipeline.chain import chain
 from alignment.pipeline.plan import plan
 from alignment.records import Nf4
@@ -167,7 +167,7 @@ SECTIONS = {
     "dpo.loss": Sigmoid,
     "quantisation": Nf4,
     "compose": Merge,
-    "gate": GateConfig,
+    "gate": AnchoredGate,
     "evaluation": EvaluationConfig,
     "evaluation.engine": Packed,
     "inbox": InboxConfig,

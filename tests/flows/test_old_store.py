@@ -18,7 +18,8 @@ def test_an_old_store_is_reused_but_for_its_evaluations(server, old_store):
 
     def command_line(command, *, code=0):
         program = "from flows.cli import main; main()"
-        done = server.run("-c", program, command, "tiny.yaml", seconds=300, cwd=old_store)
+        gate = ("--set", "gate={name: plain}")  # the default was plain
+        done = server.run("-c", program, command, "tiny.yaml", *gate, seconds=300, cwd=old_store)
         assert done.returncode == code, done.stdout + done.stderr
         return done
 

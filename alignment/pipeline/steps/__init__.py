@@ -14,7 +14,7 @@ from alignment.pipeline.steps.base import OpenBase
 from alignment.pipeline.steps.batches import PrepareBatches, TakeBatch
 from alignment.pipeline.steps.data import PrepareConversations, PreparePairs
 from alignment.pipeline.steps.evaluation import EvaluateModel
-from alignment.pipeline.steps.gate import Gate
+from alignment.pipeline.steps.gate import AnchorGate, Gate, ParentGate
 from alignment.pipeline.steps.handover import HandOver, MergeAdapter, StackAdapter
 from alignment.pipeline.steps.training import MissingAdapter, TrainDpo, TrainSft, UseAdapter
 from alignment.records import StageRecord
@@ -32,7 +32,8 @@ AnyStep = Annotated[
     | MergeAdapter
     | StackAdapter
     | EvaluateModel
-    | Gate,
+    | ParentGate
+    | AnchorGate,
     Field(discriminator="stage"),
 ]
 
@@ -63,6 +64,7 @@ def read_step(text: str) -> Step:
 
 __all__ = [
     "STEPS",
+    "AnchorGate",
     "Context",
     "EvaluateModel",
     "Gate",
@@ -71,6 +73,7 @@ __all__ = [
     "MissingAdapter",
     "OpenBase",
     "Outcome",
+    "ParentGate",
     "PrepareBatches",
     "PrepareConversations",
     "PreparePairs",

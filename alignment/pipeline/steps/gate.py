@@ -1,12 +1,14 @@
-"""The step that decides which model the next round starts from."""
+"""The steps that decide which model the next round starts from: one per kind of gate."""
 
-from typing import Literal
+from abc import abstractmethod
+from typing import ClassVar, Literal
 
+from alignment.evaluate.anchored import judge_anchored
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.gate import JudgedModel, judge
-from alignment.evaluate.settings import GateConfig
+from alignment.evaluate.settings import AnchoredGate, PlainGate
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
-from alignment.records import EvalReport, GateResult, Generation, PairScore
+from alignment.records import EvalReport, GateResult, Generation, PairScore, Verdict
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
 
@@ -19,26 +21,23 @@ class Gate(Step):
         champion, against: the model that the round started from, and its evaluation.
     """
 
-    stage: Literal["gate"] = "gate"
-    title = "gate"
     produces = GateResult
-    parent_fields = ("candidate", "evaluation", "champion", "against")
+    parent_fields: ClassVar[tuple[str, ...]] = ("candidate", "evaluation", "champion", "against")
     in_child = False
     nominal_seconds = 1.0
-    config: GateConfig
     candidate: Key
     evaluation: Key
     champion: Key
     against: Key
 
+    @abstractmethod
+    def verdict(self, store: Store) -> Verdict:
+        """Compare the models row by row."""
+
     def build(self, context: Context) -> Outcome:
-        """Compare both models row by row, and choose the one to continue from."""
+        """Judge the round, and choose the model to continue from."""
         store = context.store
-        verdict = judge(
-            self.config,
-            candidate=_judged(store, self.evaluation),
-            champion=_judged(store, self.against),
-        )
+        verdict = self.verdict(store)
         result = GateResult(
             model=model_of(store, self.candidate if verdict.kept else self.champion),
             evaluation=self.evaluation if verdict.kept else self.against,
@@ -46,6 +45,48 @@ class Gate(Step):
         )
         return Outcome(
             output=result, metrics={"kept": float(verdict.kept)}, notes=(verdict.sentence,)
+        )
+
+
+class ParentGate(Gate):
+    """The plain gate: the round against the model it started from."""
+
+    stage: Literal["gate"] = "gate"
+    title = "gate"
+    config: PlainGate
+
+    def verdict(self, store: Store) -> Verdict:
+        """Compare both models row by row."""
+        return judge(
+            self.config,
+            candidate=_judged(store, self.evaluation),
+            champion=_judged(store, self.against),
+        )
+
+
+class AnchorGate(Gate):
+    """The anchored gate: the round against the model approved last, and against its parent.
+
+    Attributes:
+        anchor: the evaluation of the model approved last.
+        look: the number of this verdict since then, 1 for the first.
+    """
+
+    stage: Literal["anchored"] = "anchored"
+    title = "anchored gate"
+    parent_fields = (*Gate.parent_fields, "anchor")
+    config: AnchoredGate
+    anchor: Key
+    look: int
+
+    def verdict(self, store: Store) -> Verdict:
+        """Compare the three models row by row."""
+        return judge_anchored(
+            self.config,
+            candidate=_judged(store, self.evaluation),
+            champion=_judged(store, self.against),
+            anchor=_judged(store, self.anchor),
+            look=self.look,
         )
 
 

@@ -36,7 +36,7 @@ def test_it_builds_the_runs_own_data_and_nothing_else(settings):
     assert seen == ["pairs-evaluation", "conversations", "pairs-1", "pairs-2"]
     data = {step.key for step in steps.steps() if step.stage in ("pairs", "conversations")}
     assert built == data
-    assert len(report.findings) == 22
+    assert len(report.findings) == 23
     assert report.verdict == "warn"  # 4 steps a round
     assert by_check(report)["stop token"].verdict == "ok"
 
@@ -86,7 +86,7 @@ def test_a_hub_model_needs_config_and_tokenizer_only(
     (cache / "models--someone--tiny" / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     report = examine(settings("model={name: hub, id: someone/tiny}"))
-    assert len(report.findings) == 22
+    assert len(report.findings) == 23
     assert by_check(report)["memory"].figures["sft_gib"] > 0
 
 

@@ -31,6 +31,8 @@ REPLY = Generation(
 )
 THREE_REPLIES = (
     REPLY,
-    REPLY.model_copy(update={"id": "b", "passed": False, "tokens": 9, "stopped": False}),
+    REPLY.model_copy(
+        update={"id": "b", "reply": "so so so", "passed": False, "tokens": 9, "stopped": False}
+    ),
     REPLY.model_copy(update={"id": "c", "passed": False, "unseen": True, "task_type": "email"}),
 )

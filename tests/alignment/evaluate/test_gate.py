@@ -4,7 +4,7 @@ import pytest
 
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.gate import JudgedModel, judge
-from alignment.evaluate.settings import GateConfig
+from alignment.evaluate.settings import PlainGate
 from alignment.records import Estimate, EvalReport, Generation, PairScore
 
 
@@ -58,7 +58,7 @@ def reply(row, *, passed):
 
 
 def verdict(candidate, champion, **settings):
-    return judge(GateConfig(**settings), candidate=candidate, champion=champion)
+    return judge(PlainGate(**settings), candidate=candidate, champion=champion)
 
 
 def test_round_that_is_shown_to_be_worse_is_rejected_with_its_numbers():

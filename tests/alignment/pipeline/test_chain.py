@@ -3,10 +3,12 @@ from collections.abc import Iterator
 import pytest
 
 from alignment.config.pipeline import NoSft, PipelineConfig
+from alignment.data.read.sources import FileSource
 from alignment.errors import ModelError
 from alignment.execution.run_step import build, run_step
 from alignment.pipeline.chain import chain, rebuild_rounds, seed_for
 from alignment.pipeline.plan import plan
+from alignment.pipeline.steps import AnchorGate
 from alignment.records import AdapterRef, EvalReport, ModelRef
 from alignment.store.progress import Mark, Progress
 from alignment.store.store import Store
@@ -77,6 +79,28 @@ def test_each_gate_compares_its_round_with_the_model_it_started_from(tiny_settin
     kept = names.rounds[0]
     assert (second.champion, second.against) == (kept.handover.key, kept.evaluate.key)
     assert second.candidate == names.rounds[1].handover.key
+
+
+def test_anchored_gate_compares_every_round_with_the_model_before_the_rounds(tiny_settings):
+    tiny_settings["gate"] = {"name": "anchored"}
+    names = chain(PipelineConfig.model_validate(tiny_settings))
+    gates = [round_.gate for round_ in names.rounds if isinstance(round_.gate, AnchorGate)]
+    anchor, kept = names.evaluate_sft.key, names.rounds[0].evaluate.key
+    assert [(gate.anchor, gate.against, gate.look) for gate in gates] == [
+        (anchor, anchor, 1),
+        (anchor, kept, 2),
+    ]
+
+
+def test_data_given_for_evaluation_is_used_whole(tiny_settings, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}\n')
+    tiny_settings["evaluation"]["data"] = {"sources": [{"name": "file", "path": str(file)}]}
+    held_out = chain(PipelineConfig.model_validate(tiny_settings)).held_out
+    assert held_out is not None
+    (source,) = held_out.config.sources
+    assert isinstance(source, FileSource)
+    assert source.use == "held_out"
 
 
 def test_gate_settings_rebuild_no_model(changed):

@@ -136,9 +136,9 @@ def merged() -> ModelRef:
     )
 
 
-PASSED = Check(name="pass rate", passed=True, words="pass rate rose by 0.200")
-BROKEN = Check(name="pass rate", passed=False, words="pass rate fell by 0.300")
-FINE = (Check(name="length", passed=True, words="replies went from 9.0 to 8.0 tokens"),)
+PASSED = Check(name="pass rate", finding="passed", words="pass rate rose by 0.200")
+BROKEN = Check(name="pass rate", finding="failed", words="pass rate fell by 0.300")
+FINE = (Check(name="length", finding="passed", words="replies went from 9.0 to 8.0 tokens"),)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from matplotlib.container import ErrorbarContainer
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator, RowValue, ScoredRows
 from alignment.evaluate.gate import JudgedModel, judge
-from alignment.evaluate.settings import EvaluationConfig, GateConfig
+from alignment.evaluate.settings import EvaluationConfig, PlainGate
 from alignment.evaluate.suite import DISTRIBUTIONS, BaselineScores, eval_prompts, evaluate
 from alignment.records import Check, EvalReport, Generation, PairScore
 from alignment.report import plots, tables
@@ -45,7 +45,8 @@ class ReplyCharacters(Evaluator):
         """They may not double."""
         del limits
         words = f"replies went from {before.value:g} to {now.value:g} characters"
-        return Check(name=self.name, passed=now.value <= 2 * before.value, words=words)
+        finding = "passed" if now.value <= 2 * before.value else "failed"
+        return Check(name=self.name, finding=finding, words=words)
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_new_metric_guards_the_gate(new_run, before, passed):
     champion = base.model_copy(update={"overall": {"reply_characters": shorter}})
     rows = ScoredRows(pairs=new_run.pairs["base"], generations=new_run.generations["base"])
     verdict = judge(
-        GateConfig(), candidate=JudgedModel(base, rows), champion=JudgedModel(champion, rows)
+        PlainGate(), candidate=JudgedModel(base, rows), champion=JudgedModel(champion, rows)
     )
     (check,) = [check for check in verdict.checks if check.name == "reply_characters"]
     assert check.passed is verdict.kept is passed

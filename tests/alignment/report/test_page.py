@@ -120,7 +120,7 @@ def poisoned(run, payload):
                 Verdict(
                     candidate=payload,
                     champion=payload,
-                    checks=(Check(name=payload, passed=False, words=payload),),
+                    checks=(Check(name=payload, finding="failed", words=payload),),
                 ),
             ),
             "data": {payload: run.data["pairs-1"].model_copy(update={"quarantined": {payload: 3}})},

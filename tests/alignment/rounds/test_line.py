@@ -151,6 +151,35 @@ def test_a_rollback_follows_the_promotions_that_led_to_the_champion(line):
         assert line.roll_back(line.earlier_champion(), "bad").champion == expected
 
 
+def test_rounds_are_judged_from_the_last_model_that_a_person_promoted(line):
+    kept(line, 4, batch(1))
+    kept(line, 5, batch(2))
+    assert line.state().anchor == champion("start")
+    line.promote(champion(5), "read ten replies")
+    kept(line, 6, batch(3))
+    line.promote(champion(4), "the gate chose it", by="gate")
+    assert (line.state().anchor, line.state().looks) == (champion(5), 2)
+    opened = line.open((batch(4),)).open
+    assert opened is not None
+    assert (opened.anchor, opened.look) == (champion(5), 3)
+
+
+def test_confirming_the_champion_begins_the_count_of_verdicts_again(line):
+    kept(line, 4, batch(1))
+    state = line.promote(champion(4), "still good")
+    assert (state.anchor, state.looks) == (champion(4), 0)
+    assert state.path == (champion("start"), champion(4)), "it is not its own predecessor"
+    line.promote(champion(4), "still good")
+    assert entries(line)[-2:] == ["closed", "moved"], "confirming twice changes nothing"
+
+
+def test_rolling_back_past_an_approved_model_goes_back_to_the_anchor_before(line):
+    kept(line, 4, batch(1))
+    kept(line, 5, batch(2))
+    line.promote(champion(5), "read ten replies")
+    assert line.roll_back(line.earlier_champion(), "bad").anchor == champion("start")
+
+
 def test_only_a_model_that_is_in_the_store_becomes_champion(line):
     kept(line, 4, batch(1))
     kept(line, 5, batch(2))

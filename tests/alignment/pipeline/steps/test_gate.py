@@ -2,9 +2,9 @@
 
 import pytest
 
-from alignment.evaluate.settings import GateConfig
+from alignment.evaluate.settings import PlainGate
 from alignment.execution.run_step import run_step
-from alignment.pipeline.steps import Gate
+from alignment.pipeline.steps import ParentGate
 from alignment.records import GateResult, ModelRef
 from alignment.report.assemble import gather
 from alignment.store.store import Store
@@ -22,9 +22,9 @@ def store(tmp_path, tiny_ref):
 
 
 def gate(candidate, *, champion):
-    return Gate(
+    return ParentGate(
         name="gate",
-        config=GateConfig(),
+        config=PlainGate(),
         candidate=f"merge-{candidate}",
         evaluation=f"evaluate-{candidate}",
         champion=f"merge-{champion}",

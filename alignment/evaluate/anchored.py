@@ -1,0 +1,219 @@
+"""The anchored gate: a round is kept if it is shown to hold a margin to the last approved model.
+
+Rounds compared only with their parents may lose a little each time, and the losses add up. So each
+round is also compared with the anchor, on the same rows: it has to be shown not to lie below it by
+more than the margin. The error of that test is divided evenly among the rounds until a person
+approves another model (Bonferroni), so it holds however the verdicts depend on each other.
+Means that a preference score does not see have budgets, over all rounds since the anchor.
+What cannot be judged is never kept. Not here: the tests (`noninferiority.py`), which model is the
+anchor (`pipeline/chain.py`, `rounds/state.py`).
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from alignment.evaluate import evaluators
+from alignment.evaluate.evaluator import Evaluator
+from alignment.evaluate.gate import JudgedModel, not_worse
+from alignment.evaluate.noninferiority import (
+    PairedCounts,
+    is_shown_above,
+    is_shown_below,
+    lower_bound,
+    paired_counts,
+)
+from alignment.evaluate.settings import AnchoredGate
+from alignment.records import Check, Finding, Generation, PairScore, Verdict
+
+SHOWN = 0.05
+"""Error of the tests that reject a round; too strict a level would let a bad one pass."""
+
+
+def judge_anchored(
+    config: AnchoredGate,
+    *,
+    candidate: JudgedModel,
+    champion: JudgedModel,
+    anchor: JudgedModel,
+    look: int,
+) -> Verdict:
+    """The verdict on a round.
+
+    Args:
+        config: margin, error and budgets.
+        candidate: the round's model.
+        champion: the model that the round started from.
+        anchor: the model that a person approved last.
+        look: the number of this verdict since then, 1 for the first.
+    """
+    checks = (
+        *_margins(config, candidate, anchor),
+        *_within_error(config, look),
+        *not_worse(candidate.rows, champion.rows),
+        *_groups(config, candidate, anchor),
+        *_budgets(config, candidate, anchor),
+    )
+    return Verdict(
+        candidate=candidate.report.model,
+        champion=champion.report.model,
+        anchor=anchor.report.model,
+        checks=checks,
+        keep_undecided=config.on_inconclusive == "keep_candidate",
+    )
+
+
+def _margins(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) -> Iterator[Check]:
+    """One check per paired metric with enough rows; one that cannot be judged if there is none."""
+    decided = False
+    for evaluator in _with_gate("paired"):
+        rows = _PairedRows.of(evaluator, candidate, anchor)
+        decided |= rows.n >= config.min_rows
+        if rows.missing:
+            words = (
+                f"{evaluator.in_words}: {rows.missing} of the {rows.n + rows.missing} rows of "
+                f"{anchor.report.model} are missing"
+            )
+            yield Check(name=evaluator.in_words, finding="cannot be judged", words=words)
+        elif rows.n >= config.min_rows and (counts := rows.counts()) is not None:
+            yield _margin(config, evaluator, counts, rows, anchor.report.model)
+    if not decided:
+        words = f"no metric has {config.min_rows} held-out rows, so nothing is decided"
+        yield Check(name="rows", finding="cannot be judged", words=words)
+
+
+def _margin(
+    config: AnchoredGate, evaluator: Evaluator, counts: PairedCounts, rows: "_PairedRows", to: str
+) -> Check:
+    lowest = lower_bound(counts, config.level)
+    words = (
+        f"{evaluator.in_words} is {_away(counts.difference)} {to}, at worst {_away(lowest)} "
+        f"(error {config.level:g}; {rows.wins} won, {rows.losses} lost of {rows.n} rows; "
+        f"{config.margin:g} below is allowed)"
+    )
+    name = f"{evaluator.in_words} to anchor"
+    return Check(name=name, finding=margin_finding(config, counts), words=words)
+
+
+def _away(difference: float) -> str:
+    return f"{abs(difference):.3f} {'above' if difference >= 0 else 'below'}"
+
+
+def margin_finding(config: AnchoredGate, counts: PairedCounts) -> Finding:
+    """Whether a share is shown to hold the margin, shown to break it, or neither."""
+    if is_shown_above(counts, config.margin, config.level):
+        return "passed"
+    return "failed" if is_shown_below(counts, config.margin, SHOWN) else "inconclusive"
+
+
+def _within_error(config: AnchoredGate, look: int) -> Iterator[Check]:
+    if look > config.rounds:
+        words = (
+            f"{look - 1} rounds were judged since a model was approved, and gate.rounds is "
+            f"{config.rounds}: approve the champion with `sft-dpo promote champion`"
+        )
+        yield Check(name="error", finding="cannot be judged", words=words)
+
+
+def _groups(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) -> Iterator[Check]:
+    """The task types and sources that are shown to be worse; the error is divided among them."""
+    groups = [
+        (evaluator, name, counts)
+        for evaluator in _with_gate("paired")
+        for name, rows in _PairedRows.of(evaluator, candidate, anchor).groups()
+        if rows.n >= config.min_rows and (counts := rows.counts()) is not None
+    ]
+    for evaluator, name, counts in groups:
+        if is_shown_below(counts, config.group_margin, SHOWN / len(groups)):
+            words = (
+                f"{evaluator.in_words} of {name} is {_away(counts.difference)} "
+                f"{anchor.report.model} ({config.group_margin:g} below is allowed)"
+            )
+            yield Check(name=f"{evaluator.in_words} of {name}", finding="failed", words=words)
+
+
+def _budgets(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) -> Iterator[Check]:
+    """One check per metric with a budget that the anchor has."""
+    for evaluator in _with_gate("guard", "budget"):
+        now, then = _mean(evaluator, candidate), _mean(evaluator, anchor)
+        if then is None:
+            continue
+        name, to = f"{evaluator.in_words} to anchor", anchor.report.model
+        if now is None or not math.isfinite(now) or not math.isfinite(then):
+            words = f"{evaluator.in_words} is {_number(now)}, and {_number(then)} for {to}"
+            yield Check(name=name, finding="cannot be judged", words=words)
+            continue
+        budget = evaluator.budget(config, now, then)
+        shown = f"{now:.{evaluator.digits}f} and {then:.{evaluator.digits}f} for {to}"
+        words = f"{evaluator.in_words} is {shown}: {budget.change} ({budget.allowed})"
+        yield Check(name=name, finding="passed" if budget.holds else "failed", words=words)
+
+
+def _number(mean: float | None) -> str:
+    return "not measured" if mean is None else f"{mean:g}"
+
+
+def _with_gate(*parts: str) -> list[Evaluator]:
+    return [evaluator for evaluator in evaluators.EVALUATORS if evaluator.gate in parts]
+
+
+def _mean(evaluator: Evaluator, model: JudgedModel) -> float | None:
+    """The mean of the stored rows; else as reported; None if it was not measured."""
+    values = list(evaluator.measure(model.rows))
+    if values:
+        return sum(value.total for value in values) / sum(value.weight for value in values)
+    stored = model.report.overall.get(evaluator.name)
+    return stored.value if stored else None
+
+
+class _PairedRows(NamedTuple):
+    """The rows of one metric that both models have, and how many the candidate lacks."""
+
+    candidate: Mapping[str, float]
+    anchor: Mapping[str, float]
+    rows: Mapping[str, PairScore | Generation]
+
+    @classmethod
+    def of(cls, evaluator: Evaluator, candidate: JudgedModel, anchor: JudgedModel) -> "_PairedRows":
+        rows = {value.row.id: value.row for value in evaluator.measure(anchor.rows)}
+        return cls(evaluator.by_row(candidate.rows), evaluator.by_row(anchor.rows), rows)
+
+    @property
+    def n(self) -> int:
+        return len(self.anchor.keys() & self.candidate.keys())
+
+    @property
+    def missing(self) -> int:
+        return len(self.anchor.keys() - self.candidate.keys())
+
+    @property
+    def wins(self) -> int:
+        return sum(self.candidate[row] > self.anchor[row] for row in self._common())
+
+    @property
+    def losses(self) -> int:
+        return sum(self.candidate[row] < self.anchor[row] for row in self._common())
+
+    def _common(self) -> set[str]:
+        return set(self.anchor.keys() & self.candidate.keys())
+
+    def counts(self) -> PairedCounts | None:
+        """The counts, adjusted for prompts that occur in several rows."""
+        clusters = {key: row.prompt or key for key, row in self.rows.items()}
+        return paired_counts(self.candidate, self.anchor, clusters)
+
+    def groups(self) -> Iterator[tuple[str, "_PairedRows"]]:
+        """The rows of each task type and each source, where there are several."""
+        for kind, field in (("task type", "task_type"), ("source", "source")):
+            ids: dict[str, set[str]] = defaultdict(set)
+            for key, row in self.rows.items():
+                ids[getattr(row, field)].add(key)
+            for name, members in ids.items() if len(ids) > 1 else ():
+                yield f"{kind} {name}", self._only(members)
+
+    def _only(self, members: set[str]) -> "_PairedRows":
+        def part(values: Mapping[str, float]) -> dict[str, float]:
+            return {key: value for key, value in values.items() if key in members}
+
+        return _PairedRows(part(self.candidate), part(self.anchor), self.rows)

@@ -1,0 +1,190 @@
+"""The anchored gate on rows small enough to count."""
+
+import math
+
+import pytest
+
+from alignment.evaluate.anchored import judge_anchored
+from alignment.evaluate.evaluator import ScoredRows
+from alignment.evaluate.gate import JudgedModel
+from alignment.evaluate.settings import AnchoredGate
+from alignment.records import EvalReport, Generation, PairScore, Verdict
+
+ROWS = 600
+REPLIES = 40
+
+
+def model(label, right, *, reply="a short and friendly answer", tokens=5, rows=ROWS, nats=-1.0):
+    """A model that has `right` of the pairs right, the first ones, and answers all the same."""
+    pairs = [pair(row, right=row < right, nats=nats) for row in range(rows)]
+    replies = [answer(row, reply, tokens) for row in range(REPLIES)]
+    return JudgedModel(
+        report=EvalReport(
+            model=label, overall={}, by_task_type={}, by_source={}, generations="", pairs=""
+        ),
+        rows=ScoredRows(pairs=pairs, generations=replies),
+    )
+
+
+def pair(row, *, right, nats=-1.0):
+    return PairScore(
+        id=f"q{row}",
+        task_type="city" if row % 10 == 0 else "mail",
+        source="any",
+        chosen=nats if right else nats - 2,
+        rejected=nats - 1,
+        base_chosen=-2.0,
+        base_rejected=-2.0,
+        chosen_tokens=4,
+        rejected_tokens=4,
+    )
+
+
+def answer(row, reply, tokens):
+    return Generation(
+        id=f"p{row}", task_type="any", source="any", prompt=f"{row}?", reply=reply, tokens=tokens,
+        stopped=True,
+    )  # fmt: skip
+
+
+ANCHOR = model("sft", 400)
+
+
+def judged(candidate, champion=ANCHOR, look=1, **settings):
+    return judge_anchored(
+        AnchoredGate(**settings), candidate=candidate, champion=champion, anchor=ANCHOR, look=look
+    )
+
+
+def failed(verdict):
+    return [check.name for check in verdict.checks if not check.passed]
+
+
+def test_round_that_gains_is_kept():
+    verdict = judged(model("round 1", 420))
+    assert verdict.kept
+    assert verdict.anchor == "sft"
+    assert verdict.sentence.startswith(
+        "round 1 is kept: preference accuracy is 0.033 above sft, at worst 0."
+    )
+
+
+def test_losses_too_small_to_be_shown_add_up_to_a_rejection():
+    """Each model loses 3 of 600 rows to its parent, which no single comparison can show."""
+    champion, found = ANCHOR, []
+    for number in range(1, 31):
+        candidate = model(f"round {number}", 400 - 3 * number)
+        verdict = judged(candidate, champion, look=number)
+        found.append(verdict.finding)
+        assert "preference accuracy" not in failed(verdict)
+        champion = candidate
+    assert found[0] == "passed"
+    assert "passed" not in found[5:]
+    assert found[-1] == "failed"
+
+
+def test_inconclusive_round_is_kept_only_if_asked_for():
+    candidate = model("round 1", 400 - 18)
+    verdict = judged(candidate, model("round 0", 400 - 16))
+    assert (verdict.finding, verdict.kept) == ("inconclusive", False)
+    assert verdict.sentence.startswith("round 1 is inconclusive, round 0 stays: preference")
+    kept = judged(candidate, model("round 0", 400 - 16), on_inconclusive="keep_candidate")
+    assert kept.kept
+    assert kept.sentence.startswith("round 1 is inconclusive and kept: ")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "check"),
+    [
+        (model("round 1", 420, reply="", tokens=0), "reply tokens to anchor"),
+        (model("round 1", 420, tokens=8), "reply tokens to anchor"),
+        (model("round 1", 420, tokens=3), "reply tokens to anchor"),
+        (model("round 1", 420, reply="the the the the the"), "repetition to anchor"),
+        (model("round 1", 420, reply="I'm sorry, but I can't do that"), "refusal rate to anchor"),
+        (model("round 1", 420, nats=-100.0), "nll to anchor"),
+    ],
+    ids=["empty", "long", "short", "repeats", "refuses", "unlikely"],
+)
+def test_what_a_preference_score_does_not_see_has_a_budget(candidate, check):
+    verdict = judged(candidate)
+    assert not verdict.kept
+    assert check in failed(verdict)
+
+
+def test_budgets_add_up_over_rounds():
+    """7 tokens are 1.4 times 5, and 9 are 1.29 times 7; but 9 are 1.8 times the anchor's 5."""
+    first, second = model("round 1", 420, tokens=7), model("round 2", 440, tokens=9)
+    assert judged(first).kept
+    assert failed(judged(second, first, look=2)) == ["reply tokens to anchor"]
+
+
+def test_limit_is_met_by_a_number_that_rounding_puts_above_it():
+    """.8 - .7 is .10000000000000009."""
+    drop = ANCHOR.rows.generations
+    stops = [row.model_copy(update={"stopped": i >= 8}) for i, row in enumerate(drop)]
+    later = [row.model_copy(update={"stopped": i >= 12}) for i, row in enumerate(drop)]
+    before = JudgedModel(ANCHOR.report, ScoredRows(pairs=ANCHOR.rows.pairs, generations=stops))
+    after = JudgedModel(
+        model("round 1", 420).report,
+        ScoredRows(pairs=model("round 1", 420).rows.pairs, generations=later),
+    )
+    verdict = judge_anchored(
+        AnchoredGate(), candidate=after, champion=before, anchor=before, look=1
+    )
+    assert verdict.kept
+
+
+def test_collapse_of_one_task_type_is_rejected_though_the_whole_improves():
+    """Every `city` row is lost (60 of 600); 80 others are won."""
+    right = {row for row in range(480) if row % 10}
+    pairs = [pair(row, right=row in right) for row in range(ROWS)]
+    candidate = JudgedModel(
+        model("round 1", 0).report,
+        ScoredRows(pairs=pairs, generations=ANCHOR.rows.generations),
+    )
+    assert failed(judged(candidate)) == ["preference accuracy of task type city"]
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reason"),
+    [
+        (model("round 1", 400, rows=500), "100 of the 600 rows of sft are missing"),
+        (
+            JudgedModel(ANCHOR.report, ScoredRows(pairs=ANCHOR.rows.pairs)),
+            "not measured, and 5 for sft",
+        ),
+        (model("round 1", 400, nats=math.nan), "nan, and"),
+    ],
+    ids=["rows", "replies", "nan"],
+)
+def test_what_cannot_be_judged_is_never_kept(candidate, reason):
+    verdict = judged(candidate, on_inconclusive="keep_candidate")
+    assert not verdict.kept
+    assert any(reason in check.words for check in verdict.checks if not check.passed)
+
+
+def test_five_rows_decide_nothing():
+    few = model("sft", 3, rows=5)
+    verdict = judge_anchored(
+        AnchoredGate(), candidate=model("round 1", 0, rows=5), champion=few, anchor=few, look=1
+    )
+    assert verdict.finding == "cannot be judged"
+    assert "no metric has 30 held-out rows" in verdict.sentence
+
+
+def test_error_is_spent_after_as_many_rounds_as_it_was_divided_among():
+    assert judged(model("round 50", 420), look=50).kept
+    spent = judged(model("round 51", 420), look=51)
+    assert spent.finding == "cannot be judged"
+    assert "sft-dpo promote" in spent.sentence
+
+
+def test_verdict_of_an_earlier_version_is_read():
+    stored = {
+        "candidate": "round 1",
+        "champion": "sft",
+        "checks": [{"name": "length", "passed": False, "words": "too long"}],
+    }
+    verdict = Verdict.model_validate(stored)
+    assert (verdict.kept, verdict.word) == (False, "rejected")
+    assert Verdict.model_validate(verdict.model_dump()) == verdict
