@@ -70,30 +70,43 @@ class ToolCall(Frozen):
     """A tool call, in the form that chat templates expect."""
 
     type: Literal["function"] = "function"
+    id: str = ""
     function: Function
+
+    @model_serializer(mode="wrap")
+    def _without_empty_id(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        dumped: dict[str, object] = serialise(self)
+        return dumped if self.id else {k: value for k, value in dumped.items() if k != "id"}
 
 
 class Message(Frozen):
-    """One turn of a chat.
+    """One turn of a chat. All fields but the first two are left out of the JSON when empty.
 
     Attributes:
         tool_calls: calls made by an assistant turn, after its text or instead of it.
         tools: on the opening system turn, the functions that may be called (JSON schemas); such a
-            turn may have no text. Both fields are left out of the JSON when they are empty.
+            turn may have no text.
+        reasoning_content: what an assistant turn thought before its text.
+        name: of the speaker; on a tool's turn, of the function that answers.
+        tool_call_id: on a tool's turn, the `id` of the call that it answers.
     """
 
     role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tools: tuple[dict[str, JsonValue], ...] = ()
+    reasoning_content: str = ""
+    name: str = ""
+    tool_call_id: str = ""
 
     @property
     def text(self) -> str:
-        """Everything that a chat template renders: the content, tool calls and tools."""
-        if not self.tool_calls and not self.tools:
+        """What a chat template renders of its own: reasoning, content, tool calls and tools."""
+        if not self.tool_calls and not self.tools and not self.reasoning_content:
             return self.content
         extra = [call.function.model_dump() for call in self.tool_calls] + list(self.tools)
-        return "\n".join([self.content, *(json.dumps(e, ensure_ascii=False) for e in extra)])
+        lines = [self.reasoning_content] * bool(self.reasoning_content) + [self.content]
+        return "\n".join([*lines, *(json.dumps(e, ensure_ascii=False) for e in extra)])
 
     @model_serializer(mode="wrap")
     def _without_empty_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:

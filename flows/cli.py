@@ -85,11 +85,19 @@ def data(
     out: Annotated[Path, typer.Option("--out", help="Folder for kept.jsonl and quarantine.jsonl.")],
     format_: Annotated[
         str,
-        typer.Option("--format", help="Format of all files; by default detected from the columns."),
+        typer.Option(
+            "--format",
+            metavar="NAME[,FIELD=VALUE]",
+            help="Format of all files; by default detected from the columns.",
+        ),
     ] = "auto",
     columns: Annotated[
         list[str] | None,
-        typer.Option("--column", metavar="THEIRS=OURS", help="Rename a column; repeatable."),
+        typer.Option(
+            "--column",
+            metavar="THEIRS=OURS",
+            help="Rename a column, or leave it out (THEIRS=); repeatable.",
+        ),
     ] = None,
     near: Annotated[
         float,
@@ -105,9 +113,13 @@ def data(
     as_json: AsJson = False,
 ) -> None:
     """Read any data by its path; write usable rows, and dropped ones with file, row and reason."""
-    from flows.commands.data import read_data
+    from flows.commands.data import format_words, read_data
 
-    wanted = {"format": {"name": format_}, "near_duplicates": near, "max_per_prompt": per_prompt}
+    wanted = {
+        "format": format_words(format_),
+        "near_duplicates": near,
+        "max_per_prompt": per_prompt,
+    }
     read_data(paths, wanted, columns=columns or [], out=out, as_json=as_json)
 
 

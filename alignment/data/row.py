@@ -21,6 +21,8 @@ class Reason(StrEnum):
     """Not valid JSON, or not the columns and types that its format requires."""
     bad_encoding = "bad_encoding"
     """Not UTF-8; or contains NUL, half a surrogate pair, or U+FFFD from an earlier bad decoding."""
+    contradictory = "contradictory"
+    """Two columns say different things about the same, such as two system turns."""
     no_contrast = "no_contrast"
     """The candidates for one prompt are all right or all wrong, so none is preferred."""
     score_inverted = "score_inverted"

@@ -5,34 +5,94 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from alignment.data.build.ingest import FileReport, IngestOptions, IngestReport, ingest
-from alignment.errors import UsageError
+from alignment.data.build.ingest import (
+    QUARANTINE,
+    FileReport,
+    IngestOptions,
+    IngestReport,
+    ingest,
+)
+from alignment.data.build.report import listed_unread
+from alignment.errors import DataError, UsageError
 from flows.display import counting
 
 
 def read_data(
     paths: list[str], wanted: Mapping[str, object], *, columns: list[str], out: Path, as_json: bool
 ) -> None:
-    """Write usable and quarantined rows, and print how many there are."""
+    """Write usable and quarantined rows, and print how many there are.
+
+    Raises:
+        DataError: rows were read, and none of them is usable.
+    """
     request = _validated({**wanted, "columns": dict(_pair_of(column) for column in columns)})
     with counting() as on_progress:
         report = ingest(paths, request, out=out, on_progress=on_progress)
     if as_json:
         print(report.model_dump_json(indent=2))
-        return
+    else:
+        _print(report, out)
+    if report.read and not report.kept:
+        raise DataError(nothing_kept(report, out))
+
+
+def format_words(text: str) -> dict[str, str]:
+    """The value of `--format`, NAME or NAME,FIELD=VALUE..., as the config has it.
+
+    Raises:
+        UsageError: a field has no value.
+    """
+    name, *fields = text.split(",")
+    pairs = [field.partition("=") for field in fields]
+    if any(not (key and equals) for key, equals, _ in pairs):
+        raise UsageError(
+            f"--format {text!r}: expected NAME or NAME,FIELD=VALUE, e.g. compared,zero_is=first"
+        )
+    return {"name": name, **{key: value for key, _, value in pairs}}
+
+
+def nothing_kept(report: IngestReport, out: Path) -> str:
+    """The error for data of which no row is usable: why, where to look, and words that may help."""
+    reasons = ", ".join(f"{name} {count}" for name, count in report.quarantined.items())
+    hints = [_HINTS[reason] for reason in report.quarantined if reason in _HINTS]
+    chats = any(file.gives == "conversations" for file in report.files)
+    hints += [_PROMPTS] * (chats and "role_order" in report.quarantined)
+    return (
+        f"none of {report.read} rows is usable: {reasons}. {out / QUARANTINE} says what was found "
+        f"in each. {' '.join(hints)}".strip()
+    )
+
+
+_PROMPTS = (
+    "Chats without replies are read as prompts with --column messages=prompt (or the name of their "
+    "column in place of messages)."
+)
+_HINTS = {
+    "unpaired": "To imitate all replies, leave the column of the judgement out: --column label=.",
+    "turn_marker": "Texts with the turns of a chat template in them are read as turns only where "
+    "most of their column are; put those rows in a file of their own.",
+}
+
+
+def _print(report: IngestReport, out: Path) -> None:
     for file in report.files:
         print(f"{file.file}: {file.format} ({file.reason}), {file.gives or 'nothing'}")
         print(f"  {_counts_of(file)}")
         if file.note:
             print(f"  note: {file.note}")
+        if file.unread:
+            print(f"  not read: {listed_unread(file.unread)}")
     print(f"total: {_counts_of(report)}")
     print(f"written: {out / 'kept.jsonl'}, {out / 'quarantine.jsonl'}")
 
 
 def _pair_of(column: str) -> tuple[str, str]:
     theirs, equals, ours = column.partition("=")
-    if not (theirs and equals and ours):
-        raise UsageError(f"--column {column!r}: expected THEIRS=OURS, e.g. question=prompt")
+    if not (theirs and equals):
+        raise UsageError(
+            f"--column {column!r}: expected THEIRS=OURS, e.g. question=prompt, or THEIRS= to leave "
+            "the column out"
+        )
     return theirs, ours
 
 

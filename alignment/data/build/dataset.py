@@ -328,6 +328,7 @@ class DatasetBuilder(Generic[R]):
                 kept=int(mine.sum()) - held,
                 held_out=held,
                 dropped=by_reason([self.dropped[number]]),
+                unread=dict(sorted(reading.unread.items())),
             )
 
 

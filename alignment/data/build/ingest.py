@@ -53,7 +53,7 @@ class IngestOptions(Frozen):
     """How to read the files.
 
     Attributes:
-        columns: columns to rename, {theirs: ours}.
+        columns: columns to rename, {theirs: ours}; to an empty text: to leave out.
         near_duplicates: drop rows at least this similar to an earlier row; None: only equal rows.
         max_per_prompt: keep at most this many rows with the same whole prompt; None: all.
     """
@@ -75,6 +75,7 @@ class FileReport(Frozen):
         note: what the format changes in the text.
         read: records, plus rows that gave none; one row may hold several records.
         flagged: kept rows by flag; a row may have several.
+        unread: columns and fields that the format does not read, with how many rows had them.
     """
 
     file: str
@@ -86,6 +87,7 @@ class FileReport(Frozen):
     kept: int
     flagged: dict[str, int]
     quarantined: dict[str, int]
+    unread: dict[str, int]
 
 
 class IngestReport(Frozen):
@@ -288,6 +290,7 @@ def _report(dataset: DatasetBuilder[Record], kinds: Sequence[Kind | None]) -> In
             kept=source.kept,
             flagged=_flag_counts(dataset, number),
             quarantined=source.dropped,
+            unread=source.unread,
         )
         for number, (source, reading, gives) in enumerate(
             zip(dataset.source_reports(), dataset.readings, kinds, strict=True)

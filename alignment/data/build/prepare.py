@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic
 
 from alignment.data.build.dataset import DatasetBuilder, OnProgress
-from alignment.data.build.report import Prepared
+from alignment.data.build.report import Prepared, listed_unread
 from alignment.data.build.settings import (
     ConversationSetConfig,
     Lengths,
@@ -239,6 +239,11 @@ class _Preparation(Generic[R]):
         """Write the set, with notes for the user."""
         all_notes = [
             f"{reading.source}: {reading.note}" for reading in dataset.readings if reading.note
+        ]
+        all_notes += [
+            f"{reading.source}: not read: {listed_unread(reading.unread)}"
+            for reading in dataset.readings
+            if reading.unread
         ]
         if spelled := dataset.changes["spelled_out"]:
             all_notes.append(f"{spelled} rows had control tokens in their text, now spelled out")

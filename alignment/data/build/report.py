@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from pydantic import Field
+
 from alignment.data.formats import Kind
 from alignment.data.row import Reason
 from alignment.records import DataRef, Frozen, Quarantined
@@ -27,6 +29,7 @@ class SourceReport(Frozen):
         read: records, plus rows that gave none; one row may hold several records.
         kept: training rows.
         dropped: rows not used, by reason.
+        unread: columns and fields that the format does not read, with how many rows had them.
     """
 
     source: str
@@ -36,6 +39,7 @@ class SourceReport(Frozen):
     kept: int
     held_out: int
     dropped: dict[str, int]
+    unread: dict[str, int] = Field(default_factory=dict)
 
 
 class PreparationReport(Frozen):
@@ -58,6 +62,17 @@ def by_reason(counts: Iterable[Counter[str]]) -> dict[str, int]:
     for counter in counts:
         total.update(counter)
     return {str(reason): count for reason, count in sorted(total.items())}
+
+
+def listed_unread(unread: Mapping[str, int]) -> str:
+    """Columns that were not read, with how many rows had them; the most frequent first."""
+    most = sorted(unread.items(), key=lambda one: (-one[1], one[0]))
+    shown = ", ".join(f"{name[:60]} ({count})" for name, count in most[:UNREAD_SHOWN])
+    more = len(most) - UNREAD_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+UNREAD_SHOWN = 12
 
 
 def too_many_unreadable(first: Quarantined, bad: int, read: int, *, tolerated: float) -> str:

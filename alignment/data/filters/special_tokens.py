@@ -29,6 +29,7 @@ _MARKERS = re.compile(
 )
 _SPEAKER = re.compile(r"\b(?:Human|Assistant):")
 _PLACEHOLDER = re.compile(r"\{\{\s*\w+\s*\}\}")
+_INLINE_CODE = re.compile(r"`[^`\n]*`")
 
 
 def special_token(
@@ -72,8 +73,10 @@ def turn_marker(row: Row[R]) -> str | None:
 def placeholder(row: Row[R]) -> str | None:
     """Drop rows with a placeholder such as {{name}} in a reply, unless the reply contains code."""
     for message in turns(row.record):
-        found = _PLACEHOLDER.search(message.content)
-        if found and message.role == "assistant" and "```" not in message.content:
+        if message.role != "assistant" or "{{" not in message.content:
+            continue
+        found = _PLACEHOLDER.search(_INLINE_CODE.sub("", message.content))
+        if found and "```" not in message.content:
             return f"{found[0][:60]} in the assistant turn"
     return None
 

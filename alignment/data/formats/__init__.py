@@ -12,13 +12,32 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
+from alignment.data.formats import refusals
 from alignment.data.formats.base import BaseFormat, Columns, Kind, Parsed, RowFormat
-from alignment.data.formats.chats import Gsm8k, Instances, Instruction, Messages, ShareGpt
-from alignment.data.formats.judged import Candidates, Compared
-from alignment.data.formats.pairs import HH, GradedSolutions, Preference
+from alignment.data.formats.chats import (
+    Contents,
+    Gsm8k,
+    Instances,
+    Instruction,
+    Messages,
+    ShareGpt,
+)
+from alignment.data.formats.judged import Candidates, Compared, LabelStudio
+from alignment.data.formats.pairs import (
+    HH,
+    OTHER_PROMPTS,
+    GradedSolutions,
+    Preference,
+    PreferredOutput,
+    RejectedResponse,
+)
 from alignment.data.formats.prompts import MtBench, Prompts
-from alignment.data.formats.threads import OpenAssistantNodes, OpenAssistantTrees
-from alignment.data.formats.unpaired import Unpaired
+from alignment.data.formats.threads import (
+    OpenAssistantNodes,
+    OpenAssistantRankedNodes,
+    OpenAssistantTrees,
+)
+from alignment.data.formats.unpaired import Rated, Unpaired
 from alignment.errors import DataError
 from alignment.records import Conversation, Frozen, Json, PreferencePair
 
@@ -31,19 +50,25 @@ __all__ = [
     "ChosenFormat",
     "Columns",
     "Compared",
+    "Contents",
     "Format",
     "GradedSolutions",
     "Gsm8k",
     "Instances",
     "Instruction",
     "Kind",
+    "LabelStudio",
     "Messages",
     "MtBench",
     "OpenAssistantNodes",
+    "OpenAssistantRankedNodes",
     "OpenAssistantTrees",
     "Parsed",
     "Preference",
+    "PreferredOutput",
     "Prompts",
+    "Rated",
+    "RejectedResponse",
     "RowFormat",
     "RowFormats",
     "ShareGpt",
@@ -56,7 +81,10 @@ __all__ = [
 RowFormats = (
     Messages
     | ShareGpt
+    | Contents
     | Preference
+    | PreferredOutput
+    | RejectedResponse
     | HH
     | Instruction
     | Instances
@@ -66,26 +94,35 @@ RowFormats = (
     | Candidates
     | OpenAssistantTrees
     | OpenAssistantNodes
+    | OpenAssistantRankedNodes
+    | LabelStudio
     | Unpaired
+    | Rated
     | MtBench
     | Prompts
 )
 KNOWN: tuple[RowFormats, ...] = (
     Messages(),
     ShareGpt(),
+    Contents(),
     Preference(),
-    Preference(prompt="question"),
-    Preference(prompt="instruction"),
-    Preference(prompt="conversations"),
+    *(Preference(prompt=name) for name in OTHER_PROMPTS),
     Preference(chosen="chosen_messages", rejected="rejected_messages"),
     Preference(
         prompt="question",
         chosen="answer_matching_behavior",
         rejected="answer_not_matching_behavior",
     ),
+    PreferredOutput(),
+    RejectedResponse(),
     HH(),
     Instruction(),
     Instruction(output="response"),
+    Instruction(instruction="question", output="answer"),
+    Instruction(instruction="question", output="response"),
+    Instruction(instruction="query", output="response"),
+    Instruction(instruction="human", output="assistant"),
+    Instruction(instruction="user", output="assistant"),
     Instruction(instruction="prompt", output="response"),
     Instruction(instruction="prompt", output="completion"),
     Instances(),
@@ -95,7 +132,10 @@ KNOWN: tuple[RowFormats, ...] = (
     Candidates(),
     OpenAssistantTrees(),
     OpenAssistantNodes(),
+    OpenAssistantRankedNodes(),
+    LabelStudio(),
     Unpaired(),
+    Rated(),
     MtBench(),
 )
 """What `Auto` chooses from, with the column names in common use."""
@@ -128,29 +168,34 @@ def choose_format(wanted: Auto | RowFormats, rows: Sequence[Json], *, where: str
         where: the source's name, for the error message.
 
     Raises:
-        DataError: the columns match no known format, or several.
+        DataError: the columns match no known format, or several; or the rows do not decide a
+            convention of their format.
     """
-    if not isinstance(wanted, Auto):
-        return ChosenFormat(wanted, "named in the config")
-    columns = columns_of(rows)
+    chosen = (
+        _detected(columns_of(rows), where)
+        if isinstance(wanted, Auto)
+        else ChosenFormat(wanted, "named in the config")
+    )
+    settled = chosen.format.settled(rows, where=where)
+    return ChosenFormat(settled, chosen.reason)
+
+
+def _detected(columns: Columns, where: str) -> ChosenFormat:
+    """The one format that matches, without those that another one outranks."""
     found = [
         ChosenFormat(known, reason)
         for known in KNOWN
         if (reason := known.detects(columns)) is not None
     ]
+    outranked = {name for one in found for name in one.format.outranks}
+    found = [one for one in found if one.format.name not in outranked]
     if not found and (reason := FALLBACK.detects(columns)) is not None:
         found = [ChosenFormat(FALLBACK, reason)]
     if len(found) == 1:
         return found[0]
-    names = " and ".join(dict.fromkeys(chosen.format.name for chosen in found))
-    problem = f"match several formats: {names}" if found else "match no known format"
-    listed = ", ".join(name[:40] for name in list(columns)[:20])
-    options = "; ".join({known.name: f"{known.name} ({known.expects})" for known in KNOWN}.values())
-    raise DataError(
-        f"{where}: columns {listed or '(none)'} {problem}. "
-        f"Name the format, for example format: {{name: {KNOWN[0].name}}}, or rename columns with "
-        f"columns: {{theirs: ours}}. Known formats: {options}"
-    )
+    if found:
+        raise DataError(refusals.several(where, columns, [one.format for one in found]))
+    raise DataError(refusals.unknown(where, columns, KNOWN))
 
 
 def columns_of(rows: Sequence[Json]) -> Columns:

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
+from alignment.data.formats.messages import is_exchange, is_message
 from alignment.data.formats.rows import RawRow
 from alignment.data.row import Reason, Record, Rejected
-from alignment.records import Frozen, Quarantined
+from alignment.records import Frozen, Json, Quarantined
 
 Kind = Literal["conversations", "pairs", "prompts"]
 Columns = Mapping[str, Sequence[object]]
@@ -20,17 +21,33 @@ class BaseFormat(Frozen, ABC):
 
     Attributes:
         expects: the columns it reads, for people.
+        reads: what becomes of them, for people.
+        columns: the columns that it cannot do without, to find the format nearest to a table.
+        outranks: formats that may match the same table and would read less of it.
         gives: what `records` yields. Pairs also serve as conversations: prompt and chosen reply.
         note: a change to the text that a user would not expect; stated in the report.
     """
 
     expects: ClassVar[str]
+    reads: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+    outranks: ClassVar[tuple[str, ...]] = ()
     gives: ClassVar[Kind]
     note: ClassVar[str] = ""
+    name: str
 
     @abstractmethod
     def detects(self, columns: Columns) -> str | None:
         """Why these columns match this format, or None if they do not."""
+
+    def settled(self, rows: Sequence[Json], *, where: str) -> Self:
+        """This format with its conventions decided by the first rows, if it has any.
+
+        Raises:
+            DataError: the rows do not decide them; says both readings and the word that does.
+        """
+        del rows, where
+        return self
 
     @abstractmethod
     def records(self, rows: Iterable[RawRow]) -> Iterator[Parsed]:
@@ -65,14 +82,18 @@ def set_aside(row: RawRow, reason: Reason, detail: str) -> Quarantined:
 
 
 def number(value: object, *, what: str) -> float:
-    """A value as a finite number.
+    """A value as a finite number; it may be written as text, as in a CSV file.
 
     Raises:
         Rejected: it is not one.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e9:
+    try:
+        found = float("nan" if isinstance(value, bool) else value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        found = float("nan")
+    if not abs(found) <= 1e9:
         raise Rejected(Reason.malformed, f"{what} {str(value)[:40]!r} is not a number")
-    return float(value)
+    return found
 
 
 # --- what columns hold --------------------------------------------------------------------------
@@ -89,9 +110,28 @@ def first_present(columns: Columns, names: Iterable[str], test: Callable[[object
     return next((name for name in names if mostly(columns, name, test)), "")
 
 
+def has_any(columns: Columns, names: Iterable[str]) -> bool:
+    """Whether one of these columns has a value."""
+    return any(columns.get(name) for name in names)
+
+
 def is_text(value: object) -> bool:
     """Whether it is text."""
     return isinstance(value, str)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number, perhaps written as text."""
+    try:
+        number(value, what="")
+    except Rejected:
+        return False
+    return True
+
+
+def is_answer(value: object) -> bool:
+    """Whether it is text or a number, which an answer may be."""
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def is_bool(value: object) -> bool:
@@ -105,13 +145,16 @@ def is_list(value: object) -> bool:
 
 
 def is_chat(value: object) -> bool:
-    """Whether it is a list that starts with a message."""
-    return isinstance(value, list) and bool(value) and is_message(value[0])
+    """Whether it is a list that starts with a message or an exchange."""
+    return (
+        isinstance(value, list) and bool(value) and (is_message(value[0]) or is_exchange(value[0]))
+    )
 
 
-def is_message(value: object) -> bool:
-    """Whether it is an object that names a speaker."""
-    return isinstance(value, dict) and bool({"role", "from"} & value.keys())
+def is_talk(value: object) -> bool:
+    """Whether it is a chat in any notation: also a list of texts."""
+    texts = isinstance(value, list) and bool(value) and all(map(is_text, value))
+    return texts or is_chat(value)
 
 
 def is_turns(value: object) -> bool:

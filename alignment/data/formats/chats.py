@@ -6,25 +6,53 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.data.formats.base import Columns, Kind, RowFormat, is_chat, is_list, is_text, mostly
-from alignment.data.formats.rows import RawRow, describe, exchange, text
+from alignment.data.formats.base import (
+    Columns,
+    Kind,
+    RowFormat,
+    first_present,
+    has_any,
+    is_answer,
+    is_list,
+    is_talk,
+    is_text,
+    mostly,
+)
+from alignment.data.formats.messages import describe, is_message, text
+from alignment.data.formats.rows import MORE, RawRow, exchange
 from alignment.data.row import Reason, Rejected
 from alignment.records import Conversation
 
+CHATS = ("conversations", "conversation", "dialogue", "dialog", "chat", "text")
+"""Columns that hold chats, besides `messages`."""
+PREFERENCES = (
+    "chosen",
+    "rejected",
+    "chosen_messages",
+    "rejected_messages",
+    "rejected_response",
+    "preferred_output",
+    "non_preferred_output",
+)
+"""Columns beside which a chat is part of a pair, not a chat to imitate."""
+
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
-_REPLIES = {"chosen", "rejected", "chosen_messages", "rejected_messages"}
 
 
 class Messages(RowFormat):
     """A chat as a list of `{role, content}`; a column `tools` lists the functions it may call."""
 
     expects: ClassVar[str] = "messages: a list of {role, content}"
+    reads: ClassVar[str] = (
+        "every turn, with its tool calls, reasoning_content and name; content may be parts"
+    )
+    columns: ClassVar[tuple[str, ...]] = ("messages",)
     gives: ClassVar[Kind] = "conversations"
     name: Literal["messages"] = "messages"
 
     def detects(self, columns: Columns) -> str | None:
-        """By a column `messages` of lists, unless a boolean `label` rates them."""
-        if mostly(columns, "label", lambda value: isinstance(value, bool)):
+        """By a column `messages` of lists, unless they are part of pairs or all are prompts."""
+        if has_any(columns, PREFERENCES) or ends_with_user(columns, "messages"):
             return None
         return "column messages holds lists" if mostly(columns, "messages", is_list) else None
 
@@ -34,20 +62,46 @@ class Messages(RowFormat):
 
 
 class ShareGpt(RowFormat):
-    """A chat as a list of `{from, value}`: system, human, gpt, function_call, observation."""
+    """A chat as a list of `{from, value}`, of `{human, assistant}`, or of alternating texts."""
 
-    expects: ClassVar[str] = "conversations: a list of {from, value}"
+    expects: ClassVar[str] = (
+        "conversations (or conversation, dialogue, dialog, chat, text): a list of {from, value}, "
+        "of {human, assistant}, or of texts in turn"
+    )
+    reads: ClassVar[str] = "every turn: system, human, gpt, function_call, observation"
+    columns: ClassVar[tuple[str, ...]] = ("conversations",)
     gives: ClassVar[Kind] = "conversations"
     name: Literal["sharegpt"] = "sharegpt"
 
     def detects(self, columns: Columns) -> str | None:
-        """By a column `conversations` of chats, unless chosen or rejected replies are beside it."""
-        chats = not _REPLIES & columns.keys() and mostly(columns, "conversations", is_chat)
-        return "column conversations holds chats" if chats else None
+        """By a column of chats, unless they are part of pairs or all are prompts."""
+        column = first_present(columns, CHATS, is_talk)
+        if not column or has_any(columns, PREFERENCES) or ends_with_user(columns, column):
+            return None
+        return f"column {column} holds chats"
 
     def parse(self, row: RawRow) -> Iterator[Conversation]:
         """The chat."""
-        yield row.conversation(row.messages("conversations"))
+        columns = (name for name in CHATS if isinstance(row.fields.get(name), list))
+        yield row.conversation(row.messages(next(columns, CHATS[0])))
+
+
+class Contents(RowFormat):
+    """A chat as Gemini and Vertex have it: `{role, parts}`, the system turn beside it."""
+
+    expects: ClassVar[str] = "contents: a list of {role, parts: [{text}]}; systemInstruction"
+    reads: ClassVar[str] = "every turn: user, model, functionCall, functionResponse"
+    columns: ClassVar[tuple[str, ...]] = ("contents",)
+    gives: ClassVar[Kind] = "conversations"
+    name: Literal["contents"] = "contents"
+
+    def detects(self, columns: Columns) -> str | None:
+        """By a column `contents` of lists."""
+        return "column contents holds lists" if mostly(columns, "contents", is_list) else None
+
+    def parse(self, row: RawRow) -> Iterator[Conversation]:
+        """The chat."""
+        yield row.conversation(row.messages("contents"))
 
 
 class Instruction(RowFormat):
@@ -57,6 +111,8 @@ class Instruction(RowFormat):
         "instruction, output: texts; optionally input: more of the question "
         "(for other names: {name: instruction, instruction: question, output: answer})"
     )
+    reads: ClassVar[str] = "the question, with input or context below it, and the answer"
+    columns: ClassVar[tuple[str, ...]] = ("instruction", "output")
     gives: ClassVar[Kind] = "conversations"
     name: Literal["instruction"] = "instruction"
     instruction: str = Field(
@@ -69,16 +125,16 @@ class Instruction(RowFormat):
     output: str = Field(default="output", description="Column of the answer.")
 
     def detects(self, columns: Columns) -> str | None:
-        """By its instruction and output columns as texts, unless a boolean `label` rates them."""
-        names = (self.instruction, self.output)
-        texts = all(mostly(columns, name, is_text) for name in names)
-        judged = mostly(columns, "label", lambda value: isinstance(value, bool))
-        return f"columns {', '.join(names)}" if texts and not judged else None
+        """By its instruction and output columns as texts, unless they are part of pairs."""
+        if has_any(columns, PREFERENCES) or not mostly(columns, self.instruction, is_text):
+            return None
+        answers = mostly(columns, self.output, is_answer)
+        return f"columns {self.instruction}, {self.output}" if answers else None
 
     def parse(self, row: RawRow) -> Iterator[Conversation]:
         """The question and its answer."""
-        question = row.text(self.instruction)
-        if row.fields.get(self.input) is not None:
+        question = row.question(self.instruction)
+        if self.input not in MORE and row.fields.get(self.input) is not None:
             question = f"{question}\n\n{row.text(self.input)}".strip()
         yield row.conversation(exchange(question, row.text(self.output)))
 
@@ -87,6 +143,8 @@ class Instances(RowFormat):
     """One instruction and several instances of it (Wang et al. 2023, Self-Instruct)."""
 
     expects: ClassVar[str] = "instruction: text, and instances: a list of {input, output}"
+    reads: ClassVar[str] = "one chat for each instance, its input below the instruction"
+    columns: ClassVar[tuple[str, ...]] = ("instruction", "instances")
     gives: ClassVar[Kind] = "conversations"
     name: Literal["instances"] = "instances"
 
@@ -97,13 +155,14 @@ class Instances(RowFormat):
 
     def parse(self, row: RawRow) -> Iterator[Conversation]:
         """One conversation per instance."""
-        instruction, instances = row.text("instruction"), row.fields.get("instances")
+        instruction, instances = row.text("instruction"), row.get("instances")
         if not isinstance(instances, list) or not instances:
             raise Rejected(
                 Reason.malformed, f"instances holds {describe(instances)}, not a non-empty list"
             )
         for at, instance in enumerate(instances):
             fields = instance if isinstance(instance, dict) else {}
+            row.left.update(f"instances[].{key}" for key in fields.keys() - {"input", "output"})
             input_ = text(fields.get("input", ""), where=f"instances[{at}]: input")
             output = text(fields.get("output"), where=f"instances[{at}]: output")
             yield row.conversation(exchange(f"{instruction}\n\n{input_}".strip(), output))
@@ -113,6 +172,9 @@ class Gsm8k(RowFormat):
     """Grade-school problems whose answers end in `#### number` (Cobbe et al. 2021)."""
 
     expects: ClassVar[str] = "question, answer: texts, the answer ending in '#### number'"
+    reads: ClassVar[str] = "the problem and its answer"
+    columns: ClassVar[tuple[str, ...]] = ("question", "answer")
+    outranks: ClassVar[tuple[str, ...]] = ("instruction",)
     gives: ClassVar[Kind] = "conversations"
     note: ClassVar[str] = "calculator annotations such as <<48/2=24>> are removed from the answers"
     name: Literal["gsm8k"] = "gsm8k"
@@ -135,3 +197,16 @@ def without_calculator(solution: str) -> str:
 
 def _has_result(value: object) -> bool:
     return isinstance(value, str) and "\n#### " in value
+
+
+def ends_with_user(columns: Columns, name: str) -> bool:
+    """Whether all chats of a column end with the user's turn, so that they are prompts."""
+    chats = [value for value in columns.get(name, ()) if isinstance(value, list) and value]
+    return bool(chats) and all(is_message(one[-1]) and _speaker(one[-1]) in _USERS for one in chats)
+
+
+_USERS = ("user", "human", "prompter")
+
+
+def _speaker(message: dict[str, object]) -> str:
+    return str(message.get("from", message.get("role"))).strip().lower()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
@@ -10,18 +11,29 @@ from alignment.data.formats.base import (
     Columns,
     Kind,
     RowFormat,
+    first_present,
+    has_any,
     is_list,
+    is_talk,
     is_text,
     is_turns,
     mostly,
     number,
 )
-from alignment.data.formats.chats import without_calculator
-from alignment.data.formats.rows import RawRow, Turns, as_prompt, as_reply, split_at_common_prefix
+from alignment.data.formats.chats import CHATS, without_calculator
+from alignment.data.formats.messages import Turns, chat, tools
+from alignment.data.formats.rows import (
+    RawRow,
+    as_prompt,
+    as_reply,
+    exchange,
+    split_at_common_prefix,
+)
 from alignment.data.row import Reason, Rejected
 from alignment.records import Message, PreferencePair, Role
 
-_SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
+_SCORES = ("score", "rating", "reward", "grade")
+"""Words in the names of columns that score the replies: the higher, the better."""
 _MARKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _SPEAKERS: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
 
@@ -30,14 +42,20 @@ class Preference(RowFormat):
     """Prompt, chosen and rejected, each a text, a message or a list of messages.
 
     Chosen and rejected may be whole chats. Then their longest common prefix is the prompt, and any
-    prompt column is ignored. `score_chosen` and `score_rejected` (or `chosen_score` and
-    `rejected_score`), in the row or under `metadata`, become the pair's strength.
+    prompt column is ignored. Scores of both (`score_chosen` and `score_rejected`, `chosen-rating`
+    and `rejected-rating` ...), in the row or under `metadata`, become the pair's strength.
     """
 
     expects: ClassVar[str] = (
         "prompt, chosen, rejected: texts, messages or lists of messages; "
         "or chosen, rejected: lists of messages that both start with the prompt"
     )
+    reads: ClassVar[str] = (
+        "the pair; scores, ratings or rewards of both replies become its strength, ties and "
+        "inverted pairs are quarantined"
+    )
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+    outranks: ClassVar[tuple[str, ...]] = ("messages", "sharegpt")
     gives: ClassVar[Kind] = "pairs"
     name: Literal["preference"] = "preference"
     prompt: str = Field(
@@ -58,11 +76,13 @@ class Preference(RowFormat):
     def detects(self, columns: Columns) -> str | None:
         """By chosen and rejected with a prompt, or by both as lists of messages without one."""
         replies = (self.chosen, self.rejected)
+        if self.prompt in SECONDARY and has_any(columns, ("prompt", "question", "instruction")):
+            return None
         if all(mostly(columns, name, is_turns) for name in (self.prompt, *replies)):
             return f"columns {', '.join((self.prompt, *replies))}"
         whole = all(mostly(columns, name, is_list) for name in replies)
         # several known formats differ only in the prompt column; only the usual one may match
-        matches = whole and self.prompt == "prompt"
+        matches = whole and self.prompt == "prompt" and not has_any(columns, OTHER_PROMPTS)
         return f"columns {', '.join(replies)} hold lists of messages" if matches else None
 
     def parse(self, row: RawRow) -> Iterator[PreferencePair]:
@@ -79,14 +99,44 @@ class Preference(RowFormat):
 
     def _strength(self, row: RawRow) -> float | None:
         """(score_chosen - score_rejected) / score_scale, within 0..1; None without scores."""
-        metadata = row.fields.get("metadata")
-        for columns in (row.fields, metadata if isinstance(metadata, dict) else {}):
-            for names in _SCORES:
-                scores = [columns.get(name) for name in names]
-                if None not in scores:
-                    chosen, rejected = (number(score, what="score") for score in scores)
-                    return strength_of(chosen - rejected, self.score_scale, self.tie_below)
+        if names := _scored(tuple(row.fields)):
+            scores = [row.get(name) for name in names]
+        else:
+            metadata = row.fields.get("metadata")
+            inner = _scored(tuple(metadata)) if isinstance(metadata, dict) else None
+            scores = [row.get_in("metadata", name) for name in inner or ()]
+        if not scores or None in scores:
+            return _stated_strength(row)
+        chosen, rejected = (number(score, what="score") for score in scores)
+        return strength_of(chosen - rejected, self.score_scale, self.tie_below)
+
+
+SECONDARY = ("input", "messages", "conversations", "conversation")
+"""Columns that hold the prompt of a pair only where no column with a plainer name does."""
+OTHER_PROMPTS = ("question", "instruction", "query", *SECONDARY)
+"""Columns that hold the prompt of a pair, besides `prompt`."""
+
+
+@lru_cache(maxsize=64)
+def _scored(columns: tuple[str, ...]) -> tuple[str, str] | None:
+    """The columns that score chosen and rejected: of the first kind of `_SCORES` that is there."""
+    plain = {re.sub(r"[-. ]", "_", name.lower()): name for name in columns if isinstance(name, str)}
+    for kind in _SCORES:
+        for names in ((f"{kind}_{{}}", f"{{}}_{kind}"), (f"{kind}s_{{}}", f"{{}}_{kind}s")):
+            for name in names:
+                chosen, rejected = (plain.get(name.format(of)) for of in ("chosen", "rejected"))
+                if chosen and rejected:
+                    return chosen, rejected
+    return None
+
+
+def _stated_strength(row: RawRow) -> float | None:
+    """The column `strength`, as this package writes it: 0..1."""
+    value = row.fields.get("strength")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         return None
+    row.used.add("strength")
+    return float(value)
 
 
 def strength_of(difference: float, scale: float, tie_below: float) -> float:
@@ -110,6 +160,8 @@ class HH(RowFormat):
     """
 
     expects: ClassVar[str] = r"chosen, rejected: transcripts with \n\nHuman: and \n\nAssistant:"
+    reads: ClassVar[str] = "every turn; the pair is split where the messages diverge"
+    columns: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
     gives: ClassVar[Kind] = "pairs"
     name: Literal["hh"] = "hh"
 
@@ -127,6 +179,88 @@ class HH(RowFormat):
         yield row.pair(prompt, chosen=chosen, rejected=rejected)
 
 
+class PreferredOutput(RowFormat):
+    """A pair as OpenAI and Azure take it: the prompt under `input`, and two outputs."""
+
+    expects: ClassVar[str] = (
+        "input: {messages, tools}; preferred_output, non_preferred_output: lists of messages"
+    )
+    reads: ClassVar[str] = "the prompt with its tools, and both replies"
+    columns: ClassVar[tuple[str, ...]] = ("input", "preferred_output", "non_preferred_output")
+    gives: ClassVar[Kind] = "pairs"
+    name: Literal["preferred_output"] = "preferred_output"
+
+    def detects(self, columns: Columns) -> str | None:
+        """By both outputs."""
+        outputs = ("preferred_output", "non_preferred_output")
+        found = all(mostly(columns, name, is_turns) for name in outputs)
+        return f"columns input, {', '.join(outputs)}" if found else None
+
+    def parse(self, row: RawRow) -> Iterator[PreferencePair]:
+        """The pair."""
+        if isinstance(row.fields.get("input"), dict):
+            prompt = self._prompt(row)
+        else:
+            prompt = row.turns("input", role="user")
+        chosen, rejected = (
+            row.turns(name, role="assistant")
+            for name in ("preferred_output", "non_preferred_output")
+        )
+        yield row.pair(prompt, chosen=chosen, rejected=rejected)
+
+    def _prompt(self, row: RawRow) -> Turns:
+        found = row.get_in("input", "messages")
+        if not isinstance(found, list):
+            raise Rejected(Reason.malformed, "input has no list of messages")
+        prompt = chat(found, where="input.messages", left=row.left)
+        offered = tools(row.get_in("input", "tools"))
+        if not offered:
+            return prompt
+        if prompt and prompt[0].role == "system":
+            return (prompt[0].model_copy(update={"tools": offered}), *prompt[1:])
+        return (Message(role="system", content="", tools=offered), *prompt)
+
+
+class RejectedResponse(RowFormat):
+    """A chat whose last reply is the preferred one, and beside it the other (ms-swift)."""
+
+    expects: ClassVar[str] = (
+        "rejected_response: text or message; and messages, conversations, or query and response"
+    )
+    reads: ClassVar[str] = "the chat's last reply as chosen, rejected_response as rejected"
+    columns: ClassVar[tuple[str, ...]] = ("messages", "rejected_response")
+    outranks: ClassVar[tuple[str, ...]] = ("messages", "sharegpt")
+    gives: ClassVar[Kind] = "pairs"
+    name: Literal["rejected_response"] = "rejected_response"
+
+    def detects(self, columns: Columns) -> str | None:
+        """By a rejected response beside a chat, or beside a query and its response."""
+        if not mostly(columns, "rejected_response", is_turns) or columns.get("chosen"):
+            return None
+        found = first_present(columns, ("messages", *CHATS), is_talk)
+        if not found and mostly(columns, "response", is_text):
+            found = first_present(columns, _QUERIES, is_text)
+        return f"columns {found}, rejected_response" if found else None
+
+    def parse(self, row: RawRow) -> Iterator[PreferencePair]:
+        """The pair."""
+        columns = (name for name in ("messages", *CHATS) if isinstance(row.fields.get(name), list))
+        if column := next(columns, ""):
+            turns = row.messages(column)
+        else:
+            query = next((name for name in _QUERIES if row.fields.get(name) is not None), "query")
+            turns = exchange(row.question(query), row.text("response"))
+        rejected = row.turns("rejected_response", role="assistant")
+        if _is_chat(rejected):
+            prompt, chosen, rejected = split_at_common_prefix(turns, rejected)
+        else:
+            prompt, chosen = turns[:-1], turns[-1:]
+        yield row.pair(prompt, chosen=chosen, rejected=rejected)
+
+
+_QUERIES = ("query", "prompt", "instruction", "question")
+
+
 class GradedSolutions(RowFormat):
     """One question and the solutions of several models, each marked right or wrong.
 
@@ -135,6 +269,8 @@ class GradedSolutions(RowFormat):
     """
 
     expects: ClassVar[str] = "question: text, and two or more columns of {is_correct, solution}"
+    reads: ClassVar[str] = "of all right and wrong solutions, the two closest in length"
+    columns: ClassVar[tuple[str, ...]] = ("question", "is_correct", "solution")
     gives: ClassVar[Kind] = "pairs"
     note: ClassVar[str] = (
         "calculator annotations such as <<48/2=24>> are removed from the solutions"
@@ -159,7 +295,9 @@ class GradedSolutions(RowFormat):
             key=lambda pair: abs(len(pair[0]) - len(pair[1])),
         )
         yield row.pair(
-            as_prompt(row.text("question")), chosen=as_reply(chosen), rejected=as_reply(rejected)
+            as_prompt(row.question("question")),
+            chosen=as_reply(chosen),
+            rejected=as_reply(rejected),
         )
 
     def _solutions(self, row: RawRow) -> tuple[list[str], list[str]]:
@@ -167,6 +305,7 @@ class GradedSolutions(RowFormat):
         wrong: list[str] = []
         for name, value in sorted(row.fields.items()):
             if isinstance(value, dict) and _is_graded(value):
+                row.used.update((f"{name}.is_correct", f"{name}.solution"))
                 verdict, solution = value["is_correct"], value["solution"]
                 if not isinstance(verdict, bool) or not isinstance(solution, str):
                     raise Rejected(Reason.malformed, f"{name[:40]!r} needs a boolean and a text")

@@ -6,7 +6,9 @@ from itertools import chain
 from typing import ClassVar, Literal
 
 from alignment.data.formats.base import Columns, Kind, RowFormat, is_list, is_turns, mostly
-from alignment.data.formats.rows import RawRow, as_prompt, text
+from alignment.data.formats.chats import CHATS, ends_with_user
+from alignment.data.formats.messages import text
+from alignment.data.formats.rows import RawRow, as_prompt
 from alignment.data.row import Reason, Rejected
 from alignment.records import Prompt
 
@@ -16,19 +18,31 @@ _REPLY = re.compile(r"(?i)chosen|rejected|response|repl|output|completion|answer
 class Prompts(RowFormat):
     """Prompts without replies; a line of a JSON Lines file may be just the text."""
 
-    expects: ClassVar[str] = "prompt: a text or a list of messages, and no reply"
+    expects: ClassVar[str] = (
+        "prompt: a text or a list of messages; or messages that all end with the user's turn; "
+        "and no reply"
+    )
+    reads: ClassVar[str] = "the prompt; a line of JSON text is one too"
+    columns: ClassVar[tuple[str, ...]] = ("prompt",)
     gives: ClassVar[Kind] = "prompts"
     name: Literal["prompts"] = "prompts"
 
     def detects(self, columns: Columns) -> str | None:
         """By a prompt column, if no column could be a reply and no other format matches."""
-        replies = any(_REPLY.match(name) for name in columns)
-        alone = not replies and mostly(columns, "prompt", is_turns)
-        return "column prompt and no reply" if alone else None
+        if any(_REPLY.match(name) for name in columns):
+            return None
+        if mostly(columns, "prompt", is_turns):
+            return "column prompt and no reply"
+        column = next((name for name in _CHATS if ends_with_user(columns, name)), "")
+        return f"column {column} holds chats without a last reply" if column else None
 
     def parse(self, row: RawRow) -> Iterator[Prompt]:
         """The prompt."""
-        yield row.prompt(row.turns("prompt", role="user"))
+        filled = (name for name in ("prompt", *_CHATS) if row.fields.get(name) is not None)
+        yield row.prompt(row.turns(next(filled, "prompt"), role="user"))
+
+
+_CHATS = ("messages", *CHATS)
 
 
 class MtBench(RowFormat):
@@ -38,6 +52,8 @@ class MtBench(RowFormat):
     """
 
     expects: ClassVar[str] = "question_id, turns: a list of texts"
+    reads: ClassVar[str] = "all user turns"
+    columns: ClassVar[tuple[str, ...]] = ("question_id", "turns")
     gives: ClassVar[Kind] = "prompts"
     name: Literal["mt_bench"] = "mt_bench"
 
@@ -48,7 +64,7 @@ class MtBench(RowFormat):
 
     def parse(self, row: RawRow) -> Iterator[Prompt]:
         """All user turns."""
-        turns = row.fields.get("turns")
+        turns = row.get("turns")
         if "choices" in row.fields and turns is None:
             name = str(row.fields.get("question_id"))[:40]
             raise Rejected(

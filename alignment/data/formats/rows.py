@@ -1,51 +1,30 @@
-"""A raw row and how formats read texts and chats from it.
+"""A raw row, how formats read texts and chats from it, and what of it they have not read.
 
-Chats are accepted in all common notations: `{role, content}` or `{from, value}`; content as text or
-as a list of parts; tool calls as a field, as a part or as a turn of their own. All become the same
-`Message`. Every text is stripped of white space at both ends, since a leading space or line break
-in a reply would merge into the last token of the turn marker before it. A system turn without text
-is dropped. Not here: which columns a format reads (the other files of `formats/`).
+A row remembers the columns that a format asks for. What belongs to the chat but not to any format
+is read here, for all of them: a column with the system turn, the history, the functions that may
+be called. Not here: the notation of turns (`messages.py`); which columns a format reads (the other
+files of `formats/`).
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-from pydantic import ValidationError
+from alignment.data.formats import messages
+from alignment.data.formats.messages import Turns, describe, is_blank, is_message, text
+from alignment.data.row import Reason, Record, Rejected, turns
+from alignment.records import Conversation, Json, Message, PreferencePair, Prompt, Role
 
-from alignment.data.row import Reason, Rejected
-from alignment.records import (
-    Conversation,
-    Json,
-    Message,
-    PreferencePair,
-    Prompt,
-    Role,
-    ToolCall,
-)
+SYSTEM = ("system", "system_prompt", "system_message", "systemInstruction", "system_instruction")
+"""Columns with the text of the system turn."""
+TOOLS = ("tools", "functions")
+"""Columns with the functions that the chat may call."""
+HISTORY = "history"
+"""Column with the earlier turns, if it holds a list."""
+MORE = ("input", "context")
+"""Columns with more of a question, placed below it; a context only if it is not in it already."""
 
-Turns = tuple[Message, ...]
-
-ROLES: Mapping[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "function_response": "tool",
-    "observation": "tool",
-    "ipython": "tool",
-}
-"""Names of speakers in common data sets, and their role here."""
+_MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](?:role|from|content|value)['"]\s*:""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +35,8 @@ class RawRow:
         file: display name of the file or source.
         row: 1-based line or row in it.
         task_type, source: labels by which metrics of its records are reported.
+        used: columns that have been asked for; `metadata.x` for a field of an object.
+        left: fields of objects that were read, but not these.
     """
 
     file: str
@@ -63,30 +44,57 @@ class RawRow:
     fields: Json
     task_type: str
     source: str
+    used: set[str] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)
+
+    def get(self, column: str) -> object:
+        """The value of a column, which counts as read; None if it is missing."""
+        self.used.add(column)
+        return self.fields.get(column)
+
+    def get_in(self, column: str, key: str) -> object:
+        """The value of a field of the object in a column; None if either is missing."""
+        value = self.fields.get(column)
+        if not isinstance(value, dict):
+            return None
+        self.used.add(f"{column}.{key}")
+        return value.get(key)
 
     def text(self, column: str) -> str:
-        """The text of a column, stripped.
+        """The text of a column, as `messages.text` trims it.
 
         Raises:
             Rejected: the column is missing or does not hold text.
         """
-        return text(self.fields.get(column), where=f"column {column!r}")
+        value = self.get(column)
+        if isinstance(value, str) and _MESSAGES.match(value):
+            detail = f"column {column!r} holds texts, and this one is a list of messages"
+            raise Rejected(Reason.malformed, detail)
+        return text(value, where=f"column {column!r}")
+
+    def question(self, column: str) -> str:
+        """The text of a column, and below it what the columns `MORE` add to it."""
+        question = self.text(column)
+        for name in MORE:
+            if name != column and isinstance(self.fields.get(name), str):
+                more = self.text(name)
+                if name == "input" or more not in question:
+                    question = f"{question}\n\n{more}".strip("\n")
+        return question
 
     def messages(self, column: str) -> Turns:
-        """The chat in a column. The functions in a column `tools` are put on its system turn.
+        """The chat in a column.
 
         Raises:
             Rejected: the column does not hold a list of messages, or a role is unknown.
         """
-        value = self.fields.get(column)
+        value = self.get(column)
         if not isinstance(value, list):
             raise Rejected(
                 Reason.malformed, f"column {column!r} holds {describe(value)}, not a list"
             )
-        chat = tuple(_message(item, where=f"{column}[{at}]") for at, item in enumerate(value))
-        if chat and chat[0].role == "system" and not chat[0].text:
-            chat = chat[1:]
-        return _with_tools(chat, self.fields.get("tools"))
+        chat = messages.chat(value, where=column, left=self.left)
+        return chat[1:] if chat and chat[0].role == "system" and not chat[0].text else chat
 
     def turns(self, column: str, *, role: Role) -> Turns:
         """The chat or single message in a column, or its text as one turn with this role.
@@ -95,32 +103,103 @@ class RawRow:
             Rejected: the column holds none of these.
         """
         value = self.fields.get(column)
-        if isinstance(value, list):
+        if isinstance(value, list) and not (len(value) == 1 and isinstance(value[0], str)):
             return self.messages(column)
-        if isinstance(value, dict):
-            return (_message(value, where=column),)
-        return (Message(role=role, content=self.text(column)),)
+        if is_message(value):
+            self.used.add(column)
+            return (messages.message(value, where=column, left=self.left),)
+        if isinstance(value, list):
+            self.used.add(column)
+            return (Message(role=role, content=text(value[0], where=column)),)
+        found = self.question(column) if role == "user" else self.text(column)
+        return (Message(role=role, content=found),)
 
-    def conversation(self, messages: Turns) -> Conversation:
-        """A chat with this row's labels."""
-        return Conversation.of(messages, task_type=self.task_type, source=self.source)
+    def conversation(self, chat: Turns) -> Conversation:
+        """A chat with this row's labels, and the columns that belong before it."""
+        return Conversation.of(self._opened(chat), task_type=self.task_type, source=self.source)
 
-    def prompt(self, messages: Turns) -> Prompt:
-        """A prompt with this row's labels."""
-        return Prompt.of(messages, task_type=self.task_type, source=self.source)
+    def prompt(self, chat: Turns) -> Prompt:
+        """A prompt with this row's labels, and the columns that belong before it."""
+        return Prompt.of(self._opened(chat), task_type=self.task_type, source=self.source)
 
     def pair(
         self, prompt: Turns, *, chosen: Turns, rejected: Turns, strength: float | None = None
     ) -> PreferencePair:
-        """A preference pair with this row's labels."""
+        """A preference pair with this row's labels, and the columns that belong before it."""
         return PreferencePair.of(
-            prompt,
+            self._opened(prompt),
             chosen=chosen,
             rejected=rejected,
             task_type=self.task_type,
             source=self.source,
             strength=strength,
         )
+
+    def unread(self, record: Record) -> Iterator[str]:
+        """Columns and fields that say something which is not in the row's record.
+
+        A text that is the same as one of the record's turns is not counted: nothing of it is lost.
+        """
+        yield from self.left
+        columns = self.fields.keys() - self.used
+        if not columns:
+            return
+        known = {message.content for message in turns(record)}
+        for column in columns:
+            value = self.fields[column]
+            if is_blank(value) or _is_among(value, known):
+                continue
+            inner = value.items() if isinstance(value, dict) else ()
+            named = [f"{column}.{key}" for key, one in inner if not is_blank(one)]
+            yield from (name for name in named or (column,) if name not in self.used)
+
+    # --- what belongs before a chat ---------------------------------------------------------------
+
+    def _opened(self, chat: Turns) -> Turns:
+        """The chat after this row's history, under its system turn, with the functions to call."""
+        if not chat:
+            return chat
+        if isinstance(self.fields.get(HISTORY), list):
+            chat = self._after_history(chat)
+        for column in SYSTEM:
+            if column in self.fields and not is_blank(self.fields[column]):
+                chat = self._under_system(chat, column)
+        for column in TOOLS:
+            if isinstance(self.fields.get(column), list | str):
+                chat = self._with_tools(chat, column)
+        return chat
+
+    def _after_history(self, chat: Turns) -> Turns:
+        earlier = self.messages(HISTORY)
+        start = 1 if chat[0].role == "system" and earlier[:1] != chat[:1] else 0
+        if chat[start : start + len(earlier)] == earlier:
+            return chat
+        return (*chat[:start], *earlier, *chat[start:])
+
+    def _under_system(self, chat: Turns, column: str) -> Turns:
+        content = messages.content_text(self.get(column), where=f"column {column!r}")
+        if chat[0].role != "system":
+            return (Message(role="system", content=content), *chat)
+        if chat[0].content and chat[0].content != content:
+            detail = f"column {column!r} and the chat have different system turns"
+            raise Rejected(Reason.contradictory, detail)
+        return (chat[0].model_copy(update={"content": content}), *chat[1:])
+
+    def _with_tools(self, chat: Turns, column: str) -> Turns:
+        """The chat, with the functions that it may call on its system turn."""
+        value = self.fields[column]
+        if isinstance(value, str) and value.strip()[:1] not in ("", "[", "{", '"'):
+            return chat  # prose about tools, which is counted as not read
+        tools = messages.tools(self.get(column))
+        if not tools:
+            return chat
+        if chat[0].role != "system":
+            return (Message(role="system", content="", tools=tools), *chat)
+        if chat[0].tools and chat[0].tools != tools:
+            raise Rejected(
+                Reason.contradictory, f"column {column!r} and the chat have different functions"
+            )
+        return (chat[0].model_copy(update={"tools": tools}), *chat[1:])
 
 
 def as_prompt(question: str) -> Turns:
@@ -149,122 +228,13 @@ def split_at_common_prefix(chosen: Turns, rejected: Turns) -> tuple[Turns, Turns
     return chosen[:common], chosen[common:], rejected[common:]
 
 
-def text(value: object, *, where: str) -> str:
-    """A value as text, stripped.
-
-    Raises:
-        Rejected: it is not text.
-    """
-    if not isinstance(value, str):
-        raise Rejected(Reason.malformed, f"{where} holds {describe(value)}, not text")
-    return value.strip()
-
-
-def describe(value: object) -> str:
-    """A value's type, for messages."""
-    return "nothing" if value is None else f"a {type(value).__name__}"
-
-
-# --- messages -----------------------------------------------------------------------------------
-
-
-def _message(item: object, *, where: str) -> Message:
-    if not isinstance(item, dict):
-        raise Rejected(Reason.malformed, f"{where} holds {describe(item)}, not {{role, content}}")
-    role_key, content_key = ("from", "value") if "from" in item else ("role", "content")
-    name = item.get(role_key)
-    role = ROLES.get(name) if isinstance(name, str) else None
-    if role is None:
-        reason = Reason.role_order if isinstance(name, str) else Reason.malformed
-        detail = f"{where}: {role_key} {str(name)[:40]!r} is none of {_known_roles()}"
-        raise Rejected(reason, detail)
-    if name == "function_call":
-        calls = _calls(item.get(content_key), where=where)
-        return Message(role="assistant", content="", tool_calls=calls)
-    calls = _calls(item.get("tool_calls"), where=where)
-    content = item.get(content_key)
-    if content is None and calls:
-        return Message(role=role, content="", tool_calls=calls)
-    content, more = _content(content, where=f"{where}: {content_key}")
-    tools = _tools(item.get("tools")) if "tools" in item else ()
-    return Message(role=role, content=content, tool_calls=calls + more, tools=tools)
-
-
-def _known_roles() -> str:
-    return ", ".join(dict.fromkeys(ROLES.values()))
-
-
-def _content(value: object, *, where: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """The text of a turn, and any tool calls among its parts."""
-    if isinstance(value, dict) and isinstance(value.get("answer"), str):
-        return value["answer"].strip(), ()
-    if not isinstance(value, list):
-        return text(value, where=where), ()
-    texts: list[str] = []
-    calls: list[ToolCall] = []
-    for at, part in enumerate(value):
-        place = f"{where}[{at}]"
-        kind = part.get("type", "text") if isinstance(part, dict) else "text"
-        inner = part.get("text", part.get("value")) if isinstance(part, dict) else part
-        if kind == "tool_call":
-            calls += _calls(inner, where=place)
-        elif kind in ("text", "output_text", "input_text"):
-            texts.append(text(inner, where=place))
-        elif kind in ("reasoning", "thinking"):
-            texts.append(f"<think>\n{text(inner, where=place)}\n</think>")
-        else:
-            raise Rejected(
-                Reason.malformed, f"{place}: a part of type {str(kind)[:40]!r}, not text"
-            )
-    return "\n\n".join(texts).strip(), tuple(calls)
-
-
-def _calls(value: object, *, where: str) -> tuple[ToolCall, ...]:
-    """Tool calls as JSON text or objects, one or a list, with or without the `function` wrapper."""
-    value = _parsed(value)
-    if value is None:
-        return ()
-    calls = value if isinstance(value, list) else [value]
-    return tuple(_call(item, where=where) for item in calls)
-
-
-def _call(item: object, *, where: str) -> ToolCall:
-    inner = item.get("function", item) if isinstance(item, dict) else None
-    fields: dict[str, Any] = inner if isinstance(inner, dict) else {}
-    called = {"name": fields.get("name"), "arguments": _parsed(fields.get("arguments"))}
-    try:
-        return ToolCall.model_validate({"function": called})
-    except ValidationError as error:
-        problem = f"{where}: a tool call needs a name and its arguments"
-        raise Rejected(Reason.malformed, problem) from error
-
-
-def _with_tools(chat: Turns, value: object) -> Turns:
-    """The chat, with the functions that it may call on its system turn."""
-    tools = _tools(value)
-    if not tools:
-        return chat
-    if chat and chat[0].role == "system":
-        return (chat[0].model_copy(update={"tools": tools}), *chat[1:])
-    return (Message(role="system", content="", tools=tools), *chat)
-
-
-def _tools(value: object) -> tuple[Any, ...]:
-    parsed = _parsed(value)
-    if not parsed:
-        return ()
-    if not isinstance(parsed, list) or not all(isinstance(tool, dict) for tool in parsed):
-        raise Rejected(Reason.malformed, f"tools holds {describe(value)}, not a list of functions")
-    return tuple(
-        tool if "function" in tool else {"type": "function", "function": tool} for tool in parsed
-    )
-
-
-def _parsed(value: object) -> Any:
-    """A value that may be given as JSON text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value) if value.strip() else None
-    except (ValueError, RecursionError) as error:
-        raise Rejected(Reason.malformed, "tools or a tool call are not valid JSON") from error
+def _is_among(value: object, known: set[str]) -> bool:
+    """Whether each text of a cell, alone or as a list of messages, is one of these."""
+    if isinstance(value, str):
+        return value.strip() in known
+    if isinstance(value, list):
+        return all(
+            is_message(item) and _is_among(item.get("content", item.get("value")), known)
+            for item in value
+        )
+    return False

@@ -12,11 +12,14 @@ from alignment.data.formats.base import (
     Kind,
     Parsed,
     RowFormat,
+    is_number,
     is_text,
     mostly,
+    number,
     set_aside,
 )
-from alignment.data.formats.rows import ROLES, RawRow, Turns, text
+from alignment.data.formats.messages import ROLES, Turns, text
+from alignment.data.formats.rows import RawRow
 from alignment.data.row import Reason, Record, Rejected
 from alignment.records import Message
 
@@ -32,6 +35,8 @@ class OpenAssistantTrees(RowFormat):
     """
 
     expects: ClassVar[str] = "prompt: {text, role, replies: [...]}"
+    reads: ClassVar[str] = "wherever two replies to one turn are ranked, the best and the worst"
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "replies", "rank")
     gives: ClassVar[Kind] = "pairs"
     name: Literal["open_assistant"] = "open_assistant"
     take: Literal["best_worst", "all_pairs"] = Field(
@@ -55,7 +60,7 @@ class OpenAssistantTrees(RowFormat):
         yield from pairs
 
     def _pairs(self, row: RawRow) -> Iterator[Record]:
-        for path, replies in _branches(row.fields.get("prompt"), ()):
+        for path, replies in _branches(row.get("prompt"), (), row):
             ranked = sorted(
                 (node for node in replies if isinstance(node.get("rank"), int)),
                 key=lambda node: int(node["rank"]),
@@ -76,29 +81,26 @@ class OpenAssistantTrees(RowFormat):
 class OpenAssistantNodes(BaseFormat):
     """One message per row, with its parent's id; each path from root to leaf is a chat."""
 
-    expects: ClassVar[str] = "text, role, parent_message_id, and user_message_id or message_id"
+    expects: ClassVar[str] = (
+        "text, role, parent_message_id or parent_id, and user_message_id or message_id"
+    )
+    reads: ClassVar[str] = "each path from the first turn to a last one"
+    columns: ClassVar[tuple[str, ...]] = ("text", "role", "parent_message_id")
     gives: ClassVar[Kind] = "conversations"
     note: ClassVar[str] = "a chat is listed at the row of its last turn; its other rows are merged"
     name: Literal["open_assistant_nodes"] = "open_assistant_nodes"
 
     def detects(self, columns: Columns) -> str | None:
-        """By texts with a parent id."""
-        found = "parent_message_id" in columns and mostly(columns, "text", is_text)
-        return "columns text, role, parent_message_id" if found else None
+        """By texts with a parent id, if no replies are ranked."""
+        parent = _parent_column(columns)
+        found = parent and not mostly(columns, "rank", is_number)
+        return f"columns text, role, {parent}" if found else None
 
     def records(self, rows: Iterable[RawRow]) -> Iterator[Parsed]:
         """The chats. The whole table is held in memory, since a parent may be in any row."""
         nodes: dict[str, RawRow] = {}
-        parents: set[str] = set()
-        for row in rows:
-            name = _id(row)
-            if name in nodes:
-                yield set_aside(
-                    row, Reason.duplicate, f"message {name[:40]} is also in an earlier row"
-                )
-                continue
-            nodes[name] = row
-            parents.add(str(row.fields.get("parent_message_id")))
+        yield from _collect(rows, nodes)
+        parents = {_parent(row) for row in nodes.values()}
         for name, row in nodes.items():
             if name in parents:
                 yield set_aside(row, Reason.merged, "a turn of a longer chat")
@@ -109,30 +111,119 @@ class OpenAssistantNodes(BaseFormat):
                 yield set_aside(row, rejected.reason, rejected.detail)
 
 
+class OpenAssistantRankedNodes(BaseFormat):
+    """One message per row, with its parent's id, where replies to one turn are ranked.
+
+    The best and the worst ranked reply to a turn make a pair, listed at the row of the best.
+    """
+
+    expects: ClassVar[str] = (
+        "text, role, rank, parent_id or parent_message_id, and message_id or user_message_id"
+    )
+    reads: ClassVar[str] = "wherever two replies to one turn are ranked, the best and the worst"
+    columns: ClassVar[tuple[str, ...]] = ("text", "role", "rank", "parent_id")
+    gives: ClassVar[Kind] = "pairs"
+    note: ClassVar[str] = "a pair is listed at the row of its better reply; other rows are merged"
+    name: Literal["open_assistant_ranked_nodes"] = "open_assistant_ranked_nodes"
+
+    def detects(self, columns: Columns) -> str | None:
+        """By texts with a parent id, of which some are ranked."""
+        parent = _parent_column(columns)
+        found = parent and columns.get("rank") and mostly(columns, "rank", is_number)
+        return f"columns text, role, rank, {parent}" if found else None
+
+    def records(self, rows: Iterable[RawRow]) -> Iterator[Parsed]:
+        """The pairs. The whole table is held in memory, since a parent may be in any row."""
+        nodes: dict[str, RawRow] = {}
+        yield from _collect(rows, nodes)
+        ranked: dict[str, list[RawRow]] = defaultdict(list)
+        for row in nodes.values():
+            if _parent(row) and is_number(row.get("rank")):
+                ranked[_parent(row)].append(row)
+        pairs: dict[int, tuple[RawRow, int]] = {}
+        for replies in ranked.values():
+            replies.sort(key=_rank)
+            if _rank(replies[0]) < _rank(replies[-1]):
+                pairs[id(replies[0])] = (replies[-1], len(replies))
+        for row in nodes.values():
+            if id(row) in pairs:
+                yield self._pair(row, *pairs[id(row)], nodes)
+            else:
+                yield set_aside(row, Reason.merged, "a turn before a pair, or an unused reply")
+
+    def _pair(self, best: RawRow, worst: RawRow, count: int, nodes: Mapping[str, RawRow]) -> Parsed:
+        try:
+            *path, chosen = _path_to(best, nodes)
+            strength = (_rank(worst) - _rank(best)) / max(1, count - 1)
+            return best, best.pair(
+                tuple(path),
+                chosen=(chosen,),
+                rejected=(_node_message(worst),),
+                strength=min(1.0, strength),
+            )
+        except Rejected as rejected:
+            return set_aside(best, rejected.reason, rejected.detail)
+
+
+_PARENTS = ("parent_message_id", "parent_id")
+
+
+def _collect(rows: Iterable[RawRow], nodes: dict[str, RawRow]) -> Iterator[Parsed]:
+    """Fill `nodes` by message id; yields the rows whose id an earlier row has."""
+    for row in rows:
+        name = _id(row)
+        if name in nodes:
+            yield set_aside(row, Reason.duplicate, f"message {name[:40]} is also in an earlier row")
+        else:
+            nodes[name] = row
+
+
+def _parent_column(columns: Columns) -> str:
+    """The column of the parent's id, if the rows are messages."""
+    texts = mostly(columns, "text", is_text) and mostly(columns, "role", is_text)
+    return next((name for name in _PARENTS if name in columns), "") if texts else ""
+
+
+def _parent(row: RawRow) -> str:
+    found = next((value for name in _PARENTS if (value := row.get(name))), None)
+    return "" if found is None else str(found)
+
+
+def _rank(row: RawRow) -> float:
+    return number(row.get("rank"), what="rank")
+
+
 def _is_tree(value: object) -> bool:
     return isinstance(value, dict) and "replies" in value
 
 
 def _id(row: RawRow) -> str:
-    found = row.fields.get("user_message_id") or row.fields.get("message_id")
+    found = row.get("user_message_id") or row.get("message_id")
     return str(found or f"row {row.row}")
 
 
 def _path_to(row: RawRow, nodes: Mapping[str, RawRow]) -> Turns:
     path = [row]
-    while parent := path[-1].fields.get("parent_message_id"):
-        if str(parent) not in nodes or len(path) > _MAX_DEPTH:
-            raise Rejected(Reason.malformed, f"its parent, message {str(parent)[:40]}, is missing")
-        path.append(nodes[str(parent)])
-    return tuple(_message_of(node.fields) for node in reversed(path))
+    while parent := _parent(path[-1]):
+        if parent not in nodes or len(path) > _MAX_DEPTH:
+            raise Rejected(Reason.malformed, f"its parent, message {parent[:40]}, is missing")
+        path.append(nodes[parent])
+    return tuple(_node_message(node) for node in reversed(path))
 
 
-def _branches(tree: object, before: Turns) -> Iterator[tuple[Turns, list[dict[str, Any]]]]:
+def _node_message(row: RawRow) -> Message:
+    return _message_of({name: row.get(name) for name in ("role", "text")})
+
+
+def _branches(
+    tree: object, before: Turns, row: RawRow
+) -> Iterator[tuple[Turns, list[dict[str, Any]]]]:
     """(path, replies) of every user turn, breadth first."""
     waiting: list[tuple[Any, Turns]] = [(tree, before)]
     while waiting:
         node, path = waiting.pop(0)
         path = (*path, _message_of(node))
+        row.left.update(f"prompt[].{key}" for key in node if key not in _NODE_FIELDS)
         replies = node.get("replies") or []
         if not isinstance(replies, list) or len(path) > _MAX_DEPTH:
             raise Rejected(
@@ -141,6 +232,9 @@ def _branches(tree: object, before: Turns) -> Iterator[tuple[Turns, list[dict[st
         if path[-1].role == "user" and all(isinstance(reply, dict) for reply in replies):
             yield path, replies
         waiting += [(reply, path) for reply in replies]
+
+
+_NODE_FIELDS = ("text", "role", "replies", "rank")
 
 
 def _message_of(node: object) -> Message:

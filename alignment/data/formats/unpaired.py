@@ -1,20 +1,27 @@
-"""Replies rated thumbs up or down, which make a pair only where one prompt has both."""
+"""Replies judged one by one, which make a pair only where one prompt has a better and a worse."""
 
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from alignment.data.formats.base import (
     BaseFormat,
     Columns,
     Kind,
     Parsed,
-    is_bool,
+    first_present,
+    is_answer,
     is_list,
+    is_number,
     is_turns,
     mostly,
+    number,
     set_aside,
 )
-from alignment.data.formats.rows import RawRow, Turns, describe
+from alignment.data.formats.messages import Turns, describe
+from alignment.data.formats.rows import RawRow
+from alignment.data.formats.verdicts import LABELS, is_thumb, thumb
 from alignment.data.row import Reason, Rejected
 from alignment.records import digest_of
 
@@ -22,7 +29,10 @@ ADVICE = (
     "no reply to this prompt has the other label, and a pair needs both. To use the approved "
     "replies for SFT, write them as messages; to get pairs, sample a second reply to the prompt"
 )
-_REPLIES = ("completion", "response", "output", "answer")
+REPLIES = ("completion", "response", "output", "answer")
+"""Columns with the reply to a prompt."""
+SCORES = ("score", "rating", "reward", "overall_score")
+"""Columns with the score of a reply: the higher, the better."""
 
 
 class Unpaired(BaseFormat):
@@ -32,50 +42,156 @@ class Unpaired(BaseFormat):
     and so on. The table is held in memory, since the other label may be in any row.
     """
 
-    expects: ClassVar[str] = "label: true or false; and messages, or prompt and completion"
+    expects: ClassVar[str] = (
+        "label: true or false, 1 or 0 (or -1), good or bad; and messages, or prompt and completion"
+    )
+    reads: ClassVar[str] = "a pair where one prompt has both labels; other rows are quarantined"
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "completion", "label")
+    outranks: ClassVar[tuple[str, ...]] = ("messages", "instruction")
     gives: ClassVar[Kind] = "pairs"
     note: ClassVar[str] = "single ratings: they make a pair only where one prompt has both labels"
     name: Literal["unpaired"] = "unpaired"
 
     def detects(self, columns: Columns) -> str | None:
-        """By a boolean label with a chat, or with a prompt and a reply."""
-        if not mostly(columns, "label", is_bool):
-            return None
-        reply = any(mostly(columns, name, is_turns) for name in _REPLIES)
-        chat = mostly(columns, "messages", is_list) or ("prompt" in columns and reply)
-        return "column label holds true and false beside one reply" if chat else None
+        """By a label that likes or dislikes, with a chat, or with a prompt and a reply."""
+        column = first_present(columns, LABELS, is_thumb)
+        found = column and _has_reply(columns)
+        return f"column {column} holds true and false beside one reply" if found else None
 
     def records(self, rows: Iterable[RawRow]) -> Iterator[Parsed]:
         """The pairs; all other rows are quarantined with advice."""
         waiting: dict[str, list[tuple[RawRow, bool, Turns, Turns]]] = {}
         for row in rows:
             try:
-                prompt, reply, liked = _judged(row)
+                liked = _liked(row)
+                prompt, reply = _prompt_and_reply(row)
+                others = waiting.setdefault(_key(prompt), [])
+                at = next((at for at, one in enumerate(others) if one[1] != liked), None)
+                if at is None:
+                    others.append((row, liked, prompt, reply))
+                    continue
+                earlier, _, _, other = others[at]
+                chosen, rejected_ = (reply, other) if liked else (other, reply)
+                yield row, row.pair(prompt, chosen=chosen, rejected=rejected_)
             except Rejected as rejected:
                 yield set_aside(row, rejected.reason, rejected.detail)
                 continue
-            key = digest_of([(message.role, message.text) for message in prompt])
-            others = waiting.setdefault(key, [])
-            at = next((at for at, one in enumerate(others) if one[1] != liked), None)
-            if at is None:
-                others.append((row, liked, prompt, reply))
-                continue
-            earlier, _, _, other = others.pop(at)
-            chosen, rejected_ = (reply, other) if liked else (other, reply)
-            yield row, row.pair(prompt, chosen=chosen, rejected=rejected_)
+            del others[at]
             yield set_aside(earlier, Reason.merged, f"the other reply of the pair at row {row.row}")
         for unmatched in waiting.values():
             yield from (set_aside(row, Reason.unpaired, ADVICE) for row, *_ in unmatched)
 
 
-def _judged(row: RawRow) -> tuple[Turns, Turns, bool]:
-    """(prompt, reply, liked)."""
-    liked = row.fields.get("label")
-    if not isinstance(liked, bool):
-        raise Rejected(Reason.malformed, f"label holds {describe(liked)}, not true or false")
+class Rated(BaseFormat):
+    """A prompt, a reply and its score in each row, with several replies to a prompt.
+
+    The best and the worst reply to a prompt make a pair, listed at the row of the best. The table
+    is held in memory, since another reply may be in any row.
+    """
+
+    expects: ClassVar[str] = (
+        "score (or rating, reward, overall_score): a number; and prompt and response, or messages; "
+        "several rows with the same prompt"
+    )
+    reads: ClassVar[str] = "the best and the worst reply to each prompt"
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "response", "score")
+    outranks: ClassVar[tuple[str, ...]] = ("messages", "instruction")
+    gives: ClassVar[Kind] = "pairs"
+    note: ClassVar[str] = "the best and the worst reply to a prompt make a pair; others are merged"
+    name: Literal["rated"] = "rated"
+    score_scale: PositiveFloat = Field(
+        default=10.0, description="Difference of scores that counts as strength 1."
+    )
+    margin: NonNegativeFloat = Field(
+        default=0.0, description="Scores that differ by no more than this are ties."
+    )
+
+    def detects(self, columns: Columns) -> str | None:
+        """By a score beside one reply, if a prompt occurs twice in the first rows."""
+        score = next((name for name in SCORES if columns.get(name)), "")
+        if not score or not mostly(columns, score, is_number) or not _has_reply(columns):
+            return None
+        prompts = [digest_of(value) for value in _prompts(columns)]
+        repeated = len({*prompts}) < len(prompts)
+        return f"column {score} scores one reply per row" if repeated else None
+
+    def records(self, rows: Iterable[RawRow]) -> Iterator[Parsed]:
+        """The pairs; the rows between best and worst are merged, ties quarantined."""
+        groups: dict[str, list[tuple[float, RawRow, Turns, Turns]]] = {}
+        for row in rows:
+            try:
+                score = number(_present(row, SCORES), what="score")
+                prompt, reply = _prompt_and_reply(row)
+            except Rejected as rejected:
+                yield set_aside(row, rejected.reason, rejected.detail)
+                continue
+            groups.setdefault(_key(prompt), []).append((score, row, prompt, reply))
+        for group in groups.values():
+            yield from self._pair(sorted(group, key=lambda one: -one[0]))
+
+    def _pair(self, group: list[tuple[float, RawRow, Turns, Turns]]) -> Iterator[Parsed]:
+        """The pair of the first and the last, and what becomes of the others."""
+        (high, best, prompt, chosen), (low, *_, rejected) = group[0], group[-1]
+        if high - low <= self.margin:
+            reason = Reason.unpaired if len(group) == 1 else Reason.tie
+            detail = _ALONE if len(group) == 1 else f"{len(group)} replies with the same score"
+            yield from (set_aside(row, reason, detail) for _, row, *_ in group)
+            return
+        strength = min(1.0, (high - low) / self.score_scale)
+        try:
+            yield best, best.pair(prompt, chosen=chosen, rejected=rejected, strength=strength)
+        except Rejected as problem:
+            yield set_aside(best, problem.reason, problem.detail)
+        detail = f"another reply to the prompt of row {best.row}"
+        yield from (set_aside(row, Reason.merged, detail) for _, row, *_ in group[1:])
+
+
+_ALONE = "the only reply to this prompt, and a pair needs two"
+
+
+def _has_reply(columns: Columns) -> bool:
+    """Whether each row has one reply."""
+    reply = any(mostly(columns, name, lambda v: is_turns(v) or is_answer(v)) for name in REPLIES)
+    return mostly(columns, "messages", is_list) or (bool(_prompt_column(columns)) and reply)
+
+
+def _prompts(columns: Columns) -> list[object]:
+    """The prompts of the first rows, of chats without their last turn."""
+    chats: list[object] = [
+        value[:-1] for value in columns.get("messages", ()) if isinstance(value, list)
+    ]
+    return chats or list(columns.get(_prompt_column(columns), ()))
+
+
+def _prompt_column(columns: Columns) -> str:
+    return first_present(columns, _PROMPTS, is_turns)
+
+
+_PROMPTS = ("prompt", "instruction", "question", "query")
+
+
+def _present(row: RawRow, names: Iterable[str]) -> object:
+    """The value of the first of these columns that the row has."""
+    return next((row.get(name) for name in names if row.fields.get(name) is not None), None)
+
+
+def _liked(row: RawRow) -> bool:
+    value = _present(row, LABELS)
+    liked = thumb(value)
+    if liked is None:
+        problem = describe(value) if value is None else repr(str(value)[:40])
+        raise Rejected(Reason.malformed, f"label holds {problem}, not true or false")
+    return liked
+
+
+def _prompt_and_reply(row: RawRow) -> tuple[Turns, Turns]:
     if row.fields.get("messages") is not None:
         chat = row.messages("messages")
-        return chat[:-1], chat[-1:], liked
-    name = next((name for name in _REPLIES if row.fields.get(name) is not None), _REPLIES[0])
-    prompt, reply = row.turns("prompt", role="user"), row.turns(name, role="assistant")
-    return prompt, reply, liked
+        return chat[:-1], chat[-1:]
+    reply = next((name for name in REPLIES if row.fields.get(name) is not None), REPLIES[0])
+    prompt = next((name for name in _PROMPTS if row.fields.get(name) is not None), _PROMPTS[0])
+    return row.turns(prompt, role="user"), row.turns(reply, role="assistant")
+
+
+def _key(prompt: Turns) -> str:
+    return digest_of([(message.role, message.text) for message in prompt])

@@ -3,18 +3,23 @@
 Not here: whether a record may be used (`filters/`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import Generic
 
 from alignment.data.formats import (
+    Auto,
     ChosenFormat,
     Kind,
     RowFormats,
     choose_format,
     chosen_conversation,
+    columns_of,
 )
+from alignment.data.formats.cells import Decoder
+from alignment.data.formats.refusals import check_nothing_lost
 from alignment.data.formats.rows import RawRow
 from alignment.data.practice.source import PracticeSource
 from alignment.data.read.files import Meter
@@ -41,6 +46,8 @@ class Reading(Generic[R]):
             `DataError` at the end if no row was in the format.
         held_out: whether the whole source is held out.
         weight: share of its prompts to use.
+        unread: columns and fields that the format does not read, with the number of rows that have
+            them; complete once `items` is exhausted.
     """
 
     source: str
@@ -50,6 +57,7 @@ class Reading(Generic[R]):
     items: Iterator[Row[R] | Quarantined]
     held_out: bool = False
     weight: float = 1.0
+    unread: Counter[str] = field(default_factory=Counter)
 
 
 def read_conversations(source: Source, meter: Meter | None = None) -> Reading[Conversation]:
@@ -110,6 +118,7 @@ def read_any(
 @dataclass(frozen=True)
 class _Opened:
     choice: ChosenFormat
+    note: str
     rows: Iterator[RawRow | Quarantined]
 
 
@@ -126,7 +135,26 @@ def _open(source: FileSource | HubSource, meter: Meter | None) -> _Opened:
             break
     if not fields:
         raise DataError(f"{source.label}: no row can be read; check the source")
-    return _Opened(choose_format(source.format, fields, where=source.label), chain(sample, rows))
+    decoder = Decoder.of(columns_of(fields))
+    decoded = decoder.rows(chain(sample, rows)) if decoder.note else chain(sample, rows)
+    first = list(islice(decoded, len(sample)))
+    choice = _chosen(source, [row for row in first if isinstance(row, RawRow)])
+    note = "; ".join(filter(None, (choice.format.note, decoder.note)))
+    return _Opened(choice, note, chain(first, decoded))
+
+
+def _chosen(source: FileSource | HubSource, rows: list[RawRow]) -> ChosenFormat:
+    """The format of the first rows; refuses one that was detected and would lose a column."""
+    fields = [row.fields for row in rows]
+    choice = choose_format(source.format, fields, where=source.label)
+    if isinstance(source.format, Auto):
+        unread: set[str] = set()
+        copies = (replace(row, used=set(row.used), left=set()) for row in rows)
+        for made in choice.format.records(copies):
+            if not isinstance(made, Quarantined):
+                unread.update(made[0].unread(made[1]))
+        check_nothing_lost(source.label, columns_of(fields), unread, choice.format.gives)
+    return choice
 
 
 def _read(
@@ -134,8 +162,18 @@ def _read(
 ) -> Reading[R]:
     format_, reason = opened.choice
     held_out = source.use == "held_out"
-    items = _items(source.label, format_, opened.rows, convert, held_out=held_out)
-    return Reading(source.label, format_.name, reason, format_.note, items, held_out, source.weight)
+    unread: Counter[str] = Counter()
+    items = _items(source.label, format_, opened.rows, convert, unread, held_out=held_out)
+    return Reading(
+        source.label,
+        format_.name,
+        reason,
+        opened.note,
+        items,
+        held_out,
+        source.weight,
+        unread,
+    )
 
 
 def _items(
@@ -143,10 +181,13 @@ def _items(
     format_: RowFormats,
     rows: Iterator[RawRow | Quarantined],
     convert: Callable[[Record], R],
+    unread: Counter[str],
     *,
     held_out: bool,
 ) -> Iterator[Row[R] | Quarantined]:
+    """The source's rows; counts in `unread` what the format does not read of them."""
     unreadable: list[Quarantined] = []
+    last: RawRow | None = None
     columns: tuple[str, ...] = ()
 
     def readable() -> Iterator[RawRow]:
@@ -170,6 +211,9 @@ def _items(
             continue
         row, record = made
         usable = True
+        if row is not last:  # a row that gives several records is counted once
+            last = row
+            unread.update(row.unread(record))
         yield _row_of(row.file, row.row, convert(record), held_out=held_out)
     yield from unreadable
     if not usable and first is not None:

@@ -2,12 +2,12 @@
 
 A source is a frozen model with a literal `name`. `read` gives its raw rows with their location, and
 `digest` identifies its content for cache keys. A row's own text columns `task_type` and `source`
-override the labels from the config.
+override the labels from the config; without either, `category` is the task type.
 Not here: bytes (`files.py`), what columns mean (`formats/`), generated rows (`practice/`).
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import Annotated, Literal
 
@@ -23,6 +23,10 @@ from alignment.data.row import Rejected
 from alignment.errors import DataError
 from alignment.records import Frozen, Json, Quarantined, digest_of
 
+DEFAULT_TASK = "general"
+LONGEST_LABEL = 60
+"""Longest category, in characters, that is taken for a task type."""
+
 
 class RowSource(Frozen):
     """Fields common to all sources of raw rows. Abstract."""
@@ -33,10 +37,10 @@ class RowSource(Frozen):
         "reported; an error if ambiguous.",
     )
     task_type: str = Field(
-        default="general",
+        default=DEFAULT_TASK,
         min_length=1,
         description="Label by which metrics are also reported. A row's own column task_type "
-        "overrides it.",
+        "overrides it, and its category does if this is left at the default.",
     )
     use: Literal["split", "held_out"] = Field(
         default="split",
@@ -46,7 +50,7 @@ class RowSource(Frozen):
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="Columns to rename, {theirs: ours}, before the format is applied; for "
-        "example {query: prompt}.",
+        "example {query: prompt}. A column renamed to an empty text is left out on purpose.",
     )
     weight: float = Field(
         default=1.0,
@@ -118,12 +122,13 @@ class FileSource(RowSource):
                 have the pinned sha256.
         """
         self._check_pin()
-        rows = (
-            _raw_row(self, file, number, row, source=files.stem(file))
-            for file in files.find(self.path)
-            for number, row in files.read(file, meter or Meter())
-        )
-        return islice(rows, self.limit)
+        found = (self._rows(file, meter or Meter()) for file in files.find(self.path))
+        return islice(chain.from_iterable(found), self.limit)
+
+    def _rows(self, file: str, meter: Meter) -> Iterator[RawRow | Quarantined]:
+        source = files.stem(file)
+        for number, row in files.read(file, meter):
+            yield _raw_row(self, file, number, row, source=source)
 
     def _check_pin(self) -> None:
         if self.sha256 is None:
@@ -246,12 +251,32 @@ def _raw_row(
     if isinstance(row, Rejected):
         return Quarantined(file=file, row=number, reason=row.reason, detail=row.detail)
     if defaults.columns:
-        row = {defaults.columns.get(name, name): value for name, value in row.items()}
-    task_type = _label(row, "task_type", defaults.task_type)
-    return RawRow(file, number, row, task_type, _label(row, "source", source))
+        named = ((defaults.columns.get(name, name), value) for name, value in row.items())
+        row = {name: value for name, value in named if name}
+    used: set[str] = set()
+    task_type = _label(row, "task_type", used)
+    if not task_type and defaults.task_type == DEFAULT_TASK:
+        task_type = _category(row, used)
+    own = _label(row, "source", used)
+    return RawRow(file, number, row, task_type or defaults.task_type, own or source, used)
 
 
-def _label(row: Json, column: str, default: str) -> str:
+def _label(row: Json, column: str, used: set[str]) -> str:
+    """The label in a column, which then counts as used; an empty text if it holds none."""
     value = row.get(column)
-    usable = isinstance(value, str) and value.strip() and not DAMAGE.search(value)
-    return str(value).strip() if usable else default
+    if not isinstance(value, str) or not value.strip() or DAMAGE.search(value):
+        return ""
+    used.add(column)
+    return value.strip()
+
+
+def _category(row: Json, used: set[str]) -> str:
+    """The category of a row, or that under `metadata`, if it is short enough to be a label."""
+    for prefix, fields in (("", row), ("metadata.", row.get("metadata"))):
+        if not isinstance(fields, dict) or not isinstance(fields.get("category"), str):
+            continue
+        value = str(fields["category"]).strip()
+        if value and len(value) <= LONGEST_LABEL and not DAMAGE.search(value):
+            used.add(f"{prefix}category")
+            return value
+    return ""

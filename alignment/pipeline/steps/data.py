@@ -25,7 +25,7 @@ class PrepareSet(Step):
     `digest` identifies the content of the sources.
     """
 
-    version = 2  # version 1 wrote no report.json
+    version = 3  # 1 wrote no report.json; 2 read fewer columns and fewer shapes of files
     produces = DataRef
     parent_fields = ("base", "earlier")
     headline = COUNTS

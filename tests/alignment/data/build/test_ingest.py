@@ -71,7 +71,7 @@ def test_kept_rows_can_be_ingested_again_and_are_all_kept(tmp_path):
 
 def test_unknown_columns_of_a_named_file_are_an_error_and_nothing_is_written(tmp_path):
     write(tmp_path / "a.jsonl", PAIRS)
-    with pytest.raises(DataError, match=r"match no known format\. Name the format"):
+    with pytest.raises(DataError, match=r"match no known format\. "):
         run_ingest(
             [str(tmp_path / "a.jsonl"), write(tmp_path / "b.jsonl", [{"x": 1}])], tmp_path / "out"
         )
@@ -91,7 +91,7 @@ def test_columns_can_be_renamed_and_the_format_named(tmp_path):
 def test_every_fault_has_its_reason_and_its_row(tmp_path):
     faults = {
         "{broken": "malformed",
-        '{"prompt": "a", "chosen": 7, "rejected": "c"}': "malformed",
+        '{"prompt": "a", "chosen": true, "rejected": "c"}': "malformed",
         '{"prompt": "caf\\ufffd", "chosen": "b", "rejected": "c"}': "bad_encoding",
         '{"prompt": "a", "chosen": "\\ud800", "rejected": "c"}': "bad_encoding",
         '{"prompt": "a", "chosen": " ", "rejected": "c"}': "empty",

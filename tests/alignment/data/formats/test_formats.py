@@ -153,7 +153,7 @@ def test_a_chosen_reply_that_scores_lower_is_rejected():
     )
 
 
-@pytest.mark.parametrize("score", ["9", True, float("nan")])
+@pytest.mark.parametrize("score", ["nine", True, float("nan")])
 def test_a_score_that_is_not_a_number_is_rejected(score):
     row = {"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": score}
     reason, detail = rejection(Preference(), **row, score_rejected=1)
@@ -334,6 +334,42 @@ EXAMPLES = {
         {"message_id": "1", "parent_message_id": "", "text": "a", "role": "prompter"},
         "columns text, role, parent_message_id",
     ),
+    "contents": (
+        {
+            "contents": [
+                {"role": "user", "parts": [{"text": "a"}]},
+                {"role": "model", "parts": [{"text": "b"}]},
+            ]
+        },
+        "column contents holds lists",
+    ),
+    "preferred_output": (
+        {
+            "input": {"messages": chat(("user", "a"))},
+            "preferred_output": chat(("assistant", "b")),
+            "non_preferred_output": chat(("assistant", "c")),
+        },
+        "columns input, preferred_output, non_preferred_output",
+    ),
+    "rejected_response": (
+        {"messages": TALK, "rejected_response": "c"},
+        "columns messages, rejected_response",
+    ),
+    "open_assistant_ranked_nodes": (
+        {"message_id": "1", "parent_id": "", "text": "a", "role": "prompter", "rank": 0},
+        "columns text, role, rank, parent_id",
+    ),
+    "label_studio": (
+        {
+            "data": {"prompt": "a", "answer1": "b", "answer2": "c"},
+            "annotations": [{"result": [{"value": {"selected": "right"}}]}],
+        },
+        "columns data, annotations",
+    ),
+    "rated": (
+        {"prompt": "a", "response": "b", "score": 3},
+        "column score scores one reply per row",
+    ),
     "unpaired": (
         {"prompt": "a", "completion": "b", "label": True},
         "column label holds true and false beside one reply",
@@ -389,16 +425,21 @@ def test_unknown_columns_are_listed_with_what_each_format_expects():
     with pytest.raises(DataError) as error:
         choose_format(Auto(), [{"text": "x", "label": 1}], where="a.jsonl")
     message = str(error.value)
-    assert message.startswith("a.jsonl: columns text, label match no known format. Name the format")
+    assert message.startswith("a.jsonl: columns text, label match no known format. ")
+    assert "--format NAME" in message
     for known in KNOWN:
         assert f"{known.name} ({known.expects})" in message
 
 
-def test_two_formats_at_once_are_an_error_that_names_both():
-    row = {"prompt": "a", "chosen": "b", "rejected": "c", "messages": TALK}
+def test_two_formats_at_once_are_an_error_that_names_both_and_the_words_for_each():
+    row = {"prompt": "a", "response": "b", "messages": TALK}
     with pytest.raises(
-        DataError, match=r"match several formats: messages and preference. Name the"
+        DataError,
+        match=r"several formats: messages and instruction\. .*--format messages or --format instr",
     ):
+        choose_format(Auto(), [row], where="a.jsonl")
+    row = {"prompt": "a", "question": "a", "chosen": "b", "rejected": "c"}
+    with pytest.raises(DataError, match=r"preference,prompt=prompt or .*preference,prompt=ques"):
         choose_format(Auto(), [row], where="a.jsonl")
 
 

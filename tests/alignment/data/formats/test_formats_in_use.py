@@ -167,12 +167,21 @@ def test_the_majority_is_chosen_and_its_share_is_the_strength(verdict, expected)
     assert summary(pair) == expected
 
 
-def test_a_verdict_of_zero_and_one_is_not_guessed():
+@pytest.mark.parametrize("format_", [Auto(), Compared()])
+@pytest.mark.parametrize("labels", [(0, 1), ("1.0", "0"), (1, 1)])
+def test_a_verdict_of_zero_and_one_is_not_guessed(format_, labels):
+    fields: list[dict[str, object]] = [
+        {"prompt": "q", "response_a": "x", "response_b": "y", "label": label} for label in labels
+    ]
+    both = r"0 may be response_a and 1 response_b: --format compared,zero_is=first.*zero_is=second"
+    with pytest.raises(DataError, match=both):
+        choose_format(format_, fields, where="a")
+
+
+def test_zero_is_says_what_a_verdict_of_zero_means():
     fields: list[dict[str, object]] = [
         {"prompt": "q", "response_a": "x", "response_b": "y", "label": label} for label in (0, 1)
     ]
-    with pytest.raises(DataError, match="no known format"):
-        choose_format(Auto(), fields, where="a")
     named = [summary(*parse(Compared(zero_is="first"), **row))[1] for row in fields]
     assert named == ["x", "y"]
     tied = [summary(*parse(Compared(zero_is="tie"), **row))[3] for row in fields]
@@ -281,7 +290,7 @@ def test_single_ratings_make_a_pair_where_a_prompt_has_both_labels():
         {"prompt": "q", "completion": "good", "label": True},
         {"prompt": "other", "completion": "good", "label": True},
         {"prompt": "q", "completion": "bad", "label": False},
-        {"prompt": "q", "completion": "bad", "label": "no"},
+        {"prompt": "q", "completion": "bad", "label": "perhaps"},
     )
     made = list(Unpaired().records(table))
     ((row, pair),) = (one for one in made if not isinstance(one, Quarantined))

@@ -1,0 +1,134 @@
+"""What a refusal says: which format is nearest, and the words that would read the file.
+
+Words are given for the command line and for a config. Not here: when a file is refused.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+from alignment.data.formats.base import BaseFormat, Columns, Kind, is_chat, is_number, mostly
+from alignment.data.formats.messages import is_exchange, is_message
+from alignment.data.formats.verdicts import VERDICTS, is_thumb, word
+from alignment.errors import DataError
+
+_SHOWN = 20
+_JUDGEMENT = re.compile(
+    r"(?:^|[_\-. ])(?:labels?|scores?|ratings?|rewards?|grades?|ranks?|ranking|preference|preferred"
+    r"|winner|verdict|votes?|upvotes|downvotes|thumbs?|liked?|feedback|judge?ments?|quality"
+    r"|helpful(?:ness)?|correct(?:ness)?|coherence|harmless(?:ness)?|harmful|accepted|acceptable"
+    r"|better|best|worse|chosen|rejected|good|bad)(?:$|[_\-. ])",
+    re.IGNORECASE,
+)
+
+
+def unknown(where: str, columns: Columns, known: Sequence[BaseFormat]) -> str:
+    """The error for columns that match no known format."""
+    options = "; ".join({one.name: f"{one.name} ({one.expects})" for one in known}.values())
+    return (
+        f"{where}: columns {_listed(columns)} match no known format. {_nearest(columns, known)}"
+        "Name the format with --format NAME, or rename columns with --column THEIRS=OURS; in a "
+        "config, format: {name: NAME} and columns: {theirs: ours}. "
+        f"Known formats: {options}"
+    )
+
+
+def several(where: str, columns: Columns, found: Sequence[BaseFormat]) -> str:
+    """The error for columns that match several formats."""
+    names = list(dict.fromkeys(one.name for one in found))
+    each = " or ".join(f"--format {name}" for name in names)
+    prompts = [getattr(one, "prompt", "") for one in found]
+    if len(names) == 1 and all(prompts):
+        each = " or ".join(f"--format {names[0]},prompt={name}" for name in dict.fromkeys(prompts))
+    return (
+        f"{where}: columns {_listed(columns)} match several formats: {' and '.join(names)}. "
+        f"Name the format, {each}; in a config, format: {{name: {names[0]}}}"
+    )
+
+
+def check_nothing_lost(where: str, columns: Columns, unread: Iterable[str], gives: Kind) -> None:
+    """Refuse to leave out a column that holds chats, or that judges replies to be imitated.
+
+    Args:
+        where: the source's name, for the error message.
+        columns: the columns of the first rows.
+        unread: names of the columns that the detected format does not read.
+        gives: what that format gives.
+
+    Raises:
+        DataError: there is such a column; says the word that reads it, and the one that does not.
+    """
+    left = [name for name in columns if name in set(unread)]
+    chats = [name for name in left if mostly(columns, name, _is_talk)]
+    if chats:
+        raise DataError(_lost_chat(where, chats[0][:40]))
+    judges = [name for name in left if gives == "conversations" and _judges(columns, name)]
+    if judges:
+        raise DataError(_lost_judgement(where, columns, judges))
+
+
+def _judges(columns: Columns, name: str) -> bool:
+    """Whether a column seems to say how good a reply is."""
+    if not _JUDGEMENT.search(name):
+        return False
+    return mostly(
+        columns, name, lambda one: is_number(one) or is_thumb(one) or word(one) in VERDICTS
+    )
+
+
+def _is_talk(value: object) -> bool:
+    return (
+        is_chat(value)
+        and isinstance(value, list)
+        and (is_message(value[0]) or is_exchange(value[0]))
+    )
+
+
+def _lost_chat(where: str, name: str) -> str:
+    return (
+        f"{where}: column {name} holds chats, which the detected format does not read. If they are "
+        "what to train on, rename the other columns or name a format with --format; to go on "
+        f"without them, --column {name}= (in a config, columns: {{{name}: ''}})"
+    )
+
+
+def _lost_judgement(where: str, columns: Columns, names: Sequence[str]) -> str:
+    shown = [name[:40] for name in names]
+    two = all(is_thumb(value) for value in columns[names[0]])
+    ours, what = ("label", "a liked and a disliked") if two else ("score", "the best and the worst")
+    left_out = " ".join(f"--column {name}=" for name in shown)
+    each = ", ".join(f"{name}: ''" for name in shown)
+    return (
+        f"{where}: {', '.join(shown)} seem to judge the replies, and the detected format would "
+        f"imitate all of them. Say which: --column {shown[0]}={ours} makes pairs of {what} reply "
+        f"to a prompt; {left_out} imitates all (in a config, columns: {{{shown[0]}: {ours}}} or "
+        f"{{{each}}})"
+    )
+
+
+def _nearest(columns: Columns, known: Sequence[BaseFormat]) -> str:
+    """The format that misses the fewest columns, and the words that would supply them."""
+    plain = {re.sub(r"[-. ]", "_", name.lower()): name for name in columns}
+    best = max(known, key=lambda one: _share(plain, one))
+    missing = [name for name in best.columns if name not in columns]
+    if not missing or (len(missing) == len(best.columns) and not _close(plain, missing)):
+        return ""
+    words = " ".join(
+        f"--column {_close(plain, [name]).get(name, 'THEIRS')}={name}" for name in missing
+    )
+    return f"Nearest is {best.name}, which misses {', '.join(missing)}: {words}. "
+
+
+def _share(plain: dict[str, str], known: BaseFormat) -> float:
+    found = sum(name in plain for name in known.columns) + len(_close(plain, known.columns)) / 2
+    return found / len(known.columns)
+
+
+def _close(plain: dict[str, str], wanted: Sequence[str]) -> dict[str, str]:
+    """For each wanted column, the one here whose name is nearly the same."""
+    found = {name: get_close_matches(name, plain, n=1, cutoff=0.75) for name in wanted}
+    return {name: plain[close[0]] for name, close in found.items() if close}
+
+
+def _listed(columns: Columns) -> str:
+    return ", ".join(name[:40] for name in list(columns)[:_SHOWN]) or "(none)"
