@@ -44,7 +44,14 @@ def fetch_snapshot(repository: str, revision: str, files: Sequence[str]) -> Path
 
 
 def base_folder(base: BaseRef, store: Store) -> Path:
-    """The local folder of a base model; a hub model must already be in the hub's cache."""
+    """The local folder of a base model; a hub model must already be in the hub's cache.
+
+    Raises:
+        ModelError: the folder is gone.
+    """
     if not base.uri.startswith("hub:"):
-        return store.path(base.uri)
+        folder = store.path(base.uri)
+        if not folder.is_dir():  # transformers would take its path for the id of a repository
+            raise ModelError(f"model folder {folder} does not exist. Check the path.")
+        return folder
     return Path(snapshot_download(base.uri[4:], revision=base.revision, local_files_only=True))
