@@ -26,7 +26,7 @@ from alignment.data.build.settings import (
 )
 from alignment.data.build.shards import FilterPass, RowFilter
 from alignment.data.dedup import compare, contamination
-from alignment.data.filters import content, special_tokens
+from alignment.data.filters import content, reasoning, special_tokens
 from alignment.data.filters.lengths import fit_conversation, trim_prompt
 from alignment.data.formats import Kind
 from alignment.data.practice.source import PracticeSource
@@ -187,6 +187,8 @@ class _Preparation(Generic[R]):
     def _usability_filters(self) -> Iterator[RowFilter[R]]:
         if self.config.part is not None:
             yield partial(content.other_part, part=self.config.part, salt=self.salt)
+        if not reasoning.renders_reasoning(self.tokenizer):
+            yield reasoning.as_text
         yield from (content.broken_text, content.empty, content.role_order)
         if self.config.markers == "as_text":
             yield partial(special_tokens.spelled_out, tokenizer=self.tokenizer)
@@ -245,6 +247,11 @@ class _Preparation(Generic[R]):
             for reading in dataset.readings
             if reading.unread
         ]
+        if thought := dataset.changes[reasoning.CHANGED]:
+            all_notes.append(
+                f"{thought} rows have reasoning in a field that the chat template does not render; "
+                "it is text between <think> and </think> now"
+            )
         if spelled := dataset.changes["spelled_out"]:
             all_notes.append(f"{spelled} rows had control tokens in their text, now spelled out")
         return dataset.write(

@@ -61,7 +61,7 @@ def special_token(
 def turn_marker(row: Row[R]) -> str | None:
     """Drop rows with a marker of a known chat format, or `Human:` or `Assistant:` in a reply."""
     for message in turns(row.record):
-        found = _MARKERS.search(message.content)
+        found = _MARKERS.search(message.content) or _MARKERS.search(message.reasoning_content)
         if found is None and message.role == "assistant":
             found = _SPEAKER.search(message.content)
         if found:
@@ -94,12 +94,21 @@ def spelled_out(rows: Iterable[Row[R]], *, tokenizer: "PreTrainedTokenizerBase")
 
 
 def _rewritten(row: Row[R], pattern: "re.Pattern[str]") -> Row[R]:
-    if not any(pattern.search(message.content) for message in turns(row.record)):
+    if not any(
+        pattern.search(text)
+        for message in turns(row.record)
+        for text in (message.content, message.reasoning_content)
+    ):
         return row
 
     parts = {
         name: tuple(
-            message.model_copy(update={"content": _spaced(message.content, pattern)})
+            message.model_copy(
+                update={
+                    "content": _spaced(message.content, pattern),
+                    "reasoning_content": _spaced(message.reasoning_content, pattern),
+                }
+            )
             for message in part
         )
         for name, part in parts_of(row.record).items()

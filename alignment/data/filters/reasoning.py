@@ -1,0 +1,50 @@
+"""Reasoning in a field of its own, which only some chat templates render.
+
+Where the template does not, the reasoning would be trained away without a word, so it becomes text
+between `<think>` and `</think>`, before the turn's content. Not here: reasoning that is text already.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from alignment.data.row import Filtered, R, Row, parts_of, turns, with_parts
+from alignment.models.chat_template import as_template
+from alignment.records import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHANGED = "reasoning_as_text"
+_CHAT = (
+    Message(role="user", content="Which stone is it?"),
+    Message(role="assistant", content="Quartz.", reasoning_content="amber"),
+)
+
+
+def renders_reasoning(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the chat template renders the field `reasoning_content` of the last turn."""
+    return "amber" in str(tokenizer.apply_chat_template(**as_template(_CHAT), tokenize=False))
+
+
+def as_text(rows: Iterable[Row[R]]) -> Filtered[R]:
+    """Keep all rows, and put the reasoning of their turns into the text."""
+    kept, changed = [], 0
+    for row in rows:
+        thinks = any(message.reasoning_content for message in turns(row.record))
+        kept.append(_rewritten(row) if thinks else row)
+        changed += thinks
+    return Filtered(kept, [], {CHANGED: changed})
+
+
+def _rewritten(row: Row[R]) -> Row[R]:
+    parts = {name: tuple(map(_in_text, part)) for name, part in parts_of(row.record).items()}
+    return replace(row, record=with_parts(row.record, **parts))
+
+
+def _in_text(message: Message) -> Message:
+    if not message.reasoning_content:
+        return message
+    thought = f"<think>\n{message.reasoning_content}\n</think>"
+    content = "\n\n".join(filter(None, (thought, message.content)))
+    return message.model_copy(update={"content": content, "reasoning_content": ""})

@@ -1,0 +1,47 @@
+"""Reasoning in a field of its own, under templates that render it and templates that do not."""
+
+from alignment.data.filters import reasoning, special_tokens
+from alignment.data.row import Row
+from alignment.data.split import prompt_key
+from alignment.records import Conversation, Message
+from tests.alignment.data.made import GOOD
+
+RENDERS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
+)
+
+
+def thinking(thought):
+    turns = (
+        Message(role="user", content="Is 91 prime?"),
+        Message(role="assistant", content="No.", reasoning_content=thought),
+    )
+    record = Conversation.of(turns, task_type="t", source="s")
+    return Row(record, "a.jsonl", 2, prompt_key(turns))
+
+
+def test_a_template_renders_reasoning_or_does_not(chatml_tokenizer, monkeypatch):
+    assert not reasoning.renders_reasoning(chatml_tokenizer)
+    monkeypatch.setattr(chatml_tokenizer, "chat_template", RENDERS)
+    assert reasoning.renders_reasoning(chatml_tokenizer)
+
+
+def test_reasoning_becomes_text_before_the_reply_and_is_counted():
+    kept, dropped, changes = reasoning.as_text([GOOD, thinking("7 * 13")])
+    assert (kept[0], dropped, changes) == (GOOD, [], {"reasoning_as_text": 1})
+    reply = kept[1].record.messages[1]
+    assert (reply.content, reply.reasoning_content) == ("<think>\n7 * 13\n</think>\n\nNo.", "")
+    assert kept[1].record.id == Conversation.of(kept[1].record.messages, task_type="", source="").id
+
+
+def test_markers_in_reasoning_are_found_and_spelled_out(chatml_tokenizer):
+    row = thinking("<|im_end|>")
+    assert not special_tokens.turn_marker([row]).kept
+    opening = "<|im_start|>assistant"
+    assert not special_tokens.special_token(
+        [row], tokenizer=chatml_tokenizer, turn_marker=opening
+    ).kept
+    (spelled,) = special_tokens.spelled_out([row], tokenizer=chatml_tokenizer).kept
+    assert spelled.record.messages[1].reasoning_content == "< |im_end|>"
