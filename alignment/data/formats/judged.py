@@ -20,7 +20,7 @@ from alignment.data.formats.base import (
     number,
 )
 from alignment.data.formats.cells import structure_in
-from alignment.data.formats.messages import Turns, text
+from alignment.data.formats.messages import Turns, is_blank, text
 from alignment.data.formats.rows import RawRow, as_prompt, as_reply, split_at_common_prefix
 from alignment.data.formats.verdicts import FIRST, SECOND, TIE, VERDICTS, word
 from alignment.data.row import Reason, Rejected
@@ -183,7 +183,7 @@ class LabelStudio(RowFormat):
         """The pair that most annotators prefer."""
         data = row.get("data")
         fields: Json = dict(data) if isinstance(data, dict) else {}
-        for number_, side in enumerate(_selected(row.get("annotations")), start=1):
+        for number_, side in enumerate(_selected(row), start=1):
             fields[f"annotator{number_}"] = side
         inner = RawRow(row.file, row.row, fields, row.task_type, row.source)
         for record in Compared().parse(inner):
@@ -249,7 +249,8 @@ class Candidates(RowFormat):
             yield row.pair(prompt, chosen=better.reply, rejected=other.reply, strength=strength)
 
     def _candidates(self, row: RawRow) -> list["_Candidate"]:
-        replies = row.get(_present(row, _REPLY_LISTS))
+        column = _present(row, _REPLY_LISTS)
+        replies = row.get(column)
         score_list = next(
             (name for name in _SCORE_LISTS if isinstance(row.fields.get(name), list)), ""
         )
@@ -261,26 +262,23 @@ class Candidates(RowFormat):
                 raise Rejected(
                     Reason.malformed, f"{len(replies)} candidates, {len(scores)} {score_list}"
                 )
+            for reply in replies:
+                _leave(row, column, reply, _text_key(reply))
             pairs = zip(replies, scores, strict=True)
             return [
                 self._candidate(reply, score, score_list, len(replies)) for reply, score in pairs
             ]
-        return [self._from_object(row, item, len(replies)) for item in replies]
+        return [self._from_object(row, item, column, len(replies)) for item in replies]
 
-    def _from_object(self, row: RawRow, item: object, count: int) -> "_Candidate":
+    def _from_object(self, row: RawRow, item: object, column: str, count: int) -> "_Candidate":
         name = _score_key([item])
         if not isinstance(item, dict) or not name:
             raise Rejected(Reason.malformed, "a candidate has neither score nor rank")
-        read = {name, next((key for key in _TEXT_KEYS if key in item), name)}
-        row.left.update(f"candidates[].{key}" for key in item.keys() - read)
+        _leave(row, column, item, name, _text_key(item))
         return self._candidate(item, item[name], name, count)
 
     def _candidate(self, reply: object, score: object, name: str, count: int) -> "_Candidate":
-        content = (
-            next((reply[key] for key in _TEXT_KEYS if key in reply), None)
-            if isinstance(reply, dict)
-            else reply
-        )
+        content = reply.get(_text_key(reply)) if isinstance(reply, dict) else reply
         value = number(score, what=name)
         ranked = name.startswith("rank")
         return _Candidate(
@@ -302,6 +300,20 @@ _REPLY_LISTS = ("candidates", "responses", "completions", "answers", "replies")
 _SCORE_LISTS = ("scores", "ranks", "ranking", "ratings")
 _SCORE_KEYS = ("score", "overall_score", "rank", "rating")
 _TEXT_KEYS = ("text", "response", "content", "answer", "completion", "value")
+
+
+def _text_key(reply: object) -> str:
+    """Key of the text of a reply that is an object."""
+    keys = reply if isinstance(reply, dict) else ()
+    return next((key for key in _TEXT_KEYS if key in keys), "")
+
+
+def _leave(row: RawRow, column: str, item: object, *read: str) -> None:
+    """Note the fields of an object in a list that say something and are not read."""
+    fields = item.items() if isinstance(item, dict) else ()
+    row.left.update(
+        f"{column}[].{key}" for key, value in fields if key not in read and not is_blank(value)
+    )
 
 
 def _score_key(value: object) -> str:
@@ -468,13 +480,16 @@ def _has_replies(value: object) -> bool:
     return isinstance(value, dict) and _replies(tuple(value)) is not None
 
 
-def _selected(annotations: object) -> Iterator[object]:
+def _selected(row: RawRow) -> Iterator[object]:
     """What each annotator selected, who did not cancel."""
+    annotations = row.get("annotations")
     for annotation in annotations if isinstance(annotations, list) else ():
-        if not isinstance(annotation, dict) or annotation.get("was_cancelled"):
-            continue
-        results = annotation.get("result")
+        fields = annotation if isinstance(annotation, dict) else {}
+        _leave(row, "annotations", fields, "result", "was_cancelled")
+        results = fields.get("result")
         for result in results if isinstance(results, list) else ():
             value = result.get("value") if isinstance(result, dict) else None
-            if isinstance(value, dict) and "selected" in value:
+            _leave(row, "annotations[].result", result, "value")
+            _leave(row, "annotations[].result[].value", value, "selected")
+            if isinstance(value, dict) and "selected" in value and not fields.get("was_cancelled"):
                 yield value["selected"]

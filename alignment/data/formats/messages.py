@@ -9,9 +9,9 @@ Not here: which columns hold chats (`rows.py` and the formats).
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -92,6 +92,26 @@ def is_blank(value: object) -> bool:
     return value is None or (not value.strip() if isinstance(value, str) else value in ([], {}))
 
 
+class _Place(NamedTuple):
+    """Where an object is, for messages, and the names of its fields that are not read."""
+
+    where: str
+    column: str
+    left: set[str]
+
+    def inside(self, name: str, at: int | None = None) -> "_Place":
+        """The place of a field, or of an item in it."""
+        index, of_any = ("", "") if at is None else (f"[{at}]", "[]")
+        return _Place(f"{self.where}{name}{index}", f"{self.column}{name}{of_any}", self.left)
+
+    def leave(self, item: Mapping[str, object], read: Iterable[str]) -> None:
+        """Note the fields of an object that say something and are not among those read."""
+        known = {*read}
+        self.left.update(
+            f"{self.column}.{key}" for key in item if key not in known and not is_blank(item[key])
+        )
+
+
 def chat(items: Sequence[object], *, where: str, left: set[str]) -> Turns:
     """The turns of a list; the names of fields that are not read are added to `left`.
 
@@ -100,9 +120,10 @@ def chat(items: Sequence[object], *, where: str, left: set[str]) -> Turns:
     """
     if len(items) > 1 and all(isinstance(item, str) for item in items):
         return alternating(items, where=where)
+    place = _Place(where, where, left)
     turns: list[Message] = []
     for at, item in enumerate(items):
-        for message in _turns(item, f"{where}[{at}]", f"{where}[]", left):
+        for message in _turns(item, place.inside("", at)):
             _add(turns, message)
     return tuple(turns)
 
@@ -122,7 +143,7 @@ def message(item: object, *, where: str, left: set[str]) -> Message:
     Raises:
         Rejected: it is not one turn, or its role is unknown.
     """
-    turns = list(_turns(item, where, where, left))
+    turns = list(_turns(item, _Place(where, where, left)))
     if len(turns) != 1:
         raise Rejected(Reason.malformed, f"{where} holds {len(turns)} turns in one object")
     return turns[0]
@@ -140,15 +161,18 @@ def is_exchange(value: object) -> bool:
     return isinstance(value, dict) and _exchange_keys(value) is not None
 
 
-def content_text(value: object, *, where: str) -> str:
+def content_text(value: object, *, where: str, left: set[str]) -> str:
     """The text of a turn's content alone: text, parts, or an object that holds them.
 
     Raises:
         Rejected: it holds something else.
     """
+    place = _Place(where, where, left)
     if isinstance(value, dict):
-        value = next((value[key] for key in _CONTENTS["role"] if key in value), None)
-    return _content(value, where).text
+        key = next((key for key in _CONTENTS["role"] if key in value), "")
+        place.leave(value, (key, "role"))
+        value = value.get(key)
+    return _content(value, place).text
 
 
 def tools(value: object) -> tuple[Any, ...]:
@@ -168,57 +192,68 @@ def tools(value: object) -> tuple[Any, ...]:
 # --- one turn -----------------------------------------------------------------------------------
 
 
-def _turns(item: object, where: str, column: str, left: set[str]) -> Iterator[Message]:
+def _turns(item: object, place: _Place) -> Iterator[Message]:
     if isinstance(item, dict) and not is_message(item) and (keys := _exchange_keys(item)):
-        left.update(
-            f"{column}.{key}" for key in item if key not in keys and not is_blank(item[key])
-        )
-        yield from alternating([item[key] for key in keys], where=where)
+        place.leave(item, keys)
+        yield from alternating([item[key] for key in keys], where=place.where)
     elif isinstance(item, dict):
-        yield from _spoken(item, where, column, left)
+        yield from _spoken(item, place)
     elif is_exchange(item) and isinstance(item, list):
-        yield from alternating(item, where=where)
+        yield from alternating(item, where=place.where)
     else:
-        raise Rejected(Reason.malformed, f"{where} holds {describe(item)}, not {{role, content}}")
+        problem = f"{place.where} holds {describe(item)}, not {{role, content}}"
+        raise Rejected(Reason.malformed, problem)
 
 
 def _exchange_keys(item: Mapping[str, object]) -> tuple[str, str] | None:
     return next((keys for keys in EXCHANGES if keys[0] in item and keys[1] in item), None)
 
 
-def _spoken(item: dict[str, Any], where: str, column: str, left: set[str]) -> Iterator[Message]:
+def _spoken(item: dict[str, Any], place: _Place) -> Iterator[Message]:
     """The turn of an object, after the results of tools among its parts."""
     role_key = "from" if "from" in item else "role"
     keys = _CONTENTS[role_key]
     content_key = next((key for key in keys if item.get(key) is not None), keys[0])
-    role = _role(item.get(role_key), where, role_key)
-    reasoning_key = next((key for key in _REASONING if isinstance(item.get(key), str)), "")
-    if len(item) > 2:
-        known = {role_key, content_key, reasoning_key, *_FIELDS}
-        left.update(
-            f"{column}.{key}" for key in item if key not in known and not is_blank(item[key])
-        )
+    role, value = _role(item.get(role_key), place.where, role_key), item.get(content_key)
     if item[role_key] in ("function_call", "tool_call"):
-        yield Message(role=role, content="", tool_calls=_calls(item.get(content_key), where))
+        place.leave(item, (role_key, content_key))
+        calls = _calls(value, place.inside(f".{content_key}"))
+        yield Message(role=role, content="", tool_calls=calls)
         return
-    if len(item) == 2 and isinstance(item.get(content_key), str):  # the usual case, made fast
-        yield Message(role=role, content=text(item[content_key], where=where))
+    if len(item) == 2 and isinstance(value, str):  # the usual case, made fast
+        yield Message(role=role, content=text(value, where=place.where))
         return
-    calls = _calls(item.get("tool_calls"), where) + _calls(item.get("function_call"), where)
-    value = item.get(content_key)
-    found = _Content() if value is None and calls else _content(value, f"{where}: {content_key}")
+    reasoning_key = next((key for key in _REASONING if isinstance(item.get(key), str)), "")
+    place.leave(item, (role_key, content_key, reasoning_key, *_FIELDS))
+    found = _content_of(item, content_key, place)
     yield from found.results
     if found.results and not found.text and role == "user":
         return
     yield Message(
         role=role,
         content=found.text,
-        tool_calls=calls + tuple(found.calls),
+        tool_calls=tuple(found.calls),
         tools=tools(item.get("tools")),
         reasoning_content=str(item.get(reasoning_key) or "").strip(),
         name=_name(item, "name"),
         tool_call_id=_name(item, "tool_call_id"),
     )
+
+
+def _content_of(item: dict[str, Any], key: str, place: _Place) -> "_Content":
+    """The content of a turn with its calls, which may stand without a content."""
+    calls = [
+        call
+        for name in ("tool_calls", "function_call")
+        for call in _calls(item.get(name), place.inside(f".{name}"))
+    ]
+    if item.get(key) is None and calls:
+        return _Content(calls=calls)
+    found = _content(
+        item.get(key), _Place(f"{place.where}: {key}", f"{place.column}.{key}", place.left)
+    )
+    found.calls[:0] = calls
+    return found
 
 
 _FIELDS = ("tool_calls", "function_call", "tools", "name", "tool_call_id")
@@ -273,50 +308,58 @@ class _Content:
         return "\n\n".join(self.texts).strip("\n")
 
 
-def _content(value: object, where: str) -> _Content:
+def _content(value: object, place: _Place) -> _Content:
     """A text, an answer object, or a list of parts."""
     if isinstance(value, dict) and isinstance(value.get("answer"), str):
+        place.leave(value, ("answer",))
         return _Content([value["answer"].strip()])
     if not isinstance(value, list):
-        return _Content([text(value, where=where)])
+        return _Content([text(value, where=place.where)])
     found = _Content()
     for at, part in enumerate(value):
-        _read_part(part, f"{where}[{at}]", found)
+        _read_part(part, place.inside("", at), found)
     return found
 
 
-def _read_part(part: object, where: str, found: _Content) -> None:
+def _read_part(part: object, place: _Place, found: _Content) -> None:
     fields: dict[str, Any] = part if isinstance(part, dict) else {"text": part}
-    kind = fields.get("type") or next(
-        (k for k in ("functionCall", "functionResponse") if k in fields), "text"
-    )
-    inner = fields.get("text", fields.get("value"))
+    google = next((name for name in ("functionCall", "functionResponse") if name in fields), "")
+    kind = fields.get("type") or google or "text"
+    key = next((key for key in ("text", "value", "thinking") if key in fields), "text")
     if kind == "tool_call":
-        found.calls += _calls(inner, where)
+        found.calls += _calls(fields.get(key), place)
     elif kind in ("tool_use", "functionCall"):
         call = fields.get("functionCall", fields)
         given = {"input": "arguments", "args": "arguments"}
-        found.calls += _calls({given.get(key, key): call[key] for key in call}, where)
+        renamed = {given.get(name, name): call[name] for name in call if name != "type"}
+        found.calls += _calls(renamed, place)
+        return
     elif kind in ("tool_result", "functionResponse"):
-        found.results.append(_result(fields, where))
+        found.results.append(_result(fields, place))
+        return
     elif kind in ("text", "output_text", "input_text"):
-        found.texts.append(text(inner, where=where))
+        found.texts.append(text(fields.get(key), where=place.where))
     elif kind in ("reasoning", "thinking"):
-        thought = text(fields.get("thinking", inner), where=where)
-        found.texts.append(f"<think>\n{thought}\n</think>")
+        found.texts.append(f"<think>\n{text(fields.get(key), where=place.where)}\n</think>")
     else:
-        raise Rejected(Reason.malformed, f"{where}: a part of type {str(kind)[:40]!r}, not text")
+        problem = f"{place.where}: a part of type {str(kind)[:40]!r}, not text"
+        raise Rejected(Reason.malformed, problem)
+    place.leave(fields, ("type", key))
 
 
-def _result(fields: dict[str, Any], where: str) -> Message:
+def _result(fields: dict[str, Any], place: _Place) -> Message:
     """What a tool answered, as a turn of its own."""
     inner = fields.get("functionResponse", fields)
-    value = inner.get("response", inner.get("content")) if isinstance(inner, dict) else None
+    if not isinstance(inner, dict):
+        raise Rejected(Reason.malformed, f"{place.where}: a tool's result is no object")
+    key = "response" if "response" in inner else "content"
+    value = inner.get(key)
+    place.leave(fields, ("type", "tool_use_id", "functionResponse", "name", key))
     content = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else None
     return Message(
         role="tool",
-        content=content or _content("" if value is None else value, where).text,
-        name=_name(inner, "name") if isinstance(inner, dict) else "",
+        content=content or _content("" if value is None else value, place).text,
+        name=_name(inner, "name"),
         tool_call_id=_name(fields, "tool_use_id"),
     )
 
@@ -324,23 +367,26 @@ def _result(fields: dict[str, Any], where: str) -> Message:
 # --- tools --------------------------------------------------------------------------------------
 
 
-def _calls(value: object, where: str) -> tuple[ToolCall, ...]:
+def _calls(value: object, place: _Place) -> tuple[ToolCall, ...]:
     """Tool calls as JSON text or objects, one or a list, with or without the `function` wrapper."""
     value = _parsed(value)
     if value is None:
         return ()
     calls = value if isinstance(value, list) else [value]
-    return tuple(_call(item, where) for item in calls)
+    return tuple(_call(item, place.inside("[]")) for item in calls)
 
 
-def _call(item: object, where: str) -> ToolCall:
+def _call(item: object, place: _Place) -> ToolCall:
     outer: dict[str, Any] = item if isinstance(item, dict) else {}
     inner = outer.get("function", outer)
     fields: dict[str, Any] = inner if isinstance(inner, dict) else {}
     called = {"name": fields.get("name"), "arguments": _parsed(fields.get("arguments"))}
+    for one in (outer, fields):
+        place.leave(one, ("type", "id", "function", "name", "arguments"))
     try:
         return ToolCall.model_validate({"id": _name(outer, "id"), "function": called})
     except ValidationError as error:
+        where = place.where.rpartition(".")[0] or place.where
         problem = f"{where}: a tool call needs a name and its arguments"
         raise Rejected(Reason.malformed, problem) from error
 

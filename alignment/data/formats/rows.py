@@ -177,7 +177,7 @@ class RawRow:
         return (*chat[:start], *earlier, *chat[start:])
 
     def _under_system(self, chat: Turns, column: str) -> Turns:
-        content = messages.content_text(self.get(column), where=f"column {column!r}")
+        content = messages.content_text(self.get(column), where=column, left=self.left)
         if chat[0].role != "system":
             return (Message(role="system", content=content), *chat)
         if chat[0].content and chat[0].content != content:
