@@ -264,6 +264,35 @@ def test_data_is_read_by_its_path_alone(sft_dpo, tmp_path):
     assert json.loads(again.stdout)["kept"] == 3
 
 
+def test_data_of_which_no_row_is_usable_ends_with_2_and_says_why(sft_dpo, tmp_path):
+    """Both files are written; the counts and what was not read are printed before the error."""
+    label = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    (tmp_path / "a.jsonl").write_text(json.dumps({**label, "label": 1, "model": "m"}) + "\n")
+    out = tmp_path / "out"
+    done = sft_dpo("data", str(tmp_path / "a.jsonl"), "--out", str(out))
+    assert done.returncode == 2
+    assert "none of 1 rows is usable: unpaired 1." in done.stderr
+    assert "--column label=" in done.stderr
+    assert "1 quarantined (unpaired 1)" in done.stdout
+    assert (out / "quarantine.jsonl").read_text().count("\n") == 1
+    words = ("--column", "label=", "--out", str(tmp_path / "all"))
+    done = sft_dpo("data", str(tmp_path / "a.jsonl"), *words)
+    assert done.returncode == 0
+    assert "not read: model (1)" in done.stdout
+
+
+def test_a_setting_of_a_format_is_given_on_the_command_line(sft_dpo, tmp_path):
+    rows = [{"prompt": "q", "response_a": "x", "response_b": "y", "label": n} for n in (0, 1)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:1]))
+    words = ("data", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"))
+    refused(sft_dpo(*words), "--format compared,zero_is=first")
+    done = sft_dpo(*words, "--format", "compared,zero_is=second")
+    assert done.returncode == 0
+    (kept,) = (tmp_path / "out" / "kept.jsonl").read_text().splitlines()
+    assert json.loads(kept)["chosen"][0]["content"] == "y"
+    refused(sft_dpo(*words, "--format", "compared,zero_is"), "expected NAME or NAME,FIELD=VALUE")
+
+
 def test_unreadable_data_ends_with_one_line_and_nothing_is_written(sft_dpo, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"x": 1}\n')
     out = tmp_path / "out"

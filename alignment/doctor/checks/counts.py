@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
+from alignment.data.build.report import listed_unread
 from alignment.data.row import Reason
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
 from alignment.doctor.inputs import PreparedSet, shown
@@ -99,12 +100,22 @@ def _sources(sets: Sequence[PreparedSet]) -> Table:
             f"{source.held_out:,}",
             f"{sum(source.dropped.values()):,}",
             f"{source.format}: {source.reason}",
+            listed_unread(source.unread),
         )
         for set_ in sets
         for source in set_.report.sources
     ]
-    columns = ("Set", "Source", "Read", "Train", "Held out", "Dropped", "Format, and why")
-    return Table.of("Rows by source", columns, rows, align="llrrrrl")
+    columns = (
+        "Set",
+        "Source",
+        "Read",
+        "Train",
+        "Held out",
+        "Dropped",
+        "Format, and why",
+        "Not read (rows)",
+    )
+    return Table.of("Rows by source", columns, rows, align="llrrrrll")
 
 
 def _reasons(sets: Sequence[PreparedSet]) -> Table:

@@ -1,4 +1,5 @@
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -18,11 +19,14 @@ from alignment.data.formats import (
     chosen_conversation,
 )
 from alignment.data.formats.rows import RawRow
+from alignment.data.formats.table import formats_table, with_table
 from alignment.data.read.reading import read_any, read_conversations, read_pairs
 from alignment.data.read.sources import FileSource
 from alignment.data.row import Reason, Rejected, Row
 from alignment.errors import DataError
 from alignment.records import Conversation, Quarantined
+
+ROOT = Path(__file__).parents[4]
 
 
 def parse(format_, **fields):
@@ -544,3 +548,12 @@ def test_real_files_are_read_whole(real_data, path, name, records, unread):
     aside = [item.reason for item in items if isinstance(item, Quarantined)]
     assert Counter(aside) == unread
     assert len(items) - len(aside) == records
+
+
+# --- documentation --------------------------------------------------------------------------------
+
+
+def test_the_documented_table_of_formats_is_what_the_classes_say():
+    document = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    assert formats_table() in document
+    assert with_table(document) == document
