@@ -123,9 +123,23 @@ def chat(items: Sequence[object], *, where: str, left: set[str]) -> Turns:
     place = _Place(where, where, left)
     turns: list[Message] = []
     for at, item in enumerate(items):
+        if (plain := _plain(item)) is not None:
+            turns.append(plain)
+            continue
         for message in _turns(item, place.inside("", at)):
             _add(turns, message)
     return tuple(turns)
+
+
+def _plain(item: object) -> Message | None:
+    """The turn of an object of only a role and a text: the usual case, made fast."""
+    if not isinstance(item, dict) or len(item) != 2:
+        return None
+    name, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
+    if not isinstance(content, str) or name in ("function_call", "tool_call"):
+        return None
+    role = ROLES.get(name) if isinstance(name, str) else None
+    return None if role is None else Message(role=role, content=text(content, where=""))
 
 
 def alternating(items: Sequence[object], *, where: str) -> Turns:
@@ -219,9 +233,6 @@ def _spoken(item: dict[str, Any], place: _Place) -> Iterator[Message]:
         place.leave(item, (role_key, content_key))
         calls = _calls(value, place.inside(f".{content_key}"))
         yield Message(role=role, content="", tool_calls=calls)
-        return
-    if len(item) == 2 and isinstance(value, str):  # the usual case, made fast
-        yield Message(role=role, content=text(value, where=place.where))
         return
     reasoning_key = next((key for key in _REASONING if isinstance(item.get(key), str)), "")
     place.leave(item, (role_key, content_key, reasoning_key, *_FIELDS))
