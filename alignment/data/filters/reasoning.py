@@ -1,7 +1,7 @@
 """Reasoning in a field of its own, which only some chat templates render.
 
-Where the template does not, the reasoning would be trained away without a word, so it becomes text
-between `<think>` and `</think>`, before the turn's content. Not here: reasoning that is text already.
+Where the template does not, the reasoning would be left out of training without a word. So it
+becomes text between `<think>` and `</think>`, before the turn's content.
 """
 
 from collections.abc import Iterable

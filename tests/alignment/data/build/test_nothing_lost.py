@@ -130,11 +130,12 @@ def test_every_text_of_a_row_is_kept_or_quarantined_or_counted(tmp_path_factory,
 
 @pytest.mark.slow
 def test_of_fifty_thousand_rows_of_all_shapes_no_text_is_lost(tmp_path):
-    draw, read, refused = random.Random(1), 0, 0
+    draw, read, refused, tables = random.Random(1), 0, 0, 0
     while read < 50_000:
         rows, places = table(draw)
         missing, count = lost(tmp_path, rows, places)
         assert not missing, rows
         read += count
         refused += not count
-    print(f"{read} rows read; {refused} tables refused")
+        tables += 1
+    assert refused < 0.2 * tables

@@ -70,7 +70,7 @@ TRANSCRIPTS = {
     "###": ("### System: Be terse.\n### Human: q\n### Assistant:", ""),
 }
 SHAPES = {
-    # A: what belongs to the chat
+    # what belongs to the chat
     "a system column": (
         {"system": "S", "question": "q", "chosen": "good", "rejected": "bad"},
         f"s:S {PAIR}",
@@ -98,7 +98,7 @@ SHAPES = {
         {"instruction": "q", "input": "x", "chosen": "good", "rejected": "bad"},
         "u:q\n\nx / a:good > a:bad",
     ),
-    # C: pairs that look like chats
+    # pairs that look like chats
     "a rejected response beside messages": ({"messages": [U, A], "rejected_response": "bad"}, PAIR),
     "messages beside pairs": (
         {"prompt": "q", "chosen": [U, A], "rejected": [U, BAD], "messages": [U, A]},
@@ -108,7 +108,7 @@ SHAPES = {
         {"messages": [U], "chosen": "good", "rejected": "bad"},
         PAIR,
     ),
-    # D: text that is structure
+    # text that is structure
     "transcripts of Human and Assistant": (
         {
             "prompt": "\n\nHuman: x\n\nAssistant: y\n\nHuman: q\n\nAssistant:",
@@ -129,7 +129,7 @@ SHAPES = {
         {"text": "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\ngood<|im_end|>"},
         "u:q a:good",
     ),
-    # E: notations of a turn
+    # notations of a turn
     "capital roles": (
         {"conversations": [{"from": "User", "value": "q"}, {"from": "Assistant", "value": "good"}]},
         "u:q a:good",
@@ -142,7 +142,7 @@ SHAPES = {
         {"prompt": "def f(n):\n", "completion": "\n    if n:\n        return 1\n    return 2\n"},
         "u:def f(n): a:    if n:\n        return 1\n    return 2",
     ),
-    # F: shapes
+    # other names and shapes
     "OpenAI's preference": (
         {
             "input": {"messages": [U], "tools": [], "parallel_tool_calls": True},
@@ -355,7 +355,7 @@ def test_scores_decide_what_a_label_of_zero_and_one_means(tmp_path, one_is):
         }
         for n, (a, b, high, low) in enumerate(pairs)
     ]
-    odd = {**rows[0], "history": "q2", "labels": 1 - rows[0]["labels"]}
+    odd = {**rows[0], "history": "q2", "labels": int(not rows[0]["labels"])}
     kept, aside, _ = read(tmp_path, [*rows, *rows[:1] * 20, odd])
     assert [summary(row) for row in kept] == [f"u:q{n} / a:good > a:bad" for n in range(2)]
     assert aside[23] == "score_inverted"
