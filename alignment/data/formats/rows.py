@@ -159,10 +159,10 @@ class RawRow:
         """The chat after this row's history, under its system turn, with the functions to call."""
         if not chat:
             return chat
-        if isinstance(self.fields.get(HISTORY), list):
+        if _is_history(self.fields.get(HISTORY)):
             chat = self._after_history(chat)
         for column in SYSTEM:
-            if column in self.fields and not is_blank(self.fields[column]):
+            if column in self.fields and _is_system(self.fields[column]):
                 chat = self._under_system(chat, column)
         for column in TOOLS:
             if isinstance(self.fields.get(column), list | str):
@@ -226,6 +226,21 @@ def split_at_common_prefix(chosen: Turns, rejected: Turns) -> tuple[Turns, Turns
     pairs = zip(chosen[:longest], rejected[:longest], strict=True)
     common = next((at for at, (one, other) in enumerate(pairs) if one != other), longest)
     return chosen[:common], chosen[common:], rejected[common:]
+
+
+def _is_history(value: object) -> bool:
+    """Whether it holds turns: messages, exchanges, or as many texts of answers as of questions."""
+    if not isinstance(value, list) or not value:
+        return False
+    texts = len(value) % 2 == 0 and all(isinstance(item, str) for item in value)
+    return texts or is_message(value[0]) or messages.is_exchange(value[0])
+
+
+def _is_system(value: object) -> bool:
+    """Whether it holds the text of a system turn: a text, parts of one, or an object with these."""
+    if isinstance(value, dict):
+        return bool({"content", "parts", "text"} & value.keys())
+    return isinstance(value, str | list) and not is_blank(value)
 
 
 def _is_among(value: object, known: set[str]) -> bool:

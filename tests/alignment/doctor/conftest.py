@@ -42,7 +42,16 @@ def dropped(**reasons):
 def pair_set(chatml_tokenizer):
     """A function that makes a round's set of pairs, with defaults for everything else."""
 
-    def make(pairs=(), *, name="pairs-1", whole=4096, prompt=2048, quarantined=(), held_out=()):
+    def make(
+        pairs=(),
+        *,
+        name="pairs-1",
+        whole=4096,
+        prompt=2048,
+        quarantined=(),
+        held_out=(),
+        unread=None,
+    ):
         counts = dict(Counter(row.reason for row in quarantined))
         report = SourceReport(
             source="notes.jsonl",
@@ -52,6 +61,7 @@ def pair_set(chatml_tokenizer):
             kept=len(pairs),
             held_out=len(held_out),
             dropped=counts,
+            unread=unread or {},
         )
         return PreparedSet(
             name=name,

@@ -297,6 +297,9 @@ ODD: list[object] = [
     "é" * 5000,
 ]
 
+COLUMNS = ["label", "messages", "tools", "\ud800", "metadata", "system", "history", "functions"]
+COLUMNS += ["context", "category", "text", "contents", "rejected_response", "score", "winner"]
+
 
 def mutated(value, draw):
     """A JSON value with one item changed, added, removed or doubled."""
@@ -312,9 +315,7 @@ def mutated(value, draw):
     if action == 0:
         del changed[name]
     elif action == 1:
-        changed[draw.choice(["label", "messages", "tools", "\ud800", "metadata"])] = changed.pop(
-            name
-        )
+        changed[draw.choice(COLUMNS)] = changed.pop(name)
     else:
         changed[name] = mutated(changed[name], draw)
     return changed

@@ -99,6 +99,31 @@ def test_every_row_is_kept_held_out_or_quarantined(tmp_path, prepare):
     assert (train[0].task_type, train[0].source) == ("general", "a")
 
 
+def test_what_is_not_read_is_in_the_report_and_its_notes(tmp_path, prepare):
+    rows = [
+        preference(n, model="m") if n % 2 else preference(n, system="Be brief.") for n in range(6)
+    ]
+    _, report, out = prepare(PairSetConfig(sources=(file(tmp_path, rows),), held_out_share=0))
+    assert report.sources[0].unread == {"model": 3}
+    assert report.notes == (f"{tmp_path / 'a.jsonl'}: not read: model (3)",)
+    systems = [row.prompt[0].content for row in rows_of(out, "train.jsonl", PreferencePair)]
+    assert systems.count("Be brief.") == 3
+
+
+def test_reasoning_that_the_template_does_not_render_becomes_text(tmp_path, prepare):
+    turns = [
+        {"role": "user", "content": "Is 91 prime?"},
+        {"role": "assistant", "content": "No.", "reasoning_content": "7 * 13"},
+    ]
+    config = ConversationSetConfig(
+        sources=(file(tmp_path, [{"messages": turns}]),), held_out_share=0
+    )
+    _, report, out = prepare(config)
+    (row,) = rows_of(out, "train.jsonl", Conversation)
+    assert row.messages[1].content == "<think>\n7 * 13\n</think>\n\nNo."
+    assert report.notes[0].startswith("1 rows have reasoning in a field")
+
+
 MESSY = {
     "{broken": Reason.malformed,
     '{"prompt": "x", "chosen": true, "rejected": "b"}': Reason.malformed,

@@ -31,6 +31,12 @@ def test_every_reason_but_the_configurations_own_has_examples(pair_set):
     assert found.examples[0].place == "pairs-1 · notes.jsonl row 1"
 
 
+def test_columns_that_are_not_read_are_listed_beside_their_source(pair_set):
+    rows = [pair("Question", "yes", "no")]
+    found = check_rows([pair_set(rows, unread={"model": 2, "messages[].weight": 9})])
+    assert found.tables[0].rows[0][-1].text == "messages[].weight (9), model (2)"
+
+
 def test_forged_turns_are_counted_and_one_in_ten_stops_the_run(pair_set):
     rows = [pair(f"Question {n}", "yes", "no") for n in range(89)]
     for forged, verdict in ((0, "ok"), (1, "warn"), (11, "fail")):
