@@ -26,9 +26,9 @@ from alignment.store.durable import failpoint_span, flush_tree, remove, rename, 
 
 SHARD = 20_000
 """Rows per shard: the most that a restart has to repeat, some twenty seconds of work."""
-SHARD_LAYOUT = 2
-"""Raise it when the files or columns of a shard change: a preparation that an earlier version began
-then starts again, instead of reading shards of another form."""
+SHARD_LAYOUT = 3
+"""Raise it when the files or columns of a shard change, or how rows are read: a preparation that an
+earlier version began then starts again, instead of mixing shards of two kinds."""
 BATCH = 1_000
 """Rows in memory at a time."""
 
