@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -29,6 +30,8 @@ ROLES: Mapping[str, Role] = {
     "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "chatbot": "assistant",
+    "ai": "assistant",
     "bot": "assistant",
     "model": "assistant",
     "function_call": "assistant",
@@ -77,9 +80,16 @@ def text(value: object, *, where: str) -> str:
             return bare
         line = value[: len(value) - len(value.lstrip())].rpartition("\n")[2] + bare
         return line if _INDENTED.match(line) else bare
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if _is_number(value):
         return str(value)
     raise Rejected(Reason.malformed, f"{where} holds {describe(value)}, not text")
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number; what pandas writes for a missing cell, NaN, is none."""
+    if isinstance(value, float):
+        return isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def describe(value: object) -> str:

@@ -116,18 +116,18 @@ class RawRow:
 
     def conversation(self, chat: Turns) -> Conversation:
         """A chat with this row's labels, and the columns that belong before it."""
-        return Conversation.of(self._opened(chat), task_type=self.task_type, source=self.source)
+        return Conversation.of(self.opened(chat), task_type=self.task_type, source=self.source)
 
     def prompt(self, chat: Turns) -> Prompt:
         """A prompt with this row's labels, and the columns that belong before it."""
-        return Prompt.of(self._opened(chat), task_type=self.task_type, source=self.source)
+        return Prompt.of(self.opened(chat), task_type=self.task_type, source=self.source)
 
     def pair(
         self, prompt: Turns, *, chosen: Turns, rejected: Turns, strength: float | None = None
     ) -> PreferencePair:
         """A preference pair with this row's labels, and the columns that belong before it."""
         return PreferencePair.of(
-            self._opened(prompt),
+            self.opened(prompt),
             chosen=chosen,
             rejected=rejected,
             task_type=self.task_type,
@@ -153,9 +153,7 @@ class RawRow:
             named = [f"{column}.{key}" for key, one in inner if not is_blank(one)]
             yield from (name for name in named or (column,) if name not in self.used)
 
-    # --- what belongs before a chat ---------------------------------------------------------------
-
-    def _opened(self, chat: Turns) -> Turns:
+    def opened(self, chat: Turns) -> Turns:
         """The chat after this row's history, under its system turn, with the functions to call."""
         if not chat:
             return chat
@@ -168,6 +166,8 @@ class RawRow:
             if isinstance(self.fields.get(column), list | str):
                 chat = self._with_tools(chat, column)
         return chat
+
+    # --- what belongs before a chat ---------------------------------------------------------------
 
     def _after_history(self, chat: Turns) -> Turns:
         earlier = self.messages(HISTORY)

@@ -12,16 +12,17 @@ from alignment.data.formats.base import (
     Parsed,
     first_present,
     is_answer,
-    is_list,
     is_number,
+    is_talk,
     is_turns,
     mostly,
     number,
     set_aside,
 )
+from alignment.data.formats.chats import CHATS
 from alignment.data.formats.messages import Turns, describe
 from alignment.data.formats.rows import RawRow
-from alignment.data.formats.verdicts import LABELS, is_thumb, thumb
+from alignment.data.formats.verdicts import LABELS, SCORES, is_thumb, thumb
 from alignment.data.row import Reason, Rejected
 from alignment.records import digest_of
 
@@ -31,8 +32,6 @@ ADVICE = (
 )
 REPLIES = ("completion", "response", "output", "answer")
 """Columns with the reply to a prompt."""
-SCORES = ("score", "rating", "reward", "overall_score")
-"""Columns with the score of a reply: the higher, the better."""
 
 
 class Unpaired(BaseFormat):
@@ -47,7 +46,7 @@ class Unpaired(BaseFormat):
     )
     reads: ClassVar[str] = "a pair where one prompt has both labels; other rows are quarantined"
     columns: ClassVar[tuple[str, ...]] = ("prompt", "completion", "label")
-    outranks: ClassVar[tuple[str, ...]] = ("messages", "instruction")
+    outranks: ClassVar[tuple[str, ...]] = ("messages", "sharegpt", "instruction")
     gives: ClassVar[Kind] = "pairs"
     note: ClassVar[str] = "single ratings: they make a pair only where one prompt has both labels"
     name: Literal["unpaired"] = "unpaired"
@@ -95,7 +94,7 @@ class Rated(BaseFormat):
     )
     reads: ClassVar[str] = "the best and the worst reply to each prompt"
     columns: ClassVar[tuple[str, ...]] = ("prompt", "response", "score")
-    outranks: ClassVar[tuple[str, ...]] = ("messages", "instruction")
+    outranks: ClassVar[tuple[str, ...]] = ("messages", "sharegpt", "instruction")
     gives: ClassVar[Kind] = "pairs"
     note: ClassVar[str] = "the best and the worst reply to a prompt make a pair; others are merged"
     name: Literal["rated"] = "rated"
@@ -152,14 +151,14 @@ _ALONE = "the only reply to this prompt, and a pair needs two"
 def _has_reply(columns: Columns) -> bool:
     """Whether each row has one reply."""
     reply = any(mostly(columns, name, lambda v: is_turns(v) or is_answer(v)) for name in REPLIES)
-    return mostly(columns, "messages", is_list) or (bool(_prompt_column(columns)) and reply)
+    chat = first_present(columns, ("messages", *CHATS), is_talk)
+    return bool(chat) or (bool(_prompt_column(columns)) and reply)
 
 
 def _prompts(columns: Columns) -> list[object]:
     """The prompts of the first rows, of chats without their last turn."""
-    chats: list[object] = [
-        value[:-1] for value in columns.get("messages", ()) if isinstance(value, list)
-    ]
+    name = first_present(columns, ("messages", *CHATS), is_talk)
+    chats: list[object] = [value[:-1] for value in columns.get(name, ()) if isinstance(value, list)]
     return chats or list(columns.get(_prompt_column(columns), ()))
 
 
@@ -185,12 +184,13 @@ def _liked(row: RawRow) -> bool:
 
 
 def _prompt_and_reply(row: RawRow) -> tuple[Turns, Turns]:
-    if row.fields.get("messages") is not None:
-        chat = row.messages("messages")
-        return chat[:-1], chat[-1:]
+    chats = (name for name in ("messages", *CHATS) if isinstance(row.fields.get(name), list))
+    if column := next(chats, ""):
+        chat = row.messages(column)
+        return row.opened(chat[:-1]), chat[-1:]
     reply = next((name for name in REPLIES if row.fields.get(name) is not None), REPLIES[0])
     prompt = next((name for name in _PROMPTS if row.fields.get(name) is not None), _PROMPTS[0])
-    return row.turns(prompt, role="user"), row.turns(reply, role="assistant")
+    return row.opened(row.turns(prompt, role="user")), row.turns(reply, role="assistant")
 
 
 def _key(prompt: Turns) -> str:

@@ -35,6 +35,8 @@ VERDICTS: dict[str, tuple[int, float]] = {
 
 LABELS = ("label", "labels", "kto_tag", "kto_label", "liked", "thumbs", "thumbs_up", "is_liked")
 """Columns that say of one reply whether it is liked."""
+SCORES = ("score", "rating", "reward", "overall_score")
+"""Columns with the score of one reply: the higher, the better."""
 _LIKED = {
     *("1", "+1", "true", "yes", "good", "up", "like", "liked"),
     *("thumbs_up", "thumbsup", "chosen", "desirable"),
