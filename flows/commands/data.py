@@ -64,8 +64,8 @@ def nothing_kept(report: IngestReport, out: Path) -> str:
 
 
 _PROMPTS = (
-    "Chats without replies are read as prompts with --column messages=prompt (or the name of their "
-    "column in place of messages)."
+    "If these are chats without replies, --column messages=prompt reads them as prompts (with the "
+    "name of their column in place of messages)."
 )
 _HINTS = {
     "unpaired": "To imitate all replies, leave the column of the judgement out: --column label=.",

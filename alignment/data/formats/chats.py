@@ -96,8 +96,9 @@ class Contents(RowFormat):
     name: Literal["contents"] = "contents"
 
     def detects(self, columns: Columns) -> str | None:
-        """By a column `contents` of lists."""
-        return "column contents holds lists" if mostly(columns, "contents", is_list) else None
+        """By a column `contents` of lists, unless scored completions are beside it."""
+        chats = mostly(columns, "contents", is_list) and not columns.get("completions")
+        return "column contents holds lists" if chats else None
 
     def parse(self, row: RawRow) -> Iterator[Conversation]:
         """The chat."""

@@ -20,7 +20,7 @@ from alignment.data.formats.base import (
     number,
 )
 from alignment.data.formats.cells import structure_in
-from alignment.data.formats.messages import Turns, is_blank, text
+from alignment.data.formats.messages import Turns, content_text, is_blank, text
 from alignment.data.formats.rows import RawRow, as_prompt, as_reply, split_at_common_prefix
 from alignment.data.formats.verdicts import FIRST, SECOND, TIE, VERDICTS, word
 from alignment.data.row import Reason, Rejected
@@ -59,7 +59,7 @@ class Compared(RowFormat):
         "winner_model_b and winner_tie, or as score_A and score_B"
     )
     reads: ClassVar[str] = "the majority's reply as chosen, its share of the votes as the strength"
-    columns: ClassVar[tuple[str, ...]] = ("prompt", "response_a", "response_b", "winner")
+    columns: ClassVar[tuple[str, ...]] = ("response_a", "response_b", "winner")
     gives: ClassVar[Kind] = "pairs"
     name: Literal["compared"] = "compared"
     zero_is: Literal["tie", "first", "second"] | None = Field(
@@ -221,7 +221,7 @@ class Candidates(RowFormat):
     def detects(self, columns: Columns) -> str | None:
         """By a prompt and a list of replies with scores or ranks."""
         replies = first_present(columns, _REPLY_LISTS, is_list)
-        question = first_present(columns, _QUESTIONS, is_turns)
+        question = first_present(columns, _PROMPTS, is_turns)
         if not replies or not question:
             return None
         score_list = first_present(columns, _SCORE_LISTS, is_list)
@@ -236,7 +236,7 @@ class Candidates(RowFormat):
         Raises:
             Rejected: `tie` if no two candidates differ by more than `margin`.
         """
-        prompt = row.turns(_present(row, _QUESTIONS), role="user")
+        prompt = row.turns(_present(row, _PROMPTS), role="user")
         ranked = sorted(self._candidates(row), key=lambda one: -one.score)
         if len(ranked) < 2:
             raise Rejected(Reason.no_contrast, f"{len(ranked)} candidates: nothing to compare")
@@ -262,11 +262,10 @@ class Candidates(RowFormat):
                 raise Rejected(
                     Reason.malformed, f"{len(replies)} candidates, {len(scores)} {score_list}"
                 )
-            for reply in replies:
-                _leave(row, column, reply, _text_key(reply))
             pairs = zip(replies, scores, strict=True)
+            texts = ((self._text(row, reply, column), score) for reply, score in pairs)
             return [
-                self._candidate(reply, score, score_list, len(replies)) for reply, score in pairs
+                self._candidate(text_, score, score_list, len(replies)) for text_, score in texts
             ]
         return [self._from_object(row, item, column, len(replies)) for item in replies]
 
@@ -274,18 +273,29 @@ class Candidates(RowFormat):
         name = _score_key([item])
         if not isinstance(item, dict) or not name:
             raise Rejected(Reason.malformed, "a candidate has neither score nor rank")
-        _leave(row, column, item, name, _text_key(item))
-        return self._candidate(item, item[name], name, count)
+        return self._candidate(self._text(row, item, column, name), item[name], name, count)
 
-    def _candidate(self, reply: object, score: object, name: str, count: int) -> "_Candidate":
-        content = reply.get(_text_key(reply)) if isinstance(reply, dict) else reply
+    def _text(self, row: RawRow, reply: object, column: str, *read: str) -> str:
+        """The text of a reply, which may be an object with a text, or with a turn."""
+        if not isinstance(reply, dict):
+            return text(reply, where="a candidate")
+        key = _text_key(reply)
+        _leave(row, column, reply, key, *read)
+        if isinstance(reply.get(key), dict):
+            return content_text(reply[key], where=f"{column}[].{key}", left=row.left)
+        return text(reply.get(key), where="a candidate")
+
+    def _candidate(self, reply: str, score: object, name: str, count: int) -> "_Candidate":
         value = number(score, what=name)
         ranked = name.startswith("rank")
         return _Candidate(
-            reply=as_reply(text(content, where="a candidate")),
+            reply=as_reply(reply),
             score=-value if ranked else value,
             scale=max(1.0, count - 1.0) if ranked else self.score_scale,
         )
+
+
+_PROMPTS = (*_QUESTIONS, "contents")
 
 
 class _Candidate(NamedTuple):

@@ -7,9 +7,17 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-from alignment.data.formats.base import BaseFormat, Columns, Kind, is_chat, is_number, mostly
+from alignment.data.formats.base import (
+    BaseFormat,
+    Columns,
+    Kind,
+    is_chat,
+    is_number,
+    is_turns,
+    mostly,
+)
 from alignment.data.formats.messages import is_exchange, is_message
-from alignment.data.formats.verdicts import VERDICTS, is_thumb, word
+from alignment.data.formats.verdicts import LABELS, SCORES, VERDICTS, is_thumb, word
 from alignment.errors import DataError
 
 _SHOWN = 20
@@ -95,39 +103,64 @@ def _lost_chat(where: str, name: str) -> str:
 def _lost_judgement(where: str, columns: Columns, names: Sequence[str]) -> str:
     shown = [name[:40] for name in names]
     two = all(is_thumb(value) for value in columns[names[0]])
-    ours, what = ("label", "a liked and a disliked") if two else ("score", "the best and the worst")
+    kind, ours, what = (
+        ("unpaired", "label", "a liked and a disliked")
+        if two
+        else ("rated", "score", "the best and the worst")
+    )
+    words = f"--column {shown[0]}={ours}"
+    config = f"columns: {{{shown[0]}: {ours}}}"
+    if names[0] in (*LABELS, *SCORES):
+        words, config = f"--format {kind}", f"format: {{name: {kind}}}"
     left_out = " ".join(f"--column {name}=" for name in shown)
     each = ", ".join(f"{name}: ''" for name in shown)
     return (
         f"{where}: {', '.join(shown)} seem to judge the replies, and the detected format would "
-        f"imitate all of them. Say which: --column {shown[0]}={ours} makes pairs of {what} reply "
-        f"to a prompt; {left_out} imitates all (in a config, columns: {{{shown[0]}: {ours}}} or "
-        f"{{{each}}})"
+        f"imitate all of them. Say which: {words} makes pairs of {what} reply to a prompt; "
+        f"{left_out} imitates all (in a config, {config} or columns: {{{each}}})"
     )
 
 
 def _nearest(columns: Columns, known: Sequence[BaseFormat]) -> str:
-    """The format that misses the fewest columns, and the words that would supply them."""
-    plain = {re.sub(r"[-. ]", "_", name.lower()): name for name in columns}
-    best = max(known, key=lambda one: _share(plain, one))
+    """The format that misses the fewest columns, and the words that would supply them.
+
+    Of two replies, no format is named that would read only one.
+    """
+    fitting = [one for one in known if one.gives == "pairs" or not _twins(columns)]
+    best = max(fitting, key=lambda one: _share(columns, one))
     missing = [name for name in best.columns if name not in columns]
-    if not missing or (len(missing) == len(best.columns) and not _close(plain, missing)):
+    if not missing or _share(columns, best) < 0.5:
         return ""
-    words = " ".join(
-        f"--column {_close(plain, [name]).get(name, 'THEIRS')}={name}" for name in missing
-    )
+    found = _close(columns, missing)
+    words = " ".join(f"--column {found.get(name, 'THEIRS')}={name}" for name in missing)
     return f"Nearest is {best.name}, which misses {', '.join(missing)}: {words}. "
 
 
-def _share(plain: dict[str, str], known: BaseFormat) -> float:
-    found = sum(name in plain for name in known.columns) + len(_close(plain, known.columns)) / 2
+def _twins(columns: Columns) -> bool:
+    """Whether two columns of texts differ in their last character: replies to be compared."""
+    names = [name[:-1] for name in columns if name[-2:-1] in ("_", "-") or name[-1:].isdigit()]
+    return len({*names}) < len(names)
+
+
+def _share(columns: Columns, known: BaseFormat) -> float:
+    """The share of a format's columns that are here, those of nearly the same name by half."""
+    missing = [name for name in known.columns if name not in columns]
+    found = len(known.columns) - len(missing) + len(_close(columns, missing)) / 2
     return found / len(known.columns)
 
 
-def _close(plain: dict[str, str], wanted: Sequence[str]) -> dict[str, str]:
-    """For each wanted column, the one here whose name is nearly the same."""
-    found = {name: get_close_matches(name, plain, n=1, cutoff=0.75) for name in wanted}
-    return {name: plain[close[0]] for name, close in found.items() if close}
+def _close(columns: Columns, wanted: Sequence[str]) -> dict[str, str]:
+    """For each wanted column, one here whose name is nearly the same; each is used once."""
+    plain = {
+        re.sub(r"[-. ]", "_", name.lower()): name
+        for name in columns
+        if mostly(columns, name, is_turns)
+    }
+    found = {}
+    for name in wanted:
+        for close in get_close_matches(name, plain, n=1, cutoff=0.85):
+            found[name] = plain.pop(close)
+    return found
 
 
 def _listed(columns: Columns) -> str:

@@ -68,7 +68,7 @@ TEMPLATES = (
     ),
     Template(
         "### Human: / ### Assistant:",
-        re.compile(r"(?:\A\s*|\n\s*)### ?(Human|User|Assistant|System):"),
+        re.compile(r"\s*### ?(Human|User|Assistant|System):"),
         _NEVER,
     ),
     HUMAN,

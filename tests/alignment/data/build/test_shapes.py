@@ -201,6 +201,20 @@ SHAPES = {
         },
         PAIR,
     ),
+    "Vertex completions": (
+        {
+            "contents": [{"role": "user", "parts": [{"text": "q"}]}],
+            "completions": [
+                {"score": score, "completion": {"role": "model", "parts": [{"text": text}]}}
+                for text, score in (("bad", 0.0), ("good", 1.0))
+            ],
+        },
+        PAIR,
+    ),
+    "a text of ### Human: and ### Assistant:": (
+        {"text": "### Human: q### Assistant: good"},
+        "u:q a:good",
+    ),
     "ranked answers": (
         {
             "prompt": "\n\nHuman: q\n\nAssistant: ",
@@ -279,9 +293,10 @@ def test_a_reply_that_is_a_list_of_texts_stays_text(tmp_path):
 
 def test_numbers_are_answers(tmp_path):
     rows = [{"prompt": f"q{n}", "response": answer} for n, answer in enumerate([5, 3.5, "seven"])]
-    kept, aside, _ = read(tmp_path, [*rows, {"prompt": "q", "response": True}])
+    odd = [{"prompt": "q", "response": answer} for answer in (True, float("nan"))]
+    kept, aside, _ = read(tmp_path, [*rows, *odd])
     assert [row["messages"][1]["content"] for row in kept] == ["5", "3.5", "seven"]
-    assert aside == {4: "malformed"}
+    assert aside == {4: "malformed", 5: "malformed"}
 
 
 # --- verdicts -------------------------------------------------------------------------------------
@@ -324,6 +339,35 @@ def test_a_disliked_reply_is_never_imitated(tmp_path, like, dislike):
     ]
     kept, aside, _ = read(tmp_path, rows)
     assert ([summary(row) for row in kept], aside) == ([PAIR], {1: "merged", 3: "unpaired"})
+
+
+def test_judged_replies_pair_only_under_the_same_system_turn(tmp_path):
+    rows = [
+        {"system": system, "prompt": "q", "completion": reply, "label": label}
+        for system, reply, label in (("S", "good", 1), ("T", "bad", 0), ("S", "bad", 0))
+    ]
+    kept, aside, _ = read(tmp_path, rows)
+    assert [summary(row) for row in kept] == [f"s:S {PAIR}"]
+    assert aside == {1: "merged", 2: "unpaired"}
+
+
+def test_labelled_chats_make_pairs_in_any_notation(tmp_path):
+    chats = [
+        [{"from": "human", "value": "q"}, {"from": "gpt", "value": text}]
+        for text in ("good", "bad")
+    ]
+    rows = [{"conversations": chat, "kto_tag": n == 0} for n, chat in enumerate(chats)]
+    kept, _, _ = read(tmp_path, rows)
+    assert [summary(row) for row in kept] == [PAIR]
+
+
+def test_a_score_of_chats_that_do_not_repeat_asks_for_a_word(tmp_path):
+    rows = [{"messages": [{**U, "content": f"q{n}"}, A], "score": n} for n in range(3)]
+    with pytest.raises(DataError, match=r"--format rated makes .*--column score= imitates all"):
+        read(tmp_path, rows)
+    assert len(read(tmp_path, rows, columns={"score": ""})[0]) == 3
+    _, aside, _ = read(tmp_path, rows, format_={"name": "rated"})
+    assert set(aside.values()) == {"unpaired"}
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -523,4 +567,8 @@ def test_a_refusal_names_the_nearest_format_and_the_words_that_read_the_file(tmp
     with pytest.raises(DataError, match="Nearest is preference, which misses rej") as error:
         read(tmp_path, rows)
     assert "--column rejekted=rejected" in str(error.value)
+    twins = [{"question": "q", "answer_0": "x", "answer_1": "y"}]
+    with pytest.raises(DataError, match="no known format") as error:
+        read(tmp_path, twins)
+    assert "=answer" not in str(error.value)  # it would imitate one of two replies
     assert len(read(tmp_path, rows, columns={"rejekted": "rejected"})[0]) == 1
