@@ -15,6 +15,7 @@ from peft import PeftModel
 
 from alignment.compose.handover import KEPT_SHARE_WARNING
 from alignment.errors import StorageError, UsageError
+from alignment.models.adapters import PlainBase, base_below, name_base, plain_base
 from alignment.models.factors import write_concatenated
 from alignment.models.folder import tokenizer_files
 from alignment.models.generate import generate
@@ -42,6 +43,7 @@ class Exported(Frozen):
         dtype: dtype of the tensors written; None if an adapter was copied unchanged.
         kept_share: kept share of the training's change, if weights were merged for the export.
         rank: rank of the adapter.
+        base: the model that plain PEFT loads below the adapter, named in its config.
         from_measured: divergence of the export from the model that evaluation measured.
         from_trained: divergence of the export from the model as it was trained.
     """
@@ -50,6 +52,7 @@ class Exported(Frozen):
     dtype: str | None = None
     kept_share: float | None = None
     rank: int | None = None
+    base: str | None = None
     from_measured: dict[str, float] | None = None
     from_trained: dict[str, float] | None = None
 
@@ -62,6 +65,13 @@ class Exported(Frozen):
             fits = next((rank for rank in VLLM_RANKS if rank >= self.rank), None)
             serve = f"vLLM needs --max-lora-rank {fits}" if fits else "too large for vLLM"
             lines.append(f"rank {self.rank}; {serve}")
+        if self.form == "adapter":
+            lines.append(
+                f"AutoPeftModelForCausalLM.from_pretrained opens it on {self.base}"
+                if self.base
+                else "it does not open alone, because adapters are stacked below it: export the "
+                "stack with --form adapter instead"
+            )
         for name, gap in (("measured", self.from_measured), ("trained", self.from_trained)):
             if gap is not None:
                 lines.append(
@@ -135,7 +145,9 @@ def _write(
 ) -> Exported:
     if adapter := record.output_as(AdapterRef):
         _copy(store.path(adapter.uri), folder)
-        return Exported(form="adapter", rank=adapter.r)
+        base = _base_of(store, record)
+        name_base(folder, base)  # again: the store may have moved since
+        return Exported(form="adapter", rank=adapter.r, base=base.name)
     ref = _model(record)
     deltas = plan_merge(ref)
     if form == "merged" and not ref.adapters and dtype in (None, ref.base.dtype):
@@ -164,18 +176,22 @@ def _merge(store: Store, deltas: Deltas, folder: Path, dtype: str | None) -> Exp
     return Exported(form="merged", dtype=written_dtype, kept_share=kept_share)
 
 
+def _base_of(store: Store, record: StageRecord) -> PlainBase:
+    """The base of an adapter, where it is now."""
+    policy = ModelRef.model_validate(store.open(record.parents["policy"]).output)
+    return base_below(policy, base_folder(policy.base, store))
+
+
 def _concatenate(store: Store, deltas: Deltas, folder: Path, dtype: str | None) -> Exported:
     if dtype not in (None, "float32"):
         raise UsageError("an adapter is always exported in float32; omit --dtype.")
-    uri = deltas.origin.uri
+    base = plain_base(deltas.origin, base_folder(deltas.origin, store))
     rank = write_concatenated(
-        [store.path(adapter.uri) for adapter in deltas.adapters],
-        folder,
-        base=uri.removeprefix("hub:") if uri.startswith("hub:") else None,
+        [store.path(adapter.uri) for adapter in deltas.adapters], folder, base=base
     )
     for file in tokenizer_files(base_folder(deltas.origin, store)):
         shutil.copy(file, folder / file.name)
-    return Exported(form="adapter", dtype="float32", rank=rank)
+    return Exported(form="adapter", dtype="float32", rank=rank, base=base.name)
 
 
 def _gguf(store: Store, ref: ModelRef, deltas: Deltas, folder: Path, dtype: str | None) -> Exported:

@@ -8,12 +8,12 @@ Not here: creating adapters (TRL does), their low-rank factors (`factors.py`).
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
 from alignment.errors import ModelError
-from alignment.records import AdapterRef
+from alignment.records import AdapterRef, BaseRef, ModelRef
 from alignment.store.store import file_sha256
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -84,6 +84,40 @@ def describe_adapter(folder: Path, *, uri: str, stage: str, trained_on: str) -> 
         target_modules=tuple(sorted(config["target_modules"])),
         trained_on=trained_on,
     )
+
+
+class PlainBase(NamedTuple):
+    """The model that plain PEFT must load below an adapter: a hub id or a folder; None: none."""
+
+    name: str | None
+    revision: str | None = None
+
+
+def base_below(policy: ModelRef, folder: Path) -> PlainBase:
+    """The base to name in an adapter trained on `policy`, whose base is in `folder`.
+
+    None above stacked adapters: base and newest adapter alone would be another model.
+    """
+    return PlainBase(None) if policy.adapters else plain_base(policy.base, folder)
+
+
+def plain_base(base: BaseRef, folder: Path) -> PlainBase:
+    """A base as plain PEFT finds it: the hub's id and commit, or its folder on this machine."""
+    scheme, _, name = base.uri.partition(":")
+    return PlainBase(name, base.revision) if scheme == "hub" else PlainBase(str(folder.absolute()))
+
+
+def name_base(folder: Path, base: PlainBase) -> None:
+    """Write the base into an adapter's config, which gets the same bytes in every process.
+
+    PEFT writes the folder that it loaded, such as a hub's cache, and its set of modules in an
+    order that differs from process to process.
+    """
+    path = folder / ADAPTER_CONFIG
+    settings = json.loads(path.read_text())
+    settings |= {"base_model_name_or_path": base.name, "revision": base.revision}
+    settings["target_modules"] = sorted(settings["target_modules"])
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True))
 
 
 def _not_plain(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

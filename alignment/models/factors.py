@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from alignment.errors import ModelError
-from alignment.models.adapters import ADAPTER_WEIGHTS, check_adapter
+from alignment.models.adapters import ADAPTER_WEIGHTS, PlainBase, check_adapter, name_base
 
 PREFIX = "base_model.model."
 
@@ -111,7 +111,7 @@ def concatenate(adapters: Sequence[Mapping[str, Factors]]) -> dict[str, Factors]
     }
 
 
-def write_concatenated(folders: Sequence[Path], to: Path, *, base: str | None) -> int:
+def write_concatenated(folders: Sequence[Path], to: Path, *, base: PlainBase) -> int:
     """Write several adapters as one fp32 adapter that plain PEFT loads; return its rank.
 
     Rank = alpha, so that PEFT's scale is 1. Layers changed by fewer adapters are padded with
@@ -120,7 +120,7 @@ def write_concatenated(folders: Sequence[Path], to: Path, *, base: str | None) -
     Args:
         folders: the adapters, oldest first.
         to: an existing folder.
-        base: hub id of the base model, or None if it is not from a hub.
+        base: the model that they are added to.
     """
     joined = concatenate([read_factors(folder) for folder in folders])
     rank = max(factors.a.shape[0] for factors in joined.values())
@@ -135,9 +135,9 @@ def write_concatenated(folders: Sequence[Path], to: Path, *, base: str | None) -
         lora_alpha=rank,
         target_modules=sorted({module.rpartition(".")[2] for module in joined}),
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
         inference_mode=True,
     ).save_pretrained(str(to))
+    name_base(to, base)
     return rank
 
 

@@ -7,6 +7,7 @@ Not here: choosing pairs, merging.
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -14,6 +15,7 @@ from peft import LoraConfig
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from alignment.models.adapters import base_below
 from alignment.models.chat_template import as_template
 from alignment.models.load import LoadedModel
 from alignment.records import PreferencePair
@@ -92,7 +94,8 @@ def train_dpo(
     if config.loss.uses_reference and newest(workspace.checkpoints) is None:
         measured = loss_before_training(trainer, config.loss, config.engine)
         check_start(config.loss, measured, tolerance=1e-2 if config.bf16 else 1e-4)
-    return fit(trainer, workspace=workspace, progress=progress)
+    base = base_below(policy.ref, Path(policy.model.name_or_path))
+    return fit(trainer, base=base, workspace=workspace, progress=progress)
 
 
 def loss_before_training(trainer: DPOTrainer, loss: Loss, engine: Engine) -> float:

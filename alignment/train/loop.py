@@ -9,6 +9,7 @@ from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import Trainer, TrainerState
 
 from alignment.errors import Interrupted
+from alignment.models.adapters import PlainBase, name_base
 from alignment.records import Frozen
 from alignment.store.durable import staged, write
 from alignment.store.progress import Progress
@@ -43,8 +44,12 @@ class TrainingSummary(Frozen):
     resumed_at: int | None = None
 
 
-def fit(trainer: Trainer, *, workspace: Workspace, progress: Progress) -> TrainingSummary:
+def fit(
+    trainer: Trainer, *, base: PlainBase, workspace: Workspace, progress: Progress
+) -> TrainingSummary:
     """Run a configured trainer to its end, resuming from the newest intact checkpoint.
+
+    `base` is named in the adapter's config.
 
     Adapter weights are first cast to fp32: TRL leaves those of a quantised model in bfloat16,
     where the updates of small learning rates vanish.
@@ -63,7 +68,7 @@ def fit(trainer: Trainer, *, workspace: Workspace, progress: Progress) -> Traini
             "the same command continues from there"
         )
     evaluation = _last_evaluation(trainer)
-    write_adapter(model, workspace.out / "adapter")
+    write_adapter(model, workspace.out / "adapter", base)
     history: list[dict[str, Any]] = trainer.state.log_history
     lines = "".join(json.dumps(row) + "\n" for row in history)
     write("history.write", workspace.out / "history.jsonl", lines)
@@ -108,19 +113,9 @@ def _last_evaluation(trainer: Trainer) -> dict[str, Any]:
     return dict(trainer.evaluate())
 
 
-def write_adapter(model: Any, folder: Path) -> None:
-    """Save only the adapter, in fp32, without the local path of its base model.
-
-    The trainer library records that path in the adapter's config; loading the adapter by it later
-    would give the wrong model or none. `AdapterRef` records which model the adapter belongs to.
-    """
+def write_adapter(model: Any, folder: Path, base: PlainBase) -> None:
+    """Save only the adapter, in fp32, with the base that plain PEFT loads below it."""
     with staged("adapter.save", folder) as place:
         model.save_pretrained(place)
         (place / "README.md").unlink(missing_ok=True)
-        path = place / "adapter_config.json"
-        settings = json.loads(path.read_text())
-        if Path(settings["base_model_name_or_path"] or "").is_absolute():
-            settings["base_model_name_or_path"] = None
-        # PEFT keeps these as a set, whose order is another one in every process
-        settings["target_modules"] = sorted(settings["target_modules"])
-        path.write_text(json.dumps(settings, indent=2, sort_keys=True))
+        name_base(place, base)

@@ -6,6 +6,7 @@ against the chat template before the first step. Not here: loading the model, me
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -13,6 +14,7 @@ from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig
 
+from alignment.models.adapters import base_below
 from alignment.models.chat_template import CompletionOnlyCollator, as_template, check_spans
 from alignment.models.load import LoadedModel
 from alignment.records import Conversation
@@ -75,7 +77,8 @@ def train_sft(
             UndisturbedTraining(),
         ],
     )
-    return fit(trainer, workspace=workspace, progress=progress)
+    base = base_below(policy.ref, Path(policy.model.name_or_path))
+    return fit(trainer, base=base, workspace=workspace, progress=progress)
 
 
 def _rows(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase) -> Dataset:

@@ -56,6 +56,7 @@ WRITTEN_BY_CALLERS = {
     "_copy": "export.model, batch.copy",
     "_concatenate": "export.model",
     "write_concatenated": "export.model",
+    "name_base": "adapter.save, adapter.copy, export.model",
     "convert_gguf": "base.convert",
     "_extract_gguf": "a temporary folder of the process",
     "write_shards": "merge.save",

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, describe_adapter
+from alignment.models.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    base_below,
+    describe_adapter,
+    name_base,
+)
 from alignment.pipeline.step import (
     Context,
     Key,
@@ -165,12 +171,13 @@ class UseAdapter(Step):
         from alignment.models.stack import attach
         from alignment.scoring.probe import PROBE_FILE, last_replies, probe_rows, record_probe
 
+        policy = _open(context.store, self.policy, bf16=self.bf16)
         folder = context.workspace.out / "adapter"
         with staged("adapter.copy", folder) as place:
             place.mkdir()
             for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
                 shutil.copy(self.path / name, place / name)
-        policy = _open(context.store, self.policy, bf16=self.bf16)
+            name_base(place, base_below(policy.ref, Path(policy.model.name_or_path)))
         uri = f"store:{self.key}/adapter"
         ref = describe_adapter(folder, uri=uri, stage=self.name, trained_on=policy.ref.ref_hash)
         attach(policy.model, [folder])

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -7,7 +8,9 @@ from alignment.compose.export import Exported, export, open_for_chat
 from alignment.errors import StorageError, UsageError
 from alignment.models.generate import generate
 from alignment.models.load import open_model
-from alignment.records import Message, ModelRef
+from alignment.records import AdapterRef, Message, ModelRef
+from alignment.scoring.probe import divergence, probe_of
+from alignment.store.store import Store
 
 
 def test_an_exported_model_loads_by_itself_and_computes_the_same(finished, tmp_path):
@@ -43,6 +46,51 @@ def test_a_trained_adapter_is_exported_unchanged(finished, tmp_path):
         "lineage.json",
     ]
     assert (written.form, written.rank) == ("adapter", 4)
+
+
+@pytest.mark.parametrize("exported", [False, True], ids=["in the store", "exported"])
+def test_an_adapter_opens_with_plain_peft_as_the_model_that_was_trained(
+    finished, tmp_path, exported
+):
+    """SFT on the base model, and a round on the merge of the one before, by their probes."""
+    from peft import AutoPeftModelForCausalLM
+
+    for name in ("sft", "dpo-1"):
+        record = finished.records[name]
+        adapter = AdapterRef.model_validate(record.output)
+        folder = finished.store.path(adapter.uri)
+        if exported:
+            folder = tmp_path / name
+            written = export(finished.store, record, folder)
+            assert f"opens it on {written.base}" in "\n".join(written.notes())
+        model = AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+        assert divergence(probe_of(finished.store, adapter), model)["mean_abs_logprob"] < 1e-6
+
+
+def test_an_adapter_exported_from_a_store_that_has_moved_names_the_bases_new_place(
+    finished, tmp_path
+):
+    store = Store(root=shutil.copytree(finished.store.root, tmp_path / "moved"))
+    written = export(store, finished.records["dpo-1"], tmp_path / "out")
+    merge = finished.records["merge-sft"]
+    assert written.base == str(tmp_path / "moved" / "objects" / merge.key / "model")
+
+
+def test_an_adapter_on_a_stack_says_what_to_export_instead(stacked, tmp_path):
+    written = export(stacked.store, stacked.records["dpo-1"], tmp_path / "out")
+    assert written.base is None
+    assert "export the stack with --form adapter instead" in "\n".join(written.notes())
+
+
+def test_stacked_adapters_exported_as_one_open_with_plain_peft(stacked, tmp_path):
+    from peft import AutoPeftModelForCausalLM
+
+    record = stacked.records["stack-dpo-1"]
+    written = export(stacked.store, record, tmp_path / "out", form="adapter")
+    model = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "out"), dtype=torch.float32)
+    newest = ModelRef.model_validate(record.output).adapters[-1]
+    assert divergence(probe_of(stacked.store, newest), model)["mean_abs_logprob"] < 1e-5
+    assert written.base is not None
 
 
 def test_the_base_model_is_exported_from_its_own_folder(finished, tmp_path, tiny_model_folder):
@@ -209,4 +257,5 @@ def test_a_base_has_no_adapter_to_export(finished, tmp_path):
 
 @pytest.mark.parametrize(("rank", "fits"), [(1, 1), (9, 16), (192, 256), (300, 320)])
 def test_the_rank_that_vllm_needs_is_the_next_one_it_accepts(rank, fits):
-    assert Exported(form="adapter", rank=rank).notes()[-1].endswith(f"--max-lora-rank {fits}")
+    notes = Exported(form="adapter", rank=rank).notes()
+    assert notes[1].endswith(f"--max-lora-rank {fits}")

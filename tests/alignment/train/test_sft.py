@@ -128,11 +128,16 @@ def test_watching_a_training_changes_no_step_of_it(
     assert losses[0] == losses[1]
 
 
-def test_the_adapter_names_no_folder_of_this_machine(trained):
-    """`AdapterRef` records the base; a path here would later load the wrong one."""
+def test_the_adapter_names_the_base_that_plain_peft_loads_below_it(trained, open_tiny):
+    from peft import AutoPeftModelForCausalLM
+
     _, out = trained
-    settings = json.loads((out / "adapter" / "adapter_config.json").read_text())
-    assert settings["base_model_name_or_path"] is None
+    model = AutoPeftModelForCausalLM.from_pretrained(str(out / "adapter"))
+    loaded = open_tiny()
+    assert model.peft_config["default"].base_model_name_or_path == loaded.model.name_or_path
+    below = model.unload().state_dict()
+    assert below.keys() == loaded.model.state_dict().keys()
+    assert all(torch.equal(below[name], t) for name, t in loaded.model.state_dict().items())
 
 
 def test_the_adapters_settings_are_the_same_bytes_in_every_process(trained):

@@ -4,13 +4,13 @@ We ran into each of these pitfalls of the trainer library and of PEFT with sever
 with a frozen branch inside the layers none of them remains.
 """
 
-import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from alignment.models.adapters import describe_adapter
+from alignment.models.adapters import base_below, describe_adapter
 from alignment.records import Nf4
 from alignment.scoring.engine import Packed, Stock
 from alignment.scoring.probe import (
@@ -138,16 +138,10 @@ def test_precomputed_reference_logprobs_are_those_of_the_stack(
     assert all(parameter.abs().max() > 0 for parameter in learnt.values())
 
 
-def test_an_adapter_folder_alone_never_names_a_base(two, open_tiny, workspace):
-    """`AutoPeft` on a folder would load base and newest adapter without the stack between."""
-    from peft import LoraConfig, get_peft_model
-
-    from alignment.train.loop import write_adapter
-
-    adapted = get_peft_model(open_tiny(two).model, LoraConfig(r=2, target_modules=["q_proj"]))
-    write_adapter(adapted, workspace.out / "adapter")
-    settings = json.loads((workspace.out / "adapter" / "adapter_config.json").read_text())
-    assert settings["base_model_name_or_path"] is None
+def test_an_adapter_trained_on_a_stack_names_no_base(two):
+    """`AutoPeft` on its folder would load base and newest adapter without the stack between."""
+    assert base_below(two, Path("model")).name is None
+    assert base_below(two.model_copy(update={"adapters": ()}), Path("model")).name is not None
 
 
 @pytest.mark.parametrize("engine", [Stock(), Packed()], ids=lambda engine: engine.name)
