@@ -94,7 +94,7 @@ def train_dpo(
     if config.loss.uses_reference and newest(workspace.checkpoints) is None:
         measured = loss_before_training(trainer, config.loss, config.engine)
         check_start(config.loss, measured, tolerance=1e-2 if config.bf16 else 1e-4)
-    base = base_below(policy.ref, Path(policy.model.name_or_path))
+    base = base_below(policy.ref, Path(str(policy.model.name_or_path)))
     return fit(trainer, base=base, workspace=workspace, progress=progress)
 
 

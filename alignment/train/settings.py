@@ -72,7 +72,7 @@ class TrainingSettings(Frozen):
         default=None, description="Optimiser steps; overrides `epochs`. For short runs."
     )
     max_length: PositiveInt = Field(
-        default=4096, description="Tokens of prompt and reply together; longer rows are cut."
+        default=4096, description="Maximum tokens of prompt and reply together."
     )
     optimiser: Literal["adamw_torch_fused", "adamw_torch", "paged_adamw_8bit"] = Field(
         default="adamw_torch_fused", description="Optimiser, by transformers' name."
@@ -181,6 +181,11 @@ class SftConfig(TrainingSettings):
         default=0.05, ge=0, lt=1, description="Share of the steps used for warm-up."
     )
     epochs: PositiveFloat = Field(default=3, description="Passes over the conversations.")
+    max_length: PositiveInt = Field(
+        default=4096,
+        description="Maximum tokens of a conversation. Longer ones are never cut: `data.too_long` "
+        "says whether they are quarantined or lose their oldest turns.",
+    )
 
     def trl_arguments(self, *, seed: int) -> dict[str, Any]:
         """These settings under the argument names of `trl.SFTConfig`.
@@ -205,6 +210,11 @@ class DpoConfig(TrainingSettings):
         ge=0,
         description="Weight of the chosen reply's mean negative log-likelihood, added to the "
         "loss (Pang et al. 2024, eq. 4). Default: 0, plain DPO.",
+    )
+    max_length: PositiveInt = Field(
+        default=4096,
+        description="Maximum tokens of prompt and reply together. A reply beyond it is cut at its "
+        "end, see `min_completion_tokens`.",
     )
     max_prompt_length: PositiveInt = Field(
         default=2048,

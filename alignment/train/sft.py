@@ -77,7 +77,7 @@ def train_sft(
             UndisturbedTraining(),
         ],
     )
-    base = base_below(policy.ref, Path(policy.model.name_or_path))
+    base = base_below(policy.ref, Path(str(policy.model.name_or_path)))
     return fit(trainer, base=base, workspace=workspace, progress=progress)
 
 

@@ -69,14 +69,15 @@ def prepare_conversations(
     """
     run: _Preparation[Conversation]
     run = _Preparation(config, tokenizer, earlier, earlier_signatures, seed, out, on_progress)
-    fit = partial(_fit_conversations, max_length, tokenizer)
+    drop_oldest = config.too_long == "truncate_oldest_turns"
+    fit = partial(_fit_conversations, max_length, drop_oldest, tokenizer)
     dataset = run.dataset(read_conversations, [], fit, max_length)
     run.compare(dataset)
     first = compare.in_order(dataset.index, dataset.kept)[:SPANS_CHECKED].tolist()
     chat_template.check_spans(
         tokenizer, map(Conversation.model_validate_json, dataset.lines(first))
     )
-    return run.write(dataset, "conversations", [])
+    return run.write(dataset, "conversations", _shortened_note(dataset.changes, max_length))
 
 
 def prepare_pairs(
@@ -278,18 +279,34 @@ def _check_files(sources: Sequence[Source]) -> None:
 
 
 def _fit_conversations(
-    max_length: int, tokenizer: "PreTrainedTokenizerBase", rows: list[Row[Conversation]]
+    max_length: int,
+    drop_oldest: bool,  # noqa: FBT001 (bound by `partial`)
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: list[Row[Conversation]],
 ) -> Filtered[Conversation]:
-    """Drop rows of more than `max_length` tokens."""
-    filtered: Filtered[Conversation] = Filtered([], [])
+    """Drop rows of more than `max_length` tokens, or first their oldest turns; count those."""
+    changes: Counter[str] = Counter()
+    filtered: Filtered[Conversation] = Filtered([], [], changes)
     for row in rows:
         try:
-            fit_conversation(tokenizer, row.record, max_length=max_length)
+            record = fit_conversation(
+                tokenizer, row.record, max_length=max_length, drop_oldest=drop_oldest
+            )
         except Rejected as rejected:
             filtered.dropped.append(row.as_quarantined(rejected.reason, rejected.detail))
-        else:
-            filtered.kept.append(row)
+            continue
+        changes["shortened"] += record is not row.record
+        filtered.kept.append(replace(row, record=record))
     return filtered
+
+
+def _shortened_note(changes: Mapping[str, int], max_length: int) -> list[str]:
+    shortened = changes.get("shortened")
+    return (
+        [f"{shortened} conversations lost their oldest turns (max_length {max_length})"]
+        if shortened
+        else []
+    )
 
 
 def _fit_pairs(

@@ -92,6 +92,16 @@ class SetConfig(Frozen):
 class ConversationSetConfig(SetConfig):
     """A prepared set of conversations to imitate."""
 
+    # Not written where it is the default, so that keys from before it existed stay.
+    too_long: Literal["quarantine", "truncate_oldest_turns"] = Field(
+        default="quarantine",
+        exclude_if=lambda chosen: chosen == "quarantine",
+        description="What to do with conversations of more than `training.max_length` tokens. "
+        "`quarantine`: drop them. `truncate_oldest_turns`: drop their oldest exchanges, as few as "
+        "necessary; the system turn and the last exchange stay, and rows that still do not fit are "
+        "quarantined. No turn is ever cut in the middle.",
+    )
+
 
 class PairSetConfig(SetConfig):
     """A prepared set of preference pairs for one round."""

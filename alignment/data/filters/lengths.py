@@ -1,6 +1,6 @@
 """Applies the length limits of training, in tokens under the chat template."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from alignment.data.row import Reason, Rejected, with_parts
@@ -34,16 +34,42 @@ def longer_than(
 
 
 def fit_conversation(
-    tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, *, max_length: int
-) -> None:
-    """Check a conversation's length. It is never truncated: the model would not learn to stop.
+    tokenizer: "PreTrainedTokenizerBase",
+    conversation: Conversation,
+    *,
+    max_length: int,
+    drop_oldest: bool = False,
+) -> Conversation:
+    """The conversation if it has at most `max_length` tokens under the chat template.
+
+    With `drop_oldest`, it is made to fit by dropping its oldest exchanges, as few as necessary;
+    the system turn and the last exchange stay. It is never cut within a turn: the model would not
+    learn to stop.
 
     Raises:
-        Rejected: it has more than `max_length` tokens.
+        Rejected: it is too long, or with `drop_oldest` its last exchange is.
     """
-    if longer_than(tokenizer, conversation.messages, max_length):
-        tokens = len(render(tokenizer, conversation.messages))
-        raise Rejected(Reason.too_long, f"{tokens} tokens, max_length is {max_length}")
+    for kept in dict.fromkeys((conversation.messages, *newest_turns(conversation.messages))):
+        if not longer_than(tokenizer, kept, max_length):
+            unchanged = kept == conversation.messages
+            return conversation if unchanged else with_parts(conversation, messages=kept)
+        if not drop_oldest:
+            break
+    tokens = len(render(tokenizer, kept))
+    only = " with only its last exchange" if drop_oldest else ""
+    raise Rejected(Reason.too_long, f"{tokens} tokens{only}, max_length is {max_length}")
+
+
+def newest_turns(messages: tuple[Message, ...]) -> Iterator[tuple[Message, ...]]:
+    """The messages from their first user turn on, then without the oldest exchange, and so on.
+
+    A user turn goes together with its reply and tool results; the system turn stays.
+    """
+    system = messages[:1] if messages[0].role == "system" else ()
+    dialogue = messages[len(system) :]
+    for oldest, message in enumerate(dialogue):
+        if message.role == "user":
+            yield (*system, *dialogue[oldest:])
 
 
 class Trimmed(NamedTuple):
@@ -92,11 +118,7 @@ def _newest_turns(
     tokenizer: "PreTrainedTokenizerBase", prompt: tuple[Message, ...], *, max_prompt_length: int
 ) -> tuple[Message, ...]:
     """The prompt without its oldest exchanges, as few as necessary."""
-    system = prompt[:1] if prompt[0].role == "system" else ()
-    dialogue = prompt[len(system) :]
-    starts = [at for at, message in enumerate(dialogue) if message.role == "user"]
-    for oldest in starts:  # drop a user turn together with its reply and tool results
-        kept = (*system, *dialogue[oldest:])
+    for kept in newest_turns(prompt):
         if not longer_than(tokenizer, kept, max_prompt_length, add_generation_prompt=True):
             return kept
     tokens = len(render(tokenizer, kept, add_generation_prompt=True))

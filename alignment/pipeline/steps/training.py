@@ -177,7 +177,7 @@ class UseAdapter(Step):
             place.mkdir()
             for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
                 shutil.copy(self.path / name, place / name)
-            name_base(place, base_below(policy.ref, Path(policy.model.name_or_path)))
+            name_base(place, base_below(policy.ref, Path(str(policy.model.name_or_path))))
         uri = f"store:{self.key}/adapter"
         ref = describe_adapter(folder, uri=uri, stage=self.name, trained_on=policy.ref.ref_hash)
         attach(policy.model, [folder])

@@ -235,6 +235,44 @@ def test_a_conversation_that_is_too_long_is_not_truncated(tmp_path, prepare):
     assert prepare(config, whole=100)[0].quarantined == {"too_long": 1}
 
 
+def test_a_conversation_that_is_too_long_may_lose_its_oldest_turns(
+    tmp_path, prepare, chatml_tokenizer
+):
+    """Room for the system turn and two of four exchanges; a reply that fills it alone goes."""
+    system = {"role": "system", "content": "Be brief."}
+    exchanges = [
+        [
+            {"role": "user", "content": f"Question {turn}?"},
+            {"role": "assistant", "content": f"Answer {turn}."},
+        ]
+        for turn in range(4)
+    ]
+    newest = (Message(**system), *(Message(**turn) for each in exchanges[2:] for turn in each))
+    room = len(render(chatml_tokenizer, newest))
+    endless = [system, exchanges[0][0], {"role": "assistant", "content": "word " * room}]
+    path = tmp_path / "chats.jsonl"
+    rows = ([system, *exchanges[0], *exchanges[1], *exchanges[2], *exchanges[3]], endless)
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    config = ConversationSetConfig(
+        sources=(FileSource(path=str(path)),),
+        held_out_share=0,
+        too_long="truncate_oldest_turns",
+    )
+    ref, report, out = prepare(config, whole=room)
+    (kept,) = rows_of(out, ref.train, Conversation)
+    assert kept.messages == newest
+    assert kept.id == Conversation.of(newest, task_type=kept.task_type, source=kept.source).id
+    assert ref.quarantined == {"too_long": 1}
+    assert f"1 conversations lost their oldest turns (max_length {room})" in report.notes
+
+
+def test_keys_do_not_know_a_choice_that_was_not_made(tmp_path):
+    config = ConversationSetConfig(sources=(file(tmp_path, [question(1)]),))
+    assert "too_long" not in config.model_dump(mode="json")
+    chosen = config.model_copy(update={"too_long": "truncate_oldest_turns"})
+    assert chosen.model_dump(mode="json")["too_long"] == "truncate_oldest_turns"
+
+
 def test_changes_that_a_format_makes_to_the_text_are_reported(tmp_path, prepare):
     row = {"question": "How many?", "answer": "2+2 = <<2+2=4>>4\n#### 4"}
     source = file(tmp_path, [row])
@@ -348,7 +386,7 @@ def test_too_many_unreadable_rows_fail_with_the_first_line(tmp_path, prepare):
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ({}, "too_long 3. Raise max_length, or use shorter rows."),
+        ({}, "too_long 3. Raise max_length; for SFT, `too_long: truncate_oldest_turns`"),
         ({"min_rows": 4}, "min_rows is 4: 3 rows read, 0 held out, dropped: none. Add rows"),
     ],
 )
