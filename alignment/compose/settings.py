@@ -20,8 +20,7 @@ class Merge(Frozen):
         default=0.3,
         description="Maximum mean KL between the trained model and the merged model as the next "
         "stage loads it, in nats per token of a probe; above it the run stops. Measured on "
-        "SmolLM2-135M: 0.05-0.12 when merged in bfloat16 and quantised again, 0.57 when the "
-        "training was lost.",
+        "SmolLM2-135M: 0.05-0.12 when merged in bfloat16 and quantised again.",
     )
 
 

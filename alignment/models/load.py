@@ -75,8 +75,9 @@ def load_base(
 
 
 def _keep_trainable_on_cpu(model: PreTrainedModel) -> None:
-    # bitsandbytes packs a CPU Linear4bit for inference at its first no-grad forward and never
-    # unpacks it: later gradients are silently None. Switching the packing off keeps it exact.
+    # On a CPU with AVX512-BF16, bitsandbytes reorders the codes of a Linear4bit at its first
+    # no-grad forward. Later gradients are silently None, and whoever reads the weights (a merge, a
+    # dequantisation) gets them scrambled. Switching the reordering off keeps them as they are.
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (typed as a tensor)
