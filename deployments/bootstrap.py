@@ -23,6 +23,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 
+from alignment.execution.device import device_facts, machine_line, obstacle
+
 ROOT = Path(__file__).parents[1]
 POOL = "gpu"
 QUEUES = {"a100": 1, "cpu": 1}
@@ -49,6 +51,7 @@ def main() -> int:
     with get_client(sync_client=True) as client:
         for line in (_pool(client), *_queues(client), *_automations(client)):
             print(line)
+    print(_machine())
     return _deploy()
 
 
@@ -68,6 +71,16 @@ def _unreachable() -> str | None:
         f"no Prefect server answers at {url} ({error!r}). "
         "Start one with `prefect server start`, or fix PREFECT_API_URL."
     )
+
+
+def _machine() -> str:
+    """What a worker on this machine would train on; the GPU may be on another one."""
+    facts = device_facts()
+    found = obstacle(facts)
+    advice = (
+        f"; a worker here refuses the a100 presets; to mend it, {found.remedy}" if found else ""
+    )
+    return f"this machine: {machine_line(facts)}{advice}"
 
 
 def _pool(client: SyncPrefectClient) -> str:
@@ -161,7 +174,10 @@ def _deploy() -> int:
         return 1
     for line in sorted(_deployed()):
         print(line)
-    print(f"next: prefect worker start --pool {POOL}   (in {ROOT.name}/, the project root)")
+    print(
+        "next: python docker/worker.py prefect worker start --pool "
+        f"{POOL} --limit 1   (in {ROOT.name}/, the project root)"
+    )
     return 0
 
 

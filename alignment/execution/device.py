@@ -2,10 +2,12 @@
 
 `device_facts` collects what this machine has; everything else here is text from those facts.
 Nothing imports torch: a refusal takes no seconds, and the process that drives a run opens no GPU.
+`python -m alignment.execution.device` is a health check: exit code 1 where no GPU can be used.
 """
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -174,10 +176,15 @@ def _dotted(version: Sequence[int]) -> str:
 
 def device_line(facts: DeviceFacts, config: PipelineConfig) -> str:
     """The first line of a run: device, driver, torch, and what the config expects."""
+    return f"{machine_line(facts, config.device)} | the config expects {_expected(config)}"
+
+
+def machine_line(facts: DeviceFacts, wanted: DeviceName = "auto") -> str:
+    """Device, driver and torch, for a machine that is looked at without a config."""
     cuda = f"CUDA {facts.torch_cuda}" if facts.torch_cuda else "CPU build"
     return (
-        f"device: {_device(facts, config.device)} | driver: {_driver_and_cuda(facts)} | "
-        f"torch: {facts.torch}, {cuda} | the config expects {_expected(config)}"
+        f"device: {_device(facts, wanted)} | driver: {_driver_and_cuda(facts)} | "
+        f"torch: {facts.torch}, {cuda}"
     )
 
 
@@ -224,3 +231,16 @@ def _expected(config: PipelineConfig) -> str:
     wanted = {"cuda": "a GPU", "cpu": "the CPU", "auto": "a GPU if there is one"}[config.device]
     kind = f"{config.quantisation.kind} weights" if config.quantisation else "full weights"
     return f"{wanted}, {kind}, {'bfloat16' if config.dpo.bf16 else 'float32'}"
+
+
+def main() -> int:
+    """Print what this machine has; returns 1 if no GPU can be used."""
+    facts = device_facts()
+    found = obstacle(facts)
+    remedy = f"\nto mend it, {found.remedy}" if found else ""
+    sys.stdout.write(f"{machine_line(facts)}{remedy}\n")
+    return int(found is not None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -108,7 +108,8 @@ def _local(root: Path) -> Iterator[FileStat | SkippedFile]:
         except OSError as error:
             if folder == folders[0]:
                 raise
-            yield SkippedFile.of(folder, f"it cannot be listed: {error.strerror}")
+            reader = f" for user id {os.getuid()}" if isinstance(error, PermissionError) else ""
+            yield SkippedFile.of(folder, f"it cannot be listed{reader}: {error.strerror}")
             continue
         for entry in entries:
             if entry.name.startswith((".", "_")):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+from alignment.execution.device import device_facts, machine_line, obstacle
 from tests.prefect_service import ROOT, free_port
 
 BOOTSTRAP = "deployments/bootstrap.py"
@@ -34,7 +35,12 @@ def test_second_bootstrap_creates_nothing_and_keeps_manual_changes(service):
     done = service.run(BOOTSTRAP)
     service.send("PATCH", QUEUE, concurrency_limit=1)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[:-1] == [
+    *lines, last = done.stdout.splitlines()
+    assert last.startswith("next: python docker/worker.py prefect worker start --pool gpu")
+    machine = lines.pop(5)
+    assert machine.startswith(f"this machine: {machine_line(device_facts())}")
+    assert ("a worker here refuses the a100 presets" in machine) == bool(obstacle(device_facts()))
+    assert lines == [
         "work pool   gpu: found (process)",
         "work queue  gpu/a100: found, 3 at a time",
         "work queue  gpu/cpu: found, 1 at a time",

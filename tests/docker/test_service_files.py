@@ -1,9 +1,10 @@
 """Properties of Dockerfile and compose.yaml that are visible in the files."""
 
-import importlib
+import importlib.util
 import json
 import re
 import runpy
+import shlex
 import tomllib
 
 import pytest
@@ -79,6 +80,25 @@ def test_constraints_contain_no_url():
 def test_every_volume_is_declared():
     mounts = [mount for service in SERVICES.values() for mount in service["volumes"]]
     assert {fill(mount, {}).split(":")[0] for mount in mounts} == set(COMPOSE["volumes"])
+
+
+def test_the_worker_is_healthy_only_with_a_usable_gpu():
+    """The check runs the module's own program, and the first half of the image's check."""
+    kind, text = SERVICES["worker"]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    answers, gpu = text.split(" && ")
+    image = json.loads(steps("HEALTHCHECK")[0].partition("CMD ")[2])
+    assert shlex.split(answers) == image
+    assert gpu.removeprefix("python -m ") == "alignment.execution.device"
+    assert importlib.util.find_spec(gpu.removeprefix("python -m "))
+
+
+def test_a_user_mounts_data_and_configurations_of_their_own_read_only():
+    mounts = [mount for mount in SERVICES["worker"]["volumes"] if mount.endswith(":ro")]
+    assert [fill(mount, {}) for mount in mounts] == [
+        "inbox:/app/inbox:ro",
+        "configs:/app/configs:ro",
+    ]
 
 
 def test_services_wait_until_their_dependency_is_healthy():

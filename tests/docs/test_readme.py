@@ -144,10 +144,23 @@ def check_docker(args: list[str]) -> None:
         services = YAML(typ="safe").load(ROOT / files[0])["services"]
         verb = next(i for i, word in enumerate(args[1:], 1) if word in COMPOSE_VERBS)
         named = [word for word in args[verb + 1 :] if not word.startswith("-")]
+        named = [word.partition(":")[0] for word in named]  # `cp SERVICE:PATH`
         assert not named or named[0] in services, f"{named[0]} is none of {list(services)}"
 
 
-COMPOSE_VERBS = {"build", "config", "down", "exec", "logs", "ps", "restart", "run", "stop", "up"}
+COMPOSE_VERBS = {
+    "build",
+    "config",
+    "cp",
+    "down",
+    "exec",
+    "logs",
+    "ps",
+    "restart",
+    "run",
+    "stop",
+    "up",
+}
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "docker": check_docker,
     "make": check_make,

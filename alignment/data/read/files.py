@@ -11,6 +11,7 @@ import glob
 import gzip
 import hashlib
 import io
+import os
 import re
 import time
 import zlib
@@ -271,6 +272,11 @@ def data_errors(file: str) -> Iterator[None]:
         raise DataError(f"{file}: this kind of URL needs a package: {error}") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{file} is truncated or damaged ({error}); fetch it again.") from error
+    except PermissionError as error:
+        raise DataError(
+            f"{file} cannot be read: {error.strerror or error}. Let user id {os.getuid()}, which "
+            "this process runs as, read it."
+        ) from error
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:

@@ -1,5 +1,8 @@
 """Every reason for which a machine trains on no GPU, from its facts alone."""
 
+import subprocess
+import sys
+
 import pytest
 
 from alignment.config.pipeline import PipelineConfig
@@ -10,6 +13,7 @@ from alignment.execution.device import (
     device_facts,
     device_line,
     device_name,
+    machine_line,
     obstacle,
 )
 from alignment.execution.driver import DriverAnswer, Gpu, kernel_driver, kernel_gpus
@@ -164,3 +168,12 @@ def test_the_facts_about_this_machine_agree_with_torch():
     assert found.torch == torch.__version__
     assert found.torch_cuda == torch.version.cuda
     assert (obstacle(found) is None) == torch.cuda.is_available()
+
+
+def test_the_health_check_fails_where_no_gpu_can_be_used_and_says_why():
+    command = [sys.executable, "-m", "alignment.execution.device"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    found = obstacle(device_facts())
+    assert done.returncode == (1 if found else 0), done.stderr
+    remedy = [f"to mend it, {found.remedy}"] if found else []
+    assert done.stdout.splitlines() == [machine_line(device_facts()), *remedy]

@@ -1,10 +1,12 @@
 import gzip
 import json
+import os
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from alignment.data.formats.rows import RawRow
+from alignment.data.read.files import data_errors
 from alignment.data.read.sources import FileSource, HubSource, Source
 from alignment.data.row import Reason
 from alignment.errors import DataError
@@ -288,6 +290,15 @@ def test_a_pinned_commit_needs_no_network_for_its_digest():
     assert source.digest() != source.model_copy(update={"split": "test"}).digest()
     with pytest.raises(DataError, match="offline, pin a commit"):
         HubSource(dataset="owner/name").digest()
+
+
+def test_a_file_that_must_not_be_read_names_the_user_that_must():
+    """In a container, the user is not the one who put the file there."""
+    with (
+        pytest.raises(DataError, match=rf"cannot be read: .* Let user id {os.getuid()}, which"),
+        data_errors("inbox/monday.jsonl"),
+    ):
+        raise PermissionError(13, "Permission denied")
 
 
 # --- the union ----------------------------------------------------------------------------------
