@@ -19,6 +19,8 @@ a single string and can be pickled. Bugs in this package are `assert`s, not one 
 
 import re
 
+from alignment.urls import bare_urls
+
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that a terminal obeys or cannot show: controls, changes of direction, half a pair."""
 
@@ -37,7 +39,7 @@ class AlignmentError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(printable(message))
+        super().__init__(printable(bare_urls(message)))
 
 
 class UsageError(AlignmentError):

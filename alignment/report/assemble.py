@@ -29,7 +29,7 @@ from alignment.records import (
 from alignment.report.page import RunReport, Sample, render, to_markdown
 from alignment.report.table import Table
 from alignment.report.tables import evaluation_table
-from alignment.store.durable import replace
+from alignment.store.durable import ensure_folder, replace
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store, storage_errors
 
@@ -94,7 +94,7 @@ def _write(store: Store, report: RunReport, *, name: str) -> ReportFiles:
     folder = store.root / "reports"
     path = folder / f"{name}.html"
     with storage_errors(store.root):
-        folder.mkdir(parents=True, exist_ok=True)
+        ensure_folder(folder)
         replace("report.page", path, render(report))
     return ReportFiles(
         html=path,

@@ -34,7 +34,7 @@ def failpoint_span(name: str) -> Iterator[None]:
     hit(f"{name}:after")
 
 
-def ensure_folder(path: Path, mode: int = 0o777) -> None:
+def ensure_folder(path: Path, mode: int | None = None) -> None:
     """Create a folder and its parents unless they exist, while other processes remove them.
 
     `mkdir` with `exist_ok` makes several system calls, and fails if the folder goes away or a
@@ -42,11 +42,15 @@ def ensure_folder(path: Path, mode: int = 0o777) -> None:
 
     Args:
         path: the folder.
-        mode: permissions of the folder if it is new, as far as the umask allows them.
+        mode: permissions of the folder if it is new; by default those of its parent. The umask
+            may take away more.
     """
     for attempt in range(ATTEMPTS):
         try:
-            path.mkdir(mode, parents=True, exist_ok=True)
+            if not path.parent.exists():
+                ensure_folder(path.parent)
+            inherited = path.parent.stat().st_mode & 0o777 | 0o700
+            path.mkdir(inherited if mode is None else mode, exist_ok=True)
         except (FileExistsError, FileNotFoundError):
             if attempt == ATTEMPTS - 1 or path.is_file():
                 raise

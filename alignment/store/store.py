@@ -8,6 +8,9 @@
     ROOT/damaged/         artifacts whose digests no longer matched, moved aside
     ROOT/lines/<line>/    the ledger of a line of rounds (`ledger.py`)
 
+The permissions of ROOT, 0700 if it is made here, are those of everything in it, as far as the umask
+allows: rows may be personal data. For a group: `mkdir -m 2770 ROOT`, and a umask of 007.
+
 A key identifies an artifact's inputs (`alignment.pipeline.step.Step.key`), so a stage is done if
 and only if its manifest exists. The store is the source of truth; the scheduler's database may be
 lost.
@@ -196,7 +199,9 @@ class Store(Frozen):
     def log(self, key: str) -> Path:
         """The log of the processes that build a key; its folder exists."""
         with storage_errors(self.root):
-            return self._made("logs") / f"{key}.log"
+            path = self._made("logs") / f"{key}.log"
+            path.touch(mode=self._access() & 0o666)
+        return path
 
     def has_checkpoint(self, key: str) -> bool:
         """Whether an unfinished training run of this key can be continued."""
@@ -213,7 +218,8 @@ class Store(Frozen):
         """Hold the lock for building a key; `purpose` and `on_wait` as in `hold`."""
         with storage_errors(self.root):
             self._made("locks")
-        with hold(self._lock(key), purpose=purpose or key, on_wait=on_wait):
+            mode = self._access() & 0o666
+        with hold(self._lock(key), purpose=purpose or key, on_wait=on_wait, mode=mode):
             yield
 
     def _lock(self, key: str) -> Path:
@@ -222,9 +228,13 @@ class Store(Frozen):
     def _work(self, key: str) -> Path:
         return self.root / "work" / key
 
+    def _access(self) -> int:
+        """Who may use what is in the store: the permissions of its folder."""
+        return self.root.stat().st_mode & 0o777
+
     def _made(self, *parts: str) -> Path:
         """A folder in the store, which exists now."""
-        ensure_folder(self.root)
+        ensure_folder(self.root, 0o700)
         folder = self.root.joinpath(*parts)
         ensure_folder(folder)
         return folder
@@ -241,6 +251,7 @@ class Store(Frozen):
             files = tuple(_digest(workspace.out, path) for path in _files(workspace.out))
             record = record.model_copy(update={"files": files})
             write("artifact.manifest", workspace.out / MANIFEST, with_digest(record))
+            _restrict(workspace.out, self._access())
             flush_tree("artifact.flush", workspace.out)
             rename("artifact.publish", workspace.out, target)
         with contextlib.suppress(
@@ -313,6 +324,14 @@ def _parsed(manifest: Path, content: bytes) -> StageRecord:
 def _free(place: Path) -> int:
     existing = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
     return shutil.disk_usage(existing).free
+
+
+def _restrict(folder: Path, access: int) -> None:
+    """Take away permissions; libraries write files that everyone may read."""
+    for path in (folder, *folder.rglob("*")):
+        mode = path.stat().st_mode & 0o777
+        if mode & ~access:
+            path.chmod(mode & access)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -21,6 +21,7 @@ HOUSE = ["alignment", "tasks", "flows", "deployments"]
 """Left to right: a package imports itself and those to its left."""
 
 LAYERS = [
+    {"urls"},  # how they may be shown
     {"errors", "records"},
     {"store"},  # artifacts on disk
     {"models"},  # weights, adapters, chat templates

@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import io
 import os
-import re
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from alignment.data.read import json_rows, tables
 from alignment.data.read.tables import Rows
 from alignment.data.row import Rejected
 from alignment.errors import DataError
+from alignment.urls import holds_more, without_reference
 
 T = TypeVar("T")
 
@@ -35,10 +35,6 @@ SUFFIXES = tuple(kind + end for kind in KINDS for end in ("", *COMPRESSED))
 RETRY_DELAYS = (0.1, 0.4, 1.6)
 """Seconds between attempts to reach a URL."""
 
-_SECRET = re.compile(
-    r"://[^/?#]*:[^/?#]*@|[?&][^=&]*(token|secret|passw|signature|api_?key)[^=&]*=", re.IGNORECASE
-)
-
 
 class SecretFound(ValueError):
     """An invalid value that must not be repeated in the error message, as it holds a secret."""
@@ -48,12 +44,14 @@ def without_secret(path: str) -> str:
     """The path or URL, unchanged.
 
     Raises:
-        SecretFound: it contains a password or token.
+        SecretFound: it has a user, a query or a fragment, which may be a password or token.
     """
-    if _SECRET.search(path):
+    if holds_more(path):
         raise SecretFound(
-            "a password or token in a URL would be written to manifests and logs; pass it to the "
-            "worker in its storage's environment variables (HF_TOKEN, AWS_SECRET_ACCESS_KEY, ...)"
+            "a password or token in a URL would be written to manifests and logs, so a URL may "
+            "have no user, query or fragment; pass it to the worker in its storage's environment "
+            "variables (HF_TOKEN, AWS_SECRET_ACCESS_KEY, ...), or write ?${NAME} for a query "
+            "that is in the environment variable NAME"
         )
     return path
 
@@ -97,7 +95,7 @@ def find(path: str) -> list[str]:
         DataError: there is none, or a file that was named is of an unknown kind.
     """
     found, exact = _find_remote(path) if "://" in path else _find_local(path)
-    known = sorted(name for name in found if name.lower().endswith(SUFFIXES))
+    known = sorted(name for name in found if without_reference(name).lower().endswith(SUFFIXES))
     if exact and not known:
         raise DataError(f"{path}: unknown file type; known types are {_known()}")
     if not known:
@@ -158,7 +156,7 @@ def read(file: str, meter: Meter) -> Rows:
 
 def stem(file: str) -> str:
     """A file's name without folder and known suffixes: the default `source` label of its rows."""
-    name = Path(file).name
+    name = Path(without_reference(file)).name
     suffix = max((known for known in SUFFIXES if name.lower().endswith(known)), key=len, default="")
     return name[: len(name) - len(suffix)]
 
@@ -168,7 +166,7 @@ def _known() -> str:
 
 
 def _rows(file: str, stream: IO[bytes]) -> Rows:
-    name = file.lower()
+    name = without_reference(file).lower()
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
     kind = name[name.rfind(".") :]
@@ -221,8 +219,18 @@ def filesystem(url: str) -> tuple[Any, str]:
     """What opens a URL or path, as fsspec has it, and the path there."""
     import fsspec
 
-    system, place = fsspec.core.url_to_fs(url)
+    system, place = fsspec.core.url_to_fs(_with_query(url))
     return system, place
+
+
+def _with_query(url: str) -> str:
+    """The URL with the query that an environment variable holds, if it ends in `?${NAME}`."""
+    bare = without_reference(url)
+    reference = url[len(bare) :].removeprefix("?")
+    value = os.path.expandvars(reference)  # the only thing that knows the secret is its storage
+    if reference and value == reference:
+        raise DataError(f"{bare}: the environment variable in {reference} is not set.")
+    return f"{bare}?{value.removeprefix('?')}" if reference else url
 
 
 def opened(file: str) -> IO[bytes]:
@@ -230,14 +238,15 @@ def opened(file: str) -> IO[bytes]:
     if "://" not in file:
         return Path(file).open("rb")
     system, place = filesystem(file)
-    return cast(IO[bytes], system.open(place, "rb"))
+    return io.BufferedReader(system.open(place, "rb"))  # fsspec's readline takes no limit
 
 
 def decompressed(file: str, stream: IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:
     """The decompressed bytes of a file, if its name ends in `.gz` or `.zst`."""
-    if file.lower().endswith(".gz"):
+    name = without_reference(file).lower()
+    if name.endswith(".gz"):
         return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
-    if file.lower().endswith(".zst"):
+    if name.endswith(".zst"):
         import pyarrow
 
         return cast(IO[bytes], io.BufferedReader(pyarrow.CompressedInputStream(stream, "zstd")))
@@ -282,3 +291,9 @@ def data_errors(file: str) -> Iterator[None]:
     except ValueError as error:
         problem = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{file} cannot be read: {problem}. Write or fetch it again.") from error
+    except Exception as error:
+        if "://" not in file:
+            raise
+        # A storage has errors of its own kind, whose text and cause may hold the whole URL.
+        problem = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{file} cannot be read: {problem}.") from None
