@@ -11,7 +11,7 @@ from tests.alignment.artifacts import put
 
 def modes(root):
     """Permissions of everything in a store, by kind."""
-    found = {"files": set(), "folders": set()}
+    found: dict[str, set[str]] = {"files": set(), "folders": set()}
     for path in (root, *root.rglob("*")):
         status = path.lstat()
         kind = "folders" if stat.S_ISDIR(status.st_mode) else "files"
