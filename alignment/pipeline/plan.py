@@ -7,6 +7,7 @@ trainers are built from the same dictionaries. Not here: running.
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from alignment.pipeline.again import MadeAgain
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.verdicts import verdict_of
 from alignment.records import Frozen
@@ -40,6 +41,7 @@ class Planned(Frozen):
 def plan(chain: Chain, store: Store) -> Iterator[Planned]:
     """The plan of each step of a chain, in order."""
     assumed = _assumed(chain, store)
+    again = MadeAgain(store, {step.key: step.name for step in chain.steps()})
     for step in chain.steps():
         yield Planned(
             name=step.name,
@@ -50,7 +52,7 @@ def plan(chain: Chain, store: Store) -> Iterator[Planned]:
             seed=step.seed,
             settings=step.settings,
             resolved=step.library_arguments(chain.base.quantisation),
-            notes=(*step.foreseen, *_chosen(store, step.key)),
+            notes=(*step.foreseen, *_chosen(store, step.key), *again.notes(step)),
             assumes=assumed.get(step.key, ()),
         )
 

@@ -4,12 +4,13 @@ Presets share a store and may name the same line. Without this check, a round wi
 would train the line's model and report it as the config's own.
 """
 
+import logging
 from collections.abc import Iterator
 
 from pydantic import TypeAdapter, ValidationError
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.errors import ConfigError
+from alignment.errors import ConfigError, DataError
 from alignment.evaluate.settings import AnchoredGate, EvaluationConfig, GateConfig, PlainGate
 from alignment.models.sources import FolderModel
 from alignment.pipeline.chain import chain
@@ -19,6 +20,8 @@ from alignment.rounds.ledger import Identity
 from alignment.rounds.line import RoundLine
 from alignment.rounds.state import State
 from alignment.store.lineage import ancestors
+
+logger = logging.getLogger(__name__)
 
 UNMEASURED = frozenset({"data", "batch", "engine"})
 """Fields of the evaluation that do not change its numbers; the rows are listed by key."""
@@ -59,10 +62,18 @@ def check_cheaply(config: PipelineConfig, line: RoundLine) -> None:
 def check(config: PipelineConfig, line: RoundLine) -> None:
     """Compare everything; a line without an identity takes that of the first config.
 
+    If a source of the configured run is gone, the rest is compared: no round reads it again.
+
     Raises:
         ConfigError: the config describes another line.
     """
-    identity, state = identity_of(config), line.state()
+    state = line.state()
+    try:
+        identity = identity_of(config)
+    except DataError as error:
+        logger.warning("%s; whether the line has the same data was not checked", error)
+        check_cheaply(config, line)
+        return
     if state.identity is not None:
         _raise_differences(line, state.identity, identity)
     elif state.champion is not None:

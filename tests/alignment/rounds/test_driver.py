@@ -115,6 +115,18 @@ def test_a_config_with_other_training_settings_is_the_same_line(history):
     assert round_(history, other).outcome == "kept"
 
 
+def test_a_line_goes_on_when_a_source_of_its_first_stages_is_gone(history):
+    source = drop(history, "../first.jsonl")
+    evaluation = history.config.model_dump(mode="json", exclude_unset=True)["evaluation"]
+    data = {"sources": [{"name": "file", "path": str(source)}], "min_rows": 0}
+    history.config = changed(history.config, evaluation={**evaluation, "data": data})
+    drop(history, "a.jsonl")
+    round_(history)
+    source.unlink()
+    drop(history, "b.jsonl")
+    assert round_(history).outcome == "kept"
+
+
 def test_an_old_line_takes_the_identity_of_the_first_config_with_its_base_model(history):
     assert history.line.state().identity is None
     drop(history, "a.jsonl")
