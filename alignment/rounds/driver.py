@@ -115,8 +115,10 @@ class RoundDriver:
         if state.waiting is not None:
             message = f"round {state.waiting.number} waits for approval"
             return RoundOutcome("waiting", message, state)
+        for batch in state.open.batches if state.open is not None else ():
+            state = self._intake.restore(batch)
         if state.open is not None and state.is_overtaken:
-            why = "the champion changed, or a batch was revoked, before the round was trained"
+            why = "the champion changed, or a batch was revoked or lost, before it was trained"
             opened = state.open
             state = self._line.close(opened.number, opened.parent, outcome="overtaken", why=why)
         claimed = state if state.open is not None else self._claim()
@@ -143,9 +145,14 @@ class RoundDriver:
         """Open a round on the new batches, or return an outcome if they have too few pairs."""
         state = self._line.state()
         while state.requeued:  # retrained however few pairs are left in them
-            if self._new_pairs(state.requeued[0], self._parent(state)):
-                return self._line.open(state.requeued[0])
-            for batch in state.requeued[0]:
+            batches = state.requeued[0]
+            for batch in batches:
+                state = self._intake.restore(batch)
+            if state.requeued[:1] != (batches,):
+                continue  # one of them is lost
+            if self._new_pairs(batches, self._parent(state)):
+                return self._line.open(batches)
+            for batch in batches:
                 state = self._intake.refuse(batch, "none of its rows can be used")
         batches, new = self._new_batches(), 0
         if batches:

@@ -86,6 +86,16 @@ class Intake:
         self._log(f"{batch.shown_file}: refused: {why}")
         return self._line.refuse(batch, why, reader=self._reader)
 
+    def restore(self, batch: Delivery) -> State:
+        """Copy a claimed batch into the store again if it was damaged; refuse it if it is gone.
+
+        Nothing else could end the round that claimed it.
+        """
+        if self._line.store.reuse(batch.key) is None and not self._copy(batch):
+            why = "its copy in the store is damaged, and the file is no longer in the inbox"
+            return self.refuse(batch, why)
+        return self._line.state()
+
     def return_refused(self) -> None:
         """Return the batches in the inbox that were refused under other settings."""
         refused = self._line.state().refused

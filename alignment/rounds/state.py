@@ -123,16 +123,14 @@ class State(Frozen):
 
     @property
     def set_aside(self) -> Deliveries:
-        """The batches of failed rounds that no later round has used."""
-        failed = (opened for opened, closed in self.history if closed.fate == "failed")
-        later = {
-            b.digest for one, closed in self.history if closed.fate != "failed" for b in one.batches
-        }
-        later |= {
-            batch.digest for batch in (*(self.open.batches if self.open else ()), *self.returned)
-        }
-        found = {b.digest: b for opened in failed for b in opened.batches}
-        return tuple(b for b in found.values() if b.digest not in later | self.barred)
+        """The batches whose last round failed."""
+        last = {b.digest: (b, closed.fate) for one, closed in self.history for b in one.batches}
+        busy = {batch.digest for batch in (*self._claimed, *self.returned)} | self.barred
+        return tuple(b for b, fate in last.values() if fate == "failed" and b.digest not in busy)
+
+    @property
+    def _claimed(self) -> Deliveries:
+        return self.open.batches if self.open is not None else ()
 
     @property
     def is_overtaken(self) -> bool:
@@ -161,9 +159,7 @@ class State(Frozen):
     def known_batches(self) -> dict[str, Delivery]:
         """All batches that rounds have used or use, by digest."""
         known = {b.digest: b for opened, _ in self.history for b in opened.batches}
-        if self.open is not None:
-            known |= {batch.digest: batch for batch in self.open.batches}
-        return known
+        return known | {batch.digest: batch for batch in self._claimed}
 
     def find_batch(self, reference: str) -> Delivery:
         """The used batch with this file name or step name, or whose digest or key begins like this.
@@ -245,8 +241,7 @@ def _closed(state: State, event: Closed) -> dict[str, object]:
         "history": (*state.history, (opened, event)),
     }
     if event.fate == "overtaken":
-        left = tuple(batch for batch in opened.batches if batch.digest not in state.barred)
-        changes["requeued"] = (left, *state.requeued) if left else state.requeued
+        changes["requeued"] = _unused(state, (opened.batches, *state.requeued))
     if event.fate == "kept":
         changes |= _promoted(state, event.head)
     if event.fate == "waiting":
@@ -259,11 +254,15 @@ def _moved(state: State, event: Moved) -> dict[str, object]:
     changes = {"waiting": None, **change(state, event.head)}
     if event.action == "promoted":
         changes |= _judged_again(state, event)
-    used = {
-        batch for opened, _ in state.model_copy(update=changes).lineage for batch in opened.batches
-    }
-    requeued = tuple(batches for batches in state.requeued if used.isdisjoint(batches))
-    return {**changes, "requeued": requeued}
+    moved = state.model_copy(update=changes)
+    return {**changes, "requeued": _unused(moved, state.requeued)}
+
+
+def _unused(state: State, groups: tuple[Deliveries, ...]) -> tuple[Deliveries, ...]:
+    """The batches of each group that the champion does not contain and that are not barred."""
+    used = {batch.digest for opened, _ in state.lineage for batch in opened.batches} | state.barred
+    left = (tuple(b for b in batches if b.digest not in used) for batches in groups)
+    return tuple(batches for batches in left if batches)
 
 
 def _judged_again(state: State, event: Moved) -> dict[str, object]:

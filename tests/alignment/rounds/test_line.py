@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from alignment.config.inbox import InboxConfig
 from alignment.errors import ArtifactError, Overtaken, UsageError
 from alignment.rounds.inbox import Arrival, scan
-from alignment.rounds.ledger import Champion, Delivery, Started
+from alignment.rounds.ledger import Champion, Delivery, Identity, Started
 from alignment.rounds.line import RoundLine, check_sound
 from alignment.store.store import Store
 from tests.alignment.artifacts import record_of
@@ -419,14 +419,16 @@ def test_entry_is_readable_json(line):
 
 
 class Machine(RuleBasedStateMachine):
-    """Random histories of an inbox and a line, compared with a dict of the status of each batch.
+    """Random histories of an inbox and a line, compared with a dict of each batch's status.
 
-    A batch is free, open, spent, queued or barred; the inbox may contain it under several names, or
-    only a part of it. `batches_in` has the set of batches in each model, so whether a model
-    contains a bad batch is known without the ledger.
+    A batch is free, open, spent, queued, refused, aside (its round failed) or revoked; the inbox
+    may contain it under several names, or only a part of it. `batches_in` has the batches in each
+    model, so whether a model contains a bad batch is known without the ledger. `paths` has the
+    champions that led to each champion.
     """
 
     numbers = st.integers(1, 6)
+    models = st.integers(0, 30)
 
     @initialize()
     def begin(self):
@@ -434,18 +436,30 @@ class Machine(RuleBasedStateMachine):
         self.inbox = Path(self.folder.name) / "inbox"
         self.inbox.mkdir()
         self.line = started(Store(root=self.folder.name), "main")
+        self.other = started(self.line.store, "other")
         self.number = 3
         self.status = dict.fromkeys(range(1, 7), "free")
         self.files: dict[str, int] = {}
         self.batches_in: dict[str, frozenset[int]] = {"start": frozenset()}
         self.rounds: dict[str, tuple[str, frozenset[int]]] = {}
-        self.champion, self.path, self.dies_at = "start", ["start"], 0
+        self.paths, self.dies_at = [["start"]], 0
         self.queue: list[frozenset[int]] = []
+        self.returned: set[int] = set()
+        self.lost: set[str] = set()
+        self.identity: Identity | None = None
         self.open: tuple[frozenset[int], str, str] | None = None
         self.waiting: str | None = None
 
     def now(self):
         return self.line.state()
+
+    @property
+    def path(self):
+        return self.paths[-1]
+
+    @property
+    def champion(self):
+        return self.path[-1]
 
     def survive(self, change, *arguments, **named):
         """Make a change in a process that dies at the drawn failpoint, then retry it in the next.
@@ -468,12 +482,31 @@ class Machine(RuleBasedStateMachine):
         """Die at this failpoint of the next change; a change passes ten."""
         self.dies_at = point
 
+    # --- the inbox ---
+
     @rule(number=numbers, name=st.sampled_from("abc"), whole=st.booleans())
     def drop(self, number, name, *, whole):
         """A file appears, replaces another one, or is incomplete."""
         text = content(number) if whole else content(number)[:-3]
         (self.inbox / f"{name}.jsonl").write_bytes(text)
         self.files[name] = number if whole else 0
+
+    @rule(number=numbers)
+    def refuse(self, number):
+        if self.status[number] == "free":
+            self.survive(self.line.refuse, batch(number), "unreadable")
+            self.status[number] = "refused"
+            self.returned.discard(number)
+
+    @rule(wanted=st.sets(numbers, min_size=1, max_size=6))
+    def give_back(self, wanted):
+        """Refused batches, and those of failed rounds, are tried again; no others."""
+        self.survive(self.line.give_back, tuple(map(batch, sorted(wanted))), "try again")
+        back = {number for number in wanted if self.status[number] in ("refused", "aside")}
+        self.mark(back, "free")
+        self.returned |= back
+
+    # --- rounds ---
 
     @precondition(lambda self: self.open is None and self.waiting is None)
     @rule()
@@ -482,7 +515,7 @@ class Machine(RuleBasedStateMachine):
         seen = {found.digest for found in scan(inbox) if isinstance(found, Arrival)}
         free = {n for n in self.files.values() if n and self.status[n] == "free"}
         assert seen - self.now().spent == {batch(number).digest for number in free}
-        wanted = self.queue[0] if self.queue else frozenset(free)
+        wanted = self.queue[0] if self.queue else frozenset(free | self.returned)
         if not wanted:
             return
         state = self.survive(self.line.open, tuple(map(batch, sorted(wanted))))
@@ -491,6 +524,7 @@ class Machine(RuleBasedStateMachine):
         self.number += 1
         self.open = (wanted, self.champion, str(self.number))
         self.mark(wanted, "open")
+        self.returned -= wanted
 
     @precondition(lambda self: self.open is None and self.waiting is None and not self.queue)
     @rule(wanted=st.sets(numbers, min_size=1, max_size=3))
@@ -499,19 +533,25 @@ class Machine(RuleBasedStateMachine):
             assert self.survive(self.line.open, tuple(map(batch, wanted))).open is None
 
     @precondition(lambda self: self.open is not None)
-    @rule(outcome=st.sampled_from(["kept", "rejected", "waiting"]))
+    @rule(outcome=st.sampled_from(["kept", "kept", "rejected", "waiting", "failed"]))
     def close_round(self, outcome):
         assert self.open is not None
         claimed, parent, name = self.open
         put_model(self.line.store, name, parent, *map(batch, claimed))
+        if outcome == "failed":
+            self.line.fail(self.number, "the loss is NaN")
+            assert self.now().failures[-1] == "the loss is NaN"
         self.survive(self.line.close, self.number, champion(name), outcome=outcome, why="any")
         self.open = None
-        bad = {number for number in claimed if self.status[number] == "barred"}
+        bad = {number for number in claimed if self.status[number] == "revoked"}
         if bad or parent != self.champion:
-            self.queue = [claimed - bad, *self.queue] if claimed - bad else self.queue
             self.mark(claimed - bad, "queued")
+            self.queue = [claimed - bad, *self.queue]
+            self.clear_queue()
             return
-        self.mark(claimed, "spent")
+        self.mark(claimed, "aside" if outcome == "failed" else "spent")
+        if outcome == "failed":
+            return
         self.batches_in[name] = self.batches_in[parent] | claimed
         self.rounds[name] = (parent, claimed)
         if outcome == "kept":
@@ -519,47 +559,135 @@ class Machine(RuleBasedStateMachine):
         if outcome == "waiting":
             self.waiting = name
 
+    # --- people ---
+
     @precondition(lambda self: self.waiting is not None)
     @rule(yes=st.booleans())
     def decide(self, yes):
-        if yes:
-            assert self.waiting is not None
+        assert self.waiting is not None
+        if yes and self.waiting not in self.lost:
             self.survive(self.line.promote, champion(self.waiting), "any")
             self.promoted(self.waiting)
         else:
             self.survive(self.line.decline, "any")
         self.waiting = None
 
-    def promoted(self, name):
-        self.champion = name
-        self.path.append(name)
+    @rule(drawn=models)
+    def promote(self, drawn):
+        """Any model so far, also a rejected one; never one that is gone or contains a bad batch."""
+        name = sorted(self.batches_in)[drawn % len(self.batches_in)]
+        if self.is_bad(name) or name in self.lost:
+            with pytest.raises(UsageError):
+                self.line.promote(champion(name), "any")
+        elif name != self.champion:
+            self.survive(self.line.promote, champion(name), "any")
+            self.promoted(name)
+            self.waiting = None
 
-    @precondition(lambda self: self.waiting is None and len(self.path) > 1)
     @rule()
     def roll_back(self):
-        self.survive(self.line.roll_back, self.line.earlier_champion(), "any")
-        self.path.pop()
-        self.champion = self.path[-1]
-
-    @rule(number=numbers)
-    def revoke(self, number):
-        if self.status[number] in ("free", "barred"):
+        """To the nearest champion on the path that has no bad batch, as far as can be known."""
+        known = [name for name in self.path if name in self.lost or not self.is_bad(name)]
+        before = [name for name in known if name != self.champion]
+        if not before:
+            with pytest.raises(UsageError):
+                self.line.earlier_champion()
             return
-        self.survive(self.line.revoke, batch(number), "any")
+        found = self.line.earlier_champion()
+        assert found == champion(before[-1])
+        if before[-1] in self.lost:
+            with pytest.raises(UsageError, match="no longer in"):
+                self.line.roll_back(found, "any")
+            return
+        self.survive(self.line.roll_back, found, "any")
+        self.gone_back(before[-1])
+        self.waiting = None
+
+    @rule(number=numbers, elsewhere=st.booleans())
+    def revoke(self, number, *, elsewhere):
+        """On this line or on another one, which makes no difference to this one."""
+        if self.status[number] in ("free", "refused", "revoked"):
+            return
+        if elsewhere:
+            self.other.open((batch(number),))
+            self.other.revoke(batch(number), "any")
+            self.other.close(self.other.state().rounds, champion("0"), outcome="kept", why="any")
+            self.survive(self.line.revoke_as_elsewhere)
+        else:
+            self.survive(self.line.revoke, batch(number), "any")
         lost: list[frozenset[int]] = []
-        while number in self.batches_in[self.waiting or self.champion]:
-            name = self.waiting or self.champion
-            parent, claimed = self.rounds[name]
+        head = self.champion
+        while number in self.batches_in[self.waiting or head]:
+            name = self.waiting or head
+            head, claimed = self.rounds[name]
             lost.insert(0, claimed - {number})
-            if self.waiting:
-                self.waiting = None
-            else:
-                self.path = self.path[: self.path.index(parent) + 1]
-                self.champion = parent
+            self.waiting = None
+        if head != self.champion:
+            self.gone_back(head)
         self.queue = [left for left in (*lost, *(q - {number} for q in self.queue)) if left]
         for left in lost:
             self.mark(left, "queued")
-        self.status[number] = "barred"
+        self.status[number] = "revoked"
+
+    @rule(gate=st.sampled_from([1.5, 2.0, 3.0]))
+    def adopt(self, gate):
+        """A config with another gate continues the line."""
+        self.identity = Identity(
+            model="any",
+            quantisation=None,
+            sft="",
+            rows=(),
+            evaluation={},
+            gate={"max_length_growth": gate},
+        )
+        self.survive(self.line.adopt, self.identity, "any")
+
+    # --- the store ---
+
+    @rule(drawn=models)
+    def lose(self, drawn):
+        """The manifest of a rejected model that no other model was made of is lost."""
+        parents = {parent for parent, _ in self.rounds.values()} | {self.champion, self.waiting}
+        if self.open is not None:
+            parents.add(self.open[1])
+        leaves = sorted(set(self.rounds) - parents - self.lost)
+        if leaves:
+            name = leaves[drawn % len(leaves)]
+            (self.line.store.folder(champion(name).model) / "manifest.json").unlink()
+            self.lost.add(name)
+
+    @rule()
+    def later_version(self):
+        """Something in the store was written by a later version."""
+        path = self.line.store.folder("novelty-1") / "manifest.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"format": 99, "stage": "novelty"}')
+
+    # --- what must hold ---
+
+    def is_bad(self, name):
+        return any(self.status[number] == "revoked" for number in self.batches_in[name])
+
+    def promoted(self, name):
+        self.paths.append([*self.path, name])
+        self.clear_queue()
+
+    def gone_back(self, name):
+        """To where the name is on the path, else to the path that it last ended."""
+        if name in self.path:
+            last = len(self.path) - self.path[::-1].index(name)
+            self.paths.append(self.path[:last])
+        else:
+            ended = [path for path in self.paths if path[-1] == name]
+            self.paths.append(ended[-1] if ended else [*self.path, name])
+        self.clear_queue()
+
+    def clear_queue(self):
+        """What the champion contains is not trained on again."""
+        used = self.batches_in[self.champion]
+        for left in self.queue:
+            self.mark(left & used, "spent")
+        self.queue = [left - used for left in self.queue if left - used]
 
     def mark(self, numbers, status):
         for number in numbers:
@@ -568,22 +696,25 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def ledger_and_model_agree(self):
         state = self.now()
-        assert state.champion == champion(self.champion)
+        assert [one.label for one in state.path] == [champion(name).label for name in self.path]
+        assert state.identity == self.identity
         assert (state.waiting.head if state.waiting else None) == (
             champion(self.waiting) if self.waiting else None
         )
         assert state.requeued == tuple(tuple(map(batch, sorted(left))) for left in self.queue)
-        gone = {
-            batch(n).digest for n, f in self.status.items() if f in ("spent", "queued", "barred")
-        }
-        assert state.spent - {batch(n).digest for n in self.claimed()} == gone
+        gone = {batch(n).digest for n, status in self.status.items() if status != "free"}
+        assert state.spent - self.digests("open") == gone - self.digests("open")
+        assert {b.digest for b in state.set_aside} == self.digests("aside")
+        assert state.refused.keys() == self.digests("refused")
+        assert {b.digest for b in state.revoked} == self.digests("revoked")
+        assert {b.digest for b in state.returned} == {batch(n).digest for n in self.returned}
         used = [b for opened, _ in state.lineage for b in opened.batches]
         assert len(used) == len(set(used)), "no batch is in a model twice"
         assert {b.digest for b in used} == {batch(n).digest for n in self.batches_in[self.champion]}
-        assert not state.barred & {b.digest for b in used}, "a barred batch is in no model"
+        assert not state.barred & {b.digest for b in used}, "a barred batch is in no champion"
 
-    def claimed(self):
-        return [number for number, status in self.status.items() if status == "open"]
+    def digests(self, status):
+        return {batch(number).digest for number, one in self.status.items() if one == status}
 
     def teardown(self):
         if hasattr(self, "folder"):
