@@ -6,6 +6,7 @@ Words are given for the command line and for a config. Not here: when a file is 
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 
 from alignment.data.formats.base import (
     BaseFormat,
@@ -126,8 +127,14 @@ def _nearest(columns: Columns, known: Sequence[BaseFormat]) -> str:
 
     Of two replies, no format is named that would read only one.
     """
-    fitting = [one for one in known if one.gives == "pairs" or not _twins(columns)]
-    best = max(fitting, key=lambda one: _share(columns, one))
+    if twins := _twins(columns):
+        first, second = twins
+        return (
+            f"If {first} and {second} are replies to be compared, nearest is compared: --column "
+            f"{first}=response_a --column {second}=response_b --column THEIRS=winner, where winner "
+            "is a, b or tie. "
+        )
+    best = max(known, key=lambda one: _share(columns, one))
     missing = [name for name in best.columns if name not in columns]
     if not missing or _share(columns, best) < 0.5:
         return ""
@@ -136,10 +143,13 @@ def _nearest(columns: Columns, known: Sequence[BaseFormat]) -> str:
     return f"Nearest is {best.name}, which misses {', '.join(missing)}: {words}. "
 
 
-def _twins(columns: Columns) -> bool:
-    """Whether two columns of texts differ in their last character: replies to be compared."""
-    names = [name[:-1] for name in columns if name[-2:-1] in ("_", "-") or name[-1:].isdigit()]
-    return len({*names}) < len(names)
+def _twins(columns: Columns) -> tuple[str, str] | None:
+    """Two columns of texts that differ in their last character, in the order of these."""
+    texts = sorted(name for name in columns if name and mostly(columns, name, is_turns))
+    pairs = pairwise(texts)
+    return next(
+        ((a, b) for a, b in pairs if a[:-1] and a[:-1] == b[:-1] and len(a) == len(b)), None
+    )
 
 
 def _share(columns: Columns, known: BaseFormat) -> float:

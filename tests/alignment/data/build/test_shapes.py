@@ -567,8 +567,13 @@ def test_a_refusal_names_the_nearest_format_and_the_words_that_read_the_file(tmp
     with pytest.raises(DataError, match="Nearest is preference, which misses rej") as error:
         read(tmp_path, rows)
     assert "--column rejekted=rejected" in str(error.value)
-    twins = [{"question": "q", "answer_0": "x", "answer_1": "y"}]
-    with pytest.raises(DataError, match="no known format") as error:
-        read(tmp_path, twins)
-    assert "=answer" not in str(error.value)  # it would imitate one of two replies
     assert len(read(tmp_path, rows, columns={"rejekted": "rejected"})[0]) == 1
+
+
+def test_a_refusal_of_two_replies_never_advises_to_imitate_one(tmp_path):
+    rows = [{"question": "q", "answer_j": "good", "answer_k": "bad", "better_one": "a"}]
+    with pytest.raises(DataError, match=r"answer_j=response_a .*answer_k=response_b .*=w") as e:
+        read(tmp_path, rows)
+    assert "=answer " not in str(e.value)
+    words = {"answer_j": "response_a", "answer_k": "response_b", "better_one": "winner"}
+    assert [summary(row) for row in read(tmp_path, rows, columns=words)[0]] == [PAIR]
