@@ -22,7 +22,7 @@ from alignment.data.formats.base import (
 from alignment.data.formats.cells import structure_in
 from alignment.data.formats.messages import Turns, content_text, is_blank, text
 from alignment.data.formats.rows import RawRow, as_prompt, as_reply, split_at_common_prefix
-from alignment.data.formats.verdicts import FIRST, SECOND, TIE, VERDICTS, word
+from alignment.data.formats.verdicts import FIRST, SECOND, TIE, VERDICTS, scale, word
 from alignment.data.row import Reason, Rejected
 from alignment.errors import DataError
 from alignment.records import Json, Message, PreferencePair
@@ -90,7 +90,7 @@ class Compared(RowFormat):
         """With the meaning of 0, if the verdicts of the first rows are only 0 and 1.
 
         Raises:
-            DataError: neither names of columns nor scores decide it.
+            DataError: neither names of columns nor scores decide it, or verdicts are a scale.
         """
         seen, meanings, place = set(), set(), ("", "", "")
         for fields in rows:
@@ -103,6 +103,8 @@ class Compared(RowFormat):
             place = (judges[0], *replies)
             if len(found) == 1 and (meaning := _meaning(fields, found.pop(), replies)):
                 meanings.add(meaning)
+        if judge_scale := scale(seen, ("0", "1") if _ends(place[1:]) == ("0", "1") else "012"):
+            raise DataError(_not_a_verdict(where, place, judge_scale))
         if not seen or not seen <= {"0", "1"} or _ends(place[1:]) == ("0", "1"):
             return self
         if len(meanings) == 1:
@@ -424,6 +426,17 @@ def _which_reading(where: str, judge: str, first: str, second: str, *, agree: bo
         f"{where}: column {judge[:40]} holds only 0 and 1{why}. 0 may be {first} and 1 {second}: "
         f"{word_}first. Or 1 may be {first} and 0 {second}: {word_}second. Or 0 may be a tie and 1 "
         f"{first}: {word_}tie. In a config, format: {{name: compared, zero_is: first}}"
+    )
+
+
+def _not_a_verdict(where: str, place: tuple[str, str, str], numbers: Sequence[str]) -> str:
+    """The error for numbers whose direction nothing decides."""
+    judge, first, second = place[0][:40], *place[1:]
+    return (
+        f"{where}: column {judge} holds {', '.join(numbers[:8])}, and nothing says which of them "
+        f"prefer {first} and which {second}. Write a, b or tie in their place; or leave the column "
+        f"out, --column {judge}= (in a config, columns: {{{judge}: ''}}), and score both replies "
+        "in columns score_a and score_b"
     )
 
 

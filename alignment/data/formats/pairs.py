@@ -32,7 +32,7 @@ from alignment.data.formats.rows import (
 from alignment.data.row import Reason, Rejected
 from alignment.records import Message, PreferencePair, Role
 
-_SCORES = ("score", "rating", "reward", "grade")
+_SCORES = ("score", "rating", "reward")
 """Words in the names of columns that score the replies: the higher, the better."""
 _MARKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _SPEAKERS: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}

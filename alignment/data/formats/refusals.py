@@ -111,7 +111,7 @@ def _lost_judgement(where: str, columns: Columns, names: Sequence[str]) -> str:
     )
     words = f"--column {shown[0]}={ours}"
     config = f"columns: {{{shown[0]}: {ours}}}"
-    if names[0] in (*LABELS, *SCORES):
+    if names[0] in (LABELS if two else SCORES):  # it has the name already
         words, config = f"--format {kind}", f"format: {{name: {kind}}}"
     left_out = " ".join(f"--column {name}=" for name in shown)
     each = ", ".join(f"{name}: ''" for name in shown)

@@ -1,7 +1,7 @@
 """Replies judged one by one, which make a pair only where one prompt has a better and a worse."""
 
-from collections.abc import Iterable, Iterator
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
@@ -22,9 +22,10 @@ from alignment.data.formats.base import (
 from alignment.data.formats.chats import CHATS
 from alignment.data.formats.messages import Turns, describe
 from alignment.data.formats.rows import RawRow
-from alignment.data.formats.verdicts import LABELS, SCORES, is_thumb, thumb
+from alignment.data.formats.verdicts import LABELS, SCORES, is_thumb, scale, thumb, word
 from alignment.data.row import Reason, Rejected
-from alignment.records import digest_of
+from alignment.errors import DataError
+from alignment.records import Json, digest_of
 
 ADVICE = (
     "no reply to this prompt has the other label, and a pair needs both. To use the approved "
@@ -56,6 +57,19 @@ class Unpaired(BaseFormat):
         column = first_present(columns, LABELS, is_thumb)
         found = column and _has_reply(columns)
         return f"column {column} holds true and false beside one reply" if found else None
+
+    def settled(self, rows: Sequence[Json], *, where: str) -> Self:
+        """This format.
+
+        Raises:
+            DataError: the labels are numbers of a scale, of which it is unknown what is liked.
+        """
+        column = next((name for name in LABELS if any(name in row for row in rows)), "")
+        words = {word(row[column]) for row in rows if row.get(column) is not None}
+        allowed = ("-1", "1") if "-1" in words else ("0", "1")
+        if numbers := scale(words, allowed):
+            raise DataError(_scale_of_labels(where, column[:40], numbers))
+        return self
 
     def records(self, rows: Iterable[RawRow]) -> Iterator[Parsed]:
         """The pairs; all other rows are quarantined with advice."""
@@ -143,6 +157,15 @@ class Rated(BaseFormat):
             yield set_aside(best, problem.reason, problem.detail)
         detail = f"another reply to the prompt of row {best.row}"
         yield from (set_aside(row, Reason.merged, detail) for _, row, *_ in group[1:])
+
+
+def _scale_of_labels(where: str, column: str, numbers: Sequence[str]) -> str:
+    return (
+        f"{where}: column {column} holds {', '.join(numbers[:8])}, which is a scale and not two "
+        f"labels. Say which: --column {column}=score makes pairs of the best and the worst reply "
+        f"to a prompt; --column {column}= imitates all (in a config, columns: {{{column}: score}} "
+        f"or {{{column}: ''}})"
+    )
 
 
 _ALONE = "the only reply to this prompt, and a pair needs two"

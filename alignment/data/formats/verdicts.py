@@ -4,6 +4,9 @@ A value is understood by its meaning, whatever the file kind made of it: true, "
 "1" are the same. Not here: which column holds it, and what 0 means beside 1 (`judged.py`).
 """
 
+import re
+from collections.abc import Iterable
+
 FIRST, SECOND, TIE = 1, 2, 0
 
 VERDICTS: dict[str, tuple[int, float]] = {
@@ -37,6 +40,7 @@ LABELS = ("label", "labels", "kto_tag", "kto_label", "liked", "thumbs", "thumbs_
 """Columns that say of one reply whether it is liked."""
 SCORES = ("score", "rating", "reward", "overall_score")
 """Columns with the score of one reply: the higher, the better."""
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _LIKED = {
     *("1", "+1", "true", "yes", "good", "up", "like", "liked"),
     *("thumbs_up", "thumbsup", "chosen", "desirable"),
@@ -53,6 +57,12 @@ def word(value: object) -> str:
         value = int(value)
     found = str(value).strip().lower()
     return found[:-2] if found.endswith(".0") and found[:-2].lstrip("-").isdigit() else found
+
+
+def scale(words: Iterable[str], allowed: Iterable[str]) -> list[str]:
+    """The numbers among some verdicts, if they are a scale: if there are others than allowed."""
+    numbers = sorted({one for one in words if _NUMBER.fullmatch(one)}, key=float)
+    return numbers if {*numbers} - {*allowed} else []
 
 
 def thumb(value: object) -> bool | None:

@@ -405,6 +405,36 @@ def test_scores_decide_what_a_label_of_zero_and_one_means(tmp_path, one_is):
     assert aside[23] == "score_inverted"
 
 
+@pytest.mark.parametrize("verdicts", [(-2, -1, 0, 1, 2), (1, 2, 3), ("0.9", "0.2")])
+@pytest.mark.parametrize("format_", [None, {"name": "compared"}])
+def test_a_scale_between_two_replies_has_no_direction_of_its_own(tmp_path, verdicts, format_):
+    rows = [{"prompt": "q", "response_a": "x", "response_b": "y", "label": n} for n in verdicts]
+    with pytest.raises(DataError):
+        read(tmp_path, rows, format_=format_)
+
+
+def test_ids_from_one_beside_replies_from_zero_are_refused(tmp_path):
+    rows = [{"prompt": f"q{n}", "response_0": "x", "response_1": "y", "label": n} for n in (1, 2)]
+    with pytest.raises(DataError, match="label holds 1, 2, and nothing says which of them prefer"):
+        read(tmp_path, rows)
+    names = {"response_0": "response_1", "response_1": "response_2"}
+    assert [summary(row) for row in read(tmp_path, rows, columns=names)[0]] == [
+        "u:q1 / a:x > a:y",
+        "u:q2 / a:y > a:x",
+    ]
+
+
+@pytest.mark.parametrize("labels", [(-1, 0, 1), (0, 1, 2), (1, 5)])
+def test_labels_of_a_scale_are_not_taken_for_thumbs(tmp_path, labels):
+    replies = {-1: "bad", 0: "bad", 1: "so-so", 2: "good", 5: "good"} | {labels[-1]: "good"}
+    rows = [{"prompt": "q", "completion": replies[n], "label": n} for n in labels]
+    for format_ in (None, {"name": "unpaired"}):
+        with pytest.raises(DataError, match="--column label=score makes pairs"):
+            read(tmp_path, rows, format_=format_)
+    kept, _, _ = read(tmp_path, rows, columns={"label": "score"})
+    assert [row["chosen"][0]["content"] for row in kept] == ["good"]
+
+
 def test_scores_that_contradict_the_labels_decide_nothing(tmp_path):
     replies = {"response_a": "x", "response_b": "y", "score_a": 2, "score_b": 1}
     rows = [{"prompt": f"q{label}", **replies, "label": label} for label in (0, 1)]
