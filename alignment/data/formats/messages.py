@@ -376,13 +376,27 @@ def _result(fields: dict[str, Any], place: _Place) -> Message:
     key = "response" if "response" in inner else "content"
     value = inner.get(key)
     place.leave(fields, ("type", "tool_use_id", "functionResponse", "name", key))
-    content = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else None
     return Message(
         role="tool",
-        content=content or _content("" if value is None else value, place).text,
+        content=_result_text(value, place),
         name=_name(inner, "name"),
         tool_call_id=_name(fields, "tool_use_id"),
     )
+
+
+def _result_text(value: object, place: _Place) -> str:
+    """What a tool answered: a text, an object as JSON, or parts with texts."""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, list):
+        return "" if value is None else text(value, where=place.where)
+    texts = []
+    for at, part in enumerate(value):
+        fields = part if isinstance(part, dict) else {"text": part}
+        inside = place.inside(".content", at)
+        inside.leave(fields, ("type", "text"))
+        texts.append(text(fields.get("text"), where=inside.where))
+    return "\n\n".join(texts)
 
 
 # --- tools --------------------------------------------------------------------------------------

@@ -245,11 +245,10 @@ def _is_system(value: object) -> bool:
 
 def _is_among(value: object, known: set[str]) -> bool:
     """Whether each text of a cell, alone or as a list of messages, is one of these."""
-    if isinstance(value, str):
-        return value.strip() in known
+    texts = [value]
     if isinstance(value, list):
-        return all(
-            is_message(item) and _is_among(item.get("content", item.get("value")), known)
+        texts = [
+            item.get("content", item.get("value")) if isinstance(item, dict) else None
             for item in value
-        )
-    return False
+        ]
+    return all(isinstance(text, str) and text.strip() in known for text in texts)

@@ -541,6 +541,24 @@ def test_older_and_other_notations_of_a_call_are_read(tmp_path):
     assert kept[1]["messages"][0]["tools"][0]["function"]["parameters"] == {"type": "object"}
 
 
+def nested(depth, inner, wrap):
+    for _ in range(depth):
+        inner = wrap(inner)
+    return inner
+
+
+def test_deep_nesting_ends_in_quarantine_or_as_not_read(tmp_path):
+    """As deep as the JSON parser goes; deeper rows are malformed to it already."""
+    result = nested(140, "x", lambda it: [{"type": "tool_result", "content": it}])
+    earlier = nested(140, "x", lambda it: [{"role": "user", "content": it}])
+    rows = [
+        {"messages": [{"role": "user", "content": result}, A]},
+        {"messages": [U, A], "extra": {"deep": earlier}},
+    ]
+    kept, aside, report = read(tmp_path, rows)
+    assert (len(kept), aside, report.unread) == (1, {1: "malformed"}, {"extra.deep": 1})
+
+
 @pytest.mark.parametrize("field", ["reasoning_content", "thinking"])
 def test_reasoning_stays_in_its_turn_and_unknown_fields_are_counted(tmp_path, field):
     reply = {**A, field: "7 * 13", "weight": 0, "name": "Ada"}
