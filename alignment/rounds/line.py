@@ -123,9 +123,7 @@ class RoundLine(Frozen):
         """
         state = self.state()
         for champion in state.earlier_champions(reference):
-            if self.store.find(champion.model) is None or not revoked_in(
-                self.store, champion.model
-            ):
+            if _is_gone(self.store, champion.model) or not revoked_in(self.store, champion.model):
                 return champion
         listed = ", ".join(f"{one.label} {one.model}" for one in dict.fromkeys(state.champions))
         raise UsageError(
@@ -229,6 +227,14 @@ def check_sound(store: Store, label: str, model: str) -> None:
         )
 
 
+def _is_gone(store: Store, key: str) -> bool:
+    """Whether an artifact is missing or its manifest is damaged."""
+    try:
+        return store.find(key) is None
+    except ArtifactError:
+        return True
+
+
 def _contains(store: Store, model: str, batch: Delivery) -> bool:
     """Whether a model was trained on a batch, as far as its ancestors are in the store."""
     try:
@@ -278,10 +284,10 @@ def _returning(state: State, batches: Deliveries, why: str) -> Event | None:
 
 def _moving(store: Store, state: State, event: Moved) -> Event | None:
     champion = event.head
-    if store.find(champion.model) is None:
+    if _is_gone(store, champion.model):
         raise UsageError(
-            f"{champion.label} ({champion.model}) is no longer in {store.root}, so no round could "
-            "start from it. Name another model: sft-dpo show"
+            f"{champion.label} ({champion.model}) is no longer in {store.root} as it was, so no "
+            "round could start from it. Name another model: sft-dpo show"
         )
     check_sound(store, champion.label, champion.model)
     stays = state.champion is not None and state.champion.model == champion.model

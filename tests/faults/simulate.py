@@ -4,9 +4,10 @@ Real: inbox, batches, store, ledger, champion, and the driver of rounds
 (`alignment/rounds/driver.py`).
 Simulated: training and evaluation, with empty artifacts and random verdicts; the clock; and other
 processes, which may act at any failpoint. The seed determines a history: files appear, twice,
-truncated or unreadable; rounds run and die, or find the disk full; people promote, decline, roll
-back and revoke. Finally, rounds run undisturbed until there is no new data, and the end state is
-checked.
+truncated or unreadable; rounds run and die, fail, or find the disk full; people promote, decline,
+roll back, revoke, return batches, use the config of another line or adopt it; artifacts are
+damaged, and a later version writes into the store. Finally, rounds run undisturbed until there is
+no new data, and the end state is checked.
 """
 
 import argparse
@@ -14,20 +15,30 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import multiprocessing
 import os
 import random
+import shutil
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.errors import Overtaken, UsageError
+from alignment.errors import (
+    AlignmentError,
+    ArtifactError,
+    ConfigError,
+    TrainingError,
+    UsageError,
+)
+from alignment.evaluate.settings import PlainGate
 from alignment.pipeline.step import Context
 from alignment.rounds.driver import Hooks, RoundDriver
+from alignment.rounds.identity import identity_of
 from alignment.rounds.inbox import why_unreadable
-from alignment.rounds.ledger import Champion, Closed, Opened
+from alignment.rounds.ledger import Champion, Closed, Opened, Returned
 from alignment.rounds.line import RoundLine
 from alignment.rounds.state import State, after
 from alignment.store.lineage import ancestors
@@ -77,7 +88,7 @@ class History:
         self.rows: dict[str, int] = {}
         self.clock = 0.0
         self.depth = 0
-        self.building = False
+        self.building = self.failing = False
         self._begin()
 
     def _begin(self):
@@ -100,6 +111,8 @@ class History:
         try:
             workspace = self.store.workspace(step.key)
             output, new = {}, 0.0
+            if step.stage == "dpo" and self.failing:
+                raise TrainingError("the loss is NaN")
             if step.stage == "batch":
                 context = Context(self.store, workspace, Progress())
                 output = step.build(context).output.model_dump(mode="json")
@@ -175,7 +188,9 @@ class History:
 
     def person(self):
         state = self.line.state()
-        action = self.random.choice(["decide", "decide", "roll back", "revoke"])
+        action = self.random.choice(
+            ["decide", "decide", "roll back", "revoke", "promote", "retry", "adopt"]
+        )
         self.done[action] += 1
         if action == "decide" and state.waiting is not None:
             if self.random.random() < 0.7:
@@ -188,13 +203,69 @@ class History:
         elif action == "revoke" and state.history:
             opened, _ = self.random.choice(state.history)
             self.line.revoke(self.random.choice(opened.batches), "wrong labels")
+        elif action == "promote" and state.history:
+            _, closed = self.random.choice(state.history)
+            self.line.promote(closed.head, "it was better than the gate thinks")
+        elif action == "retry":
+            refused = tuple(one.batch for one in state.refused.values())
+            self.line.give_back((*refused, *state.set_aside), "try again")
+        elif action == "adopt" and state.identity is not None:
+            self.config = self.other_config(self.random.choice([1.5, 2.0, 3.0]))
+            self.line.adopt(identity_of(self.config), "another gate")
+
+    def other_config(self, growth):
+        gate = PlainGate(max_length_growth=growth)
+        return self.config.model_copy(update={"gate": gate})
+
+    def foreign(self):
+        """A round with the config of another line: it is refused, and writes nothing."""
+        before = self.line.ledger.read()
+        config, self.config = self.config, self.other_config(9.0)
+        try:
+            if before[0] and self.line.state().identity is not None:
+                self.round()
+                raise AssertionError("the config of another line trained this one")
+        except ConfigError:
+            assert self.line.ledger.read()[: len(before)] == before
+        finally:
+            self.config = config
+
+    def fail(self):
+        """The training of the open round fails, once or often, in the same way."""
+        self.failing = True
+        try:
+            for _ in range(self.random.choice([1, 3])):
+                with contextlib.suppress(TrainingError):
+                    self.round()
+        finally:
+            self.failing = False
+
+    def damage(self):
+        """An artifact of the line loses a file, or all of them; those of the start are not made."""
+        keys = [key for key in self.store.list_keys() if not key.endswith("-0")]
+        if keys:
+            folder = self.store.folder(self.random.choice(keys))
+            if self.random.random() < 0.5:
+                shutil.rmtree(folder)
+            else:
+                (folder / "manifest.json").write_text("{")
+
+    def later_version(self):
+        """A later version writes an artifact that this one cannot read."""
+        path = self.store.folder("novelty-1") / "manifest.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"format": 99, "key": "novelty-1", "stage": "novelty"}')
 
     def leap(self):
         """This machine's clock jumps by hours, forwards or backwards."""
         self.clock = self.random.choice([0.0, 0.0, 7200.0, -7200.0, 86400.0])
 
     def act(self):
-        self.random.choice([self.drop, self.drop, self.round, self.round, self.person, self.leap])()
+        often = [self.drop, self.round, self.person] * 3
+        seldom = [self.leap, self.foreign, self.fail, self.damage, self.later_version]
+        action = self.random.choice([*often, *seldom])
+        self.done[action.__name__] += 1
+        action()
 
     def disturbed(self):
         """An action that dies at a failpoint, or is interrupted by another process."""
@@ -208,7 +279,7 @@ class History:
             end = arm("full" if how == "full" else "raise", nth=at)
         try:
             self.act()
-        except (Broken, Overtaken, UsageError, OSError) as error:
+        except (Broken, AlignmentError, OSError) as error:
             self.done[type(error).__name__] += 1
         finally:
             end()
@@ -223,7 +294,7 @@ class History:
                 self.done["between"] += 1
                 try:
                     self.act()
-                except (Overtaken, UsageError) as error:
+                except AlignmentError as error:
                     self.done[type(error).__name__] += 1
                 finally:
                     self.depth -= 1
@@ -236,16 +307,44 @@ class History:
             self.disturbed()
             self.check()
         self.clock = 0.0
+        if self.line.state().identity is not None:
+            self.line.adopt(identity_of(self.config), "whoever adopted it may have died")
         for _ in range(100):
             if (waiting := self.line.state().waiting) is not None:
-                self.line.promote(waiting.head, "at the end")
-            if self.round() == "no new data":
+                self.approve(waiting)
+            if self.settled():
                 break
         else:
             raise AssertionError("it never settles")
         self.check()
         self.check_end()
         return hashlib.sha256(self.line.state().model_dump_json().encode()).hexdigest()
+
+    def approve(self, waiting):
+        try:
+            self.line.promote(waiting.head, "at the end")
+        except (
+            UsageError,
+            ArtifactError,
+        ):  # it is lost, or has a batch that was revoked on another line
+            self.line.decline("it is lost")
+
+    def settled(self):
+        """Run a round; a person goes back where it says that an ancestor cannot be built again."""
+        try:
+            return self.round() == "no new data"
+        except ArtifactError as error:
+            if "sft-dpo rollback" not in str(error):
+                raise AssertionError("it names no way out") from error
+            self.back_to_a_whole_model()
+            return False
+
+    def back_to_a_whole_model(self):
+        for champion in self.line.state().earlier_champions():
+            with contextlib.suppress(UsageError, ArtifactError):
+                self.line.roll_back(champion, "its successor is lost")
+                return
+        raise AssertionError("no champion is left, but the first is never damaged")
 
     # --- what must hold ---
 
@@ -255,10 +354,15 @@ class History:
         assert len(led) == len(set(led)), "a batch is in the champion twice"
         assert not state.barred & set(led), "a revoked batch is in the champion"
         assert state.champion is not None
-        made_of = ancestors(self.store, state.champion.model)
+        try:
+            made_of = ancestors(self.store, state.champion.model)
+        except ArtifactError:
+            return  # damaged: the next round builds it again, or says that it cannot
         batches = {one.key for one in made_of if one.stage == "batch"}
         keys = {batch.key for opened, _ in state.lineage for batch in opened.batches}
         assert batches == keys, "the ledger and the champion's manifests disagree"
+        revoked = {batch.key for batch in state.revoked}
+        assert not revoked & batches, "the champion's manifests have a revoked batch"
         numbers = [opened.number for opened, _ in state.history]
         assert numbers == sorted(set(numbers)), "a round was closed twice"
         self.check_history()
@@ -268,6 +372,8 @@ class History:
         before, rejected = State(), set[str]()
         for entry in self.line.ledger.read():
             event = entry.event
+            if isinstance(event, Returned):
+                rejected -= {batch.digest for batch in event.batches}
             if isinstance(event, Opened):
                 again = rejected & {batch.digest for batch in event.batches}
                 assert not again, "a rejected batch was tried again"
@@ -312,6 +418,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     wanted = parser.parse_args()
+    logging.disable(logging.WARNING)
     began, happened, tried = time.monotonic(), Counter[str](), 0
     with multiprocessing.Pool(wanted.jobs) as pool:
         seeds = range(wanted.first, wanted.first + wanted.seeds)
