@@ -7,6 +7,7 @@ when the process ends, and would log it as unexpected, with a traceback.
 import logging
 
 from alignment.errors import AlignmentError
+from alignment.execution.log_records import make_records_printable
 
 LOGGER = "prefect.flow_runs"
 
@@ -24,5 +25,6 @@ class KnownErrorFilter(logging.Filter):
 
 
 def log_known_errors_in_one_line() -> None:
-    """Install the filter for the flow runs of this process."""
+    """Install the filter for the flow runs of this process, and escape what is logged."""
+    make_records_printable()
     logging.getLogger(LOGGER).addFilter(KnownErrorFilter())

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 from alignment.errors import AlignmentError, Interrupted, StorageError
 from alignment.execution.attempts import begin_attempt
 from alignment.execution.forkserver import STOPS, Child, ForkServer, serve
+from alignment.execution.log_records import make_records_printable
 from alignment.execution.provenance import code_version, hardware, libraries, peak_memory
 from alignment.pipeline.steps import Context, Outcome, Step, read_step
 from alignment.records import MANIFEST_FORMAT, Attempt, Frozen, StageRecord
@@ -251,6 +252,7 @@ def main(root: str, spec: str, limits: str, reports: str) -> int:
     for signum in STOPS:
         signal.signal(signum, lambda *_: progress.ask_to_stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    make_records_printable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         _limit_gpu(Limits.model_validate_json(limits))

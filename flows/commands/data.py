@@ -15,6 +15,7 @@ from alignment.data.build.ingest import (
 from alignment.data.build.report import listed_unread
 from alignment.errors import DataError, UsageError
 from flows.display import counting
+from flows.printing import say
 
 
 def read_data(
@@ -76,14 +77,14 @@ _HINTS = {
 
 def _print(report: IngestReport, out: Path) -> None:
     for file in report.files:
-        print(f"{file.file}: {file.format} ({file.reason}), {file.gives or 'nothing'}")
-        print(f"  {_counts_of(file)}")
+        say(f"{file.file}: {file.format} ({file.reason}), {file.gives or 'nothing'}")
+        say(f"  {_counts_of(file)}")
         if file.note:
-            print(f"  note: {file.note}")
+            say(f"  note: {file.note}")
         if file.unread:
-            print(f"  not read: {listed_unread(file.unread)}")
-    print(f"total: {_counts_of(report)}")
-    print(f"written: {out / 'kept.jsonl'}, {out / 'quarantine.jsonl'}")
+            say(f"  not read: {listed_unread(file.unread)}")
+    say(f"total: {_counts_of(report)}")
+    say(f"written: {out / 'kept.jsonl'}, {out / 'quarantine.jsonl'}")
 
 
 def _pair_of(column: str) -> tuple[str, str]:

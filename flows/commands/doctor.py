@@ -7,7 +7,7 @@ from rich.console import Console
 
 from alignment.config.file import load
 from flows.doctor import print_report
-from flows.printing import command_of
+from flows.printing import command_of, say
 
 
 def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_json: bool) -> None:
@@ -30,6 +30,6 @@ def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_jso
         print(report.model_dump_json(indent=2))
     else:
         print_report(report, Console(highlight=False, markup=False))
-        print(f"page: {page}")
+        say(f"page: {page}")
     if report.verdict == "fail":
         sys.exit(1)

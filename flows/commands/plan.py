@@ -1,13 +1,13 @@
 """`sft-dpo plan`: show what a run would do."""
 
 import json
-import sys
 from pathlib import Path
 
 from alignment.config.file import load
 from alignment.pipeline.plan import plan
 from alignment.pipeline.verdicts import chain_so_far
 from alignment.store.store import Store
+from flows.printing import say
 
 
 def print_plan(config: Path, overrides: list[str], *, as_json: bool) -> None:
@@ -19,12 +19,12 @@ def print_plan(config: Path, overrides: list[str], *, as_json: bool) -> None:
         print(json.dumps([step.model_dump(mode="json") for step in planned], indent=2))
         return
     for step in planned:
-        print(f"{step.status:<7} {step.name:<22} {step.key}")
+        say(f"{step.status:<7} {step.name:<22} {step.key}")
         for note in step.notes:
-            print(f"        {note}", file=sys.stderr)
+            say(f"        {note}", error=True)
     if assumed := dict.fromkeys(gate for step in planned for gate in step.assumes):
         names = ", ".join(assumed)
-        print(
+        say(
             f"not judged yet: {names}. The keys after them assume that they keep their rounds.",
-            file=sys.stderr,
+            error=True,
         )

@@ -1,6 +1,5 @@
 """`sft-dpo run` and `sft-dpo round`: run a flow in this process."""
 
-import sys
 from pathlib import Path
 
 from alignment.config.file import load
@@ -50,7 +49,7 @@ def run_round(config: Path, overrides: list[str]) -> None:
 
 
 def _print_error(line: str) -> None:
-    print(line, file=sys.stderr)
+    say(line, error=True)
 
 
 def _warn_about_slow_bfloat16(settings: PipelineConfig) -> None:

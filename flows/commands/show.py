@@ -1,7 +1,6 @@
 """`sft-dpo show`: show what is in a store."""
 
 import json
-import sys
 from pathlib import Path
 
 from alignment.errors import UsageError
@@ -28,7 +27,7 @@ def show_store(reference: str | None, store: Path, *, lineage: bool, as_json: bo
         print(json.dumps(dumped if reference is None or lineage else dumped[0], indent=2))
     elif reference is None:
         if not records:
-            print(f"nothing in {store} yet; fill it with `sft-dpo run CONFIG`", file=sys.stderr)
+            printing.say(f"nothing in {store} yet; fill it with `sft-dpo run CONFIG`", error=True)
         printing.print_list(records)
         printing.print_lines(opened)
     elif lineage:

@@ -149,7 +149,7 @@ class Fuzz:
     def _make_no_file(self, path: bytes, kind: str) -> None:
         draw = self._random
         if kind == "link":
-            targets = [
+            targets: list[str | Path] = [
                 self._outside,
                 self._inbox,
                 "nothing",
