@@ -94,18 +94,16 @@ class RoundDriver:
 
     def run(self) -> RoundOutcome:
         """Finish the open round, or start one if there are enough new pairs."""
-        before = self._line.state()
         done = self._attempt()
         state = self._line.state()
         notes = notes_on(self._intake.found, state)
         if state.champion is not None:
             keep_notes(self._line, notes)
-        refused = len(state.refused.keys() - before.refused.keys())
-        return replace(done, state=state, notes=notes, refused=refused)
+        return replace(done, state=state, notes=notes, refused=self._intake.refused)
 
     def _attempt(self) -> RoundOutcome:
         state = self._line.revoke_as_elsewhere()
-        check_cheaply(self._settings, self._line)
+        check_cheaply(self._settings, self._line, state)
         self._scan(state)
         if state.champion is None:
             if not any(isinstance(file, Arrival) for file in self._intake.found):

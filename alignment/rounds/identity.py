@@ -44,13 +44,13 @@ def same_measure(config: EvaluationConfig) -> Json:
     return config.model_dump(mode="json", exclude=set(UNMEASURED))
 
 
-def check_cheaply(config: PipelineConfig, line: RoundLine) -> None:
+def check_cheaply(config: PipelineConfig, line: RoundLine, state: State) -> None:
     """Compare what needs no hashing of files.
 
     Raises:
         ConfigError: the config describes another line.
     """
-    known = line.state().identity
+    known = state.identity
     if known is None:
         return
     found = _settings(config)
@@ -72,7 +72,7 @@ def check(config: PipelineConfig, line: RoundLine) -> None:
         identity = identity_of(config)
     except DataError as error:
         logger.warning("%s; whether the line has the same data was not checked", error)
-        check_cheaply(config, line)
+        check_cheaply(config, line, state)
         return
     if state.identity is not None:
         _raise_differences(line, state.identity, identity)

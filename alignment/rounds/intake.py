@@ -13,7 +13,7 @@ from alignment.pipeline.steps.batches import batch_file
 from alignment.rounds.inbox import Arrival, reader_of, scan
 from alignment.rounds.inbox_files import SkippedFile
 from alignment.rounds.ledger import Delivery
-from alignment.rounds.line import RoundLine, revoked_batches
+from alignment.rounds.line import RoundLine
 from alignment.rounds.notes import Note
 from alignment.rounds.state import Deliveries, State
 
@@ -23,6 +23,10 @@ Found = Sequence[Arrival | SkippedFile]
 
 class Intake:
     """The batches of one inbox and one line.
+
+    Attributes:
+        found: what the last scan found.
+        refused: number of batches refused so far.
 
     Args:
         inbox: the inbox.
@@ -45,6 +49,7 @@ class Intake:
         self._build, self._log, self._now = build, log, now
         self._reader = reader_of(inbox)
         self.found: Found = ()
+        self.refused = 0
 
     def scan(self) -> None:
         """Look at the inbox; `found` has the result.
@@ -63,7 +68,7 @@ class Intake:
     def candidates(self) -> Deliveries:
         """The batches that a round may use: new files, and returned batches in the store."""
         state = self._line.state()
-        barred = {batch.digest for _, batch in revoked_batches(self._line.store)} | state.spent
+        barred = {batch.digest for _, batch in self._line.revoked_elsewhere()} | state.spent
         new = {d: _delivery(d, file) for d, file in self.files.items() if d not in barred}
         returned = {batch.digest: batch for batch in state.returned if batch.digest not in barred}
         found = {**new, **returned}
@@ -83,6 +88,7 @@ class Intake:
 
     def refuse(self, batch: Delivery, why: str) -> State:
         """Bar a batch until the inbox's settings change or a person returns it."""
+        self.refused += 1
         self._log(f"{batch.shown_file}: refused: {why}")
         return self._line.refuse(batch, why, reader=self._reader)
 

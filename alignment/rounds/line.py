@@ -144,11 +144,17 @@ class RoundLine(Frozen):
     def revoke_as_elsewhere(self) -> State:
         """Revoke here what other lines of the store have revoked, if this line knows it."""
         state = self.state()
-        for name, batch in revoked_batches(self.store):
+        for name, batch in self.revoked_elsewhere():
             if not state.has_revoked(batch) and self._knows(state, batch):
                 own = state.known_batches.get(batch.digest, batch)  # it may have another name here
                 state = self.revoke(own, f"revoked on line {name!r}")
         return state
+
+    def revoked_elsewhere(self) -> Iterator[tuple[str, Delivery]]:
+        """The batches that other lines of the store have revoked, with the name of the line."""
+        others = (line for line in all_lines(self.store) if line.name != self.name)
+        for line in others:
+            yield from ((line.name, batch) for batch in line.state().revoked)
 
     def _move(self, event: Moved) -> State:
         self._write(lambda state: _moving(self.store, state, event))
@@ -197,19 +203,13 @@ def all_lines(store: Store) -> Iterator[RoundLine]:
         yield RoundLine(store=store, name=folder.name)
 
 
-def revoked_batches(store: Store) -> Iterator[tuple[str, Delivery]]:
-    """The batches that any line of a store has revoked, with the name of the line."""
-    for line in all_lines(store):
-        yield from ((line.name, batch) for batch in line.state().revoked)
-
-
 def revoked_in(store: Store, model: str) -> tuple[Delivery, ...]:
     """The batches, revoked on any line of the store, that a model was trained on.
 
     Raises:
         ArtifactError: an ancestor of the model is no longer in the store.
     """
-    revoked = {batch.key: batch for _, batch in revoked_batches(store)}
+    revoked = {batch.key: batch for line in all_lines(store) for batch in line.state().revoked}
     made_of = ancestors(store, model) if revoked else []
     return tuple(revoked[record.key] for record in made_of if record.key in revoked)
 
