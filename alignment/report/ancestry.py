@@ -1,5 +1,7 @@
 """The ancestry of a model, one row per model: its data, its metrics and the gate's verdict."""
 
+from collections import Counter
+
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator
 from alignment.pipeline.steps import EvaluateModel, made_by
@@ -27,9 +29,10 @@ def ancestry_table(store: Store, key: str) -> Table:
     models = ancestors(store, key)
     records = {record.key: record for record in models}
     all_records = store.records()
+    evaluations = _evaluations(models, all_records)
     rows = [
         [Cell(text=model.name), Cell(text=model.key, tone="muted"), _data(model, records),
-         *_metrics(model, all_records), Cell(text=_verdict(model, all_records))]
+         *_metrics(evaluations.get(model.key)), Cell(text=_verdict(model, all_records))]
         for model in models
         if model.output_as(ModelRef)
     ]  # fmt: skip
@@ -61,11 +64,21 @@ def _data(model: StageRecord, records: dict[str, StageRecord]) -> Cell:
     return Cell(text="; ".join(names) or adapter.name)
 
 
-def _metrics(model: StageRecord, all_records: list[StageRecord]) -> list[Cell]:
-    """The metrics of the model's newest evaluation."""
-    evaluations = (record for record in all_records if made_by(record, EvaluateModel))
-    own = [record for record in evaluations if record.parents["model"] == model.key]
-    overall = EvalReport.model_validate(own[-1].output).overall if own else {}
+def _evaluations(
+    models: list[StageRecord], all_records: list[StageRecord]
+) -> dict[str, StageRecord]:
+    """The evaluation of each model by its key, all on the rows that most of them share."""
+    keys = {model.key for model in models}
+    found = [r for r in all_records if made_by(r, EvaluateModel) and r.parents["model"] in keys]
+    shared = Counter(
+        rows for rows, _ in {(r.parents_as("data"), r.parents["model"]) for r in found}
+    )
+    rows = max(shared, key=lambda one: (shared[one], len(one)), default=())
+    return {r.parents["model"]: r for r in found if r.parents_as("data") == rows}
+
+
+def _metrics(evaluation: StageRecord | None) -> list[Cell]:
+    overall = EvalReport.model_validate(evaluation.output).overall if evaluation else {}
     return [estimate_cell(e.name, overall.get(e.name)) for e in _gate_evaluators()]
 
 
