@@ -62,8 +62,9 @@ class Intake:
 
     @property
     def files(self) -> Mapping[str, str]:
-        """The path of each complete file by its digest."""
-        return {file.digest: file.file for file in self.found if isinstance(file, Arrival)}
+        """The path of each complete file by its digest; the first of several names."""
+        arrivals = (file for file in reversed(self.found) if isinstance(file, Arrival))
+        return {file.digest: file.file for file in arrivals}
 
     def candidates(self) -> Deliveries:
         """The batches that a round may use: new files, and returned batches in the store."""

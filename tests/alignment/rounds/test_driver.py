@@ -315,6 +315,14 @@ def test_every_unused_file_is_named_with_its_reason(history):
     assert (again.refused, again.notes) == (0, done.notes), "named every time, refused once"
 
 
+def test_the_same_bytes_under_two_names_are_one_batch_with_the_first_name(history):
+    text = drop(history, "b.jsonl").read_text()
+    drop(history, "a.jsonl", text=text)
+    round_(history)
+    (batch,) = history.line.state().history[0][0].batches
+    assert batch.file == "a.jsonl"
+
+
 def test_a_missing_inbox_is_named(history):
     history.inbox.rmdir()
     (note,) = round_(history).notes
