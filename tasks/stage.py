@@ -55,7 +55,7 @@ class Run(Frozen):
         limits = Limits(
             stall_minutes=settings.stall_minutes,
             gpu_memory_gib=settings.gpu_memory_gib,
-            hide_gpus=settings.device == "cpu",
+            device=settings.device,
         )
         return cls(name=settings.name, root=settings.store, limits=limits)
 

@@ -20,8 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
+from alignment.config.pipeline import DeviceName
 from alignment.errors import AlignmentError, Interrupted, StorageError
 from alignment.execution.attempts import begin_attempt
+from alignment.execution.device import check_device, device_facts
 from alignment.execution.forkserver import STOPS, Child, ForkServer, serve
 from alignment.execution.log_records import make_records_printable
 from alignment.execution.provenance import code_version, hardware, libraries, peak_memory
@@ -57,17 +59,17 @@ class Limits(Frozen):
         stall_minutes: minutes without progress or log output after which it is stopped; None: no
             timeout.
         gpu_memory_gib: GPU memory for tensors, in GiB; None: no limit.
-        hide_gpus: whether the process sees no GPU.
+        device: cuda: refuse a step that needs a GPU where none can be used; cpu: show it none.
     """
 
     stall_minutes: float | None = None
     gpu_memory_gib: float | None = None
-    hide_gpus: bool = False
+    device: DeviceName = "auto"
 
     @property
     def environment(self) -> dict[str, str]:
         """The environment variables that apply them."""
-        return {"CUDA_VISIBLE_DEVICES": ""} if self.hide_gpus else {}
+        return {"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}
 
 
 def run_step(
@@ -255,7 +257,10 @@ def main(root: str, spec: str, limits: str, reports: str) -> int:
     make_records_printable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        _limit_gpu(Limits.model_validate_json(limits))
+        limited = Limits.model_validate_json(limits)
+        if step.needs_gpu:  # asked again: a GPU may be lost between two steps
+            check_device(device_facts(), limited.device)
+        _limit_gpu(limited)
         build(store, step, progress)
     except Exception as error:
         known = error if isinstance(error, AlignmentError) else _recognised(error, store.root)

@@ -8,8 +8,16 @@ import psutil
 import pytest
 
 from alignment.compose.settings import Merge
-from alignment.errors import AlignmentError, ArtifactError, Interrupted, ModelError, StorageError
-from alignment.execution.run_step import build, run_step
+from alignment.errors import (
+    AlignmentError,
+    ArtifactError,
+    DeviceError,
+    Interrupted,
+    ModelError,
+    StorageError,
+)
+from alignment.execution.device import device_facts, obstacle
+from alignment.execution.run_step import Limits, build, run_step
 from alignment.models.sources import FolderModel
 from alignment.pipeline.steps import MergeAdapter, OpenBase
 from alignment.store.progress import Progress
@@ -36,6 +44,21 @@ def small_disk(folder, *, kibibytes):
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+# --- the device ---------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(obstacle(device_facts()) is None, reason="this machine has a usable GPU")
+def test_a_step_whose_gpu_is_gone_is_refused_in_its_own_process(store):
+    """A run looks once, at its start; a worker may lose the GPU later, or retry elsewhere."""
+    step = MergeAdapter(
+        name="merge", config=Merge(), policy="base-0", adapter=None, dtype="float32"
+    )
+    with pytest.raises(DeviceError, match="the config asks for `device: cuda`"):
+        run_step(store, step, limits=Limits(device="cuda"))
+    with pytest.raises(ArtifactError, match="base-0"):
+        run_step(store, step, limits=Limits(device="cpu"))
 
 
 # --- reuse -------------------------------------------------------------------------------------
