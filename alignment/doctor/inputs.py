@@ -18,8 +18,9 @@ from alignment.data.build.settings import SetConfig
 from alignment.data.formats.rows import RawRow
 from alignment.data.practice.source import PracticeSource
 from alignment.doctor.shape import Shape
-from alignment.doctor.tokens import Encoded, EncodedPair, encode_chats, encode_pairs
+from alignment.doctor.tokens import EncodedPair, encode_chats, encode_pairs
 from alignment.execution.run_step import build, run_step
+from alignment.models.encoding import Encoded
 from alignment.models.hub import base_folder
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import PrepareConversations, PreparePairs

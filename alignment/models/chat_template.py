@@ -1,30 +1,68 @@
-"""Chats to token ids, and which of them are targets: assistant turns with their stop token.
+"""Chats as text under a tokenizer's chat template, and what the template writes around the turns.
 
-Everything is derived from the tokenizer's own chat template; no id is hard-coded here.
-Targets are found by *position*. Where the pad token is the stop token, a collator that masks by
-token id removes the stop token from the labels, and the model never learns to stop.
-Not here: batches by token budget (`scoring/batches.py`), checks of the text (`data/filters/`).
+Everything is derived from the template itself, by rendering small chats; no id is hard-coded here.
+Not here: token ids and targets (`encoding.py`), which template is used (`template.py`), checks of
+the text of a row (`data/filters/`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, cast
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
+
+from jinja2.exceptions import TemplateError
 
 from alignment.errors import DataError, ModelError
-from alignment.records import Conversation, Function, Message, ToolCall
+from alignment.records import Function, Message, ToolCall
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
-"""The label of a position that is not a target, as torch and transformers define it."""
+_SYSTEM = Message(role="system", content="Rules")
+_QUESTION = Message(role="user", content="Question")
+_ANSWER = Message(role="assistant", content="Answer")
+_CALL = ToolCall(function=Function(name="look_up", arguments={"word": "amber"}))
+_CALLED = (
+    _QUESTION,
+    Message(role="assistant", content="", tool_calls=(_CALL,)),
+    Message(role="tool", content="resin"),
+)
+_TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+_SAMPLES = (
+    (_QUESTION, _ANSWER),
+    (_SYSTEM, _QUESTION, _ANSWER, _QUESTION, _ANSWER),
+    (Message(role="system", content="Rules", tools=(_TOOL,)), *_CALLED, _ANSWER),
+    (*_CALLED, _ANSWER),
+)
+"""Chats that show what a template writes around turns, tool calls and their results."""
 
-Span = tuple[int, int]
-"""Positions start <= i < end."""
+_THOUGHT = re.compile(r"\W*(?:seed:)?think(?:ing)?\W*", re.IGNORECASE)
+"""The text of tokens that open or close a thought, such as <think>. They cannot forge a turn."""
+_SPOKEN = re.compile(r"(?s).*(?:</think>|</seed:think>|\[/THINK\]|<\|channel\|>final<\|message\|>)")
+_THINKING = re.compile(r"\s*(?:<think>|<seed:think>|\[THINK\]|<\|channel\|>analysis)")
 
-_QUESTION = (Message(role="user", content="Question"),)
-_ANSWERED = (*_QUESTION, Message(role="assistant", content="Answer"))
+
+def render_text(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = False,
+) -> str:
+    """A chat as text under the tokenizer's template, optionally with a generation prompt.
+
+    Raises:
+        DataError: the template refuses this chat, e.g. because it has no system turns.
+    """
+    try:
+        text = tokenizer.apply_chat_template(
+            **as_template(messages), add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"the chat template refuses this chat: {reason}") from error
+    return cast(str, text)
 
 
 def render(
@@ -34,13 +72,13 @@ def render(
     add_generation_prompt: bool = False,
 ) -> list[int]:
     """Token ids of a chat under the tokenizer's template, optionally with a generation prompt."""
-    encoding = tokenizer.apply_chat_template(
-        **as_template(messages),
-        add_generation_prompt=add_generation_prompt,
-        tokenize=True,
-        return_dict=True,
-    )
-    return cast(list[int], cast(Any, encoding)["input_ids"])
+    text = render_text(tokenizer, messages, add_generation_prompt=add_generation_prompt)
+    return ids_of(tokenizer, text)
+
+
+def ids_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Token ids of rendered text, which holds its own BOS token if the model has one."""
+    return cast(list[int], tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def as_template(messages: Sequence[Message]) -> dict[str, Any]:
@@ -53,199 +91,187 @@ def as_template(messages: Sequence[Message]) -> dict[str, Any]:
 
 def offers_tools(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether the chat template renders a tool call's name and arguments, and the tool's answer."""
-    call = ToolCall(function=Function(name="look_up", arguments={"word": "amber"}))
-    chat = [
-        *_QUESTION,
-        Message(role="assistant", content="", tool_calls=(call,)),
-        Message(role="tool", content="resin"),
-    ]
     try:
-        text = str(tokenizer.apply_chat_template(**as_template(chat), tokenize=False))
-    except Exception as error:  # a template may refuse roles with any error of its own
-        if type(error).__module__.split(".")[0] not in ("jinja2", "builtins"):
-            raise
+        text = render_text(tokenizer, _CALLED)
+    except DataError:
         return False
     return all(word in text for word in ("look_up", "amber", "resin"))
 
 
-def response_template_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Ids that open an assistant turn: what the generation prompt adds to a question.
-
-    Raises:
-        ModelError: the tokenizer has no chat template, or its generation prompt is empty or
-            differs from how the template renders past assistant turns.
-    """
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"tokenizer {tokenizer.name_or_path!r} has no chat template; use an instruct model's"
-        )
-    question = render(tokenizer, _QUESTION)
-    opened = render(tokenizer, _QUESTION, add_generation_prompt=True)
-    opening = opened[len(question) :]
-    answered = render(tokenizer, _ANSWERED)
-    if not opening or opened[: len(question)] != question or answered[: len(opened)] != opened:
-        raise ModelError(
-            f"the generation prompt of {tokenizer.name_or_path!r} differs from how its chat "
-            "template renders past assistant turns, so replies cannot be located in a chat; "
-            "use another template"
-        )
-    return opening
+def answer_of(reply: str) -> str:
+    """A reply without the thought before it; empty if the thought never ended."""
+    spoken = _SPOKEN.match(reply)
+    if spoken:
+        return reply[spoken.end() :].lstrip("\n")
+    return "" if _THINKING.match(reply) else reply
 
 
-def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Id of the stop token: the token that closes an assistant turn, e.g. `<|im_end|>`.
-
-    Raises:
-        ModelError: the template closes a reply without a special token.
-    """
-    reply_start = len(render(tokenizer, _QUESTION)) + len(response_template_ids(tokenizer))
-    control, answer = control_tokens(tokenizer), _ANSWERED[-1].text
-    reply = render(tokenizer, _ANSWERED)[reply_start:]
-    ends = (at for at in range(len(reply)) if answer in tokenizer.decode(reply[: at + 1]))
-    after = reply[next(ends, 0) :]  # a template may open and close a thinking block before the text
-    closing = next((token for token in after if token in control), None)
-    if closing is None:
-        raise ModelError(
-            f"the chat template of {tokenizer.name_or_path!r} does not end a reply with a special "
-            "token, so a model cannot learn to stop; use another template"
-        )
-    return closing
+# --- what a template writes around the turns ----------------------------------------------------
 
 
 @dataclass(frozen=True)
-class CompletionOnlyCollator:
-    """Pads rows into a batch whose labels are the assistant turns, each with its stop token.
+class ChatFormat:
+    """What a chat template writes around the turns.
 
     Attributes:
-        response_template: ids that open an assistant turn.
-        end_of_turn: id that closes it; a target even if it is also the padding token.
-        pad_token: id used for padding, on the right.
+        opening: the text that opens a reply, after what closes the question.
+        thought: what the generation prompt adds to `opening` and past replies lack, e.g. the
+            opening of a thought; mostly empty.
+        stop: id of the token that closes the last reply of a chat.
+        closers: every token that may close a reply, id by text; `stop` is one of them.
     """
 
-    response_template: tuple[int, ...]
-    end_of_turn: int
-    pad_token: int
-
-    @classmethod
-    def of(cls, tokenizer: "PreTrainedTokenizerBase") -> Self:
-        """The collator for a tokenizer's chat template.
-
-        Raises:
-            ModelError: the template does not mark replies, or there is no padding token.
-        """
-        if tokenizer.pad_token_id is None:
-            raise ModelError(
-                f"tokenizer {tokenizer.name_or_path!r} has no padding token; set pad_token"
-            )
-        return cls(
-            response_template=tuple(response_template_ids(tokenizer)),
-            end_of_turn=end_of_turn_id(tokenizer),
-            pad_token=int(cast(int, tokenizer.pad_token_id)),
-        )
-
-    def spans(self, ids: Sequence[int]) -> list[Span]:
-        """Positions of the replies in one chat: after the opening, through the stop token.
-
-        A truncated turn without its stop token extends to the last id.
-        """
-        row, template = list(ids), list(self.response_template)
-        spans: list[Span] = []
-        at = 0
-        while at + len(template) <= len(row):
-            start = at + len(template)
-            if row[at:start] != template:
-                at += 1
-                continue
-            stops = (i + 1 for i in range(start, len(row)) if row[i] == self.end_of_turn)
-            at = next(stops, len(row))
-            if at > start:
-                spans.append((start, at))
-        return spans
-
-    def labels(self, ids: Sequence[int], *, where: str) -> list[int]:
-        """The ids, with `IGNORED` at every position outside a reply.
-
-        Raises:
-            DataError: there is no reply at all.
-        """
-        spans = self.spans(ids)
-        if not spans:
-            raise DataError(
-                f"{where}: no reply found in {len(ids)} tokens: the opening "
-                f"{list(self.response_template)} does not occur, or nothing follows it. "
-                "Prepare the data with this tokenizer, or raise max_length."
-            )
-        labels = [IGNORED] * len(ids)
-        for start, end in spans:
-            labels[start:end] = ids[start:end]
-        return labels
-
-    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, "Tensor"]:
-        """`input_ids`, `attention_mask` and `labels`, each [rows, longest row] of int64.
-
-        Raises:
-            DataError: a row has no reply; the message names its `id` or its index in the batch.
-        """
-        import torch
-
-        rows = [list(feature["input_ids"]) for feature in features]
-        names = [f"row {feature.get('id', at)}" for at, feature in enumerate(features)]
-        labels = [self.labels(ids, where=name) for ids, name in zip(rows, names, strict=True)]
-        ones = [[1] * len(ids) for ids in rows]
-        return {
-            "input_ids": torch.tensor(_padded(rows, self.pad_token)),
-            "attention_mask": torch.tensor(_padded(ones, 0)),
-            "labels": torch.tensor(_padded(labels, IGNORED)),
-        }
+    opening: str
+    thought: str
+    stop: int
+    closers: Mapping[str, int]
 
 
-def supervised_spans_from_template(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]
-) -> list[Span]:
-    """Positions of the replies, found by rendering the chat turn by turn instead of by search.
-
-    A reply starts where the preceding turns plus a generation prompt end. It ends at the last stop
-    token of the chat rendered up to and including the reply.
-    """
-    stop = end_of_turn_id(tokenizer)
-    spans: list[Span] = []
-    for at, message in enumerate(messages):
-        if message.role == "assistant":
-            start = len(render(tokenizer, messages[:at], add_generation_prompt=True))
-            until = render(tokenizer, messages[: at + 1])
-            spans.append((start, len(until) - until[::-1].index(stop)))
-    return spans
+_FORMATS: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, ChatFormat]]" = (
+    WeakKeyDictionary()
+)
+_CONTROL: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, dict[int, str]]]" = (
+    WeakKeyDictionary()
+)
 
 
-def check_spans(
-    tokenizer: "PreTrainedTokenizerBase", conversations: Iterable[Conversation]
-) -> None:
-    """Check, chat by chat, that the collator finds the replies where the template renders them.
+def format_of(tokenizer: "PreTrainedTokenizerBase") -> ChatFormat:
+    """What the tokenizer's template writes around the turns; derived once per template.
 
     Raises:
-        DataError: they differ; the message names the conversation.
+        ModelError: there is no template, it does not render a question and an answer, or it
+            closes a reply without a special token.
     """
-    collator = CompletionOnlyCollator.of(tokenizer)
-    for conversation in conversations:
-        found = collator.spans(render(tokenizer, conversation.messages))
-        expected = supervised_spans_from_template(tokenizer, conversation.messages)
-        if found != expected:
-            raise DataError(
-                f"conversation {conversation.id} ({conversation.source}): the chat template "
-                f"renders the replies at {expected}, but the search for the opening of a reply "
-                f"finds {found}. Possible causes: white space at the start of a reply (strip it or "
-                "drop the row), or a template that renders earlier replies differently from the "
-                "last one (set another template in the tokenizer)."
-            )
+    state = (tokenizer.chat_template, len(tokenizer), tokenizer.eos_token)
+    known = _FORMATS.get(tokenizer)
+    if known is None or known[0] != state:
+        known = _FORMATS[tokenizer] = (state, _derived(tokenizer))
+    return known[1]
 
 
-def _padded(rows: list[list[int]], padding: int) -> list[list[int]]:
-    longest = max(map(len, rows))
-    return [row + [padding] * (longest - len(row)) for row in rows]
+def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Id of the stop token: the token that closes a reply, e.g. `<|im_end|>`.
+
+    Raises:
+        ModelError: as `format_of`.
+    """
+    return format_of(tokenizer).stop
 
 
 def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
-    """Every added or special token of the vocabulary, as id to text."""
+    """The tokens that could forge a turn, as id to text.
+
+    They are the special tokens, and the added ones that the template writes around turns, tool
+    calls and tool results. Other added tokens are ordinary text (blank lines and HTML tags in
+    Gemma's vocabulary), and so are those that open and close a thought.
+    """
+    state = (tokenizer.chat_template, len(tokenizer))
+    known = _CONTROL.get(tokenizer)
+    if known is None or known[0] != state:
+        known = _CONTROL[tokenizer] = (state, _control_tokens(tokenizer))
+    return known[1]
+
+
+def _control_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
+    special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    special |= {
+        index: token.content
+        for index, token in tokenizer.added_tokens_decoder.items()
+        if token.special
+    }
+    written = {index for text in _rendered_samples(tokenizer) for index in ids_of(tokenizer, text)}
     added = {index: text for text, index in tokenizer.get_added_vocab().items()}
-    special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-    return added | dict(special)
+    return {
+        index: text
+        for index, text in (added | special).items()
+        if (index in special or index in written) and _is_structural(text)
+    }
+
+
+def _is_structural(text: str) -> bool:
+    return not text.isspace() and not _THOUGHT.fullmatch(text)
+
+
+def _rendered_samples(tokenizer: "PreTrainedTokenizerBase") -> Iterator[str]:
+    for chat in _SAMPLES if tokenizer.chat_template else ():
+        try:
+            yield render_text(tokenizer, chat)
+            yield render_text(tokenizer, chat[:-1], add_generation_prompt=True)
+        except DataError:
+            continue  # another sample shows what this template has
+
+
+def _derived(tokenizer: "PreTrainedTokenizerBase") -> ChatFormat:
+    name = tokenizer.name_or_path
+    if not tokenizer.chat_template:
+        raise ModelError(f"tokenizer {name!r} has no chat template; use an instruct model's")
+    try:
+        opened = render_text(tokenizer, [_QUESTION], add_generation_prompt=True)
+        last = render_text(tokenizer, [_QUESTION, _ANSWER])
+        past = [
+            render_text(tokenizer, [_QUESTION, answer, _QUESTION])
+            for answer in (_ANSWER, Message(role="assistant", content="Yes"))
+        ]
+    except DataError as error:
+        raise ModelError(
+            f"the chat template of {name!r} does not render a question and an answer ({error}); "
+            "use another template"
+        ) from error
+    if _ANSWER.content not in last or _ANSWER.content not in past[0]:
+        raise ModelError(
+            f"the chat template of {name!r} does not render what the assistant said; use another "
+            "template"
+        )
+    begun = min(_shared(opened, text) for text in past)
+    if _QUESTION.content not in opened[:begun]:
+        raise ModelError(
+            f"the chat template of {name!r} renders a question differently once it is answered, so "
+            "replies cannot be located in a chat; use another template"
+        )
+    closers = [_closer(tokenizer, text) for text in (last, past[0])]
+    if closers[0] is None:
+        raise ModelError(
+            f"the chat template of {name!r} does not end a reply with a special token, so a model "
+            "cannot learn to stop; use another template"
+        )
+    found = (*closers, tokenizer.eos_token_id)
+    known = {str(tokenizer.decode([index])): index for index in found if index is not None}
+    return ChatFormat(
+        opening=_opening(opened[:begun], known),
+        thought=opened[begun:],
+        stop=closers[0],
+        closers=known | _call_closer(tokenizer, known),
+    )
+
+
+def _opening(opened: str, closers: Mapping[str, int]) -> str:
+    """What follows the question in an opened chat, without what closes the question."""
+    after = opened[opened.rindex(_QUESTION.content) + len(_QUESTION.content) :]
+    ends = [after.rindex(closer) + len(closer) for closer in closers if closer in after]
+    return after[max(ends, default=0) :].lstrip()
+
+
+def _closer(tokenizer: "PreTrainedTokenizerBase", text: str) -> int | None:
+    """The first control token after the answer in a rendered chat."""
+    after = text[text.rindex(_ANSWER.content) + len(_ANSWER.content) :]
+    control = control_tokens(tokenizer)
+    return next((index for index in ids_of(tokenizer, after) if index in control), None)
+
+
+def _call_closer(tokenizer: "PreTrainedTokenizerBase", known: Mapping[str, int]) -> dict[str, int]:
+    """The token that closes a tool call, in templates that close calls otherwise than replies."""
+    if not offers_tools(tokenizer):
+        return {}
+    before, _, after = render_text(tokenizer, _CALLED).partition("amber")
+    after = after.partition("resin")[0]
+    if any(closer in after for closer in known):
+        return {}
+    control = control_tokens(tokenizer)
+    new = (index for index in ids_of(tokenizer, after) if control.get(index, before) not in before)
+    return {control[index]: index for index in list(new)[:1]}
+
+
+def _shared(one: Sequence[object], other: Sequence[object]) -> int:
+    """Length of the longest common prefix."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -16,7 +16,7 @@ from typing import Self
 import torch
 from torch import Tensor, device
 
-from alignment.models.chat_template import IGNORED
+from alignment.models.encoding import IGNORED
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment.models.chat_template import end_of_turn_id, render
+from alignment.models.encoding import encode_completion
 from alignment.models.rope import rope_limit
 from alignment.records import Message, PreferencePair
 from alignment.scoring.attention import use_packed_attention
@@ -56,12 +56,9 @@ def encode(
 
     Text that the template adds after that token (a newline in ChatML) is not part of the reply.
     """
-    prompt_ids = render(tokenizer, prompt, add_generation_prompt=True)
-    whole = render(tokenizer, [*prompt, *reply], add_generation_prompt=False)
-    stop = end_of_turn_id(tokenizer)
-    end = len(whole) - whole[::-1].index(stop) if stop in whole else len(whole)
-    start = min(len(prompt_ids), end - 1)
-    return Completion(tuple(whole[:start]), tuple(whole[start : min(end, max_length)]))
+    encoded = encode_completion(tokenizer, prompt, reply)
+    ((start, _),) = encoded.spans
+    return Completion(tuple(encoded.ids[:start]), tuple(encoded.ids[start:max_length]))
 
 
 def reply_logprobs(

@@ -5,18 +5,14 @@ Uses TRL's DPOTrainer, stock or with packed steps (Rafailov et al. 2023). Prompt
 Not here: choosing pairs, merging.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset
 from peft import LoraConfig
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from alignment.models.adapters import base_below
-from alignment.models.chat_template import as_template
 from alignment.models.load import LoadedModel
 from alignment.records import PreferencePair
 from alignment.scoring.engine import Engine
@@ -32,6 +28,7 @@ from alignment.train.callbacks import (
 from alignment.train.checkpoints import newest
 from alignment.train.loop import TrainingSummary, fit
 from alignment.train.losses import Loss
+from alignment.train.rows import pair_rows
 from alignment.train.settings import DpoConfig
 from alignment.train.trainers import on_this_machine, trainers_of
 
@@ -52,6 +49,7 @@ def train_dpo(
     newest intact checkpoint in `workspace.checkpoints`.
 
     Raises:
+        DataError: the replies of a pair cannot be located under the chat template.
         Interrupted: a stop was requested; a checkpoint was written.
         ModelError: the engine does not support this kind of model.
         TrainingError: policy and reference differ before the first step, or the loss is not
@@ -80,8 +78,8 @@ def train_dpo(
         sft_weight=config.sft_weight,
         model=policy.model,
         args=DPOConfig(**arguments),
-        train_dataset=_rows(pairs),
-        eval_dataset=_rows(evaluation) if evaluation else None,
+        train_dataset=pair_rows(policy.tokenizer, pairs),
+        eval_dataset=pair_rows(policy.tokenizer, evaluation) if evaluation else None,
         processing_class=policy.tokenizer,
         peft_config=LoraConfig(**config.lora.peft_arguments()),
         callbacks=[
@@ -102,16 +100,3 @@ def loss_before_training(trainer: DPOTrainer, loss: Loss, engine: Engine) -> flo
     """The preference loss of the first batch, with the trainer's own policy and reference."""
     policy, reference = trainers_of(engine).first_logprobs(trainer)
     return float(loss(policy, reference).mean())
-
-
-def _rows(pairs: Sequence[PreferencePair]) -> Dataset:
-    # JSON for rows of mixed types: as a struct column, each tool call would get the arguments of
-    # all calls.
-    return Dataset.from_list([_row(pair) for pair in pairs], on_mixed_types="use_json")
-
-
-def _row(pair: PreferencePair) -> dict[str, Any]:
-    prompt = as_template(pair.prompt)
-    row = pair.model_dump(include={"id", "chosen", "rejected", "task_type", "source"})
-    tools = {"tools": json.dumps(prompt["tools"])} if prompt["tools"] else {}
-    return {**row, "prompt": prompt["conversation"], **tools}

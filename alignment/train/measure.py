@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from alignment.models.chat_template import IGNORED
+from alignment.models.encoding import IGNORED
 
 Counts = Mapping[str, int]
 """What a batch has, by name: pairs, tokens, chosen, rejected."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from alignment.models.chat_template import IGNORED
+from alignment.models.encoding import IGNORED
 from alignment.scoring.batches import MicroBatch, PackedRow
 from alignment.scoring.pairs import PairLogProbs
 from alignment.train.losses import PreferenceLoss

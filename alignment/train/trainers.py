@@ -7,16 +7,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from datasets import Dataset
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
-from alignment.models.chat_template import IGNORED
+from alignment.models.encoding import IGNORED
 from alignment.scoring.engine import Engine, Packed
 from alignment.scoring.pairs import PairLogProbs
 from alignment.train import packed
 from alignment.train.losses import PreferenceLoss
 from alignment.train.measure import measuring
 from alignment.train.objectives import ConversationObjective, PairObjective
+
+
+class EncodedDPOTrainer(DPOTrainer):
+    """TRL's `DPOTrainer` for rows that are token ids already, which TRL would encode again."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        return dataset
 
 
 class Trainers(Protocol):
@@ -48,7 +56,7 @@ class StockTrainers:
     def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> DPOTrainer:
         """TRL's `DPOTrainer`."""
         del loss  # `arguments` contains both under TRL's names
-        trainer: DPOTrainer = measuring(DPOTrainer, sft_weight=sft_weight)(**arguments)
+        trainer: DPOTrainer = measuring(EncodedDPOTrainer, sft_weight=sft_weight)(**arguments)
         return trainer
 
     def first_logprobs(self, trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:
@@ -72,7 +80,7 @@ class PackedTrainers:
     def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> DPOTrainer:
         """TRL's `DPOTrainer` with packed steps and our own loss."""
         trainer: DPOTrainer = packed.packed_trainer(
-            DPOTrainer, PairObjective(loss, sft_weight), self._engine, **arguments
+            EncodedDPOTrainer, PairObjective(loss, sft_weight), self._engine, **arguments
         )
         return trainer
 

@@ -38,15 +38,10 @@ from alignment.data.row import Filtered, R, Reason, Rejected, Row
 from alignment.data.split import PromptKeys, is_held_out
 from alignment.errors import DataError
 from alignment.models import chat_template
-from alignment.records import Conversation, PreferencePair, digest_of
+from alignment.records import Conversation, PreferencePair, Quarantined, digest_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-SPANS_CHECKED = 256
-"""Conversations whose targets are checked against the chat template. Targets are right or wrong for
-a template and tokenizer as a whole, so a sample is enough; each check takes milliseconds."""
 
 
 def prepare_conversations(
@@ -73,10 +68,6 @@ def prepare_conversations(
     fit = partial(_fit_conversations, max_length, drop_oldest, tokenizer)
     dataset = run.dataset(read_conversations, [], fit, max_length)
     run.compare(dataset)
-    first = compare.in_order(dataset.index, dataset.kept)[:SPANS_CHECKED].tolist()
-    chat_template.check_spans(
-        tokenizer, map(Conversation.model_validate_json, dataset.lines(first))
-    )
     return run.write(dataset, "conversations", _shortened_note(dataset.changes, max_length))
 
 
@@ -193,9 +184,7 @@ class _Preparation(Generic[R]):
         yield from (content.broken_text, content.empty, content.role_order)
         if self.config.markers == "as_text":
             yield partial(special_tokens.spelled_out, tokenizer=self.tokenizer)
-        opening = str(
-            self.tokenizer.decode(chat_template.response_template_ids(self.tokenizer))
-        ).strip()
+        opening = chat_template.format_of(self.tokenizer).opening.strip()
         yield partial(special_tokens.special_token, tokenizer=self.tokenizer, turn_marker=opening)
         if self.config.markers == "quarantine":
             yield special_tokens.turn_marker
@@ -284,7 +273,10 @@ def _fit_conversations(
     tokenizer: "PreTrainedTokenizerBase",
     rows: list[Row[Conversation]],
 ) -> Filtered[Conversation]:
-    """Drop rows of more than `max_length` tokens, or first their oldest turns; count those."""
+    """Drop rows that the template refuses or that are too long, or first their oldest turns.
+
+    Rows that lost turns are counted.
+    """
     changes: Counter[str] = Counter()
     filtered: Filtered[Conversation] = Filtered([], [], changes)
     for row in rows:
@@ -292,8 +284,8 @@ def _fit_conversations(
             record = fit_conversation(
                 tokenizer, row.record, max_length=max_length, drop_oldest=drop_oldest
             )
-        except Rejected as rejected:
-            filtered.dropped.append(row.as_quarantined(rejected.reason, rejected.detail))
+        except (Rejected, DataError) as error:
+            filtered.dropped.append(_unfit(row, error))
             continue
         changes["shortened"] += record is not row.record
         filtered.kept.append(replace(row, record=record))
@@ -326,13 +318,19 @@ def _fit_pairs(
                 max_length=lengths.whole,
                 min_completion=lengths.reply,
             )
-        except Rejected as rejected:
-            filtered.dropped.append(row.as_quarantined(rejected.reason, rejected.detail))
+        except (Rejected, DataError) as error:
+            filtered.dropped.append(_unfit(row, error))
             continue
         changes["shortened"] += trimmed.pair.id != row.record.id
         changes["cut"] += trimmed.replies_cut
         filtered.kept.append(replace(row, record=trimmed.pair))
     return filtered
+
+
+def _unfit(row: Row[R], error: Rejected | DataError) -> Quarantined:
+    if isinstance(error, Rejected):
+        return row.as_quarantined(error.reason, error.detail)
+    return row.as_quarantined(Reason.template, str(error))
 
 
 def _length_notes(changes: Mapping[str, int], lengths: Lengths) -> list[str]:

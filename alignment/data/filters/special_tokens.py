@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from alignment.data.row import Filtered, R, Reason, Row, parts_of, rule, turns, with_parts
 from alignment.models.chat_template import control_tokens
+from alignment.models.encoding import is_byte_level
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,10 +36,10 @@ _INLINE_CODE = re.compile(r"`[^`\n]*`")
 def special_token(
     rows: Sequence[Row[R]], *, tokenizer: "PreTrainedTokenizerBase", turn_marker: str
 ) -> Filtered[R]:
-    """Drop rows whose text encodes to an added token of the tokenizer, special or not.
+    """Drop rows whose text encodes to a control token of the tokenizer.
 
     `turn_marker` is the text that opens an assistant turn. It is looked for as text, since it need
-    not consist of added tokens.
+    not consist of control tokens; empty if the template has none.
     """
     control = control_tokens(tokenizer)
     suspected = _suspected_rows(rows, tokenizer, control, turn_marker)
@@ -46,7 +47,7 @@ def special_token(
     for at, encoded in _encoded(rows, suspected, tokenizer):
         for message, ids in zip(turns(rows[at].record), encoded, strict=True):
             token = next((control[index] for index in ids if index in control), None)
-            if token is None and turn_marker in message.text:
+            if token is None and turn_marker and turn_marker in message.text:
                 token = turn_marker
             if token is not None:
                 found[at] = f"{token!r} in the {message.role} turn"
@@ -134,7 +135,7 @@ def _suspected_rows(
     turn_marker: str,
 ) -> list[int]:
     """Rows to encode. A byte-level BPE yields an added token only where the text spells it out."""
-    if not _is_byte_level(tokenizer):
+    if not is_byte_level(tokenizer):
         return list(range(len(rows)))
     pattern = _any_of([*control.values(), turn_marker])
     return [
@@ -148,12 +149,6 @@ def _contains(text: str, pattern: "re.Pattern[str]") -> bool:
     if pattern.search(text):
         return True
     return not text.isascii() and bool(pattern.search(unicodedata.normalize("NFKC", text)))
-
-
-def _is_byte_level(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    plain = type(getattr(backend, "normalizer", "")).__name__ in ("NoneType", "NFC", "NFKC")
-    return plain and "ByteLevel" in repr(getattr(backend, "pre_tokenizer", None))
 
 
 def _encoded(

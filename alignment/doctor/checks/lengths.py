@@ -140,7 +140,7 @@ def _histogram(set_: PreparedSet) -> Histogram:
     marks = {"max_length": float(set_.whole)}
     if set_.pairs:
         series = {
-            "prompt": [len(pair.prompt) for pair in set_.pairs],
+            "prompt": [pair.prompt for pair in set_.pairs],
             "prompt and longer reply": series["whole row"],
         }
         marks["max_prompt_length"] = float(set_.prompt or set_.whole)

@@ -6,9 +6,9 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
 from alignment.doctor.inputs import PreparedSet
-from alignment.doctor.tokens import Encoded
 from alignment.errors import ModelError
-from alignment.models.chat_template import end_of_turn_id, response_template_ids
+from alignment.models.chat_template import format_of
+from alignment.models.encoding import Encoded
 from alignment.report.table import Table
 
 READABLE = 300
@@ -22,8 +22,7 @@ LITTLE = 0.1
 def check_template(tokenizer: PreTrainedTokenizerBase) -> Finding:
     """Whether the template marks where a reply begins and ends; training is impossible without."""
     try:
-        opening = tokenizer.decode(response_template_ids(tokenizer))
-        closing = tokenizer.decode([end_of_turn_id(tokenizer)])
+        found = format_of(tokenizer)
     except ModelError as error:
         problem, _, remedy = str(error).rpartition("; ")
         return Finding(
@@ -32,6 +31,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> Finding:
             headline=f"{problem}.",
             remedy=f"{remedy[:1].upper()}{remedy[1:]}.",
         )
+    opening, closing = found.opening, str(tokenizer.decode([found.stop]))
     shared = tokenizer.pad_token == closing
     padding = ", which is also the padding token: targets are located by position" if shared else ""
     return Finding(
@@ -43,34 +43,24 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> Finding:
 
 
 def check_prefix(sets: Sequence[PreparedSet]) -> Finding:
-    """Whether a prompt's tokens are a prefix of both chats; otherwise some of them are trained."""
-    broken = [
-        (set_, at)
-        for set_ in sets
-        for at, pair in enumerate(set_.pairs)
-        if any(chat.spans[0][0] < len(pair.prompt) for chat in (pair.chosen, pair.rejected))
-    ]
-    seen = sum(len(set_.pairs) for set_ in sets)
-    if not broken:
-        return Finding(
-            check="prompt prefix",
-            verdict="ok",
-            headline=f"The prompt's tokens are a prefix of both chats in all {seen:,} pairs."
-            if seen
-            else "No preference pairs in this run.",
-            figures={"pairs": seen, "broken": 0},
-        )
+    """Whether the replies follow the whole generation prompt, as when the model is asked."""
+    rows = [(set_, at, chat) for set_ in sets for at, chat in _chats(set_)]
+    broken = [(set_, at) for set_, at, chat in rows if not chat.asked]
     return Finding(
         check="prompt prefix",
-        verdict="fail",
-        headline=f"In {len(broken):,} of {seen:,} pairs the prompt's tokens are not a prefix of "
-        "prompt and reply: part of the prompt would be trained.",
-        figures={"pairs": seen, "broken": len(broken)},
+        verdict="warn" if broken else "ok",
+        headline=f"In {len(broken):,} of {len(rows):,} chats the generation prompt opens a thought "
+        "that the reply lacks: the model is trained on another prompt than it is given."
+        if broken
+        else f"Every reply follows the whole generation prompt, in all {len(rows):,} chats."
+        if rows
+        else "No rows to train on.",
+        figures={"chats": len(rows), "broken": len(broken)},
         examples=tuple(
-            Example(place=f"{set_.name} · pair {set_.train[at].id}") for set_, at in broken[:3]
+            Example(place=f"{set_.name} · row {set_.train[at].id}") for set_, at in broken[:3]
         ),
-        remedy="The template rewrites earlier turns or white space once a reply follows. Use the "
-        "model's own template, or one that only appends.",
+        remedy="Set template: {name: trl}, which renders thoughts alike in prompts and replies, or "
+        "use a template without thoughts.",
     )
 
 

@@ -205,6 +205,6 @@ def _lengths(
         if not pairs:
             yield (chosen,)
         elif isinstance(config.engine, Packed):
-            yield (chosen + rejected - len(pair.prompt),)
+            yield (chosen + rejected - pair.prompt,)
         else:
             yield chosen, rejected

@@ -51,7 +51,7 @@ class TrainSft(Step):
     """
 
     stage: Literal["sft"] = "sft"
-    version = 2
+    version = 3  # 2 let TRL encode the rendered text again: two BOS tokens in some families
     title = "train SFT adapter"
     produces = AdapterRef
     parent_fields = ("policy", "data", "watched")
@@ -98,7 +98,7 @@ class TrainDpo(Step):
     """Train the adapter of one DPO round; `watched` as in `TrainSft`."""
 
     stage: Literal["dpo"] = "dpo"
-    version = 2
+    version = 3  # 2 also trained the newline that ChatML writes after the stop token
     title = "train DPO round"
     produces = AdapterRef
     parent_fields = ("policy", "data", "watched")

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from alignment.errors import ModelError
-from alignment.models.chat_template import IGNORED
+from alignment.models.encoding import IGNORED
 from alignment.scoring.attention import use_packed_attention
 from alignment.scoring.batches import PackedRow, lay_out, level, split
 from alignment.scoring.engine import Packed

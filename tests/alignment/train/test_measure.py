@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from alignment.models.chat_template import CompletionOnlyCollator
+from alignment.models.encoding import encode_chat
 from alignment.records import Conversation, Message, PreferencePair
 from alignment.scoring.engine import Packed, StepRows, Stock
 from tests.alignment.naive import naive_logprob
@@ -74,16 +74,11 @@ def test_the_loss_of_sft_is_the_mean_over_the_tokens_of_all_rows(
 ):
     rows = conversations(7)
     loaded = open_tiny()
-    ids = CompletionOnlyCollator.of(loaded.tokenizer)
     total, tokens = 0.0, 0
     for row in rows:
-        text = loaded.tokenizer.apply_chat_template(
-            [message.model_dump() for message in row.messages], tokenize=False
-        ).rstrip("\n")
-        encoded = loaded.tokenizer(text)["input_ids"]
-        labels = ids([{"input_ids": encoded}])["labels"][0].tolist()
-        start = next(at for at, label in enumerate(labels) if label != -100)
-        assert labels[start:] == encoded[start:]
+        chat = encode_chat(loaded.tokenizer, row.messages)
+        ((start, _),) = chat.spans
+        encoded = list(chat.ids)
         total -= naive_logprob(loaded.model, encoded[:start], encoded[start:])
         tokens += len(encoded) - start
 

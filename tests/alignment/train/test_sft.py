@@ -1,18 +1,24 @@
+import copy
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers.processors import TemplateProcessing
 
+from alignment.data.formats import chosen_conversation
 from alignment.errors import DataError, Interrupted, TrainingError
-from alignment.models.chat_template import end_of_turn_id
-from alignment.records import Conversation, Message, Nf4
+from alignment.models.chat_template import end_of_turn_id, render
+from alignment.models.encoding import encode_completion
+from alignment.records import Nf4
 from alignment.scoring.engine import Packed, Stock
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
 from alignment.train.settings import SftConfig
 from alignment.train.sft import train_sft
+from tests.chats import conversation, pair, talk
 
 both_engines = pytest.mark.parametrize(
     "engine", [Stock(), Packed(tokens_per_micro_batch=150)], ids=lambda engine: engine.name
@@ -207,17 +213,48 @@ def test_a_stopped_run_saves_a_checkpoint_and_reports_its_step(
     assert not (workspace.out / "adapter").exists()
 
 
-def test_a_conversation_whose_replies_cannot_be_found_is_refused_before_training(
+def test_a_conversation_without_a_target_is_refused_before_training(
     open_tiny, sft_config, workspace
 ):
-    """A newline that begins a reply merges with the one that opens it; the masks would differ."""
-    row = Conversation.of(
-        (Message(role="user", content="Question"), Message(role="assistant", content="\n\nyes")),
-        task_type="x",
-        source="test",
-    )
-    with pytest.raises(DataError, match=f"conversation {row.id}"):
+    """The question fills the whole row."""
+    row = conversation(talk("Question " * 200, "yes"))
+    with pytest.raises(DataError, match=f"conversation {row.id} .*its first reply begins after"):
         train(sft_config, open_tiny(), [row], workspace)
+
+
+@pytest.mark.parametrize("reply", ["\n\nyes", "yes"])
+@both_engines
+def test_the_trainers_own_rows_are_those_of_the_encoder(open_tiny, sft_trainer, dpo_trainer, reply):
+    """Also where TRL would put the line break that begins a reply into its prompt."""
+    row, loaded = pair(talk("Question"), chosen=reply, rejected="no"), open_tiny()
+    given = render(loaded.tokenizer, row.prompt, add_generation_prompt=True)
+    said = encode_completion(loaded.tokenizer, row.prompt, row.chosen).ids[len(given) :]
+    (batch,) = sft_trainer(loaded, [chosen_conversation(row)]).get_train_dataloader()
+    assert batch["input_ids"].tolist() == [[*given, *said]]
+    assert batch["labels"].tolist() == [[*[-100] * len(given), *said]]
+    batch = next(iter(dpo_trainer(open_tiny(), [row]).get_train_dataloader()))
+    assert batch["input_ids"][0].tolist()[: len(given) + len(said)] == [*given, *said]
+    assert batch["completion_mask"].sum(1).tolist()[0] == len(said)
+
+
+def test_a_bos_token_that_the_template_writes_stays_the_only_one(
+    chatml_tokenizer, open_tiny, sft_trainer
+):
+    """Llama-3 and Gemma: the template writes the token that the tokenizer would add, too."""
+    loaded = open_tiny()
+    tokenizer = copy.deepcopy(chatml_tokenizer)
+    tokenizer.bos_token = "<|endoftext|>"
+    tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    assert tokenizer("a")["input_ids"][0] == 0
+    rows = sft_trainer(replace(loaded, tokenizer=tokenizer), [conversation(talk("Hi", "Hello."))])
+    (batch,) = rows.get_train_dataloader()
+    (ids,) = batch["input_ids"].tolist()
+    assert ids.count(0) == 1
+    assert ids[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert ids.count(ids[-1]) == 3, "no stop token is appended to those of the three turns"
 
 
 @both_engines

@@ -1,6 +1,7 @@
 """The template, the stop token, lengths and training targets."""
 
 import copy
+from dataclasses import replace
 
 from alignment.doctor.checks.lengths import check_lengths, check_trimmed, counted, quantile, useless
 from alignment.doctor.checks.template import (
@@ -13,11 +14,11 @@ from alignment.doctor.finding import Histogram
 from alignment.doctor.tokens import encode_pairs
 from alignment.models.chat_template import end_of_turn_id
 from tests.alignment.doctor.conftest import chat, dropped, pair
+from tests.chats import with_template
 
-REWRITES_PROMPTS = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m['role'] == 'user' and not loop.last %}Earlier: {% endif %}{{ m['content'] }}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
 
 
@@ -38,16 +39,15 @@ def test_a_template_without_stop_or_opening_fails_with_a_remedy(chatml_tokenizer
     assert "no chat template" in check_template(broken).headline
 
 
-def test_prompts_must_be_a_prefix_of_their_chats(chatml_tokenizer, pair_set):
+def test_a_thought_that_only_the_generation_prompt_opens_is_named(chatml_tokenizer, pair_set):
     rows = [pair("What is two and two?", "Four.", "Five.")]
     assert check_prefix([pair_set(rows)]).verdict == "ok"
-    broken = copy.deepcopy(chatml_tokenizer)
-    broken.chat_template = REWRITES_PROMPTS
-    made = pair_set(rows)
-    object.__setattr__(made, "pairs", encode_pairs(broken, rows))
+    thinks = with_template(chatml_tokenizer, THINKS)
+    made = replace(pair_set(rows), pairs=encode_pairs(thinks, rows))
     found = check_prefix([made])
-    assert found.verdict == "fail"
-    assert found.figures == {"pairs": 1, "broken": 1}
+    assert found.verdict == "warn"
+    assert found.figures == {"chats": 2, "broken": 2}
+    assert "template: {name: trl}" in found.remedy
 
 
 def test_a_truncated_reply_has_no_stop_token(chatml_tokenizer, pair_set, chat_set):
@@ -67,7 +67,7 @@ def test_the_trained_part_of_a_row_is_the_reply_with_its_stop_token(chatml_token
     found = check_supervised([chat_set([chat("Why?", "Because.")])], chatml_tokenizer)
     trained = [piece.text for piece in found.examples[0].pieces if piece.trained]
     assert trained == ["Because.<|im_end|>"]
-    assert "".join(p.text for p in found.examples[0].pieces).endswith("<|im_end|>\n")
+    assert "".join(p.text for p in found.examples[0].pieces).endswith("<|im_end|>")
     assert found.verdict == "ok"
 
 
@@ -115,7 +115,7 @@ def test_pairs_that_were_trimmed_away_are_counted_by_the_runs_lengths(pair_set):
 def test_a_pair_is_useless_if_truncation_leaves_no_reply_or_two_equal_ones(chatml_tokenizer):
     start = "The answer is "
     (made,) = encode_pairs(chatml_tokenizer, [pair("Why?", f"{start}yes.", f"{start}no.")])
-    prompt = len(made.prompt)
+    prompt = made.prompt
     common = next(
         at for at, ids in enumerate(zip(made.chosen.ids, made.rejected.ids, strict=False))
         if ids[0] != ids[1]
