@@ -23,6 +23,7 @@ from alignment.models.gguf import FILE, check_gguf, load_gguf, write_gguf
 from alignment.models.hub import base_folder
 from alignment.models.load import load_base, open_model
 from alignment.models.merge import Deltas, plan_merge, write_merge
+from alignment.models.stopping import write_stops
 from alignment.records import AdapterRef, Frozen, Message, ModelRef, StageRecord
 from alignment.scoring.probe import divergence, probe_of, record_probe
 from alignment.store.durable import failpoint_span, flush_tree, remove, rename, write
@@ -152,6 +153,7 @@ def _write(
     deltas = plan_merge(ref)
     if form == "merged" and not ref.adapters and dtype in (None, ref.base.dtype):
         _copy(base_folder(ref.base, store), folder)
+        write_stops(folder, folder)
         written = Exported(form="merged", dtype=ref.base.dtype)
         if not deltas.adapters:
             return written
@@ -161,6 +163,7 @@ def _write(
     if not deltas.adapters:
         raise UsageError(f"{record.name!r} has no adapter; export it without --form and --dtype.")
     written = (_merge if form == "merged" else _concatenate)(store, deltas, folder, dtype)
+    write_stops(folder, base_folder(deltas.origin, store))
     return _with_gaps(written, store, ref, deltas, folder)
 
 

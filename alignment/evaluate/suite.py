@@ -195,7 +195,7 @@ def _answer(
             reply=reply.text,
             tokens=reply.tokens,
             stopped=reply.stopped,
-            passed=prompt.verifier(reply.text) if prompt.verifier else None,
+            passed=prompt.verifier(reply.answer) if prompt.verifier else None,
             unseen=prompt.unseen,
         )
         for prompt, reply in zip(prompts, replies, strict=True)

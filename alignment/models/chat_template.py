@@ -41,6 +41,7 @@ _SAMPLES = (
 _THOUGHT = re.compile(r"\W*(?:seed:)?think(?:ing)?\W*", re.IGNORECASE)
 """The text of tokens that open or close a thought, such as <think>. They cannot forge a turn."""
 _SPOKEN = re.compile(r"(?s).*(?:</think>|</seed:think>|\[/THINK\]|<\|channel\|>final<\|message\|>)")
+_BEGUN = re.compile(r"(?:<think>|<seed:think>|\[THINK\])\s*\Z")
 _THINKING = re.compile(r"\s*(?:<think>|<seed:think>|\[THINK\]|<\|channel\|>analysis)")
 
 
@@ -104,6 +105,12 @@ def answer_of(reply: str) -> str:
     if spoken:
         return reply[spoken.end() :].lstrip("\n")
     return "" if _THINKING.match(reply) else reply
+
+
+def opens_thought(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the generation prompt opens a thought, so that a reply begins within it."""
+    known = format_of(tokenizer)
+    return _BEGUN.search(known.opening + known.thought) is not None
 
 
 # --- what a template writes around the turns ----------------------------------------------------

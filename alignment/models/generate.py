@@ -1,17 +1,21 @@
 """Greedy replies in batches, left-padded.
 
 Prompts are sorted by length so that batches need little padding; replies are returned in the
-order of the prompts. Not here: judging a reply (`evaluate`).
+order of the prompts. The settings are this module's own: a model folder's generation config may
+hold a repetition penalty or beams, which would make greedy replies other than the most likely ones.
+Not here: judging a reply (`evaluate`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment.models.chat_template import end_of_turn_id, render
+from alignment.models.chat_template import answer_of, opens_thought, render
+from alignment.models.stopping import stop_ids
 from alignment.records import Message
 
 
@@ -20,12 +24,14 @@ class Reply:
     """One generated reply.
 
     Attributes:
-        text: the reply without special tokens.
+        text: the reply without special tokens, with the thought before its answer.
+        answer: the text without that thought; empty if the thought never ended.
         tokens: number of generated tokens, without the stop token.
         stopped: whether the model ended its turn within the limit.
     """
 
     text: str
+    answer: str
     tokens: int
     stopped: bool
 
@@ -56,23 +62,39 @@ def generate(
     replies: dict[int, Reply] = {}
     was_training = model.training
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), _own_settings(model) as theirs:
+        stops = stop_ids(tokenizer, theirs.eos_token_id)
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
-            found = _batch(model, tokenizer, [encoded[row] for row in rows], max_new_tokens)
+            found = _batch(model, tokenizer, [encoded[row] for row in rows], stops, max_new_tokens)
             replies.update(zip(rows, found, strict=True))
             on_progress(len(replies))
     model.train(was_training)
     return [replies[row] for row in range(len(prompts))]
 
 
+@contextmanager
+def _own_settings(model: Any) -> Iterator[GenerationConfig]:
+    """Put the model's generation config aside, whose values would fill ours where it is silent."""
+    holders = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+    theirs = [holder.generation_config for holder in holders]
+    for holder in holders:
+        holder.generation_config = GenerationConfig()
+    try:
+        yield theirs[-1]
+    finally:
+        for holder, config in zip(holders, theirs, strict=True):
+            holder.generation_config = config
+
+
 def _batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     encoded: Sequence[Sequence[int]],
+    stops: Sequence[int],
     max_new_tokens: int,
 ) -> list[Reply]:
-    stop, pad = end_of_turn_id(tokenizer), tokenizer.pad_token_id
+    pad = tokenizer.pad_token_id
     width = max(map(len, encoded))
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in encoded])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded])
@@ -81,20 +103,37 @@ def _batch(
     output = generator.generate(
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        eos_token_id=stop,
-        pad_token_id=pad,
-        use_cache=True,
+        generation_config=GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            eos_token_id=list(stops),
+            pad_token_id=pad,
+            use_cache=True,
+        ),
     )
-    return [_reply(tokenizer, row[width:].tolist(), stop) for row in output]
+    return [reply_of(tokenizer, row[width:].tolist(), stops) for row in output]
 
 
-def _reply(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: int) -> Reply:
-    stopped = stop in ids
-    kept = ids[: ids.index(stop)] if stopped else ids
-    text = tokenizer.decode(kept, skip_special_tokens=True)
-    return Reply(text=str(text), tokens=len(kept), stopped=stopped)
+def reply_of(tokenizer: PreTrainedTokenizerBase, ids: list[int], stops: Sequence[int]) -> Reply:
+    """The reply in generated ids: what comes before the first stop token."""
+    length = next((at for at, index in enumerate(ids) if index in stops), len(ids))
+    text = str(tokenizer.decode(ids[:length], skip_special_tokens=True))
+    return Reply(
+        text=text,
+        answer=_answer(tokenizer, str(tokenizer.decode(ids[:length])), text),
+        tokens=length,
+        stopped=length < len(ids),
+    )
+
+
+def _answer(tokenizer: PreTrainedTokenizerBase, raw: str, text: str) -> str:
+    """The answer in a reply; its thought may be marked by special tokens, which `text` lacks."""
+    begun = f"<think>{raw}" if opens_thought(tokenizer) else raw
+    answer = answer_of(begun)
+    if answer == begun:
+        return text
+    for special in tokenizer.all_special_tokens:
+        answer = answer.replace(special, "")
+    return answer

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from alignment.errors import ModelError
+from alignment.models.chat_template import end_of_turn_id
 from alignment.models.folder import weight_files
 from alignment.models.tokenizer import load_tokenizer
 from alignment.store.durable import failpoint_span
@@ -200,7 +201,7 @@ def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None
     """Special token ids, and whether a BOS token is added; never a leading space."""
     ids = (
         (tokenizer.bos_token_id, writer.add_bos_token_id),
-        (tokenizer.eos_token_id, writer.add_eos_token_id),
+        (end_of_turn_id(tokenizer), writer.add_eos_token_id),  # llama.cpp stops at this one
         (tokenizer.pad_token_id, writer.add_pad_token_id),
         (tokenizer.unk_token_id, writer.add_unk_token_id),
     )

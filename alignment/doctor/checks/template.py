@@ -37,7 +37,12 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> Finding:
     return Finding(
         check="template",
         verdict="ok",
-        headline=f"A reply opens with {opening!r} and closes with {closing!r}{padding}.",
+        headline=f"A reply opens with {opening!r} and closes with {closing!r}{padding}."
+        + (
+            ""
+            if closing == tokenizer.eos_token
+            else f" Answers and exports also end at the tokenizer's own {tokenizer.eos_token!r}."
+        ),
         figures={"padding_is_stop": float(shared)},
     )
 

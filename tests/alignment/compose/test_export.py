@@ -6,10 +6,14 @@ import torch
 
 from alignment.compose.export import Exported, export, open_for_chat
 from alignment.errors import StorageError, UsageError
+from alignment.execution.run_step import build
 from alignment.models.generate import generate
 from alignment.models.load import open_model
+from alignment.models.sources import FolderModel
+from alignment.pipeline.steps import OpenBase
 from alignment.records import AdapterRef, Message, ModelRef
 from alignment.scoring.probe import divergence, probe_of
+from alignment.store.progress import Progress
 from alignment.store.store import Store
 
 
@@ -259,3 +263,59 @@ def test_a_base_has_no_adapter_to_export(finished, tmp_path):
 def test_the_rank_that_vllm_needs_is_the_next_one_it_accepts(rank, fits):
     notes = Exported(form="adapter", rank=rank).notes()
     assert notes[1].endswith(f"--max-lora-rank {fits}")
+
+
+@pytest.fixture
+def unending(tmp_path, tiny_model_folder):
+    """A store with a base model whose folder names another stop token than its chat template."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder, folder)
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        path = folder / name
+        settings = json.loads(path.read_text())
+        settings["eos_token" if name.startswith("tok") else "eos_token_id"] = (
+            "<|endoftext|>" if name.startswith("tok") else 0
+        )
+        path.write_text(json.dumps(settings))
+    store, source = Store(root=tmp_path / "store"), FolderModel(path=folder)
+    step = OpenBase(name="base", source=source, quantisation=None, digest=source.digest())
+    return store, build(store, step, Progress())
+
+
+def test_what_leaves_the_store_names_the_stop_token_that_was_trained(unending, tmp_path):
+    """ChatML on a base model whose eos is <|endoftext|>: elsewhere it would talk for ever."""
+    from gguf import GGUFReader
+    from transformers import AutoTokenizer, GenerationConfig
+
+    store, record = unending
+    out = tmp_path / "out"
+    export(store, record, out)
+    assert GenerationConfig.from_pretrained(out).eos_token_id == [2, 0]
+    assert json.loads((out / "config.json").read_text())["eos_token_id"] == [2, 0]
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|im_end|>", 2)
+    export(store, record, tmp_path / "gguf", form="gguf")
+    fields = GGUFReader(tmp_path / "gguf" / "model.gguf").fields
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == 2
+
+
+def test_an_eos_that_the_template_itself_writes_stays_the_tokenizers(unending, tmp_path):
+    """Phi-3 closes a reply with <|end|> and a chat with its eos."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    store, record = unending
+    template = tmp_path / "model" / "chat_template.jinja"
+    template.write_text(
+        template.read_text() + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+    )
+    export(store, record, tmp_path / "out")
+    assert GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id == [2, 0]
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token == "<|endoftext|>"
+
+
+def test_a_folder_that_names_its_stop_token_is_exported_as_it_is(
+    finished, tmp_path, tiny_model_folder
+):
+    export(finished.store, finished.records["base"], tmp_path / "out")
+    for file in tiny_model_folder.iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from alignment.models.chat_template import end_of_turn_id, render
-from alignment.models.generate import generate
+from alignment.models.generate import Reply, generate, reply_of
 from alignment.records import Message
+from tests.chats import with_template
 
 ASK = (Message(role="user", content="Is it so?"),)
 LONG = (
@@ -73,6 +75,54 @@ def test_a_short_prompt_beside_a_long_one_gets_the_reply_it_gets_alone(talkative
     together = ask(talkative, [LONG, ASK, LONG])
     assert together == [*ask(talkative, [LONG]), *ask(talkative, [ASK]), *ask(talkative, [LONG])]
     assert together[1].text == words(talkative, naive(talkative, ASK, 8))
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"repetition_penalty": 5.0},
+        {"no_repeat_ngram_size": 1},
+        {"num_beams": 3},
+        {"suppress_tokens": list(range(100))},
+        {"min_new_tokens": 8},
+    ],
+    ids=lambda theirs: next(iter(theirs)),
+)
+def test_settings_of_the_model_folder_change_no_reply(talkative, theirs):
+    expected = ask(talkative, [LONG, ASK])
+    configured = GenerationConfig(**theirs)
+    talkative.model.generation_config = configured
+    assert ask(talkative, [LONG, ASK]) == expected
+    assert talkative.model.generation_config is configured
+
+
+def test_every_stop_token_that_the_model_knows_ends_a_reply(talkative):
+    """As the model folder's generation config lists them: Llama-3 has three."""
+    (unending,) = ask(talkative, [LONG])
+    third = naive(talkative, LONG, 3)[-1]
+    talkative.model.generation_config.eos_token_id = [0, third]
+    (ended,) = ask(talkative, [LONG])
+    assert ended.stopped
+    assert ended.tokens <= 2
+    assert unending.text.startswith(ended.text)
+
+
+@pytest.mark.parametrize(
+    ("template", "said", "answer"),
+    [
+        ("qwen3", "<think>\n\n</think>\n\nyes", "yes"),
+        ("qwen3", "<think>\nso", ""),
+        ("qwen3_5_think", "so\n</think>\n\nyes", "yes"),
+        ("qwen3_5_think", "so", ""),
+        ("qwen2_5", "yes", "yes"),
+    ],
+)
+def test_a_verifier_sees_the_answer_without_its_thought(chatml_tokenizer, template, said, answer):
+    tokenizer = with_template(chatml_tokenizer, template)
+    ids = tokenizer(said, add_special_tokens=False)["input_ids"]
+    assert reply_of(tokenizer, [*ids, tokenizer.eos_token_id], [tokenizer.eos_token_id]) == Reply(
+        text=said, answer=answer, tokens=len(ids), stopped=True
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
