@@ -258,11 +258,16 @@ class BaseRef(Frozen):
 
 
 class TokenizerRef(Frozen):
-    """Where the tokenizer is, its digest, and the digest of its chat template."""
+    """Where the tokenizer is, its digest, and the digest of its chat template.
+
+    Attributes:
+        date: the date (YYYY-MM-DD) that the chat template says; None if it says none.
+    """
 
     uri: str
     sha256: str
     chat_template_sha256: str
+    date: str | None = None
 
 
 class AdapterRef(Frozen):
@@ -382,7 +387,11 @@ class ModelRef(Frozen):
                 "quantisation": self.quantisation and self.quantisation.model_dump(),
                 "adapters": [adapter.sha256 for adapter in self.adapters],
                 "base_view": self.base_view,
-                "tokenizer": [self.tokenizer.sha256, self.tokenizer.chat_template_sha256],
+                "tokenizer": [
+                    self.tokenizer.sha256,
+                    self.tokenizer.chat_template_sha256,
+                    *([self.tokenizer.date] if self.tokenizer.date else []),
+                ],
             }
         )
 

@@ -24,6 +24,7 @@ from alignment.models.hub import base_folder
 from alignment.models.load import load_base, open_model
 from alignment.models.merge import Deltas, plan_merge, write_merge
 from alignment.models.stopping import write_stops
+from alignment.models.tokenizer import tokenizer_folder
 from alignment.records import AdapterRef, Frozen, Message, ModelRef, StageRecord
 from alignment.scoring.probe import divergence, probe_of, record_probe
 from alignment.store.durable import failpoint_span, flush_tree, remove, rename, write
@@ -153,6 +154,7 @@ def _write(
     deltas = plan_merge(ref)
     if form == "merged" and not ref.adapters and dtype in (None, ref.base.dtype):
         _copy(base_folder(ref.base, store), folder)
+        _copy_tokenizer(store, ref, folder)
         write_stops(folder, folder)
         written = Exported(form="merged", dtype=ref.base.dtype)
         if not deltas.adapters:
@@ -192,7 +194,7 @@ def _concatenate(store: Store, deltas: Deltas, folder: Path, dtype: str | None) 
     rank = write_concatenated(
         [store.path(adapter.uri) for adapter in deltas.adapters], folder, base=base
     )
-    for file in tokenizer_files(base_folder(deltas.origin, store)):
+    for file in tokenizer_files(tokenizer_folder(deltas.origin, deltas.tokenizer, store)):
         shutil.copy(file, folder / file.name)
     return Exported(form="adapter", dtype="float32", rank=rank, base=base.name)
 
@@ -255,6 +257,16 @@ def _as_others_load_it(written: Exported, store: Store, deltas: Deltas, folder: 
         return load_base(folder, dtype="float32")
     base = load_base(base_folder(deltas.origin, store), dtype="float32")
     return PeftModel.from_pretrained(base, str(folder))
+
+
+def _copy_tokenizer(store: Store, ref: ModelRef, folder: Path) -> None:
+    """Put a tokenizer with another template in the place of the base's own."""
+    own = tokenizer_folder(ref.base, ref.tokenizer, store)
+    if own != base_folder(ref.base, store):
+        for file in tokenizer_files(folder):
+            file.unlink()
+        for file in tokenizer_files(own):
+            shutil.copy(file, folder / file.name)
 
 
 def _copy(source: Path, folder: Path) -> None:

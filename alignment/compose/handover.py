@@ -108,6 +108,7 @@ def _merged(
         progress=destination.progress,
     )
     base, tokenizer = describe(destination.folder, f"folder:{destination.folder}", None)
+    tokenizer = tokenizer.model_copy(update={"date": trained.tokenizer.date})
     written = trained.model_copy(
         update={"base": base, "tokenizer": tokenizer, "adapters": (), "quantised": None}
     )

@@ -18,6 +18,7 @@ from alignment.data.build.settings import ConversationSetConfig, PairSetConfig
 from alignment.evaluate.settings import AnchoredGate, EvaluationConfig, GateConfig
 from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
 from alignment.models.sources import ModelSource
+from alignment.models.template import ModelTemplate, Template
 from alignment.records import Frozen, Nf4, Quantisation, digest_of
 from alignment.store.store import file_sha256
 from alignment.train.settings import DpoConfig, SftConfig
@@ -107,6 +108,11 @@ class PipelineConfig(Frozen):
         "key: artifacts are reused across devices.",
     )
     model: ModelSource = Field(description="The chat model to start from.")
+    template: Template = Field(
+        default=ModelTemplate(),
+        description="The chat template: the model's own, a file's, or TRL's for training. It goes "
+        "with the model into every stage and export.",
+    )
     quantisation: Quantisation | None = Field(
         default=Nf4(),
         description="4-bit base weights during training; null for full weights.",

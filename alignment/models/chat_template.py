@@ -179,6 +179,13 @@ def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
     return known[1]
 
 
+def written_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
+    """The added tokens that the template itself writes, as id to text."""
+    written = {index for text in _rendered_samples(tokenizer) for index in ids_of(tokenizer, text)}
+    added = {index: text for text, index in tokenizer.get_added_vocab().items()}
+    return {index: added[index] for index in written & added.keys()}
+
+
 def _control_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
     special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     special |= {
@@ -186,13 +193,8 @@ def _control_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
         for index, token in tokenizer.added_tokens_decoder.items()
         if token.special
     }
-    written = {index for text in _rendered_samples(tokenizer) for index in ids_of(tokenizer, text)}
-    added = {index: text for text, index in tokenizer.get_added_vocab().items()}
-    return {
-        index: text
-        for index, text in (added | special).items()
-        if (index in special or index in written) and _is_structural(text)
-    }
+    found = written_tokens(tokenizer) | special
+    return {index: text for index, text in found.items() if _is_structural(text)}
 
 
 def _is_structural(text: str) -> bool:

@@ -1,5 +1,6 @@
 """References to a model folder's weights and tokenizer, or why the folder cannot be used."""
 
+import shutil
 from pathlib import Path
 
 from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
@@ -13,7 +14,9 @@ from alignment.models.folder import (
     tokenizer_files,
     weight_files,
 )
+from alignment.models.template import ChatTemplate
 from alignment.records import BaseRef, TokenizerRef, digest_of
+from alignment.store.durable import staged
 from alignment.store.store import file_sha256
 
 VOCABULARY_FILES = ("tokenizer.json", "*.model", "vocab*")
@@ -26,11 +29,36 @@ def describe(folder: Path, uri: str, revision: str | None) -> tuple[BaseRef, Tok
         ModelError: weights are missing, pickled or damaged; the architecture is unknown; there
             is no tokenizer or no usable chat template.
     """
+    return describe_base(folder, uri, revision), describe_tokenizer(folder, uri)
+
+
+def describe_base(folder: Path, uri: str, revision: str | None) -> BaseRef:
+    """The reference to the weights in a folder.
+
+    Raises:
+        ModelError: they are missing, pickled or damaged, or the architecture is unknown.
+    """
     check_weights(folder)
     _check_architecture(folder)
     weights = digest_of([(file.name, file_sha256(file)) for file in weight_files(folder)])
-    base = BaseRef(uri=uri, revision=revision, sha256=weights, dtype=stored_dtype(folder))
-    return base, describe_tokenizer(folder, uri)
+    return BaseRef(uri=uri, revision=revision, sha256=weights, dtype=stored_dtype(folder))
+
+
+def write_tokenizer(folder: Path, template: ChatTemplate, target: Path) -> None:
+    """Write a folder's tokenizer with another chat template to a folder of its own.
+
+    Raises:
+        ModelError: the tokenizer cannot be loaded, or the template does not exist.
+    """
+    text = template.text(_opened(folder))
+    with staged("tokenizer.save", target) as place:
+        place.mkdir()
+        for file in tokenizer_files(folder):
+            if file.suffix != ".jinja":
+                shutil.copy(file, place / file.name)
+        shutil.copy(folder / "config.json", place / "config.json")  # says what can be embedded
+        if text:
+            (place / "chat_template.jinja").write_text(text, encoding="utf-8")
 
 
 def describe_tokenizer(folder: Path, uri: str) -> TokenizerRef:
@@ -39,20 +67,11 @@ def describe_tokenizer(folder: Path, uri: str) -> TokenizerRef:
     Raises:
         ModelError: it cannot be loaded, has no chat template, or one that cannot be rendered.
     """
-    if not any(path for pattern in VOCABULARY_FILES for path in folder.glob(pattern)):
-        # Without these files transformers silently creates an empty tokenizer of the model's kind.
-        raise ModelError(
-            f"no usable tokenizer in {folder}: found none of {', '.join(VOCABULARY_FILES)}. "
-            "Copy the model's tokenizer files to it."
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"no usable tokenizer in {folder}: {one_line(error)}") from error
+    tokenizer = _opened(folder)
     if not tokenizer.chat_template:
         raise ModelError(
-            f"the tokenizer in {folder} has no chat template. Start from an instruct model, or add "
-            "chat_template.jinja to the folder."
+            f"the tokenizer in {folder} has no chat template. Start from an instruct model, set "
+            "template: {name: file, path: ...}, or add chat_template.jinja to the folder."
         )
     _check_template(tokenizer, folder)
     return TokenizerRef(
@@ -60,6 +79,21 @@ def describe_tokenizer(folder: Path, uri: str) -> TokenizerRef:
         sha256=digest_of([(file.name, file_sha256(file)) for file in tokenizer_files(folder)]),
         chat_template_sha256=digest_of(tokenizer.chat_template),
     )
+
+
+def _opened(folder: Path) -> PreTrainedTokenizerBase:
+    if not any(path for pattern in VOCABULARY_FILES for path in folder.glob(pattern)):
+        # Without these files transformers silently creates an empty tokenizer of the model's kind.
+        raise ModelError(
+            f"no usable tokenizer in {folder}: found none of {', '.join(VOCABULARY_FILES)}. "
+            "Copy the model's tokenizer files to it."
+        )
+    try:
+        found: PreTrainedTokenizerBase
+        found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no usable tokenizer in {folder}: {one_line(error)}") from error
+    return found
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -22,8 +22,9 @@ from alignment.errors import ModelError
 from alignment.models.factors import FactorFile, check_fit
 from alignment.models.folder import tokenizer_files
 from alignment.models.hub import base_folder
+from alignment.models.tokenizer import tokenizer_folder
 from alignment.models.weight_files import Weights, blank_model, write_shards
-from alignment.records import AdapterRef, BaseRef, Frozen, ModelRef
+from alignment.records import AdapterRef, BaseRef, Frozen, ModelRef, TokenizerRef
 from alignment.store.durable import staged
 from alignment.store.progress import Progress
 from alignment.store.store import Store
@@ -33,18 +34,25 @@ ROWS = 1024
 
 
 class Deltas(Frozen):
-    """The deltas that a merge will add, and the base it adds them to."""
+    """The deltas that a merge will add, and the base it adds them to.
+
+    Attributes:
+        tokenizer: the tokenizer that goes with the result; None: that of the base's folder.
+    """
 
     origin: BaseRef
     adapters: tuple[AdapterRef, ...]
+    tokenizer: TokenizerRef | None = None
 
 
 def plan_merge(trained: ModelRef) -> Deltas:
     """The original base and every delta between it and `trained`, oldest first."""
-    earlier = trained.materialised
+    earlier, tokenizer = trained.materialised, trained.tokenizer
+    own = tokenizer if tokenizer.uri != trained.base.uri or earlier is not None else None
     if earlier is None:
-        return Deltas(origin=trained.base, adapters=trained.adapters)
-    return Deltas(origin=earlier.origin, adapters=(*earlier.deltas, *trained.adapters))
+        return Deltas(origin=trained.base, adapters=trained.adapters, tokenizer=own)
+    adapters = (*earlier.deltas, *trained.adapters)
+    return Deltas(origin=earlier.origin, adapters=adapters, tokenizer=own)
 
 
 def write_merge(
@@ -84,7 +92,7 @@ def write_merge(
             dtype = "float32"
             shutil.rmtree(place)
             kept_share = merging.write(place, dtype, progress, "merging in float32")
-        for file in tokenizer_files(origin):
+        for file in tokenizer_files(tokenizer_folder(deltas.origin, deltas.tokenizer, store)):
             shutil.copy(file, place / file.name)
     return dtype, kept_share
 

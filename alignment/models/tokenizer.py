@@ -1,29 +1,87 @@
-"""Loads the tokenizer of a base model, set up for training."""
+"""Loads the tokenizer of a model, set up for training: padding, and a date that stays."""
 
+import datetime
+import json
+import sys
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.errors import ModelError
+from alignment.models.chat_template import written_tokens
 from alignment.models.hub import base_folder
-from alignment.records import ModelRef
+from alignment.models.template import DATE, ChatTemplate, dated
+from alignment.records import BaseRef, ModelRef, TokenizerRef
 from alignment.store.store import Store
 
 
 def open_tokenizer(ref: ModelRef, store: Store) -> PreTrainedTokenizerBase:
-    """The tokenizer of a reference, with right padding."""
-    return load_tokenizer(base_folder(ref.base, store))
+    """The tokenizer of a reference, with right padding and the reference's date."""
+    date = ref.tokenizer.date and datetime.date.fromisoformat(ref.tokenizer.date)
+    return load_tokenizer(tokenizer_folder(ref.base, ref.tokenizer, store), date=date or DATE)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder, with right padding; EOS pads if there is no padding token.
+def tokenizer_folder(base: BaseRef, tokenizer: TokenizerRef | None, store: Store) -> Path:
+    """Where a model's tokenizer lies: with its weights, or by itself if its template is another."""
+    if tokenizer is None or tokenizer.uri == base.uri:
+        return base_folder(base, store)
+    return store.path(tokenizer.uri)
+
+
+def load_tokenizer(folder: Path, *, date: datetime.date = DATE) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder, with right padding; EOS pads if there is no usable padding token.
+
+    Args:
+        folder: a folder in the format of `save_pretrained`.
+        date: what a chat template that says today's date says instead.
 
     Raises:
-        ModelError: the folder does not exist.
+        ModelError: the folder does not exist, or its model cannot embed a token of the template.
     """
     if not folder.is_dir():  # transformers would take its path for the name of a repository
         raise ModelError(f"model folder {folder} does not exist. Check the path.")
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", trust_remote_code=False)
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= embedding_rows(folder):
         tokenizer.pad_token = tokenizer.eos_token
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = dated(tokenizer.chat_template, date)
+        _check_embedded(tokenizer, embedding_rows(folder))
     return tokenizer
+
+
+def _check_embedded(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Refuse a template whose tokens the model cannot embed; training would fail at the first."""
+    highest, text = max(written_tokens(tokenizer).items(), default=(0, ""))
+    if highest >= rows:
+        raise ModelError(
+            f"the chat template writes {text!r}, token {highest}, but the model embeds only {rows} "
+            "tokens: the token was added and the embedding not resized. Resize it, or set "
+            "template: {name: file, path: ...} to a template without that token."
+        )
+
+
+def tokenizer_with(template: ChatTemplate, folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder with the chat template of a run, before there is a store.
+
+    Raises:
+        ModelError: the folder does not exist, or the template cannot be found.
+    """
+    tokenizer = load_tokenizer(folder, date=template.date)
+    text = template.text(tokenizer) if template.changes else None
+    if text:
+        tokenizer.chat_template = dated(text, template.date)
+    return tokenizer
+
+
+def raw_template(folder: Path) -> str:
+    """The chat template in a folder as it is, which may say today's date."""
+    found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).chat_template
+    return found if isinstance(found, str) else ""
+
+
+def embedding_rows(folder: Path) -> int:
+    """How many tokens the model in a folder can embed, by its config; no limit if it says none."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+    return int(found) if found else sys.maxsize

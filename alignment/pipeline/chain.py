@@ -183,7 +183,8 @@ def chain(config: PipelineConfig, keep_round: KeepRound = assume_kept) -> Chain:
         name="base",
         source=config.model,
         quantisation=config.quantisation,
-        digest=config.model.digest(),
+        digest=config.model.digest() + config.template.digest(),
+        template=config.template,
     )
     sets = _DataSets(config, base)
     held_out = sets.held_out()

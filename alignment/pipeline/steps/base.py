@@ -2,7 +2,10 @@
 
 from typing import Any, Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from alignment.models.sources import ModelSource
+from alignment.models.template import ModelTemplate, Template, says_date
 from alignment.pipeline.step import Context, Outcome, Step
 from alignment.records import ModelRef, Quantisation
 
@@ -17,6 +20,15 @@ class OpenBase(Step):
     source: ModelSource
     quantisation: Quantisation | None
     digest: str
+    template: Template = ModelTemplate()
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the usual template, so that keys from before it was a setting stay."""
+        dumped: dict[str, Any] = serialise(self)
+        if self.template == ModelTemplate():
+            dumped.pop("template", None)
+        return dumped
 
     def library_arguments(self, quantisation: Quantisation | None) -> dict[str, dict[str, Any]]:
         """The arguments of bitsandbytes."""
@@ -24,14 +36,26 @@ class OpenBase(Step):
 
     def build(self, context: Context) -> Outcome:
         """Fetch the model, convert it if needed, check and describe it."""
-        from alignment.models.description import describe
+        from alignment.models.description import (
+            describe_base,
+            describe_tokenizer,
+            write_tokenizer,
+        )
+        from alignment.models.tokenizer import raw_template
 
         context.progress.update("fetching", 0, 1)
         folder, uri, revision = self.source.fetch(context.workspace.out)
-        base, tokenizer = describe(folder, uri, revision)
-        if uri.startswith("out:"):
-            stored = f"store:{self.key}/{uri[4:]}"
-            base = base.model_copy(update={"uri": stored})
-            tokenizer = tokenizer.model_copy(update={"uri": stored})
+        stored = f"store:{self.key}/{uri[4:]}" if uri.startswith("out:") else uri
+        base = describe_base(folder, stored, revision)
+        own = folder
+        if self.template.changes:
+            own = context.workspace.out / "tokenizer"
+            write_tokenizer(folder, self.template, own)
+            stored = f"store:{self.key}/tokenizer"
+        tokenizer = describe_tokenizer(own, stored)
+        notes = [f"base model {uri} {revision or ''}".strip()]
+        if says_date(raw_template(own)):
+            tokenizer = tokenizer.model_copy(update={"date": self.template.date.isoformat()})
+            notes.append(f"the chat template says the date: always {self.template.date}")
         ref = ModelRef(base=base, tokenizer=tokenizer, quantisation=self.quantisation)
-        return Outcome(output=ref, notes=(f"base model {uri} {revision or ''}".strip(),))
+        return Outcome(output=ref, notes=tuple(notes))

@@ -25,8 +25,9 @@ class PrepareSet(Step):
     `digest` identifies the content of the sources.
     """
 
-    # 1 wrote no report.json; 2 read fewer columns and took every added token for a control token
-    version = 3
+    # 1 wrote no report.json; 2 read fewer columns and fewer shapes of files; 3 took every added
+    # token for a control token
+    version = 4
     produces = DataRef
     parent_fields = ("base", "earlier")
     headline = COUNTS

@@ -1,0 +1,157 @@
+"""The template of a run: the model's own, a file's or TRL's; its date, and where it goes."""
+
+import copy
+import datetime
+import json
+import shutil
+
+import pytest
+from pydantic import ValidationError
+
+from alignment.compose.export import export
+from alignment.config.pipeline import PipelineConfig
+from alignment.errors import ModelError
+from alignment.execution.run_step import build
+from alignment.models.chat_template import render_text
+from alignment.models.encoding import encode_chat
+from alignment.models.merge import plan_merge, write_merge
+from alignment.models.sources import FolderModel
+from alignment.models.template import FileTemplate, ModelTemplate, TrlTemplate
+from alignment.models.tokenizer import load_tokenizer, open_tokenizer, raw_template, tokenizer_with
+from alignment.pipeline.chain import chain
+from alignment.pipeline.steps import OpenBase
+from alignment.records import AdapterRef, ModelRef
+from alignment.store.progress import Progress
+from alignment.store.store import Store
+from tests.chats import DATED, talk, with_template
+
+OWN = ModelTemplate()
+ASK = talk("Which day is it?", "Today.")
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_model_folder):
+    return shutil.copytree(tiny_model_folder, tmp_path / "model")
+
+
+def opened(folder, store, template=OWN):
+    """The base model's record, as a run makes it."""
+    source = FolderModel(path=folder)
+    digest = source.digest() + template.digest()
+    step = OpenBase(name="base", source=source, quantisation=None, digest=digest, template=template)
+    return build(store, step, Progress())
+
+
+def test_a_template_that_says_todays_date_says_the_same_every_day(folder, tmp_path):
+    (folder / "chat_template.jinja").write_text(DATED)
+    assert "Today is 01 January 2026." in render_text(load_tokenizer(folder), ASK)
+    store = Store(root=tmp_path / "store")
+    record = opened(folder, store, ModelTemplate(date=datetime.date(2025, 3, 9)))
+    assert "the chat template says the date: always 2025-03-09" in record.notes
+    ref = ModelRef.model_validate(record.output)
+    assert "Today is 09 March 2025." in render_text(open_tokenizer(ref, store), ASK)
+    other = ref.model_copy(update={"tokenizer": ref.tokenizer.model_copy(update={"date": None})})
+    assert ref.ref_hash != other.ref_hash
+
+
+def test_an_export_says_todays_date_again(folder, tmp_path):
+    (folder / "chat_template.jinja").write_text(DATED)
+    store = Store(root=tmp_path / "store")
+    export(store, opened(folder, store), tmp_path / "out")
+    assert raw_template(tmp_path / "out") == DATED
+
+
+def test_system_text_begins_the_first_question_where_the_template_has_no_system_turns(
+    chatml_tokenizer,
+):
+    gemma = with_template(chatml_tokenizer, "gemma")
+    folding = with_template(gemma, ModelTemplate(system="into_user").text(gemma))
+    chat = talk("Hi", "Hello.", "More", "Yes.", system="Be brief.")
+    folded = talk("Be brief.\n\nHi", "Hello.", "More", "Yes.")
+    assert render_text(folding, chat) == render_text(gemma, folded)
+    assert render_text(folding, folded) == render_text(gemma, folded)
+
+
+def test_trls_template_renders_the_thoughts_of_all_replies_alike(chatml_tokenizer):
+    qwen3 = with_template(chatml_tokenizer, "qwen3")
+    text = TrlTemplate().text(qwen3) or ""
+    assert "generation" not in text.replace("add_generation_prompt", "").partition("-#}")[2]
+    marked, own = with_template(qwen3, "qwen3_training"), with_template(qwen3, text)
+    chat = talk("One", "First", "Two", "Second")
+    assert render_text(own, chat) == render_text(marked, chat)
+    found = encode_chat(own, chat)
+    said = [own.decode(list(found.ids[start:end])) for start, end in found.spans]
+    assert all(reply.startswith("<think>\n\n</think>") for reply in said)
+
+
+def test_a_template_that_trl_does_not_know_is_refused(chatml_tokenizer):
+    with pytest.raises(ModelError, match="TRL has no training version"):
+        TrlTemplate().text(with_template(chatml_tokenizer, DATED))
+
+
+def test_the_template_of_a_file_goes_into_every_stage_and_export(folder, tmp_path, finished):
+    path = tmp_path / "other.jinja"
+    path.write_text((folder / "chat_template.jinja").read_text().replace("helpful", "careful"))
+    (folder / "chat_template.jinja").unlink()  # a base model without a template of its own
+    store = Store(root=tmp_path / "store")
+    template = FileTemplate(path=path)
+    record = opened(folder, store, template)
+    ref = ModelRef.model_validate(record.output)
+    assert open_tokenizer(ref, store).chat_template == path.read_text()
+    assert tokenizer_with(template, folder).chat_template == path.read_text()
+    export(store, record, tmp_path / "out")
+    assert raw_template(tmp_path / "out") == path.read_text()
+    trained = AdapterRef.model_validate(finished.records["sft"].output)
+    adapter = trained.model_copy(update={"uri": f"folder:{finished.store.path(trained.uri)}"})
+    deltas = plan_merge(ref.push(adapter))
+    target = tmp_path / "merged"
+    write_merge(deltas, store=store, dtype="float32", folder=target, progress=Progress())
+    assert raw_template(target) == path.read_text()
+
+
+def test_a_missing_file_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ModelError, match="does not exist"):
+        FileTemplate(path=tmp_path / "none.jinja").digest()
+
+
+def test_the_template_is_part_of_the_key_unless_it_is_the_models_own(tiny_settings, tmp_path):
+    path = tmp_path / "a.jinja"
+    path.write_text("{{ messages }}")
+
+    def key(**settings):
+        return chain(PipelineConfig.model_validate({**tiny_settings, **settings})).base.key
+
+    own = key()
+    assert key(template={"name": "model"}) == own
+    others = [
+        key(template={"name": "model", "date": "2025-01-01"}),
+        key(template={"name": "model", "system": "into_user"}),
+        key(template={"name": "trl"}),
+        key(template={"name": "file", "path": str(path)}),
+    ]
+    path.write_text("{{ tools }}")
+    others.append(key(template={"name": "file", "path": str(path)}))
+    assert len({own, *others}) == 6
+    with pytest.raises(ValidationError):
+        key(template={"name": "qwen"})
+
+
+def test_a_padding_token_that_the_model_cannot_embed_is_not_used(folder):
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    tokenizer.save_pretrained(folder)
+    found = load_tokenizer(folder)
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    assert tokenizer.pad_token_id >= rows > found.pad_token_id
+    assert found.pad_token == found.eos_token
+
+
+def test_a_template_whose_tokens_the_model_cannot_embed_is_refused(folder):
+    tokenizer = copy.deepcopy(load_tokenizer(folder))
+    tokenizer.add_tokens(["<|user|>"])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|user|>' + m['content'] + '<|im_end|>' }}{% endfor %}"
+    )
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"writes '<\|user\|>', token 601, but .* only 601 tokens"):
+        load_tokenizer(folder)
