@@ -31,6 +31,7 @@ from alignment.doctor.inputs import OnStep, PreflightInputs, model_folder, prepa
 from alignment.doctor.shape import Shape
 from alignment.execution.device import device_facts
 from alignment.models.chat_template import end_of_turn_id
+from alignment.models.description import check_architecture
 from alignment.models.tokenizer import tokenizer_with
 from alignment.pipeline.chain import chain
 from alignment.store.store import Store
@@ -58,6 +59,7 @@ def examine(
     target = find_device(device or usual_device(config)).within(config.gpu_memory_gib)
     plan, store = chain(config), Store(root=config.store)
     folder = model_folder(plan, store, on_progress)
+    check_architecture(folder)
     tokenizer = tokenizer_with(config.template, folder)
     template = check_template(tokenizer)
     findings = [template]

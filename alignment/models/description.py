@@ -1,10 +1,11 @@
 """References to a model folder's weights and tokenizer, or why the folder cannot be used."""
 
+import datetime
 import shutil
 from pathlib import Path
 
 from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from alignment.errors import ModelError
 from alignment.models.folder import (
@@ -14,12 +15,11 @@ from alignment.models.folder import (
     tokenizer_files,
     weight_files,
 )
-from alignment.models.template import ChatTemplate
+from alignment.models.template import ChatTemplate, says_date
+from alignment.models.tokenizer import read_tokenizer
 from alignment.records import BaseRef, TokenizerRef, digest_of
 from alignment.store.durable import staged
 from alignment.store.store import file_sha256
-
-VOCABULARY_FILES = ("tokenizer.json", "*.model", "vocab*")
 
 
 def describe(folder: Path, uri: str, revision: str | None) -> tuple[BaseRef, TokenizerRef]:
@@ -39,7 +39,7 @@ def describe_base(folder: Path, uri: str, revision: str | None) -> BaseRef:
         ModelError: they are missing, pickled or damaged, or the architecture is unknown.
     """
     check_weights(folder)
-    _check_architecture(folder)
+    check_architecture(folder)
     weights = digest_of([(file.name, file_sha256(file)) for file in weight_files(folder)])
     return BaseRef(uri=uri, revision=revision, sha256=weights, dtype=stored_dtype(folder))
 
@@ -50,7 +50,7 @@ def write_tokenizer(folder: Path, template: ChatTemplate, target: Path) -> None:
     Raises:
         ModelError: the tokenizer cannot be loaded, or the template does not exist.
     """
-    text = template.text(_opened(folder))
+    text = template.text(read_tokenizer(folder))
     with staged("tokenizer.save", target) as place:
         place.mkdir()
         for file in tokenizer_files(folder):
@@ -61,39 +61,28 @@ def write_tokenizer(folder: Path, template: ChatTemplate, target: Path) -> None:
             (place / "chat_template.jinja").write_text(text, encoding="utf-8")
 
 
-def describe_tokenizer(folder: Path, uri: str) -> TokenizerRef:
-    """The reference to the tokenizer in a folder.
+def describe_tokenizer(
+    folder: Path, uri: str, *, date: datetime.date | None = None
+) -> TokenizerRef:
+    """The reference to the tokenizer in a folder; `date` is what its template says, if it says any.
 
     Raises:
         ModelError: it cannot be loaded, has no chat template, or one that cannot be rendered.
     """
-    tokenizer = _opened(folder)
+    tokenizer = read_tokenizer(folder)
     if not tokenizer.chat_template:
         raise ModelError(
             f"the tokenizer in {folder} has no chat template. Start from an instruct model, set "
             "template: {name: file, path: ...}, or add chat_template.jinja to the folder."
         )
     _check_template(tokenizer, folder)
+    said = date if says_date(str(tokenizer.chat_template)) else None
     return TokenizerRef(
         uri=uri,
         sha256=digest_of([(file.name, file_sha256(file)) for file in tokenizer_files(folder)]),
         chat_template_sha256=digest_of(tokenizer.chat_template),
+        date=said and said.isoformat(),
     )
-
-
-def _opened(folder: Path) -> PreTrainedTokenizerBase:
-    if not any(path for pattern in VOCABULARY_FILES for path in folder.glob(pattern)):
-        # Without these files transformers silently creates an empty tokenizer of the model's kind.
-        raise ModelError(
-            f"no usable tokenizer in {folder}: found none of {', '.join(VOCABULARY_FILES)}. "
-            "Copy the model's tokenizer files to it."
-        )
-    try:
-        found: PreTrainedTokenizerBase
-        found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"no usable tokenizer in {folder}: {one_line(error)}") from error
-    return found
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -114,7 +103,12 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         return
 
 
-def _check_architecture(folder: Path) -> None:
+def check_architecture(folder: Path) -> None:
+    """Refuse a model that transformers itself has no code for.
+
+    Raises:
+        ModelError: it is unknown, or would need code from its folder.
+    """
     try:  # if trust_remote_code is unset, transformers asks the user interactively
         AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:

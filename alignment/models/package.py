@@ -29,7 +29,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     the weights into a new model of the same config allows saving them, bit for bit.
     """
     source = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
     )
     config = type(source.config).from_dict(
         {k: v for k, v in source.config.to_dict().items() if k != "quantization_config"}

@@ -9,10 +9,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.errors import ModelError
 from alignment.models.chat_template import written_tokens
+from alignment.models.folder import one_line
 from alignment.models.hub import base_folder
 from alignment.models.template import DATE, ChatTemplate, dated
 from alignment.records import BaseRef, ModelRef, TokenizerRef
 from alignment.store.store import Store
+
+VOCABULARY_FILES = ("tokenizer.json", "*.model", "vocab*")
 
 
 def open_tokenizer(ref: ModelRef, store: Store) -> PreTrainedTokenizerBase:
@@ -36,17 +39,38 @@ def load_tokenizer(folder: Path, *, date: datetime.date = DATE) -> PreTrainedTok
         date: what a chat template that says today's date says instead.
 
     Raises:
-        ModelError: the folder does not exist, or its model cannot embed a token of the template.
+        ModelError: there is no usable tokenizer, or its model cannot embed a token of the template.
     """
-    if not folder.is_dir():  # transformers would take its path for the name of a repository
-        raise ModelError(f"model folder {folder} does not exist. Check the path.")
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", trust_remote_code=False)
+    tokenizer = read_tokenizer(folder)
+    tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= embedding_rows(folder):
         tokenizer.pad_token = tokenizer.eos_token
     if isinstance(tokenizer.chat_template, str):
         tokenizer.chat_template = dated(tokenizer.chat_template, date)
         _check_embedded(tokenizer, embedding_rows(folder))
     return tokenizer
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder as it is.
+
+    Raises:
+        ModelError: the folder or the tokenizer does not exist, or it would need its own code.
+    """
+    if not folder.is_dir():  # transformers would take its path for the name of a repository
+        raise ModelError(f"model folder {folder} does not exist. Check the path.")
+    if not any(path for pattern in VOCABULARY_FILES for path in folder.glob(pattern)):
+        # Without these files transformers silently creates an empty tokenizer of the model's kind.
+        raise ModelError(
+            f"no usable tokenizer in {folder}: found none of {', '.join(VOCABULARY_FILES)}. "
+            "Copy the model's tokenizer files to it."
+        )
+    try:
+        found: PreTrainedTokenizerBase
+        found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no usable tokenizer in {folder}: {one_line(error)}") from error
+    return found
 
 
 def _check_embedded(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
@@ -71,12 +95,6 @@ def tokenizer_with(template: ChatTemplate, folder: Path) -> PreTrainedTokenizerB
     if text:
         tokenizer.chat_template = dated(text, template.date)
     return tokenizer
-
-
-def raw_template(folder: Path) -> str:
-    """The chat template in a folder as it is, which may say today's date."""
-    found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).chat_template
-    return found if isinstance(found, str) else ""
 
 
 def embedding_rows(folder: Path) -> int:

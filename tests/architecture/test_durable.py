@@ -55,6 +55,7 @@ NOT_DURABLE = {
 WRITTEN_BY_CALLERS = {
     "_copy": "export.model, batch.copy",
     "_concatenate": "export.model",
+    "_copy_tokenizer": "export.model",
     "write_concatenated": "export.model",
     "name_base": "adapter.save, adapter.copy, export.model",
     "convert_gguf": "base.convert",

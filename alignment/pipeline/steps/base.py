@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from alignment.models.sources import ModelSource
-from alignment.models.template import ModelTemplate, Template, says_date
+from alignment.models.template import ModelTemplate, Template
 from alignment.pipeline.step import Context, Outcome, Step
 from alignment.records import ModelRef, Quantisation
 
@@ -41,7 +41,6 @@ class OpenBase(Step):
             describe_tokenizer,
             write_tokenizer,
         )
-        from alignment.models.tokenizer import raw_template
 
         context.progress.update("fetching", 0, 1)
         folder, uri, revision = self.source.fetch(context.workspace.out)
@@ -52,10 +51,9 @@ class OpenBase(Step):
             own = context.workspace.out / "tokenizer"
             write_tokenizer(folder, self.template, own)
             stored = f"store:{self.key}/tokenizer"
-        tokenizer = describe_tokenizer(own, stored)
+        tokenizer = describe_tokenizer(own, stored, date=self.template.date)
         notes = [f"base model {uri} {revision or ''}".strip()]
-        if says_date(raw_template(own)):
-            tokenizer = tokenizer.model_copy(update={"date": self.template.date.isoformat()})
-            notes.append(f"the chat template says the date: always {self.template.date}")
+        if tokenizer.date:
+            notes.append(f"the chat template says the date: always {tokenizer.date}")
         ref = ModelRef(base=base, tokenizer=tokenizer, quantisation=self.quantisation)
         return Outcome(output=ref, notes=tuple(notes))

@@ -8,6 +8,7 @@ import pytest
 from alignment.config.file import load
 from alignment.doctor.examine import examine
 from alignment.doctor.forecast.trainings import carried_ranks
+from alignment.errors import ModelError
 from alignment.pipeline.chain import chain
 from alignment.pipeline.steps import TrainDpo, TrainSft
 from alignment.store.store import Store
@@ -44,6 +45,19 @@ def test_it_builds_the_runs_own_data_and_nothing_else(settings):
 def test_a_second_run_of_the_checks_reuses_the_sets_and_finds_the_same(settings):
     first, second = examine(settings()), examine(settings())
     assert first.findings == second.findings
+
+
+def test_a_model_that_would_need_its_own_code_is_refused_in_one_sentence(
+    settings, tiny_model_folder, tmp_path
+):
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    path, ran = folder / "config.json", tmp_path / "ran"
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\nclass Config: ...\n")
+    with pytest.raises(ModelError, match="Code shipped with a model is never run"):
+        examine(settings(f"model.path={folder}"))
+    assert not ran.exists()
 
 
 def test_a_template_that_marks_no_reply_is_a_finding_and_prepares_nothing(

@@ -17,7 +17,12 @@ from alignment.models.encoding import encode_chat
 from alignment.models.merge import plan_merge, write_merge
 from alignment.models.sources import FolderModel
 from alignment.models.template import FileTemplate, ModelTemplate, TrlTemplate
-from alignment.models.tokenizer import load_tokenizer, open_tokenizer, raw_template, tokenizer_with
+from alignment.models.tokenizer import (
+    load_tokenizer,
+    open_tokenizer,
+    read_tokenizer,
+    tokenizer_with,
+)
 from alignment.pipeline.chain import chain
 from alignment.pipeline.steps import OpenBase
 from alignment.records import AdapterRef, ModelRef
@@ -58,7 +63,7 @@ def test_an_export_says_todays_date_again(folder, tmp_path):
     (folder / "chat_template.jinja").write_text(DATED)
     store = Store(root=tmp_path / "store")
     export(store, opened(folder, store), tmp_path / "out")
-    assert raw_template(tmp_path / "out") == DATED
+    assert read_tokenizer(tmp_path / "out").chat_template == DATED
 
 
 def test_system_text_begins_the_first_question_where_the_template_has_no_system_turns(
@@ -100,13 +105,13 @@ def test_the_template_of_a_file_goes_into_every_stage_and_export(folder, tmp_pat
     assert open_tokenizer(ref, store).chat_template == path.read_text()
     assert tokenizer_with(template, folder).chat_template == path.read_text()
     export(store, record, tmp_path / "out")
-    assert raw_template(tmp_path / "out") == path.read_text()
+    assert read_tokenizer(tmp_path / "out").chat_template == path.read_text()
     trained = AdapterRef.model_validate(finished.records["sft"].output)
     adapter = trained.model_copy(update={"uri": f"folder:{finished.store.path(trained.uri)}"})
     deltas = plan_merge(ref.push(adapter))
     target = tmp_path / "merged"
     write_merge(deltas, store=store, dtype="float32", folder=target, progress=Progress())
-    assert raw_template(target) == path.read_text()
+    assert read_tokenizer(target).chat_template == path.read_text()
 
 
 def test_a_missing_file_is_refused_before_any_work(tmp_path):
