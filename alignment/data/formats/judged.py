@@ -246,6 +246,8 @@ class Candidates(RowFormat):
         found = [pair for pair in pairs if pair[0].score - pair[1].score > self.margin]
         if not found:
             raise Rejected(Reason.tie, f"no two of {len(ranked)} candidates differ in score")
+        if len({id(one) for pair in found for one in pair}) < len(ranked):
+            row.left.add(f"{_present(row, _REPLY_LISTS)}[]")
         for better, other in found:
             strength = min(1.0, (better.score - other.score) / better.scale)
             yield row.pair(prompt, chosen=better.reply, rejected=other.reply, strength=strength)

@@ -294,6 +294,13 @@ class GradedSolutions(RowFormat):
             ((good, bad) for good in right for bad in wrong),
             key=lambda pair: abs(len(pair[0]) - len(pair[1])),
         )
+        row.left.update(
+            f"{name}.solution"
+            for name, value in row.fields.items()
+            if isinstance(value, dict)
+            and _is_graded(value)
+            and without_calculator(value["solution"]) not in (chosen, rejected)
+        )
         yield row.pair(
             as_prompt(row.question("question")),
             chosen=as_reply(chosen),

@@ -18,9 +18,9 @@ from alignment.data.formats.base import (
     number,
     set_aside,
 )
-from alignment.data.formats.messages import ROLES, Turns, text
+from alignment.data.formats.messages import ROLES, Turns, is_blank, text
 from alignment.data.formats.rows import RawRow
-from alignment.data.row import Reason, Record, Rejected
+from alignment.data.row import Reason, Record, Rejected, turns
 from alignment.records import Message
 
 _MAX_DEPTH = 200
@@ -57,10 +57,13 @@ class OpenAssistantTrees(RowFormat):
         pairs = list(self._pairs(row))
         if not pairs:
             raise Rejected(Reason.no_contrast, "no turn of the tree has two ranked replies")
+        used = {message.content for pair in pairs for message in turns(pair)}
+        if any(path[-1].content not in used for path, _ in _nodes(row.get("prompt"), row)):
+            row.left.add("prompt[]")
         yield from pairs
 
     def _pairs(self, row: RawRow) -> Iterator[Record]:
-        for path, replies in _branches(row.get("prompt"), (), row):
+        for path, replies in _branches(row.get("prompt"), row):
             ranked = sorted(
                 (node for node in replies if isinstance(node.get("rank"), int)),
                 key=lambda node: int(node["rank"]),
@@ -215,22 +218,30 @@ def _node_message(row: RawRow) -> Message:
     return _message_of({name: row.get(name) for name in ("role", "text")})
 
 
-def _branches(
-    tree: object, before: Turns, row: RawRow
-) -> Iterator[tuple[Turns, list[dict[str, Any]]]]:
+def _branches(tree: object, row: RawRow) -> Iterator[tuple[Turns, list[dict[str, Any]]]]:
     """(path, replies) of every user turn, breadth first."""
-    waiting: list[tuple[Any, Turns]] = [(tree, before)]
+    for path, replies in _nodes(tree, row):
+        if path[-1].role == "user" and all(isinstance(reply, dict) for reply in replies):
+            yield path, replies
+
+
+def _nodes(tree: object, row: RawRow) -> Iterator[tuple[Turns, list[Any]]]:
+    """(path, replies) of every turn, breadth first; notes the fields that are not read."""
+    waiting: list[tuple[Any, Turns]] = [(tree, ())]
     while waiting:
         node, path = waiting.pop(0)
         path = (*path, _message_of(node))
-        row.left.update(f"prompt[].{key}" for key in node if key not in _NODE_FIELDS)
+        row.left.update(
+            f"prompt[].{key}"
+            for key, value in node.items()
+            if key not in _NODE_FIELDS and not is_blank(value)
+        )
         replies = node.get("replies") or []
         if not isinstance(replies, list) or len(path) > _MAX_DEPTH:
             raise Rejected(
                 Reason.malformed, "the replies in a tree are not a list, or nested too deeply"
             )
-        if path[-1].role == "user" and all(isinstance(reply, dict) for reply in replies):
-            yield path, replies
+        yield path, replies
         waiting += [(reply, path) for reply in replies]
 
 

@@ -32,6 +32,20 @@ FIELDS = ["reasoning_content", "thinking", "name", "weight", "note", "text", "va
 """Fields to add to objects inside a column."""
 
 ROWS = [row for row, _ in SHAPES.values()] + [row for row, _ in EXAMPLES.values()]
+ROWS += [
+    {"prompt": "q", "answers": [{"text": f"a{n}", "score": n} for n in range(4)]},
+    {"question": "q"}
+    | {f"m{n}": {"is_correct": n % 2 == 0, "solution": "abcdef"[: n + 1]} for n in range(4)},
+    {
+        "prompt": {
+            "role": "prompter",
+            "text": "q",
+            "replies": [
+                {"role": "assistant", "text": f"a{n}", "rank": n, "replies": []} for n in range(3)
+            ],
+        }
+    },
+]
 ROWS += [{**row, "score": row["helpfulness"]} for row in HELPSTEER[:1]]
 ROWS += [
     {"prompt": text, "chosen": f"x{end}", "rejected": "y"} for text, end in TRANSCRIPTS.values()

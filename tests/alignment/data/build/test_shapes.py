@@ -597,6 +597,15 @@ def test_columns_that_are_not_read_are_counted_with_their_rows(tmp_path):
     assert report.unread == {"metadata.lang": 2, "model": 1}
 
 
+def test_replies_that_are_in_no_pair_are_counted(tmp_path):
+    rows = [{"prompt": "q", "responses": ["good", "so-so", "bad"], "scores": [9, 5, 1]}]
+    kept, _, report = read(tmp_path, rows)
+    assert ([summary(row) for row in kept], report.unread) == ([PAIR], {"responses[]": 1})
+    every = {"name": "candidates", "take": "all_pairs"}
+    kept, _, report = read(tmp_path, rows, format_=every)
+    assert (len(kept), report.unread) == (3, {})
+
+
 def test_two_system_turns_that_differ_are_quarantined(tmp_path):
     chats = [[{"role": "system", "content": text}, U, A] for text in ("S", "T")]
     kept, aside, _ = read(tmp_path, [{"system": "S", "messages": chat} for chat in chats])
