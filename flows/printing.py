@@ -69,7 +69,7 @@ def print_ancestry(store: Store, records: list[StageRecord]) -> None:
     """Print the models among the ancestors, with metrics and verdicts, then all records."""
     from alignment.report.ancestry import ancestry_table  # loads the steps; the other prints do not
 
-    say(ancestry_table(store, records[-1].key).to_text(width=160))
+    say(ancestry_table(store, records[-1].key).to_text(width=320))
     say()
     print_list(records)
 
