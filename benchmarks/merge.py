@@ -16,6 +16,7 @@ from pathlib import Path
 
 from alignment.execution.run_step import KEEP_FREED_MEMORY
 from alignment.models.adapters import describe_adapter
+from alignment.models.folder import digest_of_files, weight_files
 from alignment.models.merge import Deltas, write_merge
 from alignment.models.weight_files import SHARD_SIZE
 from alignment.records import BaseRef
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
 
 def _deltas(base: Path, adapter: Path) -> Deltas:
     ref = describe_adapter(adapter, uri=f"folder:{adapter}", stage="sft", trained_on="")
-    origin = BaseRef(uri=f"folder:{base}", sha256="", dtype="bfloat16")
+    digest = digest_of_files(weight_files(base))
+    origin = BaseRef(uri=f"folder:{base}", sha256=digest, dtype="bfloat16")
     return Deltas(origin=origin, adapters=(ref,))
 
 

@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from alignment.errors import ModelError
 from alignment.models.folder import (
     check_weights,
+    digest_of_files,
     one_line,
     stored_dtype,
     tokenizer_files,
@@ -19,7 +20,6 @@ from alignment.models.template import ChatTemplate, says_date
 from alignment.models.tokenizer import read_tokenizer
 from alignment.records import BaseRef, TokenizerRef, digest_of
 from alignment.store.durable import staged
-from alignment.store.store import file_sha256
 
 
 def describe(folder: Path, uri: str, revision: str | None) -> tuple[BaseRef, TokenizerRef]:
@@ -40,7 +40,7 @@ def describe_base(folder: Path, uri: str, revision: str | None) -> BaseRef:
     """
     check_weights(folder)
     check_architecture(folder)
-    weights = digest_of([(file.name, file_sha256(file)) for file in weight_files(folder)])
+    weights = digest_of_files(weight_files(folder))
     return BaseRef(uri=uri, revision=revision, sha256=weights, dtype=stored_dtype(folder))
 
 
@@ -79,7 +79,7 @@ def describe_tokenizer(
     said = date if says_date(str(tokenizer.chat_template)) else None
     return TokenizerRef(
         uri=uri,
-        sha256=digest_of([(file.name, file_sha256(file)) for file in tokenizer_files(folder)]),
+        sha256=digest_of_files(tokenizer_files(folder)),
         chat_template_sha256=digest_of(tokenizer.chat_template),
         date=said and said.isoformat(),
     )

@@ -4,11 +4,15 @@ Not here: where a folder comes from (`sources.py`), its tensors (`weight_files.p
 """
 
 import math
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from alignment.errors import ModelError
+from alignment.records import digest_of
+from alignment.store.store import file_sha256
 
 TOKENIZER_FILES = ("tokenizer*", "*.jinja", "vocab*", "merges.txt", "special_tokens_map.json")
 
@@ -65,3 +69,23 @@ def stored_dtype(folder: Path) -> str:
 def one_line(error: BaseException) -> str:
     """The message of an error, without its line breaks and not too long."""
     return " ".join(str(error).split())[:200]
+
+
+def digest_of_files(files: Iterable[Path]) -> str:
+    """The digest of some files' names and contents, as references to models hold it."""
+    return digest_of([(file.name, known_sha256(file)) for file in files])
+
+
+def known_sha256(file: Path) -> str:
+    """A file's digest, cached per process for as long as its size and mtime stay the same.
+
+    A 7B model has 15 GB, and one command builds its chain, which needs the digest, up to three
+    times.
+    """
+    state = file.stat()
+    return _sha256_at(file.absolute(), state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _sha256_at(file: Path, _size: int, _mtime_ns: int) -> str:
+    return file_sha256(file)

@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.errors import HFValidationError as InvalidId
 
 from alignment.errors import ModelError
+from alignment.models.folder import digest_of_files, weight_files
 from alignment.records import BaseRef
 from alignment.store.store import Store
 
@@ -47,11 +48,24 @@ def base_folder(base: BaseRef, store: Store) -> Path:
     """The local folder of a base model; a hub model must already be in the hub's cache.
 
     Raises:
-        ModelError: the folder is gone.
+        ModelError: it is a folder of the user, whose weights are no longer those of the reference.
     """
-    if not base.uri.startswith("hub:"):
-        folder = store.path(base.uri)
-        if not folder.is_dir():  # transformers would take its path for the id of a repository
-            raise ModelError(f"model folder {folder} does not exist. Check the path.")
-        return folder
-    return Path(snapshot_download(base.uri[4:], revision=base.revision, local_files_only=True))
+    if base.uri.startswith("hub:"):
+        return Path(snapshot_download(base.uri[4:], revision=base.revision, local_files_only=True))
+    folder = store.path(base.uri)
+    if base.uri.startswith("folder:"):
+        check_unchanged(folder, weight_files(folder), base.sha256)
+    return folder
+
+
+def check_unchanged(folder: Path, files: Sequence[Path], expected: str) -> None:
+    """Refuse a folder of the user some of whose files were changed since it was described.
+
+    Raises:
+        ModelError: they do not have the digest that the reference holds.
+    """
+    if digest_of_files(files) != expected:
+        raise ModelError(
+            f"{folder} has changed: its files are not those that this model was made from. "
+            "Restore them, or give the new model a folder of its own and a new run or line."
+        )

@@ -4,15 +4,19 @@ Each source yields one folder of safetensors with its tokenizer. Pickled weights
 code from a model repository is never run. Not here: quantising, adapters, devices (`load.py`).
 """
 
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from alignment.models.folder import TOKENIZER_FILES, check_weights, tokenizer_files, weight_files
+from alignment.models.folder import (
+    TOKENIZER_FILES,
+    check_weights,
+    known_sha256,
+    tokenizer_files,
+    weight_files,
+)
 from alignment.records import Frozen, digest_of
-from alignment.store.store import file_sha256
 
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "*.model", "tokenizer*")
 
@@ -57,7 +61,7 @@ class FolderModel(Frozen):
         """The model's part of a step's key: a digest of its weights, tokenizer and config."""
         check_weights(self.path)
         files = [*weight_files(self.path), *tokenizer_files(self.path), self.path / "config.json"]
-        return digest_of([(file.name, _known_sha256(file)) for file in files])
+        return digest_of([(file.name, known_sha256(file)) for file in files])
 
     def fetch(self, _out: Path) -> tuple[Path, str, str | None]:
         """The folder itself and its uri; nothing is copied."""
@@ -100,18 +104,3 @@ class PackagedModel(Frozen):
 
 
 ModelSource = Annotated[HubModel | FolderModel | PackagedModel, Field(discriminator="name")]
-
-
-def _known_sha256(file: Path) -> str:
-    """A file's digest, cached per process for as long as its size and mtime stay the same.
-
-    A 7B model has 15 GB, and one command builds its chain, which needs the digest, up to three
-    times.
-    """
-    state = file.stat()
-    return _sha256_at(file.absolute(), state.st_size, state.st_mtime_ns)
-
-
-@cache
-def _sha256_at(file: Path, _size: int, _mtime_ns: int) -> str:
-    return file_sha256(file)

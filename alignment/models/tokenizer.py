@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.errors import ModelError
 from alignment.models.chat_template import written_tokens
-from alignment.models.folder import one_line
-from alignment.models.hub import base_folder
+from alignment.models.folder import one_line, tokenizer_files
+from alignment.models.hub import base_folder, check_unchanged
 from alignment.models.template import DATE, ChatTemplate, dated
 from alignment.records import BaseRef, ModelRef, TokenizerRef
 from alignment.store.store import Store
@@ -25,9 +25,16 @@ def open_tokenizer(ref: ModelRef, store: Store) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_folder(base: BaseRef, tokenizer: TokenizerRef | None, store: Store) -> Path:
-    """Where a model's tokenizer lies: with its weights, or by itself if its template is another."""
+    """Where a model's tokenizer lies: with its weights, or by itself if its template is another.
+
+    Raises:
+        ModelError: it is in a folder of the user, and no longer the one of the reference.
+    """
     if tokenizer is None or tokenizer.uri == base.uri:
-        return base_folder(base, store)
+        folder = base_folder(base, store)
+        if tokenizer is not None and base.uri.startswith("folder:"):
+            check_unchanged(folder, tokenizer_files(folder), tokenizer.sha256)
+        return folder
     return store.path(tokenizer.uri)
 
 

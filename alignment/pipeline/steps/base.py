@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
+from alignment.errors import ModelError
 from alignment.models.sources import ModelSource
 from alignment.models.template import ModelTemplate, Template
 from alignment.pipeline.step import Context, Outcome, Step
@@ -46,6 +47,8 @@ class OpenBase(Step):
         folder, uri, revision = self.source.fetch(context.workspace.out)
         stored = f"store:{self.key}/{uri[4:]}" if uri.startswith("out:") else uri
         base = describe_base(folder, stored, revision)
+        if self.source.digest() != self.digest:
+            raise ModelError(f"{folder} was changed since the run began; run the command again.")
         own = folder
         if self.template.changes:
             own = context.workspace.out / "tokenizer"

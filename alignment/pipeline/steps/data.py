@@ -48,6 +48,14 @@ class PrepareSet(Step):
             "on_progress": context.progress.update,
         }
 
+    def _check_unchanged(self, config: ConversationSetConfig | PairSetConfig) -> None:
+        """After reading, refuse sources that are no longer those of this step's key."""
+        if config.digest() != self.digest:
+            raise DataError(
+                "a source was changed while the run was going on, so nothing was kept of what was "
+                "read. Run the command again to use its present content."
+            )
+
 
 class PrepareConversations(PrepareSet):
     """Read, filter and split the conversations for SFT."""
@@ -65,6 +73,7 @@ class PrepareConversations(PrepareSet):
             prepared = prepare_conversations(
                 self.config, max_length=self.max_length, **self._arguments(context)
             )
+            self._check_unchanged(self.config)
         return prepared_outcome(self, prepared)
 
 
@@ -82,6 +91,7 @@ class PreparePairs(PrepareSet):
 
         with prefix_errors(self):
             prepared = prepare_pairs(self.config, lengths=self.lengths, **self._arguments(context))
+            self._check_unchanged(self.config)
         return prepared_outcome(self, prepared)
 
 

@@ -18,6 +18,7 @@ SHARD = 40_000_000
 def by_shards(base, adapter, out):
     from alignment.models import weight_files
     from alignment.models.adapters import describe_adapter
+    from alignment.models.folder import digest_of_files
     from alignment.models.merge import Deltas, write_merge
     from alignment.records import BaseRef
     from alignment.store.progress import Progress
@@ -25,9 +26,9 @@ def by_shards(base, adapter, out):
 
     weight_files.SHARD_SIZE = str(SHARD // 1_000_000) + "MB"
     ref = describe_adapter(adapter, uri=f"folder:{adapter}", stage="sft", trained_on="")
-    deltas = Deltas(
-        origin=BaseRef(uri=f"folder:{base}", sha256="", dtype="bfloat16"), adapters=(ref,)
-    )
+    digest = digest_of_files(sorted(base.glob("*.safetensors")))
+    origin = BaseRef(uri=f"folder:{base}", sha256=digest, dtype="bfloat16")
+    deltas = Deltas(origin=origin, adapters=(ref,))
     write_merge(
         deltas, store=Store(root=out.parent), dtype="bfloat16", folder=out, progress=Progress()
     )

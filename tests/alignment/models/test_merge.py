@@ -15,10 +15,10 @@ from safetensors.numpy import load_file
 from alignment.errors import ModelError
 from alignment.models import weight_files
 from alignment.models.description import describe
-from alignment.models.folder import tokenizer_files
+from alignment.models.folder import digest_of_files, tokenizer_files
 from alignment.models.load import open_model
 from alignment.models.merge import plan_merge, write_merge
-from alignment.records import Materialised, Nf4
+from alignment.records import BaseRef, Materialised, Nf4
 from alignment.store.progress import Follower, Mark, Progress
 from alignment.store.store import Store
 
@@ -40,6 +40,11 @@ def delta(folder, name):
         return 0.0
     a, b = (tensors[f"{key}.lora_{side}.weight"].astype(np.float64) for side in "AB")
     return settings["lora_alpha"] / settings["r"] * (b @ a)
+
+
+def base_in(folder, dtype="float32"):
+    digest = digest_of_files(sorted(folder.glob("*.safetensors")))
+    return BaseRef(uri=f"folder:{folder}", sha256=digest, dtype=dtype)
 
 
 @pytest.fixture
@@ -99,7 +104,7 @@ def test_sft_and_round_one_add_up_on_the_original_base(
     stage, kept = merge(tiny_ref.push(sft), dtype="bfloat16")
     merged = tiny_ref.model_copy(
         update={
-            "base": tiny_ref.base.model_copy(update={"uri": f"folder:{stage}"}),
+            "base": base_in(stage),
             "materialised": Materialised(
                 dtype="bfloat16", origin=tiny_ref.base, deltas=(sft,), kept_share=kept, probe={}
             ),
@@ -155,7 +160,7 @@ def test_what_bfloat16_keeps_shrinks_with_the_delta(merge, tiny_ref, make_adapte
     A weight of 0.02 has neighbours 1.2e-4 apart, and a delta below half of that is rounded away.
     """
     on_grid, _ = merge(tiny_ref.push(make_adapter("none", seed=1, scale=0.0)), dtype="bfloat16")
-    base = tiny_ref.base.model_copy(update={"uri": f"folder:{on_grid}", "dtype": "bfloat16"})
+    base = base_in(on_grid, "bfloat16")
     ref = tiny_ref.model_copy(update={"base": base})
     shares = [
         merge(ref.push(make_adapter(f"a{scale}", seed=1, scale=scale)), dtype="bfloat16")[1]
@@ -213,7 +218,7 @@ def test_where_bfloat16_keeps_too_little_the_same_folder_is_float32(
     """The float32 shards replace the bfloat16 ones, of which there are fewer."""
     monkeypatch.setattr(weight_files, "SHARD_SIZE", "40KB")
     on_grid, _ = merge(tiny_ref.push(make_adapter("none", seed=1, scale=0.0)), dtype="bfloat16")
-    base = tiny_ref.base.model_copy(update={"uri": f"folder:{on_grid}", "dtype": "bfloat16"})
+    base = base_in(on_grid, "bfloat16")
     trained = tiny_ref.model_copy(update={"base": base}).push(make_adapter("a", seed=1, scale=3e-5))
     marks = (tmp_path / "progress.jsonl").open("w+b")
     follower = Follower(marks)
@@ -265,7 +270,7 @@ def test_a_base_in_four_bits_is_not_merged_into(merge, tiny_ref, make_adapter, t
     config = json.loads((tmp_path / "base" / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (tmp_path / "base" / "config.json").write_text(json.dumps(config))
-    base = tiny_ref.base.model_copy(update={"uri": f"folder:{tmp_path / 'base'}"})
+    base = base_in(tmp_path / "base")
     with pytest.raises(ModelError, match="are quantised, but a merge needs full weights"):
         merge(trained.model_copy(update={"base": base}))
 
