@@ -234,7 +234,13 @@ class Store(Frozen):
 
     def _made(self, *parts: str) -> Path:
         """A folder in the store, which exists now."""
-        ensure_folder(self.root, 0o700)
+        try:
+            ensure_folder(self.root, 0o700)
+        except FileNotFoundError as error:  # what /proc says of every new name
+            raise StorageError(
+                f"cannot make a folder {self.root}: {error.strerror}. Choose another one with "
+                "--set store=FOLDER."
+            ) from error
         folder = self.root.joinpath(*parts)
         ensure_folder(folder)
         return folder

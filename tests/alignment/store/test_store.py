@@ -283,6 +283,11 @@ def test_a_store_below_a_file_names_the_setting_to_change(tmp_path):
         Store(root=tmp_path / "file" / "store").workspace(KEY)
 
 
+def test_a_store_where_no_folder_can_be_made_names_the_setting_to_change():
+    with pytest.raises(StorageError, match=r"cannot make a folder /proc/x: .*--set store=FOLDER"):
+        Store(root=Path("/proc/x")).workspace(KEY)
+
+
 def test_errors_that_are_not_about_the_disk_pass_unchanged(tmp_path):
     with pytest.raises(TimeoutError), storage_errors(tmp_path):
         raise TimeoutError
