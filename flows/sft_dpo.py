@@ -17,10 +17,11 @@ from prefect.utilities.annotations import quote
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
-from alignment.pipeline.chain import Chain
-from alignment.pipeline.steps import Step
+from alignment.execution.run_step import try_in_child
+from alignment.pipeline.chain import Chain, chain
+from alignment.pipeline.steps import OpenBase, Step
 from alignment.pipeline.verdicts import chain_so_far, each_step
-from alignment.records import Frozen, StageRecord
+from alignment.records import Frozen, ModelRef, StageRecord
 from alignment.report.assemble import ReportFiles
 from flows.device import state_device
 from flows.form import Change, Config, Rounds, form_field
@@ -130,6 +131,9 @@ def run_steps(settings: PipelineConfig, run: Run) -> tuple[Chain, list[StageReco
     stage = Stages(run)
     for step in each_step(settings, run.store):
         stage(step)
+        if isinstance(step, OpenBase):
+            base = ModelRef.model_validate(stage.records[-1].output).base
+            try_in_child(run.store, base, tuple(chain(settings).steps()))
     return chain_so_far(settings, run.store), stage.records
 
 

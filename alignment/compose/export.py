@@ -14,7 +14,7 @@ from typing import Any, Literal
 from peft import PeftModel
 
 from alignment.compose.handover import KEPT_SHARE_WARNING
-from alignment.errors import StorageError, UsageError
+from alignment.errors import ModelError, StorageError, UsageError
 from alignment.models.adapters import PlainBase, base_below, name_base, plain_base
 from alignment.models.factors import write_concatenated
 from alignment.models.folder import tokenizer_files
@@ -33,6 +33,8 @@ from alignment.store.progress import Progress
 from alignment.store.store import Store, storage_errors
 
 Form = Literal["merged", "adapter", "gguf"]
+GGUF_GAP = 0.01
+"""Largest mean |difference| of a log-prob, in nats, of a GGUF file in fp32 from its model."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM accepts for --max-lora-rank."""
 
@@ -217,7 +219,17 @@ def _gguf(store: Store, ref: ModelRef, deltas: Deltas, folder: Path, dtype: str 
             )
             write_gguf(merged, folder / FILE)
         written = Exported(form="gguf", dtype="float32", kept_share=kept_share)
-    return _with_gaps(written, store, ref, deltas, folder) if deltas.adapters else written
+    if not deltas.adapters:
+        return written
+    measured = _with_gaps(written, store, ref, deltas, folder)
+    gap = (measured.from_measured or {})["mean_abs_logprob"]
+    if not gap <= GGUF_GAP:
+        raise ModelError(
+            f"the GGUF file computes something else than the model: log-probs differ by {gap:.2g} "
+            f"nats, but rounding explains only {GGUF_GAP:g}. Nothing was exported; use --form "
+            "merged and llama.cpp's convert_hf_to_gguf.py."
+        )
+    return measured
 
 
 def _with_gaps(

@@ -6,11 +6,11 @@ from datetime import datetime
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.doctor.checks.counts import check_rows
-from alignment.doctor.checks.engines import check_engines
 from alignment.doctor.checks.flags import check_flags
 from alignment.doctor.checks.gate import check_gate
 from alignment.doctor.checks.lengths import check_lengths, check_trimmed
 from alignment.doctor.checks.machine import check_machine
+from alignment.doctor.checks.model import check_model
 from alignment.doctor.checks.overlap import check_contamination, check_duplicates
 from alignment.doctor.checks.preference import check_conflicts, check_length_bias, check_ties
 from alignment.doctor.checks.start import check_start
@@ -107,7 +107,7 @@ def _findings(inputs: PreflightInputs, template: Finding, device: Device) -> Ite
     yield check_rounds(sets)
     yield check_gate(inputs.config, sets)
     yield check_schedule(trainings, shape)
-    yield check_engines(inputs.chain, inputs.folder)
+    yield check_model(inputs.chain, inputs.folder)
     quantisation = inputs.config.quantisation
     if shape is not None:
         trainings = tuple(planned(each, shape, quantisation, device) for each in trainings)

@@ -14,21 +14,21 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from alignment.config.pipeline import DeviceName
-from alignment.errors import AlignmentError, Interrupted, StorageError
+from alignment.errors import AlignmentError, Interrupted, ModelError, StorageError
 from alignment.execution.attempts import begin_attempt
 from alignment.execution.device import check_device, device_facts
 from alignment.execution.forkserver import STOPS, Child, ForkServer, serve
 from alignment.execution.log_records import make_records_printable
 from alignment.execution.provenance import code_version, hardware, libraries, peak_memory
-from alignment.pipeline.steps import Context, Outcome, Step, read_step
-from alignment.records import MANIFEST_FORMAT, Attempt, Frozen, StageRecord
+from alignment.pipeline.steps import Context, Outcome, Step, TrainDpo, TrainSft, read_step
+from alignment.records import MANIFEST_FORMAT, Attempt, BaseRef, Frozen, StageRecord
 from alignment.store.locks import OnWait, hold
 from alignment.store.progress import Failure, Follower, Mark, Progress
 from alignment.store.store import Store, disk_full, storage_errors
@@ -48,6 +48,9 @@ KEEP_FREED_MEMORY = {
 }
 """glibc returns the memory of every large tensor and gets it zeroed again for the next one, which
 takes a fifth of a training step on a CPU. A child exits with its step, so it may keep it."""
+
+TRIAL = "trial"
+"""First argument of a child that tries a model instead of building a step."""
 
 _forkserver = ForkServer("alignment.execution.run_step", KEEP_FREED_MEMORY)
 
@@ -162,6 +165,35 @@ def _record(
     )
 
 
+def try_in_child(store: Store, base: BaseRef, steps: Sequence[Step]) -> None:
+    """Try a run's model without its weights in a child process, before anything is trained.
+
+    Nothing is tried if all trainings among the steps are in the store.
+
+    Raises:
+        ModelError: the model's family cannot do what a step asks for.
+    """
+    if all(store.find(step.key) for step in steps if isinstance(step, TrainSft | TrainDpo)):
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        listed, report, log = (Path(scratch) / name for name in ("steps", "report", "log"))
+        listed.write_text("".join(f"{step.model_dump_json()}\n" for step in steps))
+        request = [
+            TRIAL,
+            str(store.root.absolute()),
+            base.model_dump_json(),
+            *map(str, (listed, report)),
+        ]
+        with log.open("ab") as stream:
+            child = _forkserver.start(request, log=stream)
+        code = child.wait()
+        if report.exists():
+            raise ModelError(report.read_text(encoding="utf-8"))
+        if code:
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            logger.warning("the model could not be tried before the run: %s", "".join(last))
+
+
 # --- the parent's side ------------------------------------------------------------------------
 
 
@@ -273,6 +305,20 @@ def main(root: str, spec: str, limits: str, reports: str) -> int:
     return 0
 
 
+def _try(root: str, base: str, steps: str, report: str) -> int:
+    """Try a base model on the steps in a file, one per line; write an obstacle to `report`."""
+    from alignment.pipeline.trial import try_run
+
+    try:
+        lines = Path(steps).read_text(encoding="utf-8").splitlines()
+        model = BaseRef.model_validate_json(base)
+        try_run(Store(root=Path(root)), model, map(read_step, lines))
+    except AlignmentError as error:
+        Path(report).write_text(str(error), encoding="utf-8")
+        return error.exit_code
+    return 0
+
+
 def _recognised(error: Exception, root: Path) -> AlignmentError | None:
     """A full disk or exceeded quota, from the text of an error that a library raised."""
     text = str(error)
@@ -313,7 +359,8 @@ def gpu_lock_file(uuid: str) -> Path:
 
 
 if __name__ == "__main__":
-    exit_code = main(*serve(int(sys.argv[1])))
+    arguments = serve(int(sys.argv[1]))
+    exit_code = _try(*arguments[1:]) if arguments[0] == TRIAL else main(*arguments)
     with contextlib.suppress(OSError):  # a full disk has no space for the output
         sys.stdout.flush()
     os._exit(exit_code)  # skips Python's teardown of the libraries, which takes half a second

@@ -18,6 +18,7 @@ from alignment.models.folder import (
 )
 from alignment.models.template import ChatTemplate, says_date
 from alignment.models.tokenizer import read_tokenizer
+from alignment.models.weight_files import blank_model
 from alignment.records import BaseRef, TokenizerRef, digest_of
 from alignment.store.durable import staged
 
@@ -39,7 +40,7 @@ def describe_base(folder: Path, uri: str, revision: str | None) -> BaseRef:
         ModelError: they are missing, pickled or damaged, or the architecture is unknown.
     """
     check_weights(folder)
-    check_architecture(folder)
+    blank_model(folder)
     weights = digest_of_files(weight_files(folder))
     return BaseRef(uri=uri, revision=revision, sha256=weights, dtype=stored_dtype(folder))
 

@@ -134,6 +134,7 @@ def write_concatenated(folders: Sequence[Path], to: Path, *, base: PlainBase) ->
         r=rank,
         lora_alpha=rank,
         target_modules=sorted({module.rpartition(".")[2] for module in joined}),
+        exclude_modules=LoraConfig.from_pretrained(str(folders[0])).exclude_modules,
         task_type="CAUSAL_LM",
         inference_mode=True,
     ).save_pretrained(str(to))

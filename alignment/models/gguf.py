@@ -90,9 +90,15 @@ def write_gguf(folder: Path, file: Path) -> None:
 
 
 def _check(config: Any) -> None:
+    if config.model_type not in FAMILIES:
+        raise ModelError(
+            f"cannot write this model as GGUF: {config.model_type} models are not supported. "
+            f"{OTHERWISE}"
+        )
     rope = config.rope_parameters
+    biases = getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)
     refused = {
-        f"{config.model_type} models are not supported": config.model_type not in FAMILIES,
+        "biases are not supported": biases,
         f"rope type {rope.get('rope_type')!r} is not supported": rope.get("rope_type", "default")
         != "default",
         "a sliding window is not supported": getattr(config, "use_sliding_window", False),

@@ -11,7 +11,7 @@ after another, so on a CPU the result has the same bits.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from alignment.models.factors import FactorFile, check_fit
 from alignment.models.folder import tokenizer_files
 from alignment.models.hub import base_folder
 from alignment.models.tokenizer import tokenizer_folder
-from alignment.models.weight_files import Weights, blank_model, write_shards
+from alignment.models.weight_files import Weights, blank_model, names_in_model, write_shards
 from alignment.records import AdapterRef, BaseRef, Frozen, ModelRef, TokenizerRef
 from alignment.store.durable import staged
 from alignment.store.progress import Progress
@@ -103,6 +103,7 @@ class _Merging:
     def __init__(self, origin: Path, folders: Sequence[Path]) -> None:
         self._blank = blank_model(origin)
         self._weights = Weights(origin)
+        self._names = names_in_model(self._blank, self._weights.names)
         self._adapters = [FactorFile(folder) for folder in folders]
         if hasattr(self._blank.config, "quantization_config"):
             raise ModelError(
@@ -111,7 +112,7 @@ class _Merging:
             )
         for adapter in self._adapters:
             check_fit(self._blank, adapter.folder, adapter)
-            _check_stored(adapter, self._weights, origin)
+            _check_stored(adapter, self._weights, self._names, origin)
 
     def write(self, folder: Path, dtype: str, progress: Progress, phase: str) -> float:
         """Write the merged weights in a dtype; return the kept share."""
@@ -130,7 +131,7 @@ class _Merging:
     def _merged(self, name: str, dtype: torch.dtype, kept: "_KeptShare") -> Tensor:
         """One merged tensor: summed in fp32, then cast once."""
         stored = self._weights.read(name)
-        module = name.removesuffix(".weight")
+        module = self._names[name].removesuffix(".weight")
         adapters = [adapter for adapter in self._adapters if module in adapter]
         if not adapters:
             return stored.to(dtype) if stored.is_floating_point() else stored
@@ -166,11 +167,15 @@ class _KeptShare:
         return self.along / self.exact if self.exact else 1.0
 
 
-def _check_stored(adapter: FactorFile, weights: Weights, origin: Path) -> None:
+def _check_stored(
+    adapter: FactorFile, weights: Weights, names: Mapping[str, str], origin: Path
+) -> None:
     """Check that every delta has a stored weight of its shape; otherwise it would be lost."""
+    stored = {in_model: name for name, in_model in names.items()}
     for module, (a, b) in adapter.items():
         name = f"{module}.weight"
-        if name not in weights or weights.read(name).shape != (b.shape[0], a.shape[1]):
+        shape = weights.read(stored[name]).shape if name in stored else None
+        if shape != (b.shape[0], a.shape[1]):
             raise ModelError(
                 f"{adapter.folder} changes {name}, but {origin} has no such weight of that shape: "
                 "the adapter belongs to another model, or the weight is tied. Remove that layer "

@@ -27,3 +27,14 @@ def rope_parameters(config: Any) -> list[dict[str, Any]]:
     if "rope_type" in found:
         return [dict(found)]
     return [part for part in found.values() if isinstance(part, dict) and "rope_type" in part]
+
+
+def rope_obstacle(config: Any, length: int) -> str | None:
+    """Why rows of up to so many tokens cannot be trained together; None if they can."""
+    limit = rope_limit(config)
+    if limit is None or length <= limit:
+        return None
+    return (
+        f"beyond {limit:,} tokens the rotary frequencies of {config.model_type} depend on the "
+        f"longest row of a batch, and max_length is {length:,}; set it to {limit} or less"
+    )

@@ -6,7 +6,7 @@ Not here: changing a tensor (`merge.py`), loading a model (`load.py`).
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from alignment.models.folder import weight_files
+from alignment.errors import ModelError
+from alignment.models.folder import one_line, weight_files
 
 SHARD_SIZE = "4GB"
 """Maximum size of a weight file; a larger tensor gets a file of its own."""
@@ -34,6 +37,7 @@ class Weights:
 
     def __init__(self, folder: Path) -> None:
         opened: list[Any] = [safe_open(file, framework="pt") for file in _loaded_files(folder)]
+        self.folder = folder
         self._files = {name: tensors for tensors in opened for name in tensors.keys()}  # noqa: SIM118 (not a dict)
         self.names = tuple(self._files)
 
@@ -62,7 +66,7 @@ def write_shards(
         folder: where to write; created if it does not exist.
         dtype: dtype of the float tensors, also written to the config.
     """
-    _write_settings(blank, folder, dtype)
+    _write_settings(blank, weights.folder, folder, dtype)
     outlines = {name: _outline(weights.read(name), dtype) for name in weights.names}
     shards = split_torch_state_dict_into_shards(
         outlines, filename_pattern="model{suffix}.safetensors", max_shard_size=SHARD_SIZE
@@ -81,13 +85,47 @@ def write_shards(
 
 
 def blank_model(folder: Path) -> PreTrainedModel:
-    """The model of a folder without its weights: layers, config and generation config."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    """The model of a folder without its weights: layers, config and generation config.
+
+    Raises:
+        ModelError: transformers has no causal language model for its config.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"transformers cannot open the model in {folder}: {one_line(error)} "
+            "Code shipped with a model is never run: use a model that transformers supports."
+        ) from error
+    try:
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ValueError as error:
+        raise ModelError(
+            f"the {config.model_type} model in {folder} is no causal language model of "
+            "transformers: it cannot be trained here. Use a checkpoint of its text model."
+        ) from error
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model
+    made: PreTrainedModel = model
+    return made
+
+
+def names_in_model(blank: PreTrainedModel, stored: Iterable[str]) -> dict[str, str]:
+    """The name in the model of every stored tensor, by its stored name, as a load renames them.
+
+    Checkpoints with a picture encoder, for instance, store their decoder under older names.
+    """
+    transforms = get_model_conversion_mapping(blank)
+    renamings = [part for part in transforms if isinstance(part, WeightRenaming)]
+    converters = [part for part in transforms if isinstance(part, WeightConverter)]
+    own = blank.state_dict()
+
+    def name_in_model(name: str) -> str:
+        found, _ = rename_source_key(name, renamings, converters, blank.base_model_prefix, own)
+        return name if found not in own and name in own else found
+
+    return {name: name_in_model(name) for name in stored}
 
 
 def _loaded_files(folder: Path) -> list[Path]:
@@ -106,9 +144,11 @@ def _outline(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty(tensor.shape, dtype=kind, device="meta")
 
 
-def _write_settings(blank: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
-    blank.config.dtype = str(dtype).removeprefix("torch.")
-    blank.config.architectures = [type(blank).__name__]
-    blank.config.save_pretrained(folder)
+def _write_settings(blank: PreTrainedModel, origin: Path, folder: Path, dtype: torch.dtype) -> None:
+    # The folder's own config: that of a text model inside a larger one would not fit the weights.
+    config = AutoConfig.from_pretrained(origin, trust_remote_code=False)
+    config.dtype = str(dtype).removeprefix("torch.")
+    config.architectures = config.architectures or [type(blank).__name__]
+    config.save_pretrained(folder)
     if blank.can_generate() and blank.generation_config is not None:
         blank.generation_config.save_pretrained(folder)

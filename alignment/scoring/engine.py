@@ -12,6 +12,8 @@ from pydantic import Field, PositiveInt
 from alignment.records import Frozen
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from torch import Tensor
 
     from alignment.scoring.logprobs import Completion
@@ -69,9 +71,10 @@ class Stock(Frozen):
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> "list[Tensor]":
         """Log p of every reply token of every row, [reply tokens] each, fp32 on the CPU."""
-        from alignment.scoring.logprobs import reply_logprobs
-
-        return reply_logprobs(model, rows, batch=batch, on_progress=on_progress)
+        found: list[Tensor] = _logprobs().reply_logprobs(
+            model, rows, batch=batch, on_progress=on_progress
+        )
+        return found
 
 
 class Packed(Frozen):
@@ -136,12 +139,17 @@ class Packed(Frozen):
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> "list[Tensor]":
         """Log p of every reply token of every row; adjacent rows with one prompt share it."""
-        from alignment.scoring.logprobs import packed_reply_logprobs
-
         del batch
-        return packed_reply_logprobs(
+        found: list[Tensor] = _logprobs().packed_reply_logprobs(
             model, rows, tokens=self.tokens_per_micro_batch, on_progress=on_progress
         )
+        return found
+
+
+def _logprobs() -> "ModuleType":
+    from alignment.scoring import logprobs
+
+    return logprobs
 
 
 Engine = Annotated[Stock | Packed, Field(discriminator="name")]

@@ -8,12 +8,12 @@ Not here: choosing pairs, merging.
 from collections.abc import Sequence
 from pathlib import Path
 
-from peft import LoraConfig
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from alignment.models.adapters import base_below
 from alignment.models.load import LoadedModel
+from alignment.models.targets import adapter_config
 from alignment.records import PreferencePair
 from alignment.scoring.engine import Engine
 from alignment.store.progress import Progress
@@ -81,7 +81,7 @@ def train_dpo(
         train_dataset=pair_rows(policy.tokenizer, pairs),
         eval_dataset=pair_rows(policy.tokenizer, evaluation) if evaluation else None,
         processing_class=policy.tokenizer,
-        peft_config=LoraConfig(**config.lora.peft_arguments()),
+        peft_config=adapter_config(config.lora.peft_arguments(), policy.model),
         callbacks=[
             ProgressCallback(workspace, progress, phase="training"),
             samples,

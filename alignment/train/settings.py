@@ -16,7 +16,7 @@ from alignment.records import Frozen
 from alignment.scoring.engine import Engine, Packed, StepRows
 from alignment.train.losses import Loss, Sigmoid
 
-ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class Lora(Frozen):
@@ -27,10 +27,11 @@ class Lora(Frozen):
     dropout: float = Field(
         default=0.05, ge=0, lt=1, description="Dropout on the adapter's inputs during training."
     )
-    target_modules: tuple[str, ...] = Field(
-        default=ALL_LINEAR,
-        min_length=1,
-        description="Linear layers that get an adapter. Default: all seven except the LM head.",
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        default=SEVEN,
+        description="Linear layers that get an adapter, by name; a name that the model lacks is an "
+        "error. all-linear: every linear layer of the decoder's blocks, whatever its family calls "
+        "them, except routers. Default: the seven of Llama, Qwen and Mistral.",
     )
 
     def peft_arguments(self) -> dict[str, Any]:
@@ -39,7 +40,9 @@ class Lora(Frozen):
             "r": self.r,
             "lora_alpha": self.alpha,
             "lora_dropout": self.dropout,
-            "target_modules": list(self.target_modules),
+            "target_modules": "all-linear"
+            if self.target_modules == "all-linear"
+            else list(self.target_modules),
             "bias": "none",
             "task_type": "CAUSAL_LM",
         }

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig
 from trl.trainer.sft_config import SFTConfig
 
 from alignment.models.adapters import base_below
 from alignment.models.load import LoadedModel
+from alignment.models.targets import adapter_config
 from alignment.records import Conversation
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
@@ -68,7 +68,7 @@ def train_sft(
         train_dataset=rows(conversations),
         eval_dataset=rows(evaluation) if evaluation else None,
         processing_class=tokenizer,
-        peft_config=LoraConfig(**config.lora.peft_arguments()),
+        peft_config=adapter_config(config.lora.peft_arguments(), policy.model),
         callbacks=[
             ProgressCallback(workspace, progress, phase="training"),
             samples,

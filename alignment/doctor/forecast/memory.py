@@ -61,12 +61,12 @@ def forecast_memory(
 
 
 def weight_bytes(shape: Shape, quantisation: Quantisation | None, *, bf16: bool) -> float:
-    """Bytes of the base model; embedding and LM head are never quantised."""
+    """Bytes of the base model; embedding, LM head and fused experts are never quantised."""
     plain = 2 if bf16 else 4
     if quantisation is None:
         return shape.parameters * plain
     quantised = shape.block_parameters * quantisation.bits_per_weight / 8
-    return quantised + shape.embedding_parameters * plain
+    return quantised + (shape.embedding_parameters + shape.others) * plain
 
 
 def _largest_activation_bytes(training: Training, shape: Shape) -> float:

@@ -28,7 +28,9 @@ def forecast_seconds(training: Training, shape: Shape, device: Device) -> float:
     if device.masked:
         masked = attention_flops(training, shape, training.masked())
         arithmetic += masked / (device.flops * device.masked)
-    layers = shape.num_hidden_layers * len(training.config.lora.target_modules)
+    targets = training.config.lora.target_modules
+    names = shape.linears() if targets == "all-linear" else targets
+    layers = shape.num_hidden_layers * len(names)
     launches = 0.0 if training.compiled else passes(training) * layers * device.launch
     return training.micro_batches * max(arithmetic, launches)
 

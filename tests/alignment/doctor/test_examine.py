@@ -81,11 +81,25 @@ def test_an_engine_that_does_not_support_the_model_fails_only_where_it_is_used(
     (folder / "config.json").write_text(json.dumps(model_config | {"attention_dropout": 0.1}))
     stock = ["sft.training", "dpo", "evaluation"]
     overrides = [f"model.path={folder}", *(f"{place}.engine={{name: stock}}" for place in stock)]
-    assert by_check(examine(settings(*overrides)))["engine"].verdict == "ok"
-    found = by_check(examine(settings(*overrides, "evaluation.engine={name: packed}")))["engine"]
+    assert by_check(examine(settings(*overrides)))["model"].verdict == "ok"
+    found = by_check(examine(settings(*overrides, "evaluation.engine={name: packed}")))["model"]
     assert found.verdict == "fail"
-    assert "it uses attention dropout (10%)" in found.headline
-    assert "engine.name=stock for evaluate-base" in found.remedy
+    assert "evaluate-base cannot run: " in found.headline
+    assert "it uses attention dropout (10%); set engine.name=stock" in found.headline
+
+
+def test_target_modules_that_match_nothing_fail_with_the_models_own_names(settings):
+    lora = "{r: 4, alpha: 8, target_modules: [q_proj, qkv_proj]}"
+    found = by_check(examine(settings(f"dpo.lora={lora}")))["model"]
+    assert found.verdict == "fail"
+    assert "dpo-1 cannot run: lora.target_modules qkv_proj match no linear layer" in found.headline
+
+
+def test_layers_without_an_adapter_are_a_warning(settings):
+    lora = "{r: 4, alpha: 8, target_modules: [q_proj, v_proj]}"
+    found = by_check(examine(settings(f"dpo.lora={lora}", f"sft.training.lora={lora}")))["model"]
+    assert found.verdict == "warn"
+    assert "Adapters cover 16.7 % of the weights" in found.headline
 
 
 def test_a_hub_model_needs_config_and_tokenizer_only(

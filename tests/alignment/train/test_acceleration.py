@@ -21,7 +21,7 @@ from alignment.train.acceleration import (
 from alignment.train.losses import Sigmoid
 from alignment.train.objectives import PairObjective
 from alignment.train.packed import _accept_micro_batches
-from alignment.train.settings import ALL_LINEAR
+from alignment.train.settings import SEVEN
 from benchmarks.workload import pairs_of, tokenizer
 from tests.alignment.train.models import random_model
 
@@ -174,7 +174,7 @@ def test_half_of_the_layers_keep_their_activations(adapted):
 def test_a_compiled_policy_with_a_fresh_adapter_is_its_reference_bit_for_bit(adapted):
     """In bfloat16, where kernels compiled without the adapter would round differently."""
     wide = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "num_hidden_layers": 4}
-    model = adapted(0.3, ALL_LINEAR, initializer_range=0.02, **wide)
+    model = adapted(0.3, SEVEN, initializer_range=0.02, **wide)
     for name, parameter in model.named_parameters():
         if "lora_" not in name:
             parameter.data = parameter.data.bfloat16()

@@ -29,7 +29,7 @@ from alignment.train.losses import (
 )
 from alignment.train.settings import DpoConfig, Lora, SftConfig
 from alignment.train.sft import train_sft
-from tests.alignment.train.models import random_model
+from benchmarks.tiny_models import tiny_model
 from tests.golden.test_trajectories import CONVERSATIONS, PAIRS
 
 PACKED = Packed(tokens_per_micro_batch=150)
@@ -300,7 +300,13 @@ def test_both_engines_evaluate_held_out_rows(run):
 
 def test_a_family_that_the_packed_engine_does_not_support_is_refused(run, open_tiny):
     tiny = open_tiny()
-    gpt2 = replace(tiny, model=random_model("gpt2"))
-    lora = Lora(r=4, alpha=8, target_modules=("c_attn",))
-    with pytest.raises(ModelError, match=r"GPT2Model has no list of layers; set engine.name=stock"):
-        run("sft", "gpt2", PACKED, loaded=gpt2, lora=lora)
+    lfm2 = replace(tiny, model=tiny_model("lfm2", vocab_size=len(tiny.tokenizer)))
+    lora = Lora(r=4, alpha=8, target_modules=("q_proj",))
+    with pytest.raises(ModelError, match=r"Lfm2ShortConv \(layer 0\) .*; set engine.name=stock"):
+        run("sft", "lfm2", PACKED, loaded=lfm2, lora=lora)
+
+
+def test_target_modules_that_match_nothing_end_a_training_before_it_starts(run):
+    lora = Lora(r=4, alpha=8, target_modules=("q_proj", "qkv_proj"))
+    with pytest.raises(ModelError, match="qkv_proj match no linear layer of qwen2; set it to all-"):
+        run("dpo", "names", PACKED, lora=lora)

@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from transformers import AutoConfig
 
 from alignment.doctor.forecast.checks import check_memory, check_time, duration
 from alignment.doctor.forecast.devices import GIB, find_device
@@ -51,6 +52,22 @@ def test_a_shape_has_the_parameters_of_the_model_that_transformers_builds(tiny_m
     assert shape is not None
     small = sum(p.numel() for p in model.parameters() if p.dim() == 1)  # biases and norms
     assert shape.parameters == model.num_parameters() - small
+
+
+def test_experts_count_in_memory_and_only_those_met_in_time(tmp_path):
+    """Mixtral 8x7B: 46.7 billion weights, of which a token meets two experts' in eight, 12.9.
+
+    Its experts are no linear layers, so that 4 bits compress attention alone: 1.3 billion.
+    """
+    AutoConfig.for_model("mixtral").save_pretrained(tmp_path)
+    shape = Shape.read(tmp_path)
+    assert shape is not None
+    assert shape.parameters == pytest.approx(46.7e9, rel=1e-3)
+    embedding = 32000 * 4096
+    assert shape.matmul_parameters + embedding == pytest.approx(12.88e9, rel=1e-3)
+    assert shape.block_parameters == 32 * (2 * 4096**2 + 2 * 4096 * 1024)
+    assert weight_bytes(shape, Nf4(), bf16=True) > 2 * 45e9
+    assert shape.lora_parameters(8, "all-linear") == 32 * 8 * (2 * 8192 + 2 * 5120)
 
 
 @pytest.mark.parametrize("content", ["{}", "no JSON", json.dumps({"hidden_size": "wide"})])
