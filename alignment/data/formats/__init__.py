@@ -26,6 +26,7 @@ from alignment.data.formats.judged import Candidates, Compared, LabelStudio
 from alignment.data.formats.pairs import (
     HH,
     OTHER_PROMPTS,
+    OTHER_REPLIES,
     GradedSolutions,
     Preference,
     PreferredOutput,
@@ -108,6 +109,11 @@ KNOWN: tuple[RowFormats, ...] = (
     Preference(),
     *(Preference(prompt=name) for name in OTHER_PROMPTS),
     Preference(chosen="chosen_messages", rejected="rejected_messages"),
+    *(
+        Preference(prompt=name, chosen=chosen, rejected=rejected)
+        for chosen, rejected in OTHER_REPLIES
+        for name in ("prompt", *OTHER_PROMPTS)
+    ),
     Preference(
         prompt="question",
         chosen="answer_matching_behavior",
@@ -125,6 +131,7 @@ KNOWN: tuple[RowFormats, ...] = (
     Instruction(instruction="user", output="assistant"),
     Instruction(instruction="prompt", output="response"),
     Instruction(instruction="prompt", output="completion"),
+    Instruction(instruction="input", output="output"),
     Instances(),
     Gsm8k(),
     GradedSolutions(),

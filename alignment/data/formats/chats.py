@@ -13,6 +13,7 @@ from alignment.data.formats.base import (
     first_present,
     has_any,
     is_answer,
+    is_chat,
     is_list,
     is_talk,
     is_text,
@@ -36,6 +37,8 @@ PREFERENCES = (
 )
 """Columns beside which a chat is part of a pair, not a chat to imitate."""
 
+_QUESTIONS = ("instruction", "prompt", "question", "query")
+"""Columns beside which `input` is only more of the question."""
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 
 
@@ -109,7 +112,8 @@ class Instruction(RowFormat):
     """One question and one answer, in columns of any name: Alpaca's, or prompt and response."""
 
     expects: ClassVar[str] = (
-        "instruction, output: texts; optionally input: more of the question "
+        "instruction, output: texts, messages or lists of messages; optionally input: more of the "
+        "question "
         "(for other names: {name: instruction, instruction: question, output: answer})"
     )
     reads: ClassVar[str] = "the question, with input or context below it, and the answer"
@@ -126,14 +130,20 @@ class Instruction(RowFormat):
     output: str = Field(default="output", description="Column of the answer.")
 
     def detects(self, columns: Columns) -> str | None:
-        """By its instruction and output columns as texts, unless they are part of pairs."""
-        if has_any(columns, PREFERENCES) or not mostly(columns, self.instruction, is_text):
+        """By its instruction and output columns, unless they are part of pairs."""
+        if has_any(columns, PREFERENCES) or not mostly(columns, self.instruction, _is_said):
             return None
-        answers = mostly(columns, self.output, is_answer)
+        if self.instruction == "input" and has_any(columns, _QUESTIONS):
+            return None
+        answers = mostly(columns, self.output, lambda one: is_answer(one) or _is_said(one))
         return f"columns {self.instruction}, {self.output}" if answers else None
 
     def parse(self, row: RawRow) -> Iterator[Conversation]:
         """The question and its answer."""
+        if any(_is_turn(row.fields.get(name)) for name in (self.instruction, self.output)):
+            prompt = row.turns(self.instruction, role="user")
+            yield row.conversation(prompt + row.turns(self.output, role="assistant"))
+            return
         question = row.question(self.instruction)
         if self.input not in MORE and row.fields.get(self.input) is not None:
             question = f"{question}\n\n{row.text(self.input)}".strip()
@@ -204,6 +214,14 @@ def ends_with_user(columns: Columns, name: str) -> bool:
     """Whether all chats of a column end with the user's turn, so that they are prompts."""
     chats = [value for value in columns.get(name, ()) if isinstance(value, list) and value]
     return bool(chats) and all(is_message(one[-1]) and _speaker(one[-1]) in _USERS for one in chats)
+
+
+def _is_turn(value: object) -> bool:
+    return is_message(value) or is_chat(value)
+
+
+def _is_said(value: object) -> bool:
+    return is_text(value) or _is_turn(value)
 
 
 _USERS = ("user", "human", "prompter")

@@ -13,6 +13,7 @@ from alignment.data.formats.base import (
     Kind,
     RowFormat,
     first_present,
+    is_chat,
     is_list,
     is_number,
     is_turns,
@@ -35,7 +36,12 @@ _BASES = (
 _ENDS = (("1", "2"), ("a", "b"), ("A", "B"), ("0", "1"))
 _VOTES = ("label", "preference", "winner", "verdict", "annotator1", "annotator2", "annotator3")
 """Columns with verdicts; where there are several, the majority decides."""
-_SINGLE = ("labels", "better_response_id", "better", "comparison", "choice", "selected")
+_SIGNED = ("preference_strength", "overall_preference")
+"""Columns whose sign says which reply is better."""
+_SINGLE = (
+    *("labels", "better_response_id", "better", "comparison", "choice", "selected"),
+    *("safer_response_id", "preferred", "chosen", *_SIGNED),
+)
 """Columns with a verdict, of which the first is used if there is none of `_VOTES`."""
 _ONE_HOT = ("winner_model_a", "winner_model_b", "winner_tie")
 """Columns of which one is 1: the arena's way to write a verdict in a table."""
@@ -49,14 +55,16 @@ class Compared(RowFormat):
     divided by the number of all votes. Without a majority the pair is a tie. Verdicts are 1, 2 and
     0 (tie), a and b, the name of the reply's column or model, or words such as
     "a-is-slightly-better". What 0 and 1 alone mean is not guessed: the names of the columns
-    (`response_0`) or the scores of all first rows decide it, or `zero_is`.
+    (`response_0`) or the scores of all first rows decide it, or `zero_is`. What the sign of numbers
+    such as -3 .. 3 means is only said by `negative_is`.
     """
 
     expects: ClassVar[str] = (
         "a question; two replies such as output_1 and output_2, response_a and response_b, "
         "human_ref_A and human_ref_B; and a verdict in label, labels, preference, winner, "
         "better_response_id, comparison or annotator1, annotator2 ..., in winner_model_a, "
-        "winner_model_b and winner_tie, or as score_A and score_B"
+        "winner_model_b and winner_tie, as score_A and score_B, or as a signed number in "
+        "preference_strength or overall_preference"
     )
     reads: ClassVar[str] = "the majority's reply as chosen, its share of the votes as the strength"
     columns: ClassVar[tuple[str, ...]] = ("response_a", "response_b", "winner")
@@ -67,6 +75,14 @@ class Compared(RowFormat):
         description="Meaning of verdict 0. `tie`: 1 and 2 are the two replies. `first`: 0 is the "
         "first reply and 1 the second. `second`: 1 is the first reply and 0 the second. Default: a "
         "tie if 2 occurs too, else what names of columns or scores say, otherwise an error.",
+    )
+    negative_is: Literal["first", "second"] | None = Field(
+        default=None,
+        description="The better reply where verdicts are signed and negative, as -3 of -3 .. 3; "
+        "positive ones prefer the other, 0 is a tie. Default: signed verdicts are an error.",
+    )
+    score_scale: PositiveFloat = Field(
+        default=3.0, description="Size of a signed verdict that counts as strength 1."
     )
 
     def detects(self, columns: Columns) -> str | None:
@@ -83,15 +99,21 @@ class Compared(RowFormat):
             return None
         own = {name.lower() for name in replies}
         models = {word(value) for name in _MODELS for value in columns.get(name, ())}
-        known = mostly(columns, judges[0], lambda value: word(value) in {*VERDICTS, *own, *models})
+        words = {*VERDICTS, *own, *models}
+        known = mostly(
+            columns, judges[0], lambda one: not words.isdisjoint(_spellings(one)) or is_number(one)
+        )
         return f"columns {', '.join((*replies, *judges))}" if known else None
 
     def settled(self, rows: Sequence[Json], *, where: str) -> Self:
         """With the meaning of 0, if the verdicts of the first rows are only 0 and 1.
 
         Raises:
-            DataError: neither names of columns nor scores decide it, or verdicts are a scale.
+            DataError: neither names of columns nor scores decide it, or verdicts are a scale, or
+                signed.
         """
+        if self.negative_is is not None:
+            return self
         seen, meanings, place = set(), set(), ("", "", "")
         for fields in rows:
             names = _filled(fields)
@@ -103,8 +125,9 @@ class Compared(RowFormat):
             place = (judges[0], *replies)
             if len(found) == 1 and (meaning := _meaning(fields, found.pop(), replies)):
                 meanings.add(meaning)
-        if judge_scale := scale(seen, ("0", "1") if _ends(place[1:]) == ("0", "1") else "012"):
-            raise DataError(_not_a_verdict(where, place, judge_scale))
+        if numbers := scale(seen, _allowed(place)):
+            signed = place[0] in _SIGNED or any(float(one) < 0 for one in numbers)
+            raise DataError((_which_sign if signed else _not_a_verdict)(where, place, numbers))
         if not seen or not seen <= {"0", "1"} or _ends(place[1:]) == ("0", "1"):
             return self
         if len(meanings) == 1:
@@ -152,7 +175,9 @@ class Compared(RowFormat):
         return winner, sum(strength for vote, strength in votes if vote == winner) / len(votes)
 
     def _vote(self, row: RawRow, value: object, replies: tuple[str, str]) -> tuple[int, float]:
-        found = word(value)
+        found, underscored = _spellings(value)
+        if self.negative_is is not None:
+            return self._signed(number(value, what="verdict"))
         if found in ("0", "1") and (self.zero_is in _SIDES or _ends(replies) == ("0", "1")):
             zero = _SIDES.get(self.zero_is or "first", FIRST)
             return (zero if found == "0" else FIRST + SECOND - zero), 1.0
@@ -160,9 +185,15 @@ class Compared(RowFormat):
             return VERDICTS[found]
         models = [word(row.get(name)) for name in _MODELS if row.fields.get(name) is not None]
         for names in ([name.lower() for name in replies], models):
-            if names.count(found) == 1:
-                return (FIRST, SECOND)[names.index(found)], 1.0
+            for one in {found, underscored}:
+                if names.count(one) == 1:
+                    return (FIRST, SECOND)[names.index(one)], 1.0
         raise Rejected(Reason.malformed, f"verdict {found[:40]!r} is unknown")
+
+    def _signed(self, value: float) -> tuple[int, float]:
+        negative = _SIDES[self.negative_is or "first"]
+        winner = TIE if not value else negative if value < 0 else FIRST + SECOND - negative
+        return winner, min(1.0, abs(value) / self.score_scale)
 
 
 class LabelStudio(RowFormat):
@@ -310,9 +341,9 @@ class _Candidate(NamedTuple):
     scale: float
 
 
-_REPLY_LISTS = ("candidates", "responses", "completions", "answers", "replies")
-_SCORE_LISTS = ("scores", "ranks", "ranking", "ratings")
-_SCORE_KEYS = ("score", "overall_score", "rank", "rating")
+_REPLY_LISTS = ("candidates", "responses", "completions", "answers", "replies", "generations")
+_SCORE_LISTS = ("scores", "ranks", "ranking", "ratings", "rating", "rewards")
+_SCORE_KEYS = ("score", "overall_score", "rank", "rating", "pm_score")
 _TEXT_KEYS = ("text", "response", "content", "answer", "completion", "value")
 
 
@@ -431,6 +462,31 @@ def _which_reading(where: str, judge: str, first: str, second: str, *, agree: bo
     )
 
 
+def _spellings(value: object) -> tuple[str, str]:
+    """A verdict as it is written, and as the name of a column: Response A, response_a."""
+    found = word(value)
+    return found, found.replace(" ", "_")
+
+
+def _allowed(place: tuple[str, str, str]) -> tuple[str, ...]:
+    """The numbers that a column of verdicts may hold."""
+    if place[0] in _SIGNED:
+        return ()
+    return ("0", "1") if _ends(place[1:]) == ("0", "1") else ("0", "1", "2")
+
+
+def _which_sign(where: str, place: tuple[str, str, str], numbers: Sequence[str]) -> str:
+    """The error for signed verdicts: both readings, and the word that decides."""
+    judge, first, second = place[0][:40], *place[1:]
+    word_ = "--format compared,negative_is="
+    return (
+        f"{where}: column {judge} holds {', '.join(numbers[:8])}, and nothing says which sign "
+        f"prefers which reply. Where negative numbers prefer {first}: {word_}first. Where they "
+        f"prefer {second}: {word_}second. In a config, format: {{name: compared, negative_is: "
+        "first}"
+    )
+
+
 def _not_a_verdict(where: str, place: tuple[str, str, str], numbers: Sequence[str]) -> str:
     """The error for numbers whose direction nothing decides."""
     judge, first, second = place[0][:40], *place[1:]
@@ -452,9 +508,16 @@ def _one_hot(row: RawRow) -> tuple[int, float]:
 
 
 def _question(columns: Columns, replies: tuple[str, str]) -> str:
-    return first_present(columns, _QUESTIONS, is_turns) or (
-        "the chats" if mostly(columns, replies[0], is_list) else ""
+    return (
+        first_present(columns, _QUESTIONS, lambda value: is_turns(value) or _is_worded(value))
+        or first_present(columns, ("context",), is_chat)
+        or ("the chats" if mostly(columns, replies[0], is_list) else "")
     )
+
+
+def _is_worded(value: object) -> bool:
+    """Whether it is an object with the text of a question, as WebGPT has it."""
+    return isinstance(value, dict) and isinstance(value.get("full_text"), str)
 
 
 def _reply(row: RawRow, name: str) -> Turns:
@@ -468,7 +531,10 @@ def _reply(row: RawRow, name: str) -> Turns:
 
 def _asked(row: RawRow, replies: tuple[str, str]) -> Turns:
     """The prompt; beside replies in lists of texts, it is one too."""
-    name = next((name for name in _QUESTIONS if row.fields.get(name) is not None), "")
+    names = (*_QUESTIONS, *(("context",) if is_chat(row.fields.get("context")) else ()))
+    name = next((name for name in names if row.fields.get(name) is not None), "")
+    if _is_worded(row.fields.get(name)):
+        return as_prompt(text(row.get_in(name, "full_text"), where=f"{name}.full_text"))
     if not name:
         raise Rejected(Reason.malformed, f"none of the columns {', '.join(_QUESTIONS)} holds text")
     texts = _texts(row.fields[name]) if _texts(row.fields[replies[0]]) is not None else None

@@ -34,7 +34,7 @@ from alignment.records import Message, PreferencePair, Role
 
 _SCORES = ("score", "rating", "reward")
 """Words in the names of columns that score the replies: the higher, the better."""
-_MARKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_MARKER = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):")
 _SPEAKERS: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -48,14 +48,15 @@ class Preference(RowFormat):
 
     expects: ClassVar[str] = (
         "prompt, chosen, rejected: texts, messages or lists of messages; "
-        "or chosen, rejected: lists of messages that both start with the prompt"
+        "or chosen, rejected: lists of messages that both start with the prompt (also as accepted "
+        "and rejected, preferred and dispreferred, win and lose, positive and negative ...)"
     )
     reads: ClassVar[str] = (
         "the pair; scores, ratings or rewards of both replies become its strength, ties and "
         "inverted pairs are quarantined"
     )
     columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
-    outranks: ClassVar[tuple[str, ...]] = ("messages", "sharegpt")
+    outranks: ClassVar[tuple[str, ...]] = ("messages", "sharegpt", "candidates")
     gives: ClassVar[Kind] = "pairs"
     name: Literal["preference"] = "preference"
     prompt: str = Field(
@@ -115,6 +116,12 @@ SECONDARY = ("input", "messages", "conversations", "conversation")
 """Columns that hold the prompt of a pair only where no column with a plainer name does."""
 OTHER_PROMPTS = ("question", "instruction", "query", *SECONDARY)
 """Columns that hold the prompt of a pair, besides `prompt`."""
+OTHER_REPLIES = (
+    *(("chosen_response", "rejected_response"), ("accepted", "rejected")),
+    *(("preferred", "dispreferred"), ("preferred", "rejected"), ("win", "lose")),
+    *(("positive", "negative"), ("better", "worse"), ("better_response", "worse_response")),
+)
+"""Columns that hold the better and the worse reply of a pair, besides `chosen` and `rejected`."""
 
 
 @lru_cache(maxsize=64)
@@ -235,7 +242,8 @@ class RejectedResponse(RowFormat):
 
     def detects(self, columns: Columns) -> str | None:
         """By a rejected response beside a chat, or beside a query and its response."""
-        if not mostly(columns, "rejected_response", is_turns) or columns.get("chosen"):
+        others = has_any(columns, ("chosen", "chosen_response"))
+        if others or not mostly(columns, "rejected_response", is_turns):
             return None
         found = first_present(columns, ("messages", *CHATS), is_talk)
         if not found and mostly(columns, "response", is_text):

@@ -14,11 +14,12 @@ from alignment.data.formats.base import (
     Kind,
     is_chat,
     is_number,
+    is_text,
     is_turns,
     mostly,
 )
 from alignment.data.formats.messages import is_exchange, is_message
-from alignment.data.formats.verdicts import LABELS, SCORES, VERDICTS, is_thumb, word
+from alignment.data.formats.verdicts import LABELS, SCORES, VERDICTS, is_thumb, thumb, word
 from alignment.errors import DataError
 
 _SHOWN = 20
@@ -26,9 +27,17 @@ _JUDGEMENT = re.compile(
     r"(?:^|[_\-. ])(?:labels?|scores?|ratings?|rewards?|grades?|ranks?|ranking|preference|preferred"
     r"|winner|verdict|votes?|upvotes|downvotes|thumbs?|liked?|feedback|judge?ments?|quality"
     r"|helpful(?:ness)?|correct(?:ness)?|coherence|harmless(?:ness)?|harmful|accepted|acceptable"
+    r"|safe|unsafe|safety|toxic|toxicity"
     r"|better|best|worse|chosen|rejected|good|bad)(?:$|[_\-. ])",
     re.IGNORECASE,
 )
+
+_WORSE = re.compile(
+    r"(?:^|[_\-. ])(?:ranks?|ranking|harmful|unsafe|toxic|toxicity|rejected|downvotes|worse|bad)"
+    r"(?:$|[_\-. ])",
+    re.IGNORECASE,
+)
+"""Judgements that are better the lower they are."""
 
 
 def unknown(where: str, columns: Columns, known: Sequence[BaseFormat]) -> str:
@@ -71,6 +80,9 @@ def check_nothing_lost(where: str, columns: Columns, unread: Iterable[str], give
     chats = [name for name in left if mostly(columns, name, _is_talk)]
     if chats:
         raise DataError(_lost_chat(where, chats[0][:40]))
+    replies = [name for name in left if gives == "prompts" and _is_judged(columns, name)]
+    if len(replies) == 2:
+        raise DataError(_lost_pair(where, *replies))
     judges = [name for name in left if gives == "conversations" and _judges(columns, name)]
     if judges:
         raise DataError(_lost_judgement(where, columns, judges))
@@ -80,9 +92,16 @@ def _judges(columns: Columns, name: str) -> bool:
     """Whether a column seems to say how good a reply is."""
     if not _JUDGEMENT.search(name):
         return False
+    if _WORSE.search(name) and all(thumb(one) is False for one in columns[name]):
+        return False  # nothing is amiss with any reply
     return mostly(
         columns, name, lambda one: is_number(one) or is_thumb(one) or word(one) in VERDICTS
     )
+
+
+def _is_judged(columns: Columns, name: str) -> bool:
+    """Whether a column seems to hold replies that its name judges."""
+    return bool(_JUDGEMENT.search(name)) and mostly(columns, name, is_turns)
 
 
 def _is_talk(value: object) -> bool:
@@ -101,8 +120,28 @@ def _lost_chat(where: str, name: str) -> str:
     )
 
 
+def _lost_pair(where: str, first: str, second: str) -> str:
+    first, second = first[:40], second[:40]
+    return (
+        f"{where}: {first} and {second} seem to be a better and a worse reply, and the detected "
+        f"format reads only the prompt. Say which: --column {first}=chosen --column "
+        f"{second}=rejected, or --column {second}=chosen --column {first}=rejected; --column "
+        f"{first}= --column {second}= reads the prompt alone (in a config, columns: {{{first}: "
+        f"chosen, {second}: rejected}})"
+    )
+
+
 def _lost_judgement(where: str, columns: Columns, names: Sequence[str]) -> str:
     shown = [name[:40] for name in names]
+    left_out = " ".join(f"--column {name}=" for name in shown)
+    each = ", ".join(f"{name}: ''" for name in shown)
+    if _WORSE.search(names[0]):  # read as a label or a score, it would swap every pair
+        return (
+            f"{where}: {', '.join(shown)} seem to judge the replies, and the detected format would "
+            f"imitate all of them. {left_out} imitates all (in a config, columns: {{{each}}}). For "
+            "pairs, add a column score that is higher for the better reply, or a column label that "
+            "is true for a good one"
+        )
     two = all(is_thumb(value) for value in columns[names[0]])
     kind, ours, what = (
         ("unpaired", "label", "a liked and a disliked")
@@ -113,8 +152,6 @@ def _lost_judgement(where: str, columns: Columns, names: Sequence[str]) -> str:
     config = f"columns: {{{shown[0]}: {ours}}}"
     if names[0] in (LABELS if two else SCORES):  # it has the name already
         words, config = f"--format {kind}", f"format: {{name: {kind}}}"
-    left_out = " ".join(f"--column {name}=" for name in shown)
-    each = ", ".join(f"{name}: ''" for name in shown)
     return (
         f"{where}: {', '.join(shown)} seem to judge the replies, and the detected format would "
         f"imitate all of them. Say which: {words} makes pairs of {what} reply to a prompt; "
@@ -132,7 +169,8 @@ def _nearest(columns: Columns, known: Sequence[BaseFormat]) -> str:
         return (
             f"If {first} and {second} are replies to be compared, nearest is compared: --column "
             f"{first}=response_a --column {second}=response_b --column THEIRS=winner, where winner "
-            "is a, b or tie. "
+            f"is a, b or tie. If one is always the better: --column {first}=chosen --column "
+            f"{second}=rejected, or --column {second}=chosen --column {first}=rejected. "
         )
     best = max(known, key=lambda one: _share(columns, one))
     missing = [name for name in best.columns if name not in columns]
@@ -164,13 +202,18 @@ def _close(columns: Columns, wanted: Sequence[str]) -> dict[str, str]:
     plain = {
         re.sub(r"[-. ]", "_", name.lower()): name
         for name in columns
-        if mostly(columns, name, is_turns)
+        if mostly(columns, name, _is_reply)
     }
     found = {}
     for name in wanted:
         for close in get_close_matches(name, plain, n=1, cutoff=0.85):
             found[name] = plain.pop(close)
     return found
+
+
+def _is_reply(value: object) -> bool:
+    """Whether it is one text, message or chat, not a list of several."""
+    return is_text(value) or is_message(value) or is_chat(value)
 
 
 def _listed(columns: Columns) -> str:

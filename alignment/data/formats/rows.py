@@ -24,6 +24,9 @@ HISTORY = "history"
 MORE = ("input", "context")
 """Columns with more of a question, placed below it; a context only if it is not in it already."""
 
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+"""Columns with what a chat is about and no text model is given."""
+
 _MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](?:role|from|content|value)['"]\s*:""")
 
 
@@ -157,6 +160,7 @@ class RawRow:
         """The chat after this row's history, under its system turn, with the functions to call."""
         if not chat:
             return chat
+        self._check_media()
         if _is_history(self.fields.get(HISTORY)):
             chat = self._after_history(chat)
         for column in SYSTEM:
@@ -166,6 +170,14 @@ class RawRow:
             if isinstance(self.fields.get(column), list | str):
                 chat = self._with_tools(chat, column)
         return chat
+
+    def _check_media(self) -> None:
+        """Refuse a row whose text is about something that a text model is not given."""
+        for name in MEDIA:
+            value = self.fields.get(name)
+            if isinstance(value, str | list | dict) and not is_blank(value):
+                detail = f"column {name!r} belongs to the chat and is no text; to read the row "
+                raise Rejected(Reason.malformed, f"{detail}without it, --column {name}=")
 
     # --- what belongs before a chat ---------------------------------------------------------------
 
@@ -221,10 +233,17 @@ def split_at_common_prefix(chosen: Turns, rejected: Turns) -> tuple[Turns, Turns
     """(prompt, chosen, rejected): the messages with which both chats begin, and the rest of each.
 
     At least the last message of each is a reply, so two equal chats give two equal replies.
+
+    Raises:
+        Rejected: they have no turn in common.
     """
     longest = max(0, min(len(chosen), len(rejected)) - 1)
     pairs = zip(chosen[:longest], rejected[:longest], strict=True)
     common = next((at for at, (one, other) in enumerate(pairs) if one != other), longest)
+    if longest and not common:
+        raise Rejected(Reason.contradictory, "the two chats of the pair open with different turns")
+    if chosen and rejected and not longest:
+        raise Rejected(Reason.empty, "a chat of the pair has only one turn, so it has no prompt")
     return chosen[:common], chosen[common:], rejected[common:]
 
 
@@ -247,8 +266,12 @@ def _is_among(value: object, known: set[str]) -> bool:
     """Whether each text of a cell, alone or as a list of messages, is one of these."""
     texts = [value]
     if isinstance(value, list):
-        texts = [
-            item.get("content", item.get("value")) if isinstance(item, dict) else None
-            for item in value
-        ]
+        texts = [text for item in value for text in _texts_of(item)]
     return all(isinstance(text, str) and text.strip() in known for text in texts)
+
+
+def _texts_of(item: object) -> list[object]:
+    """What a message or an exchange says; nothing known of anything else."""
+    if isinstance(item, dict) and messages.is_exchange(item):
+        return list(item.values())
+    return [item.get("content", item.get("value"))] if isinstance(item, dict) else [None]

@@ -31,7 +31,9 @@ class Template(NamedTuple):
 _NEVER = re.compile(r"(?!)")
 _SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>\s*", re.DOTALL)
 
-HUMAN = Template("Human: / Assistant:", re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):"), _NEVER)
+HUMAN = Template(
+    "Human: / Assistant:", re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):"), _NEVER
+)
 TEMPLATES = (
     Template(
         "ChatML",

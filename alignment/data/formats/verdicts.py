@@ -30,6 +30,11 @@ VERDICTS: dict[str, tuple[int, float]] = {
     "b-is-better": (SECOND, 1.0),
     "a-is-slightly-better": (FIRST, 0.5),
     "b-is-slightly-better": (SECOND, 0.5),
+    "a>b": (FIRST, 1.0),
+    "b>a": (SECOND, 1.0),
+    "a>>b": (FIRST, 1.0),
+    "b>>a": (SECOND, 1.0),
+    "a=b": (TIE, 0.0),
     "tie": (TIE, 0.0),
     "tie (bothbad)": (TIE, 0.0),
     "both_bad": (TIE, 0.0),
@@ -43,11 +48,11 @@ SCORES = ("score", "rating", "reward", "overall_score")
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _LIKED = {
     *("1", "+1", "true", "yes", "good", "up", "like", "liked"),
-    *("thumbs_up", "thumbsup", "chosen", "desirable"),
+    *("thumbs_up", "thumbsup", "chosen", "desirable", "\N{THUMBS UP SIGN}"),
 }
 _DISLIKED = {
     *("0", "-1", "false", "no", "bad", "down", "dislike", "disliked"),
-    *("thumbs_down", "thumbsdown", "rejected", "undesirable"),
+    *("thumbs_down", "thumbsdown", "rejected", "undesirable", "\N{THUMBS DOWN SIGN}"),
 }
 
 
