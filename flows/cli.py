@@ -34,7 +34,9 @@ Overrides = Annotated[
     ),
 ]
 StoreFolder = Annotated[Path, typer.Option("--store", help="Folder that holds the artifacts.")]
-REFERENCE_HELP = "A step's name, a key or its beginning, or `champion` (`champion:LINE`)."
+REFERENCE_HELP = (
+    "A step's name, a key or its beginning, a label ('round 4'), or `champion` (`champion:LINE`)."
+)
 Reference = Annotated[str, typer.Argument(help=REFERENCE_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Lineage = Annotated[bool, typer.Option("--lineage", help="Show all ancestors, oldest first.")]

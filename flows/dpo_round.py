@@ -22,10 +22,11 @@ from alignment.records import Frozen
 from alignment.report.assemble import ReportFiles
 from alignment.rounds.driver import DriverOutcome, Hooks, RoundDriver
 from alignment.rounds.line import RoundLine
+from alignment.rounds.notes import shortened
 from alignment.rounds.steps import inbox_of
 from flows.device import state_device
 from flows.form import Change, Config, form_field
-from flows.printing import command_of, shortened
+from flows.printing import command_of
 from flows.sft_dpo import Stages, find_config, name_of_run, run_chain
 from tasks import artifacts
 from tasks.report import round_report

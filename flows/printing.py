@@ -7,25 +7,21 @@ from pathlib import Path
 
 from alignment.errors import printable
 from alignment.records import StageRecord
-from alignment.rounds.ledger import Champion
-from alignment.rounds.line import RoundLine, all_lines
-from alignment.rounds.notes import read_notes
+from alignment.rounds.ledger import Champion, Closed
+from alignment.rounds.line import RoundLine, all_lines, how_to_approve
+from alignment.rounds.notes import read_notes, shortened
 from alignment.rounds.state import State
 from alignment.store.store import Store
 
-SHOWN = 20
-"""Notes that are printed; a list of thousands would hide the rest."""
+ROUNDS = 20
+"""Rounds of a line that are listed, the newest."""
+_RULES = {"gate": " (plain gate)", "anchored": " (anchored gate)"}
+"""The rule that judged a round, by the stage of its gate."""
 
 
 def say(text: str = "", *, error: bool = False) -> None:
     """Print text; characters that a terminal would obey are shown instead."""
     print(printable(text), file=sys.stderr if error else sys.stdout)
-
-
-def shortened(notes: Sequence[str]) -> list[str]:
-    """The first notes, and the number of the others."""
-    more = len(notes) - SHOWN
-    return [*notes[:SHOWN], *([f"and {more} more files"] if more > 0 else [])]
 
 
 def command_of(name: str, config: str | Path, overrides: Sequence[str]) -> str:
@@ -47,14 +43,41 @@ def print_lines(store: Store) -> None:
         state = line.state()
         if state.champion is not None:
             _print_line(line, state, state.champion)
+            _print_rounds(store, state)
+            _print_batches(line, state)
 
 
 def _print_line(line: RoundLine, state: State, champion: Champion) -> None:
-    outcomes = [closed.fate for _, closed in state.history]
+    outcomes = [_outcome(state, closed) for _, closed in state.history]
     counts = ", ".join(f"{outcomes.count(one)} {one}" for one in dict.fromkeys(outcomes))
     say(f"line {line.name}: champion {champion.label} {champion.model}")
+    print_anchor(state)
     rounds = "1 round" if len(outcomes) == 1 else f"{len(outcomes)} rounds"
     say(f"  {rounds} from the inbox{f': {counts}' if counts else ''}")
+
+
+def _print_rounds(store: Store, state: State) -> None:
+    stages = {
+        (record.name, record.parents["candidate"]): record.stage
+        for record in store.records()
+        if "candidate" in record.parents
+    }
+    for _, closed in state.history[-ROUNDS:]:
+        rule = _RULES.get(stages.get((f"gate-{closed.number}", closed.head.model), ""), "")
+        say(f"  round {closed.number}: {_outcome(state, closed)}{rule}: {closed.why[:160]}")
+    if state.waiting is not None:
+        say(f"  {how_to_approve(state.waiting)}")
+
+
+def _outcome(state: State, closed: Closed) -> str:
+    """The outcome of a round, with what a person made of one that waited for approval."""
+    if closed.fate != "waiting" or closed == state.waiting:
+        return closed.fate
+    promoted = closed.head.model in {champion.model for champion in state.champions}
+    return "approved" if promoted else "not approved"
+
+
+def _print_batches(line: RoundLine, state: State) -> None:
     for why in state.failures:
         say(f"  the open round failed: {why}")
     for batch in state.set_aside:
@@ -63,6 +86,21 @@ def _print_line(line: RoundLine, state: State, champion: Champion) -> None:
         say(f"  {refused.batch.name} ({refused.batch.shown_file}) is refused: {refused.why}")
     for note in shortened([str(note) for note in read_notes(line)]):
         say(f"  not used: {note}")
+
+
+def print_anchor(state: State) -> None:
+    """Print the model that the anchored gate judges from, and how many verdicts it allows."""
+    if state.anchor is not None:
+        say(f"  anchor {state.anchor.label} {state.anchor.model}: {_verdicts(state)}")
+
+
+def _verdicts(state: State) -> str:
+    since = "1 verdict since" if state.looks == 1 else f"{state.looks} verdicts since"
+    if state.looks_left is None:
+        return since
+    if state.looks_left == 0:
+        return f"{since}, none left: sft-dpo promote champion, to confirm it"
+    return f"{since}, {state.looks_left} left"
 
 
 def print_ancestry(store: Store, records: list[StageRecord]) -> None:

@@ -12,6 +12,7 @@ from alignment.records import (
     GateResult,
     ModelRef,
     StageRecord,
+    Verdict,
 )
 from alignment.report.metric import MISSING
 from alignment.report.table import Cell, Table
@@ -88,4 +89,10 @@ def _verdict(model: StageRecord, all_records: list[StageRecord]) -> str:
         for record in all_records
         if (result := record.output_as(GateResult)) and record.parents["candidate"] == model.key
     )
-    return "; ".join(f"{verdict.word} against {verdict.champion}" for verdict in verdicts)
+    return "; ".join(map(_in_words, verdicts))
+
+
+def _in_words(verdict: Verdict) -> str:
+    """'kept against round 1 (anchor base)': the word, and by which rule."""
+    rule = "plain gate" if verdict.anchor is None else f"anchor {verdict.anchor}"
+    return f"{verdict.word} against {verdict.champion} ({rule})"

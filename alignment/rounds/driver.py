@@ -30,9 +30,9 @@ from alignment.rounds.inbox import Arrival
 from alignment.rounds.inspection import Inspector
 from alignment.rounds.intake import Intake, notes_on
 from alignment.rounds.ledger import Champion, Opened, OutcomeName
-from alignment.rounds.line import RoundLine, check_sound
+from alignment.rounds.line import RoundLine, check_sound, how_to_approve
 from alignment.rounds.measure import Measure, rows_of_line
-from alignment.rounds.notes import Note, keep_notes
+from alignment.rounds.notes import Note, keep_notes, shortened
 from alignment.rounds.repair import Repair
 from alignment.rounds.state import Deliveries, State
 from alignment.rounds.steps import batches_step, first_champion, inbox_of, outcome, steps_of
@@ -93,13 +93,37 @@ class RoundDriver:
         self._checked = False
 
     def run(self) -> RoundOutcome:
-        """Finish the open round, or start one if there are enough new pairs."""
-        done = self._attempt()
+        """Finish the open round, or start one if there are enough new pairs.
+
+        Raises:
+            AlignmentError: the attempt ended; the message also names the files that are not used.
+        """
+        try:
+            done = self._attempt()
+        except AlignmentError as error:
+            raise self._with_notes(error) from error
+        notes = self._notes()
+        state = self._line.state()
+        return replace(done, state=state, notes=notes, refused=self._intake.refused)
+
+    def _with_notes(self, error: AlignmentError) -> AlignmentError:
+        """The error with the unused files in its message, which is all that Prefect hands on."""
+        try:
+            listed = [f"not used: {note}" for note in self._notes()]
+        except AlignmentError:  # the ledger cannot be read, which the first error says
+            return error
+        return type(error)("\n".join([str(error), *shortened(listed)]))
+
+    def _notes(self) -> tuple[Note, ...]:
+        """The files that the line does not use, also kept in the store."""
         state = self._line.state()
         notes = notes_on(self._intake.found, state)
         if state.champion is not None:
-            keep_notes(self._line, notes)
-        return replace(done, state=state, notes=notes, refused=self._intake.refused)
+            try:
+                keep_notes(self._line, notes)
+            except AlignmentError as error:  # the outcome counts, whether or not they can be kept
+                self._hooks.log(str(error))
+        return notes
 
     def _attempt(self) -> RoundOutcome:
         state = self._line.revoke_as_elsewhere()
@@ -111,8 +135,7 @@ class RoundDriver:
                 return _nothing_new(state, reason)
             state = self._start_line()
         if state.waiting is not None:
-            message = f"round {state.waiting.number} waits for approval"
-            return RoundOutcome("waiting", message, state)
+            return RoundOutcome("waiting", how_to_approve(state.waiting), state)
         for batch in state.open.batches if state.open is not None else ():
             state = self._intake.restore(batch)
         if state.open is not None and state.is_overtaken:
@@ -247,6 +270,8 @@ class RoundDriver:
         closed = next(closed for _, closed in state.history[::-1] if closed.number == opened.number)
         if closed.fate == "overtaken":
             message = f"the champion changed while round {opened.number} was trained; {message}"
+        if closed.fate == "waiting":
+            message = f"{message}\n{how_to_approve(closed)}"
         return RoundOutcome(closed.fate, message, state)
 
     def _build(self, state: State, opened: Opened) -> tuple[Champion, OutcomeName, str]:

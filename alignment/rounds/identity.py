@@ -101,7 +101,10 @@ def _with_defaults(known: Identity) -> Identity:
 
 def _different(name: str, known: object, found: object) -> Iterator[str]:
     if isinstance(known, dict) and isinstance(found, dict):
-        for key in known.keys() | found.keys():
+        if known.get("name") != found.get("name"):  # another kind, with settings of its own
+            yield f"{name}: the line has {known.get('name')}, the config {found.get('name')}"
+            return
+        for key in sorted(known.keys() | found.keys()):
             yield from _different(f"{name}.{key}", known.get(key), found.get(key))
     elif known != found:
         yield f"{name}: the line has {_shown(known)}, the config {_shown(found)}"

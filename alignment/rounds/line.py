@@ -203,6 +203,14 @@ def all_lines(store: Store) -> Iterator[RoundLine]:
         yield RoundLine(store=store, name=folder.name)
 
 
+def how_to_approve(closed: Closed) -> str:
+    """What a person does about a round that waits for approval."""
+    return (
+        f"round {closed.number} waits for approval: sft-dpo promote {closed.head.model}, or answer "
+        "on the page of the flow `promote`, where it can also be declined"
+    )
+
+
 def revoked_in(store: Store, model: str) -> tuple[Delivery, ...]:
     """The batches, revoked on any line of the store, that a model was trained on.
 

@@ -3,6 +3,7 @@
 A copy for people: nothing is decided from it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -29,7 +30,15 @@ class Note(Frozen):
         return f"{self.file}: {self.why}"
 
 
+SHOWN = 20
+"""Notes that are printed; a list of thousands would hide the rest."""
 _NOTES = TypeAdapter(tuple[Note, ...])
+
+
+def shortened(notes: Sequence[str]) -> list[str]:
+    """The first notes, and the number of the others."""
+    more = len(notes) - SHOWN
+    return [*notes[:SHOWN], *([f"and {more} more files"] if more > 0 else [])]
 
 
 def keep_notes(line: RoundLine, notes: tuple[Note, ...]) -> None:

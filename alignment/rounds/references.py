@@ -50,7 +50,7 @@ def resolve(store: Store, reference: str) -> list[str]:
 
     Names take precedence: "sft" is the step, although the control's key begins with "sft", too.
     "champion" is the champion of the only line of the store, "champion:LINE" that of one of
-    several; "head" is accepted for "champion".
+    several; "head" is accepted for "champion". A label, such as "round 4", is a model of a line.
 
     Returns:
         All matches, newest first for a name; empty if nothing matches.
@@ -64,4 +64,17 @@ def resolve(store: Store, reference: str) -> list[str]:
         return [reference]
     if named := [record.key for record in store.records() if record.name == reference]:
         return named[::-1]
+    if labelled := [key for key in _labelled(store, reference) if key in keys]:
+        return labelled
     return [key for key in keys if key.startswith(reference)]
+
+
+def _labelled(store: Store, label: str) -> list[str]:
+    """The models of all lines that are called this in tables and messages."""
+    known = (
+        one
+        for line in all_lines(store)
+        for state in (line.state(),)
+        for one in (*state.champions, *(closed.head for _, closed in state.history))
+    )
+    return list(dict.fromkeys(one.model for one in known if one.label == label))

@@ -12,6 +12,7 @@ from functools import reduce
 from pydantic import Field
 
 from alignment.errors import UsageError
+from alignment.evaluate.settings import AnchoredGate
 from alignment.records import Frozen
 from alignment.rounds.ledger import (
     Adopted,
@@ -41,7 +42,7 @@ class State(Frozen):
             rollback goes back along this path, whatever was the champion in between.
         identity: what the line is made of, if an entry says so.
         approved: the champions that a person promoted, by key of the model.
-        looks: verdicts since the last of them, or since the line began.
+        verdicts: number of verdicts by the anchor they were judged against, since its approval.
         rounds: number of rounds so far, including those of the configured run.
         open: the round that has claimed batches and is not closed.
         waiting: the round that passed the gate and waits for approval.
@@ -57,7 +58,7 @@ class State(Frozen):
     paths: tuple[tuple[Champion, ...], ...] = ()
     identity: Identity | None = None
     approved: frozenset[str] = frozenset()
-    looks: int = 0
+    verdicts: dict[str, int] = Field(default_factory=dict)
     rounds: int = 0
     open: Opened | None = None
     waiting: Closed | None = None
@@ -83,6 +84,20 @@ class State(Frozen):
         """The last approved model that led to the champion; the line's first, if there is none."""
         approved = (one for one in reversed(self.path) if one.model in self.approved)
         return next(approved, self.path[0] if self.path else None)
+
+    @property
+    def looks(self) -> int:
+        """Verdicts against the anchor; a rollback to an earlier anchor continues its count."""
+        return self.verdicts.get(self.anchor.model, 0) if self.anchor is not None else 0
+
+    @property
+    def looks_left(self) -> int | None:
+        """Verdicts until a person has to confirm the champion; None if the gate counts none."""
+        if self.identity is None:
+            return None
+        gate = self.identity.gate
+        rounds = AnchoredGate().rounds if gate is None else gate.get("rounds")
+        return max(rounds - self.looks, 0) if isinstance(rounds, int) else None
 
     @property
     def champions(self) -> tuple[Champion, ...]:
@@ -237,7 +252,7 @@ def _closed(state: State, event: Closed) -> dict[str, object]:
     changes: dict[str, object] = {
         "open": None,
         "failures": (),
-        "looks": state.looks + judged,
+        **(_one_more_verdict(state) if judged else {}),
         "history": (*state.history, (opened, event)),
     }
     if event.fate == "overtaken":
@@ -268,8 +283,14 @@ def _unused(state: State, groups: tuple[Deliveries, ...]) -> tuple[Deliveries, .
 def _judged_again(state: State, event: Moved) -> dict[str, object]:
     """A person's promotion is where the gate begins again; one by the gate is another verdict."""
     if event.by == "gate":
-        return {"looks": state.looks + 1}
-    return {"approved": state.approved | {event.head.model}, "looks": 0}
+        return _one_more_verdict(state)
+    model = event.head.model
+    return {"approved": state.approved | {model}, "verdicts": {**state.verdicts, model: 0}}
+
+
+def _one_more_verdict(state: State) -> dict[str, object]:
+    assert state.anchor is not None, "a line that has verdicts has an anchor"
+    return {"verdicts": {**state.verdicts, state.anchor.model: state.looks + 1}}
 
 
 def _returned(state: State, event: Returned) -> dict[str, object]:

@@ -13,7 +13,7 @@ from alignment.rounds.references import find_one, line_in
 from alignment.rounds.steps import inbox_of
 from alignment.store.lineage import containing
 from alignment.store.store import Store
-from flows.printing import print_list, say
+from flows.printing import print_anchor, print_list, say
 
 NO_REASON = "from the command line"
 
@@ -86,6 +86,8 @@ def _line_that_used(store: Store, batch: str) -> RoundLine:
 
 
 def _print_champion(rounds: RoundLine) -> None:
-    champion = rounds.state().champion
+    state = rounds.state()
+    champion = state.champion
     assert champion is not None, "a line that can be changed has a champion"
     say(f"champion of {rounds.name}: {champion.label} {champion.model}")
+    print_anchor(state)

@@ -6,10 +6,11 @@ from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.execution.provenance import slow_bfloat16
 from alignment.pipeline.chain import chain
+from alignment.rounds.notes import shortened
 from alignment.store.store import Store
 from flows.device import state_device
 from flows.display import Display
-from flows.printing import say, shortened
+from flows.printing import say
 from flows.shell import watched
 
 FAILED, REFUSED = 1, 3

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from alignment.execution.device import device_facts, obstacle
 from alignment.rounds.ledger import Delivery
 from alignment.rounds.line import RoundLine
 from alignment.rounds.measure import as_champion
@@ -78,7 +79,9 @@ def test_an_event_starts_a_round_on_the_gpu(service):
         return runs[0]["state"] if runs else None
 
     state = wait_for("the round", ended, seconds=60, log=service.folder / "log")
-    assert state["name"] == "No new data"
+    no_gpu = obstacle(device_facts())
+    assert state["name"] == ("Failed" if no_gpu else "No new data"), state["message"]
+    assert no_gpu is None or "DeviceError: " in state["message"]
 
 
 def test_nightly_rounds_are_active_on_the_gpu_and_off_on_the_cpu(service):

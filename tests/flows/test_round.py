@@ -1,6 +1,7 @@
 """Rounds from a shell, as a person or a cron job runs them, on a real model and a real server."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -62,15 +63,46 @@ def test_a_round_names_what_it_does_not_use_and_refuses_another_config(server, o
     assert "\x1b[2J" not in done.stdout + done.stderr
     shown = sft_dpo("show", "--store", "store").stdout
     assert "(colours.jsonl) is refused: " in shown
+    assert re.search(r"anchor round 1 stack-\w+: 1 verdict since, 49 left", shown)
+    assert "round 2: kept (plain gate): round 2 is kept: " in shown
     assert "notes.txt: ignored: " in shown
     assert "monday.jsonl: used by round 2: " in sft_dpo("inbox", "tiny.yaml").stdout
 
-    other = ("tiny.yaml", "--set", "gate.max_length_growth=2.5")
+    other = ("tiny.yaml", "--set", "gate.max_length_ratio=2.5")
     done = sft_dpo("round", *other)
     assert done.returncode == 2
-    assert "gate.max_length_growth: the line has 1.5, the config 2.5" in done.stderr
+    assert "gate.max_length_ratio: the line has 1.5, the config 2.5" in done.stderr
     assert sft_dpo("line", "adopt", *other).returncode == 0
     assert sft_dpo("round", *other).stdout.startswith("no new data: 0 new pairs in 0 batches")
+
+
+def test_an_error_in_a_round_comes_with_the_files_that_are_not_used(server, old_store):
+    drop(old_store / "inbox" / "tuesday.jsonl", rows(100, 32))
+    (old_store / "inbox" / "notes.txt").write_text("hello")
+    code = "from flows.cli import main; main()"
+    assert server.run("-c", code, "line", "adopt", "tiny.yaml", cwd=old_store).returncode == 0
+    other = ("round", "tiny.yaml", "--set", "sft={name: none}")
+    done = server.run("-c", code, *other, seconds=300, cwd=old_store)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "not used: " in done.stderr
+    assert "notes.txt: ignored: " in done.stderr
+    assert "the config describes another line" in done.stderr
+
+
+def test_a_model_with_a_revoked_batch_is_neither_exported_nor_promoted(server, old_store):
+    def sft_dpo(*words):
+        code = "from flows.cli import main; main()"
+        return server.run("-c", code, *words, "--store", "store", cwd=old_store)
+
+    champion = RoundLine(store=Store(root=old_store / "store")).state().champion
+    assert champion is not None
+    model = champion.model
+    assert sft_dpo("revoke", "monday.jsonl").returncode == 0
+    for words in (("export", model, "--to", "final"), ("promote", "round 2")):
+        done = sft_dpo(*words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "was trained on a revoked batch (monday.jsonl)" in done.stderr
+    assert not (old_store / "final").exists()
 
 
 @pytest.mark.slow
@@ -125,7 +157,7 @@ def test_a_night_of_three_batches(sft_dpo, settings, write_config, tmp_path):
 
     shown = sft_dpo("show", "champion", "--lineage", "--store", line.store.root)
     for part in ("pairs-1: 32 rows of monday.jsonl", "pairs-3: 24 rows of again.jsonl",
-                 "kept against round 1"):  # fmt: skip
+                 "kept against round 1 (plain gate)"):  # fmt: skip
         assert part in shown
     assert "tuesday" not in shown
     assert "line main: champion round 3" in sft_dpo("show", "--store", line.store.root)

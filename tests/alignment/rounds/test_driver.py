@@ -16,6 +16,7 @@ from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.measure import on_line
 from alignment.rounds.notes import read_notes
+from flows.printing import print_lines
 from tests.alignment.artifacts import record_of
 from tests.faults.simulate import History
 
@@ -285,6 +286,21 @@ def test_batches_of_a_failed_round_are_used_again_when_a_person_returns_them(his
     assert [b.file for b in history.line.state().history[-1][0].batches] == ["a.jsonl"]
 
 
+def test_a_round_that_waits_says_how_to_approve_it(history, capsys):
+    history.config = changed(history.config, inbox={"promotion": {"name": "person"}})
+    drop(history, "a.jsonl")
+    done = round_(history)
+    assert done.outcome == "waiting"
+    promote = f"waits for approval: sft-dpo promote {done.state.waiting.head.model}"
+    assert promote in done.message
+    assert promote in round_(history).message
+    print_lines(history.store)
+    assert promote in capsys.readouterr().out
+    history.line.promote(done.state.waiting.head, "read ten replies")
+    print_lines(history.store)
+    assert "1 round from the inbox: 1 approved" in capsys.readouterr().out
+
+
 def test_a_report_that_cannot_be_written_does_not_keep_the_round_open(history):
     drop(history, "a.jsonl")
 
@@ -313,6 +329,17 @@ def test_every_unused_file_is_named_with_its_reason(history):
     assert read_notes(history.line) == done.notes
     again = round_(history)
     assert (again.refused, again.notes) == (0, done.notes), "named every time, refused once"
+
+
+def test_a_round_that_ends_in_an_error_names_what_it_does_not_use_too(history):
+    drop(history, "a.jsonl")
+    drop(history, "notes.txt", text="hello")
+    with pytest.raises(DataError) as failed:
+        round_(history, build=failing(history, TrainDpo, DataError("the loss is NaN")))
+    (note,) = read_notes(history.line)
+    assert "notes.txt: ignored: " in str(note)
+    assert str(failed.value) == f"the loss is NaN\nnot used: {note}"
+    assert history.line.state().failures == ("the loss is NaN",)
 
 
 def test_the_same_bytes_under_two_names_are_one_batch_with_the_first_name(history):

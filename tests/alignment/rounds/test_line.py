@@ -177,7 +177,11 @@ def test_rolling_back_past_an_approved_model_goes_back_to_the_anchor_before(line
     kept(line, 4, batch(1))
     kept(line, 5, batch(2))
     line.promote(champion(5), "read ten replies")
-    assert line.roll_back(line.earlier_champion(), "bad").anchor == champion("start")
+    kept(line, 6, batch(3))
+    line.roll_back(line.earlier_champion(), "bad")
+    state = line.roll_back(line.earlier_champion(), "bad")
+    assert (state.champion, state.anchor) == (champion(4), champion("start"))
+    assert state.looks == 2, "its error is spent by the verdicts from before, not renewed"
 
 
 def test_only_a_model_that_is_in_the_store_becomes_champion(line):
