@@ -97,7 +97,9 @@ def _margin(
 
 
 def _away(difference: float) -> str:
-    return f"{abs(difference):.3f} {'above' if difference >= 0 else 'below'}"
+    if difference == 0:
+        return "equal to"
+    return f"{abs(difference):.3f} {'above' if difference > 0 else 'below'}"
 
 
 def margin_finding(config: AnchoredGate, counts: PairedCounts) -> Finding:
