@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -60,6 +61,8 @@ def load_base(
     """Load the full or quantised weights of a folder, on the GPU if there is one."""
     check_weights(folder)
     extra: dict[str, Any] = {}
+    if _caps_scores(folder):
+        extra["attn_implementation"] = "eager"
     if quantisation is not None:
         extra["quantization_config"] = BitsAndBytesConfig(**quantisation.bitsandbytes_arguments())
     if torch.cuda.is_available():
@@ -72,6 +75,16 @@ def load_base(
     )
     _keep_trainable_on_cpu(model)
     return model
+
+
+def _caps_scores(folder: Path) -> bool:
+    """Whether the model caps its attention scores (Gemma-2).
+
+    transformers 5.17 gives such a model SDPA, which leaves the cap out without a word; 5.23 does
+    not.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+    return getattr(config, "attn_logit_softcapping", None) is not None
 
 
 def _keep_trainable_on_cpu(model: PreTrainedModel) -> None:
