@@ -62,8 +62,10 @@ def check_unchanged(folder: Path, files: Sequence[Path], expected: str) -> None:
     """Refuse a folder of the user some of whose files were changed since it was described.
 
     Raises:
-        ModelError: they do not have the digest that the reference holds.
+        ModelError: they are gone, or do not have the digest that the reference holds.
     """
+    if not folder.is_dir():
+        raise ModelError(f"{folder} does not exist. Restore the folder: this model is made from it")
     if digest_of_files(files) != expected:
         raise ModelError(
             f"{folder} has changed: its files are not those that this model was made from. "

@@ -54,4 +54,6 @@ def _try_model(chain: Chain, store: Store) -> None:
         base = BaseRef(uri=f"folder:{source.path.absolute()}", sha256="", dtype="")
     else:
         return  # the model is not on this machine
+    if not store.path(base.uri).is_dir():
+        return  # nor is it any more
     try_in_child(store, base, tuple(chain.steps()))

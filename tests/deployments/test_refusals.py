@@ -44,4 +44,4 @@ def test_missing_config_file_suggests_existing_ones(service):
     state = service.finish(run, seconds=60)
     assert state["type"] == "FAILED"
     assert "no config file" in state["message"]
-    assert "Did you mean a100.yaml?" in state["message"]
+    assert "Did you mean a100.yaml, a100-stack.yaml?" in state["message"]

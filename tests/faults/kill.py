@@ -142,9 +142,8 @@ class Bench:
         if not path.endswith("history.jsonl"):
             return digest
         lines = (self.store.folder(key) / path).read_text().splitlines()
-        curve = [
-            (row["step"], row.get("loss"), row.get("eval_loss")) for row in map(json.loads, lines)
-        ]
+        rows = [row for row in map(json.loads, lines) if row.keys() & {"loss", "eval_loss"}]
+        curve = [(row["step"], row.get("loss"), row.get("eval_loss")) for row in rows]
         return hashlib.sha256(json.dumps(curve).encode()).hexdigest()
 
     def check(self, wanted: dict[str, str]) -> None:

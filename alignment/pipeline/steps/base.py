@@ -47,7 +47,7 @@ class OpenBase(Step):
         folder, uri, revision = self.source.fetch(context.workspace.out)
         stored = f"store:{self.key}/{uri[4:]}" if uri.startswith("out:") else uri
         base = describe_base(folder, stored, revision)
-        if self.source.digest() != self.digest:
+        if self.source.digest() + self.template.digest() != self.digest:
             raise ModelError(f"{folder} was changed since the run began; run the command again.")
         own = folder
         if self.template.changes:

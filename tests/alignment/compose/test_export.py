@@ -277,7 +277,12 @@ def unending(tmp_path, tiny_model_folder):
             "<|endoftext|>" if name.startswith("tok") else 0
         )
         path.write_text(json.dumps(settings))
-    store, source = Store(root=tmp_path / "store"), FolderModel(path=folder)
+    return opened(folder, tmp_path / "store")
+
+
+def opened(folder, root):
+    """A store, and the record of the base model that it opened."""
+    store, source = Store(root=root), FolderModel(path=folder)
     step = OpenBase(name="base", source=source, quantisation=None, digest=source.digest())
     return store, build(store, step, Progress())
 
@@ -299,15 +304,16 @@ def test_what_leaves_the_store_names_the_stop_token_that_was_trained(unending, t
     assert fields["tokenizer.ggml.eos_token_id"].contents() == 2
 
 
-def test_an_eos_that_the_template_itself_writes_stays_the_tokenizers(unending, tmp_path):
+@pytest.mark.usefixtures("unending")
+def test_an_eos_that_the_template_itself_writes_stays_the_tokenizers(tmp_path):
     """Phi-3 closes a reply with <|end|> and a chat with its eos."""
     from transformers import AutoTokenizer, GenerationConfig
 
-    store, record = unending
     template = tmp_path / "model" / "chat_template.jinja"
     template.write_text(
         template.read_text() + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
     )
+    store, record = opened(tmp_path / "model", tmp_path / "store of Phi-3")
     export(store, record, tmp_path / "out")
     assert GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id == [2, 0]
     assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token == "<|endoftext|>"
