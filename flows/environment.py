@@ -1,6 +1,7 @@
 """Environment variables that Prefect reads in a run from a shell; set here and nowhere else."""
 
 import os
+from collections.abc import Mapping
 
 SERVER_TIMEOUT = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 """Environment variable: seconds to wait for the temporary server to start."""
@@ -21,3 +22,16 @@ def quiet_prefect() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def server_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the temporary server: ours with these settings, without a user interface.
+
+    Its log goes nowhere unless it fails, so errors are logged.
+    """
+    own = {
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
+    }
+    return {**os.environ, **own, **settings, "PREFECT_SERVER_LOGGING_LEVEL": "ERROR"}

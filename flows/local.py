@@ -1,17 +1,15 @@
 """Runs the flows in this process, on Prefect's temporary server unless another is configured."""
 
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import get_current_settings
 
-from alignment.errors import Interrupted
 from flows.dpo_round import RoundResult, dpo_round
-from flows.environment import SERVER_TIMEOUT
+from flows.lost_runs import mark_lost_runs, note_process
 from flows.sft_dpo import RunResult, sft_dpo
+from flows.temporary_server import TemporaryServer
 from tasks.stage import watching
 
 Watch = Callable[..., None]
@@ -26,6 +24,7 @@ def start_server() -> None:
     the blocked signal.
 
     Raises:
+        UsageError: the server failed at its start.
         Interrupted: the server did not start in time.
     """
     settings = get_current_settings()
@@ -33,27 +32,24 @@ def start_server() -> None:
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        SubprocessASGIServer().start()
-    except RuntimeError as error:
-        raise Interrupted(
-            "Prefect's temporary server did not answer within "
-            f"{os.environ[SERVER_TIMEOUT]} s, so nothing was run. Try again when the machine is "
-            f"less busy, set {SERVER_TIMEOUT} higher, or set PREFECT_API_URL to a running server."
-        ) from error
+        TemporaryServer().start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    mark_lost_runs()
 
 
 def run_pipeline(config: Path, overrides: list[str], watch: Watch) -> RunResult:
     """Run the whole pipeline."""
     with watching(watch):
-        return sft_dpo(config=_as_parameter(config), overrides=tuple(overrides))
+        run = sft_dpo.with_options(on_running=[note_process])
+        return run(config=_as_parameter(config), overrides=tuple(overrides))
 
 
 def run_round(config: Path, overrides: list[str], watch: Watch) -> RoundResult:
     """Run one round on the batches in the inbox."""
     with watching(watch):
-        return dpo_round(config=_as_parameter(config), overrides=tuple(overrides))
+        run = dpo_round.with_options(on_running=[note_process])
+        return run(config=_as_parameter(config), overrides=tuple(overrides))
 
 
 def _as_parameter(config: Path) -> str:

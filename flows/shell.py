@@ -24,6 +24,7 @@ def watched(
 
     Raises:
         Stopped: the user pressed Ctrl-C.
+        UsageError: Prefect's temporary server failed at its start.
         Interrupted: Prefect's temporary server did not start in time.
         SystemExit: 143, after SIGTERM.
     """
