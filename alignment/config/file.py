@@ -19,6 +19,8 @@ from alignment.errors import ConfigError
 
 DISCRIMINATORS = ("name", "kind")
 """The fields that say which member of a union is meant."""
+UNREADABLE = (YAMLError, ValueError, RecursionError)
+"""What the parser raises, also for control characters, a 40th of May and deep nesting."""
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
@@ -58,13 +60,17 @@ def _read(path: Path) -> Any:
         raise ConfigError(f"no config file {path}.{hint}") from error
     except IsADirectoryError as error:
         raise ConfigError(f"{path} is a folder; name a YAML file in it") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text in UTF-8; name a YAML file") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise ConfigError(f"cannot read {path}: {error}") from error
     try:
         tree = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from error
+    except UNREADABLE as error:
+        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else "a list" if isinstance(tree, list) else "plain text"
         raise ConfigError(f"{path}: expected `key: value` lines, found {found}")
@@ -99,7 +105,7 @@ def _apply(tree: Any, override: str) -> None:
         raise ConfigError(f"--set {override!r}: expected dotted.key=value")
     try:
         value = _plain(YAML(typ="safe").load(text))
-    except YAMLError as error:
+    except UNREADABLE as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
     *parents, last = dotted.split(".")
     node: Any = tree
