@@ -434,8 +434,15 @@ class Attempt(Frozen):
     libraries: dict[str, str]
 
 
-MANIFEST_FORMAT = 2
-"""Version of `StageRecord` on disk; 1 had no `format` and no `earlier`."""
+MANIFEST_FORMAT = 3
+"""Version of `StageRecord` on disk; 1 had no `format` and no `earlier`, 2 no `ledgers`."""
+
+
+class LedgerTip(Frozen):
+    """The last entry of a ledger: its number, and the sha256 of its file."""
+
+    number: int
+    sha256: str
 
 
 class StageRecord(Frozen):
@@ -450,6 +457,8 @@ class StageRecord(Frozen):
         notes: sentences for the reader ("no SFT adapter: the base model takes its place").
         seconds: wall time of the process that finished it.
         earlier: the processes that had worked on it before, oldest first.
+        ledgers: the last entry of every line of the store when it was finished, by line. A ledger
+            that loses its end does not show it by itself.
     """
 
     format: int = 1
@@ -470,6 +479,7 @@ class StageRecord(Frozen):
     started: str
     seconds: float
     earlier: tuple[Attempt, ...] = ()
+    ledgers: dict[str, LedgerTip] = Field(default_factory=dict)
 
     def output_as(self, kind: type[Output]) -> Output | None:
         """The output as a `ModelRef`, `DataRef`, `EvalReport`...; None if it is of another type."""

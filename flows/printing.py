@@ -9,6 +9,7 @@ from alignment.errors import printable
 from alignment.records import StageRecord
 from alignment.rounds.ledger import Champion, Closed
 from alignment.rounds.line import RoundLine, all_lines, how_to_approve
+from alignment.rounds.losses import lost_entries
 from alignment.rounds.notes import read_notes, shortened
 from alignment.rounds.state import State
 from alignment.store.store import Store
@@ -45,6 +46,8 @@ def print_lines(store: Store) -> None:
             _print_line(line, state, state.champion)
             _print_rounds(store, state)
             _print_batches(line, state)
+    for loss in lost_entries(store):
+        say(loss, error=True)
 
 
 def _print_line(line: RoundLine, state: State, champion: Champion) -> None:

@@ -31,6 +31,7 @@ from alignment.rounds.inspection import Inspector
 from alignment.rounds.intake import Intake, notes_on
 from alignment.rounds.ledger import Champion, Opened, OutcomeName
 from alignment.rounds.line import RoundLine, check_sound, how_to_approve
+from alignment.rounds.losses import lost_entries
 from alignment.rounds.measure import Measure, rows_of_line
 from alignment.rounds.notes import Note, keep_notes, shortened
 from alignment.rounds.repair import Repair
@@ -104,7 +105,10 @@ class RoundDriver:
             raise self._with_notes(error) from error
         notes = self._notes()
         state = self._line.state()
-        return replace(done, state=state, notes=notes, refused=self._intake.refused)
+        message = "; ".join([done.message, *lost_entries(self._line.store)])
+        return replace(
+            done, message=message, state=state, notes=notes, refused=self._intake.refused
+        )
 
     def _with_notes(self, error: AlignmentError) -> AlignmentError:
         """The error with the unused files in its message, which is all that Prefect hands on."""

@@ -30,7 +30,14 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from alignment.errors import ArtifactError, LaterVersion, StorageError
-from alignment.records import MANIFEST_FORMAT, FileDigest, Frozen, StageRecord, inside
+from alignment.records import (
+    MANIFEST_FORMAT,
+    FileDigest,
+    Frozen,
+    LedgerTip,
+    StageRecord,
+    inside,
+)
 from alignment.store.checksum import verified, with_digest
 from alignment.store.durable import ensure_folder, flush_tree, remove, rename, write
 from alignment.store.locks import Busy, OnWait, hold, refuse_to_wait
@@ -245,6 +252,12 @@ class Store(Frozen):
         ensure_folder(folder)
         return folder
 
+    def ledger_tips(self) -> dict[str, LedgerTip]:
+        """The last entry of the ledger of every line."""
+        folders = sorted(self.root.glob("lines/*"))
+        last = {folder.name: max(folder.glob("[0-9]*.json"), default=None) for folder in folders}
+        return {line: _tip(path) for line, path in last.items() if path is not None}
+
     def commit(self, record: StageRecord, workspace: Workspace) -> StageRecord:
         """Turn the workspace's files into the artifact of `record.key`: digests, manifest, rename.
 
@@ -255,7 +268,7 @@ class Store(Frozen):
         target, now = self.folder(record.key), time.time_ns()
         with storage_errors(self.root):
             files = tuple(_digest(workspace.out, path) for path in _files(workspace.out))
-            record = record.model_copy(update={"files": files})
+            record = record.model_copy(update={"files": files, "ledgers": self.ledger_tips()})
             write("artifact.manifest", workspace.out / MANIFEST, with_digest(record))
             _restrict(workspace.out, self._access())
             flush_tree("artifact.flush", workspace.out)
@@ -303,6 +316,10 @@ def file_sha256(path: Path) -> str:
     """The sha256 of a file, 64 hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _tip(entry: Path) -> LedgerTip:
+    return LedgerTip(number=int(entry.stem), sha256=file_sha256(entry))
 
 
 class _Format(BaseModel):
