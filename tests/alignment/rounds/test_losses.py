@@ -14,7 +14,9 @@ def history(tmp_path):
     made.config = changed(made.config, inbox={"promotion": {"name": "gate"}})
     drop(made, "monday.jsonl")
     round_(made)
-    made.line.promote(made.line.state().champion, "it is good")
+    champion = made.line.state().champion
+    assert champion is not None
+    made.line.promote(champion, "it is good")
     drop(made, "tuesday.jsonl")
     round_(made)
     return made
