@@ -12,7 +12,18 @@ from pydantic import Field
 Config = Annotated[str, Field(pattern=r"^(practice|hh|a100|a100-stack)$|/|\.")]
 """The name of a preset, or the path of a file: anything with a slash or a dot. This is one string
 field because Prefect's form confuses two alternatives that are both strings."""
-Change = Annotated[str, Field(title="Change", pattern=r"^[a-z][a-z0-9_.]*=")]
+NO_SECRET = r"(?:[^?#@]*(?:\?\$\{\w+\})?|/?(?:[^/]/?)*)$"
+"""Values in which no URL has a user, query or fragment: they have no `?`, `#`, `@`, or no `//`."""
+Change = Annotated[
+    str,
+    Field(
+        title="Change",
+        pattern=r"^[a-z][a-z0-9_.]*=",
+        json_schema_extra={"pattern": rf"^[a-z][a-z0-9_.]*={NO_SECRET}"},
+    ),
+]
+"""A change of the config. The server stores what is submitted, so it refuses what may be a secret;
+the config itself says so in better words, but reads the value only when the run starts."""
 Rounds = Annotated[int, Field(ge=1, le=99)]
 Model = (
     Annotated[str, Field(title="Name", min_length=1)]

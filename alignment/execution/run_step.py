@@ -296,9 +296,9 @@ def main(root: str, spec: str, limits: str, reports: str) -> int:
         build(store, step, progress)
     except Exception as error:
         known = error if isinstance(error, AlignmentError) else _recognised(error, store.root)
-        if known is None:
-            raise
         logger.exception("%s failed", step.name)
+        if known is None:
+            return AlignmentError.exit_code
         with contextlib.suppress(OSError):  # a full disk has no space for the report
             progress.fail(known)
         return known.exit_code

@@ -25,6 +25,7 @@ from alignment.store.store import Store
 from tests.alignment.elsewhere import Elsewhere, children, family_of, finish
 
 ADAPTER = "adapter/adapter_model.safetensors"
+WITH_SECRET = "https://anna@a.test/b?sig=hunter2"
 
 
 @pytest.fixture
@@ -33,10 +34,11 @@ def store(tmp_path):
 
 
 @contextlib.contextmanager
-def small_disk(folder, *, kibibytes):
+def small_disk(folder, *, kibibytes, inodes=0):
     """A file system of its own with little room; the test is skipped where none can be mounted."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(folder)]
+    options = f"size={kibibytes}k" + (f",nr_inodes={inodes}" if inodes else "")
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
@@ -125,7 +127,7 @@ def test_an_unexpected_error_in_a_child_quotes_its_last_line_and_names_the_log(
     base = OpenBase(name="base", source=source, quantisation=None, digest=source.digest())
     record = build(store, base, Progress())
     (store.folder(base.key) / "manifest.json").write_text(
-        record.model_copy(update={"output": {}}).model_dump_json()
+        record.model_copy(update={"output": {"base": WITH_SECRET}}).model_dump_json()
     )
     merge = MergeAdapter(
         name="merge-sft",
@@ -139,6 +141,8 @@ def test_an_unexpected_error_in_a_child_quotes_its_last_line_and_names_the_log(
         run_step(store, merge)
     assert caught.value.exit_code == 1
     assert "ValidationError" in log.read_text()
+    assert "input_value='https://a.test/b'" in log.read_text()  # quoted, without user and query
+    assert not [word for word in ("anna", "hunter2") if word in log.read_text() + str(caught.value)]
 
 
 @pytest.mark.slow
@@ -190,6 +194,17 @@ def test_a_disk_too_full_for_the_childs_own_report_is_still_named(finished, tmp_
             code, words = finish(process)
         assert code == 2, words
         assert words.startswith("StorageError the disk of ")
+
+
+def test_a_disk_without_inodes_is_not_called_full(tmp_path):
+    """The system has one error for both, and the free space would contradict it."""
+    with small_disk(tmp_path / "disk", kibibytes=4096, inodes=8) as disk:
+        with contextlib.suppress(OSError):
+            for number in range(8):
+                (disk / str(number)).touch()
+        with pytest.raises(StorageError, match=r"has no inodes left\. Remove some files") as caught:
+            Store(root=disk).workspace("key")
+        assert caught.value.exit_code == 2
 
 
 def test_a_full_disk_in_this_process_is_a_usage_error(finished, tmp_path):

@@ -1,0 +1,46 @@
+"""What a real server accepts from the run form, and stores."""
+
+import pytest
+from prefect.exceptions import PrefectHTTPStatusError
+
+from flows.sft_dpo import sft_dpo
+from tests.security.test_secrets import SECRET, WITH_SECRET
+
+FINE = (
+    "seed=1",
+    "inbox.path=s3://bucket/inbox",
+    "inbox.path=inbox/part-?.jsonl",
+    "inbox.path=https://example.test/pairs.jsonl?${PAIRS_QUERY}",
+    "dpo.learning_rate=1e-5",
+    'tags=["a@b.test", "c#d"]',
+)
+
+
+@pytest.fixture(scope="module")
+def deployment(server):
+    """A deployment of the flow that checks its parameters, as all of `prefect.yaml` do."""
+    from prefect.utilities.callables import parameter_schema
+
+    flow = server.ask("/flows/", name="sft-dpo-form")["id"]
+    schema = parameter_schema(sft_dpo).model_dump_for_openapi()
+    created = server.ask(
+        "/deployments/",
+        name="form",
+        flow_id=flow,
+        enforce_parameter_schema=True,
+        parameter_openapi_schema=schema,
+    )
+    return f"/deployments/{created['id']}/create_flow_run"
+
+
+@pytest.mark.parametrize("url", WITH_SECRET)
+def test_a_secret_typed_into_the_form_is_refused_before_it_is_stored(server, deployment, url):
+    with pytest.raises(PrefectHTTPStatusError, match=r"'overrides\[0\]'.* does not match"):
+        server.ask(deployment, parameters={"overrides": [f"inbox.path={url}"]})
+    stored = server.ask("/flow_runs/filter", limit=200)
+    assert SECRET not in str(stored)
+
+
+@pytest.mark.parametrize("change", FINE)
+def test_other_changes_are_accepted(server, deployment, change):
+    assert "id" in server.ask(deployment, parameters={"overrides": [change]})
