@@ -22,7 +22,6 @@ import errno
 import hashlib
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -304,11 +303,14 @@ def storage_errors(place: Path, *, expected: type[OSError] | None = None) -> Ite
 
 def disk_full(place: Path, *, quota: bool = False) -> StorageError:
     """The error for a full disk, with the free space left on it, or for an exceeded quota."""
-    free = f"{_free(place) / 2**20:.0f} MiB"
-    full = f"the disk of {place} is full ({free} free)"
-    what = f"the disk quota for {place} is exceeded" if quota else full
+    what, remedy = f"the disk quota for {place} is exceeded", "Free some space"
+    if not quota:
+        disk = os.statvfs(_existing(place))
+        what = f"the disk of {place} is full ({disk.f_bavail * disk.f_frsize >> 20} MiB free)"
+        if disk.f_files and not disk.f_favail:
+            what, remedy = f"the disk of {place} has no inodes left", "Remove some files from it"
     return StorageError(
-        f"{what}. Free some space and run the same command again; finished stages are kept."
+        f"{what}. {remedy} and run the same command again; finished stages are kept."
     )
 
 
@@ -344,9 +346,8 @@ def _parsed(manifest: Path, content: bytes) -> StageRecord:
     )
 
 
-def _free(place: Path) -> int:
-    existing = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
-    return shutil.disk_usage(existing).free
+def _existing(place: Path) -> Path:
+    return next(folder for folder in (place, *place.absolute().parents) if folder.exists())
 
 
 def _restrict(folder: Path, access: int) -> None:

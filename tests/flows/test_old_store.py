@@ -34,3 +34,19 @@ def test_an_old_store_is_read_and_only_its_base_is_reused(server, old_store):
     assert "/example/model does not exist" in ran[-1]
     assert command_line("round").stdout.startswith("no new data: 0 new pairs in 0 batches")
     assert artifacts(old_store) == before
+
+
+def test_a_damaged_and_a_newer_manifest_are_skipped_and_named(server, old_store):
+    """Beside them, the store works as before; a run and a round look at it in the same way."""
+    objects = old_store / "store" / "objects"
+    for name, manifest in (("damaged-1", "{"), ("newer-1", '{"format": 99, "of": "tomorrow"}')):
+        (objects / name).mkdir()
+        (objects / name / "manifest.json").write_text(manifest)
+    model = next(objects.glob("stack-*")).name
+    for words in (["show"], ["promote", model]):
+        program, store = "from flows.cli import main; main()", str(old_store / "store")
+        done = server.run("-c", program, *words, "--store", store)
+        assert done.returncode == 0, done.stderr
+        assert "objects/damaged-1/manifest.json is damaged" in done.stderr
+        assert "objects/newer-1 was written by a later version" in done.stderr
+        assert "Traceback" not in done.stderr
