@@ -5,9 +5,8 @@ dies, the system closes that end.
 """
 
 import os
+import runpy
 import threading
-
-import uvicorn
 
 
 def _end_with_owner() -> None:
@@ -17,4 +16,4 @@ def _end_with_owner() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_owner, daemon=True).start()
-    uvicorn.main()
+    runpy.run_module("uvicorn", run_name="__main__")

@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from http.client import HTTPException
 from typing import IO, Any
 
-import httpx
 import prefect
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import get_current_settings
@@ -46,14 +47,13 @@ class TemporaryServer(SubprocessASGIServer):
         until = time.monotonic() + (timeout or settings.startup_timeout_seconds)
         atexit.register(self.stop)
         self._launch()
-        with httpx.Client(trust_env=False) as client:
-            while not self._answers(client):
-                if self._is_dead():
-                    self._replace_or_give_up()
-                if time.monotonic() >= until:
-                    self.stop()
-                    raise _late(settings.startup_timeout_seconds)
-                time.sleep(POLL_SECONDS)
+        while not self._answers():
+            if self._is_dead():
+                self._replace_or_give_up()
+            if time.monotonic() >= until:
+                self.stop()
+                raise _late(settings.startup_timeout_seconds)
+            time.sleep(POLL_SECONDS)
         self.running = True
 
     def _launch(self) -> None:
@@ -75,10 +75,12 @@ class TemporaryServer(SubprocessASGIServer):
             stderr=self._log,
         )
 
-    def _answers(self, client: httpx.Client) -> bool:
+    def _answers(self) -> bool:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            return client.get(f"{self.api_url}/health").is_success
-        except httpx.HTTPError:
+            with direct.open(f"{self.api_url}/health", timeout=5):
+                return True
+        except (OSError, HTTPException):  # refused, too slow, or a status that says not yet
             return False
 
     def _is_dead(self) -> bool:
