@@ -91,10 +91,10 @@ def dpo_round(
 
 def _state_of(result: RoundResult) -> State[RoundResult]:
     name = "Waiting for approval" if result.outcome == "waiting" else result.outcome.capitalize()
-    kind = Failed if result.outcome == "failed" else Completed
-    return kind(
-        name=name, message="\n".join([result.message, *shortened(result.notes)]), data=result
-    )
+    message = "\n".join([result.message, *shortened(result.notes)])
+    if result.outcome == "failed":  # Prefect raises what a failed state holds, so it is an error
+        return Failed(name=name, message=message, data=AlignmentError(message))
+    return Completed(name=name, message=message, data=result)
 
 
 def run_round(settings: PipelineConfig, command: str) -> RoundResult:

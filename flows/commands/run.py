@@ -13,8 +13,8 @@ from flows.display import Display
 from flows.printing import say
 from flows.shell import watched
 
-FAILED, REFUSED = 1, 3
-"""Exit codes of a round that is set aside, and of one that refused a batch."""
+REFUSED = 3
+"""Exit code of a round that refused a batch."""
 
 
 def run_pipeline(config: Path, overrides: list[str]) -> None:
@@ -43,8 +43,6 @@ def run_round(config: Path, overrides: list[str]) -> None:
         say(f"champion: {result.champion}")
     for note in shortened(result.notes):
         say(f"not used: {note}", error=True)
-    if result.outcome == "failed":
-        raise SystemExit(FAILED)
     if result.refused:
         raise SystemExit(REFUSED)
 

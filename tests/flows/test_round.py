@@ -89,6 +89,20 @@ def test_an_error_in_a_round_comes_with_the_files_that_are_not_used(server, old_
     assert "the config describes another line" in done.stderr
 
 
+def test_a_round_that_is_set_aside_ends_with_one_and_a_sentence(
+    server, settings, write_config, tmp_path
+):
+    drop(tmp_path / "inbox" / "tuesday.jsonl", rows(100, 16))
+    settings["inbox"] |= {"max_failures": 1}
+    settings["dpo"] |= {"learning_rate": 1e30}
+    code = "from flows.cli import main; main()"
+    done = server.run("-c", code, "round", str(write_config(settings)), seconds=300)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "so its batches are set aside: tuesday.jsonl. The next round starts" in done.stderr
+    assert "tuesday.jsonl: set aside, because its round failed: sft-dpo inbox" in done.stderr
+
+
 def test_a_model_with_a_revoked_batch_is_neither_exported_nor_promoted(server, old_store):
     def sft_dpo(*words):
         code = "from flows.cli import main; main()"
