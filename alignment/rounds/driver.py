@@ -20,8 +20,10 @@ from alignment.errors import (
     DataError,
     Overtaken,
     TrainingError,
+    UsageError,
     printable,
 )
+from alignment.evaluate.settings import AnchoredGate
 from alignment.pipeline.chain import Round, seed_for
 from alignment.pipeline.steps import Step
 from alignment.pipeline.verdicts import chain_so_far
@@ -36,7 +38,14 @@ from alignment.rounds.measure import Measure, rows_of_line
 from alignment.rounds.notes import Note, keep_notes, shortened
 from alignment.rounds.repair import Repair
 from alignment.rounds.state import Deliveries, State
-from alignment.rounds.steps import batches_step, first_champion, inbox_of, outcome, steps_of
+from alignment.rounds.steps import (
+    batches_step,
+    first_champion,
+    gate_of,
+    inbox_of,
+    outcome,
+    steps_of,
+)
 
 DriverOutcome = OutcomeName | Literal["no new data"]
 REPEATABLE = (DataError, TrainingError)
@@ -176,17 +185,32 @@ class RoundDriver:
             if state.requeued[:1] != (batches,):
                 continue  # one of them is lost
             if self._new_pairs(batches, self._parent(state)):
-                return self._line.open(batches)
+                return self._open(batches)
             for batch in batches:
                 state = self._intake.refuse(batch, "none of its rows can be used")
         batches, new = self._new_batches(), 0
         if batches:
             batches, new = self._usable(batches, self._parent(state))
         if new >= self._inbox.min_new_pairs:
-            return self._line.open(batches)
+            return self._open(batches)
         needed = self._inbox.min_new_pairs
         reason = f"{new} new pairs in {len(batches)} batches, {needed} are needed"
         return _nothing_new(self._line.state(), reason)
+
+    def _open(self, batches: Deliveries) -> State:
+        """Claim the batches for a round.
+
+        Raises:
+            UsageError: the gate has no verdict left, so the round would spend them for nothing.
+        """
+        gate, state = gate_of(self._settings), self._line.state()
+        if isinstance(gate, AnchoredGate) and state.looks >= gate.rounds:
+            raise UsageError(
+                f"the gate has given {state.looks} verdicts on line {self._line.name!r} since a "
+                f"person approved a model, and gate.rounds is {gate.rounds}, so no round would be "
+                "kept. Look at the champion and confirm it: sft-dpo promote champion"
+            )
+        return self._line.open(batches)
 
     def _new_batches(self) -> Deliveries:
         self._intake.return_refused()

@@ -11,6 +11,7 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ArtifactError, ConfigError, DataError, UsageError
 from alignment.pipeline.steps import EvaluateModel, TrainDpo
 from alignment.rounds.driver import Hooks, RoundDriver
+from alignment.rounds.identity import identity_of
 from alignment.rounds.inbox import why_unreadable
 from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
@@ -237,6 +238,22 @@ def test_what_cannot_be_built_again_is_said_before_a_batch_is_claimed(history):
     assert history.line.state().open is None
     history.line.roll_back(history.line.earlier_champion(), "it cannot be built again")
     assert round_(history).outcome == "kept"
+
+
+def test_no_batch_is_spent_on_a_round_that_the_gate_could_not_keep(history):
+    drop(history, "a.jsonl")
+    round_(history)
+    config = changed(history.config, gate={"name": "anchored", "rounds": 1})
+    history.line.adopt(identity_of(config), "a stricter gate")
+    drop(history, "b.jsonl")
+    with pytest.raises(UsageError, match=r"1 verdicts .* confirm it: sft-dpo promote champion"):
+        round_(history, config)
+    state = history.line.state()
+    assert (state.open, state.rounds) == (None, 1)
+    assert state.champion is not None
+    history.line.promote(state.champion, "read ten replies")
+    history.line.adopt(identity_of(history.config), "back")
+    assert round_(history).outcome == "kept", "with the batch that waited"
 
 
 # --- failures ------------------------------------------------------------------------------------
