@@ -260,7 +260,8 @@ def _random_model(shape: str, out: Path, tokenizer: Path | None) -> Path:
 
     folder = write_model(shape, out / f"random-{shape}")
     if tokenizer is not None:
-        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+        found = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
+        found.save_pretrained(folder)
     return folder
 
 

@@ -79,7 +79,7 @@ def chat_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
     from trl.chat_template_utils import qwen2_5_chat_template
 
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     tokenizer.chat_template = tokenizer.chat_template or qwen2_5_chat_template
     return tokenizer
 

@@ -15,7 +15,7 @@ from peft import PeftModel
 
 from alignment.compose.handover import KEPT_SHARE_WARNING
 from alignment.errors import ModelError, StorageError, UsageError
-from alignment.models.adapters import PlainBase, base_below, name_base, plain_base
+from alignment.models.adapters import base_below, name_base, plain_base
 from alignment.models.factors import write_concatenated
 from alignment.models.folder import tokenizer_files
 from alignment.models.generate import generate
@@ -25,7 +25,15 @@ from alignment.models.load import load_base, open_model
 from alignment.models.merge import Deltas, plan_merge, write_merge
 from alignment.models.stopping import write_stops
 from alignment.models.tokenizer import tokenizer_folder
-from alignment.records import AdapterRef, Frozen, Message, ModelRef, StageRecord
+from alignment.records import (
+    AdapterRef,
+    BaseRef,
+    Frozen,
+    Message,
+    ModelRef,
+    StageRecord,
+    TokenizerRef,
+)
 from alignment.scoring.probe import divergence, probe_of, record_probe
 from alignment.store.durable import failpoint_span, flush_tree, remove, rename, write
 from alignment.store.lineage import ancestors
@@ -149,8 +157,12 @@ def _write(
 ) -> Exported:
     if adapter := record.output_as(AdapterRef):
         _copy(store.path(adapter.uri), folder)
-        base = _base_of(store, record)
+        policy = ModelRef.model_validate(store.open(record.parents["policy"]).output)
+        origin = base_folder(policy.base, store)
+        base = base_below(policy, origin)
         name_base(folder, base)  # again: the store may have moved since
+        _add_tokenizer(store, policy.base, policy.tokenizer, folder)
+        write_stops(folder, origin)
         return Exported(form="adapter", rank=adapter.r, base=base.name)
     ref = _model(record)
     deltas = plan_merge(ref)
@@ -183,12 +195,6 @@ def _merge(store: Store, deltas: Deltas, folder: Path, dtype: str | None) -> Exp
     return Exported(form="merged", dtype=written_dtype, kept_share=kept_share)
 
 
-def _base_of(store: Store, record: StageRecord) -> PlainBase:
-    """The base of an adapter, where it is now."""
-    policy = ModelRef.model_validate(store.open(record.parents["policy"]).output)
-    return base_below(policy, base_folder(policy.base, store))
-
-
 def _concatenate(store: Store, deltas: Deltas, folder: Path, dtype: str | None) -> Exported:
     if dtype not in (None, "float32"):
         raise UsageError("an adapter is always exported in float32; omit --dtype.")
@@ -196,8 +202,7 @@ def _concatenate(store: Store, deltas: Deltas, folder: Path, dtype: str | None) 
     rank = write_concatenated(
         [store.path(adapter.uri) for adapter in deltas.adapters], folder, base=base
     )
-    for file in tokenizer_files(tokenizer_folder(deltas.origin, deltas.tokenizer, store)):
-        shutil.copy(file, folder / file.name)
+    _add_tokenizer(store, deltas.origin, deltas.tokenizer, folder)
     return Exported(form="adapter", dtype="float32", rank=rank, base=base.name)
 
 
@@ -271,14 +276,20 @@ def _as_others_load_it(written: Exported, store: Store, deltas: Deltas, folder: 
     return PeftModel.from_pretrained(base, str(folder))
 
 
+def _add_tokenizer(
+    store: Store, base: BaseRef, tokenizer: TokenizerRef | None, folder: Path
+) -> None:
+    for file in tokenizer_files(tokenizer_folder(base, tokenizer, store)):
+        shutil.copy(file, folder / file.name)
+
+
 def _copy_tokenizer(store: Store, ref: ModelRef, folder: Path) -> None:
     """Put a tokenizer with another template in the place of the base's own."""
     own = tokenizer_folder(ref.base, ref.tokenizer, store)
     if own != base_folder(ref.base, store):
         for file in tokenizer_files(folder):
             file.unlink()
-        for file in tokenizer_files(own):
-            shutil.copy(file, folder / file.name)
+        _add_tokenizer(store, ref.base, ref.tokenizer, folder)
 
 
 def _copy(source: Path, folder: Path) -> None:

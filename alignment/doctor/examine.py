@@ -32,7 +32,7 @@ from alignment.doctor.shape import Shape
 from alignment.execution.device import device_facts
 from alignment.models.chat_template import end_of_turn_id
 from alignment.models.description import check_architecture
-from alignment.models.tokenizer import tokenizer_with
+from alignment.models.tokenizer import date_of, tokenizer_with
 from alignment.pipeline.chain import chain
 from alignment.store.store import Store
 
@@ -61,7 +61,7 @@ def examine(
     folder = model_folder(plan, store, on_progress)
     check_architecture(folder)
     tokenizer = tokenizer_with(config.template, folder)
-    template = check_template(tokenizer)
+    template = check_template(tokenizer, date=date_of(config.template, folder))
     findings = [template]
     began = time.monotonic()
     if template.verdict != "fail":  # no row can be encoded without a usable template

@@ -55,7 +55,7 @@ def check_gguf(folder: Path) -> None:
 def load_gguf(folder: Path) -> PreTrainedModel:
     """Load a folder's GGUF file with transformers, in float32, on the CPU."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=FILE, dtype=torch.float32
+        folder, gguf_file=FILE, dtype=torch.float32, trust_remote_code=False
     )
     model.eval()
     return model

@@ -38,7 +38,10 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     plain.load_state_dict(source.state_dict(), strict=True)
     plain.generation_config = source.generation_config
     plain.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+    )
+    tokenizer.save_pretrained(folder)
 
 
 def _download(requirement: str, folder: Path) -> Path:

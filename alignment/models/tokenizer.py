@@ -11,7 +11,7 @@ from alignment.errors import ModelError
 from alignment.models.chat_template import written_tokens
 from alignment.models.folder import one_line, tokenizer_files
 from alignment.models.hub import base_folder, check_unchanged
-from alignment.models.template import DATE, ChatTemplate, dated
+from alignment.models.template import DATE, ChatTemplate, dated, says_date
 from alignment.records import BaseRef, ModelRef, TokenizerRef
 from alignment.store.store import Store
 
@@ -102,6 +102,13 @@ def tokenizer_with(template: ChatTemplate, folder: Path) -> PreTrainedTokenizerB
     if text:
         tokenizer.chat_template = dated(text, template.date)
     return tokenizer
+
+
+def date_of(template: ChatTemplate, folder: Path) -> datetime.date | None:
+    """The date that the template of a run says instead of today's; None if it says none."""
+    own = read_tokenizer(folder)
+    text = template.text(own) if template.changes else own.chat_template
+    return template.date if says_date(str(text)) else None
 
 
 def embedding_rows(folder: Path) -> int:

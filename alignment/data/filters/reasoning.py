@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from alignment.data.row import Filtered, R, Row, parts_of, turns, with_parts
-from alignment.models.chat_template import as_template
+from alignment.errors import DataError
+from alignment.models.chat_template import render_text
 from alignment.records import Message
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ _CHAT = (
 
 def renders_reasoning(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether the chat template renders the field `reasoning_content` of the last turn."""
-    return "amber" in str(tokenizer.apply_chat_template(**as_template(_CHAT), tokenize=False))
+    try:
+        return "amber" in render_text(tokenizer, _CHAT)
+    except DataError:
+        return False  # it refuses such a turn
 
 
 def as_text(rows: Iterable[Row[R]]) -> Filtered[R]:

@@ -1,5 +1,6 @@
 """The chat template: whether replies can be located, what is trained, and the stop token."""
 
+import datetime
 from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -19,8 +20,15 @@ LITTLE = 0.1
 """Below this share of trained tokens, most of the time goes into prompts."""
 
 
-def check_template(tokenizer: PreTrainedTokenizerBase) -> Finding:
-    """Whether the template marks where a reply begins and ends; training is impossible without."""
+def check_template(
+    tokenizer: PreTrainedTokenizerBase, *, date: datetime.date | None = None
+) -> Finding:
+    """Whether the template marks where a reply begins and ends; training is impossible without.
+
+    Args:
+        tokenizer: the run's tokenizer.
+        date: what a template that says today's date always says, if this is one.
+    """
     try:
         found = format_of(tokenizer)
     except ModelError as error:
@@ -42,7 +50,8 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> Finding:
             ""
             if closing == tokenizer.eos_token
             else f" Answers and exports also end at the tokenizer's own {tokenizer.eos_token!r}."
-        ),
+        )
+        + (f" It says the date, in this run always {date} (template.date)." if date else ""),
         figures={"padding_is_stop": float(shared)},
     )
 

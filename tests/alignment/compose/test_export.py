@@ -42,13 +42,20 @@ def test_the_lineage_is_exported_with_the_model(finished, tmp_path):
 
 
 def test_a_trained_adapter_is_exported_unchanged(finished, tmp_path):
-    written = export(finished.store, finished.records["dpo-1"], tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+    record = finished.records["dpo-1"]
+    written = export(finished.store, record, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "chat_template.jinja",
         "export.json",
         "lineage.json",
-    ]
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    stored = finished.store.path(AdapterRef.model_validate(record.output).uri)
+    weights = "adapter_model.safetensors"
+    assert (tmp_path / "out" / weights).read_bytes() == (stored / weights).read_bytes()
     assert (written.form, written.rank) == ("adapter", 4)
 
 
@@ -302,6 +309,23 @@ def test_what_leaves_the_store_names_the_stop_token_that_was_trained(unending, t
     export(store, record, tmp_path / "gguf", form="gguf")
     fields = GGUFReader(tmp_path / "gguf" / "model.gguf").fields
     assert fields["tokenizer.ggml.eos_token_id"].contents() == 2
+
+
+def test_an_adapter_that_leaves_the_store_names_the_stop_token_that_was_trained(
+    unending, finished, tmp_path
+):
+    from transformers import AutoTokenizer, GenerationConfig
+
+    store, base = unending
+    record = finished.records["sft"]
+    workspace = store.workspace(record.key)
+    trained = finished.store.path(AdapterRef.model_validate(record.output).uri)
+    shutil.copytree(trained, workspace.out / trained.name)
+    parents = dict.fromkeys(record.parents, base.key)
+    moved = store.commit(record.model_copy(update={"parents": parents}), workspace)
+    export(store, moved, tmp_path / "out")
+    assert GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id == [2, 0]
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token == "<|im_end|>"
 
 
 @pytest.mark.usefixtures("unending")

@@ -18,6 +18,7 @@ from alignment.models.merge import plan_merge, write_merge
 from alignment.models.sources import FolderModel
 from alignment.models.template import FileTemplate, ModelTemplate, TrlTemplate
 from alignment.models.tokenizer import (
+    date_of,
     load_tokenizer,
     open_tokenizer,
     read_tokenizer,
@@ -57,6 +58,13 @@ def test_a_template_that_says_todays_date_says_the_same_every_day(folder, tmp_pa
     assert "Today is 09 March 2025." in render_text(open_tokenizer(ref, store), ASK)
     other = ref.model_copy(update={"tokenizer": ref.tokenizer.model_copy(update={"date": None})})
     assert ref.ref_hash != other.ref_hash
+
+
+def test_only_a_template_that_says_the_date_has_one(folder):
+    template = ModelTemplate(date=datetime.date(2025, 3, 9))
+    assert date_of(template, folder) is None
+    (folder / "chat_template.jinja").write_text(DATED)
+    assert date_of(template, folder) == datetime.date(2025, 3, 9)
 
 
 def test_an_export_says_todays_date_again(folder, tmp_path):

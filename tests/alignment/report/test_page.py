@@ -274,6 +274,10 @@ def test_a_page_with_one_model_says_that_there_is_nothing_to_compare(run):
     assert "against the other models" not in page
 
 
+def test_the_page_says_under_which_settings_replies_were_generated(page):
+    assert "Replies are greedy, under settings of the evaluation's own" in page
+
+
 @pytest.mark.parametrize(
     ("missing", "section"),
     [

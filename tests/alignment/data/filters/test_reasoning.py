@@ -26,6 +26,11 @@ def test_a_template_renders_reasoning_or_does_not(chatml_tokenizer, monkeypatch)
     assert not reasoning.renders_reasoning(chatml_tokenizer)
     monkeypatch.setattr(chatml_tokenizer, "chat_template", RENDERS)
     assert reasoning.renders_reasoning(chatml_tokenizer)
+    refuses = (
+        "{% for m in messages %}{% if m.reasoning_content %}{{ raise_exception('no thoughts') }}"
+    )
+    monkeypatch.setattr(chatml_tokenizer, "chat_template", refuses + "{% endif %}{% endfor %}")
+    assert not reasoning.renders_reasoning(chatml_tokenizer)
 
 
 def test_reasoning_becomes_text_before_the_reply_and_is_counted():

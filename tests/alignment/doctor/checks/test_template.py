@@ -1,6 +1,7 @@
 """The template, the stop token, lengths and training targets."""
 
 import copy
+import datetime
 from dataclasses import replace
 
 from alignment.doctor.checks.lengths import check_lengths, check_trimmed, counted, quantile, useless
@@ -27,6 +28,12 @@ def test_a_usable_template_is_described_by_its_markers(chatml_tokenizer):
     assert found.verdict == "ok"
     assert "'<|im_start|>assistant\\n'" in found.headline
     assert "also the padding" in found.headline
+
+
+def test_the_date_that_a_template_says_is_told(chatml_tokenizer):
+    day = datetime.date(2025, 3, 9)
+    assert "in this run always 2025-03-09" in check_template(chatml_tokenizer, date=day).headline
+    assert "date" not in check_template(chatml_tokenizer).headline
 
 
 def test_a_template_without_stop_or_opening_fails_with_a_remedy(chatml_tokenizer):
