@@ -56,6 +56,7 @@ WRITTEN_BY_CALLERS = {
     "_copy": "export.model, batch.copy",
     "_concatenate": "export.model",
     "_copy_tokenizer": "export.model",
+    "_add_tokenizer": "export.model",
     "write_concatenated": "export.model",
     "name_base": "adapter.save, adapter.copy, export.model",
     "convert_gguf": "base.convert",

@@ -103,6 +103,9 @@ def too_few(kind: Kind, kept: int, report: PreparationReport, *, min_rows: int) 
 _ADVICE: Mapping[str, str] = {
     Reason.used_by_earlier_round: "Give each round its own rows: other sources, or part: "
     "{index: 1, of: 2} in one round and {index: 2, of: 2} in the next.",
+    Reason.template: "The chat template refuses them. If for their system turns, set template: "
+    "{name: model, system: into_user}; otherwise choose another template.",
+    Reason.no_tool_template: "Set template: {name: file, path: ...} to one that renders calls.",
     Reason.too_long: "Raise max_length; for SFT, `too_long: truncate_oldest_turns` keeps the rest.",
     Reason.prompt_too_long: "Raise max_prompt_length, or use shorter prompts.",
     Reason.in_evaluation_set: "Use other rows: these are held out for evaluation.",

@@ -16,6 +16,7 @@ from alignment.errors import DataError
 from alignment.models.chat_template import render
 from alignment.records import Conversation, Message, PreferencePair, Quarantined
 from alignment.store.jsonl import read_rows
+from tests.chats import with_template
 
 
 @pytest.fixture
@@ -397,6 +398,20 @@ def test_too_few_rows_are_refused_with_the_counts_and_advice(tmp_path, prepare, 
             ConversationSetConfig(sources=(source,), held_out_share=0, **options),
             whole=4096 if options else 5,
         )
+
+
+def test_rows_that_only_another_template_renders_are_refused_with_its_setting(
+    tmp_path, prepare, chatml_tokenizer
+):
+    chat = [{"role": role, "content": "Yes."} for role in ("system", "user", "assistant")]
+    source = file(tmp_path, [{"messages": chat}])
+    refuses = with_template(
+        chatml_tokenizer,
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        + chatml_tokenizer.chat_template,
+    )
+    with pytest.raises(DataError, match=r"template 1\. .*system: into_user"):
+        prepare(ConversationSetConfig(sources=(source,), held_out_share=0), tokenizer=refuses)
 
 
 def test_a_file_in_two_sources_is_refused(tmp_path, prepare):
