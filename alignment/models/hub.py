@@ -53,7 +53,7 @@ def base_folder(base: BaseRef, store: Store) -> Path:
     if base.uri.startswith("hub:"):
         return Path(snapshot_download(base.uri[4:], revision=base.revision, local_files_only=True))
     folder = store.path(base.uri)
-    if base.uri.startswith("folder:"):
+    if base.uri.startswith("folder:") and base.sha256:  # before it is described it has no digest
         check_unchanged(folder, weight_files(folder), base.sha256)
     return folder
 
