@@ -21,7 +21,7 @@ from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.measure import on_line
 from alignment.rounds.references import find_one
-from alignment.rounds.steps import inbox_of, promotion_gate
+from alignment.rounds.steps import inbox_of, line_gate
 from flows.form import Change, Config, Hours, Model, form_field
 from flows.sft_dpo import Stages, find_config, name_of_run
 from tasks.stage import Run
@@ -139,8 +139,9 @@ def _verdict(settings: PipelineConfig, run: Run, line: RoundLine, candidate: Cha
     def measured(champion: Champion) -> Champion:
         return on_line(line, champion.model, build=Stages(run), settings=settings.evaluation)
 
-    step = promotion_gate(
+    step = line_gate(
         settings,
+        "gate-promotion",
         candidate,
         champion=measured(state.champion),
         anchor=measured(state.anchor),

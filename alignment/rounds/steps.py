@@ -121,16 +121,14 @@ def steps_of(config: PipelineConfig, store: Store, opened: Opened) -> Round:
         base=measured.parents.get("base", measured.key),
         parent=measured.key,
     )
-    anchor = opened.anchor or parent
-    judged = Judged(
-        candidate=model.key,
-        evaluation=evaluate.key,
-        champion=parent.model,
-        against=parent.evaluation,
-        anchor=anchor.evaluation,
+    gate = line_gate(
+        config,
+        f"gate-{number}",
+        Champion(model=model.key, evaluation=evaluate.key, label=evaluate.label),
+        champion=parent,
+        anchor=opened.anchor or parent,
         look=opened.look,
     )
-    gate = gate_step(gate_of(config), f"gate-{number}", judged)
     return Round(pairs=pairs, train=train, handover=model, evaluate=evaluate, gate=gate)
 
 
@@ -139,13 +137,20 @@ def gate_of(config: PipelineConfig) -> GateConfig:
     return config.gate or AnchoredGate()
 
 
-def promotion_gate(
-    config: PipelineConfig, candidate: Champion, *, champion: Champion, anchor: Champion, look: int
+def line_gate(
+    config: PipelineConfig,
+    name: str,
+    candidate: Champion,
+    *,
+    champion: Champion,
+    anchor: Champion,
+    look: int,
 ) -> ParentGate | AnchorGate:
     """The gate that compares a model with the champion of a line that it may replace.
 
     Args:
         config: how it is judged.
+        name: name of the step.
         candidate: the model that may become the champion.
         champion: the current one.
         anchor: the model that a person approved last.
@@ -159,7 +164,7 @@ def promotion_gate(
         anchor=anchor.evaluation,
         look=look,
     )
-    return gate_step(gate_of(config), "gate-promotion", judged)
+    return gate_step(gate_of(config), name, judged)
 
 
 def outcome(

@@ -1,8 +1,10 @@
 """The base classes of formats, and the predicates by which formats detect their columns."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar, Literal, Self
+from contextlib import suppress
+from typing import ClassVar, Literal, Self, SupportsFloat
 
 from alignment.data.formats.messages import is_exchange, is_message
 from alignment.data.formats.rows import RawRow
@@ -87,10 +89,10 @@ def number(value: object, *, what: str) -> float:
     Raises:
         Rejected: it is not one.
     """
-    try:
-        found = float("nan" if isinstance(value, bool) else value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        found = float("nan")
+    found = math.nan
+    if isinstance(value, str | SupportsFloat) and not isinstance(value, bool):
+        with suppress(TypeError, ValueError, OverflowError):
+            found = float(value)
     if not abs(found) <= 1e9:
         raise Rejected(Reason.malformed, f"{what} {str(value)[:40]!r} is not a number")
     return found
