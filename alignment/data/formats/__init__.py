@@ -14,6 +14,7 @@ from pydantic import Field
 
 from alignment.data.formats import refusals
 from alignment.data.formats.base import BaseFormat, Columns, Kind, Parsed, RowFormat
+from alignment.data.formats.candidates import Candidates
 from alignment.data.formats.chats import (
     Contents,
     Gsm8k,
@@ -22,7 +23,7 @@ from alignment.data.formats.chats import (
     Messages,
     ShareGpt,
 )
-from alignment.data.formats.judged import Candidates, Compared, LabelStudio
+from alignment.data.formats.judged import Compared, LabelStudio
 from alignment.data.formats.pairs import (
     HH,
     OTHER_PROMPTS,

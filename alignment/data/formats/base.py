@@ -12,6 +12,8 @@ from alignment.data.row import Reason, Record, Rejected
 from alignment.records import Frozen, Json, Quarantined
 
 Kind = Literal["conversations", "pairs", "prompts"]
+QUESTIONS = ("prompt", "instruction", "question", "query", "history", "input")
+"""Columns that hold what replies answer."""
 Columns = Mapping[str, Sequence[object]]
 """Column name to its values in the first rows, without missing and null ones."""
 Parsed = tuple[RawRow, Record] | Quarantined

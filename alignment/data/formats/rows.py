@@ -63,6 +63,13 @@ class RawRow:
         self.used.add(f"{column}.{key}")
         return value.get(key)
 
+    def leave(self, column: str, item: object, *read: str) -> None:
+        """Note the fields of an object in a list that say something and are not in `read`."""
+        fields = item.items() if isinstance(item, dict) else ()
+        self.left.update(
+            f"{column}[].{key}" for key, value in fields if key not in read and not is_blank(value)
+        )
+
     def text(self, column: str) -> str:
         """The text of a column, as `messages.text` trims it.
 
