@@ -16,7 +16,8 @@ from pydantic import Field
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError, UsageError
-from alignment.records import Frozen, GateResult, Verdict
+from alignment.evaluate.verdict import GateResult, Verdict
+from alignment.records import Frozen
 from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.measure import on_line

@@ -25,7 +25,8 @@ from alignment.evaluate.noninferiority import (
     paired_counts,
 )
 from alignment.evaluate.settings import AnchoredGate
-from alignment.records import Check, Finding, Generation, PairScore, Verdict
+from alignment.evaluate.verdict import Check, Finding, Verdict
+from alignment.records import Generation, PairScore
 
 SHOWN = 0.05
 """Error of the tests that reject a round; too strict a level would let a bad one pass."""

@@ -13,7 +13,8 @@ from typing import ClassVar, Literal, NamedTuple
 from alignment.evaluate import intervals
 from alignment.evaluate.intervals import PairedDifference
 from alignment.evaluate.settings import AnchoredGate, PlainGate
-from alignment.records import Check, Estimate, Frozen, Generation, PairScore
+from alignment.evaluate.verdict import Check
+from alignment.records import Estimate, Frozen, Generation, PairScore
 
 Need = Literal["pairs", "generations", "distributions", "parent"]
 """What a metric is computed from. Pairs and generations are stored with an evaluation; the base

@@ -18,7 +18,8 @@ from alignment.evaluate.metrics import (
     reward_margin,
 )
 from alignment.evaluate.settings import AnchoredGate, PlainGate
-from alignment.records import Check, Estimate, EvalReport
+from alignment.evaluate.verdict import Check
+from alignment.records import Estimate, EvalReport
 
 
 class PassRate(Evaluator):

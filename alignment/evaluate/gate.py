@@ -15,7 +15,8 @@ from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator, ScoredRows
 from alignment.evaluate.intervals import PairedDifference
 from alignment.evaluate.settings import PlainGate
-from alignment.records import Check, EvalReport, Verdict
+from alignment.evaluate.verdict import Check, Verdict
+from alignment.records import EvalReport
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ the same, no model is rebuilt. Not here: judging (`evaluate/gate.py`), rounds fr
 from collections.abc import Iterator
 
 from alignment.config.pipeline import PipelineConfig
+from alignment.evaluate.verdict import GateResult
 from alignment.pipeline.chain import Chain, KeepRound, chain, rebuild_rounds
 from alignment.pipeline.steps import Gate, Step
-from alignment.records import GateResult
 from alignment.store.store import Store
 
 

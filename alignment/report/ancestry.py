@@ -4,16 +4,9 @@ from collections import Counter
 
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator
+from alignment.evaluate.verdict import GateResult, Verdict
 from alignment.pipeline.steps import EvaluateModel, made_by
-from alignment.records import (
-    BatchFile,
-    DataRef,
-    EvalReport,
-    GateResult,
-    ModelRef,
-    StageRecord,
-    Verdict,
-)
+from alignment.records import BatchFile, DataRef, EvalReport, ModelRef, StageRecord
 from alignment.report.metric import MISSING
 from alignment.report.table import Cell, Table
 from alignment.report.tables import estimate_cell

@@ -12,6 +12,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from alignment.config.pipeline import PipelineConfig
+from alignment.evaluate.verdict import GateResult, Verdict
 from alignment.pipeline.chain import Chain, Round
 from alignment.pipeline.step import data_of
 from alignment.pipeline.steps import STEPS, EvaluateModel, TrainDpo, TrainSft, made_by
@@ -19,12 +20,10 @@ from alignment.records import (
     DataRef,
     EvalReport,
     Frozen,
-    GateResult,
     Generation,
     PairScore,
     PreferencePair,
     StageRecord,
-    Verdict,
 )
 from alignment.report.page import RunReport, Sample, render, to_markdown
 from alignment.report.table import Table

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from alignment.evaluate import evaluators
 from alignment.evaluate.metrics import is_preferred
+from alignment.evaluate.verdict import Verdict
 from alignment.pipeline.steps import STEPS, MissingAdapter, made_by
 from alignment.records import (
     DataRef,
@@ -24,7 +25,6 @@ from alignment.records import (
     PairScore,
     PreferencePair,
     StageRecord,
-    Verdict,
 )
 from alignment.report import compare, examples, metric, tables
 from alignment.report.table import escape_markdown

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluators import columns, evaluator_of
+from alignment.evaluate.verdict import Verdict
 from alignment.pipeline.steps import EvaluateModel, HandOver, headline_of, made_by
-from alignment.records import DataRef, Estimate, EvalReport, ModelRef, StageRecord, Verdict
+from alignment.records import DataRef, Estimate, EvalReport, ModelRef, StageRecord
 from alignment.report.metric import (
     MISSING,
     show,

@@ -14,6 +14,7 @@ from alignment.config.inbox import InboxConfig
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ConfigError
 from alignment.evaluate.settings import AnchoredGate, GateConfig
+from alignment.evaluate.verdict import GateResult
 from alignment.pipeline.chain import (
     Chain,
     Judged,
@@ -34,7 +35,7 @@ from alignment.pipeline.steps import (
     TrainDpo,
     made_by,
 )
-from alignment.records import GateResult, StageRecord
+from alignment.records import StageRecord
 from alignment.rounds.ledger import Champion, Opened, OutcomeName
 from alignment.rounds.measure import as_champion
 from alignment.store.lineage import ancestors

@@ -7,8 +7,9 @@ from alignment.evaluate.anchored import judge_anchored
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.gate import JudgedModel, judge
 from alignment.evaluate.settings import AnchoredGate, PlainGate
+from alignment.evaluate.verdict import GateResult, Verdict
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
-from alignment.records import EvalReport, GateResult, Generation, PairScore, Verdict
+from alignment.records import EvalReport, Generation, PairScore
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
 

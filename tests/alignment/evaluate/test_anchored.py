@@ -8,7 +8,8 @@ from alignment.evaluate.anchored import judge_anchored
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.gate import JudgedModel
 from alignment.evaluate.settings import AnchoredGate
-from alignment.records import EvalReport, Generation, PairScore, Verdict
+from alignment.evaluate.verdict import Verdict
+from alignment.records import EvalReport, Generation, PairScore
 
 ROWS = 600
 REPLIES = 40

@@ -5,10 +5,11 @@ import shutil
 import pytest
 
 from alignment.config.pipeline import PipelineConfig
+from alignment.evaluate.verdict import GateResult
 from alignment.execution.run_step import build
 from alignment.pipeline.plan import plan
 from alignment.pipeline.verdicts import chain_so_far, each_step
-from alignment.records import AdapterRef, GateResult, ModelRef
+from alignment.records import AdapterRef, ModelRef
 from alignment.rounds.steps import first_champion
 from alignment.store.progress import Progress
 from alignment.store.store import Store

@@ -4,10 +4,10 @@ import pytest
 
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.summary import summarise
+from alignment.evaluate.verdict import Check, Verdict
 from alignment.records import (
     AdapterRef,
     BaseRef,
-    Check,
     CodeVersion,
     DataRef,
     EvalReport,
@@ -19,7 +19,6 @@ from alignment.records import (
     PreferencePair,
     StageRecord,
     TokenizerRef,
-    Verdict,
 )
 from alignment.report.page import RunReport, Sample
 

@@ -16,7 +16,8 @@ from alignment.evaluate.evaluator import Evaluator, RowValue, ScoredRows
 from alignment.evaluate.gate import JudgedModel, judge
 from alignment.evaluate.settings import EvaluationConfig, PlainGate
 from alignment.evaluate.suite import DISTRIBUTIONS, BaselineScores, eval_prompts, evaluate
-from alignment.records import Check, EvalReport, Generation, PairScore
+from alignment.evaluate.verdict import Check
+from alignment.records import EvalReport, Generation, PairScore
 from alignment.report import plots, tables
 from alignment.report.page import RunReport, render, to_markdown
 from alignment.store.jsonl import read_rows

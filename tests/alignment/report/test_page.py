@@ -3,7 +3,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from alignment.records import Check, Message, Verdict
+from alignment.evaluate.verdict import Check, Verdict
+from alignment.records import Message
 from alignment.report import tables
 from alignment.report.page import RunReport, Sample, clip, render, to_markdown
 from tests.alignment.report.conftest import record

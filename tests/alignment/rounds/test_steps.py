@@ -7,10 +7,11 @@ import pytest
 
 from alignment.config.inbox import InboxConfig
 from alignment.errors import ConfigError, UsageError
+from alignment.evaluate.verdict import GateResult
 from alignment.execution.run_step import build
 from alignment.pipeline.step import data_of, rows_of
 from alignment.pipeline.steps import TakeBatch
-from alignment.records import GateResult, PreferencePair, Quarantined
+from alignment.records import PreferencePair, Quarantined
 from alignment.report.ancestry import ancestry_table
 from alignment.rounds.ledger import Delivery, Opened
 from alignment.rounds.line import RoundLine
