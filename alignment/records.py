@@ -504,14 +504,22 @@ class Estimate(Frozen):
     n: int
 
 
+class ReliabilityBin(Frozen):
+    """Pairs of similar confidence: their mean confidence, and the share that is right."""
+
+    confidence: float
+    right: Estimate
+
+
 class EvalReport(Frozen):
     """The evaluation of one model on the held-out rows.
 
     `overall`, `by_task_type` and `by_source` map metric names to estimates. The names come from the
-    evaluators (`alignment/evaluate/evaluators.py`) of the version that wrote the report.
+    evaluators (`alignment/evaluate/evaluators/`) of the version that wrote the report.
 
     Attributes:
         model: its label in tables: "base", "sft", "round 1", "control".
+        reliability: how often the model is right at each of its confidences, lowest first.
         generations, pairs: uris of the underlying rows (`Generation`, `PairScore`).
     """
 
@@ -521,6 +529,7 @@ class EvalReport(Frozen):
     by_source: dict[str, dict[str, Estimate]]
     generations: str
     pairs: str
+    reliability: tuple[ReliabilityBin, ...] = ()
 
 
 class Generation(Frozen):
@@ -543,6 +552,8 @@ class PairScore(Frozen):
     Attributes:
         prompt: digest of the prompt; pairs that share it are not independent. Empty in evaluations
             of earlier versions.
+        kl_from_base: KL to the base model in nats per token of the chosen reply, on probe pairs.
+            None in evaluations of earlier versions.
     """
 
     id: str
@@ -555,3 +566,4 @@ class PairScore(Frozen):
     chosen_tokens: int
     rejected_tokens: int
     prompt: str = ""
+    kl_from_base: float | None = None

@@ -1,24 +1,28 @@
 """The evaluator interface: one metric, how it is computed from scored rows and how it is shown.
 
 A metric is a weighted mean over rows. The weight is 1, or a reply's tokens if the unit is nats per
-token. Not here: the evaluators themselves (`evaluators.py`).
+token. Not here: the evaluators themselves (`evaluators/`).
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple
 
 from alignment.evaluate import intervals
+from alignment.evaluate.clusters import design_effect
 from alignment.evaluate.intervals import PairedDifference
 from alignment.evaluate.settings import AnchoredGate, PlainGate
 from alignment.evaluate.verdict import Check
 from alignment.records import Estimate, Frozen, Generation, PairScore
 
 Need = Literal["pairs", "generations", "distributions", "parent"]
-"""What a metric is computed from. Pairs and generations are stored with an evaluation; the base
-model's distributions and the parent's scores are available only while a model is evaluated."""
+"""What a metric is computed from. Pairs and generations are stored with an evaluation, and so is
+what the base model's distributions are needed for. The parent's scores are available only while a
+model is evaluated."""
+
+Row = PairScore | Generation
 
 
 @dataclass(frozen=True)
@@ -28,24 +32,34 @@ class ScoredRows:
     Attributes:
         pairs: held-out pairs, scored.
         generations: greedy replies to held-out prompts.
-        kl_from_base: KL to the base model in nats per token, averaged over the tokens of the
-            chosen reply; by pair id, for some or all pairs.
         logprob_drift: log-prob of the chosen reply minus its log-prob under the parent model, in
             nats; by pair id, for some or all pairs.
     """
 
     pairs: Sequence[PairScore] = ()
     generations: Sequence[Generation] = ()
-    kl_from_base: Mapping[str, float] = field(default_factory=dict)
     logprob_drift: Mapping[str, float] = field(default_factory=dict)
+
+    def only(self, test: Callable[[Row], bool]) -> "ScoredRows":
+        """The rows that pass a test."""
+        return replace(
+            self,
+            pairs=tuple(row for row in self.pairs if test(row)),
+            generations=tuple(row for row in self.generations if test(row)),
+        )
 
 
 class RowValue(NamedTuple):
     """The contribution of one row to a metric: `total` over `weight`."""
 
-    row: PairScore | Generation
+    row: Row
     total: float
     weight: float = 1.0
+
+    @property
+    def cluster(self) -> str:
+        """The prompt: rows that share it are not independent."""
+        return self.row.prompt or self.row.id
 
 
 class Allowance(NamedTuple):
@@ -158,19 +172,73 @@ class Evaluator(Frozen, ABC):
 
     def estimate(self, values: Sequence[RowValue], *, seed: int) -> Estimate:
         """The mean of at least one row with its interval; `seed` seeds the bootstrap."""
-        totals = [value.total for value in values]
+        totals, clusters = [value.total for value in values], [value.cluster for value in values]
         if self.share:
-            return intervals.proportion(round(sum(totals)), len(totals))
-        return intervals.ratio(totals, [value.weight for value in values], seed=seed)
+            effect = design_effect(totals, clusters)
+            return intervals.proportion(round(sum(totals)), len(totals), effect=effect)
+        weights = [value.weight for value in values]
+        return intervals.ratio(totals, weights, clusters=clusters, seed=seed)
+
+    def clusters_of(self, rows: ScoredRows) -> dict[str, str]:
+        """The prompt of each row by the row's id."""
+        return {value.row.id: value.cluster for value in self.measure(rows)}
 
     def by_row(self, rows: ScoredRows) -> dict[str, float]:
-        """The value of each row by its id, for `paired`."""
+        """The value of each row by its id."""
         return {value.row.id: value.total / value.weight for value in self.measure(rows)}
 
     def paired(
-        self, first: Mapping[str, float], second: Mapping[str, float]
+        self,
+        first: Mapping[str, float],
+        second: Mapping[str, float],
+        clusters: Mapping[str, str] | None = None,
     ) -> PairedDifference | None:
-        """How much higher the first model is, given `by_row` of both; None without a common row."""
+        """How much higher the first model is, row by row; None without a common row.
+
+        Args:
+            first: `by_row` of a model.
+            second: that of the other.
+            clusters: `clusters_of` either; None: no two rows share a prompt.
+        """
+        test = intervals.paired_shares if self.share else intervals.paired_means
+        return test(first, second, clusters)
+
+    def difference(self, first: ScoredRows, second: ScoredRows, *, seed: int) -> Estimate | None:
+        """How much higher the first model's mean is over the rows that both have; None without.
+
+        Of two means over weights, each row adds what it changes in either (the linear part of the
+        difference), so that the interval knows that both are over the same rows.
+        """
+        own, other = self.common(first, second)
+        if not own:
+            return None
+        clusters = [value.cluster for value in own.values()]
         if self.share:
-            return intervals.paired_shares(first, second)
-        return intervals.paired_means(first, second)
+            shares = [{row: value.total for row, value in side.items()} for side in (own, other)]
+            found = self.paired(shares[0], shares[1], dict(zip(own, clusters, strict=True)))
+            return found.difference if found else None
+        changes = [
+            mine - theirs
+            for mine, theirs in zip(_linear(own.values()), _linear(other.values()), strict=True)
+        ]
+        return intervals.mean(changes, clusters=clusters, seed=seed)
+
+    def common(
+        self, first: ScoredRows, second: ScoredRows
+    ) -> tuple[dict[str, RowValue], dict[str, RowValue]]:
+        """The values of the rows that both models have, measured on these rows alone, by id."""
+        ids = self.by_row(first).keys() & self.by_row(second).keys()
+        own, other = (
+            {value.row.id: value for value in self.measure(rows.only(lambda row: row.id in ids))}
+            for rows in (first, second)
+        )
+        both = sorted(own.keys() & other.keys())
+        return {row: own[row] for row in both}, {row: other[row] for row in both}
+
+
+def _linear(values: Collection[RowValue]) -> list[float]:
+    """Numbers with the mean sum(totals) / sum(weights) that change with each row as it does."""
+    weight = math.fsum(value.weight for value in values)
+    mean = math.fsum(value.total for value in values) / weight
+    scale = len(values) / weight
+    return [mean + scale * (value.total - mean * value.weight) for value in values]

@@ -52,7 +52,8 @@ def not_worse(candidate: ScoredRows, champion: ScoredRows) -> Iterator[Check]:
     """One check per paired metric that both models have; metrics on pairs come first."""
     paired = [e for e in evaluators.EVALUATORS if e.gate == "paired"]
     for evaluator in sorted(paired, key=lambda e: e.needs != "pairs"):
-        found = evaluator.paired(evaluator.by_row(candidate), evaluator.by_row(champion))
+        prompts = evaluator.clusters_of(champion)
+        found = evaluator.paired(evaluator.by_row(candidate), evaluator.by_row(champion), prompts)
         if found is not None:
             change = found.difference.value
             worse = found.shown and (change > 0 if evaluator.better == "lower" else change < 0)

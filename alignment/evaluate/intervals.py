@@ -2,17 +2,19 @@
 
 Shares of rows get Wilson's score interval: a bootstrap of twenty passes in twenty rows would give
 [1, 1], as if the next row could not fail. Everything else gets the bias-corrected and accelerated
-(BCa) bootstrap over rows, which follows the skew of margins and lengths.
+(BCa) bootstrap, which follows the skew of margins and lengths.
 
-Intervals cover 95 %. Not here: a correction for making many comparisons, and any grouping of
-rows that share a prompt.
+Rows of one cluster (one prompt) are not independent: shares are computed on as many rows as they
+are worth, the bootstrap draws whole clusters, and the sign test counts clusters.
+Intervals cover 95 %. Not here: a correction for making many comparisons.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
+from alignment.evaluate.clusters import design_effect, summed
 from alignment.records import Estimate, Frozen
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class PairedDifference(Frozen):
     Attributes:
         difference: mean of first - second over those rows.
         wins, losses, ties: rows where the first is higher, lower, equal.
-        p_value: exact two-sided sign test on wins against losses; for shares, McNemar's.
+        p_value: exact two-sided sign test on wins against losses; for shares, McNemar's. Where
+            several rows share a prompt, prompts are counted, by the sum of their differences.
     """
 
     difference: Estimate
@@ -51,72 +54,112 @@ class PairedDifference(Frozen):
         return apart and self.p_value < SIGNIFICANCE
 
 
-def proportion(hits: int, n: int) -> Estimate:
-    """The share of `hits` in `n` rows (n >= 1) with Wilson's interval (Wilson 1927)."""
-    share = hits / n
-    shrink = 1 + Z * Z / n
-    centre = (share + Z * Z / (2 * n)) / shrink
-    half = Z / shrink * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+def proportion(hits: int, n: int, *, effect: float = 1.0) -> Estimate:
+    """The share of `hits` in `n` rows (n >= 1) with Wilson's interval (Wilson 1927).
+
+    Args:
+        hits: rows that count.
+        n: all rows.
+        effect: how many rows count as one independent row (`design_effect`).
+    """
+    share, rows = hits / n, n / effect
+    shrink = 1 + Z * Z / rows
+    centre = (share + Z * Z / (2 * rows)) / shrink
+    half = Z / shrink * math.sqrt(share * (1 - share) / rows + Z * Z / (4 * rows * rows))
     # At 0 and n hits the bound is exactly 0 or 1; rounding must not move it inside.
     low = 0.0 if hits == 0 else centre - half
     high = 1.0 if hits == n else centre + half
     return Estimate(value=share, low=low, high=high, n=n)
 
 
-def mean(values: Sequence[float], *, seed: int = 0) -> Estimate:
+def mean(
+    values: Sequence[float], *, clusters: Sequence[str] | None = None, seed: int = 0
+) -> Estimate:
     """The mean of at least one row with its BCa bootstrap interval."""
-    return ratio(values, [1.0] * len(values), seed=seed)
+    return ratio(values, [1.0] * len(values), clusters=clusters, seed=seed)
 
 
-def ratio(totals: Sequence[float], weights: Sequence[float], *, seed: int = 0) -> Estimate:
+def ratio(
+    totals: Sequence[float],
+    weights: Sequence[float],
+    *,
+    clusters: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Estimate:
     """sum(totals) / sum(weights) over at least one row, e.g. nats and tokens of each reply.
 
-    The ratio is recomputed for each resample of rows, so the interval reflects that long replies
-    weigh more. One row has no spread: its interval is the value itself.
+    The ratio is recomputed for each resample of clusters, so the interval reflects that long
+    replies weigh more. One row has no spread: its interval is the value itself.
+
+    Args:
+        totals: `[rows]`.
+        weights: `[rows]`.
+        clusters: `[rows]`, the cluster of each row; None: each row is its own. If all rows are of
+            one cluster, nothing is known about others, and the rows are drawn.
+        seed: seed of the bootstrap.
     """
     import numpy as np
 
-    numerators = np.asarray(totals, dtype=np.float64)
-    denominators = np.asarray(weights, dtype=np.float64)
+    if clusters is not None and len(set(clusters)) > 1:
+        grouped = [summed(totals, clusters), summed(weights, clusters)]
+    else:
+        grouped = [list(totals), list(weights)]
+    numerators, denominators = np.asarray(grouped, dtype=np.float64)
     value = float(numerators.sum() / denominators.sum())
     if len(numerators) == 1:
-        return Estimate(value=value, low=value, high=value, n=1)
+        return Estimate(value=value, low=value, high=value, n=len(totals))
     low, high = _bca(numerators, denominators, value=value, seed=seed)
-    return Estimate(value=value, low=low, high=high, n=len(numerators))
+    return Estimate(value=value, low=low, high=high, n=len(totals))
 
 
 def paired_shares(
-    first: Mapping[str, float], second: Mapping[str, float]
+    first: Mapping[str, float],
+    second: Mapping[str, float],
+    clusters: Mapping[str, str] | None = None,
 ) -> PairedDifference | None:
     """Difference of two shares, first - second, on their common row ids; None if there are none.
 
     Every row is 0 or 1. The interval follows Agresti and Min (2005): it adds half a row to each of
     the four outcomes, so that its width is positive even if the models agree on every row.
+
+    Args:
+        first: 0 or 1 by row id.
+        second: the same for the other model.
+        clusters: the cluster of a row by its id; a row without one is its own.
     """
-    ids = sorted(first.keys() & second.keys())
-    if not ids:
+    changes = _changes(first, second)
+    if not changes:
         return None
-    wins = sum(first[row] > second[row] for row in ids)
-    losses = sum(second[row] > first[row] for row in ids)
-    return difference_of(wins, losses, len(ids))
+    names = _clusters(changes, clusters)
+    wins, losses = _split(changes.values())
+    effect = design_effect(list(changes.values()), names)
+    return _paired(_agresti_min(wins, losses, len(changes), effect), changes, names)
 
 
 def difference_of(wins: int, losses: int, n: int) -> PairedDifference:
     """The difference of two shares on `n` rows, `wins` and `losses` of which differ."""
-    return _paired(_agresti_min(wins, losses, n), wins, losses)
+    return PairedDifference(
+        difference=_agresti_min(wins, losses, n, 1.0),
+        wins=wins,
+        losses=losses,
+        ties=n - wins - losses,
+        p_value=sign_test(wins, losses),
+    )
 
 
 def paired_means(
-    first: Mapping[str, float], second: Mapping[str, float], *, seed: int = 0
+    first: Mapping[str, float],
+    second: Mapping[str, float],
+    clusters: Mapping[str, str] | None = None,
+    *,
+    seed: int = 0,
 ) -> PairedDifference | None:
     """Mean of first - second with its BCa bootstrap interval; None without common row ids."""
-    ids = sorted(first.keys() & second.keys())
-    if not ids:
+    changes = _changes(first, second)
+    if not changes:
         return None
-    changes = [first[row] - second[row] for row in ids]
-    wins = sum(change > 0 for change in changes)
-    losses = sum(change < 0 for change in changes)
-    return _paired(mean(changes, seed=seed), wins, losses)
+    names = _clusters(changes, clusters)
+    return _paired(mean(list(changes.values()), clusters=names, seed=seed), changes, names)
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -134,18 +177,35 @@ def sign_test(wins: int, losses: int) -> float:
     return min(1.0, p)
 
 
-def _paired(difference: Estimate, wins: int, losses: int) -> PairedDifference:
+def _changes(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    return {row: first[row] - second[row] for row in sorted(first.keys() & second.keys())}
+
+
+def _clusters(rows: Iterable[str], clusters: Mapping[str, str] | None) -> list[str]:
+    return [(clusters or {}).get(row, row) for row in rows]
+
+
+def _split(changes: Iterable[float]) -> tuple[int, int]:
+    """How many are positive, and how many negative."""
+    found = list(changes)
+    return sum(change > 0 for change in found), sum(change < 0 for change in found)
+
+
+def _paired(
+    difference: Estimate, changes: Mapping[str, float], clusters: Sequence[str]
+) -> PairedDifference:
+    wins, losses = _split(changes.values())
     return PairedDifference(
         difference=difference,
         wins=wins,
         losses=losses,
-        ties=difference.n - wins - losses,
-        p_value=sign_test(wins, losses),
+        ties=len(changes) - wins - losses,
+        p_value=sign_test(*_split(summed(changes.values(), clusters))),
     )
 
 
-def _agresti_min(wins: int, losses: int, n: int) -> Estimate:
-    up, down, rows = wins + 0.5, losses + 0.5, n + 2.0
+def _agresti_min(wins: int, losses: int, n: int, effect: float) -> Estimate:
+    up, down, rows = wins / effect + 0.5, losses / effect + 0.5, n / effect + 2.0
     centre = (up - down) / rows
     half = Z * math.sqrt(up + down - (up - down) ** 2 / rows) / rows
     return Estimate(

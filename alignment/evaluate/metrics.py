@@ -1,11 +1,12 @@
 """The arithmetic of the metrics on one row. No model is run here.
 
 Not here: judging a reply (`data/practice/verifiers.py`), the metrics themselves
-(`evaluators.py`), the consequences of a difference (`gate.py`).
+(`evaluators/`), the consequences of a difference (`gate.py`).
 """
 
 import math
 import re
+from itertools import pairwise
 
 from alignment.errors import TrainingError
 from alignment.records import PairScore
@@ -28,6 +29,11 @@ def reward_margin(pair: PairScore) -> float:
     Z(x) cancels between two replies to one prompt.
     """
     return (pair.chosen - pair.base_chosen) - (pair.rejected - pair.base_rejected)
+
+
+def adjacent_words(reply: str) -> list[tuple[str, str]]:
+    """All pairs of adjacent words of a reply, in order."""
+    return list(pairwise(reply.split()))
 
 
 def repeated_share(reply: str, n: int = 4) -> float:

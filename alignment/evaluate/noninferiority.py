@@ -8,10 +8,11 @@ Not here: intervals for tables (`intervals.py`), what follows from a test (`anch
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import NamedTuple
+
+from alignment.evaluate.clusters import design_effect
 
 NORMAL = NormalDist()
 
@@ -47,21 +48,10 @@ def paired_counts(
     if not ids:
         return None
     changes = [first[row] - second[row] for row in ids]
-    effect = _design_effect(changes, [cluster.get(row, row) for row in ids])
+    effect = design_effect(changes, [cluster.get(row, row) for row in ids])
     wins = sum(change > 0 for change in changes)
     losses = sum(change < 0 for change in changes)
     return PairedCounts(wins / effect, losses / effect, len(ids) / effect)
-
-
-def _design_effect(changes: Sequence[float], clusters: Sequence[str]) -> float:
-    mean = math.fsum(changes) / len(changes)
-    spread = math.fsum((change - mean) ** 2 for change in changes)
-    sums: dict[str, float] = defaultdict(float)
-    for change, name in zip(changes, clusters, strict=True):
-        sums[name] += change - mean
-    if len(sums) == len(changes) or spread == 0:
-        return len(changes) / len(sums)
-    return max(1.0, math.fsum(total**2 for total in sums.values()) / spread)
 
 
 def score(counts: PairedCounts, margin: float) -> float:

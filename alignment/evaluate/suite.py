@@ -2,7 +2,7 @@
 
 Every model sees the same rows, so models can be compared row by row. The base model's scores come
 from its own evaluation, so the base is loaded once per run, not once per model.
-Not here: the metrics (`evaluators.py`), comparing models (`report/compare.py`).
+Not here: the metrics (`evaluators/`), comparing models (`report/compare.py`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -114,12 +114,11 @@ def evaluate(
     """
     rows = _encoded(model, pairs, max_length=config.max_length)
     scores = _score(config, model, pairs, rows, baseline, progress)
+    kl = _kl_from_base(model, pairs, rows[::2], baseline, out / DISTRIBUTIONS)
+    scores = [row.model_copy(update={"kl_from_base": kl.get(row.id)}) for row in scores]
     generations = _answer(config, model, prompts, progress)
     measured = ScoredRows(
-        pairs=scores,
-        generations=generations,
-        kl_from_base=_kl_from_base(model, pairs, rows[::2], baseline, out / DISTRIBUTIONS),
-        logprob_drift=_drift(scores, baseline),
+        pairs=scores, generations=generations, logprob_drift=_drift(scores, baseline)
     )
     summary = summarise(measured, seed=seed)
     _write(out / PAIRS, scores)

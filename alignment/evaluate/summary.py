@@ -1,24 +1,38 @@
-"""Computes the numbers of an `EvalReport` from scored rows: every metric in total and by group."""
+"""Every metric in total and by group: of one model, and of the difference between two.
 
-from collections import defaultdict
+Not here: the metrics (`evaluators/`), which differences are worth a sentence
+(`report/compare.py`).
+"""
+
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from alignment.evaluate import evaluators
-from alignment.evaluate.evaluator import Evaluator, RowValue, ScoredRows
+from alignment.evaluate.calibration import reliability
+from alignment.evaluate.evaluator import Row, ScoredRows
 from alignment.evaluate.metrics import check_finite, reward_margin
-from alignment.records import Estimate, Generation, PairScore
+from alignment.records import Estimate, ReliabilityBin
 
 Metrics = dict[str, Estimate]
-Measured = dict[Evaluator, list[RowValue]]
+Groups = dict[str, Metrics]
 
 
 class Summary(NamedTuple):
-    """The three dictionaries of an `EvalReport`."""
+    """The numbers of an `EvalReport`."""
 
     overall: Metrics
-    by_task_type: dict[str, Metrics]
-    by_source: dict[str, Metrics]
+    by_task_type: Groups
+    by_source: Groups
+    reliability: tuple[ReliabilityBin, ...] = ()
+
+
+class Differences(NamedTuple):
+    """How much higher one model is than another, by metric."""
+
+    overall: Metrics
+    by_task_type: Groups
+    by_source: Groups
 
 
 def summarise(rows: ScoredRows, *, seed: int = 0) -> Summary:
@@ -34,24 +48,64 @@ def summarise(rows: ScoredRows, *, seed: int = 0) -> Summary:
     for pair in rows.pairs:
         check_finite("a log-prob", pair.id, pair.chosen + pair.rejected)
         check_finite("a log-prob of the base model", pair.id, reward_margin(pair))
-    measured = {e: values for e in evaluators.EVALUATORS if (values := list(e.measure(rows)))}
-    return Summary(
-        overall=_estimates(measured, seed=seed),
-        by_task_type=_by_group(measured, lambda row: row.task_type, seed=seed),
-        by_source=_by_group(measured, lambda row: row.source, seed=seed),
-    )
+
+    def estimates(part: Callable[[Row], bool]) -> Metrics:
+        return _estimates(rows.only(part), seed=seed)
+
+    overall, by_task_type, by_source = _by_group(rows, estimates)
+    return Summary(overall, by_task_type, by_source, reliability(rows.pairs))
+
+
+def differences(first: ScoredRows, second: ScoredRows, *, seed: int = 0) -> Differences:
+    """Every metric of the first model minus the second's, on the rows that both have.
+
+    Paired by row, with 95 % intervals. For a group of rows, a metric of all rows together (the
+    accuracy at equal lengths, distinct-2) is computed on those of the group.
+
+    Args:
+        first: a model's results.
+        second: those of its parent, the anchor, SFT or the base model.
+        seed: seed of the bootstrap.
+    """
+
+    def estimates(part: Callable[[Row], bool]) -> Metrics:
+        return _differences(first.only(part), second.only(part), seed=seed)
+
+    return Differences(*_by_group(first, estimates))
 
 
 def _by_group(
-    measured: Measured, group: Callable[[PairScore | Generation], str], *, seed: int
-) -> dict[str, Metrics]:
-    groups: defaultdict[str, Measured] = defaultdict(dict)
-    for evaluator, values in measured.items():
-        for value in values:
-            groups[group(value.row)].setdefault(evaluator, []).append(value)
-    return {name: _estimates(groups[name], seed=seed) for name in sorted(groups)}
+    rows: ScoredRows, estimates: Callable[[Callable[[Row], bool]], Metrics]
+) -> tuple[Metrics, Groups, Groups]:
+    """Estimates on all rows, on those of each task type, and on those of each source."""
+    every: tuple[Row, ...] = (*rows.pairs, *rows.generations)
+    tasks = sorted({row.task_type for row in every})
+    sources = sorted({row.source for row in every})
+    return (
+        estimates(lambda _: True),
+        {name: estimates(partial(_is_of_task, name)) for name in tasks},
+        {name: estimates(partial(_is_from, name)) for name in sources},
+    )
 
 
-def _estimates(measured: Measured, *, seed: int) -> Metrics:
+def _is_of_task(name: str, row: Row) -> bool:
+    return row.task_type == name
+
+
+def _is_from(name: str, row: Row) -> bool:
+    return row.source == name
+
+
+def _estimates(rows: ScoredRows, *, seed: int) -> Metrics:
+    measured = {e: values for e in evaluators.EVALUATORS if (values := list(e.measure(rows)))}
     found = {e.name: e.estimate(values, seed=seed) for e, values in measured.items()}
+    return {name: found[name] for name in sorted(found)}
+
+
+def _differences(first: ScoredRows, second: ScoredRows, *, seed: int) -> Metrics:
+    found = {
+        e.name: difference
+        for e in evaluators.EVALUATORS
+        if (difference := e.difference(first, second, seed=seed))
+    }
     return {name: found[name] for name in sorted(found)}

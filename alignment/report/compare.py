@@ -168,10 +168,11 @@ def _against_others(
     final: str, evaluator: Evaluator, rows: Mapping[str, ScoredRows]
 ) -> Iterator[Comparison]:
     own = evaluator.by_row(rows.get(final, ScoredRows()))
+    clusters = evaluator.clusters_of(rows.get(final, ScoredRows()))
     for other, theirs in rows.items():
         if other == final or other.startswith("round "):
             continue
-        if difference := evaluator.paired(own, evaluator.by_row(theirs)):
+        if difference := evaluator.paired(own, evaluator.by_row(theirs), clusters):
             yield Comparison(final=final, other=other, metric=evaluator.name, paired=difference)
 
 

@@ -20,7 +20,7 @@ class EvaluateModel(Step):
     """Evaluate one model on the held-out rows of every data set."""
 
     stage: Literal["evaluate"] = "evaluate"
-    version = 3  # 2 answered under the model folder's own generation settings, and more
+    version = 4  # intervals of rows that share a prompt, and more metrics
     title = "evaluate"
     produces = EvalReport
     parent_fields = ("model", "data", "base", "parent")

@@ -2,15 +2,11 @@ import pytest
 
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator, ScoredRows
-from alignment.evaluate.evaluators import (
-    EVALUATORS,
-    Margin,
-    Nll,
-    PassRate,
-    PreferenceAccuracy,
-    UnknownMetric,
-    columns,
-)
+from alignment.evaluate.evaluators import EVALUATORS, UnknownMetric, columns
+from alignment.evaluate.evaluators.likelihood import Nll
+from alignment.evaluate.evaluators.preference import Margin, PreferenceAccuracy
+from alignment.evaluate.evaluators.replies import Distinct
+from alignment.evaluate.evaluators.verified import PassRate
 from alignment.evaluate.summary import summarise
 from alignment.records import EvalReport
 from tests.alignment.evaluate.rows import REPLY, THREE_PAIRS, THREE_REPLIES
@@ -27,8 +23,10 @@ def test_rows_by_id_are_what_a_paired_test_takes():
     assert PassRate().by_row(ScoredRows(generations=[unverified])) == {}
 
 
-def test_every_class_of_the_file_is_known():
-    classes = {c for c in Evaluator.__subclasses__() if c.__module__ == evaluators.__name__}
+def test_every_class_of_the_package_is_known():
+    classes = {
+        c for c in Evaluator.__subclasses__() if c.__module__.startswith(evaluators.__name__)
+    }
     assert classes - {UnknownMetric} == {type(evaluator) for evaluator in EVALUATORS}
 
 
@@ -38,12 +36,20 @@ def test_names_and_labels_are_unique_and_meanings_are_sentences():
     assert all(evaluator.meaning.endswith(".") for evaluator in EVALUATORS)
 
 
+def test_distinct_2_is_the_different_word_pairs_of_all_replies_over_all_of_them():
+    """Replies "a b a b" and "a b c": ab, ba, ab and ab, bc; 3 different of 5. "Lima" has none."""
+    texts = {"x": "a b a b", "y": "a b c", "z": "Lima"}
+    replies = [REPLY.model_copy(update={"id": row, "reply": text}) for row, text in texts.items()]
+    rows = ScoredRows(generations=replies)
+    assert summarise(rows).overall["distinct_2"].value == pytest.approx(3 / 5)
+    assert Distinct().by_row(rows) == pytest.approx({"x": (1 / 3 + 1 + 1 / 3) / 3, "y": 4 / 6})
+
+
 @pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda evaluator: evaluator.name)
 def test_rows_of_a_share_are_zero_or_one(evaluator):
     rows = ScoredRows(
-        pairs=THREE_PAIRS,
-        generations=THREE_REPLIES,
-        kl_from_base={"a": 0.25},
+        pairs=[pair.model_copy(update={"kl_from_base": 0.25}) for pair in THREE_PAIRS],
+        generations=(*THREE_REPLIES, REPLY.model_copy(update={"id": "d", "reply": "so it so it"})),
         logprob_drift={"a": -3.0},
     )
     values = [value.total for value in evaluator.measure(rows)]

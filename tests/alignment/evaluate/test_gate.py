@@ -49,7 +49,7 @@ def reply(row, *, passed):
         id=f"p{row}",
         task_type="any",
         source="any",
-        prompt="?",
+        prompt=f"{row}?",
         reply="!",
         tokens=4,
         stopped=True,

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from alignment.evaluate import intervals
+from alignment.evaluate.clusters import design_effect
 
 
 def test_a_share_is_its_hits_over_its_rows_with_wilsons_interval():
@@ -188,3 +189,48 @@ def test_an_interval_that_excludes_zero_alone_shows_nothing():
     assert found.difference.low > 0
     assert found.p_value == 0.0625
     assert not found.shown
+
+
+def test_rows_of_one_prompt_are_drawn_together():
+    """Ten prompts with three equal rows each are worth ten rows, whatever is estimated."""
+    values = np.random.default_rng(2).normal(size=10)
+    thrice, prompts = np.repeat(values, 3).tolist(), [f"{row // 3}" for row in range(30)]
+    once, found = intervals.mean(values.tolist()), intervals.mean(thrice, clusters=prompts)
+    assert (found.low, found.high, found.n) == pytest.approx((once.low, once.high, 30), abs=1e-3)
+    hits = intervals.proportion(18, 30, effect=design_effect([1.0] * 18 + [0.0] * 12, prompts))
+    alone = intervals.proportion(6, 10)
+    assert (hits.low, hits.high) == pytest.approx((alone.low, alone.high))
+
+
+def test_a_difference_counts_the_prompts_that_changed():
+    """Six prompts of two rows: five won twice, one tied. McNemar on 5 to 0 prompts: 2 / 2⁵."""
+    first = {f"{row}": float(row < 10) for row in range(12)}
+    second = dict.fromkeys(first, 0.0)
+    found = intervals.paired_shares(first, second, {row: f"p{int(row) // 2}" for row in first})
+    alone = intervals.difference_of(5, 0, 6)
+    assert found is not None
+    assert (found.wins, found.losses, found.ties) == (10, 0, 2)
+    assert found.p_value == alone.p_value == 2 / 2**5
+    assert found.difference.low == pytest.approx(alone.difference.low)
+
+
+def test_rows_that_are_all_of_one_prompt_are_drawn_one_by_one():
+    values = [1.0, 2.0, 4.0]
+    assert intervals.mean(values, clusters=["p"] * 3) == intervals.mean(values)
+
+
+def test_a_clustered_interval_covers_the_mean_about_95_times_in_100(monkeypatch):
+    """40 prompts of 1 to 5 rows, half of the variance between prompts; 300 draws.
+
+    Without clusters .80 would cover it.
+    """
+    monkeypatch.setattr(intervals, "RESAMPLES", 500)
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(300):
+        sizes = generator.integers(1, 6, size=40)
+        prompts = np.repeat(np.arange(40), sizes)
+        rows = generator.normal(size=40)[prompts] + generator.normal(size=len(prompts))
+        found = intervals.mean(rows.tolist(), clusters=[f"{name}" for name in prompts])
+        covered += found.low <= 0 <= found.high
+    assert 0.89 < covered / 300 < 0.99

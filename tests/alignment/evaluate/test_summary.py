@@ -3,12 +3,18 @@ import pytest
 from alignment.errors import TrainingError
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.evaluators import EVALUATORS
-from alignment.evaluate.summary import summarise
+from alignment.evaluate.summary import differences, summarise
 from tests.alignment.evaluate.rows import PAIR, REPLY, THREE_PAIRS, THREE_REPLIES
 
 
 def values(found, names):
     return {name: found[name].value for name in names}
+
+
+def with_kl(*nats):
+    """The three pairs with these KLs."""
+    rows = zip(THREE_PAIRS, nats, strict=True)
+    return [pair.model_copy(update={"kl_from_base": kl}) for pair, kl in rows]
 
 
 def computed_from(need):
@@ -58,8 +64,7 @@ def test_kl_is_weighted_by_tokens_and_drift_is_by_row_and_without_sign():
     """KL (.1 * 2 + .4 * 4) / 6 = .3 over the two pairs that have one. Drift (3 + 1) / 2 = 2."""
     found = summarise(
         ScoredRows(
-            pairs=THREE_PAIRS,
-            kl_from_base={"a": 0.1, "b": 0.4},
+            pairs=with_kl(0.1, 0.4, None),
             logprob_drift={"a": -3.0, "c": 1.0},
         )
     ).overall
@@ -91,7 +96,8 @@ def test_a_share_of_a_few_rows_keeps_an_honest_interval():
 
 
 def test_no_rows_give_no_numbers():
-    assert summarise(ScoredRows()) == ({}, {}, {})
+    assert summarise(ScoredRows()) == ({}, {}, {}, ())
+    assert differences(ScoredRows(), ScoredRows()) == ({}, {}, {})
 
 
 @pytest.mark.parametrize("field", ["chosen", "rejected", "base_chosen", "base_rejected"])
@@ -104,4 +110,41 @@ def test_a_log_prob_that_is_not_finite_names_its_pair(field, number):
 
 def test_a_kl_that_is_not_finite_names_its_pair():
     with pytest.raises(TrainingError, match="KL from the base model on held-out pair 'a' is nan"):
-        summarise(ScoredRows(pairs=THREE_PAIRS, kl_from_base={"a": float("nan")}))
+        summarise(ScoredRows(pairs=with_kl(float("nan"), None, None)))
+
+
+def test_a_model_differs_from_another_in_every_metric_in_total_and_by_group():
+    """Pairs a and c under both; the other model has them the wrong way round, at -6 and -6.
+
+    Accuracy 1 against 0. NLL (4 + 2) / 4 = 1.5 against 12 / 4 = 3. City is a, email c.
+    """
+    own = ScoredRows(pairs=(THREE_PAIRS[0], THREE_PAIRS[2]), generations=THREE_REPLIES)
+    other = ScoredRows(pairs=[p.model_copy(update={"chosen": -6.0}) for p in THREE_PAIRS])
+    found = differences(own, other)
+    assert found.overall["preference_accuracy"].value == 1.0
+    assert found.overall["nll"].value == pytest.approx(-1.5)
+    assert found.by_task_type["city"]["nll"].value == pytest.approx(2 - 3)
+    assert found.by_source["mail"]["nll"].value == pytest.approx(1 - 3)
+    assert {estimate.n for estimate in found.overall.values()} == {2}
+    assert "pass_rate" not in found.overall
+
+
+def test_a_model_does_not_differ_from_itself():
+    rows = ScoredRows(pairs=with_kl(0.1, 0.2, 0.3), generations=THREE_REPLIES)
+    found = differences(rows, rows).overall
+    assert set(found) == set(summarise(rows).overall)
+    assert all(estimate.low <= estimate.value == 0 <= estimate.high for estimate in found.values())
+
+
+def test_four_copies_of_every_prompts_row_say_no_more_than_one():
+    """Each interval is that of a quarter of the rows; up to its bootstrap, which draws others."""
+    rows = [
+        PAIR.model_copy(update={"id": f"{n}", "prompt": f"p{n}", "chosen": -4.0 - n % 5 / 2})
+        for n in range(60)
+    ]
+    copies = [p.model_copy(update={"id": f"{p.id}-{i}"}) for p in rows for i in range(4)]
+    once, four = (summarise(ScoredRows(pairs=pairs)).overall for pairs in (rows, copies))
+    for name in ("preference_accuracy", "length_controlled_accuracy", "margin", "nll"):
+        width = once[name].high - once[name].low
+        assert four[name].n == 4 * once[name].n
+        assert four[name].high - four[name].low == pytest.approx(width, rel=0.05), name

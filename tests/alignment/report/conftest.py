@@ -58,6 +58,7 @@ def scores(label: str) -> tuple[PairScore, ...]:
             base_rejected=-14.0 + row / 2,
             chosen_tokens=2 + row % 4,
             rejected_tokens=5 + row % 7,
+            kl_from_base=GAINS[label] / 50,
         )
         for row in range(30)
     )
@@ -78,10 +79,7 @@ def pair_texts() -> tuple[PreferencePair, ...]:
 
 
 def evaluation(label: str) -> EvalReport:
-    kl = {f"q{row:02d}": GAINS[label] / 50 for row in range(30)}
-    summary = summarise(
-        ScoredRows(pairs=scores(label), generations=replies(label), kl_from_base=kl)
-    )
+    summary = summarise(ScoredRows(pairs=scores(label), generations=replies(label)))
     return EvalReport(model=label, **summary._asdict(), generations="g.jsonl", pairs="p.jsonl")
 
 
