@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from peft import PeftModel
 
+from alignment.answers.ask import generate
 from alignment.compose.handover import KEPT_SHARE_WARNING
 from alignment.errors import ModelError, StorageError, UsageError
 from alignment.models.adapters import base_below, name_base, plain_base
 from alignment.models.factors import write_concatenated
 from alignment.models.folder import tokenizer_files
-from alignment.models.generate import generate
 from alignment.models.gguf import FILE, check_gguf, load_gguf, write_gguf
 from alignment.models.hub import base_folder
 from alignment.models.load import load_base, open_model

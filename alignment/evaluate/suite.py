@@ -12,11 +12,11 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from alignment.answers.ask import generate
 from alignment.data.practice.verifiers import VerifiablePrompt, Verifier
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.settings import EvaluationConfig
 from alignment.evaluate.summary import summarise
-from alignment.models.generate import generate
 from alignment.models.load import LoadedModel
 from alignment.records import (
     EvalReport,

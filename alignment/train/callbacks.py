@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor, ones, zeros
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
+from alignment.answers.ask import generate
 from alignment.errors import TrainingError
-from alignment.models.generate import generate
 from alignment.records import Message, PreferencePair
 from alignment.scoring.engine import Engine, Stock
 from alignment.scoring.logprobs import pair_logprobs

@@ -26,6 +26,7 @@ LAYERS = [
     {"store"},  # artifacts on disk
     {"models"},  # weights, adapters, chat templates
     {"scoring"},  # log-probs under a model
+    {"answers"},  # what a model writes
     {"data"},  # raw rows to prepared sets
     {"train", "compose", "evaluate"},
     {"config"},  # the settings of all of the above, composed

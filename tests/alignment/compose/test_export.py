@@ -4,10 +4,10 @@ import shutil
 import pytest
 import torch
 
+from alignment.answers.ask import generate
 from alignment.compose.export import Exported, export, open_for_chat
 from alignment.errors import StorageError, UsageError
 from alignment.execution.run_step import build
-from alignment.models.generate import generate
 from alignment.models.load import open_model
 from alignment.models.sources import FolderModel
 from alignment.pipeline.steps import OpenBase

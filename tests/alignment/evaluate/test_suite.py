@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from alignment.answers.ask import generate
 from alignment.data.practice.source import PracticeSource
 from alignment.evaluate.settings import EvaluationConfig
 from alignment.evaluate.suite import (
@@ -15,7 +16,6 @@ from alignment.evaluate.suite import (
     eval_prompts,
     evaluate,
 )
-from alignment.models.generate import generate
 from alignment.records import Generation, PairScore
 from alignment.scoring.logprobs import encode, pair_logprobs
 from alignment.store.progress import Progress

@@ -3,8 +3,8 @@ import math
 
 import pytest
 
+from alignment.answers.ask import generate
 from alignment.errors import TrainingError
-from alignment.models.generate import generate
 from alignment.scoring.logprobs import pair_logprobs
 from alignment.store.progress import Progress
 from alignment.train.callbacks import (
