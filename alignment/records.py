@@ -88,6 +88,7 @@ class Message(Frozen):
         reasoning_content: what an assistant turn thought before its text.
         name: of the speaker; on a tool's turn, of the function that answers.
         tool_call_id: on a tool's turn, the `id` of the call that it answers.
+        untrained: an assistant turn that its source marks as context: SFT does not imitate it.
     """
 
     role: Role
@@ -97,6 +98,7 @@ class Message(Frozen):
     reasoning_content: str = ""
     name: str = ""
     tool_call_id: str = ""
+    untrained: bool = False
 
     @property
     def text(self) -> str:

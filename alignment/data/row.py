@@ -47,6 +47,8 @@ class Reason(StrEnum):
     """A reply with an unfilled placeholder such as {{name}}."""
     no_tool_template = "no_tool_template"
     """Calls tools, which the chat template does not render."""
+    untrained = "untrained"
+    """Its source marks it as deleted, or each of its replies as not to be trained on."""
     template = "template"
     """The chat template refuses it, or renders its replies where no model is asked for them."""
     identical_pair = "identical_pair"

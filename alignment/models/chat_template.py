@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 _SYSTEM = Message(role="system", content="Rules")
 _QUESTION = Message(role="user", content="Question")
 _ANSWER = Message(role="assistant", content="Answer")
-_CALL = ToolCall(function=Function(name="look_up", arguments={"word": "amber"}))
+_ID = "call12345"  # Mistral's templates refuse ids of another length
+_CALL = ToolCall(id=_ID, function=Function(name="look_up", arguments={"word": "amber"}))
 _CALLED = (
     _QUESTION,
     Message(role="assistant", content="", tool_calls=(_CALL,)),
-    Message(role="tool", content="resin"),
+    Message(role="tool", content="resin", name="look_up", tool_call_id=_ID),
 )
 _TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 _SAMPLES = (
@@ -86,7 +87,7 @@ def as_template(messages: Sequence[Message]) -> dict[str, Any]:
     """A chat as arguments of `apply_chat_template`: `conversation` and the `tools` it offers."""
     tools = list(messages[0].tools) if messages else []
     bare = messages[1:] if tools and not messages[0].content else messages
-    chat = [message.model_dump(exclude={"tools"}) for message in bare]
+    chat = [message.model_dump(exclude={"tools", "untrained"}) for message in bare]
     return {"conversation": chat, "tools": tools or None}
 
 

@@ -1,5 +1,7 @@
 """Chats as token ids, and which of them are targets: the replies, each with its stop token.
 
+A reply that its source marks as context is none.
+
 This is the only encoder: training, the doctor, evaluation and probes all use its ids. Targets are
 found by *position*: where the pad token is the stop token, masking by token id would remove it from
 the targets, and the model would never learn to stop.
@@ -63,7 +65,7 @@ class Rendered(NamedTuple):
 
 
 def locate_replies(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> Rendered:
-    """Render a chat and find every reply in it.
+    """Render a chat and find every reply in it that is to be imitated.
 
     A reply begins where the turns before it, with a generation prompt, end. It ends with the first
     token after its text that may close a reply.
@@ -75,7 +77,7 @@ def locate_replies(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mess
     known, text = format_of(tokenizer), render_text(tokenizer, messages)
     spans: list[Span] = []
     for at, message in enumerate(messages):
-        if message.role == "assistant":
+        if message.role == "assistant" and not message.untrained:
             opened = render_text(tokenizer, messages[:at], add_generation_prompt=True)
             start = _start(known, text, opened)
             spans.append((start, _end(known, text, start, messages[at : at + 2])))

@@ -41,6 +41,7 @@ FILTERS: tuple[RowFilter[Record], ...] = (
     content.broken_text,
     content.empty,
     content.role_order,
+    content.untrained,
     special_tokens.turn_marker,
     special_tokens.placeholder,
     content.identical_pair,

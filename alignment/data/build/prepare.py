@@ -181,7 +181,7 @@ class _Preparation(Generic[R]):
             yield partial(content.other_part, part=self.config.part, salt=self.salt)
         if not reasoning.renders_reasoning(self.tokenizer):
             yield reasoning.as_text
-        yield from (content.broken_text, content.empty, content.role_order)
+        yield from (content.broken_text, content.empty, content.role_order, content.untrained)
         if self.config.markers == "as_text":
             yield partial(special_tokens.spelled_out, tokenizer=self.tokenizer)
         opening = chat_template.format_of(self.tokenizer).opening.strip()

@@ -92,7 +92,7 @@ def too_few(kind: Kind, kept: int, report: PreparationReport, *, min_rows: int) 
     for source in report.sources:
         reasons.update(source.dropped)
     counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-    advice = [_ADVICE[reason] for reason, _ in reasons.most_common() if reason in _ADVICE]
+    advice = [ADVICE[reason] for reason, _ in reasons.most_common() if reason in ADVICE]
     remaining = f"only {kept} usable {kind} remain" if kept else f"no usable {kind} remain"
     return (
         f"{remaining} to train on, min_rows is {min_rows}: {read} rows read, {held} held out, "
@@ -100,7 +100,7 @@ def too_few(kind: Kind, kept: int, report: PreparationReport, *, min_rows: int) 
     )
 
 
-_ADVICE: Mapping[str, str] = {
+ADVICE: Mapping[str, str] = {
     Reason.used_by_earlier_round: "Give each round its own rows: other sources, or part: "
     "{index: 1, of: 2} in one round and {index: 2, of: 2} in the next.",
     Reason.template: "The chat template refuses them. If for their system turns, set template: "

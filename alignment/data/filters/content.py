@@ -58,6 +58,16 @@ def role_order(row: Row[R]) -> str | None:
     return _wrong_order(row.record.prompt, last="user")
 
 
+@rule(Reason.untrained)
+def untrained(row: Row[R]) -> str | None:
+    """Drop chats in which every reply is marked as context: there is nothing to imitate."""
+    if not isinstance(row.record, Conversation):
+        return None
+    replies = [message for message in row.record.messages if message.role == "assistant"]
+    marked = bool(replies) and all(message.untrained for message in replies)
+    return "every reply is marked as not to be trained on" if marked else None
+
+
 @rule(Reason.no_tool_template)
 def uses_tools(row: Row[R]) -> str | None:
     """Drop rows that use tools; for chat templates that do not render tool calls."""

@@ -53,12 +53,12 @@ def fit_conversation(
         DataError: its replies cannot be located under the chat template.
         Rejected: it is too long, or with `drop_oldest` its last exchange is.
     """
-    for kept in dict.fromkeys((conversation.messages, *newest_turns(conversation.messages))):
+    whole = conversation.messages
+    for kept in (whole, *(newest for newest in newest_turns(whole) if newest != whole)):
         located = locate_replies(tokenizer, kept)
         tokens = _longest(tokenizer, [located], max_length)
         if tokens <= max_length:
-            unchanged = kept == conversation.messages
-            return conversation if unchanged else with_parts(conversation, messages=kept)
+            return conversation if kept == whole else with_parts(conversation, messages=kept)
         if not drop_oldest:
             break
     only = " with only its last exchange" if drop_oldest else ""

@@ -240,12 +240,13 @@ def _spoken(item: dict[str, Any], place: _Place) -> Iterator[Message]:
     content_key = next((key for key in keys if item.get(key) is not None), keys[0])
     role, value = _role(item.get(role_key), place.where, role_key), item.get(content_key)
     if item[role_key] in ("function_call", "tool_call"):
-        place.leave(item, (role_key, content_key))
+        place.leave(item, (role_key, content_key, *_marks(item)))
         calls = _calls(value, place.inside(f".{content_key}"))
-        yield Message(role=role, content="", tool_calls=calls)
+        yield Message(role=role, content="", tool_calls=calls, untrained=_is_context(item))
         return
     reasoning_key = next((key for key in _REASONING if isinstance(item.get(key), str)), "")
-    place.leave(item, (role_key, content_key, reasoning_key, *_FIELDS))
+    untrained = role == "assistant" and _is_context(item)
+    place.leave(item, (role_key, content_key, reasoning_key, *_FIELDS, *_marks(item)))
     found = _content_of(item, content_key, place)
     yield from found.results
     if found.results and not found.text and role == "user":
@@ -258,6 +259,7 @@ def _spoken(item: dict[str, Any], place: _Place) -> Iterator[Message]:
         reasoning_content=str(item.get(reasoning_key) or "").strip(),
         name=_name(item, "name"),
         tool_call_id=_name(item, "tool_call_id"),
+        untrained=untrained,
     )
 
 
@@ -277,7 +279,20 @@ def _content_of(item: dict[str, Any], key: str, place: _Place) -> "_Content":
     return found
 
 
-_FIELDS = ("tool_calls", "function_call", "tools", "name", "tool_call_id")
+_TRAINED = ("weight", "train", "training", "loss")
+"""Fields of a turn that say whether it is trained on: 0 or false in files of many trainers."""
+
+
+def _marks(item: Mapping[str, object]) -> list[str]:
+    """Those of these fields that say so; a weight between 0 and 1 says something else."""
+    return [name for name in _TRAINED if name in item and item[name] in (0, 1)]
+
+
+def _is_context(item: Mapping[str, object]) -> bool:
+    return item.get("untrained") is True or any(not item[name] for name in _marks(item))
+
+
+_FIELDS = ("tool_calls", "function_call", "tools", "name", "tool_call_id", "untrained")
 
 
 def _role(name: object, where: str, key: str) -> Role:
@@ -309,6 +324,7 @@ def _add(turns: list[Message], message: Message) -> None:
             "reasoning_content": "\n\n".join(
                 filter(None, (last.reasoning_content, message.reasoning_content))
             ),
+            "untrained": last.untrained or message.untrained,
         }
     )
 

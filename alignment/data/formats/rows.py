@@ -138,8 +138,8 @@ class RawRow:
         """A preference pair with this row's labels, and the columns that belong before it."""
         return PreferencePair.of(
             self.opened(prompt),
-            chosen=chosen,
-            rejected=rejected,
+            chosen=_as_targets(chosen),
+            rejected=_as_targets(rejected),
             task_type=self.task_type,
             source=self.source,
             strength=strength,
@@ -219,6 +219,14 @@ class RawRow:
                 Reason.contradictory, f"column {column!r} and the chat have different functions"
             )
         return (chat[0].model_copy(update={"tools": tools}), *chat[1:])
+
+
+def _as_targets(reply: Turns) -> Turns:
+    """The replies of a pair, which DPO compares whatever its source says about imitating them."""
+    return tuple(
+        message.model_copy(update={"untrained": False}) if message.untrained else message
+        for message in reply
+    )
 
 
 def as_prompt(question: str) -> Turns:

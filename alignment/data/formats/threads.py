@@ -172,10 +172,12 @@ _PARENTS = ("parent_message_id", "parent_id")
 
 
 def _collect(rows: Iterable[RawRow], nodes: dict[str, RawRow]) -> Iterator[Parsed]:
-    """Fill `nodes` by message id; yields the rows whose id an earlier row has."""
+    """Fill `nodes` by message id; yields deleted rows, and those whose id an earlier row has."""
     for row in rows:
         name = _id(row)
-        if name in nodes:
+        if row.get("deleted") is True:
+            yield set_aside(row, Reason.untrained, "the message is marked as deleted")
+        elif name in nodes:
             yield set_aside(row, Reason.duplicate, f"message {name[:40]} is also in an earlier row")
         else:
             nodes[name] = row
@@ -241,11 +243,16 @@ def _nodes(tree: object, row: RawRow) -> Iterator[tuple[Turns, list[Any]]]:
             raise Rejected(
                 Reason.malformed, "the replies in a tree are not a list, or nested too deeply"
             )
+        replies = [reply for reply in replies if not _is_deleted(reply)]
         yield path, replies
         waiting += [(reply, path) for reply in replies]
 
 
-_NODE_FIELDS = ("text", "role", "replies", "rank")
+_NODE_FIELDS = ("text", "role", "replies", "rank", "deleted")
+
+
+def _is_deleted(node: object) -> bool:
+    return isinstance(node, dict) and node.get("deleted") is True
 
 
 def _message_of(node: object) -> Message:

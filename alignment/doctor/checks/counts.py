@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from alignment.data.build.report import listed_unread
+from alignment.data.build.report import ADVICE, listed_unread
 from alignment.data.row import Reason
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
 from alignment.doctor.inputs import PreparedSet, shown
@@ -34,6 +34,7 @@ NO_DEFECT = BY_CHOICE | frozenset(
         Reason.prompt_too_long,
         Reason.in_evaluation_set,
         Reason.used_by_earlier_round,
+        Reason.untrained,
     }
 )
 """Reasons that do not mean the row's text is damaged, or that another check covers."""
@@ -68,7 +69,17 @@ def check_rows(sets: Sequence[PreparedSet]) -> Finding:
             for row in shown(set_.dropped)
             if row.reason not in BY_CHOICE
         ),
-        remedy="Read the examples below. If the format was misread, set the source's `format`; if "
+        remedy=_remedy(sets),
+    )
+
+
+def _remedy(sets: Sequence[PreparedSet]) -> str:
+    """What helps against the most frequent of the reasons that mean damage."""
+    found = Counter(row.reason for set_ in sets for row in set_.dropped)
+    damage = [reason for reason, _ in found.most_common() if reason not in NO_DEFECT]
+    return ADVICE.get(
+        damage[0] if damage else "",
+        "Read the examples below. If the format was misread, set the source's `format`; if "
         "the source is bad, fix or remove it.",
     )
 

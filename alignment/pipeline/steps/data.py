@@ -26,8 +26,8 @@ class PrepareSet(Step):
     """
 
     # 1 wrote no report.json; 2 read fewer columns and fewer shapes of files; 3 took every added
-    # token for a control token
-    version = 4
+    # token for a control token; 4 trained on what its source marks as context or deleted
+    version = 5
     produces = DataRef
     parent_fields = ("base", "earlier")
     headline = COUNTS

@@ -140,6 +140,20 @@ def test_a_template_that_drops_calls_offers_no_tools(chatml_tokenizer):
     assert not offers_tools(chatml_tokenizer)
 
 
+def test_a_template_that_demands_ids_of_calls_offers_tools(chatml_tokenizer):
+    """Mistral's demand nine characters, on the call and on its result."""
+    tokenizer = with_template(
+        chatml_tokenizer,
+        "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content }}"
+        "{% for call in message.tool_calls or [] %}{{ call.function | tojson }}"
+        "{% if not call.id or call.id | length != 9 %}{{ raise_exception('id') }}{% endif %}"
+        "{% endfor %}{% if message.role == 'tool' and message.tool_call_id | length != 9 %}"
+        "{{ raise_exception('id') }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    )
+    assert offers_tools(tokenizer)
+
+
 def test_a_chat_with_tools_survives_a_file(tmp_path):
     chat = tool_chat()
     (tmp_path / "a.jsonl").write_text(chat.model_dump_json() + "\n")

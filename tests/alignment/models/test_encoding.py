@@ -141,6 +141,21 @@ def test_no_token_crosses_into_a_reply(real_tokenizer, reply):
     assert reply.strip() in text
 
 
+@pytest.mark.parametrize(
+    ("context", "said"), [({1}, ["Second<|im_end|>"]), ({3}, ["First<|im_end|>"]), ({1, 3}, [])]
+)
+def test_a_reply_that_is_marked_as_context_is_no_target(chatml_tokenizer, context, said):
+    chat = [turn.model_copy(update={"untrained": at in context}) for at, turn in enumerate(TURNS)]
+    if not said:
+        with pytest.raises(DataError, match="there is no reply"):
+            encode_chat(chatml_tokenizer, chat)
+        return
+    found, whole = encode_chat(chatml_tokenizer, chat), encode_chat(chatml_tokenizer, TURNS)
+    assert [chatml_tokenizer.decode(list(found.ids[a:b])) for a, b in found.spans] == said
+    assert found.ids == whole.ids[: len(found.ids)]
+    assert "Question" in chatml_tokenizer.decode(list(found.ids))
+
+
 def test_both_replies_of_a_pair_answer_the_same_tokens(chatml_tokenizer):
     row = pair(talk("Question"), chosen="\n\nyes", rejected="no")
     located = locate_completions(chatml_tokenizer, row.prompt, (row.chosen, row.rejected))

@@ -623,7 +623,7 @@ def test_deep_nesting_ends_in_quarantine_or_as_not_read(tmp_path):
 
 @pytest.mark.parametrize("field", ["reasoning_content", "thinking"])
 def test_reasoning_stays_in_its_turn_and_unknown_fields_are_counted(tmp_path, field):
-    reply = {**A, field: "7 * 13", "weight": 0, "name": "Ada"}
+    reply = {**A, field: "7 * 13", "weight": 0.5, "name": "Ada"}
     kept, _, report = read(
         tmp_path, [{"messages": [U, reply]}, {"messages": [{**U, "content": "r"}, A]}]
     )
@@ -632,6 +632,29 @@ def test_reasoning_stays_in_its_turn_and_unknown_fields_are_counted(tmp_path, fi
     assert report.unread == {"messages[].weight": 1}
     again, _, _ = read(tmp_path / "again", kept)
     assert [row["messages"] for row in again] == [row["messages"] for row in kept]
+
+
+@pytest.mark.parametrize(
+    "mark", [{"weight": 0}, {"train": False}, {"training": False}, {"loss": 0}, {"untrained": True}]
+)
+def test_a_turn_that_is_marked_as_context_stays_and_is_no_target(tmp_path, mark):
+    more = {"role": "assistant", "content": "better", "weight": 1}
+    rows = [
+        {"messages": [U, {**A, **mark}, {**U, "content": "r"}, more]},
+        {"messages": [U, {**A, **mark}]},
+    ]
+    kept, aside, report = read(tmp_path, rows)
+    assert (aside, report.unread) == ({2: "untrained"}, {})
+    (chat,) = kept
+    assert [turn.get("untrained") for turn in chat["messages"]] == [None, True, None, None]
+    again, _, _ = read(tmp_path / "again", kept)
+    assert again[0]["messages"] == chat["messages"]
+
+
+def test_the_reply_of_a_pair_is_compared_whatever_its_weight(tmp_path):
+    rows = [{"prompt": [U], "chosen": [{**A, "weight": 0}], "rejected": [BAD]}]
+    kept, aside, report = read(tmp_path, rows)
+    assert (kept[0]["chosen"], aside, report.unread) == ([A], {}, {})
 
 
 # --- what is not read -----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from alignment.data.filters.lengths import fit_conversation, trim_prompt
 from alignment.data.row import Reason, Rejected
 from alignment.models.chat_template import render
 from alignment.models.encoding import encode_chat
-from tests.chats import CHATS, conversation, pair, talk, with_template
+from tests.chats import CHATS, conversation, pair, talk, tool_chat, with_template
 
 
 @pytest.fixture(params=["chatml", "qwen template", "qwen"])
@@ -26,6 +26,18 @@ def test_a_conversation_fits_to_the_token(chatml_tokenizer):
         fit_conversation(chatml_tokenizer, chat, max_length=tokens - 1)
     assert rejected.value.reason == Reason.too_long
     assert rejected.value.detail == f"{tokens} tokens, max_length is {tokens - 1}"
+
+
+@pytest.mark.parametrize("drop_oldest", [False, True])
+def test_a_chat_with_tools_fits_or_loses_its_oldest_turns(chatml_tokenizer, drop_oldest):
+    tokenizer = with_template(chatml_tokenizer, "qwen2_5")
+    tools = tool_chat().messages
+    chat = conversation((*tools, *talk("Thanks", "You are welcome.")))
+    tokens = len(encode_chat(tokenizer, chat.messages).ids)
+    assert fit_conversation(tokenizer, chat, max_length=tokens, drop_oldest=drop_oldest) == chat
+    if drop_oldest:
+        short = fit_conversation(tokenizer, chat, max_length=tokens - 1, drop_oldest=True)
+        assert short.messages == (tools[0], *chat.messages[-2:])
 
 
 def opened(tokenizer, prompt) -> int:

@@ -285,6 +285,29 @@ def test_nodes_become_chats_and_each_row_is_accounted_for():
     assert aside == {2: "merged", 3: "merged", 5: "malformed", 6: "duplicate"}
 
 
+def test_deleted_messages_are_in_no_chat_and_no_pair():
+    ask = {"message_id": "a", "parent_message_id": None, "role": "prompter", "text": "1"}
+    reply = {"parent_message_id": "a", "role": "assistant"}
+    table = rows(
+        ask,
+        {**reply, "message_id": "b", "text": "2", "deleted": True},
+        {**reply, "message_id": "c", "text": "3", "deleted": False},
+        {"message_id": "d", "parent_message_id": "b", "role": "prompter", "text": "4"},
+    )
+    made = list(OpenAssistantNodes().records(table))
+    (chat,) = (record for row, record in (m for m in made if type(m) is tuple))
+    assert contents(turns(chat)) == [("user", "1"), ("assistant", "3")]
+    aside = {one.row: one.reason for one in made if isinstance(one, Quarantined)}
+    assert aside == {1: "merged", 2: "untrained", 4: "malformed"}
+
+    good = [node("assistant", f"{rank}", rank=rank) for rank in (1, 2)]
+    tree = node(
+        "prompter", "ask", replies=[{**node("assistant", "bad", rank=0), "deleted": True}, *good]
+    )
+    (pair,) = parse(OpenAssistantTrees(), prompt=tree)
+    assert contents(turns(pair)) == [("user", "ask"), ("assistant", "1"), ("assistant", "2")]
+
+
 def test_single_ratings_make_a_pair_where_a_prompt_has_both_labels():
     table = rows(
         {"prompt": "q", "completion": "good", "label": True},

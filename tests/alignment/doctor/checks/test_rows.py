@@ -31,6 +31,12 @@ def test_every_reason_but_the_configurations_own_has_examples(pair_set):
     assert found.examples[0].place == "pairs-1 · notes.jsonl row 1"
 
 
+def test_rows_that_the_template_refuses_come_with_its_setting(pair_set):
+    rows = [pair("Question", "yes", "no")]
+    found = check_rows([pair_set(rows, quarantined=dropped(template=5, malformed=1))])
+    assert "system: into_user" in found.remedy
+
+
 def test_columns_that_are_not_read_are_listed_beside_their_source(pair_set):
     rows = [pair("Question", "yes", "no")]
     found = check_rows([pair_set(rows, unread={"model": 2, "messages[].weight": 9})])
