@@ -7,6 +7,8 @@ Not here: the champion and the used batches (`alignment/rounds/state.py`), sched
 (`deployments/`).
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 from prefect import State, Task, flow
@@ -17,13 +19,17 @@ from prefect.utilities.annotations import quote
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
+from alignment.execution.run_step import try_in_child
 from alignment.pipeline.chain import Round
-from alignment.records import Frozen
+from alignment.pipeline.steps import Step
+from alignment.records import Frozen, ModelRef
 from alignment.report.assemble import ReportFiles
 from alignment.rounds.driver import DriverOutcome, Hooks, RoundDriver
+from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.notes import shortened
 from alignment.rounds.steps import inbox_of
+from alignment.store.store import Store
 from flows.device import state_device
 from flows.form import Change, Config, form_field
 from flows.printing import command_of
@@ -97,6 +103,16 @@ def _state_of(result: RoundResult) -> State[RoundResult]:
     return Completed(name=name, message=message, data=result)
 
 
+def try_champion(store: Store, champion: Champion, steps: Sequence[Step]) -> None:
+    """Try without its weights the model that a round would train.
+
+    Raises:
+        ModelError: its family cannot do what a step asks for.
+    """
+    model = ModelRef.model_validate(store.open(champion.model).output)
+    try_in_child(store, model.base, steps)
+
+
 def run_round(settings: PipelineConfig, command: str) -> RoundResult:
     """Run one round; each of its steps is a task."""
     run, written = Run.of(settings), list[ReportFiles]()
@@ -112,6 +128,7 @@ def run_round(settings: PipelineConfig, command: str) -> RoundResult:
         build=stage,
         report=report,
         log=get_run_logger().info,
+        try_model=partial(try_champion, run.store),
     )
     line = RoundLine(store=run.store, name=inbox_of(settings).line)
     round_outcome = RoundDriver(settings, line, hooks).run()

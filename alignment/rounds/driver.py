@@ -8,7 +8,7 @@ the steps of a round (`steps.py`).
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Literal
@@ -63,6 +63,7 @@ class Hooks:
         log: writes a line to the log.
         now: returns seconds since the epoch.
         inspect: returns why a batch at a path cannot be read; by default in a process of its own.
+        try_model: raises why a round's steps cannot start from a champion, before any is built.
     """
 
     run_chain: Callable[[], object]
@@ -71,6 +72,7 @@ class Hooks:
     log: Callable[[str], None] = lambda _: None
     now: Callable[[], float] = time.time
     inspect: Callable[[InboxConfig, str], str | None] | None = None
+    try_model: Callable[[Champion, Sequence[Step]], None] = lambda *_: None
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,7 @@ class RoundDriver:
 
         Raises:
             UsageError: the gate has no verdict left, so the round would spend them for nothing.
+            ModelError: the model cannot do what the round's settings ask for.
         """
         gate, state = gate_of(self._settings), self._line.state()
         if isinstance(gate, AnchoredGate) and state.looks >= gate.rounds:
@@ -210,6 +213,9 @@ class RoundDriver:
                 f"person approved a model, and gate.rounds is {gate.rounds}, so no round would be "
                 "kept. Look at the champion and confirm it: sft-dpo promote champion"
             )
+        opened = Opened(number=state.rounds + 1, parent=self._parent(state), batches=batches)
+        round_ = steps_of(self._settings, self._line.store, opened)
+        self._hooks.try_model(opened.parent, tuple(round_.steps()))
         return self._line.open(batches)
 
     def _new_batches(self) -> Deliveries:

@@ -6,10 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from alignment.config.pipeline import PipelineConfig
+from alignment.errors import ModelError
+from alignment.execution.run_step import build
+from alignment.pipeline.chain import chain
 from alignment.records import DataRef
+from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.steps import batches_step, steps_of
+from alignment.store.progress import Progress
 from alignment.store.store import Store
+from flows.dpo_round import try_champion
 from tests.inbox import drop, line_settings, rows
 
 
@@ -87,6 +94,16 @@ def test_an_error_in_a_round_comes_with_the_files_that_are_not_used(server, old_
     assert "not used: " in done.stderr
     assert "notes.txt: ignored: " in done.stderr
     assert "the config describes another line" in done.stderr
+
+
+def test_a_champion_is_tried_on_the_steps_of_a_round(tiny_settings):
+    tiny_settings["dpo"]["lora"]["target_modules"] = ["query_proj"]
+    steps = chain(PipelineConfig.model_validate(tiny_settings))
+    store = Store(root=tiny_settings["store"])
+    build(store, steps.base, Progress())
+    champion = Champion(model=steps.base.key, evaluation="", label="start")
+    with pytest.raises(ModelError, match=r"dpo-1: .* query_proj match no linear layer"):
+        try_champion(store, champion, tuple(steps.rounds[0].steps()))
 
 
 def test_a_round_that_is_set_aside_ends_with_one_and_a_sentence(

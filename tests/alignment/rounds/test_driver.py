@@ -8,7 +8,7 @@ import time
 import pytest
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.errors import ArtifactError, ConfigError, DataError, UsageError
+from alignment.errors import ArtifactError, ConfigError, DataError, ModelError, UsageError
 from alignment.pipeline.steps import EvaluateModel, TrainDpo
 from alignment.rounds.driver import Hooks, RoundDriver
 from alignment.rounds.identity import identity_of
@@ -52,12 +52,12 @@ def drop(history, name, *, rows=20, text=None):
     return path
 
 
-def round_(history, config=None, *, build=None, report=lambda _: None, line=None):
+def round_(history, config=None, *, line=None, build=None, **hooks):
     hooks = Hooks(
         run_chain=lambda: None,
         build=build or history.build,
-        report=report,
         inspect=why_unreadable,
+        **hooks,
     )
     return RoundDriver(config or history.config, line or history.line, hooks).run()
 
@@ -71,6 +71,17 @@ def failing(history, kind, error):
         history.build(step)
 
     return build
+
+
+def test_a_round_that_its_champion_cannot_do_claims_no_batch(history):
+    def refuse(champion, steps):
+        raise ModelError(f"{champion.label}: {steps[0].name}")
+
+    drop(history, "a.jsonl")
+    with pytest.raises(ModelError, match="start: dpo-1"):
+        round_(history, try_model=refuse)
+    assert history.line.state().open is None
+    assert round_(history).outcome == "kept"
 
 
 # --- identity ------------------------------------------------------------------------------------
