@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from jinja2.exceptions import TemplateError
 
 from alignment.errors import DataError, ModelError
+from alignment.models.template import TrlTemplate
 from alignment.records import Function, Message, ToolCall
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ _CALLED = (
     Message(role="assistant", content="", tool_calls=(_CALL,)),
     Message(role="tool", content="resin", name="look_up", tool_call_id=_ID),
 )
-_TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+_TOOL = {
+    "type": "function",
+    "function": {"name": "look_up", "description": "Explains.", "parameters": {"type": "object"}},
+}
 _SAMPLES = (
     (_QUESTION, _ANSWER),
     (_SYSTEM, _QUESTION, _ANSWER, _QUESTION, _ANSWER),
@@ -87,8 +91,14 @@ def as_template(messages: Sequence[Message]) -> dict[str, Any]:
     """A chat as arguments of `apply_chat_template`: `conversation` and the `tools` it offers."""
     tools = list(messages[0].tools) if messages else []
     bare = messages[1:] if tools and not messages[0].content else messages
-    chat = [message.model_dump(exclude={"tools", "untrained"}) for message in bare]
-    return {"conversation": chat, "tools": tools or None}
+    return {"conversation": [_as_dict(message) for message in bare], "tools": tools or None}
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    turn = message.model_dump(exclude={"tools", "untrained"})
+    if message.reasoning_content:  # gpt-oss and LFM2.5 read it under another name
+        turn["thinking"] = message.reasoning_content
+    return turn
 
 
 def offers_tools(tokenizer: "PreTrainedTokenizerBase") -> bool:
@@ -236,13 +246,13 @@ def _derived(tokenizer: "PreTrainedTokenizerBase") -> ChatFormat:
     if _QUESTION.content not in opened[:begun]:
         raise ModelError(
             f"the chat template of {name!r} renders a question differently once it is answered, so "
-            "replies cannot be located in a chat; use another template"
+            f"replies cannot be located in a chat; {_other_template(tokenizer)}"
         )
     closers = [_closer(tokenizer, text) for text in (last, past[0])]
     if closers[0] is None:
         raise ModelError(
             f"the chat template of {name!r} does not end a reply with a special token, so a model "
-            "cannot learn to stop; use another template"
+            f"cannot learn to stop; {_other_template(tokenizer)}"
         )
     found = (*closers, tokenizer.eos_token_id)
     known = {str(tokenizer.decode([index])): index for index in found if index is not None}
@@ -251,6 +261,18 @@ def _derived(tokenizer: "PreTrainedTokenizerBase") -> ChatFormat:
         thought=opened[begun:],
         stop=closers[0],
         closers=known | _call_closer(tokenizer, known),
+    )
+
+
+def _other_template(tokenizer: "PreTrainedTokenizerBase") -> str:
+    try:
+        known = TrlTemplate().source(tokenizer) != tokenizer.chat_template
+    except ModelError:
+        known = False
+    return (
+        "set template: {name: trl}, TRL's version for training"
+        if known
+        else ("use another template")
     )
 
 

@@ -181,6 +181,8 @@ class _Preparation(Generic[R]):
             yield partial(content.other_part, part=self.config.part, salt=self.salt)
         if not reasoning.renders_reasoning(self.tokenizer):
             yield reasoning.as_text
+        elif not reasoning.renders_earlier_reasoning(self.tokenizer):
+            yield reasoning.count_earlier
         yield from (content.broken_text, content.empty, content.role_order, content.untrained)
         if self.config.markers == "as_text":
             yield partial(special_tokens.spelled_out, tokenizer=self.tokenizer)
@@ -241,6 +243,11 @@ class _Preparation(Generic[R]):
             all_notes.append(
                 f"{thought} rows have reasoning in a field that the chat template does not render; "
                 "it is text between <think> and </think> now"
+            )
+        if left_out := dataset.changes[reasoning.LEFT_OUT]:
+            all_notes.append(
+                f"{left_out} rows have reasoning in turns before the last question, where the chat "
+                "template leaves it out, as it does when the model is asked"
             )
         if spelled := dataset.changes["spelled_out"]:
             all_notes.append(f"{spelled} rows had control tokens in their text, now spelled out")

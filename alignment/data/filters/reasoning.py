@@ -1,10 +1,11 @@
 """Reasoning in a field of its own, which only some chat templates render.
 
 Where the template does not, the reasoning would be left out of training without a word. So it
-becomes text between `<think>` and `</think>`, before the turn's content.
+becomes text between `<think>` and `</think>`, before the turn's content. Some templates render it
+in the last turn and leave it out of earlier ones, as they do in use: that is counted.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHANGED = "reasoning_as_text"
+LEFT_OUT = "earlier_reasoning"
 _CHAT = (
     Message(role="user", content="Which stone is it?"),
     Message(role="assistant", content="Quartz.", reasoning_content="amber"),
@@ -29,6 +31,29 @@ def renders_reasoning(tokenizer: "PreTrainedTokenizerBase") -> bool:
         return "amber" in render_text(tokenizer, _CHAT)
     except DataError:
         return False  # it refuses such a turn
+
+
+def renders_earlier_reasoning(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the chat template also renders that field in turns before the last question."""
+    later = (
+        Message(role="user", content="Why?"),
+        Message(role="assistant", content="It scratches."),
+    )
+    try:
+        return "amber" in render_text(tokenizer, (*_CHAT, *later))
+    except DataError:
+        return False
+
+
+def count_earlier(rows: Iterable[Row[R]]) -> Filtered[R]:
+    """Keep all rows, and count those with reasoning before their last question."""
+    kept = list(rows)
+    return Filtered(kept, [], {LEFT_OUT: sum(_thought_earlier(turns(row.record)) for row in kept)})
+
+
+def _thought_earlier(messages: Sequence[Message]) -> bool:
+    asked = max((at for at, turn in enumerate(messages) if turn.role == "user"), default=0)
+    return any(message.reasoning_content for message in messages[:asked])
 
 
 def as_text(rows: Iterable[Row[R]]) -> Filtered[R]:

@@ -140,6 +140,11 @@ def test_a_template_that_drops_calls_offers_no_tools(chatml_tokenizer):
     assert not offers_tools(chatml_tokenizer)
 
 
+def test_a_template_without_a_stop_token_is_refused_with_trls_version_of_it(chatml_tokenizer):
+    with pytest.raises(ModelError, match=r"cannot learn to stop; set template: \{name: trl\}"):
+        format_of(with_template(chatml_tokenizer, "glm4moe"))
+
+
 def test_a_template_that_demands_ids_of_calls_offers_tools(chatml_tokenizer):
     """Mistral's demand nine characters, on the call and on its result."""
     tokenizer = with_template(

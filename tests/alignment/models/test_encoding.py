@@ -14,7 +14,20 @@ from alignment.models.encoding import (
     locate_completions,
     locate_replies,
 )
-from tests.chats import CHATS, MISTRAL, YI, conversation, pair, talk, tool_chat, with_template
+from alignment.records import Message
+from tests.chats import (
+    CHATS,
+    MISTRAL,
+    MIXTRAL,
+    PHI4,
+    PHI4_MINI,
+    YI,
+    conversation,
+    pair,
+    talk,
+    tool_chat,
+    with_template,
+)
 
 TURNS = talk("Question", "First", "More", "Second")
 
@@ -49,7 +62,14 @@ FAMILIES = {
         "<|channel|>final<|message|>Second<|return|>",
     ),
     MISTRAL: (" First<|im_end|>", " Second<|im_end|>"),
+    MIXTRAL: (" First<|im_end|>", " Second<|im_end|>"),
     YI: ("First<|im_end|>", "Second<|im_end|>"),
+    PHI4: ("First<|im_end|>", "Second<|im_end|>"),
+    PHI4_MINI: ("First<|end|>", "Second<|end|>"),
+    "glm4moe_training": (
+        "\n<think></think>\nFirst<|user|>",
+        "\n<think></think>\nSecond<|user|>",
+    ),
 }
 MARKS = (
     "<|eot_id|>",
@@ -72,6 +92,9 @@ MARKS = (
     "<|message|>",
     "<|return|>",
     "<|call|>",
+    "<|im_sep|>",
+    "[gMASK]",
+    "<sop>",
 )
 
 
@@ -105,6 +128,28 @@ def test_a_reply_follows_the_prompt_that_the_model_is_given(marked_tokenizer, te
         prompt = list(found.ids[: found.spans[0][0]])
         assert found.asked == (not template.startswith("deepseek"))
         assert prompt == (given if found.asked else given[: len(prompt)])
+
+
+def test_a_thought_of_gpt_oss_is_in_its_own_channel(marked_tokenizer):
+    tokenizer = with_template(marked_tokenizer, "gptoss")
+    thought = Message(role="assistant", content="Yes", reasoning_content="Hm")
+    found = encode_chat(tokenizer, [*TURNS[:1], thought])
+    ((start, end),) = found.spans
+    assert tokenizer.decode(list(found.ids[start:end])) == (
+        "<|channel|>analysis<|message|>Hm<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>Yes<|return|>"
+    )
+
+
+def test_a_thought_that_is_left_out_once_the_reply_follows_is_refused(marked_tokenizer):
+    """gpt-oss answers a tool's result with the thought before the call in view."""
+    tokenizer = with_template(marked_tokenizer, "gptoss")
+    chat = list(tool_chat().messages[1:])
+    encode_chat(tokenizer, chat)
+    chat[1] = chat[1].model_copy(update={"reasoning_content": "Hm"})
+    encode_chat(tokenizer, chat[:2])
+    with pytest.raises(DataError, match="differently once the reply follows"):
+        encode_chat(tokenizer, chat)
 
 
 @pytest.fixture(params=["chatml", "qwen", "gemma", "llama", "mistral"])

@@ -52,12 +52,12 @@ def drop(history, name, *, rows=20, text=None):
     return path
 
 
-def round_(history, config=None, *, line=None, build=None, **hooks):
+def round_(history, config=None, *, line=None, build=None, **others):
     hooks = Hooks(
         run_chain=lambda: None,
         build=build or history.build,
         inspect=why_unreadable,
-        **hooks,
+        **others,
     )
     return RoundDriver(config or history.config, line or history.line, hooks).run()
 

@@ -1,10 +1,13 @@
 """Reasoning in a field of its own, under templates that render it and templates that do not."""
 
+from dataclasses import replace
+
 from alignment.data.filters import reasoning, special_tokens
 from alignment.data.row import Row
 from alignment.data.split import prompt_key
 from alignment.records import Conversation, Message
 from tests.alignment.data.made import GOOD
+from tests.chats import with_template
 
 RENDERS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
@@ -31,6 +34,18 @@ def test_a_template_renders_reasoning_or_does_not(chatml_tokenizer, monkeypatch)
     )
     monkeypatch.setattr(chatml_tokenizer, "chat_template", refuses + "{% endif %}{% endfor %}")
     assert not reasoning.renders_reasoning(chatml_tokenizer)
+
+
+def test_reasoning_that_a_template_leaves_out_of_earlier_turns_is_counted(chatml_tokenizer):
+    for name, earlier in (("qwen3", False), ("gptoss", False), (RENDERS, True)):
+        tokenizer = with_template(chatml_tokenizer, name)
+        assert reasoning.renders_reasoning(tokenizer)
+        assert reasoning.renders_earlier_reasoning(tokenizer) == earlier
+    once = thinking("7 * 13")
+    turns = (*once.record.messages, *once.record.messages)
+    twice = replace(once, record=Conversation.of(turns, task_type="t", source="s"))
+    kept, _, changes = reasoning.count_earlier([GOOD, once, twice])
+    assert (kept, changes) == ([GOOD, once, twice], {"earlier_reasoning": 1})
 
 
 def test_reasoning_becomes_text_before_the_reply_and_is_counted():
