@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from alignment.doctor.finding import Bars, Chart, Histogram
-from alignment.report.plots import (
+from alignment.report.plots.canvas import (
     BLUE,
     GREEN,
     INK,

@@ -69,14 +69,17 @@ class Verdict(Frozen):
         return tuple(check.words for check in self.checks if check.finding == self.finding)
 
     @property
+    def outcome(self) -> str:
+        """'is rejected, round 2 stays'."""
+        if self.finding == "inconclusive" and self.kept:
+            return "is inconclusive and kept"
+        words = _IN_WORDS[self.finding]
+        return words if self.kept else f"{words}, {self.champion} stays"
+
+    @property
     def sentence(self) -> str:
         """'round 3 is rejected, round 2 stays: pass rate fell by ...'."""
-        outcome = _IN_WORDS[self.finding]
-        if self.finding == "inconclusive" and self.kept:
-            outcome = "is inconclusive and kept"
-        elif not self.kept:
-            outcome = f"{outcome}, {self.champion} stays"
-        return f"{self.candidate} {outcome}: {'; '.join(self.reasons)}"
+        return f"{self.candidate} {self.outcome}: {'; '.join(self.reasons)}"
 
 
 _WORST_FIRST: tuple[Finding, ...] = ("failed", "cannot be judged", "inconclusive")

@@ -15,17 +15,19 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.evaluate.verdict import GateResult, Verdict
 from alignment.pipeline.chain import Chain, Round
 from alignment.pipeline.step import data_of
-from alignment.pipeline.steps import STEPS, EvaluateModel, TrainDpo, TrainSft, made_by
+from alignment.pipeline.steps import AnchorGate, ParentGate, TrainDpo, TrainSft, made_by
 from alignment.records import (
     DataRef,
     EvalReport,
     Frozen,
-    Generation,
-    PairScore,
     PreferencePair,
     StageRecord,
 )
-from alignment.report.page import RunReport, Sample, render, to_markdown
+from alignment.report.gates import gates_since_anchor, rows_of, trail_in
+from alignment.report.markdown import to_markdown
+from alignment.report.notes import gate_notes, step_notes
+from alignment.report.page import render
+from alignment.report.run_report import RunReport, Sample
 from alignment.report.table import Table
 from alignment.report.tables import evaluation_table
 from alignment.store.durable import ensure_folder, replace
@@ -38,12 +40,14 @@ class ReportFiles(Frozen):
 
     Attributes:
         html: the self-contained page.
+        numbers: the numbers of the page, as JSON.
         markdown: a summary in at most 60 lines.
         headline: the verdict in one sentence.
         table: metrics of base, SFT, rounds and control with their intervals.
     """
 
     html: Path
+    numbers: Path
     markdown: str
     headline: str
     table: Table
@@ -77,10 +81,13 @@ def write_round_report(
 
     It shows the base model, the champion that the round started from and the round's model.
     """
+    records = {step.name: store.open(step.key) for step in (round_.pairs, *round_.steps())}
+    gates = gates_since_anchor(store, store.open(round_.gate.key)) if round_.gate else []
     report = _gathered(
         store,
-        {step.name: store.open(step.key) for step in (round_.pairs, *round_.steps())},
-        _evaluations(store, round_.evaluate),
+        records,
+        _evaluations(store, round_),
+        gates=gates,
         config=config,
         command=command,
     )
@@ -91,12 +98,14 @@ def write_round_report(
 
 def _write(store: Store, report: RunReport, *, name: str) -> ReportFiles:
     folder = store.root / "reports"
-    path = folder / f"{name}.html"
+    path, numbers = folder / f"{name}.html", folder / f"{name}.json"
     with storage_errors(store.root):
         ensure_folder(folder)
         replace("report.page", path, render(report))
+        replace("report.numbers", numbers, report.numbers.model_dump_json(indent=1))
     return ReportFiles(
         html=path,
+        numbers=numbers,
         markdown=to_markdown(report),
         headline=report.headline,
         table=evaluation_table(report.evaluations),
@@ -114,14 +123,17 @@ def gather(
     """Everything the page shows, read from the chain's artifacts."""
     records = {step.name: store.open(step.key) for step in chain.steps()}
     evaluations = [records[step.name] for step in chain.evaluations()]
-    report = _gathered(store, records, evaluations, config=config, command=command)
+    gates = [record for record in records.values() if made_by(record, ParentGate, AnchorGate)]
+    report = _gathered(store, records, evaluations, gates=gates, config=config, command=command)
     timings = dict(timings) if timings is not None else None
     return report.model_copy(update={"timings": timings, "final": _final(report.verdicts)})
 
 
-def _evaluations(store: Store, step: EvaluateModel) -> list[StageRecord]:
-    """The evaluations that a round is compared on: the base model's, the champion's and its own."""
-    keys = (step.base, step.parent, step.key)
+def _evaluations(store: Store, round_: Round) -> list[StageRecord]:
+    """The evaluations that a round is compared on: base, anchor, champion and its own."""
+    step, gate = round_.evaluate, round_.gate
+    anchor = gate.anchor if isinstance(gate, AnchorGate) else None
+    keys = (step.base, anchor, step.parent, step.key)
     return [store.open(key) for key in dict.fromkeys(filter(None, keys))]
 
 
@@ -130,31 +142,33 @@ def _gathered(
     records: Mapping[str, StageRecord],
     evaluated: Sequence[StageRecord],
     *,
+    gates: Sequence[StageRecord],
     config: PipelineConfig,
     command: str,
 ) -> RunReport:
     """The report on these steps and evaluations."""
     evaluations = [EvalReport.model_validate(record.output) for record in evaluated]
-    rows = {key for record in evaluated for key in record.parents_as("data")}
+    sets = {key for record in evaluated for key in record.parents_as("data")}
     data = {name: ref for name, record in records.items() if (ref := record.output_as(DataRef))}
-    verdicts = tuple(_verdicts(records.values()))
+    verdicts, trail = tuple(_verdicts(records.values())), trail_in(store, gates)
+    rows = {report.model: rows_of(store, report) for report in evaluations}
     return RunReport(
         title=f"{config.name}, seed {config.seed}",
         created=datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
         command=command,
         config=_yaml(config),
-        notes=(*_notes(records.values()), *_gate_notes(verdicts)),
+        notes=(*step_notes(records.values()), *gate_notes(verdicts, trail)),
         verdicts=verdicts,
+        trail=trail,
+        models={
+            report.model: record.parents["model"]
+            for report, record in zip(evaluations, evaluated, strict=True)
+        },
+        store=str(store.root),
         evaluations=tuple(evaluations),
-        generations={
-            report.model: tuple(read_rows(store.path(report.generations), Generation))
-            for report in evaluations
-        },
-        pairs={
-            report.model: tuple(read_rows(store.path(report.pairs), PairScore))
-            for report in evaluations
-        },
-        pair_texts=tuple(_held_out_pairs(store, rows)),
+        generations={label: tuple(found.generations) for label, found in rows.items()},
+        pairs={label: tuple(found.pairs) for label, found in rows.items()},
+        pair_texts=tuple(_held_out_pairs(store, sets)),
         histories={n: tuple(_lines(store, r, "history.jsonl")) for n, r in _trained(records)},
         samples={
             n: tuple(Sample.model_validate(row) for row in _lines(store, r, "samples.jsonl"))
@@ -165,25 +179,8 @@ def _gathered(
     )
 
 
-def _notes(records: Iterable[StageRecord]) -> tuple[str, ...]:
-    """Notes that a reader must not miss, such as a missing adapter."""
-    return tuple(
-        f"{record.name}: {note}"
-        for record in records
-        if (kind := STEPS.get(record.stage)) and kind.notes_matter
-        for note in record.notes
-    )
-
-
 def _verdicts(records: Iterable[StageRecord]) -> Iterator[Verdict]:
     return (result.verdict for r in records if (result := r.output_as(GateResult)))
-
-
-def _gate_notes(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Which rounds were kept, and why others were rejected; all other findings are in a table."""
-    if kept := [verdict.candidate for verdict in verdicts if verdict.kept]:
-        yield f"The gate kept {', '.join(kept)}."
-    yield from (f"The gate: {verdict.sentence}." for verdict in verdicts if not verdict.kept)
 
 
 def _final(verdicts: Sequence[Verdict]) -> str | None:

@@ -1,4 +1,4 @@
-"""Rows worth reading: replies side by side, and pairs that the final model still gets wrong.
+"""Rows worth reading: replies side by side, pairs that changed most, pairs that are still wrong.
 
 A fixed rule selects them, so that there is no cherry-picking: first where models disagree, losses
 and gains alternating, then the others; task types take turns. Ties are broken by id.
@@ -37,6 +37,26 @@ class WrongPair(NamedTuple):
     text: PreferencePair | None
 
 
+class ChangedPair(NamedTuple):
+    """A held-out pair under two models, and its text if known.
+
+    Attributes:
+        change: by how much the margin between chosen and rejected reply rose, in nats.
+    """
+
+    before: PairScore
+    after: PairScore
+    change: float
+    text: PreferencePair | None
+
+
+class ChangedPairs(NamedTuple):
+    """The pairs that changed most between two models, each list with the largest change first."""
+
+    improved: list[ChangedPair]
+    regressed: list[ChangedPair]
+
+
 def side_by_side(
     generations: Mapping[str, Sequence[Generation]], final: str, *, limit: int = 24
 ) -> list[SideBySide]:
@@ -53,6 +73,31 @@ def side_by_side(
     room = max(limit - len(same), limit * 3 // 4)
     shown = changed[:room]
     return [*shown, *same[: limit - len(shown)]]
+
+
+def changed_pairs(
+    before: Iterable[PairScore],
+    after: Iterable[PairScore],
+    texts: Iterable[PreferencePair],
+    *,
+    limit: int = 3,
+) -> ChangedPairs:
+    """The pairs whose margin rose and fell most from one model to the other."""
+    earlier, by_id = {score.id: score for score in before}, {text.id: text for text in texts}
+    changed = [
+        ChangedPair(earlier[score.id], score, _rise(earlier[score.id], score), by_id.get(score.id))
+        for score in after
+        if score.id in earlier
+    ]
+    changed.sort(key=lambda pair: (-abs(pair.change), pair.after.id))
+    return ChangedPairs(
+        improved=[pair for pair in changed if pair.change > 0][:limit],
+        regressed=[pair for pair in changed if pair.change < 0][:limit],
+    )
+
+
+def _rise(before: PairScore, after: PairScore) -> float:
+    return (after.chosen - after.rejected) - (before.chosen - before.rejected)
 
 
 def wrong_pairs(

@@ -23,6 +23,12 @@ def show(number: float, *, digits: int = 3) -> str:
     return sign + (text.removeprefix("0") if digits > 1 else text)
 
 
+def signed(number: float, *, digits: int = 3) -> str:
+    """A difference with its sign: '+.120', or '.000' without one."""
+    text = show(number, digits=digits)
+    return f"+{text}" if number > 0 and float(f"{number:.{digits}f}") else text
+
+
 def show_value(name: str, number: float) -> str:
     """A value of the metric `name`, with that metric's digits."""
     return show(number, digits=evaluator_of(name).digits)

@@ -12,17 +12,17 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from alignment.report import plots
+from alignment.report.plots import canvas
 
 _VARIABLES = {
-    plots.INK: "--ink",
-    plots.MUTED: "--muted",
-    plots.GRID: "--grid",
-    plots.PAPER: "--paper",
-    plots.BLUE: "--blue",
-    plots.VERMILION: "--vermilion",
-    plots.GREEN: "--green",
-    plots.PURPLE: "--purple",
+    canvas.INK: "--ink",
+    canvas.MUTED: "--muted",
+    canvas.GRID: "--grid",
+    canvas.PAPER: "--paper",
+    canvas.BLUE: "--blue",
+    canvas.VERMILION: "--vermilion",
+    canvas.GREEN: "--green",
+    canvas.PURPLE: "--purple",
 }
 _COLOUR = re.compile("|".join(_VARIABLES))
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluators import columns, evaluator_of
-from alignment.evaluate.verdict import Verdict
 from alignment.pipeline.steps import EvaluateModel, HandOver, headline_of, made_by
 from alignment.records import DataRef, Estimate, EvalReport, ModelRef, StageRecord
 from alignment.report.metric import (
@@ -69,39 +68,6 @@ def estimate_cell(metric: str, estimate: Estimate | None) -> Cell:
     if estimate is None:
         return Cell(text=MISSING, tone="muted")
     return Cell(text=show_value(metric, estimate.value), small=show_interval(metric, estimate))
-
-
-def gate_table(verdicts: Sequence[Verdict]) -> Table:
-    """One row per check of the gate on a round, with its result."""
-    rows = []
-    for verdict in verdicts:
-        first_cells = [
-            Cell(text=verdict.candidate),
-            Cell(text=verdict.word, tone="good" if verdict.kept else "bad"),
-        ]
-        for check in verdict.checks:
-            rows.append([*first_cells, Cell(text=check.words, tone="" if check.passed else "bad")])
-            first_cells = [Cell(text=""), Cell(text="")]
-    return Table.of(
-        "Findings of the gate",
-        ["Round", "Verdict", "Against the model it started from, and the anchor"],
-        rows,
-        align="lll",
-        note=_rule_of(verdicts),
-    )
-
-
-def _rule_of(verdicts: Sequence[Verdict]) -> str:
-    if any(verdict.anchor for verdict in verdicts):
-        return (
-            "A round is kept if, on the same held-out rows, it is shown not to lie below the "
-            "anchor (the model approved last) by more than the margin, is not shown to be worse "
-            "than the model it started from, and stays within every budget."
-        )
-    return (
-        "A round is kept unless it is shown to be worse on the same held-out rows (interval "
-        "and sign test) or exceeds one of the limits."
-    )
 
 
 def data_table(data: Mapping[str, DataRef]) -> Table:

@@ -20,7 +20,7 @@ from alignment.records import (
     StageRecord,
     TokenizerRef,
 )
-from alignment.report.page import RunReport, Sample
+from alignment.report.run_report import RunReport, Sample
 
 PASSES = {"base": 2, "sft": 20, "round 1": 26, "round 2": 34, "control": 33}
 """How many of 40 prompts each model passes."""

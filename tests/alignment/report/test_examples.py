@@ -54,3 +54,18 @@ def test_wrong_pairs_come_worst_first_with_their_text(run):
 def test_a_pair_with_equal_log_probs_is_not_yet_right(run):
     tie = run.pairs["base"][0].model_copy(update={"chosen": -5.0, "rejected": -5.0})
     assert examples.wrong_pairs([tie], ()) == [examples.WrongPair(tie, None)]
+
+
+def test_the_pairs_that_changed_most_come_with_the_largest_change_first(run):
+    """Every margin rises by 3 from SFT to round 1; here one rises by 5 more and two fall."""
+    before, after = run.pairs["sft"], list(run.pairs["round 1"])
+    for place, nats in ((4, 5.0), (7, -9.0), (9, -4.0)):
+        after[place] = after[place].model_copy(update={"chosen": after[place].chosen + nats})
+    found = examples.changed_pairs(before, after, run.pair_texts, limit=2)
+    assert [(pair.after.id, pair.change) for pair in found.improved] == [("q04", 8), ("q00", 3)]
+    assert [(pair.after.id, pair.change) for pair in found.regressed] == [("q07", -6), ("q09", -1)]
+    assert found.improved[0].text == run.pair_texts[4]
+
+
+def test_pairs_that_only_one_model_scored_are_not_compared(run):
+    assert examples.changed_pairs((), run.pairs["sft"], ()) == ([], [])

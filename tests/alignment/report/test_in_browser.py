@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from alignment.doctor.page import render as render_preflight
-from alignment.report.page import render, to_markdown
+from alignment.report.markdown import to_markdown
+from alignment.report.page import render
 from alignment.report.table import escape_markdown
 from tests.alignment.doctor.test_page import report_with
 from tests.alignment.report.test_page import PAYLOADS, poisoned
@@ -93,6 +94,24 @@ def test_the_policy_alone_blocks_all_payloads(opened, listener):
     payloads = "".join(text.format(listener.url) for text in LIVE if "refresh" not in text)
     opened(f"<!doctype html><head>{tag}</head><body>{payloads}")
     assert listener.requested == []
+
+
+def test_a_page_without_faults_is_short_and_shows_where_a_table_goes_on(run, browser, opened):
+    """At 1,400 and 400 pixels: the page itself never scrolls sideways, its tables do."""
+    shown = "return document.documentElement"
+    for width in (1400, 400):
+        browser.driver.set_window_size(width, 1000)
+        opened(render(run))
+        assert browser.driver.execute_script(f"{shown}.scrollHeight") < 8000
+        inner = browser.driver.execute_script(f"{shown}.clientWidth")
+        assert browser.driver.execute_script(f"{shown}.scrollWidth") <= inner
+    wide = browser.driver.execute_script(
+        "return [...document.querySelectorAll('figure.table .scroll')]"
+        ".filter(e => e.scrollWidth > e.clientWidth)"
+        ".map(e => getComputedStyle(e).backgroundImage)"
+    )
+    assert wide
+    assert all("radial-gradient" in image for image in wide)
 
 
 @pytest.mark.parametrize("number", range(0, len(PAYLOADS), 8))

@@ -19,7 +19,9 @@ from alignment.evaluate.suite import DISTRIBUTIONS, BaselineScores, eval_prompts
 from alignment.evaluate.verdict import Check
 from alignment.records import EvalReport, Generation, PairScore
 from alignment.report import plots, tables
-from alignment.report.page import RunReport, render, to_markdown
+from alignment.report.markdown import to_markdown
+from alignment.report.page import render
+from alignment.report.run_report import RunReport
 from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
 

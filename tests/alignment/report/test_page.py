@@ -6,7 +6,9 @@ import pytest
 from alignment.evaluate.verdict import Check, Verdict
 from alignment.records import Message
 from alignment.report import tables
-from alignment.report.page import RunReport, Sample, clip, render, to_markdown
+from alignment.report.markdown import to_markdown
+from alignment.report.page import render
+from alignment.report.run_report import RunReport, Sample
 from tests.alignment.report.conftest import record
 
 PAYLOADS = (
@@ -232,6 +234,13 @@ def test_the_final_model_is_the_one_the_gate_chose(run):
     assert "Pairs that round 1 still gets wrong" in page
 
 
+def test_a_rejected_round_is_said_to_be_rejected_before_anything_else(run):
+    """The run's last round is rejected: the report of that round, and of the run that goes on."""
+    assert run.headline.startswith("Round 2 is rejected, round 1 stays. In pass rate, round 2 is")
+    kept = run.model_copy(update={"final": "round 1"})
+    assert kept.headline.startswith("In pass rate, round 1 is")
+
+
 def test_pass_and_fail_are_written_out(page):
     assert "✓ pass" in page
     assert "✗ fail" in page
@@ -286,7 +295,7 @@ def test_the_page_says_under_which_settings_replies_were_generated(page):
         ({"pairs": {}, "pair_texts": ()}, "still gets wrong"),
         ({"histories": {}, "samples": {}}, "<h2>Training</h2>"),
         ({"data": {}}, "<h2>Data</h2>"),
-        ({"records": ()}, "<h2>Lineage</h2>"),
+        ({"records": ()}, "<h2>Cost and lineage</h2>"),
         ({"config": ""}, "<h2>Configuration</h2>"),
         ({"evaluations": ()}, "Evaluation on held-out rows"),
     ],
@@ -343,15 +352,12 @@ def test_long_texts_and_long_runs_stay_below_five_megabytes(run):
     assert "… (+998,500 characters)" in page
 
 
-def test_clipping_says_how_much_is_missing():
-    assert clip("abc", 3) == "abc"
-    assert clip("abcde", 3) == "abc… (+2 characters)"
-
-
 def test_the_markdown_has_the_verdict_and_the_table(run):
     lines = to_markdown(run).splitlines()
     assert lines[0] == "# practice, seed 7"
-    assert lines[2].startswith("**In pass rate, round 2 is better")
+    assert lines[2].startswith(
+        "**Round 2 is rejected, round 1 stays. In pass rate, round 2 is better"
+    )
     assert any(line.startswith("| round 2 | .850 [") for line in lines)
     assert "- No SFT adapter was found." in lines
 

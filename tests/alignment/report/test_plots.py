@@ -105,6 +105,21 @@ def test_the_correlation_with_length_is_written_out(run):
     )
 
 
+def test_reliability_shows_the_share_right_at_each_confidence(run):
+    report = run.evaluations[3]
+    figure = plots.reliability(report.reliability)
+    xs, ys = line_of(figure.axes[0], 1)
+    assert xs == [one.confidence for one in report.reliability]
+    assert ys == [one.right.value for one in report.reliability]
+    assert line_of(figure.axes[0])[0] == [0.5, 1.0]
+
+
+def test_margins_show_the_median_of_every_model(run):
+    """From the base model to round 2, the rejected reply lost 9 nats."""
+    figure = plots.margins({"round 2": run.pairs["round 2"]})
+    assert line_of(figure.axes[0], 2)[0] == [9.0]
+
+
 def test_a_name_with_dollars_is_not_taken_for_a_formula():
     reply = Generation(
         id="a", task_type="t", source="s", prompt="p", reply="r", tokens=1, stopped=True

@@ -3,6 +3,7 @@ import re
 from alignment.evaluate.evaluators import EVALUATORS
 from alignment.records import Estimate, ModelRef
 from alignment.report import metric, tables
+from alignment.report.gate_table import gate_table
 
 
 def texts(table):
@@ -57,7 +58,7 @@ def test_the_task_table_has_a_column_per_model(run):
 
 
 def test_the_gate_table_has_a_row_per_check_and_marks_failed_ones(run):
-    table = tables.gate_table(run.verdicts)
+    table = gate_table(run.verdicts)
     assert texts(table) == [
         ["round 1", "kept", "pass rate rose by 0.200"],
         ["", "", "replies went from 9.0 to 8.0 tokens"],

@@ -1,0 +1,55 @@
+"""The numbers of a report, written beside the page as JSON: what its tables and figures show.
+
+The page is made from the same object, so the two cannot disagree. Not here: single rows.
+"""
+
+from typing import Literal
+
+from alignment.evaluate.verdict import Verdict
+from alignment.records import DataRef, EvalReport, Frozen
+from alignment.report.compare import Comparison
+from alignment.report.cost import Spent
+from alignment.report.trail import Trail
+
+
+class StepNumbers(Frozen):
+    """One step of the run.
+
+    Attributes:
+        seconds: of the process that built it.
+        this_run: seconds that this run spent on it; None: reused, or unknown.
+    """
+
+    name: str
+    key: str
+    seconds: float
+    this_run: float | None
+    metrics: dict[str, float]
+
+
+class Numbers(Frozen):
+    """All numbers of a page.
+
+    Attributes:
+        final: label of the model that the run produces.
+        models: key of each model, by its label.
+        comparisons: the final model against the others, row by row.
+        next: commands on the final model.
+    """
+
+    format: Literal[1] = 1
+    title: str
+    created: str
+    command: str
+    headline: str
+    notes: tuple[str, ...]
+    final: str | None
+    models: dict[str, str]
+    trail: Trail | None
+    verdicts: tuple[Verdict, ...]
+    evaluations: tuple[EvalReport, ...]
+    comparisons: tuple[Comparison, ...]
+    data: dict[str, DataRef]
+    cost: tuple[Spent, ...]
+    steps: tuple[StepNumbers, ...]
+    next: tuple[str, ...]
