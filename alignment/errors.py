@@ -7,6 +7,7 @@
     │   ├── ModelError      a base model, adapter or tokenizer that cannot be opened
     │   ├── DeviceError     a machine without the GPU that the config asks for
     │   ├── StorageError    a folder that cannot be written, a full disk
+    │   ├── EvidenceError   the evidence of a verdict that no longer shows it
     │   └── LaterVersion    something in the store that a later version wrote
     ├── ArtifactError       an artifact in the store does not match its manifest
     ├── TrainingError       a training run that must not continue
@@ -66,6 +67,10 @@ class DeviceError(UsageError):
 
 class StorageError(UsageError, OSError):
     """A folder cannot be written, or the disk is full."""
+
+
+class EvidenceError(UsageError):
+    """The evidence of a verdict was changed, or the rows, models or config that it is about."""
 
 
 class LaterVersion(UsageError):

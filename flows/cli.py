@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 the run failed, 2 bad usage, config, data or model (the message says what,
 where and what to do), 3 a round refused a batch, 75 interrupted but resumable, 130 / 143 stopped by
-Ctrl-C / SIGTERM.
+Ctrl-C / SIGTERM. `verdict` exits with 0 kept, 1 rejected, 3 inconclusive or cannot be judged.
 """
 
 import os
@@ -61,11 +61,11 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command("round")
-def round_(config: ConfigFile, overrides: Overrides = None) -> None:
+def round_(config: ConfigFile, overrides: Overrides = None, *, as_json: AsJson = False) -> None:
     """Train one DPO round on the batches in the config's inbox that no round has used yet."""
     from flows.commands.run import run_round
 
-    run_round(config, overrides or [])
+    run_round(config, overrides or [], as_json=as_json)
 
 
 @app.command()
@@ -156,6 +156,29 @@ def show(
     from flows.commands.show import show_store
 
     show_store(reference, store, lineage=lineage, as_json=as_json)
+
+
+@app.command()
+def verdict(
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|REF", help="A file verdict.json, or a gate or the model of a round."
+        ),
+    ],
+    store: StoreFolder = Path("runs"),
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Also refuse a verdict under another gate or evaluation."),
+    ] = None,
+    overrides: Overrides = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Repeat a gate's verdict from its evidence, without a model; the exit code is the verdict."""
+    from flows.commands.verdict import show_verdict
+
+    show_verdict(reference, store, config=config, overrides=overrides or [], as_json=as_json)
 
 
 @app.command()

@@ -19,10 +19,12 @@ from prefect.utilities.annotations import quote
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
+from alignment.evaluate.evidence import EVIDENCE
+from alignment.evaluate.verdict import GateResult, Verdict
 from alignment.execution.run_step import try_in_child
 from alignment.pipeline.chain import Round
 from alignment.pipeline.steps import Step
-from alignment.records import Frozen, ModelRef
+from alignment.records import Frozen, ModelRef, StageRecord
 from alignment.report.assemble import ReportFiles
 from alignment.rounds.driver import DriverOutcome, Hooks, RoundDriver
 from alignment.rounds.ledger import Champion
@@ -50,6 +52,8 @@ class RoundResult(Frozen):
         report: path of the report on the machine that ran the flow; empty if nothing was trained.
         notes: files in the inbox that the line does not use, and why.
         refused: number of batches that this round refused.
+        verdict: what the gate found; None if nothing was judged.
+        evidence: path of the verdict's evidence on the machine that ran the flow.
     """
 
     outcome: DriverOutcome
@@ -59,6 +63,8 @@ class RoundResult(Frozen):
     report: str = ""
     notes: tuple[str, ...] = ()
     refused: int = 0
+    verdict: Verdict | None = None
+    evidence: str = ""
 
 
 @flow(
@@ -134,6 +140,7 @@ def run_round(settings: PipelineConfig, command: str) -> RoundResult:
     round_outcome = RoundDriver(settings, line, hooks).run()
     champion = round_outcome.state.champion
     notes = tuple(map(str, round_outcome.notes))
+    gate = run.store.find(round_outcome.gate) if round_outcome.gate else None
     artifacts.publish_notes(run.name, notes)
     return RoundResult(
         outcome=round_outcome.outcome,
@@ -143,4 +150,12 @@ def run_round(settings: PipelineConfig, command: str) -> RoundResult:
         report=str(written[0].html) if written else "",
         notes=notes,
         refused=round_outcome.refused,
+        verdict=GateResult.model_validate(gate.output).verdict if gate else None,
+        evidence=_evidence(run.store, gate) if gate else "",
     )
+
+
+def _evidence(store: Store, gate: StageRecord) -> str:
+    """The path of a verdict's evidence; empty for a verdict of an earlier version."""
+    path = store.folder(gate.key) / EVIDENCE
+    return str(path) if path.exists() else ""

@@ -16,7 +16,7 @@ from pydantic import Field
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError, UsageError
-from alignment.evaluate.verdict import GateResult, Verdict
+from alignment.evaluate.verdict import Finding, GateResult, Verdict
 from alignment.records import Frozen
 from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
@@ -27,7 +27,14 @@ from flows.form import Change, Config, Hours, Model, form_field
 from flows.sft_dpo import Stages, find_config, name_of_run
 from tasks.stage import Run
 
-PromotionStatus = Literal["promoted", "declined", "rejected", "nothing to promote"]
+PromotionStatus = Literal[
+    "promoted", "declined", "rejected", "inconclusive", "cannot be judged", "nothing to promote"
+]
+_NOT_KEPT: dict[Finding, PromotionStatus] = {
+    "failed": "rejected",
+    "inconclusive": "inconclusive",
+    "cannot be judged": "cannot be judged",
+}
 
 
 class Approval(RunInput):
@@ -116,7 +123,9 @@ def _promote(
         return _by_person(line, candidate, verdict, seconds=seconds)
     if not verdict.kept:
         return PromotionOutcome(
-            outcome="rejected", message=verdict.sentence, champion=state.champion.model
+            outcome=_NOT_KEPT[verdict.finding],
+            message=verdict.sentence,
+            champion=state.champion.model,
         )
     return _promoted(line, candidate, verdict.sentence, by="gate")
 

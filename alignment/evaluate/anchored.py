@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator
-from alignment.evaluate.gate import JudgedModel, not_worse
+from alignment.evaluate.gate import not_worse
+from alignment.evaluate.judged import JudgedModel, Labels, gate_evaluators
 from alignment.evaluate.noninferiority import (
     PairedCounts,
     is_shown_above,
@@ -26,7 +26,6 @@ from alignment.evaluate.noninferiority import (
 )
 from alignment.evaluate.settings import AnchoredGate
 from alignment.evaluate.verdict import Check, Finding, Verdict
-from alignment.records import Generation, PairScore
 
 SHOWN = 0.05
 """Error of the tests that reject a round; too strict a level would let a bad one pass."""
@@ -52,14 +51,14 @@ def judge_anchored(
     checks = (
         *_margins(config, candidate, anchor),
         *_within_error(config, look),
-        *not_worse(candidate.rows, champion.rows),
+        *not_worse(candidate, champion),
         *_groups(config, candidate, anchor),
         *_budgets(config, candidate, anchor),
     )
     return Verdict(
-        candidate=candidate.report.model,
-        champion=champion.report.model,
-        anchor=anchor.report.model,
+        candidate=candidate.label,
+        champion=champion.label,
+        anchor=anchor.label,
         checks=checks,
         keep_undecided=config.on_inconclusive == "keep_candidate",
     )
@@ -68,17 +67,17 @@ def judge_anchored(
 def _margins(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) -> Iterator[Check]:
     """One check per paired metric with enough rows; one that cannot be judged if there is none."""
     decided = False
-    for evaluator in _with_gate("paired"):
+    for evaluator in gate_evaluators("paired"):
         rows = _PairedRows.of(evaluator, candidate, anchor)
         decided |= rows.n >= config.min_rows
         if rows.missing:
             words = (
                 f"{evaluator.in_words}: {rows.missing} of the {rows.n + rows.missing} rows of "
-                f"{anchor.report.model} are missing"
+                f"{anchor.label} are missing"
             )
             yield Check(name=evaluator.in_words, finding="cannot be judged", words=words)
         elif rows.n >= config.min_rows and (counts := rows.counts()) is not None:
-            yield _margin(config, evaluator, counts, rows, anchor.report.model)
+            yield _margin(config, evaluator, counts, rows, anchor.label)
     if not decided:
         words = f"no metric has {config.min_rows} held-out rows, so nothing is decided"
         yield Check(name="rows", finding="cannot be judged", words=words)
@@ -123,7 +122,7 @@ def _groups(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) -
     """The task types and sources that are shown to be worse; the error is divided among them."""
     groups = [
         (evaluator, name, counts)
-        for evaluator in _with_gate("paired")
+        for evaluator in gate_evaluators("paired")
         for name, rows in _PairedRows.of(evaluator, candidate, anchor).groups()
         if rows.n >= config.min_rows and (counts := rows.counts()) is not None
     ]
@@ -131,18 +130,18 @@ def _groups(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) -
         if is_shown_below(counts, config.group_margin, SHOWN / len(groups)):
             words = (
                 f"{evaluator.in_words} of {name} is {_away(counts.difference)} "
-                f"{anchor.report.model} ({config.group_margin:g} below is allowed)"
+                f"{anchor.label} ({config.group_margin:g} below is allowed)"
             )
             yield Check(name=f"{evaluator.in_words} of {name}", finding="failed", words=words)
 
 
 def _budgets(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) -> Iterator[Check]:
     """One check per metric with a budget that the anchor has."""
-    for evaluator in _with_gate("guard", "budget"):
-        now, then = _mean(evaluator, candidate), _mean(evaluator, anchor)
+    for evaluator in gate_evaluators("guard", "budget"):
+        now, then = candidate.mean(evaluator), anchor.mean(evaluator)
         if then is None:
             continue
-        name, to = f"{evaluator.in_words} to anchor", anchor.report.model
+        name, to = f"{evaluator.in_words} to anchor", anchor.label
         if now is None or not math.isfinite(now) or not math.isfinite(then):
             words = f"{evaluator.in_words} is {_number(now)}, and {_number(then)} for {to}"
             yield Check(name=name, finding="cannot be judged", words=words)
@@ -157,30 +156,16 @@ def _number(mean: float | None) -> str:
     return "not measured" if mean is None else f"{mean:g}"
 
 
-def _with_gate(*parts: str) -> list[Evaluator]:
-    return [evaluator for evaluator in evaluators.EVALUATORS if evaluator.gate in parts]
-
-
-def _mean(evaluator: Evaluator, model: JudgedModel) -> float | None:
-    """The mean of the stored rows; else as reported; None if it was not measured."""
-    values = list(evaluator.measure(model.rows))
-    if values:
-        return sum(value.total for value in values) / sum(value.weight for value in values)
-    stored = model.report.overall.get(evaluator.name)
-    return stored.value if stored else None
-
-
 class _PairedRows(NamedTuple):
     """The rows of one metric that both models have, and how many the candidate lacks."""
 
     candidate: Mapping[str, float]
     anchor: Mapping[str, float]
-    rows: Mapping[str, PairScore | Generation]
+    rows: Mapping[str, Labels]
 
     @classmethod
     def of(cls, evaluator: Evaluator, candidate: JudgedModel, anchor: JudgedModel) -> "_PairedRows":
-        rows = {value.row.id: value.row for value in evaluator.measure(anchor.rows)}
-        return cls(evaluator.by_row(candidate.rows), evaluator.by_row(anchor.rows), rows)
+        return cls(candidate.by_row(evaluator), anchor.by_row(evaluator), anchor.labels(evaluator))
 
     @property
     def n(self) -> int:

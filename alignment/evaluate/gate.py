@@ -9,23 +9,12 @@ that passes a model on (`pipeline/steps/gate.py`).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from alignment.evaluate import evaluators
-from alignment.evaluate.evaluator import Evaluator, ScoredRows
+from alignment.evaluate.evaluator import Evaluator
 from alignment.evaluate.intervals import PairedDifference
+from alignment.evaluate.judged import JudgedModel, gate_evaluators
 from alignment.evaluate.settings import PlainGate
 from alignment.evaluate.verdict import Check, Verdict
-from alignment.records import EvalReport
-
-
-@dataclass(frozen=True)
-class JudgedModel:
-    """A model's evaluation, and the pairs and generations stored with it."""
-
-    report: EvalReport
-    rows: ScoredRows
-
 
 _NO_COMMON_ROWS = Check(
     name="rows", finding="failed", words="the two models have no held-out row in common"
@@ -40,20 +29,16 @@ def judge(config: PlainGate, *, candidate: JudgedModel, champion: JudgedModel) -
         candidate: the round's model.
         champion: the model that the round started from.
     """
-    compared = tuple(not_worse(candidate.rows, champion.rows))
-    checks = (
-        *(compared or (_NO_COMMON_ROWS,)),
-        *_guards(config, candidate.report, champion.report),
-    )
-    return Verdict(candidate=candidate.report.model, champion=champion.report.model, checks=checks)
+    compared = tuple(not_worse(candidate, champion))
+    checks = (*(compared or (_NO_COMMON_ROWS,)), *_guards(config, candidate, champion))
+    return Verdict(candidate=candidate.label, champion=champion.label, checks=checks)
 
 
-def not_worse(candidate: ScoredRows, champion: ScoredRows) -> Iterator[Check]:
+def not_worse(candidate: JudgedModel, champion: JudgedModel) -> Iterator[Check]:
     """One check per paired metric that both models have; metrics on pairs come first."""
-    paired = [e for e in evaluators.EVALUATORS if e.gate == "paired"]
-    for evaluator in sorted(paired, key=lambda e: e.needs != "pairs"):
-        prompts = evaluator.clusters_of(champion)
-        found = evaluator.paired(evaluator.by_row(candidate), evaluator.by_row(champion), prompts)
+    for evaluator in sorted(gate_evaluators("paired"), key=lambda e: e.needs != "pairs"):
+        prompts = champion.prompts(evaluator)
+        found = evaluator.paired(candidate.by_row(evaluator), champion.by_row(evaluator), prompts)
         if found is not None:
             change = found.difference.value
             worse = found.shown and (change > 0 if evaluator.better == "lower" else change < 0)
@@ -75,12 +60,10 @@ def _in_words(evaluator: Evaluator, paired: PairedDifference) -> str:
     )
 
 
-def _guards(config: PlainGate, candidate: EvalReport, champion: EvalReport) -> Iterator[Check]:
+def _guards(config: PlainGate, candidate: JudgedModel, champion: JudgedModel) -> Iterator[Check]:
     """One check per guarded metric that both models have."""
-    for evaluator in evaluators.EVALUATORS:
-        if evaluator.gate != "guard":
-            continue
-        now, before = (report.overall.get(evaluator.name) for report in (candidate, champion))
+    for evaluator in gate_evaluators("guard"):
+        now, before = (model.stored.get(evaluator.name) for model in (candidate, champion))
         if now is not None and before is not None:
             check = evaluator.guard(config, now, before)
             if check is not None:

@@ -45,6 +45,10 @@ class EvaluationConfig(Frozen):
     )
 
 
+UNMEASURED = frozenset({"data", "batch", "engine"})
+"""Fields of the evaluation that do not change its numbers; the rows are listed by key."""
+
+
 class PlainGate(Frozen):
     """Keep a round unless it is shown to be worse than its parent or breaks a guard.
 

@@ -82,6 +82,7 @@ class RoundOutcome:
     Attributes:
         notes: files in the inbox that the line does not use, and why.
         refused: number of batches that this call refused.
+        gate: key of the gate that judged the round; empty if none did.
     """
 
     outcome: DriverOutcome
@@ -89,6 +90,7 @@ class RoundOutcome:
     state: State
     notes: tuple[Note, ...] = ()
     refused: int = 0
+    gate: str = ""
 
 
 class RoundDriver:
@@ -292,7 +294,8 @@ class RoundDriver:
             message = "another run closed the round first; the next run scans the inbox again"
             return RoundOutcome("overtaken", message, state)
         try:
-            model, judged, message = self._build(state, opened)
+            round_ = self._build(state, opened)
+            model, judged, message = outcome(self._settings, self._line.store, round_)
         except AlignmentError as error:
             if not (isinstance(error, REPEATABLE) or type(error) is AlignmentError):
                 raise
@@ -306,9 +309,10 @@ class RoundDriver:
             message = f"the champion changed while round {opened.number} was trained; {message}"
         if closed.fate == "waiting":
             message = f"{message}\n{how_to_approve(closed)}"
-        return RoundOutcome(closed.fate, message, state)
+        gate = round_.gate.key if round_.gate else ""
+        return RoundOutcome(closed.fate, message, state, gate=gate)
 
-    def _build(self, state: State, opened: Opened) -> tuple[Champion, OutcomeName, str]:
+    def _build(self, state: State, opened: Opened) -> Round:
         parent = self._ready(state, opened.parent)
         opened = opened.model_copy(update={"parent": parent})
         round_ = steps_of(self._settings, self._line.store, opened)
@@ -318,7 +322,7 @@ class RoundDriver:
             self._hooks.report(round_)
         except Exception as error:  # the round counts, whether or not anyone can read about it
             self._hooks.log(f"the report of round {opened.number} could not be written: {error}")
-        return outcome(self._settings, self._line.store, round_)
+        return round_
 
     def _failed(self, opened: Opened, error: AlignmentError) -> RoundOutcome:
         """Record a failure; after too many equal ones, close the round without a model.

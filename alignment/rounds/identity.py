@@ -11,7 +11,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ConfigError, DataError
-from alignment.evaluate.settings import AnchoredGate, EvaluationConfig, GateConfig, PlainGate
+from alignment.evaluate.settings import (
+    UNMEASURED,
+    AnchoredGate,
+    EvaluationConfig,
+    GateConfig,
+    PlainGate,
+)
 from alignment.models.sources import FolderModel
 from alignment.pipeline.chain import chain
 from alignment.pipeline.steps import OpenBase, made_by
@@ -23,8 +29,6 @@ from alignment.store.lineage import ancestors
 
 logger = logging.getLogger(__name__)
 
-UNMEASURED = frozenset({"data", "batch", "engine"})
-"""Fields of the evaluation that do not change its numbers; the rows are listed by key."""
 _GATE: TypeAdapter[PlainGate | AnchoredGate] = TypeAdapter(GateConfig)
 
 

@@ -134,17 +134,20 @@ class Failed(Frozen):
     why: str
 
 
-OutcomeName = Literal["kept", "rejected", "waiting", "overtaken", "failed"]
+OutcomeName = Literal[
+    "kept", "rejected", "inconclusive", "cannot be judged", "waiting", "overtaken", "failed"
+]
 
 
 class Closed(Frozen):
     """The outcome of a round.
 
     Attributes:
-        fate: kept: its model is the new champion; rejected: the champion stays; waiting: a person
-            decides; overtaken: the champion changed or a batch was revoked in the meantime, and
-            the round's other batches go to the next round; failed: several attempts failed in the
-            same way, and its batches are set aside.
+        fate: kept: its model is the new champion; rejected: the champion stays; inconclusive,
+            cannot be judged: it stays as well, and earlier versions wrote "rejected"; waiting: a
+            person decides; overtaken: the champion changed or a batch was revoked in the
+            meantime, and the round's other batches go to the next round; failed: several attempts
+            failed in the same way, and its batches are set aside.
         head: the round's model, or its parent if the round was never trained.
         why: the gate's sentence.
     """

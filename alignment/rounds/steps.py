@@ -14,7 +14,7 @@ from alignment.config.inbox import InboxConfig
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ConfigError
 from alignment.evaluate.settings import AnchoredGate, GateConfig
-from alignment.evaluate.verdict import GateResult
+from alignment.evaluate.verdict import Finding, GateResult
 from alignment.pipeline.chain import (
     Chain,
     Judged,
@@ -43,6 +43,12 @@ from alignment.store.store import Store
 
 SETS = (PrepareConversations, PreparePairs, PrepareBatches)
 """Steps that use prompts, which no later round may train on."""
+NOT_KEPT: dict[Finding, OutcomeName] = {
+    "failed": "rejected",
+    "inconclusive": "inconclusive",
+    "cannot be judged": "cannot be judged",
+}
+"""The outcome of a round that is not kept, by what the gate found."""
 
 
 def inbox_of(config: PipelineConfig) -> InboxConfig:
@@ -177,8 +183,10 @@ def outcome(
     model = Champion(
         model=round_.handover.key, evaluation=round_.evaluate.key, label=round_.evaluate.label
     )
-    passed: OutcomeName = "waiting" if inbox_of(config).promotion.name == "person" else "kept"
-    return model, passed if verdict.kept else "rejected", verdict.sentence
+    if not verdict.kept:
+        return model, NOT_KEPT[verdict.finding], verdict.sentence
+    by_person = inbox_of(config).promotion.name == "person"
+    return model, "waiting" if by_person else "kept", verdict.sentence
 
 
 def _names(sets: list[StageRecord]) -> dict[str, str]:

@@ -12,9 +12,9 @@ _DIGEST_LINE, _ZEROS = b',\n "digest": "%b"\n}\n', b"0" * 64
 _LENGTH = len(_DIGEST_LINE % _ZEROS)
 
 
-def with_digest(record: Frozen) -> bytes:
+def with_digest(record: Frozen, *, indent: int | None = 1) -> bytes:
     """A record as JSON whose last key, `digest`, is the sha256 of all bytes before it."""
-    body = record.model_dump_json(indent=1).removesuffix("\n}").encode()
+    body = record.model_dump_json(indent=indent).removesuffix("}").removesuffix("\n").encode()
     return body + _DIGEST_LINE % hashlib.sha256(body).hexdigest().encode()
 
 
@@ -26,9 +26,18 @@ def verified(content: bytes) -> bytes:
     Raises:
         ValueError: the bytes do not match the digest.
     """
-    body, digest_line = content[:-_LENGTH], content[-_LENGTH:]
-    if not digest_line.startswith(_DIGEST_LINE.partition(b"%")[0]):
+    if not content[-_LENGTH:].startswith(_DIGEST_LINE.partition(b"%")[0]):
         return content
+    return checked(content)
+
+
+def checked(content: bytes) -> bytes:
+    """Like `verified`, for records that always have a digest.
+
+    Raises:
+        ValueError: the bytes do not match the digest, or there is none.
+    """
+    body, digest_line = content[:-_LENGTH], content[-_LENGTH:]
     if digest_line != _DIGEST_LINE % hashlib.sha256(body).hexdigest().encode():
         raise ValueError("the bytes do not match their digest")
     return body + b"\n}"

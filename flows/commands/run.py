@@ -1,6 +1,7 @@
 """`sft-dpo run` and `sft-dpo round`: run a flow in this process."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
@@ -12,6 +13,9 @@ from flows.device import state_device
 from flows.display import Display
 from flows.printing import say
 from flows.shell import watched
+
+if TYPE_CHECKING:  # Prefect reads the environment when it is imported
+    from flows.dpo_round import RoundResult
 
 REFUSED = 3
 """Exit code of a round that refused a batch."""
@@ -28,13 +32,22 @@ def run_pipeline(config: Path, overrides: list[str]) -> None:
     say(f"report: {result.report}")
 
 
-def run_round(config: Path, overrides: list[str]) -> None:
+def run_round(config: Path, overrides: list[str], *, as_json: bool) -> None:
     """Train one round on new batches; print its outcome."""
     settings = load(config, overrides)
     state_device(settings, _print_error)
     _warn_about_slow_bfloat16(settings)
     display = Display([], _history(settings.store))
     result = watched(display, "round", config, overrides)
+    if as_json:
+        print(result.model_dump_json(indent=2))
+    else:
+        _print_round(result)
+    if result.refused:
+        raise SystemExit(REFUSED)
+
+
+def _print_round(result: "RoundResult") -> None:
     if result.table:
         say(result.table)
         say(f"report: {result.report}")
@@ -43,8 +56,6 @@ def run_round(config: Path, overrides: list[str]) -> None:
         say(f"champion: {result.champion}")
     for note in shortened(result.notes):
         say(f"not used: {note}", error=True)
-    if result.refused:
-        raise SystemExit(REFUSED)
 
 
 def _print_error(line: str) -> None:

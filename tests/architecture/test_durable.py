@@ -50,6 +50,7 @@ NOT_DURABLE = {
     "alignment/store/locks.py": "who holds a lock, for those who wait",
     "alignment/config/pipeline.py": "`make schema`",
     "alignment/data/formats/table.py": "`make schema`",
+    "alignment/evaluate/evidence.py": "`make schema`",
 }
 
 WRITTEN_BY_CALLERS = {

@@ -3,13 +3,24 @@
 from abc import abstractmethod
 from typing import ClassVar, Literal
 
-from alignment.evaluate.anchored import judge_anchored
 from alignment.evaluate.evaluator import ScoredRows
-from alignment.evaluate.gate import JudgedModel, judge
-from alignment.evaluate.settings import AnchoredGate, PlainGate
-from alignment.evaluate.verdict import GateResult, Verdict
+from alignment.evaluate.evidence import (
+    EVIDENCE,
+    Evidence,
+    Kind,
+    ModelEvidence,
+    Role,
+    RowList,
+    columns_of,
+    judged_by,
+    rows_of,
+)
+from alignment.evaluate.judged import JudgedModel
+from alignment.evaluate.settings import AnchoredGate, GateConfig, PlainGate
+from alignment.evaluate.verdict import GateResult
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
-from alignment.records import EvalReport, Generation, PairScore
+from alignment.records import EvalReport, Generation, Json, ModelRef, PairScore, StageRecord
+from alignment.store.durable import write
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
 
@@ -31,14 +42,27 @@ class Gate(Step):
     champion: Key
     against: Key
 
+    @property
+    def compared(self) -> dict[Role, str]:
+        """The keys of the evaluations that are compared, by the role of their model."""
+        return {"candidate": self.evaluation, "champion": self.against}
+
+    @property
     @abstractmethod
-    def verdict(self, store: Store) -> Verdict:
-        """Compare the models row by row."""
+    def rule(self) -> GateConfig:
+        """The rule and its settings."""
+
+    @property
+    def number(self) -> int:
+        """The number of this verdict since a person approved a model, 1 for the first."""
+        return 1
 
     def build(self, context: Context) -> Outcome:
-        """Judge the round, and choose the model to continue from."""
+        """Judge the round, keep the evidence, and choose the model to continue from."""
         store = context.store
-        verdict = self.verdict(store)
+        evidence = self.evidence(store)
+        write("gate.evidence", context.workspace.out / EVIDENCE, evidence.encoded())
+        verdict = evidence.verdict
         result = GateResult(
             model=model_of(store, self.candidate if verdict.kept else self.champion),
             evaluation=self.evaluation if verdict.kept else self.against,
@@ -46,6 +70,23 @@ class Gate(Step):
         )
         return Outcome(
             output=result, metrics={"kept": float(verdict.kept)}, notes=(verdict.sentence,)
+        )
+
+    def evidence(self, store: Store) -> Evidence:
+        """The verdict with everything it is decided from."""
+        evaluations = {role: store.open(key) for role, key in self.compared.items()}
+        models = {role: _judged(store, record) for role, record in evaluations.items()}
+        rows = rows_of(list(models.values()))
+        return Evidence(
+            gate=self.key,
+            rule=self.rule,
+            look=self.number,
+            rows=rows,
+            models={
+                role: _evidence(store, record, models[role], rows)
+                for role, record in evaluations.items()
+            },
+            verdict=judged_by(self.rule, models, look=self.number),
         )
 
 
@@ -56,13 +97,10 @@ class ParentGate(Gate):
     title = "gate"
     config: PlainGate
 
-    def verdict(self, store: Store) -> Verdict:
-        """Compare both models row by row."""
-        return judge(
-            self.config,
-            candidate=_judged(store, self.evaluation),
-            champion=_judged(store, self.against),
-        )
+    @property
+    def rule(self) -> PlainGate:
+        """The rule and its settings."""
+        return self.config
 
 
 class AnchorGate(Gate):
@@ -80,21 +118,61 @@ class AnchorGate(Gate):
     anchor: Key
     look: int
 
-    def verdict(self, store: Store) -> Verdict:
-        """Compare the three models row by row."""
-        return judge_anchored(
-            self.config,
-            candidate=_judged(store, self.evaluation),
-            champion=_judged(store, self.against),
-            anchor=_judged(store, self.anchor),
-            look=self.look,
-        )
+    @property
+    def rule(self) -> AnchoredGate:
+        """The rule and its settings."""
+        return self.config
+
+    @property
+    def number(self) -> int:
+        """The number of this verdict since a person approved a model, 1 for the first."""
+        return self.look
+
+    @property
+    def compared(self) -> dict[Role, str]:
+        """The round, the model that it started from, and the model approved last."""
+        return {**super().compared, "anchor": self.anchor}
 
 
-def _judged(store: Store, key: str) -> JudgedModel:
-    report = EvalReport.model_validate(store.open(key).output)
+def _evidence(
+    store: Store, evaluation: StageRecord, judged: JudgedModel, rows: dict[Kind, RowList]
+) -> ModelEvidence:
+    model = evaluation.parents["model"]
+    return ModelEvidence(
+        label=judged.label,
+        model=model,
+        weights=digest_of_model(store, model),
+        evaluation=evaluation.key,
+        rows=digests_of_rows(evaluation),
+        settings=evaluation_settings(evaluation),
+        values=columns_of(judged, rows),
+        stored=dict(judged.stored),
+    )
+
+
+def digest_of_model(store: Store, key: str) -> str | None:
+    """The digest of what a model computes, from its manifest; None if it is not in the store."""
+    record = store.find(key)
+    return None if record is None else ModelRef.model_validate(record.output).ref_hash
+
+
+def digests_of_rows(evaluation: StageRecord) -> dict[Kind, str]:
+    """The sha256 of the files of rows that an evaluation wrote."""
+    kinds: tuple[Kind, ...] = ("pairs", "generations")
+    found = {file.path: file.sha256 for file in evaluation.files}
+    return {kind: found[f"{kind}.jsonl"] for kind in kinds}
+
+
+def evaluation_settings(evaluation: StageRecord) -> Json:
+    """The settings of an evaluation as its record has them."""
+    settings = evaluation.config.get("config")
+    return settings if isinstance(settings, dict) else {}
+
+
+def _judged(store: Store, evaluation: StageRecord) -> JudgedModel:
+    report = EvalReport.model_validate(evaluation.output)
     rows = ScoredRows(
         pairs=tuple(read_rows(store.path(report.pairs), PairScore)),
         generations=tuple(read_rows(store.path(report.generations), Generation)),
     )
-    return JudgedModel(report=report, rows=rows)
+    return JudgedModel.of(report, rows)

@@ -1,15 +1,24 @@
 """The anchored gate on rows small enough to count."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 
 from alignment.evaluate.anchored import judge_anchored
 from alignment.evaluate.evaluator import ScoredRows
-from alignment.evaluate.gate import JudgedModel
+from alignment.evaluate.judged import JudgedModel
 from alignment.evaluate.settings import AnchoredGate
 from alignment.evaluate.verdict import Verdict
 from alignment.records import EvalReport, Generation, PairScore
+
+
+class Evaluated(NamedTuple):
+    """An evaluation and its rows."""
+
+    report: EvalReport
+    rows: ScoredRows
+
 
 ROWS = 600
 REPLIES = 40
@@ -19,7 +28,7 @@ def model(label, right, *, reply="a short and friendly answer", tokens=5, rows=R
     """A model that has `right` of the pairs right, the first ones, and answers all the same."""
     pairs = [pair(row, right=row < right, nats=nats) for row in range(rows)]
     replies = [answer(row, reply, tokens) for row in range(REPLIES)]
-    return JudgedModel(
+    return Evaluated(
         report=EvalReport(
             model=label, overall={}, by_task_type={}, by_source={}, generations="", pairs=""
         ),
@@ -52,8 +61,16 @@ ANCHOR = model("sft", 400)
 
 
 def judged(candidate, champion=ANCHOR, look=1, **settings):
+    return judge(AnchoredGate(**settings), candidate, champion, ANCHOR, look)
+
+
+def judge(gate, candidate, champion, anchor, look=1):
     return judge_anchored(
-        AnchoredGate(**settings), candidate=candidate, champion=champion, anchor=ANCHOR, look=look
+        gate,
+        candidate=JudgedModel.of(*candidate),
+        champion=JudgedModel.of(*champion),
+        anchor=JudgedModel.of(*anchor),
+        look=look,
     )
 
 
@@ -124,22 +141,19 @@ def test_limit_is_met_by_a_number_that_rounding_puts_above_it():
     drop = ANCHOR.rows.generations
     stops = [row.model_copy(update={"stopped": i >= 8}) for i, row in enumerate(drop)]
     later = [row.model_copy(update={"stopped": i >= 12}) for i, row in enumerate(drop)]
-    before = JudgedModel(ANCHOR.report, ScoredRows(pairs=ANCHOR.rows.pairs, generations=stops))
-    after = JudgedModel(
+    before = Evaluated(ANCHOR.report, ScoredRows(pairs=ANCHOR.rows.pairs, generations=stops))
+    after = Evaluated(
         model("round 1", 420).report,
         ScoredRows(pairs=model("round 1", 420).rows.pairs, generations=later),
     )
-    verdict = judge_anchored(
-        AnchoredGate(), candidate=after, champion=before, anchor=before, look=1
-    )
-    assert verdict.kept
+    assert judge(AnchoredGate(), after, before, before).kept
 
 
 def test_collapse_of_one_task_type_is_rejected_though_the_whole_improves():
     """Every `city` row is lost (60 of 600); 80 others are won."""
     right = {row for row in range(480) if row % 10}
     pairs = [pair(row, right=row in right) for row in range(ROWS)]
-    candidate = JudgedModel(
+    candidate = Evaluated(
         model("round 1", 0).report,
         ScoredRows(pairs=pairs, generations=ANCHOR.rows.generations),
     )
@@ -151,7 +165,7 @@ def test_collapse_of_one_task_type_is_rejected_though_the_whole_improves():
     [
         (model("round 1", 400, rows=500), "100 of the 600 rows of sft are missing"),
         (
-            JudgedModel(ANCHOR.report, ScoredRows(pairs=ANCHOR.rows.pairs)),
+            Evaluated(ANCHOR.report, ScoredRows(pairs=ANCHOR.rows.pairs)),
             "not measured, and 5 for sft",
         ),
         (model("round 1", 400, nats=math.nan), "nan, and"),
@@ -166,9 +180,7 @@ def test_what_cannot_be_judged_is_never_kept(candidate, reason):
 
 def test_five_rows_decide_nothing():
     few = model("sft", 3, rows=5)
-    verdict = judge_anchored(
-        AnchoredGate(), candidate=model("round 1", 0, rows=5), champion=few, anchor=few, look=1
-    )
+    verdict = judge(AnchoredGate(), model("round 1", 0, rows=5), few, few)
     assert verdict.finding == "cannot be judged"
     assert "no metric has 30 held-out rows" in verdict.sentence
 

@@ -3,7 +3,8 @@
 import pytest
 
 from alignment.evaluate.evaluator import ScoredRows
-from alignment.evaluate.gate import JudgedModel, judge
+from alignment.evaluate.gate import judge
+from alignment.evaluate.judged import JudgedModel
 from alignment.evaluate.settings import PlainGate
 from alignment.records import Estimate, EvalReport, Generation, PairScore
 
@@ -14,7 +15,7 @@ def measured(label, right, *, passed=(), tokens=10.0, stops=1.0):
         "reply_tokens": Estimate(value=tokens, low=tokens, high=tokens, n=20),
         "stop_rate": Estimate(value=stops, low=stops, high=stops, n=20),
     }
-    return JudgedModel(
+    return JudgedModel.of(
         report=EvalReport(
             model=label,
             overall=overall,
@@ -113,6 +114,5 @@ def test_a_quarter_of_the_replies_may_stop_to_end_where_the_config_says_so(stops
 
 
 def test_round_that_cannot_be_compared_is_not_kept():
-    blank = JudgedModel(measured("round 2", ()).report, rows=ScoredRows())
-    found = verdict(blank, measured("round 1", range(9)))
+    found = verdict(JudgedModel(label="round 2"), measured("round 1", range(9)))
     assert found.reasons == ("the two models have no held-out row in common",)

@@ -13,7 +13,8 @@ from matplotlib.container import ErrorbarContainer
 
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator, RowValue, ScoredRows
-from alignment.evaluate.gate import JudgedModel, judge
+from alignment.evaluate.gate import judge
+from alignment.evaluate.judged import JudgedModel
 from alignment.evaluate.settings import EvaluationConfig, PlainGate
 from alignment.evaluate.suite import DISTRIBUTIONS, BaselineScores, eval_prompts, evaluate
 from alignment.evaluate.verdict import Check
@@ -148,7 +149,7 @@ def test_new_metric_guards_the_gate(new_run, before, passed):
     champion = base.model_copy(update={"overall": {"reply_characters": shorter}})
     rows = ScoredRows(pairs=new_run.pairs["base"], generations=new_run.generations["base"])
     verdict = judge(
-        PlainGate(), candidate=JudgedModel(base, rows), champion=JudgedModel(champion, rows)
+        PlainGate(), candidate=JudgedModel.of(base, rows), champion=JudgedModel.of(champion, rows)
     )
     (check,) = [check for check in verdict.checks if check.name == "reply_characters"]
     assert check.passed is verdict.kept is passed

@@ -270,6 +270,35 @@ def test_no_batch_is_spent_on_a_round_that_the_gate_could_not_keep(history):
 # --- failures ------------------------------------------------------------------------------------
 
 
+class Undecided(History):
+    """A line whose gate finds the same in every round."""
+
+    finding = ""
+
+    def verdict(self, step):
+        output = self.decided(step, passed=False)
+        output["verdict"]["checks"][0] = {"name": "rows", "finding": self.finding, "words": "few"}
+        return output
+
+
+@pytest.mark.parametrize("finding", ["inconclusive", "cannot be judged"])
+def test_a_round_that_the_gate_could_not_decide_is_not_recorded_as_rejected(
+    tmp_path, capsys, finding
+):
+    history = Undecided(0, tmp_path)
+    history.finding = finding
+    before = history.line.state().champion
+    drop(history, "a.jsonl")
+    done = round_(history)
+    assert done.outcome == finding
+    assert done.gate.startswith("gate-")
+    state = history.line.state()
+    assert [closed.fate for _, closed in state.history] == [finding]
+    assert (state.champion, state.looks, len(state.spent)) == (before, 1, 1)
+    print_lines(history.store)
+    assert f"round 1: {finding} (plain gate): new " in capsys.readouterr().out
+
+
 def test_a_round_that_fails_in_the_same_way_is_set_aside_and_the_line_goes_on(history):
     drop(history, "a.jsonl")
     build = failing(history, TrainDpo, DataError("the loss is NaN"))

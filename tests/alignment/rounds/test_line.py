@@ -537,7 +537,9 @@ class Machine(RuleBasedStateMachine):
             assert self.survive(self.line.open, tuple(map(batch, wanted))).open is None
 
     @precondition(lambda self: self.open is not None)
-    @rule(outcome=st.sampled_from(["kept", "kept", "rejected", "waiting", "failed"]))
+    @rule(
+        outcome=st.sampled_from(["kept", "kept", "rejected", "inconclusive", "waiting", "failed"])
+    )
     def close_round(self, outcome):
         assert self.open is not None
         claimed, parent, name = self.open

@@ -18,7 +18,8 @@ def store(tmp_path, tiny_ref):
     store = Store(root=tmp_path)
     for label, right in (("sft", 30), ("round 1", 10), ("round 2", 20)):
         put_model(store, f"merge-{label[-1]}", tiny_ref, uri=f"folder:{label}")
-        put_evaluation(store, f"evaluate-{label[-1]}", label, right=right)
+        model = {"model": f"merge-{label[-1]}"}
+        put_evaluation(store, f"evaluate-{label[-1]}", label, right=right, parents=model)
     return store
 
 

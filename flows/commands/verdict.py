@@ -1,0 +1,76 @@
+"""`sft-dpo verdict`: repeat a gate's verdict from its evidence, and exit with it."""
+
+import json
+from pathlib import Path
+
+from alignment.config.file import load
+from alignment.errors import UsageError
+from alignment.evaluate.evidence import Evidence, read_evidence
+from alignment.evaluate.verdict import Finding
+from alignment.pipeline.evidence import check_config, check_unchanged, evidence_file
+from alignment.rounds.references import find_one
+from alignment.store.store import Store
+from flows.printing import say
+
+EXIT_CODES: dict[Finding, int] = {
+    "passed": 0,
+    "failed": 1,
+    "inconclusive": 3,  # like the next: more rows would decide it
+    "cannot be judged": 3,
+}
+
+
+def show_verdict(
+    reference: str, root: Path, *, config: Path | None, overrides: list[str], as_json: bool
+) -> None:
+    """Print the verdict and exit with 0 if the round is kept, 1 if it is rejected, else 3.
+
+    Raises:
+        EvidenceError: the file, or what it is about, has changed.
+    """
+    path = _path(reference, Store(root=root))
+    content = path.read_bytes()
+    evidence = read_evidence(content, str(path))
+    store = _store_of(path, root)
+    if store.find(evidence.gate) is not None:
+        check_unchanged(store, evidence, content)
+    else:
+        say(f"not compared with a store: {store.root} does not have {evidence.gate}", error=True)
+    if config is not None:
+        check_config(load(config, overrides), evidence)
+    _print(evidence, path, as_json=as_json)
+    if not evidence.verdict.kept:
+        raise SystemExit(EXIT_CODES[evidence.verdict.finding])
+
+
+def _path(reference: str, store: Store) -> Path:
+    if Path(reference).is_file():
+        return Path(reference)
+    if Path(reference).suffix == ".json":
+        raise UsageError(f"no file {reference}. Name a file verdict.json, or a gate: sft-dpo show")
+    return evidence_file(store, find_one(store, reference))
+
+
+def _store_of(path: Path, root: Path) -> Store:
+    """The store that a file lies in; else the one that was named."""
+    around = path.absolute().parents
+    inside = len(around) > 2 and around[1].name == "objects"
+    return Store(root=around[2] if inside else root)
+
+
+def _print(evidence: Evidence, path: Path, *, as_json: bool) -> None:
+    verdict = evidence.verdict
+    if as_json:
+        found = {
+            "verdict": verdict.word,
+            "kept": verdict.kept,
+            "sentence": verdict.sentence,
+            "checks": [check.model_dump(mode="json") for check in verdict.checks],
+            "rule": evidence.rule.model_dump(mode="json"),
+            "gate": evidence.gate,
+            "evidence": str(path),
+        }
+        print(json.dumps(found, indent=2))
+        return
+    say(verdict.sentence)
+    say(f"{evidence.rule.name} gate, repeated from {path}")
