@@ -6,29 +6,20 @@ Shares of rows get Wilson's score interval: a bootstrap of twenty passes in twen
 
 Rows of one cluster (one prompt) are not independent: shares are computed on as many rows as they
 are worth, the bootstrap draws whole clusters, and the sign test counts clusters.
-Intervals cover 95 %. Not here: a correction for making many comparisons.
+Intervals cover 95 %. Not here: a correction for making many comparisons, the bootstrap
+itself (`bootstrap.py`).
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
 from alignment.evaluate.clusters import design_effect, summed
 from alignment.records import Estimate, Frozen
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-
 NORMAL = NormalDist()
 Z = NORMAL.inv_cdf(0.975)
-RESAMPLES = 4000
 SIGNIFICANCE = 0.05
-_PICKS_AT_ONCE = 1_000_000
-"""Row indices drawn at a time (8 MB), so that memory does not grow with the number of rows."""
 
 
 class PairedDifference(Frozen):
@@ -98,17 +89,13 @@ def ratio(
             one cluster, nothing is known about others, and the rows are drawn.
         seed: seed of the bootstrap.
     """
-    import numpy as np
+    from alignment.evaluate.bootstrap import bca_of_ratio  # with numpy, which few commands need
 
     if clusters is not None and len(set(clusters)) > 1:
-        grouped = [summed(totals, clusters), summed(weights, clusters)]
+        totals_drawn, weights_drawn = summed(totals, clusters), summed(weights, clusters)
     else:
-        grouped = [list(totals), list(weights)]
-    numerators, denominators = np.asarray(grouped, dtype=np.float64)
-    value = float(numerators.sum() / denominators.sum())
-    if len(numerators) == 1:
-        return Estimate(value=value, low=value, high=value, n=len(totals))
-    low, high = _bca(numerators, denominators, value=value, seed=seed)
+        totals_drawn, weights_drawn = list(totals), list(weights)
+    value, low, high = bca_of_ratio(totals_drawn, weights_drawn, z=Z, seed=seed)
     return Estimate(value=value, low=low, high=high, n=len(totals))
 
 
@@ -211,38 +198,3 @@ def _agresti_min(wins: int, losses: int, n: int, effect: float) -> Estimate:
     return Estimate(
         value=(wins - losses) / n, low=max(-1.0, centre - half), high=min(1.0, centre + half), n=n
     )
-
-
-def _bca(totals: "Floats", weights: "Floats", *, value: float, seed: int) -> tuple[float, float]:
-    """BCa bounds of a ratio of sums over rows (Efron 1987, eq. 2.3, 6.6): two arrays `[rows]`."""
-    import numpy as np
-
-    resampled = _resampled_ratios(totals, weights, seed=seed)
-    below = float(np.mean(resampled < value) + np.mean(resampled == value) / 2)
-    edge = 1 / (2 * RESAMPLES)
-    bias = NORMAL.inv_cdf(min(max(below, edge), 1 - edge))
-    without_one = (totals.sum() - totals) / (weights.sum() - weights)
-    deviations = without_one.mean() - without_one
-    spread = float((deviations**2).sum()) ** 1.5
-    acceleration = float((deviations**3).sum()) / (6 * spread) if spread else 0.0
-
-    def share(z: float) -> float:
-        return NORMAL.cdf(bias + (bias + z) / (1 - acceleration * (bias + z)))
-
-    low, high = np.quantile(resampled, [share(-Z), share(Z)])
-    return float(low), float(high)
-
-
-def _resampled_ratios(totals: "Floats", weights: "Floats", *, seed: int) -> "Floats":
-    """`[RESAMPLES]` ratios, each over a resample of all rows with replacement."""
-    import numpy as np
-
-    rows = len(totals)
-    generator = np.random.default_rng(seed)
-    ratios = np.empty(RESAMPLES)
-    step = max(1, _PICKS_AT_ONCE // rows)
-    for start in range(0, RESAMPLES, step):
-        block = ratios[start : start + step]
-        picks = generator.integers(rows, size=(len(block), rows))
-        block[:] = totals[picks].sum(axis=1) / weights[picks].sum(axis=1)
-    return ratios

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alignment.evaluate import intervals
+from alignment.evaluate import bootstrap, intervals
 from alignment.evaluate.clusters import design_effect
 
 
@@ -57,7 +57,7 @@ def test_the_bootstrap_of_a_ratio_is_scipys_bca(totals):
         (np.array(totals), weights),
         lambda x, y, axis=-1: x.sum(axis=axis) / y.sum(axis=axis),
         paired=True,
-        n_resamples=intervals.RESAMPLES,
+        n_resamples=bootstrap.RESAMPLES,
         rng=np.random.default_rng(5),
     ).confidence_interval
     found = intervals.ratio(totals, weights.tolist(), seed=5)
@@ -76,7 +76,7 @@ def test_a_mean_says_the_same_twice_and_another_seed_hardly_differs():
 def test_many_rows_are_resampled_in_blocks_with_the_same_result(monkeypatch):
     values = np.random.default_rng(0).normal(size=50).tolist()
     whole = intervals.mean(values)
-    monkeypatch.setattr(intervals, "_PICKS_AT_ONCE", 333)
+    monkeypatch.setattr(bootstrap, "_PICKS_AT_ONCE", 333)
     assert intervals.mean(values) == whole
 
 
@@ -95,7 +95,7 @@ def test_one_row_is_its_own_interval():
 
 def test_a_95_percent_interval_of_a_skewed_mean_covers_it_about_95_times_in_100(monkeypatch):
     """Exponential rows, n = 80, 300 draws: .94 seen; below .89 or above .99 would be a bug."""
-    monkeypatch.setattr(intervals, "RESAMPLES", 500)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 500)
     generator = np.random.default_rng(0)
     draws = [intervals.mean(generator.exponential(size=80).tolist()) for _ in range(300)]
     covered = sum(draw.low <= 1 <= draw.high for draw in draws) / len(draws)
