@@ -15,7 +15,13 @@ from pydantic import Field, PositiveFloat
 from alignment.compose.settings import Compose, Merge
 from alignment.config.inbox import InboxConfig
 from alignment.data.build.settings import ConversationSetConfig, PairSetConfig
-from alignment.evaluate.settings import AnchoredGate, EvaluationConfig, GateConfig
+from alignment.evaluate.settings import (
+    AnchoredGate,
+    EvaluationConfig,
+    GateConfig,
+    OnRegression,
+    PlainGate,
+)
 from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
 from alignment.models.sources import ModelSource
 from alignment.models.template import ModelTemplate, Template
@@ -26,7 +32,22 @@ from alignment.train.settings import DpoConfig, SftConfig
 DeviceName = Literal["auto", "cuda", "cpu"]
 
 
-class TrainedSft(Frozen):
+class SftCheck(Frozen):
+    """How an SFT model is compared with the base model, before any round. Abstract."""
+
+    gate: PlainGate | None = Field(
+        default=PlainGate(max_length_growth=None),
+        description="What counts as a regression: SFT is shown to be worse than the base model on "
+        "the evaluation rows, or fewer of its replies end by themselves. null: do not compare.",
+    )
+    on_regression: OnRegression = Field(
+        default="keep_sft",
+        description="Where the rounds start after a regression. Either way the report, the run's "
+        "page and `sft-dpo show` say so.",
+    )
+
+
+class TrainedSft(SftCheck):
     """Train an SFT adapter on conversations first."""
 
     name: Literal["train"] = "train"
@@ -36,7 +57,7 @@ class TrainedSft(Frozen):
     )
 
 
-class AdapterSft(Frozen):
+class AdapterSft(SftCheck):
     """Start from an SFT adapter that was trained elsewhere.
 
     If the folder does not exist or contains no adapter, the rounds start from the base model. A

@@ -149,7 +149,10 @@ def _budgets(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) 
         budget = evaluator.budget(config, now, then)
         shown = f"{now:.{evaluator.digits}f} and {then:.{evaluator.digits}f} for {to}"
         words = f"{evaluator.in_words} is {shown}: {budget.change} ({budget.allowed})"
-        yield Check(name=name, finding="passed" if budget.holds else "failed", words=words)
+        yield Check(name=name, finding=_WITHIN[budget.holds], words=words)
+
+
+_WITHIN: dict[bool | None, Finding] = {True: "passed", False: "failed", None: "cannot be judged"}
 
 
 def _number(mean: float | None) -> str:

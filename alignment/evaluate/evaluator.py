@@ -69,11 +69,12 @@ class Allowance(NamedTuple):
         change: in the words and units of the metric, such as "0.120 higher" or "1.30 times".
         allowed: the limit in words.
         holds: whether the change is within the limit; never for a change that is not a number.
+            None: the two means cannot be compared.
     """
 
     change: str
     allowed: str
-    holds: bool
+    holds: bool | None
 
     @classmethod
     def of_rise(cls, rise: float, most: float) -> "Allowance":

@@ -17,7 +17,7 @@ from alignment.evaluate.settings import PlainGate
 from alignment.evaluate.verdict import Check, Verdict
 
 _NO_COMMON_ROWS = Check(
-    name="rows", finding="failed", words="the two models have no held-out row in common"
+    name="rows", finding="cannot be judged", words="the two models have no held-out row in common"
 )
 
 

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from alignment.data.build.settings import PairSetConfig
+from alignment.data.practice.source import EVALUATION_PARTS, PracticeSource
 from alignment.records import Frozen
 from alignment.scoring.engine import Engine, Packed
 
@@ -14,8 +15,8 @@ class EvaluationConfig(Frozen):
 
     data: PairSetConfig | None = Field(
         default=None,
-        description="Sources used only for evaluation, in addition to the held-out share of every "
-        "round. Their prompts are excluded from every training set.",
+        description="Sources used only for evaluation, all of their rows, in addition to the "
+        "held-out share of every round. Their prompts are excluded from every training set.",
     )
     pairs: PositiveInt = Field(
         default=500, description="Maximum number of held-out pairs to score."
@@ -44,6 +45,17 @@ class EvaluationConfig(Frozen):
         "only.",
     )
 
+    @field_validator("data")
+    @classmethod
+    def _not_for_training(cls, data: PairSetConfig | None) -> PairSetConfig | None:
+        for source in data.sources if data else ():
+            if isinstance(source, PracticeSource) and source.part not in EVALUATION_PARTS:
+                raise ValueError(
+                    f"practice part {source.part!r} is for training, so most of its rows would not "
+                    f"be evaluated. Use {' or '.join(EVALUATION_PARTS)}."
+                )
+        return data
+
 
 UNMEASURED = frozenset({"data", "batch", "engine"})
 """Fields of the evaluation that do not change its numbers; the rows are listed by key."""
@@ -56,11 +68,11 @@ class PlainGate(Frozen):
     """
 
     name: Literal["plain"] = "plain"
-    max_length_growth: float = Field(
+    max_length_growth: float | None = Field(
         default=1.5,
         gt=1,
         description="Reject a round whose mean reply is more than this many times as long as the "
-        "champion's.",
+        "champion's. null: any length.",
     )
     max_stop_drop: float = Field(
         default=0.1,
@@ -156,4 +168,6 @@ class AnchoredGate(Frozen):
         return self.error / self.rounds
 
 
+OnRegression = Literal["keep_sft", "keep_base"]
+"""Which model the rounds start from when SFT is worse than the base model."""
 GateConfig = Annotated[PlainGate | AnchoredGate, Field(discriminator="name")]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from alignment.compose.settings import Compose, Merge
-from alignment.config.pipeline import AdapterSft, PipelineConfig, TrainedSft
+from alignment.config.pipeline import AdapterSft, NoSft, PipelineConfig, TrainedSft
 from alignment.data.build.settings import Lengths, PairSetConfig
 from alignment.data.practice.source import PracticeSource
 from alignment.data.read.sources import Source
@@ -32,6 +32,7 @@ from alignment.pipeline.steps import (
     PrepareBatches,
     PrepareConversations,
     PreparePairs,
+    SftGate,
     StackAdapter,
     Step,
     TrainDpo,
@@ -72,8 +73,19 @@ class Control(Frozen):
     evaluate: EvaluateModel
 
 
+class Start(Frozen):
+    """The steps that make and evaluate a model which rounds can start from."""
+
+    handover: HandOver
+    evaluate: EvaluateModel
+
+
 class Chain(Frozen):
-    """All steps of a run; `steps()` yields them in order."""
+    """All steps of a run; `steps()` yields them in order.
+
+    Attributes:
+        without_sft: the base model as the start of the rounds, if SFT made it worse.
+    """
 
     base: OpenBase
     held_out: PreparePairs | None
@@ -82,8 +94,16 @@ class Chain(Frozen):
     handover: HandOver
     evaluate_base: EvaluateModel
     evaluate_sft: EvaluateModel
+    sft_gate: SftGate | None = None
+    without_sft: Start | None = None
     rounds: tuple[Round, ...]
     control: Control | None
+
+    @property
+    def start(self) -> Start:
+        """The model that the rounds start from."""
+        sft = Start(handover=self.handover, evaluate=self.evaluate_sft)
+        return self.without_sft or sft
 
     def steps(self) -> Iterator[Step]:
         """All steps, each after its parents."""
@@ -94,6 +114,10 @@ class Chain(Frozen):
             yield self.sft
         yield self.handover
         yield from (self.evaluate_base, self.evaluate_sft)
+        if self.sft_gate is not None:
+            yield self.sft_gate
+        if self.without_sft is not None:
+            yield from (self.without_sft.handover, self.without_sft.evaluate)
         for round_ in self.rounds:
             yield from round_.steps()
         if self.control is not None:
@@ -102,8 +126,9 @@ class Chain(Frozen):
     def evaluations(self) -> tuple[EvaluateModel, ...]:
         """All evaluations in the order of the report's table: base, SFT, rounds, control."""
         control = (self.control.evaluate,) if self.control else ()
+        without_sft = (self.without_sft.evaluate,) if self.without_sft else ()
         rounds = (round_.evaluate for round_ in self.rounds)
-        return (self.evaluate_base, self.evaluate_sft, *rounds, *control)
+        return (self.evaluate_base, self.evaluate_sft, *without_sft, *rounds, *control)
 
 
 def seed_for(seed: int, purpose: str) -> int:
@@ -196,8 +221,7 @@ def chain(config: PipelineConfig, keep_round: KeepRound = assume_kept) -> Chain:
 def rebuild_rounds(chain: Chain, config: PipelineConfig, keep_round: KeepRound) -> Chain:
     """The chain with its rounds built again; no data source is read again."""
     builder = ChainBuilder(config, chain.held_out, [round_.pairs for round_ in chain.rounds])
-    start, base, sft = chain.handover, chain.evaluate_base, chain.evaluate_sft
-    return chain.model_copy(update={"rounds": builder.rounds(start, base, sft, keep_round)})
+    return builder.with_rounds(chain, keep_round)
 
 
 class _DataSets:
@@ -212,7 +236,7 @@ class _DataSets:
         if data is None:
             return None
         sources = tuple(_held_out(source) for source in data.sources)
-        data = data.model_copy(update={"sources": sources})
+        data = data.model_copy(update={"sources": sources, "min_rows": 0})
         return self._prepare(EVALUATION, data, self._config.dpo)
 
     def pairs(self, number: int) -> PreparePairs:
@@ -277,7 +301,7 @@ class ChainBuilder:
         evaluate_base = self._evaluate("base", base)
         label = "sft" if adapter is not None else "no sft"
         evaluate_sft = self._evaluate(label, start, evaluate_base, evaluate_base)
-        return Chain(
+        steps = Chain(
             base=base,
             held_out=self._held_out,
             conversations=conversations,
@@ -285,9 +309,21 @@ class ChainBuilder:
             handover=start,
             evaluate_base=evaluate_base,
             evaluate_sft=evaluate_sft,
-            rounds=self.rounds(start, evaluate_base, evaluate_sft, keep_round),
+            sft_gate=self._sft_gate(adapter, start, evaluate_base, evaluate_sft),
+            rounds=(),
             control=self._control(start, evaluate_base, evaluate_sft),
         )
+        return self.with_rounds(steps, keep_round)
+
+    def with_rounds(self, chain: Chain, keep_round: KeepRound) -> Chain:
+        """A chain with its rounds built anew, on the model that the check of SFT keeps."""
+        gate = chain.sft_gate
+        kept = gate is None or keep_round(gate)
+        without_sft = None if kept else self._without_sft(chain.base, chain.evaluate_base)
+        chain = chain.model_copy(update={"without_sft": without_sft})
+        start, base = chain.start, chain.evaluate_base
+        rounds = self.rounds(start.handover, base, start.evaluate, keep_round)
+        return chain.model_copy(update={"rounds": rounds})
 
     def rounds(
         self,
@@ -339,6 +375,32 @@ class ChainBuilder:
                 bf16=self._sft_bf16(),
             )
         return None
+
+    def _sft_gate(
+        self,
+        adapter: Step | None,
+        model: HandOver,
+        base: EvaluateModel,
+        evaluation: EvaluateModel,
+    ) -> SftGate | None:
+        sft = self._config.sft
+        if adapter is None or isinstance(sft, NoSft) or sft.gate is None:
+            return None
+        return SftGate(
+            name="gate-sft",
+            config=sft.gate,
+            on_regression=sft.on_regression,
+            candidate=model.key,
+            evaluation=evaluation.key,
+            champion=base.model,
+            against=base.key,
+        )
+
+    def _without_sft(self, base: OpenBase, evaluation: EvaluateModel) -> Start:
+        """The base model in place of the SFT model."""
+        handover = self._handover("no-sft", base, None, bf16=self._sft_bf16())
+        evaluate = self._evaluate("no sft", handover, evaluation, evaluation)
+        return Start(handover=handover, evaluate=evaluate)
 
     def _sft_bf16(self) -> bool:
         sft = self._config.sft

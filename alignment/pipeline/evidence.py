@@ -10,12 +10,12 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError, EvidenceError
 from alignment.evaluate.evidence import EVIDENCE, Evidence, ModelEvidence
 from alignment.evaluate.settings import UNMEASURED
-from alignment.pipeline.steps import AnchorGate, ParentGate, made_by
+from alignment.pipeline.steps import AnchorGate, ParentGate, SftGate, made_by
 from alignment.pipeline.steps.gate import digest_of_model, digests_of_rows
 from alignment.records import StageRecord
 from alignment.store.store import Store
 
-GATES = (ParentGate, AnchorGate)
+GATES = (SftGate, ParentGate, AnchorGate)
 """Steps that leave a verdict."""
 
 

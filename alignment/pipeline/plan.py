@@ -59,13 +59,20 @@ def plan(chain: Chain, store: Store) -> Iterator[Planned]:
 
 def _assumed(chain: Chain, store: Store) -> dict[str, tuple[str, ...]]:
     """By the key of each step in a round: the gates before it that have no verdict yet."""
-    pending: tuple[str, ...] = ()
+    pending = _assumed_at_start(chain, store)
     found: dict[str, tuple[str, ...]] = {}
     for round_ in chain.rounds:
         found |= {step.key: pending for step in round_.steps()}
         if round_.gate is not None and verdict_of(store, round_.gate) is None:
             pending += (round_.gate.name,)
     return found
+
+
+def _assumed_at_start(chain: Chain, store: Store) -> tuple[str, ...]:
+    """The check of SFT, if it has no verdict yet and may change where the rounds start."""
+    gate = chain.sft_gate
+    decides = gate is not None and gate.on_regression == "keep_base"
+    return (gate.name,) if gate and decides and verdict_of(store, gate) is None else ()
 
 
 def _chosen(store: Store, key: str) -> Iterator[str]:

@@ -31,16 +31,18 @@ def verdicts_in(store: Store) -> KeepRound:
 
 
 def verdict_of(store: Store, gate: Gate) -> bool | None:
-    """Whether a gate kept its round; None if it has no verdict yet."""
+    """Whether a gate kept its candidate; None if it has no verdict yet."""
     record = store.find(gate.key)
-    return None if record is None else GateResult.model_validate(record.output).verdict.kept
+    if record is None:
+        return None
+    return GateResult.model_validate(record.output).evaluation == gate.evaluation
 
 
 def each_step(config: PipelineConfig, store: Store) -> Iterator[Step]:
     """All steps of a run in order. The caller must build each one before asking for the next."""
-    current = chain(config)
-    for position in range(len(tuple(current.steps()))):
-        step = tuple(current.steps())[position]
-        yield step
-        if isinstance(step, Gate):
+    current, position = chain(config), 0
+    while position < len(steps := tuple(current.steps())):  # a verdict may add steps
+        yield steps[position]
+        if isinstance(steps[position], Gate):
             current = after_verdict(current, config, store)
+        position += 1

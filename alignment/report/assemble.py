@@ -15,7 +15,14 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.evaluate.verdict import GateResult, Verdict
 from alignment.pipeline.chain import Chain, Round
 from alignment.pipeline.step import data_of
-from alignment.pipeline.steps import AnchorGate, ParentGate, TrainDpo, TrainSft, made_by
+from alignment.pipeline.steps import (
+    AnchorGate,
+    ParentGate,
+    SftGate,
+    TrainDpo,
+    TrainSft,
+    made_by,
+)
 from alignment.records import (
     DataRef,
     EvalReport,
@@ -180,7 +187,9 @@ def _gathered(
 
 
 def _verdicts(records: Iterable[StageRecord]) -> Iterator[Verdict]:
-    return (result.verdict for r in records if (result := r.output_as(GateResult)))
+    """The verdicts on rounds; the check of SFT has a note of its own."""
+    rounds = (record for record in records if not made_by(record, SftGate))
+    return (result.verdict for r in rounds if (result := r.output_as(GateResult)))
 
 
 def _final(verdicts: Sequence[Verdict]) -> str | None:

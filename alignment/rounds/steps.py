@@ -71,7 +71,7 @@ def first_champion(store: Store, chain: Chain) -> Champion:
     Raises:
         UsageError: the model has no evaluation rows, so no later round could be judged.
     """
-    evaluation = chain.evaluate_sft.key
+    evaluation = chain.start.evaluate.key
     for round_ in chain.rounds:
         evaluation = round_.evaluate.key
         if round_.gate is not None:

@@ -47,6 +47,8 @@ Part = Literal[
     "development",
     "held-out",
 ]
+EVALUATION_PARTS: tuple[Part, ...] = ("development", "held-out")
+"""The parts of which no row is trained on."""
 SHARES: dict[Part, int] = {"sft": 4, "development": 2, "held-out": 2}
 """Sixteenths of all instances that a part owns; each of the other parts owns one."""
 BUCKETS: tuple[Part, ...] = tuple(p for p in get_args(Part) for _ in range(SHARES.get(p, 1)))
@@ -186,7 +188,7 @@ class PracticeSource(Frozen):
     def _unused_instance(self, number: int, rng: random.Random, taken: set[str]) -> Instance:
         """An instance of this part that no earlier row uses."""
         task = TASKS[number % len(TASKS)]
-        evaluates = self.part in ("development", "held-out")
+        evaluates = self.part in EVALUATION_PARTS
         unseen = evaluates and number // len(TASKS) % 2 == 1
         for _ in range(TRIES):
             chatter = rng.choice(PREAMBLES), rng.choice(AFTERWORDS)

@@ -21,7 +21,7 @@ from alignment.data.formats import (
 from alignment.data.formats.cells import Decoder
 from alignment.data.formats.refusals import check_nothing_lost
 from alignment.data.formats.rows import RawRow
-from alignment.data.practice.source import PracticeSource
+from alignment.data.practice.source import EVALUATION_PARTS, PracticeSource
 from alignment.data.read.files import Meter
 from alignment.data.read.sources import FileSource, HubSource, Source
 from alignment.data.row import R, Reason, Record, Row, turns
@@ -226,7 +226,7 @@ def _items(
 
 
 def _generated(source: PracticeSource, records: Iterator[R]) -> Reading[R]:
-    held_out = source.part in ("development", "held-out")
+    held_out = source.part in EVALUATION_PARTS
     label = f"practice part {source.part}, seed {source.seed}"
     items = (
         _row_of(label, number, record, held_out=held_out)

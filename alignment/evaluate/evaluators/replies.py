@@ -28,7 +28,7 @@ class ReplyTokens(Evaluator):
 
     def guard(self, limits: PlainGate, now: Estimate, before: Estimate) -> Check | None:
         """Limits the growth of replies, which a preference score does not see."""
-        if before.value <= 0:
+        if limits.max_length_growth is None or before.value <= 0:
             return None
         growth = now.value / before.value
         return Check(
@@ -40,7 +40,9 @@ class ReplyTokens(Evaluator):
 
     def budget(self, limits: AnchoredGate, now: float, anchor: float) -> Allowance:
         """Limits the change in both directions, over all rounds since the anchor."""
-        ratio = now / anchor if anchor > 0 else math.nan
+        if anchor <= 0:
+            return Allowance("no reply of the anchor has a token", "a ratio needs one", None)
+        ratio = now / anchor
         least, most = 1 / limits.max_length_ratio, limits.max_length_ratio
         within = at_most(ratio, most) and at_most(least, ratio)
         return Allowance(f"{ratio:.2f} times", f"{least:.2f} to {most:g} times", within)

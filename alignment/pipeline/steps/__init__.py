@@ -14,7 +14,7 @@ from alignment.pipeline.steps.base import OpenBase
 from alignment.pipeline.steps.batches import PrepareBatches, TakeBatch
 from alignment.pipeline.steps.data import PrepareConversations, PreparePairs
 from alignment.pipeline.steps.evaluation import EvaluateModel
-from alignment.pipeline.steps.gate import AnchorGate, Gate, ParentGate
+from alignment.pipeline.steps.gate import AnchorGate, Gate, ParentGate, SftGate
 from alignment.pipeline.steps.handover import HandOver, MergeAdapter, StackAdapter
 from alignment.pipeline.steps.training import MissingAdapter, TrainDpo, TrainSft, UseAdapter
 from alignment.records import StageRecord
@@ -32,6 +32,7 @@ AnyStep = Annotated[
     | MergeAdapter
     | StackAdapter
     | EvaluateModel
+    | SftGate
     | ParentGate
     | AnchorGate,
     Field(discriminator="stage"),
@@ -77,6 +78,7 @@ __all__ = [
     "PrepareBatches",
     "PrepareConversations",
     "PreparePairs",
+    "SftGate",
     "StackAdapter",
     "Step",
     "TakeBatch",

@@ -1,13 +1,13 @@
 """The steps that decide which model the next round starts from: one per kind of gate."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.evidence import (
     EVIDENCE,
     Evidence,
-    Kind,
     ModelEvidence,
     Role,
     RowList,
@@ -15,9 +15,9 @@ from alignment.evaluate.evidence import (
     judged_by,
     rows_of,
 )
-from alignment.evaluate.judged import JudgedModel
-from alignment.evaluate.settings import AnchoredGate, GateConfig, PlainGate
-from alignment.evaluate.verdict import GateResult
+from alignment.evaluate.judged import JudgedModel, Kind
+from alignment.evaluate.settings import AnchoredGate, GateConfig, OnRegression, PlainGate
+from alignment.evaluate.verdict import GateResult, Verdict
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
 from alignment.records import EvalReport, Generation, Json, ModelRef, PairScore, StageRecord
 from alignment.store.durable import write
@@ -63,14 +63,27 @@ class Gate(Step):
         evidence = self.evidence(store)
         write("gate.evidence", context.workspace.out / EVIDENCE, evidence.encoded())
         verdict = evidence.verdict
+        kept = self.keeps(verdict)
+        metrics = {"kept": float(kept), **self.numbers(verdict)}
         result = GateResult(
-            model=model_of(store, self.candidate if verdict.kept else self.champion),
-            evaluation=self.evaluation if verdict.kept else self.against,
+            model=model_of(store, self.candidate if kept else self.champion),
+            evaluation=self.evaluation if kept else self.against,
             verdict=verdict,
         )
-        return Outcome(
-            output=result, metrics={"kept": float(verdict.kept)}, notes=(verdict.sentence,)
-        )
+        return Outcome(output=result, metrics=metrics, notes=tuple(self.notes(verdict)))
+
+    def keeps(self, verdict: Verdict) -> bool:
+        """Whether the run continues from the candidate."""
+        return verdict.kept
+
+    def notes(self, verdict: Verdict) -> Iterator[str]:
+        """The verdict in words."""
+        yield verdict.sentence
+
+    def numbers(self, verdict: Verdict) -> dict[str, float]:
+        """What the record says of the verdict besides whether the candidate is kept."""
+        del verdict
+        return {}
 
     def evidence(self, store: Store) -> Evidence:
         """The verdict with everything it is decided from."""
@@ -101,6 +114,42 @@ class ParentGate(Gate):
     def rule(self) -> PlainGate:
         """The rule and its settings."""
         return self.config
+
+
+class SftGate(Gate):
+    """The check of SFT: the SFT model against the base model, before any round.
+
+    A regression is reported; whether the rounds then start from the base model is a setting.
+    """
+
+    stage: Literal["sft-gate"] = "sft-gate"
+    title = "check SFT"
+    notes_matter = True
+    headline = ("regression",)
+    config: PlainGate
+    on_regression: OnRegression
+
+    @property
+    def rule(self) -> PlainGate:
+        """The rule and its settings."""
+        return self.config
+
+    def keeps(self, verdict: Verdict) -> bool:
+        """Whether the rounds start from the SFT model."""
+        return verdict.finding != "failed" or self.on_regression == "keep_sft"
+
+    def numbers(self, verdict: Verdict) -> dict[str, float]:
+        """1 for a regression."""
+        return {"regression": float(verdict.finding == "failed")}
+
+    def notes(self, verdict: Verdict) -> Iterator[str]:
+        """A regression, and where the rounds start; nothing if there is none."""
+        if verdict.finding == "failed":
+            start = verdict.candidate if self.keeps(verdict) else verdict.champion
+            yield (
+                f"{verdict.candidate} is worse than {verdict.champion}, and the rounds start from "
+                f"{start} (sft.on_regression): {'; '.join(verdict.reasons)}"
+            )
 
 
 class AnchorGate(Gate):

@@ -178,6 +178,35 @@ def test_what_cannot_be_judged_is_never_kept(candidate, reason):
     assert any(reason in check.words for check in verdict.checks if not check.passed)
 
 
+def test_replies_that_are_all_empty_cannot_be_judged():
+    """Of the anchor and of the round: no ratio of lengths says whether they grew."""
+    empty = model("sft", 400, reply="", tokens=0)
+    verdict = judge(AnchoredGate(), model("round 1", 420, reply="", tokens=0), empty, empty)
+    assert verdict.finding == "cannot be judged"
+    assert "reply tokens is 0.0 and 0.0 for sft: no reply of the anchor has a" in verdict.sentence
+
+
+def test_models_that_agree_on_every_row_need_enough_rows_all_the_same():
+    """Only ties: 500 rows without a loss show the margin of .03, and 100 do not."""
+    many, few = (model("sft", rows // 2, rows=rows) for rows in (500, 100))
+    assert judge(AnchoredGate(), many, many, many).kept
+    assert judge(AnchoredGate(), few, few, few).finding == "inconclusive"
+
+
+def test_one_task_type_is_judged_as_a_whole():
+    pairs = [
+        pair(row, right=row < 420).model_copy(update={"task_type": "one"}) for row in range(600)
+    ]
+    before = [row.model_copy(update={"task_type": "one"}) for row in ANCHOR.rows.pairs]
+    candidate, anchor = (
+        Evaluated(made.report, ScoredRows(pairs=rows, generations=ANCHOR.rows.generations))
+        for made, rows in ((model("round 1", 0), pairs), (ANCHOR, before))
+    )
+    verdict = judge(AnchoredGate(), candidate, anchor, anchor)
+    assert verdict.kept
+    assert not [check for check in verdict.checks if "task type" in check.name]
+
+
 def test_five_rows_decide_nothing():
     few = model("sft", 3, rows=5)
     verdict = judge(AnchoredGate(), model("round 1", 0, rows=5), few, few)

@@ -224,7 +224,7 @@ def test_a_clustered_interval_covers_the_mean_about_95_times_in_100(monkeypatch)
 
     Without clusters .80 would cover it.
     """
-    monkeypatch.setattr(intervals, "RESAMPLES", 500)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 500)
     generator = np.random.default_rng(1)
     covered = 0
     for _ in range(300):

@@ -15,7 +15,8 @@ from alignment.store.store import Store
 
 EVALUATIONS = {f"evaluate-{name}" for name in ("base", "sft", "round-1", "round-2", "control")}
 CONTROL = {"control", "merge-control", "evaluate-control"}
-GATES = {"gate-1", "gate-2"}
+ROUND_GATES = {"gate-1", "gate-2"}
+GATES = {"gate-sft", *ROUND_GATES}
 ROUND_1 = {"dpo-1", "merge-dpo-1", "evaluate-round-1", "gate-1"}
 ROUND_2 = {"dpo-2", "merge-dpo-2", "evaluate-round-2", "gate-2"}
 
@@ -56,18 +57,18 @@ def test_every_step_comes_after_its_parents(tiny_settings):
         seen.add(step.key)
 
 
-def test_two_rounds_and_a_control_are_twenty_steps(tiny_settings):
-    """Base 1, data sets 4, SFT and its merge 2, evaluations 2, rounds 2 * 4, control 3.
+def test_two_rounds_and_a_control_are_twenty_one_steps(tiny_settings):
+    """Base 1, data sets 4, SFT and its merge 2, evaluations 2, SFT's check 1, rounds 8, control 3.
 
-    1 + 4 + 2 + 2 + 2 * 4 + 3 = 20, each with its own key.
+    1 + 4 + 2 + 2 + 1 + 8 + 3 = 21, each with its own key.
     """
     names = keys(tiny_settings)
-    assert len(names) == len(set(names.values())) == 20
+    assert len(names) == len(set(names.values())) == 21
 
 
 def test_without_a_gate_nothing_judges_the_rounds(tiny_settings):
     tiny_settings["gate"] = None
-    assert not GATES & keys(tiny_settings).keys()
+    assert not ROUND_GATES & keys(tiny_settings).keys()
 
 
 def test_each_gate_compares_its_round_with_the_model_it_started_from(tiny_settings):
@@ -107,7 +108,7 @@ def test_gate_settings_rebuild_no_model(changed):
     def change(settings):
         settings["gate"] = {"name": "plain", "max_stop_drop": 0.5}
 
-    assert changed(change) == GATES
+    assert changed(change) == ROUND_GATES
 
 
 def test_round_two_starts_from_round_one(tiny_settings):

@@ -150,7 +150,7 @@ def test_ancestry_has_a_row_for_each_model_with_data_metrics_and_verdict(store, 
     kept = len(trained_on(store, finished, "pairs-2"))
     assert rows[3][2] == f"pairs-2: {kept} rows"
     assert rows[3][-1].split()[0] in ("kept", "rejected")
-    assert rows[1][-1] == ""
+    assert rows[1][-1].endswith(" against base (plain gate)")
 
 
 def test_config_without_an_inbox_says_what_to_add(finished):

@@ -5,7 +5,7 @@ import pytest
 from alignment.evaluate.settings import PlainGate
 from alignment.evaluate.verdict import GateResult
 from alignment.execution.run_step import run_step
-from alignment.pipeline.steps import ParentGate
+from alignment.pipeline.steps import ParentGate, SftGate
 from alignment.records import ModelRef
 from alignment.report.assemble import gather
 from alignment.store.store import Store
@@ -48,6 +48,15 @@ def test_gate_passes_on_the_champion_when_the_round_is_worse(store):
     assert passed_on(store, step) == ("folder:sft", "evaluate-t")
     (note,) = store.open(step.key).notes
     assert note.startswith("round 2 is rejected, sft stays: preference accuracy fell by 0.250")
+
+
+@pytest.mark.parametrize("on_regression", ["keep_sft", "keep_base"])
+def test_sft_that_is_not_worse_is_passed_on_without_a_note(store, on_regression):
+    fields = gate("2", champion="1").model_dump(exclude={"stage"})
+    step = SftGate.model_validate({**fields, "on_regression": on_regression})
+    assert passed_on(store, step) == ("folder:round 2", "evaluate-2")
+    record = store.open(step.key)
+    assert (record.notes, record.metrics) == ((), {"kept": 1.0, "regression": 0.0})
 
 
 def test_report_names_the_model_that_the_last_gate_passed_on(finished):
