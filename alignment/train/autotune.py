@@ -2,7 +2,7 @@
 
 Compiling and fusing come first because they change the memory of a pass, which is measured next.
 After an out-of-memory error the plan shrinks. Not here: the arithmetic of budgets
-(`scoring/budget.py`), what makes layers faster (`acceleration.py`), the steps (`packed.py`).
+(`memory_plan.py`), what makes layers faster (`acceleration.py`), the steps (`packed.py`).
 """
 
 import logging
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alignment.errors import TrainingError
 from alignment.scoring.batches import PackedRow, lay_out
-from alignment.scoring.budget import Budget, Plan, measure_passes, training_plan
+from alignment.scoring.budget import Budget
 from alignment.scoring.engine import Packed
 from alignment.train.acceleration import (
     compile_layers,
@@ -25,6 +25,7 @@ from alignment.train.acceleration import (
     untrained_adapter,
     uses_checkpointing,
 )
+from alignment.train.memory_plan import Plan, measure_passes, training_plan
 from alignment.train.objectives import Objective
 
 logger = logging.getLogger(__name__)

@@ -20,12 +20,13 @@ from torch import Tensor
 from alignment.errors import TrainingError
 from alignment.scoring.attention import use_packed_attention
 from alignment.scoring.batches import PackedRow, lay_out
-from alignment.scoring.budget import Plan, scoring_budget
+from alignment.scoring.budget import scoring_budget
 from alignment.scoring.engine import Packed
 from alignment.scoring.logprobs import predicted_logprobs
 from alignment.scoring.pairs import PairLogProbs
 from alignment.train.autotune import Capacity, autotune, on_cuda, random_state, set_random_state
 from alignment.train.measure import measuring
+from alignment.train.memory_plan import Plan
 from alignment.train.objectives import CollatedBatch, Objective, RowLoss
 
 NAMES = "names"

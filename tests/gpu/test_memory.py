@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from alignment.scoring.budget import measure_passes
+from alignment.train.memory_plan import measure_passes
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,6 +1,6 @@
 """How the packed engine will run a training: tokens per micro-batch, recomputing layers, compiled.
 
-This uses the engine's own plan (`alignment/scoring/budget.py`), with forecast memory in place of
+This uses the engine's own plan (`alignment/train/memory_plan.py`), with forecast memory in place of
 measured memory.
 """
 
@@ -11,8 +11,8 @@ from alignment.doctor.forecast.memory import activation_bytes, forecast_memory
 from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
 from alignment.records import Quantisation
-from alignment.scoring.budget import USABLE_SHARE, PassMemory, Plan, fit_plan
 from alignment.scoring.engine import Packed
+from alignment.train.memory_plan import USABLE_SHARE, PassMemory, Plan, fit_plan
 
 
 def planned(

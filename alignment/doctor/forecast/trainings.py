@@ -11,8 +11,9 @@ from alignment.compose.settings import Merge, Stack
 from alignment.doctor.inputs import PreparedSet
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import TrainDpo, TrainSft
-from alignment.scoring.budget import TRAINING_TOKENS, Budget, Plan
+from alignment.scoring.budget import Budget
 from alignment.scoring.engine import Packed
+from alignment.train.memory_plan import TRAINING_TOKENS, Plan
 from alignment.train.settings import DpoConfig, SftConfig
 
 NOT_PLANNED = Plan(max(TRAINING_TOKENS), recompute=1.0)

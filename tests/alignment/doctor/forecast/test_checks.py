@@ -21,8 +21,9 @@ from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
 from alignment.errors import UsageError
 from alignment.records import Nf4
-from alignment.scoring.budget import CPU_TOKENS, Plan
+from alignment.scoring.budget import CPU_TOKENS
 from alignment.scoring.engine import Packed, StepRows, Stock
+from alignment.train.memory_plan import Plan
 from alignment.train.settings import DpoConfig, SftConfig
 from benchmarks.workload import DISTRIBUTIONS
 from tests.alignment.doctor.forecast.test_schedule import QWEN_7B
