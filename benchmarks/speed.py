@@ -10,6 +10,7 @@ checkpointing. `--profile` also lists the GPU kernels of the measured training s
 
 import argparse
 import json
+import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter
 
+from alignment.execution.run_step import GROWING_SEGMENTS
 from alignment.records import PreferencePair
 from alignment.scoring.engine import Engine, StepRows
 from alignment.store.jsonl import read_rows
@@ -34,6 +36,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft")
 def main(arguments: Sequence[str] | None = None) -> list[Measured]:
     """Measure the phases and engines; print the results and write them to `--out`."""
     options = _parser().parse_args(arguments)
+    os.environ |= GROWING_SEGMENTS | os.environ  # as in a run's child
     setup = _setup(options)
     limit_gpu(options.gpu_memory_gib)
     limit = matmul_limit(bf16=setup.bf16)

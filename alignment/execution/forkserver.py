@@ -81,12 +81,16 @@ class ForkServer:
     """Starts children that run `python -m module` with their own arguments.
 
     The `__main__` part of the module calls `serve`. `environment` is set when the server starts:
-    for variables that a process reads only at its start, such as allocator settings.
+    for variables that a process reads only at its start, such as allocator settings. `defaults` are
+    set for the server and its children, unless our environment has them.
     """
 
-    def __init__(self, module: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, module: str, environment: Mapping[str, str], defaults: Mapping[str, str] = {}
+    ) -> None:
         self._module = module
         self._environment = environment
+        self._defaults = defaults
         self._lock = threading.Lock()
         self._server: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
@@ -108,7 +112,7 @@ class ForkServer:
         request = {
             "arguments": arguments,
             "folder": str(Path.cwd()),
-            "environment": {**os.environ, **environment},
+            "environment": {**self._defaults, **os.environ, **environment},
         }
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -138,7 +142,7 @@ class ForkServer:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    env={**os.environ, **self._environment},
+                    env={**self._defaults, **os.environ, **self._environment},
                     pass_fds=[theirs.fileno()],
                 )
         return self._requests

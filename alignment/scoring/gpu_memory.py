@@ -1,4 +1,4 @@
-"""Peak GPU memory in tensors over the whole life of this process, across resets of the counter.
+"""GPU memory of this process: its peak in tensors over the whole life, and what is free.
 
 CUDA's allocator only knows the peak since its counter was last reset; earlier peaks are kept here.
 """
@@ -32,3 +32,11 @@ class Peak:
 def process_peak() -> Peak:
     """The peak of this process."""
     return Peak()
+
+
+def free_bytes() -> float:
+    """Bytes that this process can still allocate, given the device and the process's limit."""
+    free, total = torch.cuda.mem_get_info()
+    allowed = torch.cuda.get_per_process_memory_fraction() * total
+    unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return float(min(free + unused, allowed - torch.cuda.memory_allocated()))

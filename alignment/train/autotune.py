@@ -25,8 +25,9 @@ from alignment.train.acceleration import (
     untrained_adapter,
     uses_checkpointing,
 )
-from alignment.train.memory_plan import Plan, measure_passes, training_plan
+from alignment.train.memory_plan import Measure, Plan, Work, training_plan
 from alignment.train.objectives import Objective
+from alignment.train.pass_memory import measure_passes
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +61,17 @@ class Capacity:
             set_recompute_share(self._model, max(self.share, self._plan.share(tokens)))
 
     def shrink(self, sizes: Sequence[int]) -> None:
-        """After running out of memory with rows of these sizes: recompute all, then halve tokens.
+        """After running out of memory with rows of these sizes: plan with less memory.
+
+        Without a measurement, all layers recompute, then the tokens are halved.
 
         Raises:
             TrainingError: every row already was a micro-batch of its own.
         """
+        smaller = self._plan.smaller() if self._selective else None
+        if smaller is not None:
+            self._follow(smaller)
+            return
         if not self._selective or self.share == 1.0:
             self.budget.halve(sizes)
             return
@@ -73,6 +80,17 @@ class Capacity:
             100 * self.share,
         )
         self.share = 1.0
+
+    def _follow(self, plan: Plan) -> None:
+        logger.warning(
+            "out of memory with %d tokens per micro-batch and %.0f%% of the layers recomputing; "
+            "retrying the same rows with %d and %.0f%%",
+            self.budget.tokens,
+            100 * self.share,
+            plan.tokens,
+            100 * plan.recompute,
+        )
+        self._plan, self.budget.tokens, self.share = plan, plan.tokens, plan.recompute
 
 
 def autotune(
@@ -102,7 +120,18 @@ def autotune(
     if engine.fuse_adapters and not compiled:
         fuse_adapters(model)
     selective = uses_checkpointing(model)
-    plan = _plan(trainer, objective, engine, model, forward_backward, selective=selective)
+    sizes = objective.sizes(trainer)
+    rows = trainer.args.train_batch_size
+    work = Work.of(sizes, rows, passes=objective.passes, compiled=compiled)
+    plan = training_plan(
+        engine.tokens_per_micro_batch,
+        engine.recompute,
+        longest=max(sizes),
+        work=work,
+        measure=_measure(objective, model, forward_backward, selective=selective)
+        if on_cuda(model)
+        else None,
+    )
     return Capacity(model, plan, selective=selective)
 
 
@@ -136,15 +165,9 @@ def _compile(
     return gap <= LARGEST_GAP
 
 
-def _plan(
-    trainer: Any,
-    objective: Objective,
-    engine: Packed,
-    model: Any,
-    forward_backward: ForwardBackward,
-    *,
-    selective: bool,
-) -> Plan:
+def _measure(
+    objective: Objective, model: Any, forward_backward: ForwardBackward, *, selective: bool
+) -> Measure:
     def attempt(tokens: int, share: float) -> None:
         state = random_state(model)
         if selective:
@@ -156,13 +179,7 @@ def _plan(
             set_random_state(model, state)
 
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    measure = partial(measure_passes, attempt, reserved=12 * trainable)  # gradient, two moments
-    return training_plan(
-        engine.tokens_per_micro_batch,
-        engine.recompute,
-        longest=objective.longest(trainer),
-        measure=measure if on_cuda(model) else None,
-    )
+    return partial(measure_passes, attempt, reserved=8 * trainable)  # two moments in fp32
 
 
 def on_cuda(model: Any) -> bool:

@@ -1,75 +1,108 @@
 """How much of an optimiser step a training runs at once, and how many layers recompute.
 
-On a CPU both are constants, so that the same configuration gives the same weights. On CUDA they
-are measured: memory grows linearly with the tokens, so three small passes suffice.
-Not here: the limit itself, and what happens when memory runs out (`scoring/budget.py`).
+On a CPU both are constants, so that the same configuration gives the same weights. On CUDA they are
+what makes a step fastest within the memory that was measured (`pass_memory.py`).
+Not here: how rows are grouped within the limit (`scoring/budget.py`).
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-
+from alignment.scoring.batches import split
 from alignment.scoring.budget import CPU_TOKENS, CUDA_TOKENS, Setting
-from alignment.scoring.gpu_memory import process_peak
+from alignment.train.pass_memory import FEWEST, PassMemory
 
 logger = logging.getLogger(__name__)
 
-TRAINING_TOKENS = 4096, 8192
-"""Soft and hard token limit of a micro-batch in training, if layers may keep their activations. Up
-to the soft limit no layer recomputes. On one H100 at 7B, 4,096 tokens without recomputation were
-8 % faster than 8,192 with half of it."""
+OVERHEAD_TOKENS = {"compiled": 1200, "uncompiled": 2400}
+"""What a micro-batch costs beyond its tokens, in tokens: launching kernels, unpacking weights.
+Fitted on one H100 at 7B: docs/performance.md."""
 
-PROBES = (2048, 4096)
-"""Tokens in the passes that measure memory."""
+GRANULE = 256
+"""Micro-batch sizes that a plan considers are multiples of this many tokens."""
 
-USABLE_SHARE = 0.9
-"""Share of the free memory that plans may use; the rest is left for allocator fragmentation."""
+SAMPLED_STEPS = 32
+"""Optimiser steps on whose rows a plan is judged."""
 
 Share = Literal["auto"] | float
 """Share of the layers that recompute their activations in the backward pass."""
 
-Attempt = Callable[[int, float], None]
-"""(tokens, recompute share): runs one trial forward and backward pass."""
-
 
 @dataclass(frozen=True)
-class PassMemory:
-    """Bytes of a forward and backward pass beyond the weights: fixed + per token x tokens.
+class Work:
+    """What one optimiser step of a training asks of this device.
 
     Attributes:
-        fixed: bytes independent of the number of tokens.
-        recomputed, kept: bytes per token if every layer, or no layer, recomputes its activations.
+        steps: the rows' sizes in tokens, for a sample of steps.
+        passes: passes through the model without recomputation: forward and backward, in DPO also
+            the reference's.
+        compiled: whether the layers are compiled.
     """
 
-    fixed: float
-    recomputed: float
-    kept: float
+    steps: Sequence[Sequence[int]]
+    passes: int = 2
+    compiled: bool = True
 
     @classmethod
-    def from_peaks(cls, small: int, large: int, kept: int) -> "PassMemory":
-        """From the peaks of three passes: both `PROBES` recomputing, then the smaller keeping."""
-        recomputed = max(1.0, (large - small) / (PROBES[1] - PROBES[0]))
-        extra = max(0.0, (kept - small) / PROBES[0])
-        return cls(small - recomputed * PROBES[0], recomputed, recomputed + extra)
+    def of(cls, sizes: Sequence[int], rows: int, *, passes: int, compiled: bool) -> "Work":
+        """A sample of steps of so many rows, from the sizes of a training's rows."""
+        shuffled = random.Random(0).sample(sizes, min(len(sizes), rows * SAMPLED_STEPS))
+        starts = range(0, len(shuffled), rows)
+        return cls([shuffled[start : start + rows] for start in starts], passes, compiled)
 
-    def tokens(self, free: float, share: float) -> int:
-        """Tokens that fit into `free` bytes; at least a quarter of the smaller probe."""
-        per_token = share * self.recomputed + (1 - share) * self.kept
-        return max(PROBES[0] // 4, int((free - self.fixed) / per_token))
+    def cost(self, tokens: int, recompute: Callable[[int], float]) -> float:
+        """Relative time of these steps with micro-batches of at most so many tokens.
 
-    def share(self, free: float, tokens: int) -> float:
-        """The smallest share of recomputing layers with which the tokens fit; at most 1."""
-        if self.kept == self.recomputed:
-            return 1.0
-        excess = self.fixed + tokens * self.kept - free
-        return min(1.0, max(0.0, excess / (tokens * (self.kept - self.recomputed))))
+        `recompute`: the share of layers that recompute in a micro-batch of a size.
+        """
+        overhead = OVERHEAD_TOKENS["compiled" if self.compiled else "uncompiled"]
+        micro_batches = (
+            sum(step[row] for row in group) for step in self.steps for group in split(step, tokens)
+        )
+        return sum(
+            (1 + recompute(size) / self.passes) * (size + overhead) for size in micro_batches
+        )
 
 
 Measure = Callable[[], tuple[PassMemory, float]]
 """Returns the memory of a pass, and the bytes that a plan may use."""
+
+LESS = 0.85
+"""Share of the memory that a plan keeps after memory ran out."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a plan follows from.
+
+    Attributes:
+        memory: the memory of a pass.
+        free: bytes that a pass may take.
+        work: the rows of a step.
+        tokens: the configured tokens of a micro-batch.
+    """
+
+    memory: PassMemory
+    free: float
+    work: Work
+    tokens: Setting
+
+    def plan(self) -> "Plan":
+        """The fastest plan that fits; of equal ones the one with the largest micro-batches.
+
+        Few large micro-batches cost less overhead, but make more layers recompute.
+        """
+        if self.tokens != "auto":
+            return self._with(self.tokens)
+        most = min(CUDA_TOKENS, self.memory.tokens(self.free, 1.0))
+        plans = map(self._with, range(FEWEST, most + 1, GRANULE))
+        return min(plans, key=lambda plan: (self.work.cost(plan.tokens, plan.share), -plan.tokens))
+
+    def _with(self, tokens: int) -> "Plan":
+        return Plan(tokens, self.memory.share(self.free, tokens), self)
 
 
 @dataclass(frozen=True)
@@ -79,12 +112,12 @@ class Plan:
     Attributes:
         tokens: maximum tokens of a micro-batch.
         recompute: share of the layers that recompute their activations.
-        measured: memory of a pass and bytes available for it, if the share was derived from them.
+        room: what the plan follows from, if something was measured.
     """
 
     tokens: int
     recompute: float
-    measured: tuple[PassMemory, float] | None = None
+    room: Room | None = None
 
     def share(self, tokens: int) -> float:
         """Share of the layers that recompute in a pass of this many tokens.
@@ -93,14 +126,21 @@ class Plan:
         """
         if tokens <= self.tokens:
             return self.recompute
-        if self.measured is None:
+        if self.room is None:
             return 1.0
-        memory, free = self.measured
-        return max(self.recompute, memory.share(free, tokens))
+        return max(self.recompute, self.room.memory.share(self.room.free, tokens))
+
+    def smaller(self) -> "Plan | None":
+        """The plan for less memory, after it ran out; None if there is none."""
+        if self.room is None:
+            return None
+        taken = self.room.memory.bytes(self.tokens, self.recompute)
+        found = replace(self.room, free=LESS * min(taken, self.room.free)).plan()
+        return None if (found.tokens, found.recompute) == (self.tokens, self.recompute) else found
 
 
 def training_plan(
-    tokens: Setting, recompute: Share, *, longest: int, measure: Measure | None
+    tokens: Setting, recompute: Share, *, longest: int, work: Work, measure: Measure | None
 ) -> Plan:
     """Choose micro-batch size and recompute share of a training, and log the choice.
 
@@ -108,6 +148,7 @@ def training_plan(
         tokens: the configured tokens per micro-batch.
         recompute: the configured share.
         longest: tokens of the longest row; a configured limit below it causes a warning.
+        work: as in `fit_plan`.
         measure: as in `fit_plan`.
     """
     if tokens != "auto" and tokens < longest:
@@ -117,7 +158,7 @@ def training_plan(
             tokens,
             longest,
         )
-    plan = fit_plan(tokens, recompute, measure)
+    plan = fit_plan(tokens, recompute, work, measure)
     if "auto" in (tokens, recompute):
         logger.info(
             "tokens_per_micro_batch: %s resolved to %d, recompute: %s resolved to %.2f",
@@ -129,12 +170,13 @@ def training_plan(
     return plan
 
 
-def fit_plan(tokens: Setting, recompute: Share, measure: Measure | None) -> Plan:
+def fit_plan(tokens: Setting, recompute: Share, work: Work, measure: Measure | None) -> Plan:
     """The configured plan; what is `auto` follows from memory, or on a CPU from constants.
 
     Args:
         tokens: the configured tokens per micro-batch.
         recompute: the configured share.
+        work: a step's rows, which decide what is fastest.
         measure: called if something is `auto`; None on a CPU.
     """
     if tokens != "auto" and recompute != "auto":
@@ -146,36 +188,4 @@ def fit_plan(tokens: Setting, recompute: Share, measure: Measure | None) -> Plan
     memory, free = measure()
     if recompute != "auto":
         return Plan(min(CUDA_TOKENS, memory.tokens(free, recompute)), recompute)
-    soft, hard = TRAINING_TOKENS
-    kept = max(soft, memory.tokens(free, 0.0))
-    found = min(hard, memory.tokens(free, 1.0), kept) if tokens == "auto" else tokens
-    return Plan(found, memory.share(free, found), (memory, free))
-
-
-def measure_passes(attempt: Attempt, *, reserved: int) -> tuple[PassMemory, float]:
-    """The memory of a pass on this GPU, and the bytes that a plan may use.
-
-    Args:
-        attempt: runs one trial pass.
-        reserved: bytes that training will allocate later (gradients and optimiser state).
-    """
-    small, large = PROBES
-    peaks = []
-    attempt(small, 1.0)  # warm-up: compiles, and makes one-time allocations
-    for tokens, share in ((small, 1.0), (large, 1.0), (small, 0.0)):
-        before = torch.cuda.memory_allocated()
-        process_peak().reset()
-        try:
-            attempt(tokens, share)
-        except torch.OutOfMemoryError:
-            return PassMemory(0.0, 4.0, 4.0), 0.0  # leads to the smallest plan
-        peaks.append(torch.cuda.max_memory_allocated() - before)
-    torch.cuda.empty_cache()
-    return PassMemory.from_peaks(*peaks), USABLE_SHARE * (_free_bytes() - reserved)
-
-
-def _free_bytes() -> float:
-    """Bytes that this process can still allocate, given the device and the process's limit."""
-    free, total = torch.cuda.mem_get_info()
-    allowed = torch.cuda.get_per_process_memory_fraction() * total
-    return float(min(free, allowed - torch.cuda.memory_reserved()))
+    return Room(memory, free, work, tokens).plan()

@@ -30,8 +30,12 @@ class Objective(Protocol):
     def sft_weight(self) -> float:
         """Weight of the chosen replies' likelihood, beside a loss that is a mean over pairs."""
 
-    def longest(self, trainer: Any) -> int:
-        """Tokens of the longest row of the training set."""
+    @property
+    def passes(self) -> int:
+        """Passes through the model: forward and backward, and the reference's if it has one."""
+
+    def sizes(self, trainer: Any) -> list[int]:
+        """Tokens of each row of the training set."""
 
     def probe(self, tokens: int) -> PackedRow:
         """A row with this many tokens, for measuring memory."""
@@ -57,10 +61,11 @@ class ConversationObjective:
     """Mean negative log-likelihood of the step's targets."""
 
     sft_weight: float = 0.0
+    passes: int = 2
 
-    def longest(self, trainer: Any) -> int:
-        """Tokens of the longest conversation."""
-        return max(map(len, trainer.train_dataset["input_ids"]))
+    def sizes(self, trainer: Any) -> list[int]:
+        """Tokens of each conversation."""
+        return [len(ids) for ids in trainer.train_dataset["input_ids"]]
 
     def probe(self, tokens: int) -> PackedRow:
         """A conversation with this many tokens, all of them targets."""
@@ -104,16 +109,21 @@ class PairObjective:
     loss: PreferenceLoss
     sft_weight: float
 
-    def longest(self, trainer: Any) -> int:
-        """Tokens of the longest pair: its prompt once, plus both replies, cut to max_length."""
+    @property
+    def passes(self) -> int:
+        """Forward and backward, and the reference's unless the loss has none."""
+        return 3 if self.loss.uses_reference else 2
+
+    def sizes(self, trainer: Any) -> list[int]:
+        """Tokens of each pair: its prompt once, plus both replies, cut to max_length."""
         rows, limit = trainer.train_dataset, int(trainer.args.max_length)
         prompts, chosen, rejected = (
             map(len, rows[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")
         )
-        return max(
+        return [
             p + min(c, limit - p) + min(r, limit - p)
             for p, c, r in zip(prompts, chosen, rejected, strict=True)
-        )
+        ]
 
     def probe(self, tokens: int) -> PackedRow:
         """A pair whose prompt and two replies have a third of the tokens each."""

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from alignment.train.memory_plan import measure_passes
+from alignment.train.pass_memory import measure_passes
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,6 +30,29 @@ def test_measuring_a_plan_keeps_the_earlier_peak_in_the_record():
     measure_passes(attempt, reserved=0)
     assert torch.cuda.max_memory_allocated() < 1024 * MIB
     assert peak_memory()["peak_gpu_gib"] >= 2.0
+
+
+def test_a_pass_that_only_fits_recomputing_is_still_measured():
+    def attempt(tokens, share):
+        if share < 1 and tokens > 512:
+            raise torch.OutOfMemoryError("too many")
+        torch.empty(int(tokens * (4 - 3 * share)) * MIB // 8, dtype=torch.uint8, device="cuda")
+
+    memory, free = measure_passes(attempt, reserved=0)
+    assert (memory.recomputed, memory.kept) == pytest.approx((MIB / 8, MIB / 2), rel=0.1)
+    assert free > 0
+
+
+def test_probes_shrink_until_they_fit():
+    def attempt(tokens, share):
+        del share
+        if tokens > 2048:
+            raise torch.OutOfMemoryError("too many")
+        torch.empty(tokens * MIB // 8, dtype=torch.uint8, device="cuda")
+
+    memory, free = measure_passes(attempt, reserved=0)
+    assert memory.recomputed == pytest.approx(MIB / 8, rel=0.1)
+    assert free > 0
 
 
 def test_a_process_that_builds_on_the_cpu_opens_no_gpu():

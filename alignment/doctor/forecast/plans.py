@@ -12,7 +12,8 @@ from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
 from alignment.records import Quantisation
 from alignment.scoring.engine import Packed
-from alignment.train.memory_plan import USABLE_SHARE, PassMemory, Plan, fit_plan
+from alignment.train.memory_plan import Plan, fit_plan
+from alignment.train.pass_memory import USABLE_SHARE, PassMemory
 
 
 def planned(
@@ -41,6 +42,7 @@ def _planned(training: Training, shape: Shape, device: Device, free: float) -> T
     plan = fit_plan(
         engine.tokens_per_micro_batch,
         engine.recompute,
+        training.work,
         (lambda: measured) if device.is_gpu else None,
     )
     return replace(training, plan=plan)

@@ -11,12 +11,12 @@ from alignment.compose.settings import Merge, Stack
 from alignment.doctor.inputs import PreparedSet
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import TrainDpo, TrainSft
-from alignment.scoring.budget import Budget
+from alignment.scoring.budget import CUDA_TOKENS, Budget
 from alignment.scoring.engine import Packed
-from alignment.train.memory_plan import TRAINING_TOKENS, Plan
+from alignment.train.memory_plan import Plan, Work
 from alignment.train.settings import DpoConfig, SftConfig
 
-NOT_PLANNED = Plan(max(TRAINING_TOKENS), recompute=1.0)
+NOT_PLANNED = Plan(CUDA_TOKENS, recompute=1.0)
 """Of a training of which no device is known yet."""
 STEPS = 1_000
 """Random steps of a packed run that are simulated to find its largest micro-batch, at most."""
@@ -65,6 +65,14 @@ class Training:
         """That share, averaged over all tokens of the sample."""
         tokens = self.tokens()
         return sum(n * self.recomputed(n) for n in tokens) / sum(tokens) if tokens else 0.0
+
+    @property
+    def work(self) -> Work:
+        """What a step asks of the device, as the packed engine plans it."""
+        sizes = [sum(row) for row in self.sample]
+        passes = 3 if self.is_dpo else 2
+        rows = self.config.batch.effective
+        return Work.of(sizes, rows, passes=passes, compiled=self.compiled)
 
     @property
     def steps(self) -> int:

@@ -29,7 +29,7 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def forkserver():
-    forkserver = ForkServer("tests.alignment.execution.started", {})
+    forkserver = ForkServer("tests.alignment.execution.started", {}, {"COLOUR": "blue"})
     yield forkserver
     forkserver.close()
 
@@ -54,6 +54,12 @@ def test_a_child_has_its_parents_folder_and_environment_and_its_own_log(
     assert start_child("say", "hello").wait(timeout=60) == 0
     lines = (tmp_path / "log").read_text().splitlines()
     assert sorted(lines) == ["aside", f"hello {tmp_path} red"]
+
+
+def test_a_default_of_the_environment_holds_unless_it_is_set(start_child, tmp_path, monkeypatch):
+    monkeypatch.delenv("COLOUR", raising=False)
+    assert start_child("say", "hello").wait(timeout=60) == 0
+    assert f"hello {Path.cwd()} blue" in (tmp_path / "log").read_text()
 
 
 def test_an_environment_of_a_megabyte_reaches_the_child(start_child, tmp_path, monkeypatch):

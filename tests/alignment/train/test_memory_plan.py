@@ -1,37 +1,49 @@
 import logging
+import math
 
 import pytest
 
 from alignment.scoring.budget import CPU_TOKENS, CUDA_TOKENS
-from alignment.train.memory_plan import PassMemory, Plan, fit_plan, training_plan
+from alignment.train.memory_plan import Plan, Work, fit_plan, training_plan
+from alignment.train.pass_memory import PassMemory, PassPeak
 
 GB = 10**9
 MEMORY = PassMemory(fixed=2 * GB, recomputed=1e6, kept=5e6)
+WORK = Work([[600] * 16])
+"""9,600 tokens a step; 9,728 and 4,864 are the smallest limits with one and two micro-batches."""
 
 
 def plan(tokens="auto", recompute="auto", *, longest=100):
     """The plan on a CPU."""
-    return training_plan(tokens, recompute, longest=longest, measure=None)
+    return training_plan(tokens, recompute, longest=longest, work=WORK, measure=None)
 
 
-def gpu_plan(memory, free, tokens, recompute):
+def gpu_plan(memory, free, tokens="auto", recompute="auto", work=WORK):
     """The plan on a GPU."""
-    return fit_plan(tokens, recompute, lambda: (memory, free))
+    return fit_plan(tokens, recompute, work, lambda: (memory, free))
 
 
-def fitted(memory, free, tokens="auto"):
-    found = gpu_plan(memory, free, tokens, "auto")
-    return found.tokens, found.recompute
+def fitted(memory, free, tokens="auto", work=WORK):
+    found = gpu_plan(memory, free, tokens, work=work)
+    return found.tokens, round(found.recompute, 2)
 
 
 def test_memory_is_the_line_through_the_probes():
     """2,048 tokens take 3 GB and 4,096 take 4 GB: 2 GB fixed, and 1 / 2,048 GB per token.
 
-    Keeping activations, 2,048 take 7 GB: 4 / 2,048 GB more for each.
+    Keeping activations, 1,024 take 7 GB: 5 GB beyond what is fixed.
     """
-    found = PassMemory.from_peaks(3 * GB, 4 * GB, 7 * GB)
+    found = PassMemory.of(PassPeak(2048, 3 * GB), PassPeak(4096, 4 * GB), PassPeak(1024, 7 * GB))
     assert found.fixed == pytest.approx(2 * GB)
-    assert (found.recomputed, found.kept) == pytest.approx((GB / 2048, 5 * GB / 2048))
+    assert (found.recomputed, found.kept) == pytest.approx((GB / 2048, 5 * GB / 1024))
+
+
+def test_if_no_pass_fits_without_recomputing_all_layers_recompute():
+    """10 GB hold 8,000 tokens; the next multiple of 256 is 7,936."""
+    found = PassMemory.of(
+        PassPeak(2048, 4.048 * GB), PassPeak(4096, 6.096 * GB), PassPeak(512, math.inf)
+    )
+    assert fitted(found, 10 * GB) == (7936, 1)
 
 
 def test_as_many_tokens_as_fit_at_a_given_share():
@@ -41,29 +53,47 @@ def test_as_many_tokens_as_fit_at_a_given_share():
     assert gpu_plan(MEMORY, 1000 * GB, "auto", 0.5) == Plan(CUDA_TOKENS, 0.5)
 
 
-def test_as_many_tokens_as_fit_without_recomputing():
-    """6,000 tokens with kept activations take 30 GB, plus 2 GB fixed."""
-    assert fitted(MEMORY, 32 * GB) == (6000, 0)
-    assert fitted(MEMORY, 100 * GB) == (8192, 0)
+def test_a_whole_step_at_once_if_it_fits_without_recomputing():
+    assert fitted(MEMORY, 100 * GB) == (CUDA_TOKENS, 0)
+    assert fitted(MEMORY, 51 * GB) == (9728, 0)
     assert fitted(MEMORY, 100 * GB, 1000) == (1000, 0)
 
 
-def test_below_4096_tokens_layers_recompute_before_micro_batches_shrink():
-    """4,096 x (5 - 4 share) MB = 12.288 GB at a share of one half."""
-    free = 2 * GB + 4096 * 3e6
-    assert fitted(MEMORY, free) == (4096, 0.5)
+def test_two_micro_batches_cost_less_than_recomputing_half_of_the_layers():
+    """Into 32 GB fit 6,000 tokens if no layer recomputes, or 9,728 if .48 of them do."""
+    assert fitted(MEMORY, 32 * GB) == (5888, 0)
+
+
+def test_recomputing_all_layers_costs_less_than_many_micro_batches():
+    """Into 12 GB fit 9,728 tokens if .99 of the layers recompute, or 2,000 if none does."""
+    assert fitted(MEMORY, 12 * GB) == (9728, 0.99)
+
+
+def test_with_a_reference_recomputing_costs_a_smaller_share_of_a_step():
+    assert fitted(MEMORY, 14 * GB) == (2560, 0.08)
+    assert fitted(MEMORY, 14 * GB, work=Work(WORK.steps, passes=3)) == (9728, 0.94)
+
+
+def test_layers_that_are_not_compiled_cost_more_overhead():
+    assert fitted(MEMORY, 14 * GB, work=Work(WORK.steps, compiled=False)) == (9728, 0.94)
+
+
+def test_the_steps_are_a_sample_of_the_rows():
+    work = Work.of([100, 200, 300], 2, passes=2, compiled=True)
+    assert sorted(size for step in work.steps for size in step) == [100, 200, 300]
+    assert [len(step) for step in work.steps] == [2, 1]
 
 
 def test_nothing_is_measured_if_both_are_configured():
     def measure():
         raise AssertionError("a measurement takes four passes")
 
-    assert fit_plan(6000, 0.5, measure) == Plan(6000, 0.5)
+    assert fit_plan(6000, 0.5, WORK, measure) == Plan(6000, 0.5)
 
 
 def test_a_longer_row_recomputes_as_much_as_it_needs():
     """6,000 x (5 - 4 share) MB = 24 GB at a share of a quarter; 4,096 tokens need no share."""
-    found = gpu_plan(MEMORY, 26 * GB, 4096, "auto")
+    found = gpu_plan(MEMORY, 26 * GB, 4096)
     assert (found.share(4096), found.share(6000)) == (0, 0.25)
     assert found.share(26_000) == 1
 
@@ -76,9 +106,31 @@ def test_a_full_device_recomputes_everything_and_still_gets_a_small_budget():
     assert fitted(MEMORY, 0) == (512, 1)
 
 
-def test_without_checkpointing_there_is_nothing_to_choose():
+def test_without_checkpointing_there_is_nothing_to_choose_but_the_tokens():
     same = PassMemory(fixed=0, recomputed=1e6, kept=1e6)
-    assert fitted(same, 4 * GB) == (4000, 1)
+    assert fitted(same, 5 * GB) == (4864, 1)
+
+
+def test_rows_longer_than_any_micro_batch_keep_what_fits():
+    """7,680 tokens x (5 - 4 share) MB = 24 GB at a share of .47, whatever the limit is."""
+    long = Work([[7680] * 4])
+    found = gpu_plan(MEMORY, 26 * GB, work=long)
+    assert found.share(7680) == pytest.approx(0.469, abs=0.001)
+
+
+def test_out_of_memory_leads_to_a_plan_for_less_of_it():
+    first = gpu_plan(MEMORY, 32 * GB)
+    plans = [first]
+    while (found := plans[-1].smaller()) is not None:
+        plans.append(found)
+    taken = [MEMORY.bytes(found.tokens, found.recompute) for found in plans]
+    assert taken == sorted(taken, reverse=True)
+    assert 3 < len(plans) < 40
+    assert (plans[-1].tokens, plans[-1].recompute) == (512, 1)
+
+
+def test_a_configured_plan_has_no_smaller_one():
+    assert Plan(6000, 0.5).smaller() is None
 
 
 def test_auto_on_a_cpu_is_a_constant(caplog):

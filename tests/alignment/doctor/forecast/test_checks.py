@@ -248,7 +248,7 @@ def test_large_padded_micro_batches_are_within_an_eighth_of_the_measurement():
 
 
 H200 = find_device("h200")
-PACKED = Packed(compile=True)
+PACKED = Packed(compile=True, tokens_per_micro_batch=8192)
 ON_H200 = [
     # pairs or rows per second, GiB at the peak: stock 2 x 8, packed 16 rows per step
     ("sft", Stock(), 2.85, 9.9),
@@ -305,7 +305,7 @@ def test_the_packed_engine_is_forecast_as_it_fills_a_card(kind, lengths, rate, p
         planned(_measured_on_h200(kind, PACKED, part), QWEN_7B, Nf4(), A_CARD)
         for part in (rows, rows[32:])
     )
-    assert (training.plan.tokens, training.plan.recompute, training.compiled) == (8192, 0.0, True)
+    assert (training.plan.recompute, training.compiled) == (0.0, True)
     seconds = forecast_seconds(counted, QWEN_7B, A_CARD)
     assert seconds == pytest.approx(128 / rate, rel=0.1)
     memory = forecast_memory(training, QWEN_7B, Nf4(), A_CARD)
@@ -321,23 +321,24 @@ def test_all_layers_recomputing_is_forecast_as_measured():
 
 
 def test_a_card_that_the_packed_engine_fills_is_not_too_small_for_it():
-    """Without compiling, a token keeps 11.3 MB: 4,096 exceed 39 GiB, so some layers recompute."""
+    """Without compiling, a token keeps 11.3 MB: 9,600 exceed 39 GiB, so most layers recompute."""
     engine = Packed(compile=False)
     training = planned(sft([(600,)] * 64, engine=engine), QWEN_7B, Nf4(), A_CARD)
-    assert training.plan.tokens == 4096
+    assert training.plan.tokens == 9728
     found = check_memory([training], QWEN_7B, Nf4(), A_CARD)
     assert found.verdict == "ok"
     assert found.figures["sft_gib"] > 0.8 * 39
     assert "The packed engine fills what is free; 8." in found.headline
-    assert found.tables[0].rows[0][-1].text == "4,096 tokens, 36% recomputed"
+    assert found.tables[0].rows[0][-1].text == "9,728 tokens, 76% recomputed"
 
 
 def test_a_long_row_gets_a_micro_batch_and_a_share_of_recomputing_layers_of_its_own():
-    """Without compiling, 4,096 tokens keep most of their activations, 7,680 tokens fewer."""
-    training = sft([(7680,)] * 16, engine=Packed(compile=False), max_length=8192)
+    """Without compiling, 2,560 tokens keep all of their activations, 7,680 tokens a third."""
+    engine = Packed(compile=False, tokens_per_micro_batch=2560)
+    training = sft([(7680,)] * 16, engine=engine, max_length=8192)
     found = planned(training, QWEN_7B, Nf4(), A_CARD)
-    assert found.plan.tokens == 4096
-    assert 0.36 < found.recomputed(7680) < 1
+    assert (found.plan.tokens, found.plan.recompute) == (2560, 0)
+    assert 0.6 < found.recomputed(7680) < 1
     memory = forecast_memory(found, QWEN_7B, Nf4(), A_CARD)
     assert 0.85 < memory.total / A_CARD.memory < 1
     assert minimal(found, QWEN_7B, A_CARD).recomputed(7680) == 1
