@@ -27,6 +27,7 @@ from alignment.answers.choose import Chosen, choose
 from alignment.answers.request import Request, Written
 from alignment.answers.settings import Sampling
 from alignment.models.rope import rope_limit
+from alignment.scoring.gpu_memory import free_bytes
 from alignment.scoring.head import Head, head_of, plain
 from alignment.scoring.packable import packing_obstacle
 
@@ -320,7 +321,5 @@ def _cache_tokens(model: Any, sizes: Sequence[int], rows: int) -> int:
     needed = sum(sizes[:rows])
     if next(model.parameters()).device.type != "cuda":
         return needed
-    free = torch.cuda.mem_get_info()[0]
-    free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    room = int(free * MEMORY_SHARE) // _tried(model).token_bytes
+    room = int(free_bytes() * MEMORY_SHARE) // _tried(model).token_bytes
     return max(sizes[0], min(needed, room))
