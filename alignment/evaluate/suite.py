@@ -5,6 +5,7 @@ from its own evaluation, so the base is loaded once per run, not once per model.
 Not here: the metrics (`evaluators/`), comparing models (`report/compare.py`).
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from alignment.scoring.probe import probe_rows
 from alignment.store.durable import staged, write
 from alignment.store.progress import Progress
 
+logger = logging.getLogger(__name__)
 GENERATIONS, PAIRS, DISTRIBUTIONS = "generations.jsonl", "pairs.jsonl", "distributions.safetensors"
 
 
@@ -194,11 +196,29 @@ def _answer(
             reply=reply.text,
             tokens=reply.tokens,
             stopped=reply.stopped,
-            passed=prompt.verifier(reply.answer) if prompt.verifier else None,
+            passed=_passes(prompt, reply.answer),
             unseen=prompt.unseen,
         )
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
+
+
+def _passes(prompt: EvalPrompt, answer: str) -> bool | None:
+    """Whether a reply passes the check of its prompt; None without one, or if the check fails."""
+    if prompt.verifier is None:
+        return None
+    try:
+        return prompt.verifier(answer)
+    except Exception as error:  # one reply that a check cannot read must not end an evaluation
+        logger.warning(
+            "the check %r of prompt %s raised %s: %s. The reply counts as unchecked, and a round "
+            "that lacks checks cannot be judged",
+            prompt.verifier.name,
+            prompt.id,
+            type(error).__name__,
+            error,
+        )
+        return None
 
 
 def _kl_from_base(

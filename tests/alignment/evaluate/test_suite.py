@@ -1,5 +1,7 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from alignment.evaluate.suite import (
 )
 from alignment.records import Generation, PairScore
 from alignment.scoring.logprobs import encode, pair_logprobs
+from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
 
 SMALL = EvaluationConfig(dtype="float32", max_new_tokens=4, max_length=256, batch=4)
@@ -73,6 +76,31 @@ def test_the_base_model_is_its_own_baseline(run, open_tiny, pairs):
     assert found.report.overall["kl_from_base"].value == 0
     assert "logprob_drift" not in found.report.overall
     assert found.report.overall["preference_accuracy"].n == len(pairs)
+
+
+class Raises:
+    """A check that cannot read any reply."""
+
+    name = "raises"
+
+    def __call__(self, reply):
+        raise ValueError(f"no number in {reply!r}")
+
+
+def test_check_that_raises_leaves_its_reply_unchecked_and_is_named(
+    open_tiny, pairs, verifiable, tmp_path, caplog
+):
+    prompts = eval_prompts(verifiable, pairs, limit=4)
+    broken: Any = Raises()
+    prompts[0] = replace(prompts[0], verifier=broken)
+    report = evaluate(
+        SMALL, label="model", model=open_tiny(), pairs=pairs, prompts=prompts, baseline=None,
+        seed=0, out=tmp_path, progress=Progress(),
+    )  # fmt: skip
+    replies = list(read_rows(tmp_path / GENERATIONS, Generation))
+    assert [row.passed is None for row in replies] == [True, False, False, False]
+    assert report.overall["pass_rate"].n == 3
+    assert f"the check 'raises' of prompt {prompts[0].id} raised ValueError" in caplog.text
 
 
 def test_pairs_are_scored_as_everywhere_else(run, open_tiny, pairs):
