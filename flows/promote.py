@@ -22,6 +22,7 @@ from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.measure import on_line
 from alignment.rounds.references import find_one
+from alignment.rounds.sealed import on_sealed_rows
 from alignment.rounds.steps import inbox_of, line_gate
 from flows.form import Change, Config, Hours, Model, form_field
 from flows.sft_dpo import Stages, find_config, name_of_run
@@ -164,7 +165,8 @@ def _verdict(settings: PipelineConfig, run: Run, line: RoundLine, candidate: Cha
 def _by_person(
     line: RoundLine, candidate: Champion, verdict: Verdict, *, seconds: float
 ) -> PromotionOutcome:
-    checks = "\n".join(f"- {check.words}" for check in verdict.checks)
+    sealed = on_sealed_rows(line.store, line.state(), candidate)
+    checks = "\n".join(f"- {words}" for words in (*(c.words for c in verdict.checks), *sealed))
     form = Approval.with_initial_data(
         description=f"**{candidate.label}** (`{candidate.model}`) compared with the champion, "
         f"{verdict.champion}:\n\n{checks}\n\nThe gate would "

@@ -14,7 +14,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from alignment.evaluate.evaluator import Evaluator
+from alignment.data.split import unit_hash
+from alignment.evaluate.evaluator import Evaluator, at_most
 from alignment.evaluate.gate import not_worse
 from alignment.evaluate.judged import JudgedModel, Labels, gate_evaluators
 from alignment.evaluate.noninferiority import (
@@ -48,12 +49,14 @@ def judge_anchored(
         anchor: the model that a person approved last.
         look: the number of this verdict since then, 1 for the first.
     """
+    seen, before, approved = (unsealed(config, one) for one in (candidate, champion, anchor))
     checks = (
-        *_margins(config, candidate, anchor),
+        *_margins(config, seen, approved),
         *_within_error(config, look),
-        *not_worse(candidate, champion),
-        *_groups(config, candidate, anchor),
-        *_budgets(config, candidate, anchor),
+        *not_worse(seen, before),
+        *_groups(config, seen, approved),
+        *_budgets(config, seen, approved),
+        *(_on_sealed(config, candidate, anchor) if is_opened(config, look) else ()),
     )
     return Verdict(
         candidate=candidate.label,
@@ -62,6 +65,55 @@ def judge_anchored(
         checks=checks,
         keep_undecided=config.on_inconclusive == "keep_candidate",
     )
+
+
+def unsealed(config: AnchoredGate, model: JudgedModel) -> JudgedModel:
+    """The model on the rows that every verdict looks at."""
+    return model.only(lambda prompt: not _is_sealed(config, prompt)) if _seals(config) else model
+
+
+def sealed(config: AnchoredGate, model: JudgedModel) -> JudgedModel:
+    """The model on the sealed rows."""
+    return model.only(lambda prompt: _is_sealed(config, prompt))
+
+
+def is_opened(config: AnchoredGate, look: int) -> bool:
+    """Whether a verdict also looks at the sealed rows."""
+    return _seals(config) and look % config.sealed_every == 0
+
+
+def _seals(config: AnchoredGate) -> bool:
+    return config.sealed_share > 0
+
+
+def _is_sealed(config: AnchoredGate, prompt: str) -> bool:
+    return unit_hash(prompt, salt="sealed") < config.sealed_share
+
+
+def _on_sealed(
+    config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel
+) -> Iterator[Check]:
+    """One check per paired metric: on rows that chose no champion, the mean holds the margin."""
+    for evaluator, counts, words in compared_on_sealed(config, candidate, anchor):
+        holds = at_most(-counts.difference, config.margin)
+        name = f"{evaluator.in_words} on sealed rows"
+        allowed = f"{words} ({config.margin:g} below is allowed)"
+        yield Check(name=name, finding="passed" if holds else "failed", words=allowed)
+
+
+def compared_on_sealed(
+    config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel
+) -> Iterator[tuple[Evaluator, PairedCounts, str]]:
+    """The paired metrics with enough sealed rows: their counts, and the difference in words."""
+    own, other = sealed(config, candidate), sealed(config, anchor)
+    for evaluator in gate_evaluators("paired"):
+        rows = _PairedRows.of(evaluator, own, other)
+        if rows.n >= config.min_rows and (counts := rows.counts()) is not None:
+            words = (
+                f"{evaluator.in_words} on the {rows.n} sealed rows is {_away(counts.difference)} "
+                f"{anchor.label}, at worst {_away(lower_bound(counts, SHOWN / 2))} (error .025)"
+            )
+            yield evaluator, counts, words
 
 
 def _margins(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) -> Iterator[Check]:

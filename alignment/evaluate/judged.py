@@ -4,8 +4,8 @@ No text of a row is in here, so it can be kept and handed on as evidence (`evide
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Self
 
 from alignment.evaluate import evaluators
@@ -81,6 +81,26 @@ class JudgedModel:
     def prompts(self, evaluator: Evaluator) -> dict[str, str]:
         """What is the same for rows of one prompt, by row; the row's own id if it has none."""
         return {key: row.prompt or key for key, row in self.labels(evaluator).items()}
+
+    def only(self, test: Callable[[str], bool]) -> Self:
+        """The model on the rows whose prompt passes a test."""
+        kept = {
+            kind: {key: row for key, row in rows.items() if test(row.prompt or key)}
+            for kind, rows in self.rows.items()
+        }
+        return replace(
+            self,
+            rows=kept,
+            values={
+                evaluator.name: {
+                    key: value
+                    for key, value in self.values[evaluator.name].items()
+                    if key in kept.get(kind_of(evaluator), {})
+                }
+                for evaluator in gate_evaluators()
+                if evaluator.name in self.values
+            },
+        )
 
     def mean(self, evaluator: Evaluator) -> float | None:
         """The mean over the rows; else as reported; None if it was not measured."""

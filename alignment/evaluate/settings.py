@@ -156,6 +156,21 @@ class AnchoredGate(Frozen):
         le=1,
         description="How far the share of refusals may lie above the anchor's.",
     )
+    # Not written where they are the defaults, so that keys from before they existed stay.
+    sealed_share: float = Field(
+        default=0.0,
+        ge=0,
+        lt=0.9,
+        exclude_if=lambda share: share == 0.0,
+        description="Share of the held-out prompts that the gate does not look at, except in every "
+        "`sealed_every`-th verdict and when a person promotes a model. Chosen by hash of the "
+        "prompt. Every other verdict has so many rows fewer.",
+    )
+    sealed_every: PositiveInt = Field(
+        default=10,
+        exclude_if=lambda every: every == 10,
+        description="The sealed rows are opened in every verdict with a number that this divides.",
+    )
     on_inconclusive: Literal["keep_champion", "keep_candidate"] = Field(
         default="keep_champion",
         description="What to keep if a round is not shown to be worse, nor to hold the margin. "

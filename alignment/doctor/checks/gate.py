@@ -22,11 +22,13 @@ def check_gate(config: PipelineConfig, sets: Sequence[PreparedSet]) -> Finding:
     if not isinstance(config.gate, AnchoredGate):
         return _unbounded(config, rows)
     gate = config.gate
+    rows -= round(rows * gate.sealed_share)
     needed = rows_needed(gate.margin, gate.level, discordant=DISCORDANT, power=POWER)
     allowed = margin_shown(rows, gate.level, discordant=DISCORDANT, power=POWER) if rows else 1.0
+    apart = ", without the sealed ones" if gate.sealed_share else ""
     headline = (
-        f"{rows:,} held-out pairs; the gate's margin of {gate.margin:g} over {gate.rounds} rounds "
-        f"needs {needed:,} to keep a round that changes nothing in {POWER:.0%} of cases"
+        f"{rows:,} held-out pairs{apart}; the gate's margin of {gate.margin:g} over {gate.rounds} "
+        f"rounds needs {needed:,} to keep a round that changes nothing in {POWER:.0%} of cases"
     )
     return Finding(
         check="gate",

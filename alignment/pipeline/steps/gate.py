@@ -88,7 +88,7 @@ class Gate(Step):
     def evidence(self, store: Store) -> Evidence:
         """The verdict with everything it is decided from."""
         evaluations = {role: store.open(key) for role, key in self.compared.items()}
-        models = {role: _judged(store, record) for role, record in evaluations.items()}
+        models = {role: judged_model(store, record) for role, record in evaluations.items()}
         rows = rows_of(list(models.values()))
         return Evidence(
             gate=self.key,
@@ -218,7 +218,8 @@ def evaluation_settings(evaluation: StageRecord) -> Json:
     return settings if isinstance(settings, dict) else {}
 
 
-def _judged(store: Store, evaluation: StageRecord) -> JudgedModel:
+def judged_model(store: Store, evaluation: StageRecord) -> JudgedModel:
+    """The evaluated model as a gate sees it."""
     report = EvalReport.model_validate(evaluation.output)
     rows = ScoredRows(
         pairs=tuple(read_rows(store.path(report.pairs), PairScore)),

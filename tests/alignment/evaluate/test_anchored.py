@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from alignment.evaluate.anchored import judge_anchored
+from alignment.evaluate.anchored import judge_anchored, sealed
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.judged import JudgedModel
 from alignment.evaluate.settings import AnchoredGate
@@ -205,6 +205,32 @@ def test_one_task_type_is_judged_as_a_whole():
     verdict = judge(AnchoredGate(), candidate, anchor, anchor)
     assert verdict.kept
     assert not [check for check in verdict.checks if "task type" in check.name]
+
+
+def test_sealed_rows_are_opened_in_every_kth_verdict_and_hold_the_mean():
+    """Of 600 prompts 183 are sealed. The round wins where it is looked at, and loses 30 others."""
+    gate = AnchoredGate(sealed_share=0.3, sealed_every=5, margin=0.1)
+    hidden = sorted(sealed(gate, JudgedModel.of(*ANCHOR)).values["preference_accuracy"])
+    assert len(hidden) == 183
+    lost = [row for row in hidden if int(row[1:]) < 400][:30]
+    right = {f"q{row}" for row in range(420)} - set(lost)
+    pairs = [pair(row, right=f"q{row}" in right) for row in range(ROWS)]
+    candidate = Evaluated(
+        model("round 5", 0).report, ScoredRows(pairs=pairs, generations=ANCHOR.rows.generations)
+    )
+    closed = judge(gate, candidate, ANCHOR, ANCHOR, look=4)
+    assert closed.kept
+    assert f"of {ROWS - 183} rows" in closed.sentence
+    assert "sealed" not in closed.sentence
+    opened = judge(gate, candidate, ANCHOR, ANCHOR, look=5)
+    assert failed(opened) == ["preference accuracy on sealed rows"]
+    assert opened.sentence.startswith(
+        "round 5 is rejected, sft stays: preference accuracy on the 183 sealed rows is 0."
+    )
+
+
+def test_gate_without_sealed_rows_is_written_as_before_they_existed():
+    assert not {"sealed_share", "sealed_every"} & AnchoredGate().model_dump().keys()
 
 
 def test_five_rows_decide_nothing():
