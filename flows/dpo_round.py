@@ -24,9 +24,9 @@ from alignment.evaluate.verdict import GateResult, Verdict
 from alignment.execution.run_step import try_in_child
 from alignment.pipeline.chain import Round
 from alignment.pipeline.steps import Step
-from alignment.records import Frozen, ModelRef, StageRecord
+from alignment.records import ModelRef
 from alignment.report.assemble import ReportFiles
-from alignment.rounds.driver import DriverOutcome, Hooks, RoundDriver
+from alignment.rounds.driver import Hooks, RoundDriver
 from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.notes import shortened
@@ -35,36 +35,11 @@ from alignment.store.store import Store
 from flows.device import state_device
 from flows.form import Change, Config, form_field
 from flows.printing import command_of
+from flows.results import RoundResult
 from flows.sft_dpo import Stages, find_config, name_of_run, run_chain
 from tasks import artifacts
 from tasks.report import round_report
 from tasks.stage import Run
-
-
-class RoundResult(Frozen):
-    """The result of a round.
-
-    Attributes:
-        outcome: the outcome in a word or two.
-        message: the outcome as a sentence, with the gate's numbers.
-        champion: key of the current champion's model; empty before the line has started.
-        table: base, champion and the round's model; empty if nothing was trained.
-        report: path of the report on the machine that ran the flow; empty if nothing was trained.
-        notes: files in the inbox that the line does not use, and why.
-        refused: number of batches that this round refused.
-        verdict: what the gate found; None if nothing was judged.
-        evidence: path of the verdict's evidence on the machine that ran the flow.
-    """
-
-    outcome: DriverOutcome
-    message: str
-    champion: str
-    table: str = ""
-    report: str = ""
-    notes: tuple[str, ...] = ()
-    refused: int = 0
-    verdict: Verdict | None = None
-    evidence: str = ""
 
 
 @flow(
@@ -138,24 +113,11 @@ def run_round(settings: PipelineConfig, command: str) -> RoundResult:
     )
     line = RoundLine(store=run.store, name=inbox_of(settings).line)
     round_outcome = RoundDriver(settings, line, hooks).run()
-    champion = round_outcome.state.champion
-    notes = tuple(map(str, round_outcome.notes))
-    gate = run.store.find(round_outcome.gate) if round_outcome.gate else None
-    artifacts.publish_notes(run.name, notes)
-    return RoundResult(
-        outcome=round_outcome.outcome,
-        message=round_outcome.message,
-        champion=champion.model if champion else "",
+    result = RoundResult.of(
+        round_outcome,
+        run.store,
         table=written[0].table.to_text() if written else "",
         report=str(written[0].html) if written else "",
-        notes=notes,
-        refused=round_outcome.refused,
-        verdict=GateResult.model_validate(gate.output).verdict if gate else None,
-        evidence=_evidence(run.store, gate) if gate else "",
     )
-
-
-def _evidence(store: Store, gate: StageRecord) -> str:
-    """The path of a verdict's evidence; empty for a verdict of an earlier version."""
-    path = store.folder(gate.key) / EVIDENCE
-    return str(path) if path.exists() else ""
+    artifacts.publish_notes(run.name, result.notes)
+    return result

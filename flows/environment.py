@@ -1,10 +1,14 @@
 """Environment variables that Prefect reads in a run from a shell; set here and nowhere else."""
 
 import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 SERVER_TIMEOUT = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 """Environment variable: seconds to wait for the temporary server to start."""
+SERVER = re.compile(r"\bapi\b|api_url", re.IGNORECASE)
+"""How files name the address of a server: PREFECT_API_URL, or the key or table `api`."""
 
 
 def quiet_prefect() -> None:
@@ -22,6 +26,27 @@ def quiet_prefect() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def may_have_server() -> bool:
+    """Whether a server seems to be configured, in the environment or in a file that Prefect reads.
+
+    Prefect itself takes a second to say, so a mention is enough here.
+    """
+    if os.environ.get("PREFECT_API_URL") or os.environ.get("PREFECT_PROFILE"):
+        return True
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
+    files = (profiles, *map(Path, (".env", "prefect.toml", "pyproject.toml")))
+    return any(map(_mentions_a_server, files))
+
+
+def _mentions_a_server(file: Path) -> bool:
+    try:
+        text = file.read_text(errors="replace")
+    except OSError:
+        return False
+    return SERVER.search(text) is not None
 
 
 def server_environment(settings: Mapping[str, str]) -> dict[str, str]:

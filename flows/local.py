@@ -6,10 +6,10 @@ from pathlib import Path
 
 from prefect.settings import get_current_settings
 
-from flows.dpo_round import RoundResult, dpo_round
+from flows.dpo_round import dpo_round
 from flows.lost_runs import mark_lost_runs, note_process
-from flows.sft_dpo import RunResult, sft_dpo
-from flows.temporary_server import TemporaryServer
+from flows.results import RoundResult, RunResult
+from flows.sft_dpo import sft_dpo
 from tasks.stage import watching
 
 Watch = Callable[..., None]
@@ -30,6 +30,8 @@ def start_server() -> None:
     settings = get_current_settings()
     if settings.api.url or not settings.server.ephemeral.enabled:
         return
+    from flows.temporary_server import TemporaryServer  # with Prefect's server: a second
+
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         TemporaryServer().start()

@@ -38,15 +38,15 @@ def print_list(records: list[StageRecord]) -> None:
         say(f"{record.started}  {record.name:<20} {record.key:<40} {numbers[:80]}")
 
 
-def print_lines(store: Store) -> None:
+def print_lines(store: Store, records: Sequence[StageRecord]) -> None:
     """Print every line of rounds in a store: its champion, and the outcomes of its rounds."""
     for line in all_lines(store):
         state = line.state()
         if state.champion is not None:
             _print_line(line, state, state.champion)
-            _print_rounds(store, state)
+            _print_rounds(records, state)
             _print_batches(line, state)
-    for loss in lost_entries(store):
+    for loss in lost_entries(store, records):
         say(loss, error=True)
 
 
@@ -59,10 +59,10 @@ def _print_line(line: RoundLine, state: State, champion: Champion) -> None:
     say(f"  {rounds} from the inbox{f': {counts}' if counts else ''}")
 
 
-def _print_rounds(store: Store, state: State) -> None:
+def _print_rounds(records: Sequence[StageRecord], state: State) -> None:
     stages = {
         (record.name, record.parents["candidate"]): record.stage
-        for record in store.records()
+        for record in records
         if "candidate" in record.parents
     }
     for _, closed in state.history[-ROUNDS:]:

@@ -21,32 +21,19 @@ from alignment.execution.run_step import try_in_child
 from alignment.pipeline.chain import Chain, chain
 from alignment.pipeline.steps import OpenBase, Step
 from alignment.pipeline.verdicts import chain_so_far, each_step
-from alignment.records import Frozen, ModelRef, StageRecord
+from alignment.records import ModelRef, StageRecord
 from alignment.report.assemble import ReportFiles
 from flows.device import state_device
 from flows.form import Change, Config, Rounds, form_field
 from flows.logs import log_known_errors_in_one_line
 from flows.printing import command_of
+from flows.results import RunResult
 from tasks.report import report
 from tasks.stage import Run
 from tasks.steps import TASKS
 
 PRESETS = Path(__file__).parents[1] / "deployments" / "configs"
 log_known_errors_in_one_line()
-
-
-class RunResult(Frozen):
-    """The result of a run.
-
-    Attributes:
-        report: path of the report on the machine that ran the flow.
-        headline: the result in one sentence.
-        table: base, SFT, rounds and control, as aligned text.
-    """
-
-    report: str
-    headline: str
-    table: str
 
 
 def name_of_run() -> str:

@@ -1,4 +1,4 @@
-"""Runs a flow from a shell: silences Prefect, shows the steps, and stops on signals."""
+"""Runs a flow from a shell: silences Prefect, and stops on signals."""
 
 import signal
 from collections.abc import Iterator
@@ -17,32 +17,31 @@ class Stopped(Interrupted):
     exit_code = 130
 
 
-def watched(
+def run_flow(
     display: Display, flow: Literal["pipeline", "round"], config: Path, overrides: list[str]
 ) -> Any:
     """Run a flow, show its steps meanwhile, and return its result.
 
     Raises:
-        Stopped: the user pressed Ctrl-C.
         UsageError: Prefect's temporary server failed at its start.
         Interrupted: Prefect's temporary server did not start in time.
-        SystemExit: 143, after SIGTERM.
     """
     quiet_prefect()
-    try:
-        with _stopping_on_sigterm(), display.shown():
-            from flows import local  # with Prefect, which reads the environment when it is imported
+    from flows import local  # with Prefect, which reads the environment when it is imported
 
-            local.start_server()
-            run = local.run_pipeline if flow == "pipeline" else local.run_round
-            return run(config, overrides, display.watch)
-    except KeyboardInterrupt:
-        raise Stopped("stopped; run the same command to continue from here") from None
+    local.start_server()
+    run = local.run_pipeline if flow == "pipeline" else local.run_round
+    return run(config, overrides, display.watch)
 
 
 @contextmanager
-def _stopping_on_sigterm() -> Iterator[None]:
-    """Within the block, SIGTERM ends the run like Ctrl-C, but with exit code 143."""
+def stopping_on_signals() -> Iterator[None]:
+    """Within the block, Ctrl-C and SIGTERM end the run, with the exit codes 130 and 143.
+
+    Raises:
+        Stopped: the user pressed Ctrl-C.
+        SystemExit: 143, after SIGTERM.
+    """
 
     def stop(*_: object) -> None:
         raise SystemExit(143)
@@ -50,5 +49,7 @@ def _stopping_on_sigterm() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt:
+        raise Stopped("stopped; run the same command to continue from here") from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from alignment.config.pipeline import DeviceName
 from alignment.errors import AlignmentError, Interrupted, ModelError, StorageError
@@ -27,8 +27,24 @@ from alignment.execution.device import check_device, device_facts
 from alignment.execution.forkserver import STOPS, Child, ForkServer, serve
 from alignment.execution.log_records import make_records_printable
 from alignment.execution.provenance import code_version, hardware, libraries, peak_memory
-from alignment.pipeline.steps import Context, Outcome, Step, TrainDpo, TrainSft, read_step
-from alignment.records import MANIFEST_FORMAT, Attempt, BaseRef, Frozen, StageRecord
+from alignment.pipeline.steps import (
+    Context,
+    EvaluateModel,
+    OpenBase,
+    Outcome,
+    Step,
+    TrainDpo,
+    TrainSft,
+    read_step,
+)
+from alignment.records import (
+    MANIFEST_FORMAT,
+    Attempt,
+    BaseRef,
+    Frozen,
+    StageRecord,
+    digest_of,
+)
 from alignment.store.locks import OnWait, hold
 from alignment.store.progress import Failure, Follower, Mark, Progress
 from alignment.store.store import Store, disk_full, storage_errors
@@ -171,12 +187,16 @@ def _record(
 def try_in_child(store: Store, base: BaseRef, steps: Sequence[Step]) -> None:
     """Try a run's model without its weights in a child process, before anything is trained.
 
-    Nothing is tried if all trainings among the steps are in the store.
+    Nothing is tried if all trainings among the steps are in the store, or if the same has passed
+    before.
 
     Raises:
         ModelError: the model's family cannot do what a step asks for.
     """
     if all(store.find(step.key) for step in steps if isinstance(step, TrainSft | TrainDpo)):
+        return
+    passed = _trial(steps)
+    if store.has_passed(passed):
         return
     with tempfile.TemporaryDirectory() as scratch:
         listed, report, log = (Path(scratch) / name for name in ("steps", "report", "log"))
@@ -195,6 +215,26 @@ def try_in_child(store: Store, base: BaseRef, steps: Sequence[Step]) -> None:
         if code:
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
             logger.warning("the model could not be tried before the run: %s", "".join(last))
+            return
+    store.note_passed(passed)
+
+
+def _trial(steps: Sequence[Step]) -> str:
+    """A digest of all that a trial depends on: model, what is asked of it, and the code."""
+    asked = [_asked(step) for step in steps]
+    return digest_of([*asked, code_version().model_dump(), libraries()])
+
+
+def _asked(step: Step) -> list[Any]:
+    """What a step asks of a model's family; a learning rate, for example, is nothing of it."""
+    if isinstance(step, OpenBase):
+        return [step.key]
+    if isinstance(step, TrainSft | TrainDpo):
+        asked = step.config.model_dump(mode="json", include={"lora", "engine", "max_length"})
+        return [step.name, asked]
+    if isinstance(step, EvaluateModel):
+        return [step.name, step.config.model_dump(mode="json", include={"engine", "max_length"})]
+    return []
 
 
 # --- the parent's side ------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from alignment.records import (
     Frozen,
     PreferencePair,
     StageRecord,
+    digest_of,
 )
 from alignment.report.gates import gates_since_anchor, rows_of, trail_in
 from alignment.report.markdown import to_markdown
@@ -39,7 +40,7 @@ from alignment.report.table import Table
 from alignment.report.tables import evaluation_table
 from alignment.store.durable import ensure_folder, replace
 from alignment.store.jsonl import read_rows
-from alignment.store.store import Store, storage_errors
+from alignment.store.store import Store, file_sha256, storage_errors
 
 
 class ReportFiles(Frozen):
@@ -106,10 +107,12 @@ def write_round_report(
 def _write(store: Store, report: RunReport, *, name: str) -> ReportFiles:
     folder = store.root / "reports"
     path, numbers = folder / f"{name}.html", folder / f"{name}.json"
-    with storage_errors(store.root):
-        ensure_folder(folder)
-        replace("report.page", path, render(report))
-        replace("report.numbers", numbers, report.numbers.model_dump_json(indent=1))
+    made_of = _made_of(report)
+    if not (numbers.exists() and _ends_with(path, made_of)):
+        with storage_errors(store.root):
+            ensure_folder(folder)
+            replace("report.page", path, render(report) + made_of)
+            replace("report.numbers", numbers, report.numbers.model_dump_json(indent=1))
     return ReportFiles(
         html=path,
         numbers=numbers,
@@ -117,6 +120,25 @@ def _write(store: Store, report: RunReport, *, name: str) -> ReportFiles:
         headline=report.headline,
         table=evaluation_table(report.evaluations),
     )
+
+
+def _made_of(report: RunReport) -> str:
+    """The last line of a page: a digest of what it shows, and of the code that draws it.
+
+    Not of the time: a run that builds nothing leaves the page of the run that did, which is the one
+    that says how long the steps took.
+    """
+    own = Path(__file__).parent
+    code = [file_sha256(path) for path in sorted(own.rglob("*.*")) if path.suffix != ".pyc"]
+    shown = report.model_dump(mode="json", exclude={"created", "timings"})
+    return f"<!-- made of {digest_of([shown, code])} -->\n"
+
+
+def _ends_with(path: Path, line: str) -> bool:
+    try:
+        return path.read_bytes().endswith(line.encode())
+    except FileNotFoundError:
+        return False
 
 
 def gather(

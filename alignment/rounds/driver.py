@@ -106,6 +106,11 @@ class RoundDriver:
         )
         self._checked = False
 
+    @property
+    def refused(self) -> int:
+        """Number of batches that this attempt refused."""
+        return self._intake.refused
+
     def run(self) -> RoundOutcome:
         """Finish the open round, or start one if there are enough new pairs.
 
@@ -119,9 +124,7 @@ class RoundDriver:
         notes = self._notes()
         state = self._line.state()
         message = "; ".join([done.message, *lost_entries(self._line.store)])
-        return replace(
-            done, message=message, state=state, notes=notes, refused=self._intake.refused
-        )
+        return replace(done, message=message, state=state, notes=notes, refused=self.refused)
 
     def _with_notes(self, error: AlignmentError) -> AlignmentError:
         """The error with the unused files in its message, which is all that Prefect hands on."""

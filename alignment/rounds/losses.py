@@ -4,16 +4,22 @@ Every artifact notes the last entry of each ledger when it is finished (`StageRe
 loss shows once anything was built after the lost entry. A loss before that does not show.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from alignment.records import LedgerTip
+from alignment.records import LedgerTip, StageRecord
 from alignment.store.store import Store, file_sha256
 
 
-def lost_entries(store: Store) -> tuple[str, ...]:
-    """A sentence for each line whose ledger lacks an entry that an artifact was made after."""
+def lost_entries(store: Store, records: Iterable[StageRecord] | None = None) -> tuple[str, ...]:
+    """A sentence for each line whose ledger lacks an entry that an artifact was made after.
+
+    Args:
+        store: the store.
+        records: all its records, if the caller has read them; a store has thousands.
+    """
     noted: dict[str, dict[LedgerTip, str]] = {}
-    for record in store.records():
+    for record in store.records() if records is None else records:
         for line, tip in record.ledgers.items():
             noted.setdefault(line, {}).setdefault(tip, record.key)
     lines = {path.name: path for path in store.root.glob("lines/*")}

@@ -6,6 +6,7 @@
     ROOT/logs/<key>.log   output of the stage's process
     ROOT/locks/<key>.lock held by the process that builds the key; the OS frees it when that dies
     ROOT/damaged/         artifacts whose digests no longer matched, moved aside
+    ROOT/trials/          models that passed a trial, each an empty file; only saves the next trial
     ROOT/lines/<line>/    the ledger of a line of rounds (`ledger.py`)
 
 The permissions of ROOT, 0700 if it is made here, are those of everything in it, as far as the umask
@@ -26,7 +27,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from alignment.errors import ArtifactError, LaterVersion, StorageError
 from alignment.records import (
@@ -217,6 +218,16 @@ class Store(Frozen):
             return False
         return any((step / "digests.json").is_file() for step in steps)
 
+    def has_passed(self, trial: str) -> bool:
+        """Whether a trial, by its digest, has been noted as passed."""
+        return (self.root / "trials" / trial).exists()
+
+    def note_passed(self, trial: str) -> None:
+        """Note that a trial has passed, if there is a store; it only saves the next one."""
+        if self.root.is_dir():
+            with contextlib.suppress(OSError):
+                write("trial.passed", self._made("trials") / trial, "")
+
     @contextlib.contextmanager
     def lock(
         self, key: str, *, purpose: str = "", on_wait: OnWait = lambda _: None
@@ -333,9 +344,13 @@ class _Format(BaseModel):
 def _parsed(manifest: Path, content: bytes) -> StageRecord:
     try:
         text = verified(content)
+        with contextlib.suppress(ValidationError):  # a store has thousands, nearly all of this kind
+            record = StageRecord.model_validate_json(text)
+            if record.format <= MANIFEST_FORMAT:
+                return record
         written = _Format.model_validate_json(text).format
         if written <= MANIFEST_FORMAT:
-            return StageRecord.model_validate_json(text)
+            raise ValueError("not a record of its own format")
     except ValueError as error:
         raise ArtifactError(
             f"{manifest} is damaged. Remove {manifest.parent} and run again to rebuild it."

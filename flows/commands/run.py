@@ -1,7 +1,6 @@
 """`sft-dpo run` and `sft-dpo round`: run a flow in this process."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
@@ -11,11 +10,11 @@ from alignment.rounds.notes import shortened
 from alignment.store.store import Store
 from flows.device import state_device
 from flows.display import Display
-from flows.printing import say
-from flows.shell import watched
-
-if TYPE_CHECKING:  # Prefect reads the environment when it is imported
-    from flows.dpo_round import RoundResult
+from flows.environment import may_have_server
+from flows.printing import command_of, say
+from flows.results import RoundResult, RunResult
+from flows.shell import run_flow, stopping_on_signals
+from flows.unchanged import IdleRound, unchanged_run
 
 REFUSED = 3
 """Exit code of a round that refused a batch."""
@@ -25,11 +24,21 @@ def run_pipeline(config: Path, overrides: list[str]) -> None:
     """Run the whole pipeline; print its table and the path of the report."""
     settings = load(config, overrides)
     state_device(settings, _print_error)
-    display = Display(list(chain(settings).steps()), _history(settings.store))
     _warn_about_slow_bfloat16(settings)
-    result = watched(display, "pipeline", config, overrides)
+    with stopping_on_signals():
+        result = _unchanged(settings, command_of("run", config, overrides))
+        if result is None:
+            with _display(settings).shown() as display:
+                result = run_flow(display, "pipeline", config, overrides)
     say(result.table)
     say(f"report: {result.report}")
+
+
+def _unchanged(settings: PipelineConfig, command: str) -> RunResult | None:
+    if may_have_server():
+        return None
+    with _display(settings).shown() as display:
+        return unchanged_run(settings, command, display)
 
 
 def run_round(config: Path, overrides: list[str], *, as_json: bool) -> None:
@@ -37,17 +46,21 @@ def run_round(config: Path, overrides: list[str], *, as_json: bool) -> None:
     settings = load(config, overrides)
     state_device(settings, _print_error)
     _warn_about_slow_bfloat16(settings)
-    display = Display([], _history(settings.store))
-    result = watched(display, "round", config, overrides)
+    idle = IdleRound(settings)
+    with stopping_on_signals():
+        result = None if may_have_server() else idle.result()
+        if result is None:
+            with Display([], _history(settings.store)).shown() as display:
+                result = run_flow(display, "round", config, overrides)
     if as_json:
         print(result.model_dump_json(indent=2))
     else:
         _print_round(result)
-    if result.refused:
+    if result.refused or idle.refused:
         raise SystemExit(REFUSED)
 
 
-def _print_round(result: "RoundResult") -> None:
+def _print_round(result: RoundResult) -> None:
     if result.table:
         say(result.table)
         say(f"report: {result.report}")
@@ -56,6 +69,10 @@ def _print_round(result: "RoundResult") -> None:
         say(f"champion: {result.champion}")
     for note in shortened(result.notes):
         say(f"not used: {note}", error=True)
+
+
+def _display(settings: PipelineConfig) -> Display:
+    return Display(list(chain(settings).steps()), _history(settings.store))
 
 
 def _print_error(line: str) -> None:

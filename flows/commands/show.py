@@ -29,7 +29,7 @@ def show_store(reference: str | None, store: Path, *, lineage: bool, as_json: bo
         if not records:
             printing.say(f"nothing in {store} yet; fill it with `sft-dpo run CONFIG`", error=True)
         printing.print_list(records)
-        printing.print_lines(opened)
+        printing.print_lines(opened, records)
     elif lineage:
         printing.print_ancestry(opened, records)
     else:

@@ -53,8 +53,10 @@ HEAVY = {
 top. Light modules, which every command loads, do not, and import an implementation where they
 call it."""
 
-MOST_LATE_IMPORTS = 60
-"""Imports inside functions, in all packages together."""
+MOST_LATE_IMPORTS = 48
+"""Imports inside functions, in all packages together; the command line is not counted."""
+COMMAND_LINE = Path("flows/cli.py")
+"""Imports each command where it is called, so that `--help` and mistakes respond immediately."""
 
 NEVER_IN_ALIGNMENT = {"prefect", "tasks", "flows", "deployments"}
 
@@ -212,7 +214,12 @@ def test_the_process_that_conducts_a_run_imports_no_heavy_library():
 
 
 def test_imports_inside_functions_are_few():
-    late = [f"{path}:{node.lineno}" for path, tree in sources(*HOUSE) for node in inside(tree)]
+    late = [
+        f"{path}:{node.lineno}"
+        for path, tree in sources(*HOUSE)
+        if path != COMMAND_LINE
+        for node in inside(tree)
+    ]
     assert len(late) < MOST_LATE_IMPORTS, f"{len(late)}:\n" + "\n".join(late)
 
 

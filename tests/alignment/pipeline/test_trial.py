@@ -6,6 +6,7 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ModelError
 from alignment.execution.run_step import build, try_in_child
 from alignment.pipeline.chain import chain
+from alignment.pipeline.steps import TrainSft
 from alignment.pipeline.trial import try_model
 from alignment.records import ModelRef
 from alignment.store.progress import Progress
@@ -119,3 +120,23 @@ def test_a_run_is_refused_in_a_child_before_its_data_is_prepared(chatml_tokenize
     with pytest.raises(ModelError, match=r"sft, dpo-1: lora.target_modules .* match no linear"):
         try_in_child(store, ModelRef.model_validate(base.output).base, tuple(steps.steps()))
     assert store.list_keys() == [steps.base.key]
+
+
+def test_what_has_passed_is_not_tried_again_unless_it_asks_for_something_else(
+    chatml_tokenizer, tmp_path
+):
+    """The model's config is gone the second time, so that a trial would find nothing."""
+    write_model("llama", chatml_tokenizer, tmp_path / "model")
+    config = settings(tmp_path, "llama", all_linear=False)
+    steps, store = chain(config), Store(root=config.store)
+    base = ModelRef.model_validate(build(store, steps.base, Progress()).output).base
+    assert isinstance(steps.sft, TrainSft)
+    try_in_child(store, base, (steps.base, steps.sft))
+    (tmp_path / "model" / "config.json").unlink()
+    sft = steps.sft.model_copy(
+        update={"config": steps.sft.config.model_copy(update={"learning_rate": 1.0})}
+    )
+    try_in_child(store, base, (steps.base, sft))
+    longer = sft.model_copy(update={"config": sft.config.model_copy(update={"max_length": 99})})
+    with pytest.raises(ModelError):
+        try_in_child(store, base, (steps.base, longer))

@@ -351,10 +351,10 @@ def test_a_round_that_waits_says_how_to_approve_it(history, capsys):
     promote = f"waits for approval: sft-dpo promote {done.state.waiting.head.model}"
     assert promote in done.message
     assert promote in round_(history).message
-    print_lines(history.store)
+    print_lines(history.store, history.store.records())
     assert promote in capsys.readouterr().out
     history.line.promote(done.state.waiting.head, "read ten replies")
-    print_lines(history.store)
+    print_lines(history.store, history.store.records())
     assert "1 round from the inbox: 1 approved" in capsys.readouterr().out
 
 

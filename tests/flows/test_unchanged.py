@@ -1,0 +1,108 @@
+"""A run and a round with nothing to do are answered from the store, without Prefect."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from alignment.config.file import load
+from alignment.execution.run_step import run_step
+from alignment.pipeline.verdicts import chain_so_far, each_step
+from alignment.report.assemble import write_report
+from alignment.store.store import Store
+from flows.display import Display
+from flows.environment import may_have_server
+from flows.unchanged import IdleRound, unchanged_run
+from tests.inbox import drop, line_settings, rows
+from tests.prefect_service import ROOT
+
+CODE = """
+import atexit, json, sys
+heavy = {"prefect", "torch", "matplotlib"}
+atexit.register(lambda: print(json.dumps(sorted(heavy & set(sys.modules)))))
+from flows.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def config(tiny_settings, write_config, tmp_path):
+    """The config of a finished run with a model, evaluation rows and an inbox."""
+    path = write_config(line_settings(tiny_settings, tmp_path))
+    settings = load(path, [])
+    store = Store(root=settings.store)
+    for step in each_step(settings, store):
+        run_step(store, step)
+    return path
+
+
+@pytest.fixture
+def without_server(monkeypatch, tmp_path):
+    """No Prefect server is configured, wherever Prefect would look."""
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("without_server")
+def test_nothing_to_do_is_said_without_prefect_and_the_page_stays(config, tmp_path):
+    def sft_dpo(command):
+        words = [sys.executable, "-c", CODE, command, str(config)]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        *lines, loaded = done.stdout.splitlines()
+        return lines, json.loads(loaded), done.stderr
+
+    page = tmp_path / "store" / "reports" / "tiny.html"
+    settings = load(config, [])
+    store = Store(root=settings.store)
+    command = f"sft-dpo run {config}"
+    write_report(store, chain_so_far(settings, store), config=settings, command=command)
+    written = page.stat()
+    lines, loaded, errors = sft_dpo("run")
+    assert loaded == []
+    assert lines[-1] == f"report: {page}"
+    assert errors.count(" reused ") == 5
+    assert page.stat() == written
+    lines, loaded, _ = sft_dpo("round")
+    assert loaded == []
+    assert lines[0].startswith("no new data: no complete batch in ")
+
+
+def test_work_is_left_to_the_flow(config, tmp_path):
+    settings = load(config, [])
+    assert unchanged_run(settings, "", Display([], {})) is not None
+    drop(tmp_path / "inbox" / "monday.jsonl", rows(0, 20))
+    assert IdleRound(settings).result() is None
+    assert unchanged_run(load(config, ["seed=1"]), "", Display([], {})) is None
+    evaluation = next((tmp_path / "store" / "objects").glob("eval*/generations.jsonl"))
+    evaluation.write_text("{}")
+    assert unchanged_run(settings, "", Display([], {})) is None
+
+
+@pytest.mark.usefixtures("without_server")
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("pyproject.toml", '[project]\ndependencies = ["fastapi"]\n', False),
+        ("pyproject.toml", '[tool.prefect.api]\nurl = "http://here/api"\n', True),
+        (".env", "PREFECT_API_URL=http://here/api\n", True),
+        ("prefect/profiles.toml", '[profiles.mine]\nPREFECT_API_URL = "http://here"\n', True),
+        ("prefect/profiles.toml", '[profiles.mine]\nPREFECT_LOGGING_LEVEL = "INFO"\n', False),
+    ],
+)
+def test_a_server_is_looked_for_where_prefect_reads_its_address(file, text, expected, tmp_path):
+    assert not may_have_server()
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    assert may_have_server() is expected
+
+
+@pytest.mark.usefixtures("without_server")
+def test_a_server_in_the_environment_is_seen(monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    assert may_have_server()
