@@ -51,7 +51,7 @@ schema: $(STAMP)  ## regenerate docs/*.schema.json and the table of formats from
 
 # torch and its CUDA libraries are left out: another index may serve another build of them.
 lock:  ## regenerate docker/requirements.lock with uv: what the image installs, with the hash of each file
-	uv pip compile --quiet pyproject.toml -c constraints.txt --generate-hashes --no-annotate --no-header \
+	uv pip compile --quiet pyproject.toml --extra train -c constraints.txt --generate-hashes --no-annotate --no-header \
 	    --python-version 3.11 --python-platform x86_64-unknown-linux-gnu \
 	    | awk '/^[a-z]/ { keep = !/^(torch|triton|nvidia-|cuda-)/ } keep' > docker/requirements.lock
 

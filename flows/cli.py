@@ -9,12 +9,14 @@ import os
 import re
 import sys
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from alignment.errors import AlignmentError, UsageError, printable
+from flows.presets import config_argument, preset_names
 
 app = typer.Typer(
     add_completion=True,
@@ -26,7 +28,14 @@ app = typer.Typer(
 lines = typer.Typer(no_args_is_help=True, help="What a line of rounds is made of.")
 app.add_typer(lines, name="line")
 
-ConfigFile = Annotated[Path, typer.Argument(help="YAML file, e.g. deployments/configs/a100.yaml.")]
+ConfigFile = Annotated[
+    Path,
+    typer.Argument(
+        help="YAML file, or the name of a preset, e.g. practice.",
+        callback=lambda path: config_argument(path),
+        autocompletion=lambda: preset_names(),
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -50,6 +59,29 @@ LineName = Annotated[
 ]
 Why = Annotated[str, typer.Option("--why", help="Reason, recorded in the ledger.")]
 AnyReference = Annotated[str | None, typer.Argument(help=REFERENCE_HELP)]
+
+
+def show_version(*, wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        print(f"sft-dpo {version('sft-dpo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=lambda wanted: show_version(wanted=wanted),
+            help="Print the version.",
+        ),
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
 
 
 @app.command()
@@ -285,12 +317,40 @@ def chat(
     model.chat(reference, store, tokens=tokens)
 
 
+@app.command()
+def deploy() -> None:
+    """Create work pool, queues and deployments on the Prefect server in PREFECT_API_URL."""
+    from flows.commands.deploy import deploy_all
+
+    deploy_all()
+
+
+@app.command()
+def worker(
+    queues: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--queue",
+            help="Queue to serve: cpu or a100; repeatable. By default cpu, and a100 where a GPU "
+            "can be used.",
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum runs at the same time.")] = 1,
+) -> None:
+    """Run what is deployed, in this folder; when stopped, lets runs save a checkpoint first."""
+    from flows.commands.deploy import start_worker
+
+    start_worker(queues or [], limit)
+
+
 def main() -> NoReturn:
     """Entry point: run a command; print a known error as one line and use its exit code."""
     try:
         app()
     except AlignmentError as error:
         _exit(str(error), error.exit_code)
+    except ModuleNotFoundError as error:  # an installation without the extra that this needs
+        _exit(_how_to_install(error), UsageError.exit_code)
     except BrokenPipeError:  # the reader closed the pipe, as in `show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
@@ -301,6 +361,16 @@ def line_name(name: str | None) -> str | None:
     if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
         raise UsageError(f"--line {name!r}: use lower-case letters, digits and dashes only")
     return name
+
+
+def _how_to_install(missing: ModuleNotFoundError) -> str:
+    if (missing.name or "").partition(".")[0] in ("alignment", "tasks", "flows"):
+        raise missing
+    return (
+        f"{missing.name} is not installed. This installation reads and checks rows (sft-dpo data), "
+        "plans and shows. To train, to run the doctor, or to read Parquet and URLs: "
+        "pip install 'sft-dpo[train]'"
+    )
 
 
 def _exit(message: str, code: int) -> NoReturn:

@@ -34,9 +34,10 @@ from alignment.rounds.steps import inbox_of
 from alignment.store.store import Store
 from flows.device import state_device
 from flows.form import Change, Config, form_field
+from flows.presets import find_config
 from flows.printing import command_of
 from flows.results import RoundResult
-from flows.sft_dpo import Stages, find_config, name_of_run, run_chain
+from flows.sft_dpo import Stages, name_of_run, run_chain
 from tasks import artifacts
 from tasks.report import round_report
 from tasks.stage import Run

@@ -8,6 +8,7 @@ from prefect.settings import get_current_settings
 
 from flows.dpo_round import dpo_round
 from flows.lost_runs import mark_lost_runs, note_process
+from flows.presets import PRESETS
 from flows.results import RoundResult, RunResult
 from flows.sft_dpo import sft_dpo
 from tasks.stage import watching
@@ -55,5 +56,7 @@ def run_round(config: Path, overrides: list[str], watch: Watch) -> RoundResult:
 
 
 def _as_parameter(config: Path) -> str:
-    """The path as a flow parameter; `./` keeps a bare file name from being taken for a preset."""
+    """The config as a flow parameter; `./` keeps a bare file name from being taken for a preset."""
+    if config.parent == PRESETS:
+        return config.stem
     return str(config) if len(config.parts) > 1 or config.suffix else f"./{config}"

@@ -13,6 +13,7 @@ from alignment.rounds.losses import lost_entries
 from alignment.rounds.notes import read_notes, shortened
 from alignment.rounds.state import State
 from alignment.store.store import Store
+from flows.presets import name_of_config
 
 ROUNDS = 20
 """Rounds of a line that are listed, the newest."""
@@ -27,7 +28,11 @@ def say(text: str = "", *, error: bool = False) -> None:
 
 def command_of(name: str, config: str | Path, overrides: Sequence[str]) -> str:
     """The command line that does the same again."""
-    words = [f"sft-dpo {name}", str(config), *(f"--set {shlex.quote(o)}" for o in overrides)]
+    words = [
+        f"sft-dpo {name}",
+        name_of_config(config),
+        *(f"--set {shlex.quote(o)}" for o in overrides),
+    ]
     return " ".join(words)
 
 

@@ -25,7 +25,8 @@ from alignment.rounds.references import find_one
 from alignment.rounds.sealed import on_sealed_rows
 from alignment.rounds.steps import inbox_of, line_gate
 from flows.form import Change, Config, Hours, Model, form_field
-from flows.sft_dpo import Stages, find_config, name_of_run
+from flows.presets import find_config
+from flows.sft_dpo import Stages, name_of_run
 from tasks.stage import Run
 
 PromotionStatus = Literal[

@@ -6,7 +6,6 @@ Not here: what a task does, the command line (`cli.py`), schedules (`deployments
 """
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import cast
 
 from prefect import State, Task, flow, runtime
@@ -26,13 +25,13 @@ from alignment.report.assemble import ReportFiles
 from flows.device import state_device
 from flows.form import Change, Config, Rounds, form_field
 from flows.logs import log_known_errors_in_one_line
+from flows.presets import find_config
 from flows.printing import command_of
 from flows.results import RunResult
 from tasks.report import report
 from tasks.stage import Run
 from tasks.steps import TASKS
 
-PRESETS = Path(__file__).parents[1] / "deployments" / "configs"
 log_known_errors_in_one_line()
 
 
@@ -122,9 +121,3 @@ def run_steps(settings: PipelineConfig, run: Run) -> tuple[Chain, list[StageReco
             base = ModelRef.model_validate(stage.records[-1].output).base
             try_in_child(run.store, base, tuple(chain(settings).steps()))
     return chain_so_far(settings, run.store), stage.records
-
-
-def find_config(config: str) -> Path:
-    """The path of a preset by its name; anything with a slash or a file extension is a path."""
-    path = Path(config)
-    return path if "/" in config or path.suffix else PRESETS / f"{config}.yaml"

@@ -224,7 +224,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def service(server: Service) -> Iterator[Service]:
-    """The server after `bootstrap.py`, with a worker on its pool."""
+    """The server after `sft-dpo deploy`, with a worker on its pool."""
     bootstrap(server)
     with running(server, *WORKER):
         yield server
@@ -240,8 +240,8 @@ def watched(log: Path) -> dict[str, str]:
 
 
 def bootstrap(service: Service) -> None:
-    """Run `bootstrap.py` on a server."""
-    done = service.run("deployments/bootstrap.py")
+    """Run `sft-dpo deploy` on a server."""
+    done = service.run("-m", "sft_dpo", "deploy")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -24,6 +24,8 @@ OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 (https://docs.nvidia.com/deploy/cuda-compatibility)."""
 INDEX = {12: "cu126", 13: "cu130"}
 """PyTorch's package index by the CUDA major version of a driver."""
+NOT_INSTALLED = "not installed"
+"""Version of a torch that is not there."""
 NO_DEVICE = 100
 """CUDA_ERROR_NO_DEVICE."""
 
@@ -73,7 +75,7 @@ def _torch_build() -> tuple[str, str | None]:
     """Version of torch and the CUDA version that it is built for, from its version.py."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
-        return "not installed", None
+        return NOT_INSTALLED, None
     text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
     version = re.search(r"^__version__ = '(.+)'", text, re.MULTILINE)
     cuda = re.search(r"^cuda\b.*= '(.+)'", text, re.MULTILINE)
@@ -92,6 +94,8 @@ def obstacle(facts: DeviceFacts) -> Obstacle | None:
 def _of_torch(facts: DeviceFacts) -> Obstacle | None:
     if facts.torch_cuda is not None:
         return None
+    if facts.torch == NOT_INSTALLED:
+        return Obstacle("torch is not installed", "`pip install 'sft-dpo[train]'`")
     return Obstacle(f"torch {facts.torch} is a CPU build", _install_torch(facts))
 
 

@@ -7,7 +7,7 @@ the training itself (`sft.py`, `dpo.py`).
 """
 
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -171,7 +171,10 @@ def checkpointing_arguments(*, on: bool) -> dict[str, Any]:
 @cache
 def _renamed_checkpointing() -> bool:
     # transformers 5.23 renames gradient_checkpointing and warns about the old name.
-    major, minor = (int(part) for part in version("transformers").split(".")[:2])
+    try:
+        major, minor = (int(part) for part in version("transformers").split(".")[:2])
+    except PackageNotFoundError:  # an installation that only plans
+        return True
     return (major, minor) >= (5, 23)
 
 

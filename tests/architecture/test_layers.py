@@ -265,13 +265,17 @@ def test_alignment_can_be_imported_without_prefect():
     assert done.returncode == 0, done.stderr
 
 
-def test_three_packages_are_listed_by_name_and_nothing_else():
-    patterns = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
-    assert sorted({pattern.split(".")[0] for pattern in patterns}) == sorted(HOUSE[:3])
+def test_a_wheel_has_one_name_and_in_it_every_package():
+    wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert {name for name in wheel["only-include"] if "/" not in name} == {*HOUSE, "sft_dpo"}
+    assert {place.split("/")[0] for place in wheel["sources"].values()} == {"sft_dpo"}
+    assert set(wheel["sources"]) >= set(HOUSE)
 
 
 def test_every_library_that_is_imported_is_a_declared_dependency():
-    declared = {canonical(line) for line in PROJECT["project"]["dependencies"]}
+    project = PROJECT["project"]
+    lines = (*project["dependencies"], *project["optional-dependencies"]["train"])
+    declared = set(map(canonical, lines))
     providers = packages_distributions()
     wrong = [
         f"{path}:{node.lineno} imports {name}"

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 SOONER = """
 from datetime import timedelta
 from prefect.client.orchestration import get_client
-from deployments.bootstrap import crash_silent_runs
+from flows.deploying import crash_silent_runs
 
 sooner = crash_silent_runs(after=timedelta(seconds=45))
 with get_client(sync_client=True) as client:

@@ -51,8 +51,8 @@ def test_everything_that_is_copied_exists_and_is_sent_to_the_builder():
 def test_image_contains_every_package_and_the_program_it_starts():
     copied = {word for text in steps("COPY") for word in text.split()[:-1]}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = project["tool"]["setuptools"]["packages"]["find"]["include"]
-    assert {name for name in packages if "." not in name} <= copied
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
+    assert {name for name in packages if "/" not in name} <= copied
     assert json.loads(steps("CMD")[0])[1] in copied
 
 

@@ -178,9 +178,10 @@ def deployments() -> set[str]:
 
 
 def flow_name(entrypoint: str) -> str:
-    """`flows/x.py:fn` -> the name that `@flow(name=...)` gives to `fn`."""
-    file, function = entrypoint.rsplit(":", 1)
-    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+    """`sft_dpo.served.fn` -> the name that `@flow(name=...)` gives to `fn` in flows/fn.py."""
+    function = entrypoint.rpartition(".")[2]
+    file = ROOT / "flows" / f"{function}.py"
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef) and node.name == function:
             named = (k.value for d in node.decorator_list if isinstance(d, ast.Call)
                      for k in d.keywords if k.arg == "name")  # fmt: skip

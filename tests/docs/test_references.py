@@ -9,7 +9,6 @@ NAMED = re.compile(r"`([\w./]+\.py)\b")
 GONE_OR_REFUSED = {
     "docker/prove.py",  # a decision note tells why it was dropped
     "utils.py",  # CONTRIBUTING: there is none
-    "flows/x.py",  # an example in a test
 }
 
 

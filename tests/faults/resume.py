@@ -22,7 +22,7 @@ import psutil
 
 from alignment.config.file import load
 from alignment.config.pipeline import TrainedSft
-from flows.sft_dpo import PRESETS
+from flows.presets import PRESETS
 
 CONFIG = PRESETS / "practice.yaml"
 SMALLER = ("rounds=[]", "control=null")

@@ -5,8 +5,9 @@ from prefect.utilities.callables import parameter_schema
 
 from alignment.store.store import Store
 from flows.dpo_round import dpo_round
+from flows.presets import PRESETS, find_config
 from flows.promote import promote
-from flows.sft_dpo import PRESETS, find_config, sft_dpo
+from flows.sft_dpo import sft_dpo
 from tests.inbox import three_rounds
 
 

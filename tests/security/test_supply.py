@@ -34,7 +34,7 @@ def needed(name, extras=(), seen=None):
 
 def not_pinned(pins):
     """Required packages that are not pinned to the installed version."""
-    names = {name for name, _ in needed("sft-dpo", ("dev",))}
+    names = {name for name, _ in needed("sft-dpo", ("dev", "train"))}
     return sorted(name for name in names if pins.get(name) != version(name).partition("+")[0])
 
 
@@ -55,7 +55,9 @@ def not_locked(lock):
     )
     found = {canonicalize_name(name): exact for name, exact in hashed}
     pins = pinned(CONSTRAINTS.read_text())
-    names = {name for name, _ in needed("sft-dpo") if not name.startswith(FROM_TORCH_INDEX)}
+    names = {
+        name for name, _ in needed("sft-dpo", ("train",)) if not name.startswith(FROM_TORCH_INDEX)
+    }
     return sorted(name for name in names if found.get(name) != pins[name])
 
 

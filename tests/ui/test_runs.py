@@ -42,7 +42,7 @@ def form(service):
     (deployment,) = [
         found["id"]
         for found in service.ask("/deployments/filter", limit=50)
-        if found["name"] == "cpu" and "sft_dpo" in found["entrypoint"]
+        if found["name"] == "cpu" and found["entrypoint"].endswith(".sft_dpo")
     ]
     return f"{pages(service)}/deployments/deployment/{deployment}/run"
 

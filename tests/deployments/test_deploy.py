@@ -1,4 +1,4 @@
-"""`bootstrap.py` twice on a real server, and without a server."""
+"""`sft-dpo deploy` twice on a real server, and without a server."""
 
 import os
 import subprocess
@@ -7,14 +7,14 @@ import sys
 from alignment.execution.device import device_facts, machine_line, obstacle
 from tests.prefect_service import ROOT, free_port
 
-BOOTSTRAP = "deployments/bootstrap.py"
+DEPLOY = ("-m", "sft_dpo", "deploy")
 QUEUE = "/work_pools/gpu/queues/a100"
 
 
-def bootstrap_alone(**environment):
+def deploy_alone(**environment):
     known = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     return subprocess.run(
-        [sys.executable, BOOTSTRAP],
+        [sys.executable, *DEPLOY],
         cwd=ROOT,
         env=known | environment,
         capture_output=True,
@@ -29,14 +29,14 @@ def test_each_queue_runs_one_flow_at_a_time(service):
     assert limits["cpu"] == limits["a100"] == 1
 
 
-def test_second_bootstrap_creates_nothing_and_keeps_manual_changes(service):
+def test_second_deploy_creates_nothing_and_keeps_manual_changes(service):
     before = {d["id"] for d in service.ask("/deployments/filter", limit=50)}
     service.send("PATCH", QUEUE, concurrency_limit=3)
-    done = service.run(BOOTSTRAP)
+    done = service.run(*DEPLOY)
     service.send("PATCH", QUEUE, concurrency_limit=1)
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.splitlines()
-    assert last.startswith("next: python docker/worker.py prefect worker start --pool gpu")
+    assert last.startswith("next: sft-dpo worker")
     machine = lines.pop(5)
     assert machine.startswith(f"this machine: {machine_line(device_facts())}")
     assert ("a worker here refuses the a100 presets" in machine) == bool(obstacle(device_facts()))
@@ -57,8 +57,8 @@ def test_second_bootstrap_creates_nothing_and_keeps_manual_changes(service):
     assert {d["id"] for d in service.ask("/deployments/filter", limit=50)} == before
 
 
-def test_second_bootstrap_duplicates_no_automation(service):
-    service.run(BOOTSTRAP)
+def test_second_deploy_duplicates_no_automation(service):
+    service.run(*DEPLOY)
     found = [automation["name"] for automation in service.ask("/automations/filter", limit=50)]
     ours = [name for name in found if name.startswith("sft-dpo: ")]
     assert len(ours) == len(set(ours)) == 2
@@ -71,7 +71,7 @@ def test_deployments_contain_no_path_of_this_machine(service):
 
 
 def test_without_an_api_url_it_says_how_to_set_one(tmp_path):
-    done = bootstrap_alone(PREFECT_HOME=str(tmp_path))
+    done = deploy_alone(PREFECT_HOME=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.startswith("PREFECT_API_URL is not set. Start a server with")
     assert len(done.stderr.splitlines()) == 1
@@ -79,7 +79,7 @@ def test_without_an_api_url_it_says_how_to_set_one(tmp_path):
 
 def test_without_a_server_it_says_which_url_does_not_answer(tmp_path):
     url = f"http://127.0.0.1:{free_port()}/api"
-    done = bootstrap_alone(PREFECT_HOME=str(tmp_path), PREFECT_API_URL=url)
+    done = deploy_alone(PREFECT_HOME=str(tmp_path), PREFECT_API_URL=url)
     assert done.returncode == 1
     assert done.stderr.startswith(f"no Prefect server answers at {url}")
     assert len(done.stderr.splitlines()) == 1

@@ -1,10 +1,8 @@
 """Sets up a Prefect server: creates what the deployments need, then deploys them. Idempotent.
 
-    PREFECT_API_URL=http://127.0.0.1:4200/api python deployments/bootstrap.py
-
 Existing objects are kept as they are: limits and automations that a person has changed stay
-changed. Deployments are updated to match `prefect.yaml`. On failure, prints the reason and exits
-with code 1. Not here: starting a server or a worker.
+changed. Deployments are updated to match `prefect.yaml`. On failure, prints the reason
+and returns 1. Not here: starting a server or a worker.
 """
 
 import subprocess
@@ -42,8 +40,8 @@ OUR_FLOWS = ResourceSpecification(
 DEPLOY = ("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
 
 
-def main() -> int:
-    """Run all steps in order; returns the exit code."""
+def deploy() -> int:
+    """Create and deploy everything; returns the exit code."""
     problem = _unreachable()
     if problem:
         print(problem, file=sys.stderr)
@@ -174,10 +172,7 @@ def _deploy() -> int:
         return 1
     for line in sorted(_deployed()):
         print(line)
-    print(
-        "next: python docker/worker.py prefect worker start --pool "
-        f"{POOL} --limit 1   (in {ROOT.name}/, the project root)"
-    )
+    print("next: sft-dpo worker   (in the folder that paths in a config are relative to)")
     return 0
 
 
@@ -187,7 +182,3 @@ def _deployed() -> Iterator[str]:
             if deployment.work_pool_name == POOL and deployment.flow_id:
                 flow = client.read_flow(deployment.flow_id)
                 yield f"deployment  {flow.name}/{deployment.name}: up to date"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
