@@ -214,6 +214,22 @@ def verdict(
 
 
 @app.command()
+def status(store: StoreFolder = Path("runs"), *, as_json: AsJson = False) -> None:
+    """Show what is being built in a store: step, how far, since when, and where its log is."""
+    from flows.commands.status import show_status
+
+    show_status(store, as_json=as_json)
+
+
+@app.command()
+def env(*, as_json: AsJson = False) -> None:
+    """Show versions, device, driver and paths, for a report of a problem; no secrets."""
+    from flows.commands.env import show_environment
+
+    show_environment(as_json=as_json)
+
+
+@app.command()
 def promote(
     reference: Reference, store: StoreFolder = Path("runs"), line: LineName = None, why: Why = ""
 ) -> None:

@@ -166,8 +166,52 @@ def _index(node: list[Any], part: str, override: str) -> int:
     return int(part)
 
 
+def place_of_path(path: Path, overrides: Sequence[str], message: str) -> str | None:
+    """Where a config names the file or model that a message is about: 'my.yaml:12: model.path'.
+
+    None if it names none of them.
+    """
+    marked = _read(path)
+    tree = _plain(marked)
+    for override in overrides:
+        _apply(tree, override)
+    named = [found for found in _paths(tree) if found[1] in message]
+    if not named:
+        return None
+    location, _ = max(named, key=lambda found: len(found[1]))
+    where, line = _locate(tree, marked, location)
+    key = ".".join(map(str, where))
+    return f"{_override_of(key, overrides) or f'{path}:{line}'}: {key}"
+
+
+def _paths(node: Any, above: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, str]]:
+    """Every path and id in a tree: where it is, and what it says."""
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for part, value in items:
+        if part in ("path", "id") and isinstance(value, str):
+            yield (*above, part), value
+        elif isinstance(value, dict | list):
+            yield from _paths(value, (*above, part))
+
+
 # --- explaining -------------------------------------------------------------------------------
 
+EXPECTED = {
+    "bool_parsing": "expected true or false",
+    "bool_type": "expected true or false",
+    "dict_type": "expected `key: value` lines",
+    "float_parsing": "expected a number",
+    "float_type": "expected a number",
+    "int_from_float": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_type": "expected a whole number",
+    "list_type": "expected a list",
+    "model_attributes_type": "expected `key: value` lines",
+    "model_type": "expected `key: value` lines",
+    "string_type": "expected text",
+    "tuple_type": "expected a list",
+}
+"""What a user reads for pydantic's type errors, which speak of Python."""
 Located = tuple[list[str | int], int | None]
 """A key path within the file, and its line number if the key is in the file."""
 
@@ -179,18 +223,21 @@ def _explain(
     key = ".".join(map(str, where)) or "the file"
     place = _override_of(key, overrides) or (f"{path}:{line}" if line else f"{path}")
     if problem["type"] == "extra_forbidden":
-        kinds = _kinds(PipelineConfig, problem["loc"][:-1])
+        kinds = list(_kinds(PipelineConfig, problem["loc"][:-1]))
+        deeper = sorted({below for kind in kinds for below in _below(kind, str(where[-1]))})
+        if deeper:
+            section = ".".join(map(str, where[:-1]))
+            named = " or ".join(repr(f"{section}.{below}".lstrip(".")) for below in deeper[:4])
+            return f"{place}: unknown key {key}; did you mean {named}?"
         valid = sorted(name for kind in kinds for name in kind.model_fields)
         return f"{place}: unknown key {key}; {_suggestion(str(where[-1]), valid)}"
     if problem["type"] == "union_tag_invalid":
-        valid = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
-        tag = problem["ctx"]["tag"]
-        return f"{place}: {key}: there is no {tag!r}; {_suggestion(tag, valid)}"
+        return f"{place}: {key}: {no_such_kind(problem)}"
     if problem["type"] == "missing":
         return f"{place}: {key} is missing"
     if problem["type"] == "union_tag_not_found":
         return f"{place}: {key} needs a `{_discriminator(problem)}` that selects its kind"
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = EXPECTED.get(problem["type"], str(problem["msg"]).removeprefix("Value error, "))
     if isinstance(
         problem.get("ctx", {}).get("error"), SecretFound
     ):  # print neither the value nor the `--set` that contains it
@@ -198,6 +245,23 @@ def _explain(
     shown = repr(problem["input"])
     given = f", got {shown}" if len(shown) <= 60 else ""
     return f"{place}: {key}: {message[:1].lower()}{message[1:]}{given}"
+
+
+def no_such_kind(problem: Mapping[str, Any]) -> str:
+    """What to say of an unknown name of a kind, as pydantic reports it."""
+    valid = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
+    tag = problem["ctx"]["tag"]
+    return f"there is no {tag!r}; {_suggestion(tag, valid)}"
+
+
+def _below(model: type[BaseModel], name: str, depth: int = 2) -> Iterator[str]:
+    """The dotted keys with this name in the sections of a model: 'loss.beta' of `dpo`."""
+    for name_of_field, info in model.model_fields.items():
+        field = f"{name_of_field}.0" if get_origin(info.annotation) is tuple else name_of_field
+        for section in _models(info.annotation) if depth else ():
+            if name in section.model_fields:
+                yield f"{field}.{name}"
+            yield from (f"{field}.{below}" for below in _below(section, name, depth - 1))
 
 
 def _causes(problems: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

@@ -303,7 +303,8 @@ def _raise_failure(code: int, failure: Failure | None, store: Store, step: Step)
     if code == 0:
         return
     if failure is not None:
-        raise failure.error()
+        error = failure.error()
+        raise type(error)(f"{error} (step {step.name}, log: {store.log(step.key)})")
     if code == StorageError.exit_code:  # without a report: the disk had no space for it
         raise disk_full(store.root)
     log = store.log(step.key)

@@ -14,6 +14,7 @@ from alignment.errors import ModelError
 from alignment.records import digest_of
 from alignment.store.store import file_sha256
 
+RELATIVE = "a relative path starts at the current directory"
 TOKENIZER_FILES = ("tokenizer*", "*.jinja", "vocab*", "merges.txt", "special_tokens_map.json")
 
 
@@ -37,7 +38,7 @@ def check_weights(folder: Path) -> None:
         ModelError: names the file and the remedy.
     """
     if not folder.is_dir():
-        raise ModelError(f"model folder {folder} does not exist. Check the path.")
+        raise ModelError(f"model folder {folder} does not exist. Check the path; {RELATIVE}.")
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json: it is not a model folder. Check the path.")
     files = weight_files(folder)

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.errors import ModelError
 from alignment.models.chat_template import written_tokens
-from alignment.models.folder import one_line, tokenizer_files
+from alignment.models.folder import RELATIVE, one_line, tokenizer_files
 from alignment.models.hub import base_folder, check_unchanged
 from alignment.models.template import DATE, ChatTemplate, dated, says_date
 from alignment.records import BaseRef, ModelRef, TokenizerRef
@@ -65,7 +65,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         ModelError: the folder or the tokenizer does not exist, or it would need its own code.
     """
     if not folder.is_dir():  # transformers would take its path for the name of a repository
-        raise ModelError(f"model folder {folder} does not exist. Check the path.")
+        raise ModelError(f"model folder {folder} does not exist. Check the path; {RELATIVE}.")
     if not any(path for pattern in VOCABULARY_FILES for path in folder.glob(pattern)):
         # Without these files transformers silently creates an empty tokenizer of the model's kind.
         raise ModelError(

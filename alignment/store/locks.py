@@ -42,9 +42,13 @@ class Holder(Frozen):
     host: str
     since: str
 
+    @property
+    def place(self) -> str:
+        """Its process, and the machine if it is another one."""
+        return f"process {self.pid}" + (f" on {self.host}" if self.host != _host() else "")
+
     def __str__(self) -> str:
-        place = f"process {self.pid}" + (f" on {self.host}" if self.host != _host() else "")
-        return f"{self.purpose} ({place}, since {self.since})"
+        return f"{self.purpose} ({self.place}, since {self.since})"
 
 
 @contextlib.contextmanager
@@ -76,6 +80,20 @@ def hold(
         lock.release()
 
 
+def holder_of(path: Path) -> tuple[Holder | None, bool]:
+    """Who holds a lock or held it last, as far as its file says, and whether it is held."""
+    from filelock import FileLock, Timeout
+
+    held = False
+    if path.exists():
+        try:
+            with FileLock(path).acquire(timeout=0):
+                pass
+        except Timeout:
+            held = True
+    return _signed(path), held
+
+
 def _sign(path: Path, purpose: str) -> None:
     """Write who we are; for display, so a full disk or a file of another user does not matter."""
     since = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -86,10 +104,14 @@ def _sign(path: Path, purpose: str) -> None:
 
 
 def _holder(path: Path) -> str:
+    return str(_signed(path) or "another process")
+
+
+def _signed(path: Path) -> Holder | None:
     try:
-        return str(Holder.model_validate_json(path.read_text(encoding="utf-8")))
+        return Holder.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError):
-        return "another process"
+        return None
 
 
 def _host() -> str:

@@ -100,6 +100,17 @@ class Progress:
                 stream.write(line)
 
 
+def last_mark(path: Path) -> Mark | None:
+    """The last mark in a file; None if there is none yet."""
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError:
+        return None
+    whole = (line for line in reversed(lines) if line.endswith(b"\n"))
+    marks = (report for line in whole if isinstance(report := _REPORT.validate_json(line), Mark))
+    return next(marks, None)
+
+
 class Follower:
     """Reads the reports that were added to an open file since the last call.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from alignment.config.file import no_such_kind
 from alignment.data.build.ingest import (
     QUARANTINE,
     FileReport,
@@ -12,7 +13,8 @@ from alignment.data.build.ingest import (
     IngestReport,
     ingest,
 )
-from alignment.data.build.report import listed_unread
+from alignment.data.build.report import UNREADABLE, listed_unread
+from alignment.data.build.settings import SetConfig
 from alignment.errors import DataError, UsageError
 from flows.display import counting
 from flows.printing import say
@@ -33,8 +35,22 @@ def read_data(
         print(report.model_dump_json(indent=2))
     else:
         _print(report, out)
+    _warn_of_refusal(report)
     if report.read and not report.kept:
         raise DataError(nothing_kept(report, out))
+
+
+def _warn_of_refusal(report: IngestReport) -> None:
+    """Say that a run would refuse these rows, although this command does not."""
+    bad = sum(report.quarantined.get(reason, 0) for reason in UNREADABLE)
+    tolerated = SetConfig.model_fields["max_malformed_share"].default
+    if report.kept and bad > tolerated * report.read:
+        say(
+            f"note: a run refuses these files: {bad} of {report.read} rows "
+            f"({bad / report.read:.1%}) are unreadable, and its max_malformed_share is "
+            f"{tolerated:g}. Fix them, train on kept.jsonl, or raise it.",
+            error=True,
+        )
 
 
 def format_words(text: str) -> dict[str, str]:
@@ -101,7 +117,10 @@ def _validated(values: Mapping[str, object]) -> IngestOptions:
     try:
         return IngestOptions.model_validate(values)
     except ValidationError as error:
-        raise UsageError(f"--format: {error.errors()[0]['msg']}") from error
+        problem = error.errors()[0]
+        unknown = problem["type"] == "union_tag_invalid"
+        what = no_such_kind(problem) if unknown else problem["msg"]
+        raise UsageError(f"--format: {what}") from error
 
 
 def _counts_of(report: FileReport | IngestReport) -> str:

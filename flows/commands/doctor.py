@@ -7,6 +7,7 @@ from rich.console import Console
 
 from alignment.config.file import load
 from flows.doctor import print_report
+from flows.located import naming_the_line
 from flows.printing import command_of, say
 
 
@@ -19,12 +20,13 @@ def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_jso
     from alignment.doctor.page import write_page
 
     notes = Console(stderr=True)
-    report = examine(
-        settings,
-        device=device,
-        command=command_of("doctor", config, overrides),
-        on_progress=lambda step: notes.print(f"preparing {step}", highlight=False),
-    )
+    with naming_the_line(config, overrides):
+        report = examine(
+            settings,
+            device=device,
+            command=command_of("doctor", config, overrides),
+            on_progress=lambda step: notes.print(f"preparing {step}", highlight=False),
+        )
     page = write_page(report, settings.store / "reports" / f"{settings.name}-doctor.html")
     if as_json:
         print(report.model_dump_json(indent=2))

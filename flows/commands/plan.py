@@ -12,6 +12,7 @@ from alignment.pipeline.plan import Planned, plan
 from alignment.pipeline.verdicts import chain_so_far
 from alignment.records import BaseRef, ModelRef
 from alignment.store.store import Store
+from flows.located import naming_the_line
 from flows.printing import say
 
 
@@ -19,7 +20,8 @@ def print_plan(config: Path, overrides: list[str], *, as_json: bool) -> None:
     """Print every step with its status and key; what to know about it goes to stderr."""
     settings = load(config, overrides)
     store = Store(root=settings.store)
-    steps = chain_so_far(settings, store)
+    with naming_the_line(config, overrides):
+        steps = chain_so_far(settings, store)
     planned = list(plan(steps, store))
     if as_json:
         print(json.dumps([step.model_dump(mode="json") for step in planned], indent=2))

@@ -11,6 +11,7 @@ from alignment.store.store import Store
 from flows.device import state_device
 from flows.display import Display
 from flows.environment import may_have_server
+from flows.located import naming_the_line
 from flows.printing import command_of, say
 from flows.results import RoundResult, RunResult
 from flows.shell import run_flow, stopping_on_signals
@@ -25,7 +26,7 @@ def run_pipeline(config: Path, overrides: list[str]) -> None:
     settings = load(config, overrides)
     state_device(settings, _print_error)
     _warn_about_slow_bfloat16(settings)
-    with stopping_on_signals():
+    with naming_the_line(config, overrides), stopping_on_signals():
         result = _unchanged(settings, command_of("run", config, overrides))
         if result is None:
             with _display(settings).shown() as display:
@@ -47,7 +48,7 @@ def run_round(config: Path, overrides: list[str], *, as_json: bool) -> None:
     state_device(settings, _print_error)
     _warn_about_slow_bfloat16(settings)
     idle = IdleRound(settings)
-    with stopping_on_signals():
+    with naming_the_line(config, overrides), stopping_on_signals():
         result = None if may_have_server() else idle.result()
         if result is None:
             with Display([], _history(settings.store)).shown() as display:

@@ -1,13 +1,24 @@
 """`sft-dpo show`: show what is in a store."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from alignment.data.lookup import FoundRow, find_rows
 from alignment.errors import UsageError
 from alignment.rounds.references import find_one
 from alignment.store.lineage import ancestors
 from alignment.store.store import Store
 from flows import printing
+
+ROW_ID = re.compile(r"[0-9a-f]{16}")
+
+
+def _rows(store: Store, reference: str) -> Iterator[FoundRow]:
+    """The rows of prepared sets with this id; none if the reference does not look like one."""
+    if ROW_ID.fullmatch(reference):
+        yield from find_rows(store, reference)
 
 
 def show_store(reference: str | None, store: Path, *, lineage: bool, as_json: bool) -> None:
@@ -19,6 +30,9 @@ def show_store(reference: str | None, store: Path, *, lineage: bool, as_json: bo
         )
     if reference is None:
         records = opened.records()
+    elif found := list(_rows(opened, reference)):
+        print(json.dumps([row.model_dump(mode="json") for row in found], indent=2))
+        return
     else:
         record = find_one(opened, reference)
         records = ancestors(opened, record.key) if lineage else [record]

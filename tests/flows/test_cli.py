@@ -113,7 +113,7 @@ def test_a_missing_data_file_is_named(sft_dpo, tiny_settings, write_config, tmp_
         ('{"question": 1, "colour": 2}\n', ("rows.jsonl", "colour", "question")),
         (
             json.dumps(PAIR | {"rejected": "yes"}) + "\n",
-            ("pairs-1: no usable pairs", "identical_pair 1"),
+            ("pairs-1: no usable pairs", "identical_pair 1", "(step pairs-1, log: "),
         ),
     ],
     ids=["empty file", "broken line", "wrong columns", "no usable pairs"],
@@ -301,3 +301,23 @@ def test_unreadable_data_ends_with_one_line_and_nothing_is_written(sft_dpo, tmp_
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
         assert not out.exists() or not list(out.iterdir())
+
+
+def test_data_says_what_a_run_would_refuse(sft_dpo, tmp_path):
+    rows = [{**PAIR, "prompt": f"Say yes {n}."} for n in range(9)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{cut")
+    done = sft_dpo("data", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 0
+    assert "note: a run refuses these files: 1 of 10 rows (10.0%) are unreadable" in done.stderr
+    refused(
+        sft_dpo("data", str(tmp_path / "a.jsonl"), "--out", "out", "--format", "prefrence"),
+        "--format: there is no 'prefrence'; did you mean 'preference'?",
+    )
+
+
+def test_a_missing_path_is_named_with_the_line_of_the_config(sft_dpo, tiny_settings, write_config):
+    tiny_settings["model"]["path"] = "nowhere"
+    config = write_config(tiny_settings)
+    for command in ("plan", "run"):
+        done = sft_dpo(command, str(config))
+        refused(done, f"{config}:", ": model.path: model folder nowhere does not exist.")

@@ -44,6 +44,8 @@ def check_lengths(sets: Sequence[PreparedSet]) -> Finding:
         )
     where = max(affected, key=affected.__getitem__, default="")
     part = affected.get(where, 0.0)
+    has_prompts = any(set_.name == where and set_.prompt is not None for set_ in sets)
+    limits = "max_length (and max_prompt_length)" if has_prompts else "max_length"
     verdict = graded(part, warn=WARN, fail=FAIL)
     columns = ("Set", "Median", "95 %", "Longest kept", "Limit / prompt", "Truncated", "Dropped")
     return Finding(
@@ -56,8 +58,8 @@ def check_lengths(sets: Sequence[PreparedSet]) -> Finding:
         figures=affected,
         tables=(Table.of("Tokens per row under the chat template", columns, rows),),
         charts=tuple(_histogram(set_) for set_ in sets if _wholes(set_)),
-        remedy="Raise max_length (and max_prompt_length), or use shorter rows. A truncated reply "
-        "ends in the middle, without its stop token.",
+        remedy=f"Raise {limits}, or use shorter rows. A truncated reply ends in the middle, "
+        "without its stop token.",
     )
 
 

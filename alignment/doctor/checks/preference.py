@@ -112,11 +112,13 @@ def check_length_bias(sets: Sequence[PreparedSet]) -> Finding:
     verdict = "ok" if not biased else graded(predictable, warn=0, fail=ONLY_LENGTH)
     unequal = [p for p in everything if p.replies[0] != p.replies[1]]
     longer = share(sum(p.replies[0] > p.replies[1] for p in unequal), len(unequal))
+    won = f"The longer reply won in {percent(longer)} of the pairs that differ in length"
+    if not unequal:
+        won = "The replies of every pair are equally long"
     return Finding(
         check="length bias",
         verdict=verdict,
-        headline=f"The longer reply won in {percent(longer)} of the pairs that differ in length; "
-        f"picking the longer is right in {percent(accuracy)} "
+        headline=f"{won}; picking the longer is right in {percent(accuracy)} "
         f"[{percent(interval.low)}, {percent(interval.high)}].",
         figures={"longer_won": longer, "pick_the_longer": accuracy, "pairs": len(everything)},
         tables=(_by_source(by_source),),

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from alignment.compose.settings import Stack
-from alignment.config.file import load
+from alignment.config.file import load, place_of_path
 from alignment.config.pipeline import TrainedSft
 from alignment.errors import ConfigError
 from alignment.train.losses import Ipo
@@ -138,3 +138,35 @@ def test_an_override_without_a_place_in_the_config_is_refused(
 ):
     with pytest.raises(ConfigError, match=message):
         load(write_config(tiny_settings), [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dpo.beta=0.2", "unknown key dpo.beta; did you mean 'dpo.loss.beta'?"),
+        ("quantisation=[4]", "quantisation: expected `key: value` lines, got [4]"),
+        ("rounds=3", "rounds: expected a list, got 3"),
+        ("seed=abc", "seed: expected a whole number, got 'abc'"),
+        ("dpo.bf16=often", "dpo.bf16: expected true or false, got 'often'"),
+    ],
+)
+def test_a_mistake_is_explained_without_the_words_of_a_library(tmp_path, override, message):
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {name: package}\nsft: {name: none}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path, [override])
+    assert str(caught.value) == f"--set {override!r}: {message}"
+
+
+def test_the_line_that_names_a_missing_file_is_found(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {name: folder, path: mine}\nrounds:\n- data:\n    sources:\n")
+    with path.open("a") as stream:
+        stream.write("    - {name: file, path: mine/rows.jsonl}\n")
+    message = "mine/rows.jsonl: no data found"
+    assert place_of_path(path, [], message) == f"{path}:5: rounds.0.data.sources.0.path"
+    assert place_of_path(path, [], "mine is not there") == f"{path}:1: model.path"
+    override = "model.path=yours"
+    expected = f"--set {override!r}: model.path"
+    assert place_of_path(path, [override], "yours is not there") == expected
+    assert place_of_path(path, [], "the disk is full") is None

@@ -53,6 +53,11 @@ def test_equal_lengths_count_half_for_picking_the_longer(pair_set):
     assert found.figures["longer_won"] == 0
 
 
+def test_replies_of_equal_length_are_not_said_to_win_or_lose(pair_set):
+    found = check_length_bias([pair_set([pair(f"Question {n}?", "ab", "ab") for n in range(40)])])
+    assert found.headline.startswith("The replies of every pair are equally long; ")
+
+
 def test_a_run_without_pairs_is_ok(chat_set):
     sets = [chat_set([chat("Hi", "Hello")])]
     for check in (check_conflicts, check_ties, check_length_bias):
