@@ -19,8 +19,6 @@ from prefect.utilities.annotations import quote
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
-from alignment.evaluate.evidence import EVIDENCE
-from alignment.evaluate.verdict import GateResult, Verdict
 from alignment.execution.run_step import try_in_child
 from alignment.pipeline.chain import Round
 from alignment.pipeline.steps import Step

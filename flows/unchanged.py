@@ -65,7 +65,12 @@ class IdleRound:
     def __init__(self, settings: PipelineConfig) -> None:
         store = Store(root=settings.store)
         self._store = store
-        hooks = Hooks(run_chain=_work, build=lambda step: reused(store, step), report=_work)
+        hooks = Hooks(
+            run_chain=_work,
+            build=lambda step: reused(store, step),
+            report=_work,
+            try_model=_work,  # asked before a round is opened, which is left to the flow
+        )
         line = RoundLine(store=store, name=inbox_of(settings).line)
         self._driver = RoundDriver(settings, line, hooks)
 

@@ -195,7 +195,7 @@ def try_in_child(store: Store, base: BaseRef, steps: Sequence[Step]) -> None:
     """
     if all(store.find(step.key) for step in steps if isinstance(step, TrainSft | TrainDpo)):
         return
-    passed = _trial(steps)
+    passed = _trial(base, steps)
     if store.has_passed(passed):
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -219,10 +219,10 @@ def try_in_child(store: Store, base: BaseRef, steps: Sequence[Step]) -> None:
     store.note_passed(passed)
 
 
-def _trial(steps: Sequence[Step]) -> str:
+def _trial(base: BaseRef, steps: Sequence[Step]) -> str:
     """A digest of all that a trial depends on: model, what is asked of it, and the code."""
     asked = [_asked(step) for step in steps]
-    return digest_of([*asked, code_version().model_dump(), libraries()])
+    return digest_of([base.model_dump(), *asked, code_version().model_dump(), libraries()])
 
 
 def _asked(step: Step) -> list[Any]:
