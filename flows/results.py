@@ -1,7 +1,7 @@
 """What a run and a round return, to a shell and to Prefect."""
 
+from alignment.evaluate.evidence import EVIDENCE
 from alignment.evaluate.verdict import GateResult, Verdict
-from alignment.pipeline.evidence import EVIDENCE
 from alignment.records import Frozen, StageRecord
 from alignment.rounds.driver import DriverOutcome, RoundOutcome
 from alignment.store.store import Store

@@ -295,7 +295,7 @@ def test_a_round_that_the_gate_could_not_decide_is_not_recorded_as_rejected(
     state = history.line.state()
     assert [closed.fate for _, closed in state.history] == [finding]
     assert (state.champion, state.looks, len(state.spent)) == (before, 1, 1)
-    print_lines(history.store)
+    print_lines(history.store, history.store.records())
     assert f"round 1: {finding} (plain gate): new " in capsys.readouterr().out
 
 
