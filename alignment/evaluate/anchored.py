@@ -28,6 +28,8 @@ from alignment.evaluate.noninferiority import (
 from alignment.evaluate.settings import AnchoredGate
 from alignment.evaluate.verdict import Check, Finding, Verdict
 
+TOO_FEW = "rows"
+"""The check that finds too few rows for a verdict."""
 SHOWN = 0.05
 """Error of the tests that reject a round; too strict a level would let a bad one pass."""
 
@@ -50,14 +52,17 @@ def judge_anchored(
         look: the number of this verdict since then, 1 for the first.
     """
     seen, before, approved = (unsealed(config, one) for one in (candidate, champion, anchor))
+    margins = tuple(_margins(config, seen, approved))
     checks = (
-        *_margins(config, seen, approved),
+        *margins,
         *_within_error(config, look),
         *not_worse(seen, before),
         *_groups(config, seen, approved),
         *_budgets(config, seen, approved),
         *(_on_sealed(config, candidate, anchor) if is_opened(config, look) else ()),
     )
+    # on too few rows, nothing else that was found is evidence either
+    checks = margins if any(check.name == TOO_FEW for check in margins) else checks
     return Verdict(
         candidate=candidate.label,
         champion=champion.label,
@@ -132,7 +137,7 @@ def _margins(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) 
             yield _margin(config, evaluator, counts, rows, anchor.label)
     if not decided:
         words = f"no metric has {config.min_rows} held-out rows, so nothing is decided"
-        yield Check(name="rows", finding="cannot be judged", words=words)
+        yield Check(name=TOO_FEW, finding="cannot be judged", words=words)
 
 
 def _margin(

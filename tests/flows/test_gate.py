@@ -27,7 +27,7 @@ def settings_of(tiny_settings, folder, evaluated):
     if evaluated:
         path = str(drop(folder / "given.jsonl", evaluated))
         made["evaluation"]["data"] = {"sources": [{"name": "file", "path": path}]}
-    made["gate"] = {"name": "anchored", "margin": 0.3}
+    made["gate"] = {"name": "anchored", "margin": 0.3, "max_repetition_rise": 1.0}
     drop(folder / "inbox" / "monday.jsonl", rows(0, 32))
     return made
 

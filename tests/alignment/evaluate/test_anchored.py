@@ -234,8 +234,10 @@ def test_gate_without_sealed_rows_is_written_as_before_they_existed():
 
 
 def test_five_rows_decide_nothing():
+    """Though the round is worse in all of them, and its replies repeat themselves."""
     few = model("sft", 3, rows=5)
-    verdict = judge(AnchoredGate(), model("round 1", 0, rows=5), few, few)
+    candidate = model("round 1", 0, rows=5, reply="the the the the the")
+    verdict = judge(AnchoredGate(), candidate, few, few)
     assert verdict.finding == "cannot be judged"
     assert "no metric has 30 held-out rows" in verdict.sentence
 
