@@ -34,7 +34,7 @@ faults: $(STAMP)  ## inject faults: kills, full disks, torn files, simulated his
 	$(BIN)/python -m tests.faults
 
 machines: $(STAMP)  ## run state-machine tests of store, ledger and champion: 2,000 histories of 200 steps; 15 minutes
-	$(BIN)/python -m pytest -q --hypothesis-profile=deep tests/alignment/store/test_store_machine.py tests/alignment/rounds/test_line.py
+	$(BIN)/python -m pytest -q --hypothesis-profile=deep tests/alignment/store/test_store_machine.py tests/alignment/rounds/test_line_machine.py
 
 golden: $(STAMP)  ## record the keys of all steps and the loss trajectories again; the diff shows what changed
 	$(BIN)/python -m pytest -q --golden tests/golden

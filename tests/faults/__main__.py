@@ -32,8 +32,8 @@ TESTS = {
     "30 random histories of the store against a dict": (
         "tests/alignment/store/test_store_machine.py"
     ),
-    "40 random histories of inbox, ledger and champion against a dict, and single cases": (
-        "tests/alignment/rounds/test_line.py"
+    "40 random histories of inbox, ledger and champion against a dict": (
+        "tests/alignment/rounds/test_line_machine.py"
     ),
 }
 """Faults that are counted by tests: by their property `tried`, otherwise as one each."""

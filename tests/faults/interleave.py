@@ -5,11 +5,14 @@ Between looking at a path and acting on it, another process may move the path: t
 commits, a second run, a reader. So before a share of all file operations in the store (`Path.stat`
 and what Python's audit events name: open, mkdir, rename, remove, rmtree, scandir) each process
 sleeps for a moment: the parents, which follow, and the children, which build. In every round the
-runs start together in an empty store; each must end with the same artifacts, and no work left.
+runs start together in an empty store: each runs a chain, then a round of one line on one batch,
+whose training is left out. Beside them one process shows the store and exports the models as they
+appear. The runs must end with the same artifacts and one closed round, and no work left.
 """
 
 import argparse
 import contextlib
+import io
 import json
 import multiprocessing
 import os
@@ -21,15 +24,24 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.execution import run_step
 from alignment.execution.forkserver import ForkServer, serve
 from alignment.pipeline.chain import Chain, chain
 from alignment.pipeline.plan import plan
+from alignment.pipeline.steps import Step
+from alignment.records import Json
+from alignment.rounds.driver import Hooks, RoundDriver
+from alignment.rounds.inbox import why_unreadable
+from alignment.rounds.line import RoundLine
 from alignment.store.store import Store
+from flows.commands.model import export_model
+from flows.commands.show import show_store
 from tests import tiny
+from tests.faults.simulate import decided, evaluated, imitation
+from tests.inbox import drop, rows
 
 SHARE, LONGEST = 0.15, 0.006
 """Share of the file operations that yield, and for how many seconds at most."""
@@ -60,30 +72,97 @@ def yield_often(folder: Path, seed: int) -> None:
 # --- one run ------------------------------------------------------------------------------------
 
 
-def chain_of(folder: Path, store: Path) -> Chain:
-    """A chain that ends with SFT, in two steps; its evaluations are not run."""
+LEFT_OUT = ("dpo", "merge", "evaluate", "gate")
+"""Steps of a round that are not run, and the chain's evaluations."""
+
+
+def config_of(folder: Path, store: Path) -> PipelineConfig:
+    """A chain that ends with SFT, in two steps, and an inbox."""
     settings = tiny.settings(folder / "model", store)
     settings.update(rounds=[], control=None)
+    settings["inbox"] = {"path": str(folder / "inbox"), "min_new_pairs": 4}
     settings["sft"]["data"]["sources"][0]["rows"] = 8
     settings["sft"]["training"].update(max_steps=2, samples=0)
     settings["evaluation"]["data"]["sources"][0]["rows"] = 8
-    return chain(PipelineConfig.model_validate(settings))
+    return PipelineConfig.model_validate(settings)
+
+
+def imitate(store: Store, step: Step) -> None:
+    """Reuse or commit a step as `run_step` does, without its work."""
+    if store.reuse(step.key) is not None:
+        return
+    output: Json = {}
+    if step.stage == "evaluate":
+        output = evaluated(step)
+    if step.stage == "gate":
+        output = decided(step, passed=True)
+    with store.lock(step.key):
+        if store.reuse_locked(step.key) is None:
+            store.commit(imitation(step, output=output), store.workspace(step.key))
 
 
 def run(folder: Path, seed: int) -> None:
-    """Run the steps in each store that a line of the input names; a line of output for each."""
+    """Run the chain and a round in each store that a line of the input names; a line for each."""
+    for store in stores(folder, seed):
+        config = config_of(folder, store.root)
+        whole = chain(config)
+        found = {step.key: built(store, step, whole) for step in whole.steps()}
+        print(json.dumps([found, play_round(store, config)]), flush=True)
+
+
+def stores(folder: Path, seed: int) -> Iterator[Store]:
     yield_often(folder / "stores", seed)
     run_step._forkserver = ForkServer("tests.faults.interleave", run_step.KEEP_FREED_MEMORY)
     for line in sys.stdin:
-        store = Store(root=Path(line.strip()))
-        whole, found = chain_of(folder, store.root), {}
-        for step in whole.steps():
-            if step.stage != "evaluate":
-                found[step.key] = run_step.run_step(store, step).model_dump(mode="json")
-                planned = {one.key: one.status for one in plan(whole, store)}
-                assert planned[step.key] == "SKIP"
-                assert step.key in [record.key for record in store.records()]
-        print(json.dumps(found), flush=True)
+        yield Store(root=Path(line.strip()))
+
+
+def built(store: Store, step: Step, whole: Chain) -> object:
+    """What the record of a step says that is the same for all runs."""
+    if step.stage == "evaluate":
+        imitate(store, step)
+        return None
+    record = run_step.run_step(store, step)
+    planned = {one.key: one.status for one in plan(whole, store)}
+    assert planned[step.key] == "SKIP"
+    assert step.key in [record.key for record in store.records()]
+    return record.model_dump(mode="json")
+
+
+def play_round(store: Store, config: PipelineConfig) -> object:
+    """Take part in the line's first round; returns its history."""
+
+    def build(step: Step) -> None:
+        imitate(store, step) if step.stage in LEFT_OUT else run_step.run_step(store, step)
+
+    line = RoundLine(store=store)
+    hooks = Hooks(run_chain=lambda: None, build=build, inspect=why_unreadable)
+    RoundDriver(config, line, hooks).run()
+    return [[opened.number, closed.fate] for opened, closed in line.state().history]
+
+
+def read(folder: Path, seed: int) -> None:
+    """Show each store while the runs fill it, and export its models once they are there."""
+    for store in stores(folder, seed):
+        whole = chain(config_of(folder, store.root))
+        left = [step.key for step in (whole.sft, whole.handover) if step is not None]
+        while left:
+            if store.root.is_dir():
+                show(None, store.root)
+            if store.find(left[0]) is None:
+                continue
+            key, to = left.pop(0), store.root.with_name(f"{store.root.name}-exported")
+            form: Literal["adapter", "merged"] = "merged" if left == [] else "adapter"
+            with contextlib.redirect_stdout(io.StringIO()):
+                export_model(key, store.root, to, form=form, dtype=None)
+            shutil.rmtree(to)
+            show(key, store.root)
+        print("read", flush=True)
+
+
+def show(reference: str | None, store: Path) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        show_store(reference, store, lineage=False, as_json=False)
 
 
 # --- all runs -----------------------------------------------------------------------------------
@@ -91,16 +170,18 @@ def run(folder: Path, seed: int) -> None:
 
 @contextlib.contextmanager
 def started(folder: Path, runs: int, seed: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """The runs, and the reader, which is last."""
     command = [sys.executable, "-m", "tests.faults.interleave", "--folder", str(folder)]
+    roles = [*(["--role", "run"] for _ in range(runs)), ["--role", "read"]]
     processes = [
         subprocess.Popen(
-            [*command, "--seed", str(100 * seed + number)],
+            [*command, *role, "--seed", str(100 * seed + number)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(folder / f"run-{number}.err").open("w"),
             text=True,
         )
-        for number in range(runs)
+        for number, role in enumerate(roles)
     ]
     try:
         yield processes
@@ -119,10 +200,12 @@ def rounds(folder: Path, *, rounds: int, runs: int, seed: int) -> int:
                 _pipe(process.stdin).write(f"{store.root}\n")
                 _pipe(process.stdin).flush()
             answers = [_pipe(process.stdout).readline() for process in processes]
-            said = [(folder / f"run-{run}.err").read_text()[-2000:] for run in range(runs)]
+            said = [(folder / f"run-{run}.err").read_text()[-2000:] for run in range(runs + 1)]
             assert all(answers), "\n".join(said)
-            assert len(set(answers)) == 1, f"two runs have other records: {answers}"
-            for key in json.loads(answers[0]):
+            assert len(set(answers[:-1])) == 1, f"two runs have other records: {answers}"
+            found, history = json.loads(answers[0])
+            assert history == [[1, "kept"]]
+            for key in (*found, *store.list_keys()):
                 store.open(key)
             left = [
                 str(path) for name in ("work", "damaged") for path in (store.root / name).glob("*")
@@ -162,16 +245,18 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--busy", type=int, default=0, help="processes that only compute")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="be one of the runs, in this folder")
+    parser.add_argument("--folder", type=Path, help="be one of the processes, in this folder")
+    parser.add_argument("--role", choices=("run", "read"), help="which of them")
     given = parser.parse_args()
     if given.folder:
-        run(given.folder, given.seed)
+        {"run": run, "read": read}[given.role](given.folder, given.seed)
         return 0
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="interleave-") as name, busy(given.busy):
         folder = Path(name)
         tiny.write_model(folder / "model", tiny.tokenizer())
+        drop(folder / "inbox" / "monday.jsonl", rows(0, 8))
         done = rounds(folder, rounds=given.rounds, runs=given.runs, seed=given.seed)
     print(
         f"{given.runs} runs at once, {given.busy} busy loops, seed {given.seed}: "

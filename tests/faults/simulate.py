@@ -43,7 +43,7 @@ from alignment.rounds.line import RoundLine
 from alignment.rounds.state import State, after
 from alignment.store.lineage import ancestors
 from alignment.store.progress import Progress
-from alignment.store.store import Store
+from alignment.store.store import MANIFEST, Store
 from tests import tiny
 from tests.alignment.artifacts import record_of
 from tests.faults.failpoints import Broken, arm, observe
@@ -59,6 +59,39 @@ MODEL = {
         "chat_template_sha256": "0" * 64,
     },
 }
+
+
+def evaluated(step):
+    """The output of an evaluation in which half of the pairs are right."""
+    estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40}
+    return {
+        "model": step.label,
+        "overall": {"preference_accuracy": estimate},
+        "by_task_type": {},
+        "by_source": {},
+        "generations": "",
+        "pairs": "",
+    }
+
+
+def decided(step, *, passed):
+    """The output of a gate."""
+    check = {"name": "preference_accuracy", "passed": passed, "words": "drawn"}
+    verdict = {"candidate": "new", "champion": "old", "checks": [check]}
+    return {"model": MODEL, "evaluation": step.evaluation, "verdict": verdict}
+
+
+def imitation(step, *, output, new=0.0):
+    """The record of a step that was not run."""
+    made = record_of(
+        step.key,
+        parents=step.roles,
+        output=output,
+        metrics={"new": new},
+        config=step.settings,
+        name=step.name,
+    )
+    return made.model_copy(update={"version": step.version, "seed": step.seed})
 
 
 class History:
@@ -121,38 +154,18 @@ class History:
                 files = [self.store.folder(one.key) / str(one.output["file"]) for one in taken]
                 new = float(sum(file.read_text().count("chosen") for file in files))
             if step.stage == "evaluate":
-                estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40}
-                output = {
-                    "model": step.label,
-                    "overall": {"preference_accuracy": estimate},
-                    "by_task_type": {},
-                    "by_source": {},
-                    "generations": "",
-                    "pairs": "",
-                }
+                output = evaluated(step)
             if step.stage == "gate":
                 output = self.verdict(step)
-            made = record_of(
-                step.key,
-                parents=step.roles,
-                output=output,
-                metrics={"new": new},
-                config=step.settings,
-                name=step.name,
-            )
-            self.store.commit(made, workspace)
+            (workspace.out / "weights").write_text(step.key)
+            self.store.commit(imitation(step, output=output, new=new), workspace)
         finally:
             self.building = False
 
     def verdict(self, step):
         """A verdict derived from the key, so that every process judges a round the same way."""
         passed = int(hashlib.sha256(step.key.encode()).hexdigest()[:2], 16) < 180
-        return self.decided(step, passed=passed)
-
-    def decided(self, step, *, passed):
-        check = {"name": "preference_accuracy", "passed": passed, "words": "drawn"}
-        verdict = {"candidate": "new", "champion": "old", "checks": [check]}
-        return {"model": MODEL, "evaluation": step.evaluation, "verdict": verdict}
+        return decided(step, passed=passed)
 
     def round(self):
         hooks = Hooks(
@@ -241,14 +254,17 @@ class History:
             self.failing = False
 
     def damage(self):
-        """An artifact of the line loses a file, or all of them; those of the start are not made."""
+        """An artifact of the line is gone, or a file of it changed; the start is not damaged."""
         keys = [key for key in self.store.list_keys() if not key.endswith("-0")]
         if keys:
             folder = self.store.folder(self.random.choice(keys))
-            if self.random.random() < 0.5:
-                shutil.rmtree(folder)
-            else:
-                (folder / "manifest.json").write_text("{")
+            match self.random.choice(["gone", "manifest", "weights"]):
+                case "gone":
+                    shutil.rmtree(folder)
+                case "manifest":
+                    (folder / MANIFEST).write_text("{")
+                case "weights":
+                    (folder / "weights").write_text("other")
 
     def later_version(self):
         """A later version writes an artifact that this one cannot read."""

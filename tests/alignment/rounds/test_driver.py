@@ -276,7 +276,7 @@ class Undecided(History):
     finding = ""
 
     def verdict(self, step):
-        output = self.decided(step, passed=False)
+        output = decided(step, passed=False)
         output["verdict"]["checks"][0] = {"name": "rows", "finding": self.finding, "words": "few"}
         return output
 
