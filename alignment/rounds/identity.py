@@ -6,6 +6,7 @@ would train the line's model and report it as the config's own.
 
 import logging
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,9 +20,10 @@ from alignment.evaluate.settings import (
     PlainGate,
 )
 from alignment.models.sources import FolderModel
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain import Chain, chain
 from alignment.pipeline.steps import OpenBase, made_by
 from alignment.records import Json
+from alignment.rounds.content import changes, different, known_keys
 from alignment.rounds.ledger import Identity
 from alignment.rounds.line import RoundLine
 from alignment.rounds.state import State
@@ -34,7 +36,36 @@ _GATE: TypeAdapter[PlainGate | AnchoredGate] = TypeAdapter(GateConfig)
 
 def identity_of(config: PipelineConfig) -> Identity:
     """What a line that starts with this config is made of. Hashes the model's and data files."""
-    planned = chain(config)
+    return _identity(config, chain(config))
+
+
+class Found(NamedTuple):
+    """A config as it is compared with a line.
+
+    Attributes:
+        identity: what the config describes. The same files at another path are the same.
+        changes: why keys differ, if they do.
+    """
+
+    identity: Identity
+    changes: tuple[str, ...] = ()
+
+
+def found_in(config: PipelineConfig, line: RoundLine) -> Found:
+    """What a config describes, compared with a line; hashes like `identity_of`."""
+    planned, known = chain(config), line.state().identity
+    identity = _identity(config, planned)
+    if known is None:
+        return Found(identity)
+    store, steps = line.store, {step.key: step for step in planned.steps()}
+    (sft,) = known_keys(store, (known.sft,), (identity.sft,), steps)
+    rows = known_keys(store, known.rows, identity.rows, steps)
+    pairs = zip((known.sft, *known.rows), (sft, *rows), strict=False)
+    why = (line for pair in pairs for line in changes(store, *pair, steps))
+    return Found(identity.model_copy(update={"sft": sft, "rows": rows}), tuple(dict.fromkeys(why)))
+
+
+def _identity(config: PipelineConfig, planned: Chain) -> Identity:
     return Identity(
         **_settings(config),
         model=config.model.digest(),
@@ -73,13 +104,14 @@ def check(config: PipelineConfig, line: RoundLine) -> None:
     """
     state = line.state()
     try:
-        identity = identity_of(config)
+        found = found_in(config, line)
     except DataError as error:
         logger.warning("%s; whether the line has the same data was not checked", error)
         check_cheaply(config, line, state)
         return
+    identity = found.identity
     if state.identity is not None:
-        _raise_differences(line, state.identity, identity)
+        _raise_differences(line, state.identity, identity, found.changes)
     elif state.champion is not None:
         recorded = {"model": _recorded_model(line, state) or identity.model}
         _raise_differences(line, identity.model_copy(update=recorded), identity)
@@ -90,7 +122,7 @@ def differences(known: Identity, found: Identity) -> Iterator[str]:
     """'model: the line has ..., the config ...', for each field that differs."""
     known = _with_defaults(known)
     for name in Identity.model_fields:
-        yield from _different(name, getattr(known, name), getattr(found, name))
+        yield from different(name, getattr(known, name), getattr(found, name))
 
 
 def _with_defaults(known: Identity) -> Identity:
@@ -101,23 +133,6 @@ def _with_defaults(known: Identity) -> Identity:
     except ValidationError:
         return known
     return known.model_copy(update={"evaluation": evaluation, "gate": gate})
-
-
-def _different(name: str, known: object, found: object) -> Iterator[str]:
-    if isinstance(known, dict) and isinstance(found, dict):
-        if known.get("name") != found.get("name"):  # another kind, with settings of its own
-            yield f"{name}: the line has {known.get('name')}, the config {found.get('name')}"
-            return
-        for key in sorted(known.keys() | found.keys()):
-            yield from _different(f"{name}.{key}", known.get(key), found.get(key))
-    elif known != found:
-        yield f"{name}: the line has {_shown(known)}, the config {_shown(found)}"
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "none"
-    return "none" if value in (None, "") else str(value)
 
 
 def _settings(config: PipelineConfig) -> dict[str, object]:
@@ -136,11 +151,13 @@ def _recorded_model(line: RoundLine, state: State) -> str | None:
     return None if base is None else str(base.config["digest"])
 
 
-def _raise_differences(line: RoundLine, known: Identity, found: Identity) -> None:
+def _raise_differences(
+    line: RoundLine, known: Identity, found: Identity, changes: tuple[str, ...] = ()
+) -> None:
     if listed := sorted(differences(known, found)):
         raise ConfigError(
             f"the config describes another line than {line.name!r} in {line.store.root}:\n  "
-            + "\n  ".join(listed)
+            + "\n  ".join([*listed, *changes])
             + "\nGive it a line of its own (--set inbox.line=NAME), or continue this one with it: "
             "sft-dpo line adopt CONFIG"
         )

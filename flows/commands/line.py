@@ -6,7 +6,7 @@ from pathlib import Path
 from alignment.config.file import load
 from alignment.errors import UsageError
 from alignment.execution.run_step import run_step
-from alignment.rounds.identity import differences, identity_of
+from alignment.rounds.identity import differences, found_in
 from alignment.rounds.line import RoundLine, all_lines
 from alignment.rounds.measure import on_line
 from alignment.rounds.references import find_one, line_in
@@ -65,7 +65,7 @@ def adopt(config: Path, overrides: list[str], why: str) -> None:
     state = rounds.state()
     if state.champion is None:
         raise UsageError(f"line {rounds.name!r} has not started, so there is nothing to adopt")
-    identity = identity_of(settings)
+    identity = found_in(settings, rounds).identity
     for difference in differences(state.identity, identity) if state.identity else ():
         say(difference)
     rounds.adopt(identity, why or NO_REASON)
