@@ -129,9 +129,15 @@ class Repair:
 
 
 def needed(store: Store, champion: Champion) -> Iterator[str]:
-    """The keys whose files a round on a champion reads; of other ancestors, only the manifest."""
-    model, evaluation = store.open(champion.model), store.open(champion.evaluation)
+    """The keys whose files a round on a champion reads; of other ancestors, only the manifest.
+
+    The manifests are whole, but the files may be damaged, those of the champion too.
+    """
+    model, evaluation = store.find(champion.model), store.find(champion.evaluation)
+    assert model is not None
+    assert evaluation is not None
     yield from re.findall(r"\bstore:([^/\"]+)/", model.model_dump_json(include={"output"}))
+    yield from (champion.model, champion.evaluation)
     yield from evaluation.parents_as("data")
     yield from (key for role, key in evaluation.parents.items() if role == "base")
     yield from (record.key for record in ancestors(store, champion.model) if made_by(record, *SETS))

@@ -50,8 +50,11 @@ _verified: dict[Path, tuple[int, ...]] = {}
 TICK = 20_000_000
 """In nanoseconds. File systems record times in steps of up to 10 ms, so a file younger than this
 may change and keep its modification time."""
-
-
+REBUILD = (
+    ". `sft-dpo run` or `sft-dpo round`, with the config that it was made with, moves the artifact "
+    "aside and builds it again."
+)
+"""What to do about a damaged artifact."""
 _skipped: set[Path] = set()
 """Artifacts whose manifests this process could not read, to name each only once."""
 
@@ -192,7 +195,7 @@ class Store(Frozen):
         try:
             return self.open(key) if self.folder(key).exists() else None
         except ArtifactError as error:
-            logger.warning("%s", error)
+            logger.warning("%s", str(error).removesuffix(REBUILD))
             return None
 
     def workspace(self, key: str) -> Workspace:
@@ -352,13 +355,15 @@ def _parsed(manifest: Path, content: bytes) -> StageRecord:
         if written <= MANIFEST_FORMAT:
             raise ValueError("not a record of its own format")
     except ValueError as error:
-        raise ArtifactError(
-            f"{manifest} is damaged. Remove {manifest.parent} and run again to rebuild it."
-        ) from error
+        raise _damage(f"{manifest} is damaged") from error
     raise LaterVersion(
         f"{manifest.parent} was written by a later version of sft-dpo (manifest format {written}, "
         f"this version reads up to {MANIFEST_FORMAT}). Update sft-dpo to use it."
     )
+
+
+def _damage(what: str) -> ArtifactError:
+    return ArtifactError(what + REBUILD)
 
 
 def _existing(place: Path) -> Path:
@@ -388,13 +393,13 @@ def _digest(folder: Path, path: Path) -> FileDigest:
 def _check(folder: Path, expected: FileDigest) -> None:
     path = folder / expected.path
     if path.resolve() != folder.resolve() / expected.path:
-        raise ArtifactError(f"{path} is a link, but an artifact must contain its own files")
+        raise _damage(f"{path} is a link, but an artifact must contain its own files")
     try:
         intact = path.stat().st_size == expected.size and file_sha256(path) == expected.sha256
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise ArtifactError(f"{path} is missing from its artifact") from error
+        raise _damage(f"{path} is missing from its artifact") from error
     if not intact:
-        raise ArtifactError(f"{path} does not match the digest in its manifest")
+        raise _damage(f"{path} does not match the digest in its manifest")
 
 
 def _remember(folder: Path, seen: tuple[int, ...], hashed: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ArtifactError, ConfigError, DataError, ModelError, UsageError
+from alignment.pipeline.chain import chain
 from alignment.pipeline.steps import EvaluateModel, TrainDpo
 from alignment.rounds.driver import Hooks, RoundDriver
 from alignment.rounds.identity import identity_of
@@ -19,12 +20,12 @@ from alignment.rounds.measure import on_line
 from alignment.rounds.notes import read_notes
 from flows.printing import print_lines
 from tests.alignment.artifacts import record_of
-from tests.faults.simulate import History
+from tests.faults.simulate import History, decided
 
 
 class EveryRoundIsKept(History):
     def verdict(self, step):
-        return self.decided(step, passed=True)
+        return decided(step, passed=True)
 
 
 @pytest.fixture
@@ -140,6 +141,37 @@ def test_a_line_goes_on_when_a_source_of_its_first_stages_is_gone(history):
     assert round_(history).outcome == "kept"
 
 
+def held_out(history, path):
+    """The config with its evaluation rows at a path."""
+    evaluation = history.config.model_dump(mode="json", exclude_unset=True)["evaluation"]
+    data = {"sources": [{"name": "file", "path": str(path)}], "min_rows": 0}
+    return changed(history.config, evaluation={**evaluation, "data": data})
+
+
+def test_the_same_files_at_another_path_are_the_same_line(history):
+    first = drop(history, "../rows.jsonl")
+    history.config = held_out(history, first)
+    for step in chain(history.config).steps():
+        history.build(step)
+    history.line.adopt(identity_of(history.config), "rows from a file")
+    other = first.with_name("elsewhere") / first.name
+    other.parent.mkdir()
+    first.rename(other)
+    drop(history, "a.jsonl")
+    assert round_(history, held_out(history, other)).outcome == "kept"
+    renamed = other.rename(other.with_name("others.jsonl"))
+    drop(history, "b.jsonl")
+    with pytest.raises(ConfigError) as refused:
+        round_(history, held_out(history, renamed))
+    assert f"config.sources.0.path: the line has {first}, the config {renamed}" in str(
+        refused.value
+    )
+    assert "sft-dpo line adopt" in str(refused.value)
+    drop(history, "../rows.jsonl", text='{"prompt": "x", "chosen": "a", "rejected": "b"}\n')
+    with pytest.raises(ConfigError, match=r"digest: the line has \w+, the config \w+"):
+        round_(history, held_out(history, first))
+
+
 def test_an_old_line_takes_the_identity_of_the_first_config_with_its_base_model(history):
     assert history.line.state().identity is None
     drop(history, "a.jsonl")
@@ -206,16 +238,12 @@ def test_a_model_on_another_base_belongs_on_another_line(history):
 # --- damage --------------------------------------------------------------------------------------
 
 
-def damage(history, key):
-    path = history.store.folder(key) / "manifest.json"
-    path.write_bytes(path.read_bytes().replace(b'"seconds"', b'"secands"'))
-
-
-def test_a_damaged_champion_is_built_again_before_a_round_starts_from_it(history):
+@pytest.mark.parametrize("file", ["manifest.json", "weights"])
+def test_a_damaged_champion_is_built_again_before_a_round_starts_from_it(history, file):
     drop(history, "a.jsonl")
     champion = round_(history).state.champion
-    damage(history, champion.model)
-    damage(history, champion.evaluation)
+    for key in (champion.model, champion.evaluation):
+        (history.store.folder(key) / file).write_text("other")
     drop(history, "b.jsonl")
     assert round_(history).outcome == "kept"
     assert history.store.open(champion.model).key == champion.model
