@@ -4,6 +4,7 @@ No list of suspicious words: a token may be a user name, Azure's is `sig`, other
 or `code`, and any name may be percent-encoded.
 """
 
+import hashlib
 import re
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(\S*)", re.IGNORECASE)
@@ -12,6 +13,7 @@ _CHAINED = re.compile(r"::(?=[a-zA-Z][a-zA-Z0-9+.-]*://)")
 _PASSWORD = re.compile(r":(?!\d*$)")
 _ENDS = "'\"`)]}>,.;:"
 """What may follow a URL in a sentence."""
+_DIGEST = re.compile(r"\?sha256=[0-9a-f]{16}")
 _FROM_ENVIRONMENT = re.compile(r"\?\$\{[A-Za-z_][A-Za-z0-9_]*\}$")
 
 
@@ -26,9 +28,29 @@ def holds_more(path: str) -> bool:
     return bare_urls(plain) != plain
 
 
-def without_reference(path: str) -> str:
-    """A path or URL without `?${NAME}` at its end."""
-    return _FROM_ENVIRONMENT.sub("", path)
+def without_query(path: str) -> str:
+    """A path or URL without the query at its end, which may be `?${NAME}`."""
+    plain = _FROM_ENVIRONMENT.sub("", path)
+    bare, query = plain.partition("?")[::2]
+    is_query = plain == path and query and "#" not in query and bare_urls(plain) == bare
+    return bare if is_query else plain
+
+
+def storable(path: str) -> str:
+    """A path or URL as it is stored: the digest of a query in its place, `?sha256=...`.
+
+    `?${NAME}` stays, and so does a digest.
+    """
+    bare = without_query(path)
+    query = path[len(bare) :]
+    if not query or _FROM_ENVIRONMENT.fullmatch(query) or is_digest(query):
+        return path
+    return f"{bare}?sha256={hashlib.sha256(path.encode()).hexdigest()[:16]}"
+
+
+def is_digest(query: str) -> bool:
+    """Whether a query, with its question mark, is the digest of another one."""
+    return _DIGEST.fullmatch(query) is not None
 
 
 def _bare(found: re.Match[str]) -> str:

@@ -6,6 +6,7 @@ valid name. Not here: the fields of a configuration (`pipeline.py`).
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -16,6 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from alignment.config.pipeline import PipelineConfig
 from alignment.data.read.files import SecretFound
 from alignment.errors import ConfigError
+from alignment.urls import holds_more
 
 DISCRIMINATORS = ("name", "kind")
 """The fields that say which member of a union is meant."""
@@ -99,6 +101,14 @@ def _plain(node: Any) -> Any:
     return node
 
 
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        inner = value.values() if isinstance(value, dict) else value
+        yield from chain.from_iterable(map(_texts, inner))
+
+
 def _apply(tree: Any, override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
@@ -107,6 +117,11 @@ def _apply(tree: Any, override: str) -> None:
         value = _plain(YAML(typ="safe").load(text))
     except UNREADABLE as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
+    if any(map(holds_more, _texts(value))):
+        raise ConfigError(
+            f"--set {dotted}: a password or token in a URL would be stored by Prefect, as every "
+            "change is. Write a query into the config file, or as ?${NAME}"
+        )
     *parents, last = dotted.split(".")
     node: Any = tree
     default: Any = None

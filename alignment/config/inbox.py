@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from alignment.data.formats import Auto, Format
-from alignment.data.read.files import DataPath
+from alignment.data.read.files import DataFolder
 from alignment.data.read.sources import FileSource
 from alignment.records import Frozen
 
@@ -28,7 +28,7 @@ Promotion = Annotated[GatePromotes | PersonPromotes, Field(discriminator="name")
 class InboxConfig(Frozen):
     """Where new preference pairs arrive, and how a round uses them."""
 
-    path: DataPath = Field(
+    path: DataFolder = Field(
         default="inbox",
         min_length=1,
         description="A folder, or a URL that fsspec can open; searched recursively.",

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from alignment.config.pipeline import DeviceName
+from alignment.data.read.files import WHOLE
 from alignment.errors import AlignmentError, Interrupted, ModelError, StorageError
 from alignment.execution.attempts import begin_attempt
 from alignment.execution.device import check_device, device_facts
@@ -200,7 +201,7 @@ def try_in_child(store: Store, base: BaseRef, steps: Sequence[Step]) -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         listed, report, log = (Path(scratch) / name for name in ("steps", "report", "log"))
-        listed.write_text("".join(f"{step.model_dump_json()}\n" for step in steps))
+        listed.write_text("".join(f"{_sent(step)}\n" for step in steps))
         request = [
             TRIAL,
             str(store.root.absolute()),
@@ -240,10 +241,15 @@ def _asked(step: Step) -> list[Any]:
 # --- the parent's side ------------------------------------------------------------------------
 
 
+def _sent(step: Step) -> str:
+    """A step for a child process, with the queries of its URLs, which are stored nowhere."""
+    return step.model_dump_json(context=WHOLE)
+
+
 def _in_child(store: Store, step: Step, on_progress: OnMark, limits: Limits) -> None:
     path = store.log(step.key)
     with path.open("ab") as log, tempfile.TemporaryFile("w+b") as reports:
-        request = [str(store.root.absolute()), step.model_dump_json(), limits.model_dump_json()]
+        request = [str(store.root.absolute()), _sent(step), limits.model_dump_json()]
         child = _forkserver.start(request, log=log, files=[reports], environment=limits.environment)
         watch = _Watch(log, reports, on_progress)
         try:

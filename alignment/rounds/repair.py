@@ -89,7 +89,10 @@ class Repair:
     def _step(self, key: str) -> Step | None:
         record = _record(self._store, key) or _damaged_record(self._store, key)
         made = None if record is None else self._from_record(record)
-        return made if made is not None and made.key == key else self._configured.get(key)
+        if made is None or made.key != key:
+            return self._configured.get(key)
+        # no manifest has the query of a URL
+        return self._configured.get(key, made) if _source_changed(made) else made
 
     def _from_record(self, record: StageRecord) -> Step | None:
         kind = STEPS.get(record.stage)

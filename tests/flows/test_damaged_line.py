@@ -23,11 +23,12 @@ COMMAND = (
 import atexit, resource
 from flows.cli import main
 
-def say_peak():
-    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    print("peak", max(resource.getrusage(who).ru_maxrss for who in whose), "KiB")
+def say_usage():
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    peak, seconds = max(one.ru_maxrss for one in used), sum(one.ru_utime for one in used)
+    print(f"peak {peak} KiB, {seconds:.0f} s")
 
-atexit.register(say_peak)
+atexit.register(say_usage)
 main()
 """,
 )
@@ -121,7 +122,7 @@ def test_a_damaged_champion_without_parents_ends_the_round_before_a_batch_is_cla
     (shell.folder / "inbox" / "monday.jsonl").unlink()
     shell.drop("tuesday.jsonl", 100)
     before = shell.line.ledger.read()
-    said = shell.round(code=2)
+    said = shell.round(code=1)
     assert said.count("cannot be built again") == 1
     assert "sft-dpo rollback" in said
     assert shell.line.ledger.read() == before
@@ -210,13 +211,12 @@ def test_a_small_file_with_one_giant_line_is_refused_and_the_others_go_on(shell)
             stream.write(bytes(2**20))
     assert 2**20 < giant.stat().st_size < 2**22
     os.utime(giant, (time.time() - 3600,) * 2)
-    began = time.monotonic()
     said = shell.round()
-    assert time.monotonic() - began < 60
     assert "giant.jsonl.gz unpacks to more than 455 MiB" in said
-    peak = re.search(r"peak (\d+) KiB", said)
-    assert peak
-    assert int(peak[1]) < 2**20, "the line has 2**21 KiB"
+    used = re.search(r"peak (\d+) KiB, (\d+) s", said)
+    assert used
+    assert int(used[1]) < 2**20, "the line has 2**21 KiB"
+    assert int(used[2]) < 60
     shell.drop("tuesday.jsonl", 100)
     said = shell.round()
     assert "giant.jsonl.gz: " in said

@@ -4,9 +4,7 @@
 """
 
 import json
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+import re
 
 import pytest
 
@@ -15,43 +13,86 @@ from alignment.data.build.ingest import IngestOptions, ingest
 from alignment.data.read.files import without_secret
 from alignment.data.read.sources import FileSource
 from alignment.errors import AlignmentError, ConfigError, DataError
+from tests.needs_key import serving
 
 SECRET = "hunter2hunter2"
-WITH_SECRET = (
+REFUSED = (
     f"https://anna:{SECRET}@example.test/pairs.jsonl",
     f"s3://AKIA0123:{SECRET}@bucket/inbox",
+    f"https://{SECRET}@example.test/pairs.jsonl",
+    f"https://anna:a/{SECRET}@example.test/pairs.jsonl",
+    f"https://anna:a?{SECRET}@example.test/pairs.jsonl",
+    f"https://example.test/pairs.jsonl#{SECRET}",
+    f"https://example.test/pairs.jsonl?a=b#{SECRET}",
+)
+QUERIES = (
     f"https://example.test/pairs.jsonl?token={SECRET}",
     f"https://example.test/pairs.jsonl?a=1&X-Amz-Signature={SECRET}",
     f"https://example.test/pairs.jsonl?api_key={SECRET}",
     f"https://account.blob.core.windows.net/c/pairs.jsonl?sv=2024&sig={SECRET}",
-    f"https://{SECRET}@example.test/pairs.jsonl",
-    f"https://anna:a/{SECRET}@example.test/pairs.jsonl",
     f"https://example.test/pairs.jsonl?code={SECRET}",
     f"https://example.test/pairs.jsonl?%74oken={SECRET}",
     f"https://example.test/pairs.jsonl?a=x::{SECRET}",
     f"https://example.test?{SECRET}",
-    f"https://example.test/pairs.jsonl#{SECRET}",
     f"s3://bucket/pairs.jsonl?auth={SECRET}",
     f"zip://pairs.jsonl::https://example.test/pairs.zip?key={SECRET}",
 )
+WITH_SECRET = (*REFUSED, *QUERIES)
+SOURCE = "rounds.0.data.sources.0.path"
 
 
-@pytest.mark.parametrize("url", WITH_SECRET)
-@pytest.mark.parametrize("key", ["inbox.path", "rounds.0.data.sources.0.path"])
-@pytest.mark.parametrize("by", ["file", "override"])
-def test_a_secret_in_a_url_is_refused_and_not_repeated(tiny_settings, write_config, url, key, by):
-    tiny_settings["rounds"][0]["data"]["sources"] = [{"name": "file", "path": "pairs.jsonl"}]
-    overrides = [f"{key}={url}"] if by == "override" else []
-    if by == "file":
-        tiny_settings["inbox"] = {"path": url if key == "inbox.path" else "inbox"}
-        if key != "inbox.path":
-            tiny_settings["rounds"][0]["data"]["sources"][0]["path"] = url
+def with_source(settings, path):
+    settings["rounds"][0]["data"]["sources"] = [{"name": "file", "path": path}]
+    return settings
+
+
+@pytest.mark.parametrize("url", REFUSED)
+@pytest.mark.parametrize("key", ["inbox.path", SOURCE])
+def test_a_secret_in_a_url_is_refused_and_not_repeated(tiny_settings, write_config, url, key):
+    with_source(tiny_settings, url if key == SOURCE else "pairs.jsonl")
+    tiny_settings["inbox"] = {"path": url if key == "inbox.path" else "inbox"}
     with pytest.raises(ConfigError, match=f"{key}: a password or token in a URL") as caught:
-        load(write_config(tiny_settings), overrides)
+        load(write_config(tiny_settings))
     assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", WITH_SECRET)
+@pytest.mark.parametrize("key", ["inbox.path", SOURCE])
+def test_a_change_of_the_config_has_none_because_prefect_stores_it(
+    tiny_settings, write_config, url, key
+):
+    config = write_config(with_source(tiny_settings, "pairs.jsonl"))
+    for value in (url, f"[{{any: '{url}'}}]"):
+        with pytest.raises(ConfigError, match=f"{key}: a password or token in a URL") as caught:
+            load(config, [f"{key}={value}"])
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", QUERIES)
+def test_an_inbox_has_no_query_because_its_files_would_not_have_it(
+    tiny_settings, write_config, url
+):
+    tiny_settings["inbox"] = {"path": url}
+    with pytest.raises(ConfigError, match=r"inbox.path: a password or token") as caught:
+        load(write_config(tiny_settings))
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", QUERIES)
+def test_a_query_is_stored_as_a_digest(tiny_settings, write_config, url):
+    config = load(write_config(with_source(tiny_settings, url)))
+    source = config.rounds[0].data.sources[0]
+    assert isinstance(source, FileSource)
+    assert source.path == url
+    assert SECRET not in config.model_dump_json() + str(config.model_dump()) + source.label
+    assert re.fullmatch(r".*\?sha256=[0-9a-f]{16}", source.model_dump()["path"])
+    stored = FileSource.model_validate(source.model_dump())
+    assert stored.model_dump() == source.model_dump(), "the key of a rebuilt step stays"
+    with pytest.raises(DataError, match="its query is not stored"):
+        stored.digest()
+
+
+@pytest.mark.parametrize("url", REFUSED)
 def test_the_data_command_refuses_one_too(tmp_path, url):
     with pytest.raises(DataError, match="a password or token in a URL") as caught:
         ingest([url], IngestOptions(), out=tmp_path, on_progress=lambda *_: None)
@@ -74,29 +115,29 @@ def test_an_override_with_a_secret_is_not_repeated_for_another_mistake(tiny_sett
         assert SECRET not in str(caught.value)
 
 
-class NeedsKey(SimpleHTTPRequestHandler):
-    def do_GET(self):
-        self.path, _, query = self.path.partition("?")
-        super().do_GET() if query == f"sig={SECRET}" else self.send_error(403)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server(tmp_path):
-    """The address of a server that wants a secret in the query, of a folder with some pairs."""
+    """The URL of a file with some pairs, whose server wants a secret in the query."""
     folder = tmp_path / "served"
     folder.mkdir()
     row = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
     rows = [row | {"prompt": f"Why {number}?"} for number in range(3)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(NeedsKey, directory=folder)) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/pairs.jsonl"
-        server.shutdown()
+    with serving(folder, f"sig={SECRET}") as address:
+        yield f"{address}/pairs.jsonl"
+
+
+def test_a_query_in_a_config_is_used_and_neither_stored_nor_shown(server, tmp_path):
+    url = f"{server}?sig={SECRET}"
+    report = ingest([url], IngestOptions(), out=tmp_path / "out", on_progress=lambda *_: None)
+    assert sum(file.kept for file in report.files) == 3
+    assert report.files[0].file.startswith(f"{server}?sha256=")
+    assert not [path for path in (tmp_path / "out").rglob("*") if SECRET in path.read_text()]
+    source = FileSource(path=url)
+    assert [row.file for row in source.read()] == [source.label] * 3
+    with pytest.raises(DataError, match=r"pairs\.jsonl") as caught:
+        FileSource(path=f"{url}-but-wrong").digest()
+    assert SECRET not in str(caught.value)
 
 
 def test_a_query_comes_from_the_environment_and_is_neither_stored_nor_shown(

@@ -194,7 +194,7 @@ def _sources(paths: Sequence[str], options: IngestOptions) -> Iterator[NamedSour
 
 def _checked(path: str) -> str:
     try:
-        return files.without_secret(path)
+        return files.without_user(path)
     except files.SecretFound as error:
         raise DataError(str(error)) from error
 

@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar, cast
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, PlainSerializer, SerializationInfo
 
 from alignment.data.read import json_rows, tables
 from alignment.data.read.tables import Rows
 from alignment.data.row import Rejected
 from alignment.errors import DataError
-from alignment.urls import holds_more, without_reference
+from alignment.urls import holds_more, is_digest, storable, without_query
 
 T = TypeVar("T")
 
@@ -56,8 +56,26 @@ def without_secret(path: str) -> str:
     return path
 
 
-DataPath = Annotated[str, AfterValidator(without_secret)]
-"""A path or URL from the user. It is logged and stored, so it must not contain a secret."""
+def without_user(path: str) -> str:
+    """The path or URL, unchanged; it may have a query.
+
+    Raises:
+        SecretFound: it has a user or a fragment.
+    """
+    without_secret(without_query(path))
+    return path
+
+
+def _stored(path: str, info: SerializationInfo) -> str:
+    return path if info.context == WHOLE else storable(path)
+
+
+WHOLE = {"urls": "whole"}
+"""Context of a dump for another process of this run, which has to read what it names."""
+DataFolder = Annotated[str, AfterValidator(without_secret)]
+"""A path or URL of a folder, from the user. It is logged and stored, so it holds no secret."""
+DataPath = Annotated[str, AfterValidator(without_user), PlainSerializer(_stored)]
+"""A path or URL of data from the user. It is stored and shown without its query."""
 
 
 class Meter:
@@ -95,7 +113,7 @@ def find(path: str) -> list[str]:
         DataError: there is none, or a file that was named is of an unknown kind.
     """
     found, exact = _find_remote(path) if "://" in path else _find_local(path)
-    known = sorted(name for name in found if without_reference(name).lower().endswith(SUFFIXES))
+    known = sorted(name for name in found if without_query(name).lower().endswith(SUFFIXES))
     if exact and not known:
         raise DataError(f"{path}: unknown file type; known types are {_known()}")
     if not known:
@@ -156,7 +174,7 @@ def read(file: str, meter: Meter) -> Rows:
 
 def stem(file: str) -> str:
     """A file's name without folder and known suffixes: the default `source` label of its rows."""
-    name = Path(without_reference(file)).name
+    name = Path(without_query(file)).name
     suffix = max((known for known in SUFFIXES if name.lower().endswith(known)), key=len, default="")
     return name[: len(name) - len(suffix)]
 
@@ -166,7 +184,7 @@ def _known() -> str:
 
 
 def _rows(file: str, stream: IO[bytes]) -> Rows:
-    name = without_reference(file).lower()
+    name = without_query(file).lower()
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
     kind = name[name.rfind(".") :]
@@ -224,13 +242,17 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def _with_query(url: str) -> str:
-    """The URL with the query that an environment variable holds, if it ends in `?${NAME}`."""
-    bare = without_reference(url)
-    reference = url[len(bare) :].removeprefix("?")
-    value = os.path.expandvars(reference)  # the only thing that knows the secret is its storage
-    if reference and value == reference:
-        raise DataError(f"{bare}: the environment variable in {reference} is not set.")
-    return f"{bare}?{value.removeprefix('?')}" if reference else url
+    """The URL with its query, which an environment variable holds if it ends in `?${NAME}`."""
+    bare = without_query(url)
+    query = url[len(bare) :]
+    if is_digest(query):
+        raise DataError(f"{bare}: its query is not stored, only in the config that it was in.")
+    if not query.startswith("?${"):
+        return url
+    value = os.path.expandvars(query[1:])  # the only thing that knows the secret is its storage
+    if value == query[1:]:
+        raise DataError(f"{bare}: the environment variable in {query[1:]} is not set.")
+    return f"{bare}?{value.removeprefix('?')}"
 
 
 def opened(file: str) -> IO[bytes]:
@@ -243,7 +265,7 @@ def opened(file: str) -> IO[bytes]:
 
 def decompressed(file: str, stream: IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:
     """The decompressed bytes of a file, if its name ends in `.gz` or `.zst`."""
-    name = without_reference(file).lower()
+    name = without_query(file).lower()
     if name.endswith(".gz"):
         return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
     if name.endswith(".zst"):

@@ -22,6 +22,7 @@ from alignment.data.read.files import Meter
 from alignment.data.row import Rejected
 from alignment.errors import DataError
 from alignment.records import Frozen, Json, Quarantined, digest_of
+from alignment.urls import storable
 
 DEFAULT_TASK = "general"
 LONGEST_LABEL = 60
@@ -71,7 +72,7 @@ class FileSource(RowSource):
     path: files.DataPath = Field(
         min_length=1,
         description="A file, a folder (searched recursively) or a glob pattern: a local path or a "
-        "URL that fsspec can open.",
+        "URL that fsspec can open. The query of a URL is shown and stored as a digest.",
     )
     sha256: str | None = Field(
         default=None,
@@ -82,8 +83,8 @@ class FileSource(RowSource):
 
     @property
     def label(self) -> str:
-        """The source's display name."""
-        return self.path
+        """The source's display name: its path; of a URL, without the query."""
+        return storable(self.path)
 
     def digest(self) -> str:
         """The sha256 of all files' names and contents; a file pinned by `sha256` is not read.
@@ -126,9 +127,9 @@ class FileSource(RowSource):
         return islice(chain.from_iterable(found), self.limit)
 
     def _rows(self, file: str, meter: Meter) -> Iterator[RawRow | Quarantined]:
-        source = files.stem(file)
+        source, shown = files.stem(file), storable(file)
         for number, row in files.read(file, meter):
-            yield _raw_row(self, file, number, row, source=source)
+            yield _raw_row(self, shown, number, row, source=source)
 
     def _check_pin(self) -> None:
         if self.sha256 is None:
