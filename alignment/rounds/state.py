@@ -12,7 +12,6 @@ from functools import reduce
 from pydantic import Field
 
 from alignment.errors import UsageError
-from alignment.evaluate.settings import AnchoredGate
 from alignment.records import Frozen
 from alignment.rounds.ledger import (
     Adopted,
@@ -96,7 +95,11 @@ class State(Frozen):
         if self.identity is None:
             return None
         gate = self.identity.gate
-        rounds = AnchoredGate().rounds if gate is None else gate.get("rounds")
+        if gate is None:
+            from alignment.evaluate.settings import AnchoredGate  # loads the formats of all data
+
+            return max(AnchoredGate().rounds - self.looks, 0)
+        rounds = gate.get("rounds")
         return max(rounds - self.looks, 0) if isinstance(rounds, int) else None
 
     @property
