@@ -9,11 +9,13 @@ from alignment.config.file import load
 from flows.doctor import print_report
 from flows.located import naming_the_line
 from flows.printing import command_of, say
+from flows.quiet import quiet_libraries
 
 
 def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_json: bool) -> None:
     """Check a run, write the report, print it; exit with code 1 if the run should not start."""
     settings = load(config, overrides)
+    quiet_libraries()
     from alignment.doctor.examine import (
         examine,
     )  # slow to import, and not needed if the config is wrong

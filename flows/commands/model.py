@@ -3,7 +3,6 @@
 Heavy libraries are imported only after the model is found.
 """
 
-import logging
 import sys
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from alignment.rounds.line import check_sound
 from alignment.rounds.references import find_one
 from alignment.store.store import Store
 from flows.printing import say
+from flows.quiet import quiet_libraries
 
 
 def export_model(
@@ -26,7 +26,7 @@ def export_model(
     opened = Store(root=store)
     record = find_one(opened, reference)
     check_sound(opened, record.name, record.key)
-    _quiet_libraries()  # before the import below, which warns
+    quiet_libraries()  # before the import below, which warns
     from alignment.compose.export import export
 
     for note in export(opened, record, to, form=form, dtype=dtype).notes():
@@ -38,7 +38,7 @@ def chat(reference: str, store: Path, *, tokens: int) -> None:
     """Reply to each line until the input ends; an empty line starts a new chat."""
     opened = Store(root=store)
     record = find_one(opened, reference)
-    _quiet_libraries()  # before the import below, which warns
+    quiet_libraries()  # before the import below, which warns
     from alignment.compose.export import open_for_chat
 
     reply = open_for_chat(opened, record, max_new_tokens=tokens)
@@ -51,14 +51,6 @@ def chat(reference: str, store: Path, *, tokens: int) -> None:
         turns.append(("user", line))
         turns.append(("assistant", reply(turns)))
         say(turns[-1][1])
-
-
-def _quiet_libraries() -> None:
-    """Keep loading bars and kernel warnings out of the output of a command."""
-    from transformers.utils import logging as bars
-
-    bars.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _read_line(prompt: str) -> str | None:
