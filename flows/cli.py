@@ -44,7 +44,8 @@ Overrides = Annotated[
 ]
 StoreFolder = Annotated[Path, typer.Option("--store", help="Folder that holds the artifacts.")]
 REFERENCE_HELP = (
-    "A step's name, a key or its beginning, a label ('round 4'), or `champion` (`champion:LINE`)."
+    "A run and a step or model of it (practice/round-3), a step's name, a key or its beginning, a "
+    "label ('round 4'), or `champion` (`champion:LINE`)."
 )
 Reference = Annotated[str, typer.Argument(help=REFERENCE_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -188,6 +189,14 @@ def show(
     from flows.commands.show import show_store
 
     show_store(reference, store, lineage=lineage, as_json=as_json)
+
+
+@app.command()
+def runs(store: StoreFolder = Path("runs"), *, as_json: AsJson = False) -> None:
+    """List the runs that have ended in a store: result, age, and what their configs change."""
+    from flows.commands.runs import show_runs
+
+    show_runs(store, as_json=as_json)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alignment.errors import printable
@@ -36,11 +36,12 @@ def command_of(name: str, config: str | Path, overrides: Sequence[str]) -> str:
     return " ".join(words)
 
 
-def print_list(records: list[StageRecord]) -> None:
-    """Print a line for each record: start time, name, key, metrics."""
+def print_list(records: list[StageRecord], runs: Mapping[str, str] | None = None) -> None:
+    """Print a line for each record: start time, name, key, its run if one is known, metrics."""
     for record in records:
+        run = f"[{runs[record.key]}] " if runs and record.key in runs else ""
         numbers = ", ".join(f"{name} {value:.3g}" for name, value in record.metrics.items())
-        say(f"{record.started}  {record.name:<20} {record.key:<40} {numbers[:80]}")
+        say(f"{record.started}  {record.name:<20} {record.key:<40} {run}{numbers[:80]}")
 
 
 def print_lines(store: Store, records: Sequence[StageRecord]) -> None:

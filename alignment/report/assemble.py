@@ -40,6 +40,7 @@ from alignment.report.table import Table
 from alignment.report.tables import evaluation_table
 from alignment.store.durable import ensure_folder, replace
 from alignment.store.jsonl import read_rows
+from alignment.store.runs import RunEntry, finished_at, note_run, page_of, run_id
 from alignment.store.store import Store, file_sha256, storage_errors
 
 
@@ -69,7 +70,9 @@ def write_report(
     command: str,
     timings: Mapping[str, float] | None = None,
 ) -> ReportFiles:
-    """Write the page of a finished chain to `<store>/reports/<run name>.html`.
+    """Write the page of a finished chain to `<store>/reports/<run name>.html`, and note the run.
+
+    If another config of this name has that page, the name gets the run's id.
 
     Args:
         store: contains every artifact of the chain.
@@ -79,7 +82,21 @@ def write_report(
         timings: seconds that this run spent per step; steps without an entry were reused.
     """
     report = gather(store, chain, config=config, command=command, timings=timings)
-    return _write(store, report, name=config.name)
+    resolved = config.model_dump(mode="json")
+    id_ = run_id(resolved)
+    files = _write(store, report, name=page_of(store, config.name, id_))
+    entry = RunEntry(
+        name=config.name,
+        id=id_,
+        finished=finished_at(report.records),
+        command=command,
+        report=str(files.html.relative_to(store.root)),
+        headline=report.headline,
+        config=resolved,
+        steps={step.name: step.key for step in chain.steps()},
+    )
+    note_run(store, entry)
+    return files
 
 
 def write_round_report(

@@ -3,6 +3,7 @@
 from alignment.errors import UsageError
 from alignment.records import StageRecord
 from alignment.rounds.line import RoundLine, all_lines
+from alignment.store.runs import names_of_keys, of_run
 from alignment.store.store import Store
 
 CHAMPION_WORDS = ("champion", "head")
@@ -22,8 +23,15 @@ def find_one(store: Store, reference: str) -> StageRecord:
         )
     records = [record for key in keys if (record := store.find(key)) is not None]
     if len(records) > 1:
-        listed = "\n".join(f"  {record.key}  {record.started}" for record in records)
-        raise UsageError(f"{reference!r} matches {len(records)} artifacts; use a key:\n{listed}")
+        runs = names_of_keys(store)
+        listed = "\n".join(
+            f"  {record.key}  {record.started}  {runs.get(record.key, '')}".rstrip()
+            for record in records
+        )
+        raise UsageError(
+            f"{reference!r} matches {len(records)} artifacts; use a key, or RUN/{reference} with a "
+            f"run of `sft-dpo runs`:\n{listed}"
+        )
     return records[0]
 
 
@@ -50,7 +58,8 @@ def resolve(store: Store, reference: str) -> list[str]:
 
     Names take precedence: "sft" is the step, although the control's key begins with "sft", too.
     "champion" is the champion of the only line of the store, "champion:LINE" that of one of
-    several; "head" is accepted for "champion". A label, such as "round 4", is a model of a line.
+    several; "head" is accepted for "champion". "practice/round-3" is a model of a run, see
+    `of_run`. A label, such as "round 4", is a model of a line.
 
     Returns:
         All matches, newest first for a name; empty if nothing matches.
@@ -59,6 +68,9 @@ def resolve(store: Store, reference: str) -> list[str]:
     if word in CHAMPION_WORDS:
         champion = line_in(store, line or None).state().champion
         return [champion.model] if champion else []
+    if "/" in reference:
+        key = of_run(store, reference)
+        return [key] if key else []
     keys = store.list_keys()
     if reference in keys:
         return [reference]

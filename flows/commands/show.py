@@ -9,6 +9,7 @@ from alignment.data.lookup import FoundRow, find_rows
 from alignment.errors import UsageError
 from alignment.rounds.references import find_one
 from alignment.store.lineage import ancestors
+from alignment.store.runs import names_of_keys
 from alignment.store.store import Store
 from flows import printing
 
@@ -42,7 +43,7 @@ def show_store(reference: str | None, store: Path, *, lineage: bool, as_json: bo
     elif reference is None:
         if not records:
             printing.say(f"nothing in {store} yet; fill it with `sft-dpo run CONFIG`", error=True)
-        printing.print_list(records)
+        printing.print_list(records, names_of_keys(opened))
         printing.print_lines(opened, records)
     elif lineage:
         printing.print_ancestry(opened, records)

@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 from alignment.config.file import load
+from alignment.errors import UsageError
 from alignment.execution.run_step import run_step
 from alignment.pipeline.verdicts import chain_so_far, each_step
 from alignment.report.assemble import write_report
+from alignment.rounds.references import find_one
 from alignment.store.store import Store
+from flows.commands.runs import show_runs
 from flows.display import Display
 from flows.environment import may_have_server
 from flows.unchanged import IdleRound, unchanged_run
@@ -82,6 +86,34 @@ def test_work_is_left_to_the_flow(config, tmp_path):
     evaluation = next((tmp_path / "store" / "objects").glob("eval*/generations.jsonl"))
     evaluation.write_text("{}")
     assert unchanged_run(settings, "", Display([], {})) is None
+
+
+def test_two_configs_of_one_name_are_told_apart(config, tmp_path, capsys):
+    def report(*overrides):
+        settings = load(config, overrides)
+        store = Store(root=settings.store)
+        steps = chain_so_far(settings, store)
+        command = " ".join(["sft-dpo run tiny.yaml", *overrides])
+        return write_report(store, steps, config=settings, command=command).html
+
+    first = report()
+    before = first.read_bytes()
+    second = report("inbox.min_new_pairs=3")
+    assert second.name.startswith("tiny-")
+    assert first.read_bytes() == before
+    assert (report(), report("inbox.min_new_pairs=3")) == (first, second)
+
+    store = Store(root=tmp_path / "store")
+    show_runs(store.root, as_json=False)
+    shown = capsys.readouterr().out
+    assert shown.count("tiny, seed 0: ") == 2
+    assert re.search(r"differs from tiny-\w{6} in inbox.min_new_pairs: (16 -> 3|3 -> 16)\n", shown)
+    model = next(record.key for record in store.records() if record.name == "merge-sft")
+    assert find_one(store, "tiny/merge-sft").key == model
+    assert find_one(store, "tiny/no-sft").key == model
+    assert find_one(store, f"{second.stem}/no-sft").key == model
+    with pytest.raises(UsageError, match="nothing called 'tiny/round-9'"):
+        find_one(store, "tiny/round-9")
 
 
 @pytest.mark.usefixtures("without_server")

@@ -1,0 +1,121 @@
+"""The finished runs of a store, by the names that people gave them in their configs.
+
+    ROOT/runs/<name>-<id>.json
+
+A key says what was made, not for whom. This index says which run's "dpo-3" an artifact is. Losing
+it loses names only: the next time a run ends, it is written again.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from alignment.records import Frozen, Json, StageRecord, digest_of
+from alignment.store.durable import ensure_folder, replace
+from alignment.store.store import Store, storage_errors
+
+logger = logging.getLogger(__name__)
+ELSEWHERE = ("store", "device", "stall_minutes", "gpu_memory_gib")
+"""Settings that say where a run takes place; they are in no key."""
+
+
+class RunEntry(Frozen):
+    """One run that has ended: the last time of a config.
+
+    Attributes:
+        id: digest of the config, which tells two configs of one name apart.
+        finished: when its last step was built, in ISO format.
+        report: the page, relative to the store.
+        headline: the result in one sentence.
+        steps: key of each step, by its name.
+    """
+
+    name: str
+    id: str
+    finished: str
+    command: str
+    report: str
+    headline: str
+    config: Json
+    steps: dict[str, str]
+
+    @property
+    def title(self) -> str:
+        """Its name and seed."""
+        return f"{self.name}, seed {self.config.get('seed', 0)}"
+
+    @property
+    def reference(self) -> str:
+        """Its name in references, which no other config of that name has."""
+        return f"{self.name}-{self.id}"
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """The id of a run's config, wherever it runs."""
+    return digest_of({name: v for name, v in config.items() if name not in ELSEWHERE})[:6]
+
+
+def runs_in(store: Store) -> list[RunEntry]:
+    """All runs that have ended, newest first; entries that cannot be read are named in the log."""
+    entries = []
+    for path in store.root.glob("runs/*.json"):
+        try:
+            entries.append(RunEntry.model_validate_json(path.read_bytes()))
+        except (OSError, ValidationError):
+            logger.warning("skipped: %s cannot be read", path)
+    return sorted(entries, key=lambda entry: entry.finished, reverse=True)
+
+
+def page_of(store: Store, name: str, id_: str) -> str:
+    """The name of a run's page: its own, or with its id if another config has that one."""
+    taken = {entry.report: entry.id for entry in runs_in(store)}
+    return name if taken.get(f"reports/{name}.html", id_) == id_ else f"{name}-{id_}"
+
+
+def note_run(store: Store, entry: RunEntry) -> None:
+    """Write a run into the index, unless it is there as it is."""
+    place = store.root / "runs" / f"{entry.reference}.json"
+    text = entry.model_dump_json(indent=1)
+    if place.is_file() and place.read_text(encoding="utf-8") == text:
+        return
+    with storage_errors(store.root):
+        ensure_folder(place.parent)
+        replace("run.entry", place, text)
+
+
+def finished_at(records: Iterable[StageRecord]) -> str:
+    """When the last of a run's steps was started."""
+    return max(record.started for record in records)
+
+
+def of_run(store: Store, reference: str) -> str | None:
+    """The key that RUN/PART stands for; None if there is no such run, or no such part of it.
+
+    RUN is a run's name, which means the newest of that name, or the beginning of its reference.
+    PART is a step's name, or what a report calls a model: "round-3" is the model of round 3.
+    """
+    run, _, part = reference.partition("/")
+    for entry in _called(store, run):
+        if key := entry.steps.get(part):
+            return key
+        evaluation = store.find(entry.steps.get(f"evaluate-{part}", "no evaluation"))
+        if evaluation is not None:
+            return evaluation.parents["model"]
+    return None
+
+
+def _called(store: Store, run: str) -> Iterator[RunEntry]:
+    entries = runs_in(store)
+    yield from [entry for entry in entries if entry.name == run][:1] or [
+        entry for entry in entries if entry.reference.startswith(run)
+    ][:1]
+
+
+def names_of_keys(store: Store) -> dict[str, str]:
+    """For each key the run that it is part of, the newest if several share it."""
+    found: dict[str, str] = {}
+    for entry in reversed(runs_in(store)):
+        found |= dict.fromkeys(entry.steps.values(), entry.title)
+    return found
