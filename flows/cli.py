@@ -86,6 +86,35 @@ def common(
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder to write to.")] = Path(),
+    model: Annotated[
+        str | None, typer.Option(help="Hub id, folder, or package==version of the model.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="File with preference pairs or conversations; repeatable."),
+    ] = None,
+    card: Annotated[
+        str | None, typer.Option(help="cpu, or a card that the doctor knows, e.g. a100-40gb.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run; default: the folder's.")
+    ] = None,
+    *,
+    ci: Annotated[
+        bool, typer.Option("--ci", help="Also write a GitHub workflow that runs rounds.")
+    ] = False,
+) -> None:
+    """Write a first configuration for a model and some files; asks for what is not given."""
+    from flows.commands.init import write_config, write_workflow
+
+    write_config(folder, name=name, model=model, data=data or [], card=card)
+    if ci:
+        write_workflow(folder)
+
+
+@app.command()
 def run(config: ConfigFile, overrides: Overrides = None) -> None:
     """Run the whole pipeline in this process; finished stages are reused."""
     from flows.commands.run import run_pipeline

@@ -1,0 +1,133 @@
+"""`sft-dpo init`: write a first configuration for a model and some files."""
+
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import typer
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from alignment.config.file import load
+from alignment.data.build.ingest import KEPT, FileReport, IngestOptions, IngestReport, ingest
+from alignment.doctor.forecast.devices import NAMES
+from alignment.errors import DataError, UsageError
+from alignment.store.durable import ensure_folder, write
+from flows.ci import WORKFLOW, github_workflow
+from flows.presets import SCHEMA
+from flows.printing import say
+
+FILE, SCHEMA_FILE = "run.yaml", "config.schema.json"
+CHARACTERS_PER_TOKEN = 2.5
+"""On the cautious side: English text has about four."""
+SHORTEST, LONGEST = 128, 4096
+"""Limits of the estimated length of a row, in tokens."""
+
+
+def write_config(
+    folder: Path, *, name: str | None, model: str | None, data: Sequence[str], card: str | None
+) -> None:
+    """Read the data, write the configuration and its schema, and say what to do next.
+
+    Raises:
+        UsageError: an answer is missing or unknown, or there is a configuration already.
+        DataError: no file has preference pairs.
+    """
+    target = folder / FILE
+    if target.exists():
+        raise UsageError(f"{target} exists; edit it, or remove it first")
+    model = model or _ask("--model", "Model (hub id, or folder)")
+    data = data or _ask("--data", "Files with preference pairs, and conversations").split()
+    card = card or _ask("--card", f"Card ({', '.join(NAMES)})")
+    if card not in NAMES:
+        raise UsageError(f"--card {card!r} is not known; choose one of {', '.join(NAMES)}")
+    with tempfile.TemporaryDirectory() as scratch:
+        report = ingest(data, IngestOptions(), out=Path(scratch), on_progress=lambda *_: None)
+        longest = max(map(len, (Path(scratch) / KEPT).open(encoding="utf-8")), default=0)
+    ensure_folder(folder)
+    text = _rendered(
+        report, folder, name=name or _name_of(folder), model=model, card=card, longest=longest
+    )
+    write("init.config", target, text)
+    write("init.schema", folder / SCHEMA_FILE, SCHEMA.read_text(encoding="utf-8"))
+    load(target)
+    for file in report.files:
+        say(f"{file.file}: {file.kept} {file.gives}, {file.read - file.kept} rows not used")
+    say(f"written: {target}, {folder / SCHEMA_FILE}")
+    there = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
+    say(f"next: {there}sft-dpo doctor {FILE}")
+
+
+def write_workflow(folder: Path) -> None:
+    """Write the GitHub workflow that runs a round each night, and fails unless it is kept."""
+    target = folder / WORKFLOW
+    ensure_folder(target.parent)
+    write("init.workflow", target, github_workflow(FILE))
+    say(f"written: {target}")
+
+
+def _ask(flag: str, question: str) -> str:
+    if not sys.stdin.isatty():
+        raise UsageError(f"{flag} is missing. {question}?")
+    answer: str = typer.prompt(question)
+    return answer
+
+
+def _name_of(folder: Path) -> str:
+    """The folder's name as that of a run."""
+    return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "run"
+
+
+def _rendered(
+    report: IngestReport, folder: Path, *, name: str, model: str, card: str, longest: int
+) -> str:
+    pairs = list(_paths(report.files, folder, "pairs"))
+    if not pairs:
+        kinds = ", ".join(f"{file.file}: {file.gives or 'nothing'}" for file in report.files)
+        raise DataError(f"no file has preference pairs, which a round of DPO needs. {kinds}")
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    return environment.get_template("config.yaml.j2").render(
+        schema=SCHEMA_FILE,
+        found=", ".join(f"{one.kept} {one.gives} ({Path(one.file).name})" for one in report.files),
+        file=FILE,
+        name=name,
+        on_cpu=card == "cpu",
+        model=_model(model),
+        pairs=pairs,
+        conversations=list(_paths(report.files, folder, "conversations")),
+        length=_length(longest),
+    )
+
+
+def _paths(files: Sequence[FileReport], folder: Path, kind: str) -> Iterator[str]:
+    """The files with rows of a kind, in quotes: from the folder, or whole if they are elsewhere."""
+    for file in files:
+        if file.gives == kind and file.kept:
+            path = Path(file.file).resolve()
+            inside = path.is_relative_to(folder.resolve())
+            yield json.dumps(str(path.relative_to(folder.resolve()) if inside else path))
+
+
+def _model(text: str) -> str:
+    if Path(text).is_dir():
+        return f"{{name: folder, path: {json.dumps(str(Path(text).resolve()))}}}"
+    if "==" in text:
+        return f"{{name: package, requirement: {json.dumps(text)}}}"
+    return f"{{name: hub, id: {json.dumps(text)}}}"
+
+
+def _length(characters: int) -> int:
+    """The power of two that holds a row of so many characters, in tokens."""
+    length = SHORTEST
+    while length < min(characters / CHARACTERS_PER_TOKEN, LONGEST):
+        length *= 2
+    return length

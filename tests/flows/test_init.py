@@ -1,0 +1,78 @@
+"""`sft-dpo init` reads real files and writes a configuration that passes the doctor."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.inbox import drop, rows
+from tests.prefect_service import ROOT
+
+
+@pytest.fixture
+def sft_dpo(tmp_path):
+    def run(*words, cwd=tmp_path):
+        return subprocess.run(
+            [sys.executable, "-m", "sft_dpo", *map(str, words)],
+            cwd=cwd,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return run
+
+
+def test_a_config_for_pairs_and_chats_passes_the_doctor(sft_dpo, tiny_model_folder, tmp_path):
+    drop(tmp_path / "pairs.jsonl", rows(0, 400))
+    chats = [
+        {
+            "messages": [
+                {"role": r, "content": f"{t} {n}"}
+                for r, t in (("user", "Who?"), ("assistant", "I"))
+            ]
+        }
+        for n in range(200)
+    ]
+    drop(tmp_path / "mine" / "chats.jsonl", chats)
+    words = ("--model", tiny_model_folder, "--card", "cpu")
+    data = ("--data", "pairs.jsonl", "--data", "mine/chats.jsonl")
+    done = sft_dpo("init", "mine", *words, *data)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "next: cd mine && sft-dpo doctor run.yaml"
+    text = (tmp_path / "mine" / "run.yaml").read_text()
+    assert text.startswith("# yaml-language-server: $schema=config.schema.json\n")
+    written = YAML(typ="safe").load(text)
+    assert written["sft"]["data"]["sources"] == [{"name": "file", "path": "chats.jsonl"}]
+    assert written["rounds"][0]["data"]["sources"][0]["path"] == str(tmp_path / "pairs.jsonl")
+    json.loads((tmp_path / "mine" / "config.schema.json").read_text())
+    checked = sft_dpo("doctor", "run.yaml", cwd=tmp_path / "mine")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert set(checked.stderr.splitlines()) == {"preparing conversations", "preparing pairs-1"}
+    again = sft_dpo("init", "mine", *words, *data)
+    assert (again.returncode, "run.yaml exists" in again.stderr) == (2, True)
+
+
+def test_what_is_missing_is_asked_for_or_named(sft_dpo, tmp_path):
+    drop(
+        tmp_path / "chats.jsonl",
+        [
+            {
+                "messages": [
+                    {"role": "user", "content": "Who?"},
+                    {"role": "assistant", "content": "I"},
+                ]
+            }
+        ],
+    )
+    assert sft_dpo("init").stderr.startswith("--model is missing.")
+    words = ("init", "--model", "a/b", "--data", "chats.jsonl", "--card")
+    assert "choose one of a100-40gb" in sft_dpo(*words, "rtx").stderr
+    done = sft_dpo(*words, "a100-40gb")
+    assert done.returncode == 2
+    assert "no file has preference pairs" in done.stderr
+    assert not (tmp_path / "run.yaml").exists()
