@@ -79,15 +79,25 @@ def measure(family: str, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Ro
 
 def write_model(family: str, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a tiny model as its publisher would, a picture encoder included, and its tokenizer."""
+    ids = ids_of_ends(tokenizer)
     if family in VISION:
         torch.manual_seed(0)
         model: Any = AutoModelForImageTextToText.from_config(
-            config_of(family, vocab_size=len(tokenizer))
+            config_of(family, vocab_size=len(tokenizer), **ids)
         )
     else:
-        model = tiny_model(family, vocab_size=len(tokenizer))
+        model = tiny_model(family, vocab_size=len(tokenizer), **ids)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def ids_of_ends(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The ids of a model's config that are its tokenizer's."""
+    return {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
 
 
 def settings(folder: Path, family: str, *, all_linear: bool) -> PipelineConfig:

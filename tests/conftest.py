@@ -59,6 +59,12 @@ def qwen_tokenizer():
 
 
 @pytest.fixture(scope="session")
+def qwen3_tokenizer():
+    """Qwen3's real tokenizer and template: the last reply opens with a thought, if an empty one."""
+    return fetched("qwen3", partial(real_tokenizers.fetch, "qwen3"))
+
+
+@pytest.fixture(scope="session")
 def gemma_tokenizer():
     """Gemma-3's real tokenizer: SentencePiece, 6,415 added tokens, a BOS token."""
     return with_template(fetched("gemma3", partial(real_tokenizers.fetch, "gemma3")), "gemma3")
