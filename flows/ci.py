@@ -16,7 +16,7 @@ WORKFLOW = Path(".github") / "workflows" / "dpo-round.yml"
 def github_workflow(
     config: str,
     *,
-    install: str = "python3 -m pip install .",
+    install: str = "python3 -m pip install '.[train]'",
     runner: str = "[self-hosted, gpu]",
     cron: str = "0 2 * * *",
 ) -> str:

@@ -20,6 +20,8 @@ from flows.presets import SCHEMA
 from flows.printing import say
 
 FILE, SCHEMA_FILE = "run.yaml", "config.schema.json"
+INSTALL = "python3 -m pip install 'sft-dpo[train]'"
+"""How the workflow of a repository that is not this one gets the command."""
 CHARACTERS_PER_TOKEN = 2.5
 """On the cautious side: English text has about four."""
 SHORTEST, LONGEST = 128, 4096
@@ -64,7 +66,7 @@ def write_workflow(folder: Path) -> None:
     """Write the GitHub workflow that runs a round each night, and fails unless it is kept."""
     target = folder / WORKFLOW
     ensure_folder(target.parent)
-    write("init.workflow", target, github_workflow(FILE))
+    write("init.workflow", target, github_workflow(FILE, install=INSTALL))
     say(f"written: {target}")
 
 
