@@ -352,11 +352,18 @@ def export(
             help="Dtype of merged weights; default: bfloat16 unless it would lose too much."
         ),
     ] = None,
+    converter: Annotated[
+        Path | None,
+        typer.Option(
+            help="llama.cpp's convert_hf_to_gguf.py for --form gguf, or its folder; default: the "
+            "one on the PATH, or a writer for Llama and Qwen2."
+        ),
+    ] = None,
 ) -> None:
     """Export a model or adapter to a folder, with its lineage and measured differences."""
     from flows.commands.model import export_model
 
-    export_model(reference, store, to, form=form, dtype=dtype)
+    export_model(reference, store, to, form=form, dtype=dtype, converter=converter)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from peft import PeftModel
 
 from alignment.answers.ask import generate
@@ -21,6 +22,7 @@ from alignment.models.factors import write_concatenated
 from alignment.models.folder import tokenizer_files
 from alignment.models.gguf import FILE, check_gguf, load_gguf, write_gguf
 from alignment.models.hub import base_folder
+from alignment.models.llama_cpp import check_convertible, convert, find_converter
 from alignment.models.load import load_base, open_model
 from alignment.models.merge import Deltas, plan_merge, write_merge
 from alignment.models.stopping import write_stops
@@ -34,6 +36,7 @@ from alignment.records import (
     StageRecord,
     TokenizerRef,
 )
+from alignment.scoring.logprobs import Completion
 from alignment.scoring.probe import divergence, probe_of, record_probe
 from alignment.store.durable import failpoint_span, flush_tree, remove, rename, write
 from alignment.store.lineage import ancestors
@@ -56,6 +59,7 @@ class Exported(Frozen):
         kept_share: kept share of the training's change, if weights were merged for the export.
         rank: rank of the adapter.
         base: the model that plain PEFT loads below the adapter, named in its config.
+        made_by: the converter of llama.cpp that wrote a GGUF file; None: our own writer.
         from_measured: divergence of the export from the model that evaluation measured.
         from_trained: divergence of the export from the model as it was trained.
     """
@@ -65,12 +69,15 @@ class Exported(Frozen):
     kept_share: float | None = None
     rank: int | None = None
     base: str | None = None
+    made_by: str | None = None
     from_measured: dict[str, float] | None = None
     from_trained: dict[str, float] | None = None
 
     def notes(self) -> list[str]:
         """The description as lines of text for the user."""
         lines = [f"{self.form}, {self.dtype or 'copied unchanged'}"]
+        if self.made_by is not None:
+            lines.append(f"written by {self.made_by}")
         if self.kept_share is not None:
             lines.append(f"kept share of the training's change: {self.kept_share:.4f}")
         if self.rank is not None:
@@ -94,7 +101,13 @@ class Exported(Frozen):
 
 
 def export(
-    store: Store, record: StageRecord, to: Path, *, form: Form = "merged", dtype: str | None = None
+    store: Store,
+    record: StageRecord,
+    to: Path,
+    *,
+    form: Form = "merged",
+    dtype: str | None = None,
+    converter: Path | None = None,
 ) -> Exported:
     """Write the model or adapter of a record to a new folder, with its lineage and divergences.
 
@@ -109,6 +122,8 @@ def export(
             "gguf" is one file for llama.cpp, made from the fp32 merge.
         dtype: dtype of merged weights. Default: bfloat16, or float32 if bfloat16 would keep less
             than 95 % of the training's change.
+        converter: llama.cpp's converter for a GGUF file, or its folder. Default: the one on the
+            PATH, or else our own writer.
 
     Raises:
         UsageError: the record is neither a model nor an adapter, or cannot be written in that form.
@@ -122,7 +137,7 @@ def export(
         remove("export.begun", staging)
         staging.mkdir(parents=True)
         with failpoint_span("export.model"):
-            written = _write(store, record, staging, form, dtype)
+            written = _write(store, record, staging, form, dtype, converter)
         lineage = [found.model_dump(mode="json") for found in ancestors(store, record.key)]
         write("export.lineage", staging / "lineage.json", json.dumps(lineage, indent=2))
         write("export.account", staging / "export.json", written.model_dump_json(indent=2))
@@ -153,7 +168,12 @@ def open_for_chat(
 
 
 def _write(
-    store: Store, record: StageRecord, folder: Path, form: Form, dtype: str | None
+    store: Store,
+    record: StageRecord,
+    folder: Path,
+    form: Form,
+    dtype: str | None,
+    converter: Path | None,
 ) -> Exported:
     if adapter := record.output_as(AdapterRef):
         _copy(store.path(adapter.uri), folder)
@@ -175,7 +195,7 @@ def _write(
             return written
         return _with_gap_from_training(written, store, deltas, folder)
     if form == "gguf":
-        return _gguf(store, ref, deltas, folder, dtype)
+        return _gguf(store, ref, deltas, folder, dtype, find_converter(converter))
     if not deltas.adapters:
         raise UsageError(f"{record.name!r} has no adapter; export it without --form and --dtype.")
     written = (_merge if form == "merged" else _concatenate)(store, deltas, folder, dtype)
@@ -206,35 +226,88 @@ def _concatenate(store: Store, deltas: Deltas, folder: Path, dtype: str | None) 
     return Exported(form="adapter", dtype="float32", rank=rank, base=base.name)
 
 
-def _gguf(store: Store, ref: ModelRef, deltas: Deltas, folder: Path, dtype: str | None) -> Exported:
+def _gguf(
+    store: Store,
+    ref: ModelRef,
+    deltas: Deltas,
+    folder: Path,
+    dtype: str | None,
+    converter: Path | None,
+) -> Exported:
     if dtype not in (None, "float32"):
         raise UsageError(
             "a GGUF is always exported in float32; omit --dtype, and use llama.cpp's "
             "llama-quantize for a smaller file."
         )
-    check_gguf(base_folder(deltas.origin, store))
-    if not ref.adapters and (not deltas.adapters or ref.base.dtype == "float32"):
-        write_gguf(base_folder(ref.base, store), folder / FILE)
-        written = Exported(form="gguf", dtype="float32")
+    origin = base_folder(deltas.origin, store)
+    if converter is None:
+        check_gguf(origin)
     else:
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            merged = Path(scratch) / "merged"
-            _, kept_share = write_merge(
-                deltas, store=store, dtype="float32", folder=merged, progress=Progress()
-            )
-            write_gguf(merged, folder / FILE)
-        written = Exported(form="gguf", dtype="float32", kept_share=kept_share)
-    if not deltas.adapters:
-        return written
-    measured = _with_gaps(written, store, ref, deltas, folder)
-    gap = (measured.from_measured or {})["mean_abs_logprob"]
+        check_convertible(converter, origin)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        full, kept_share = _in_full(store, ref, deltas, Path(scratch) / "full")
+        if converter is None:
+            write_gguf(full, folder / FILE)
+        else:
+            convert(converter, _with_stops(full, Path(scratch) / "stops", origin), folder / FILE)
+    made_by = converter and str(converter)
+    written = Exported(form="gguf", dtype="float32", kept_share=kept_share, made_by=made_by)
+    return _judged(written, store, ref, deltas, folder)
+
+
+def _in_full(
+    store: Store, ref: ModelRef, deltas: Deltas, scratch: Path
+) -> tuple[Path, float | None]:
+    """A folder of exact full weights, and the kept share if they had to be merged to `scratch`."""
+    if not ref.adapters and (not deltas.adapters or ref.base.dtype == "float32"):
+        return base_folder(ref.base, store), None
+    _, kept_share = write_merge(
+        deltas, store=store, dtype="float32", folder=scratch, progress=Progress()
+    )
+    return scratch, kept_share
+
+
+def _with_stops(full: Path, folder: Path, origin: Path) -> Path:
+    """The same model, with its weights linked, and every stop token named."""
+    shutil.copytree(full, folder, copy_function=_link_weights)
+    write_stops(folder, origin)
+    return folder
+
+
+def _link_weights(source: str, target: str) -> None:
+    if source.endswith(".safetensors"):
+        Path(target).symlink_to(Path(source).resolve())
+    else:
+        shutil.copy2(source, target)
+
+
+def _judged(
+    written: Exported, store: Store, ref: ModelRef, deltas: Deltas, folder: Path
+) -> Exported:
+    """A GGUF file with its divergences; it must not be further away than rounding explains."""
+    if deltas.adapters:
+        judged = _with_gaps(written, store, ref, deltas, folder)
+    else:
+        own = load_base(base_folder(ref.base, store), dtype="float32")
+        found = divergence(record_probe(own, _any_rows(own)), load_gguf(folder))
+        judged = written.model_copy(update={"from_measured": found})
+    gap = (judged.from_measured or {})["mean_abs_logprob"]
     if not gap <= GGUF_GAP:
+        maker = written.made_by or "our own writer"
         raise ModelError(
-            f"the GGUF file computes something else than the model: log-probs differ by {gap:.2g} "
-            f"nats, but rounding explains only {GGUF_GAP:g}. Nothing was exported; use --form "
-            "merged and llama.cpp's convert_hf_to_gguf.py."
+            f"the GGUF file of {maker} computes something else than the model: log-probs differ by "
+            f"{gap:.2g} nats, but rounding explains only {GGUF_GAP:g}. Nothing was exported: "
+            "either the file is wrong, or transformers reads it wrongly. Use --form merged."
         )
-    return measured
+    return judged
+
+
+def _any_rows(model: Any) -> list[Completion]:
+    """Tokens to compare two readings of a model with that was never trained here."""
+    chosen = torch.Generator().manual_seed(0)
+    size = model.config.get_text_config().vocab_size
+    ids = torch.randint(size, (8, 32), generator=chosen).tolist()
+    return [Completion(tuple(row[:8]), tuple(row[8:])) for row in ids]
 
 
 def _with_gaps(

@@ -3,6 +3,7 @@
 Supported are Llama and Qwen2 models with byte-level BPE tokenizers. Their tensors only need other
 names and, in Llama, another order of the rows that rotary embeddings act on. Everything else is
 refused with a reason: a file that loads but computes something else would be worse than none.
+llama.cpp's own converter is used where there is one (`llama_cpp.py`).
 Not here: quantised GGUF files; `llama-quantize` makes them from this file.
 """
 
@@ -27,14 +28,17 @@ from transformers import (
 
 from alignment.errors import ModelError
 from alignment.models.chat_template import end_of_turn_id
-from alignment.models.folder import weight_files
+from alignment.models.folder import one_line, weight_files
 from alignment.models.tokenizer import load_tokenizer
 from alignment.store.durable import failpoint_span
 
 FILE = "model.gguf"
 """Name of the file in an exported folder."""
 FAMILIES = ("llama", "qwen2")
-OTHERWISE = "Export it with --form merged; llama.cpp's convert_hf_to_gguf.py supports more models."
+OTHERWISE = (
+    "llama.cpp's convert_hf_to_gguf.py supports more models: name it with --converter, or export "
+    "with --form merged."
+)
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -53,10 +57,20 @@ def check_gguf(folder: Path) -> None:
 
 
 def load_gguf(folder: Path) -> PreTrainedModel:
-    """Load a folder's GGUF file with transformers, in float32, on the CPU."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=FILE, dtype=torch.float32, trust_remote_code=False
-    )
+    """Load a folder's GGUF file with transformers, in float32, on the CPU.
+
+    Raises:
+        ModelError: transformers cannot read it, or reads other shapes than the file holds.
+    """
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=FILE, dtype=torch.float32, trust_remote_code=False
+        )
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ModelError(
+            "cannot write this model as GGUF: transformers cannot read the file back, so nobody "
+            f"would know what it computes ({one_line(error)}) Export it with --form merged."
+        ) from error
     model.eval()
     return model
 

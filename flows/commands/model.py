@@ -21,6 +21,7 @@ def export_model(
     *,
     form: Literal["merged", "adapter", "gguf"],
     dtype: str | None,
+    converter: Path | None,
 ) -> None:
     """Write a folder that other programs can load; print the measured differences."""
     opened = Store(root=store)
@@ -29,7 +30,8 @@ def export_model(
     quiet_libraries()  # before the import below, which warns
     from alignment.compose.export import export
 
-    for note in export(opened, record, to, form=form, dtype=dtype).notes():
+    done = export(opened, record, to, form=form, dtype=dtype, converter=converter)
+    for note in done.notes():
         say(note)
     say(f"written to {to}")
 

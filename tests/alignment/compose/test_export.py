@@ -6,7 +6,7 @@ import torch
 
 from alignment.answers.ask import generate
 from alignment.compose.export import Exported, export, open_for_chat
-from alignment.errors import StorageError, UsageError
+from alignment.errors import ModelError, StorageError, UsageError
 from alignment.execution.run_step import build
 from alignment.models.load import open_model
 from alignment.models.sources import FolderModel
@@ -226,8 +226,61 @@ def test_a_gguf_of_full_weights_is_a_copy(finished, tmp_path, name):
     ref = ModelRef.model_validate(record.output)
     stored = open_model(ref, finished.store, dtype="float32").model
     assert torch.equal(logits(load_gguf(tmp_path / "out")), logits(stored))
-    measured = said.from_measured
-    assert measured == ({"mean_abs_logprob": 0, "kl": 0, "top1": 1} if name != "base" else None)
+    assert said.from_measured == {"mean_abs_logprob": 0, "kl": 0, "top1": 1}
+
+
+CONVERTER = """
+import shutil
+import sys
+
+from gguf import GGUFReader
+
+file = sys.argv[sys.argv.index("--outfile") + 1]
+shutil.copy("{good}", file)
+tensors = {{tensor.name: tensor for tensor in GGUFReader(file, "r+").tensors}}
+tensors["blk.0.attn_q.weight"].data[:4] *= {change}
+"""
+"""A program that writes a file written before, and changes four rows of one of its weights."""
+
+
+@pytest.fixture
+def converter(written, tmp_path):
+    """A function: a converter whose file has four rows multiplied by this."""
+    written(form="gguf", name="good")
+
+    def make(change):
+        file = tmp_path / "convert_hf_to_gguf.py"
+        good = tmp_path / "good" / "model.gguf"
+        file.write_text(CONVERTER.format(good=good, change=change))
+        return file
+
+    return make
+
+
+def test_llama_cpps_converter_is_used_where_it_is_named(written, converter, judged):
+    from alignment.models.gguf import load_gguf
+
+    said, folder = written(form="gguf", converter=converter(1.0).parent)
+    torch.testing.assert_close(logits(load_gguf(folder)), logits(judged), rtol=0, atol=1e-5)
+    assert said.made_by.endswith("convert_hf_to_gguf.py")
+    assert f"written by {said.made_by}" in said.notes()
+
+
+def test_a_gguf_with_a_damaged_tensor_is_refused(written, converter, tmp_path):
+    with pytest.raises(ModelError, match=r"convert_hf_to_gguf.py computes something else than"):
+        written(form="gguf", converter=converter(-1.0))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_converter_that_fails_is_quoted_before_anything_is_merged(written, tmp_path):
+    (tmp_path / "broken.py").write_text("raise SystemExit('Model TinyForCausalLM is unknown')")
+    with pytest.raises(ModelError, match=r"broken.py says: Model TinyForCausalLM is unknown"):
+        written(form="gguf", converter=tmp_path / "broken.py")
+
+
+def test_a_converter_that_is_not_there_is_a_wrong_option(written, tmp_path):
+    with pytest.raises(UsageError, match=r"nowhere/?.* does not exist; give llama.cpp's folder"):
+        written(form="gguf", converter=tmp_path / "nowhere")
 
 
 def test_a_gguf_has_one_precision(written):
