@@ -34,6 +34,12 @@ def head_of(model: Any) -> Head:
     return head
 
 
+def matmul_of(model: Any) -> Head:
+    """The head's matmul alone, which was all that was scored with before `head_of`."""
+    matmul: Head = plain(model).get_output_embeddings()
+    return matmul
+
+
 def plain(model: Any) -> Any:
     """The transformers model inside PEFT's wrapper, if there is one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

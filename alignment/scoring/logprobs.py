@@ -173,11 +173,18 @@ def predicted_logprobs(model: Any, micro: MicroBatch) -> Tensor:
 
 
 def reply_distributions(
-    model: PreTrainedModel, rows: Sequence[Completion], *, batch: int
+    model: PreTrainedModel, rows: Sequence[Completion], *, batch: int, head: Head | None = None
 ) -> list[Tensor]:
-    """Log p over the whole vocabulary at every reply position: [reply tokens, vocab] per row."""
+    """Log p over the whole vocabulary at every reply position: [reply tokens, vocab] per row.
+
+    Args:
+        model: a causal model.
+        rows: prompts and replies.
+        batch: rows per forward pass.
+        head: default: the model's own.
+    """
     found: dict[int, Tensor] = {}
-    head = head_of(model)
+    head = head or head_of(model)
     for chunk, hidden in _hidden(model, rows, batch=batch):
         for row, states in zip(chunk, hidden, strict=True):
             found[row] = _log_softmax(head, states).cpu()

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignment.errors import TrainingError
 from alignment.models.stack import freeze_trained
 from alignment.records import AdapterRef, Conversation
+from alignment.scoring.head import matmul_of
 from alignment.scoring.logprobs import Completion, encode, reply_distributions
 from alignment.store.durable import staged
 from alignment.store.store import Store
@@ -41,12 +42,15 @@ class Probe:
         gold: [positions], log-probs of the replies' own tokens.
         choices: [positions, choices], ids of the most likely tokens, most likely first.
         scores: [positions, choices], log-probs of `choices`.
+        by_matmul: whether it was taken with the head's matmul alone, without what some families
+            do to the logits after it, as all probes once were.
     """
 
     rows: tuple[Completion, ...]
     gold: Tensor
     choices: Tensor
     scores: Tensor
+    by_matmul: bool = False
 
     def save(self, path: Path) -> None:
         """Write the probe as one safetensors file."""
@@ -56,6 +60,7 @@ class Probe:
             "gold": self.gold,
             "choices": self.choices,
             "scores": self.scores,
+            "own_head": torch.tensor(not self.by_matmul),
         }
         with staged("probe.save", path) as place:
             save_file(tensors, place)
@@ -69,7 +74,8 @@ class Probe:
             Completion(tuple(islice(tokens, prompt)), tuple(islice(tokens, reply)))
             for prompt, reply in tensors["lengths"].tolist()
         )
-        return cls(rows, tensors["gold"], tensors["choices"], tensors["scores"])
+        by_matmul = not tensors.get("own_head", False)
+        return cls(rows, tensors["gold"], tensors["choices"], tensors["scores"], by_matmul)
 
 
 def probe_of(store: Store, adapter: AdapterRef) -> Probe:
@@ -136,7 +142,7 @@ def save_probe(
 
 
 def divergence(trained: Probe, model: PreTrainedModel) -> dict[str, float]:
-    """How far a model is from the model that was probed.
+    """How far a model is from the model that was probed, under the head that the probe had.
 
     Returns:
         `mean_abs_logprob`: mean |difference| of a reply token's log-prob, in nats;
@@ -144,7 +150,7 @@ def divergence(trained: Probe, model: PreTrainedModel) -> dict[str, float]:
             other tokens as one, which is a lower bound of the full KL;
         `top1`: share of reply positions at which the most likely token is the same.
     """
-    found = _distributions(model, trained.rows)
+    found = _distributions(model, trained.rows, by_matmul=trained.by_matmul)
     gap = (trained.gold - found.gather(1, _targets(trained.rows))[:, 0]).abs()
     kl = _kl(trained.scores.double(), found.gather(1, trained.choices).double())
     same = found.gather(1, trained.choices[:, :1])[:, 0] == found.amax(
@@ -165,8 +171,11 @@ def _kl(first: Tensor, second: Tensor) -> Tensor:
     return kl
 
 
-def _distributions(model: PreTrainedModel, rows: Sequence[Completion]) -> Tensor:
-    return torch.cat(reply_distributions(model, rows, batch=8))
+def _distributions(
+    model: PreTrainedModel, rows: Sequence[Completion], *, by_matmul: bool = False
+) -> Tensor:
+    head = matmul_of(model) if by_matmul else None
+    return torch.cat(reply_distributions(model, rows, batch=8, head=head))
 
 
 def _targets(rows: Sequence[Completion]) -> Tensor:

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from alignment.errors import TrainingError
@@ -17,6 +18,7 @@ from alignment.scoring.probe import (
     record_probe,
     save_probe,
 )
+from benchmarks.tiny_models import tiny_model
 
 
 def of_length(tokens):
@@ -163,3 +165,23 @@ class Halving(dict[str, float]):
     def __getitem__(self, name):
         self[name] = super().__getitem__(name) / 2
         return super().__getitem__(name)
+
+
+def test_a_probe_from_before_heads_were_whole_is_compared_as_it_was_taken(tmp_path):
+    """Granite divides its logits by 8, which its probes once left out."""
+    model = tiny_model("granite")
+    rows = (Completion((3, 4), (5, 6, 7)),)
+    with torch.no_grad():
+        states = model.model(torch.tensor([[3, 4, 5, 6, 7]])).last_hidden_state[0, 1:-1]
+        found = model.lm_head(states).log_softmax(-1)
+    scores, choices = found.topk(100)
+    gold = found.gather(1, torch.tensor([[5], [6], [7]]))[:, 0]
+    Probe(rows, gold, choices, scores).save(tmp_path / "probe")
+    tensors = load_file(tmp_path / "probe")
+    del tensors["own_head"]
+    save_file(tensors, tmp_path / "probe")
+    assert divergence(Probe.load(tmp_path / "probe"), model)["mean_abs_logprob"] < 1e-5
+    own = record_probe(model, rows)
+    assert (own.gold - gold).abs().max() > 0.1
+    own.save(tmp_path / "own")
+    assert divergence(Probe.load(tmp_path / "own"), model)["mean_abs_logprob"] < 1e-6
