@@ -3,8 +3,8 @@
 Registered with transformers under the name `packed`, so that a model's own code calls it. Without
 `segments` (generation, padded batches) it is transformers' SDPA, unchanged. On CUDA in half
 precision, one call of torch's variable-length kernel handles all rows; elsewhere each segment is
-one SDPA call, exact in fp32. Scores that are capped or share their weight with a sink are computed
-explicitly, [heads, queries, keys] per segment, because no kernel of torch does either.
+one SDPA call, exact in fp32. A sink is one more key in that call. Scores that are capped are
+computed explicitly, [heads, queries, keys] per segment, because no kernel of torch does that.
 Not here: how segments are built (`batches.py`), which models can be packed (`packable.py`).
 """
 
@@ -50,8 +50,12 @@ class Scores:
 
     @property
     def plain(self) -> bool:
-        """Whether SDPA computes them."""
+        """Whether SDPA computes them as they are."""
         return self.cap is None and self.sinks is None
+
+    def factor(self, query: Tensor) -> float:
+        """The factor of the products, for queries of this head size."""
+        return float(query.shape[-1] ** -0.5 if self.scale is None else self.scale)
 
 
 def use_packed_attention(model: Any) -> None:
@@ -116,7 +120,7 @@ def _attend(
         return sdpa_attention_forward(module, query, key, value, mask, **options)
     if mask is None:  # transformers leaves out the mask of rows without padding
         mask = _visible(query.shape[2], key.shape[2], None, query.device)
-    return _explicit(query, key, value, mask, scores).transpose(1, 2), None
+    return _attend_oddly(query, key, value, mask, scores).transpose(1, 2), None
 
 
 def _kernel_takes(query: Tensor, scores: Scores) -> bool:
@@ -177,8 +181,8 @@ def _one_segment(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> T
     mask = None
     if not (whole and scores.plain):
         mask = _visible(queries, keys, scores.window, query.device)
-    if not scores.plain:
-        return _explicit(query, key, value, mask, scores)
+    if mask is not None and not scores.plain:
+        return _attend_oddly(query, key, value, mask, scores)
     return scaled_dot_product_attention(
         query, key, value, mask, is_causal=mask is None, scale=scores.scale, enable_gqa=True
     )
@@ -191,7 +195,9 @@ def _visible(queries: int, keys: int, window: int | None, device: Any) -> Tensor
     return mask if window is None else mask.triu(before - window + 1)
 
 
-def _explicit(query: Tensor, key: Tensor, value: Tensor, mask: Any, scores: Scores) -> Tensor:
+def _attend_oddly(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scores: Scores
+) -> Tensor:
     """Attention with capped scores or sinks: [rows, heads, queries, value's head size].
 
     `query`, `key` and `value` are [rows, heads or key heads, tokens, head size]; `mask` is
@@ -199,8 +205,40 @@ def _explicit(query: Tensor, key: Tensor, value: Tensor, mask: Any, scores: Scor
     """
     repeats = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
-    scale = query.shape[-1] ** -0.5 if scores.scale is None else scores.scale
-    found = query @ key.transpose(2, 3) * scale
+    if scores.cap is None:
+        return _with_sink_key(query, key, value, mask, scores)
+    return _explicit(query, key, value, mask, scores)
+
+
+SINK_SIZE = 8
+"""How much longer heads get for the sinks: kernels take multiples of 8."""
+
+
+def _with_sink_key(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scores: Scores
+) -> Tensor:
+    """SDPA with one more key, whose score is the head's sink and whose value is zero.
+
+    That key is zero but for two new elements, 1 and 1. Every query has the sink there, divided by
+    the scale and split in two, because one number of half precision would round it.
+    """
+    assert scores.sinks is not None
+    scale = scores.factor(query)
+    sinks = scores.sinks.float() / scale
+    high = sinks.to(query.dtype)
+    split = torch.stack([high, (sinks - high.float()).to(query.dtype)], dim=-1)
+    split = split.view(1, -1, 1, 2).expand(*query.shape[:3], 2)
+    query = torch.cat([query, pad(split, (0, SINK_SIZE - 2))], dim=3)
+    key = pad(key, (0, SINK_SIZE, 0, 1))
+    key[:, :, -1, -SINK_SIZE : 2 - SINK_SIZE] = 1
+    found = scaled_dot_product_attention(
+        query, key, pad(value, (0, 0, 0, 1)), pad(mask, (0, 1), value=True), scale=scale
+    )
+    return found
+
+
+def _explicit(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scores: Scores) -> Tensor:
+    found = query @ key.transpose(2, 3) * scores.factor(query)
     if scores.cap is not None:
         found = scores.cap * torch.tanh(found / scores.cap)
     found = found.masked_fill(~mask, torch.finfo(found.dtype).min)
