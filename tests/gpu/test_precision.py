@@ -2,14 +2,20 @@
 
     make gpu
 
-Both engines round, and their errors are about independent. So the errors of two equally good
-engines, each the length of a vector of n differences, have a ratio of 1 with a standard error of
-1 / sqrt(n). The log-probs of 32 replies may lie three of these apart, which is 1.53; gradients,
-with their thousands of elements, a tenth. With REHEARSE=1, small shapes run on a CPU.
+Both engines round, so both are at a distance from fp32, and how far depends on the model's random
+weights. On an H200 (torch 2.11), in units of the median of stock's distances over four models:
+
+- Log-probs of 32 replies, eleven families: stock lies at .66 to 1.51, packed at .56 to 1.66, and
+  packed's median at .89 to 1.05. So a median up to 1.25 is allowed, and 2 for a single model.
+- Gradients, with their thousands of elements, two models: stock at .94 to 1.06, packed at .93 to
+  1.07. So 1.1 is allowed for the median, and 1.15 for a single model.
+
+With REHEARSE=1, small shapes run on a CPU.
 """
 
 import os
 from functools import cache
+from statistics import median
 
 import pytest
 import torch
@@ -35,6 +41,8 @@ pytestmark = [
         "ignore"
     ),  # from compilers, and from versions other than the pinned ones
 ]
+SEEDS = range(2 if REHEARSAL else 4)
+GRADIENT_SEEDS = range(2)
 PAIRS = list(pairs_of("real", 2 if REHEARSAL else 16, seed=0))
 PLAIN = Packed(tokens_per_micro_batch=4096, recompute=1.0)
 ENGINES = {
@@ -53,13 +61,9 @@ FAMILIES = (
     "olmo2",
     "granite",
     "gemma2",
+    "gpt-oss",
     "qwen3-moe",
 )
-CASES = [
-    *((family, "plain") for family in FAMILIES),
-    ("qwen2", "accelerated"),
-    ("gemma3", "accelerated"),
-]
 WIDE = {
     "hidden_size": 512,
     "intermediate_size": 1536,
@@ -79,12 +83,12 @@ def folder_of(tmp_path_factory):
     """A function: four layers of a family with random weights, in a folder."""
 
     @cache
-    def make(family):
-        torch.manual_seed(0)
-        kinds = {"layer_types": 2 * LAYERS} if family in ("gemma2", "gemma3") else {}
+    def make(family, seed):
+        torch.manual_seed(seed)
+        kinds = {"layer_types": 2 * LAYERS} if family in ("gemma2", "gemma3", "gpt-oss") else {}
         sizes = NARROW if REHEARSAL else WIDE
         config = config_of(family, vocab_size=2048, **sizes, **kinds)
-        place = tmp_path_factory.mktemp(family)
+        place = tmp_path_factory.mktemp(f"{family}-{seed}")
         AutoModelForCausalLM.from_config(config).save_pretrained(place)
         return place
 
@@ -120,15 +124,27 @@ def logprobs(folder, engine, dtype):
     return [row.sum()[None] for row in engine.reply_logprobs(loaded.model, rows, batch=4)]
 
 
+def hold(what, stock, packed, *, middle, single):
+    """Check packed's distances, their median and each, against stock's median; print them all."""
+    usual = median(stock)
+    relative = [[distance / usual for distance in part] for part in (stock, packed)]
+    own, others = (" ".join(f"{value:.2f}" for value in part) for part in relative)
+    print(f"\n{what}, distance from fp32: stock {usual:.2e} x ({own}), packed x ({others})")
+    slack = 3.0 if REHEARSAL else 1.0  # few and short replies
+    assert median(packed) <= slack * middle * usual
+    assert max(packed) <= slack * single * usual
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logprobs_are_as_close_to_fp32_as_those_of_padded_batches(family, folder_of):
-    folder = folder_of(family)
-    truth = logprobs(folder, Stock(), "float32")
-    stock, packed = (
-        divergence(logprobs(folder, engine, "bfloat16"), truth) for engine in (Stock(), Packed())
-    )
-    print(f"\n{family} log-probs, relative to fp32: stock {stock:.2e}, packed {packed:.2e}")
-    assert packed <= (1 + 3 / len(truth) ** 0.5) * stock
+    stock: list[float] = []
+    packed: list[float] = []
+    for seed in SEEDS:
+        folder = folder_of(family, seed)
+        truth = logprobs(folder, Stock(), "float32")
+        for engine, found in ((Stock(), stock), (Packed(), packed)):
+            found.append(divergence(logprobs(folder, engine, "bfloat16"), truth))
+    hold(f"{family} log-probs", stock, packed, middle=1.25, single=2.0)
 
 
 def gradient(folder, kind, engine, out, monkeypatch, *, bf16):
@@ -182,10 +198,14 @@ def test_gradients_are_as_close_to_fp32_as_those_of_padded_batches(
     kind, family, engine, folder_of, tmp_path, monkeypatch
 ):
     runs = (("truth", Stock()), ("stock", Stock()), ("packed", ENGINES[engine]))
-    found = [
-        gradient(folder_of(family), kind, used, tmp_path / name, monkeypatch, bf16=name != "truth")
-        for name, used in runs
-    ]
-    stock, packed = (divergence(part, found[0]) for part in found[1:])
-    print(f"\n{family} {kind} gradient, relative to fp32: stock {stock:.2e}, packed {packed:.2e}")
-    assert packed <= (2.0 if REHEARSAL else 1.1) * stock
+    stock: list[float] = []
+    packed: list[float] = []
+    for seed in GRADIENT_SEEDS:
+        folder, out = folder_of(family, seed), tmp_path / str(seed)
+        truth, *found = (
+            gradient(folder, kind, used, out / name, monkeypatch, bf16=name != "truth")
+            for name, used in runs
+        )
+        for part, distances in zip(found, (stock, packed), strict=True):
+            distances.append(divergence(part, truth))
+    hold(f"{family} {kind} gradient", stock, packed, middle=1.1, single=1.15)
