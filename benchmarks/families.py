@@ -20,7 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from alignment.compose.export import Form, export
 from alignment.compose.handover import Destination, compose_model
@@ -28,7 +33,9 @@ from alignment.compose.settings import Stack
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
 from alignment.execution.run_step import build
+from alignment.models.experts import expert_tensors
 from alignment.models.rope import rope_limit
+from alignment.models.targets import WHOLE
 from alignment.pipeline.chain import Chain, chain
 from alignment.pipeline.trial import refuse_obstacles, try_model
 from alignment.records import AdapterRef, ModelRef, StageRecord
@@ -104,7 +111,8 @@ def settings(folder: Path, family: str, *, all_linear: bool) -> PipelineConfig:
     """A whole run with one round on the model in a folder, in a store beside it."""
     vision_text = config_of(family).get_text_config()
     engine = {"name": "stock" if packing_obstacle(vision_text) else "packed"}
-    lora = {"r": 4, "alpha": 8, "dropout": 0.05}
+    experts = all_linear and bool(expert_tensors(_blank(family)))
+    lora = {"r": 4, "alpha": 8, "dropout": 0.0 if experts else 0.05}
     training = {
         "lora": {**lora, "target_modules": "all-linear"} if all_linear else lora,
         "learning_rate": 1e-3,
@@ -141,6 +149,15 @@ def settings(folder: Path, family: str, *, all_linear: bool) -> PipelineConfig:
             },
         }
     )
+
+
+def _blank(family: str) -> PreTrainedModel:
+    """The text model of a family, without weights."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config_of(family).get_text_config()
+        )
+    return model
 
 
 def _scores(family: str, vocabulary: int) -> Row:
@@ -180,8 +197,8 @@ def _own(model: Any, row: Completion) -> torch.Tensor:
 def _try(config: PipelineConfig) -> str:
     trial = try_model(chain(config).steps(), Path(config.model.path))  # type: ignore[union-attr]
     refuse_obstacles(trial)
-    covered = min(each.covered for each in trial.adapted)
-    return "ok" if covered > 0.995 else f"{covered:.0%}"
+    least = min(each.covered for each in trial.adapted)
+    return "ok" if least.share >= WHOLE else f"ok but {', '.join(least.left)}"
 
 
 def _steps(config: PipelineConfig, folder: Path) -> Row:

@@ -119,5 +119,6 @@ def run_steps(settings: PipelineConfig, run: Run) -> tuple[Chain, list[StageReco
         stage(step)
         if isinstance(step, OpenBase):
             base = ModelRef.model_validate(stage.records[-1].output).base
-            try_in_child(run.store, base, tuple(chain(settings).steps()))
+            for note in try_in_child(run.store, base, tuple(chain(settings).steps())):
+                get_run_logger().info(note)
     return chain_so_far(settings, run.store), stage.records

@@ -14,6 +14,7 @@ from typing import Any, Self
 from pydantic import PositiveInt, ValidationError
 
 from alignment.errors import ModelError
+from alignment.models.experts import expert_tensors
 from alignment.models.targets import expert_weights, linear_layers
 from alignment.models.weight_files import blank_model
 from alignment.records import Frozen
@@ -38,6 +39,9 @@ class Shape(Frozen):
         counted: linear layers by name, if the model could be built.
         others: weights in no linear layer of a block and no embedding: experts, pictures.
         met: how many of `others` a token is multiplied by.
+        experts: sum of the inputs and outputs of all experts' tensors.
+        experts_met: the same of the experts that one token meets.
+        expert_weights: weights in the experts' tensors.
     """
 
     hidden_size: PositiveInt
@@ -51,6 +55,9 @@ class Shape(Frozen):
     counted: dict[str, Linears] | None = None
     others: int = 0
     met: int = 0
+    experts: int = 0
+    experts_met: int = 0
+    expert_weights: int = 0
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -100,14 +107,21 @@ class Shape(Frozen):
         return self.block_parameters + self.met + self.vocab_size * self.hidden_size
 
     def lora_parameters(self, r: int, target_modules: str | Iterable[str]) -> int:
-        """Weights of a LoRA adapter: r * (inputs + outputs) for each target layer."""
+        """Weights of a LoRA adapter: r * (inputs + outputs) for each target layer and expert."""
         if self.counted is not None:
-            names = self.counted if target_modules == "all-linear" else set(target_modules)
-            return r * sum(layers.width for name, layers in self.counted.items() if name in names)
+            every = target_modules == "all-linear"
+            names = self.counted if every else set(target_modules)
+            widths = sum(layers.width for name, layers in self.counted.items() if name in names)
+            return r * (widths + (self.experts if every else 0))
         linears = self.linears()
         target_modules = linears if target_modules == "all-linear" else target_modules
         sizes = (sum(linears[name]) for name in target_modules if name in linears)
         return self.num_hidden_layers * r * sum(sizes)
+
+    def lora_parameters_met(self, r: int, target_modules: str | Iterable[str]) -> int:
+        """Weights of a LoRA adapter that one token is multiplied by."""
+        missed = self.experts - self.experts_met if target_modules == "all-linear" else 0
+        return self.lora_parameters(r, target_modules) - r * missed
 
 
 def _counted(folder: Path) -> dict[str, Any]:
@@ -128,10 +142,15 @@ def _counted(folder: Path) -> dict[str, Any]:
     heads = 1 if config.tie_word_embeddings else 2
     linear = sum(layers.weights for layers in found.values())
     others = matrices - linear - heads * config.vocab_size * config.hidden_size
+    tensors = list(expert_tensors(model).values())
+    experts = sum(len(tensor) * (tensor.shape[1] + tensor.shape[2]) for tensor in tensors)
     return {
         "counted": dict(found),
         "others": others,
         "met": round(expert_weights(model) * share_of_experts(config)),
+        "experts": experts,
+        "expert_weights": sum(tensor.numel() for tensor in tensors),
+        "experts_met": round(experts * share_of_experts(config)),
     }
 
 

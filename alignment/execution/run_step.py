@@ -185,20 +185,23 @@ def _record(
     )
 
 
-def try_in_child(store: Store, base: BaseRef, steps: Sequence[Step]) -> None:
+def try_in_child(store: Store, base: BaseRef, steps: Sequence[Step]) -> list[str]:
     """Try a run's model without its weights in a child process, before anything is trained.
 
     Nothing is tried if all trainings among the steps are in the store, or if the same has passed
     before.
 
+    Returns:
+        Which share of the model each training leaves without an adapter, if it does.
+
     Raises:
         ModelError: the model's family cannot do what a step asks for.
     """
     if all(store.find(step.key) for step in steps if isinstance(step, TrainSft | TrainDpo)):
-        return
+        return []
     passed = _trial(base, steps)
     if store.has_passed(passed):
-        return
+        return []
     with tempfile.TemporaryDirectory() as scratch:
         listed, report, log = (Path(scratch) / name for name in ("steps", "report", "log"))
         listed.write_text("".join(f"{_sent(step)}\n" for step in steps))
@@ -211,13 +214,17 @@ def try_in_child(store: Store, base: BaseRef, steps: Sequence[Step]) -> None:
         with log.open("ab") as stream:
             child = _forkserver.start(request, log=stream)
         code = child.wait()
-        if report.exists():
-            raise ModelError(report.read_text(encoding="utf-8"))
+        said = report.read_text(encoding="utf-8") if report.exists() else None
+        if code and said is not None:
+            raise ModelError(said)
         if code:
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
             logger.warning("the model could not be tried before the run: %s", "".join(last))
-            return
-    store.note_passed(passed)
+            return []
+    notes = (said or "").splitlines()
+    if not notes:  # otherwise the next run is told too
+        store.note_passed(passed)
+    return notes
 
 
 def _trial(base: BaseRef, steps: Sequence[Step]) -> str:
@@ -356,16 +363,17 @@ def main(root: str, spec: str, limits: str, reports: str) -> int:
 
 
 def _try(root: str, base: str, steps: str, report: str) -> int:
-    """Try a base model on the steps in a file, one per line; write an obstacle to `report`."""
+    """Try a base model on the steps in a file, one per line; write what there is to `report`."""
     from alignment.pipeline.trial import try_run
 
     try:
         lines = Path(steps).read_text(encoding="utf-8").splitlines()
         model = BaseRef.model_validate_json(base)
-        try_run(Store(root=Path(root)), model, map(read_step, lines))
+        notes = try_run(Store(root=Path(root)), model, map(read_step, lines))
     except AlignmentError as error:
         Path(report).write_text(str(error), encoding="utf-8")
         return error.exit_code
+    Path(report).write_text("\n".join(notes), encoding="utf-8")
     return 0
 
 

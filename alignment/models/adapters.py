@@ -1,6 +1,7 @@
 """LoRA adapters on disk: validation and description.
 
-Only plain LoRA is read: y += (alpha / r) * B A x on linear layers (Hu et al. 2021, eq. 3). Summing
+Only plain LoRA is read: y += (alpha / r) * B A x on linear layers (Hu et al. 2021, eq. 3), and the
+same for each expert in a tensor of experts. Summing
 or concatenating any other kind would be silently wrong, so other kinds are refused here.
 Not here: creating adapters (TRL does), their low-rank factors (`factors.py`).
 """
@@ -18,6 +19,8 @@ from alignment.store.store import file_sha256
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TENSORS = ("experts.gate_up_proj", "experts.down_proj")
+"""Ends of the names of the tensors that hold a layer's experts (`experts.py`)."""
 
 REFUSED = {
     "use_rslora": "its scale is alpha / sqrt(r), not alpha / r",
@@ -27,7 +30,6 @@ REFUSED = {
     "alpha_pattern": "layers differ in scale",
     "modules_to_save": "it contains whole layers that would replace those of the base",
     "trainable_token_indices": "it contains rows of the embedding",
-    "target_parameters": "its delta applies to parameters outside linear layers",
     "lora_bias": "its B has a bias, which a product of two factors cannot express",
     "fan_in_fan_out": "its weights are stored transposed",
     "layer_replication": "it adds layers to the base",
@@ -81,7 +83,9 @@ def describe_adapter(folder: Path, *, uri: str, stage: str, trained_on: str) -> 
         stage=stage,
         r=config["r"],
         alpha=config["lora_alpha"],
-        target_modules=tuple(sorted(config["target_modules"])),
+        target_modules=tuple(
+            sorted([*config["target_modules"], *(config.get("target_parameters") or ())])
+        ),
         trained_on=trained_on,
     )
 
@@ -110,19 +114,25 @@ def plain_base(base: BaseRef, folder: Path) -> PlainBase:
 def name_base(folder: Path, base: PlainBase) -> None:
     """Write the base into an adapter's config, which gets the same bytes in every process.
 
-    PEFT writes the folder that it loaded, such as a hub's cache, and its set of modules in an
+    PEFT writes the folder that it loaded, such as a hub's cache, and its sets of names in an
     order that differs from process to process.
     """
     path = folder / ADAPTER_CONFIG
     settings = json.loads(path.read_text())
     settings |= {"base_model_name_or_path": base.name, "revision": base.revision}
     settings["target_modules"] = sorted(settings["target_modules"])
+    if settings.get("target_parameters"):
+        settings["target_parameters"] = sorted(settings["target_parameters"])
     path.write_text(json.dumps(settings, indent=2, sort_keys=True))
 
 
 def _not_plain(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The options of a configuration that are not plain LoRA, each with the reason."""
     yield from ((option, why) for option, why in REFUSED.items() if config.get(option))
+    parameters = set(config.get("target_parameters") or ())
+    odd = {name for name in parameters - {*TENSORS} if not name.endswith(".weight")}
+    if odd or 0 < len(parameters & {*TENSORS}) < len(TENSORS):
+        yield "target_parameters", "its delta applies to other parameters than layers and experts"
     if config.get("bias", "none") != "none":
         yield "bias", "biases of the base were trained as well"
     if str(config.get("init_lora_weights", "")).startswith(REBASED):

@@ -11,7 +11,8 @@ after another, so on a CPU the result has the same bits.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor
 
 from alignment.errors import ModelError
-from alignment.models.factors import FactorFile, check_fit
+from alignment.models.experts import in_experts, is_transposed, parts_of
+from alignment.models.factors import FactorFile, Factors, check_fit
 from alignment.models.folder import tokenizer_files
 from alignment.models.hub import base_folder
 from alignment.models.tokenizer import tokenizer_folder
@@ -104,6 +106,7 @@ class _Merging:
         self._blank = blank_model(origin)
         self._weights = Weights(origin)
         self._names = names_in_model(self._blank, self._weights.names)
+        self._parts = parts_of(self._blank, self._names)
         self._adapters = [FactorFile(folder) for folder in folders]
         if hasattr(self._blank.config, "quantization_config"):
             raise ModelError(
@@ -112,7 +115,7 @@ class _Merging:
             )
         for adapter in self._adapters:
             check_fit(self._blank, adapter.folder, adapter)
-            _check_stored(adapter, self._weights, self._names, origin)
+            self._check_stored(adapter)
 
     def write(self, folder: Path, dtype: str, progress: Progress, phase: str) -> float:
         """Write the merged weights in a dtype; return the kept share."""
@@ -137,13 +140,42 @@ class _Merging:
             return stored.to(dtype) if stored.is_floating_point() else stored
         exact, total = stored.to(torch.float32, copy=True), None
         for adapter in adapters:
-            delta = adapter.delta(module)
+            delta = self._as_stored(adapter.delta(module, self._parts.get(name)), module)
             exact += delta
             total = delta if total is None else total.add_(delta)
         assert total is not None
         written = exact.to(dtype)
         kept.add(stored, written, total)
         return written
+
+    def _as_stored(self, delta: Tensor, module: str) -> Tensor:
+        return delta.mT if is_transposed(self._blank, module) else delta
+
+    def _check_stored(self, adapter: FactorFile) -> None:
+        """Check that every delta has stored weights of its shape; otherwise it would be lost."""
+        stored = defaultdict[str, list[str]](list)
+        for name, in_model in self._names.items():
+            stored[in_model.removesuffix(".weight")].append(name)
+        for module, factors in adapter.items():
+            fits = [
+                self._weights.read(name).shape == self._delta_shape(name, module, factors)
+                for name in stored[module]
+            ]
+            if not fits or not all(fits):
+                weight = module if in_experts(module) else f"{module}.weight"
+                raise ModelError(
+                    f"{adapter.folder} changes {weight}, but {self._weights.folder} has no such "
+                    "weight of that shape: the adapter belongs to another model, or the weight is "
+                    "tied. Remove that layer from target_modules, or set compose.name=stack."
+                )
+
+    def _delta_shape(self, name: str, module: str, factors: Factors) -> tuple[int, ...]:
+        """The shape that a stored weight must have for its share of a delta."""
+        *experts, out, _ = factors.b.shape
+        sides = (out, factors.a.shape[-1])
+        if part := self._parts.get(name):
+            return out // part.of, sides[1]
+        return (*experts, *(reversed(sides) if is_transposed(self._blank, module) else sides))
 
 
 @dataclass
@@ -165,19 +197,3 @@ class _KeptShare:
     def value(self) -> float:
         """The kept share; 1.0 if there were no deltas."""
         return self.along / self.exact if self.exact else 1.0
-
-
-def _check_stored(
-    adapter: FactorFile, weights: Weights, names: Mapping[str, str], origin: Path
-) -> None:
-    """Check that every delta has a stored weight of its shape; otherwise it would be lost."""
-    stored = {in_model: name for name, in_model in names.items()}
-    for module, (a, b) in adapter.items():
-        name = f"{module}.weight"
-        shape = weights.read(stored[name]).shape if name in stored else None
-        if shape != (b.shape[0], a.shape[1]):
-            raise ModelError(
-                f"{adapter.folder} changes {name}, but {origin} has no such weight of that shape: "
-                "the adapter belongs to another model, or the weight is tied. Remove that layer "
-                "from target_modules, or set compose.name=stack."
-            )

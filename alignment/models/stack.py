@@ -8,6 +8,10 @@ library wraps around the layer (a fresh adapter, checkpointing, disabling that a
 it. The reference of a DPO round is therefore the model with its newest adapter disabled, exactly
 as without a stack. The factors are non-persistent buffers: no `state_dict` contains them, and
 checkpoints contain only the newest adapter.
+
+Experts have no such layer: their deltas are added to their tensors, one adapter after another in
+the model's dtype. That is what PEFT computed while each was trained, so nothing is rounded that was
+not rounded then; and no quantisation touches these tensors.
 """
 
 from collections.abc import Sequence
@@ -16,11 +20,13 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from alignment.models.factors import Factors, check_fit, concatenate, read_factors
+from alignment.models.experts import in_experts, is_transposed
+from alignment.models.factors import Factors, check_fit, concatenate, per_expert, read_factors
 
 FROZEN_A, FROZEN_B = "frozen_a", "frozen_b"
 """Buffers of a layer with a frozen branch: [rank, in] and [out, rank], scales included."""
@@ -35,9 +41,13 @@ def attach(model: PreTrainedModel, folders: Sequence[Path]) -> None:
     adapters = [read_factors(folder) for folder in folders]
     for folder, factors in zip(folders, adapters, strict=True):
         check_fit(model, folder, factors)
-    layers = dict(model.named_modules())
+    layers, tensors = dict(model.named_modules()), dict(model.named_parameters())
+    for factors in adapters:
+        for name in filter(in_experts, factors):
+            _add(tensors[name], factors[name], transposed=is_transposed(model, name))
     for name, joined in concatenate(adapters).items():
-        _freeze(layers[name], joined, model.dtype)
+        if not in_experts(name):
+            _freeze(layers[name], joined, model.dtype)
 
 
 def freeze_trained(model: PreTrainedModel) -> None:
@@ -50,8 +60,21 @@ def freeze_trained(model: PreTrainedModel) -> None:
     for layer in trained:
         (name,) = layer.active_adapters
         a, b = (side[name].weight.detach().float() for side in (layer.lora_A, layer.lora_B))
-        _freeze(layer.get_base_layer(), Factors(a, layer.scaling[name] * b), model.dtype)
+        b = layer.scaling[name] * b
+        if isinstance(layer, ParamWrapper) and layer.parameter_name != "weight":
+            own = Factors(*per_expert(a, b, layer.r[name]))
+            turned = getattr(layer.get_base_layer(), "is_transposed", False)
+            _add(layer.get_param(), own, transposed=turned)
+        else:
+            _freeze(layer.get_base_layer(), Factors(a, b), model.dtype)
         layer.enable_adapters(enabled=False)
+
+
+def _add(tensor: Tensor, factors: Factors, *, transposed: bool) -> None:
+    """Add b a to every expert of a tensor, as PEFT does while it trains."""
+    a, b = (factor.to(tensor.device, tensor.dtype) for factor in factors)
+    left, right = (a.mT, b.mT) if transposed else (b, a)
+    tensor.data = torch.baddbmm(tensor.data, left, right)
 
 
 def _freeze(layer: Any, factors: Factors, dtype: Any) -> None:

@@ -4,7 +4,7 @@ What a family cannot do would otherwise show when its step starts, perhaps after
 The model is built on torch's meta device, so a model of any size takes the same second.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 from peft import get_peft_model
 
 from alignment.errors import ModelError
+from alignment.models.experts import parts_of
 from alignment.models.folder import one_line, weight_files
 from alignment.models.hub import base_folder
 from alignment.models.rope import rope_obstacle
-from alignment.models.targets import adapter_config, covered_share
+from alignment.models.targets import WHOLE, Coverage, adapter_config, coverage, default_gap
 from alignment.models.weight_files import Weights, blank_model, names_in_model
-from alignment.pipeline.steps import EvaluateModel, Step, TrainDpo, TrainSft
+from alignment.pipeline.steps import EvaluateModel, OpenBase, Step, TrainDpo, TrainSft
 from alignment.records import BaseRef
 from alignment.scoring.engine import Packed
 from alignment.scoring.packable import packing_obstacle
 from alignment.store.store import Store
+from alignment.train.settings import SEVEN
 
 
 class Adapted(NamedTuple):
@@ -29,13 +31,13 @@ class Adapted(NamedTuple):
 
     Attributes:
         step: the training's name.
-        modules: names of the linear layers with an adapter.
-        covered: share of the weights in linear layers and experts that are in these layers.
+        modules: names of the linear layers and tensors of experts with an adapter.
+        covered: how much of the model's blocks these are.
     """
 
     step: str
     modules: tuple[str, ...]
-    covered: float
+    covered: Coverage
 
 
 class Trial(NamedTuple):
@@ -43,6 +45,12 @@ class Trial(NamedTuple):
 
     obstacles: dict[str, str]
     adapted: tuple[Adapted, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the model's blocks the trainings leave as it is, by their choice of layers."""
+        gaps = {each.step: each.covered.note for each in self.adapted}
+        return [f"{step}: {gap}" for step, gap in gaps.items() if gap]
 
 
 def try_model(steps: Iterable[Step], folder: Path) -> Trial:
@@ -54,6 +62,8 @@ def try_model(steps: Iterable[Step], folder: Path) -> Trial:
         ModelError: the model cannot be opened at all.
     """
     config = blank_model(folder).config
+    steps = tuple(steps)
+    quantised = any(isinstance(step, OpenBase) and step.quantisation for step in steps)
     unpackable = cache(lambda: packing_obstacle(config))
     obstacles: dict[str, str] = {}
     adapted: list[Adapted] = []
@@ -68,19 +78,21 @@ def try_model(steps: Iterable[Step], folder: Path) -> Trial:
                     "sft.training, dpo and evaluation"
                 )
             if not isinstance(step, EvaluateModel):
-                adapted.append(_try_adapter(step, folder))
+                adapted.append(_try_adapter(step, folder, quantised=quantised))
         except ModelError as error:
             obstacles[step.name] = str(error)
     return Trial(obstacles, tuple(adapted))
 
 
-def try_run(store: Store, base: BaseRef, steps: Iterable[Step]) -> None:
-    """Try a base model on these steps.
+def try_run(store: Store, base: BaseRef, steps: Iterable[Step]) -> list[str]:
+    """Try a base model on these steps; return what to know about their adapters.
 
     Raises:
         ModelError: a step cannot run it, or it cannot be opened.
     """
-    refuse_obstacles(try_model(steps, base_folder(base, store)))
+    trial = try_model(steps, base_folder(base, store))
+    refuse_obstacles(trial)
+    return trial.notes
 
 
 def refuse_obstacles(trial: Trial) -> None:
@@ -100,19 +112,32 @@ def _try_lengths(step: TrainSft | TrainDpo | EvaluateModel, config: Any) -> None
         raise ModelError(reason)
 
 
-def _try_adapter(step: TrainSft | TrainDpo, folder: Path) -> Adapted:
+def _try_adapter(step: TrainSft | TrainDpo, folder: Path, *, quantised: bool) -> Adapted:
     model: Any = blank_model(folder)
     config = adapter_config(step.config.lora.peft_arguments(), model)
-    covered = covered_share(config, model)
+    by_weight = [name for name in config.target_parameters or () if name.endswith(".weight")]
+    if quantised and by_weight:
+        raise ModelError(
+            f"in 4 bits PEFT cannot adapt {', '.join(by_weight)} of {model.config.model_type}: "
+            "set quantisation to null, or name other layers in lora.target_modules"
+        )
+    covered = coverage(config, model)
+    if step.config.lora.target_modules == SEVEN and covered.share < WHOLE:
+        raise ModelError(default_gap(covered, model))
     stored = _stored_names(folder, model)
+    parts_of(model, stored)
     try:
-        targeted = get_peft_model(model, config).targeted_module_names
+        adapted = get_peft_model(model, config)
     except (ValueError, RuntimeError, TypeError) as error:
         raise ModelError(
             f"PEFT cannot adapt {model.config.model_type}: {one_line(error)} Choose other layers "
             "in lora.target_modules."
         ) from error
-    lost = [name for name in targeted if stored and f"{name}.weight" not in stored]
+    targeted = {*adapted.targeted_module_names, *adapted.targeted_parameter_names}
+    known = {name.removesuffix(".weight") for name in stored.values()}
+    lost = [
+        name for name in sorted(targeted) if stored and name.removesuffix(".weight") not in known
+    ]
     if lost:
         raise ModelError(
             f"no weight is stored for {lost[0]} in {folder}, so its adapter could not be merged. "
@@ -121,8 +146,8 @@ def _try_adapter(step: TrainSft | TrainDpo, folder: Path) -> Adapted:
     return Adapted(step.name, tuple(sorted(targeted)), covered)
 
 
-def _stored_names(folder: Path, model: Any) -> set[str]:
+def _stored_names(folder: Path, model: Any) -> Mapping[str, str]:
     """The names in the model of all stored tensors; none where only the config was fetched."""
     if not weight_files(folder):
-        return set()
-    return set(names_in_model(model, Weights(folder).names).values())
+        return {}
+    return names_in_model(model, Weights(folder).names)

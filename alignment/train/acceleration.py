@@ -15,6 +15,7 @@ import torch
 import torch._functorch.config
 from bitsandbytes.functional import dequantize_blockwise
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor
 
 
@@ -201,7 +202,8 @@ def _add_product(rows: Tensor, low: Tensor, b: Tensor) -> Tensor:
 
 def _lora_layers(model: Any) -> list[Any]:
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    return [layer for layer in layers if layer.lora_A and not layer.lora_variant]
+    plain = [layer for layer in layers if not isinstance(layer, ParamWrapper)]
+    return [layer for layer in plain if layer.lora_A and not layer.lora_variant]
 
 
 @cache

@@ -13,7 +13,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from alignment.models.adapters import base_below
 from alignment.models.load import LoadedModel
-from alignment.models.targets import adapter_config
+from alignment.models.targets import adapter_config, coverage
 from alignment.records import PreferencePair
 from alignment.scoring.engine import Engine
 from alignment.store.progress import Progress
@@ -73,6 +73,8 @@ def train_dpo(
     arguments = on_this_machine(
         config.trl_arguments(seed=seed), workspace.folder / "trl", evaluates=bool(evaluation)
     )
+    adapter = adapter_config(config.lora.peft_arguments(), policy.model)
+    left_out = coverage(adapter, policy.model).note
     trainer = trainers_of(config.engine).dpo(
         loss=config.loss,
         sft_weight=config.sft_weight,
@@ -81,7 +83,7 @@ def train_dpo(
         train_dataset=pair_rows(policy.tokenizer, pairs),
         eval_dataset=pair_rows(policy.tokenizer, evaluation) if evaluation else None,
         processing_class=policy.tokenizer,
-        peft_config=adapter_config(config.lora.peft_arguments(), policy.model),
+        peft_config=adapter,
         callbacks=[
             ProgressCallback(workspace, progress, phase="training"),
             samples,
@@ -93,7 +95,8 @@ def train_dpo(
         measured = loss_before_training(trainer, config.loss, config.engine)
         check_start(config.loss, measured, tolerance=1e-2 if config.bf16 else 1e-4)
     base = base_below(policy.ref, Path(str(policy.model.name_or_path)))
-    return fit(trainer, base=base, workspace=workspace, progress=progress)
+    done = fit(trainer, base=base, workspace=workspace, progress=progress)
+    return done.model_copy(update={"left_out": left_out})
 
 
 def loss_before_training(trainer: DPOTrainer, loss: Loss, engine: Engine) -> float:

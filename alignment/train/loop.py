@@ -33,6 +33,7 @@ class TrainingSummary(Frozen):
         trainable, parameters: number of weights in the adapter, and in model and adapter together.
         chosen: the packed engine's final tokens_per_micro_batch and recompute.
         resumed_at: steps that earlier processes had done; None: there was none.
+        left_out: what of the model's blocks has no adapter, in words; None: nothing.
     """
 
     steps: int
@@ -42,6 +43,7 @@ class TrainingSummary(Frozen):
     parameters: int
     chosen: dict[str, float]
     resumed_at: int | None = None
+    left_out: str | None = None
 
 
 def fit(

@@ -25,13 +25,18 @@ class Lora(Frozen):
     r: PositiveInt = Field(description="Rank of A and B. Default: 64 in SFT, 32 in DPO.")
     alpha: PositiveFloat = Field(description="Scale; the delta is alpha / r * B A. Default: 2 r.")
     dropout: float = Field(
-        default=0.05, ge=0, lt=1, description="Dropout on the adapter's inputs during training."
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="Dropout on the adapter's inputs during training. Adapters on experts in one "
+        "tensor cannot have any.",
     )
     target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         default=SEVEN,
         description="Linear layers that get an adapter, by name; a name that the model lacks is an "
-        "error. all-linear: every linear layer of the decoder's blocks, whatever its family calls "
-        "them, except routers. Default: the seven of Llama, Qwen and Mistral.",
+        "error. all-linear: every linear layer of the decoder's blocks and every expert, whatever "
+        "its family calls them, except routers and what Mamba reads itself; experts need dropout "
+        "0. Default: the seven of Llama, Qwen and Mistral; refused where they leave a part out.",
     )
 
     def peft_arguments(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from alignment.models.adapters import base_below
 from alignment.models.load import LoadedModel
-from alignment.models.targets import adapter_config
+from alignment.models.targets import adapter_config, coverage
 from alignment.records import Conversation
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
@@ -62,13 +62,15 @@ def train_sft(
     arguments = on_this_machine(
         config.trl_arguments(seed=seed), workspace.folder / "trl", evaluates=bool(evaluation)
     )
+    adapter = adapter_config(config.lora.peft_arguments(), policy.model)
+    left_out = coverage(adapter, policy.model).note
     trainer = trainers_of(config.engine).sft(
         model=policy.model,
         args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}),
         train_dataset=rows(conversations),
         eval_dataset=rows(evaluation) if evaluation else None,
         processing_class=tokenizer,
-        peft_config=adapter_config(config.lora.peft_arguments(), policy.model),
+        peft_config=adapter,
         callbacks=[
             ProgressCallback(workspace, progress, phase="training"),
             samples,
@@ -76,7 +78,8 @@ def train_sft(
         ],
     )
     base = base_below(policy.ref, Path(str(policy.model.name_or_path)))
-    return fit(trainer, base=base, workspace=workspace, progress=progress)
+    done = fit(trainer, base=base, workspace=workspace, progress=progress)
+    return done.model_copy(update={"left_out": left_out})
 
 
 def _up_to_last_user_turn(row: Conversation) -> tuple[Any, ...]:

@@ -58,4 +58,5 @@ def _try_model(chain: Chain, store: Store) -> None:
         return  # the model is not on this machine
     if not store.path(base.uri).is_dir():
         return  # nor is it any more
-    try_in_child(store, base, tuple(chain.steps()))
+    for note in try_in_child(store, base, tuple(chain.steps())):
+        say(note, error=True)

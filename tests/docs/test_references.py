@@ -9,6 +9,7 @@ NAMED = re.compile(r"`([\w./]+\.py)\b")
 GONE_OR_REFUSED = {
     "docker/prove.py",  # a decision note tells why it was dropped
     "utils.py",  # CONTRIBUTING: there is none
+    "convert_hf_to_gguf.py",  # a program of llama.cpp
 }
 
 

@@ -4,22 +4,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alignment.doctor.finding import Finding, percent
+from alignment.models.targets import WHOLE
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.trial import Trial, try_model
 from alignment.report.table import Table
-
-WHOLE = 0.995
-"""From this share on, what no adapter covers is not worth a warning."""
 
 
 def check_model(chain: Chain, folder: Path) -> Finding:
     """Whether the model can be trained, merged and scored as configured, and what is trained."""
     trial = try_model(chain.steps(), folder)
-    least = min((each.covered for each in trial.adapted), default=1.0)
+    least = min((each.covered.share for each in trial.adapted), default=1.0)
     return Finding(
         check="model",
         verdict="fail" if trial.obstacles else "warn" if least < WHOLE else "ok",
-        headline=_headline(trial, least),
+        headline=_headline(trial),
         figures={"refused_steps": len(trial.obstacles), "covered_share": round(least, 4)},
         tables=(
             Table.of(
@@ -30,21 +28,21 @@ def check_model(chain: Chain, folder: Path) -> Finding:
         ),
         remedy="Change what the message names."
         if trial.obstacles
-        else "Set lora.target_modules=all-linear to train every linear layer. Fused experts get no "
-        "adapter.",
+        else "Nothing, if you chose this. lora.target_modules=all-linear trains every linear layer "
+        "and, with lora.dropout=0, every expert.",
     )
 
 
-def _headline(trial: Trial, least: float) -> str:
+def _headline(trial: Trial) -> str:
     if trial.obstacles:
         step, reason = next(iter(trial.obstacles.items()))
         return f"{step} cannot run: {reason}."
-    if least < WHOLE:
-        return f"Adapters cover {percent(least)} of the weights in the model's blocks."
+    if trial.notes:
+        return f"{'; '.join(trial.notes)}."
     return "Every step can run this model, and adapters cover all weights in its blocks."
 
 
 def _rows(trial: Trial) -> Iterator[tuple[str, ...]]:
     for each in trial.adapted:
-        names = sorted({name.rpartition(".")[2] for name in each.modules})
-        yield each.step, f"{len(each.modules):,}", ", ".join(names), percent(each.covered)
+        names = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in each.modules})
+        yield each.step, f"{len(each.modules):,}", ", ".join(names), percent(each.covered.share)

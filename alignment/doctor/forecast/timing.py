@@ -64,7 +64,7 @@ def flops_per_token(training: Training, shape: Shape) -> float:
     of two; that of the trained adapter has two.
     """
     config = training.config
-    lora = shape.lora_parameters(config.lora.r, config.lora.target_modules)
-    carried = shape.lora_parameters(training.frozen, config.lora.target_modules)
+    lora = shape.lora_parameters_met(config.lora.r, config.lora.target_modules)
+    carried = shape.lora_parameters_met(training.frozen, config.lora.target_modules)
     frozen = shape.matmul_parameters + carried
     return 2 * passes(training) * frozen + 2 * (passes(training) + 1) * lora

@@ -247,7 +247,11 @@ def _training_outcome(
     rows = probe_rows(last_replies(policy.tokenizer, _probe_conversations(context.store, sets)))
     gap = save_probe(policy.model, rows, out / PROBE_FILE, bf16=step.config.bf16)
     share = 100 * summary.trainable / summary.parameters
-    notes = [f"{summary.trainable:,} of {summary.parameters:,} parameters trained ({share:.2f} %)"]
+    notes = [
+        f"{summary.trainable:,} of {summary.parameters:,} parameters trained ({share:.2f} %)",
+    ]
+    if summary.left_out is not None:
+        notes.append(summary.left_out)
     if summary.resumed_at is not None:
         notes.append(f"resumed at step {summary.resumed_at} of {summary.steps}")
     metrics = {

@@ -22,6 +22,7 @@ def tried(chatml_tokenizer, tmp_path):
         write_model(family, chatml_tokenizer, tmp_path / "model")
         config = settings(tmp_path, family, all_linear=False)
         values = config.model_dump(mode="json")
+        values["quantisation"] = changes.pop("quantisation", None)
         for training in (values["sft"]["training"], values["dpo"]):
             training.update({name: changes[name] for name in changes.keys() & training.keys()})
         config = PipelineConfig.model_validate(values)
@@ -30,16 +31,17 @@ def tried(chatml_tokenizer, tmp_path):
     return run
 
 
-ALL = {"r": 4, "alpha": 8, "dropout": 0.05, "target_modules": "all-linear"}
+ALL = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}
 
 
 def test_a_llama_passes_with_all_its_layers_covered(tried):
     trial = tried("llama")
     assert not trial.obstacles
     assert [(each.step, len(each.modules), each.covered) for each in trial.adapted] == [
-        ("sft", 14, 1.0),
-        ("dpo-1", 14, 1.0),
+        ("sft", 14, (1.0, ())),
+        ("dpo-1", 14, (1.0, ())),
     ]
+    assert not trial.notes
 
 
 def test_names_that_match_nothing_are_refused_with_the_familys_own(tried):
@@ -53,7 +55,7 @@ def test_names_that_match_nothing_are_refused_with_the_familys_own(tried):
     [
         ("phi3", {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}),
         ("falcon", {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}),
-        ("qwen3-moe", {"q_proj", "k_proj", "v_proj", "o_proj"}),
+        ("qwen3-moe", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"}),
         ("falcon-h1", {"q_proj", "k_proj", "v_proj", "o_proj", "in_proj", "gate_proj", "up_proj"}),
     ],
 )
@@ -65,22 +67,53 @@ def test_all_linear_finds_the_layers_of_every_family(family, names, tried):
     assert not found & {"lm_head", "gate", "router"}
 
 
-def test_experts_in_one_tensor_are_refused(tried):
+def test_default_names_that_miss_the_experts_are_refused_with_what_trains_them(tried):
     reason = tried("qwen3-moe").obstacles["dpo-1"]
     assert "match no linear layer of qwen3_moe" in reason
-    assert "(its experts are fused tensors and get none)" in reason
+    assert "(all-linear trains its experts too, and needs lora.dropout=0)" in reason
+
+
+def test_experts_with_dropout_are_refused(tried):
+    """The default dropout, .05, with which PEFT would fail at the first training step."""
+    reason = tried("mixtral", lora={**ALL, "dropout": 0.05}).obstacles["sft"]
+    assert "the experts of mixtral cannot have dropout: set lora.dropout to 0, or name" in reason
 
 
 def test_names_that_peft_would_turn_into_experts_are_refused(tried):
     """GLM-4-MoE has linear layers of these names too, in its first block and its shared expert."""
     reason = tried("glm4-moe").obstacles["sft"]
-    assert "down_proj, gate_proj, up_proj: in glm4_moe these are tensors of experts" in reason
+    assert "down_proj, gate_proj, up_proj: in glm4_moe these are tensors of experts too" in reason
 
 
-def test_layers_that_get_no_adapter_are_counted_by_their_weights(tried):
+@pytest.mark.parametrize(
+    "family", ["qwen3-moe", "glm4-moe", "qwen3-next", "gpt-oss", "deepseek-v3"]
+)
+def test_all_linear_covers_every_expert(tried, family):
+    """And the linear layers of the same names, in shared experts and dense blocks."""
+    trial = tried(family, lora=ALL)
+    assert not trial.obstacles
+    assert [each.covered for each in trial.adapted] == [(1.0, ())] * 2
+
+
+def test_default_names_that_leave_a_gap_are_refused(tried):
     """Qwen2-MoE has all seven names, but only its shared expert's: two thirds get no adapter."""
-    (sft, _) = tried("qwen2-moe").adapted
-    assert sft.covered == pytest.approx(0.33, abs=0.01)
+    reason = tried("qwen2-moe").obstacles["sft"]
+    assert "adapters on 33.3% of the weights in the model's blocks" in reason
+    assert "none on experts.down_proj, experts.gate_up_proj" in reason
+
+
+def test_names_that_the_user_chose_may_leave_a_gap_which_is_said(tried):
+    trial = tried("qwen2-moe", lora={**ALL, "target_modules": ["q_proj", "v_proj"]})
+    assert not trial.obstacles
+    (note, _) = trial.notes
+    assert note.startswith("sft: adapters on ")
+    assert "none on down_proj, experts.down_proj, experts.gate_up_proj, gate_proj, k_proj" in note
+
+
+def test_a_shared_expert_in_4_bits_is_refused(tried):
+    """PEFT adapts it by its weight, which in 4 bits is no matrix."""
+    reason = tried("qwen3-next", lora=ALL, quantisation={"kind": "nf4"}).obstacles["sft"]
+    assert "in 4 bits PEFT cannot adapt shared_expert.down_proj.weight" in reason
 
 
 def test_a_picture_encoder_gets_no_adapter(tried):

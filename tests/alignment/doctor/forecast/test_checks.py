@@ -68,7 +68,59 @@ def test_experts_count_in_memory_and_only_those_met_in_time(tmp_path):
     assert shape.matmul_parameters + embedding == pytest.approx(12.88e9, rel=1e-3)
     assert shape.block_parameters == 32 * (2 * 4096**2 + 2 * 4096 * 1024)
     assert weight_bytes(shape, Nf4(), bf16=True) > 2 * 45e9
-    assert shape.lora_parameters(8, "all-linear") == 32 * 8 * (2 * 8192 + 2 * 5120)
+    attention, expert = 2 * 8192 + 2 * 5120, (4096 + 2 * 14336) + (14336 + 4096)
+    assert shape.lora_parameters(8, ["q_proj", "k_proj", "v_proj", "o_proj"]) == 32 * 8 * attention
+    assert shape.lora_parameters(8, "all-linear") == 32 * 8 * (attention + 8 * expert)
+    assert shape.lora_parameters_met(8, "all-linear") == 32 * 8 * (attention + 2 * expert)
+
+
+@pytest.mark.parametrize(
+    ("family", "published", "whole", "met", "adapter"),
+    [
+        (
+            "qwen3_moe",  # Qwen3-30B-A3B
+            {
+                "hidden_size": 2048,
+                "num_hidden_layers": 48,
+                "num_attention_heads": 32,
+                "num_key_value_heads": 4,
+                "head_dim": 128,
+                "moe_intermediate_size": 768,
+                "num_experts": 128,
+                "num_experts_per_tok": 8,
+                "vocab_size": 151936,
+            },
+            30.5e9,
+            3.04e9,  # 3.35 with the embedding
+            48 * (2 * 6144 + 2 * 2560 + 128 * ((2048 + 1536) + (768 + 2048))),
+        ),
+        (
+            "gpt_oss",  # gpt-oss-20b
+            {
+                "hidden_size": 2880,
+                "intermediate_size": 2880,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 64,
+                "num_key_value_heads": 8,
+                "head_dim": 64,
+                "num_local_experts": 32,
+                "num_experts_per_tok": 4,
+                "vocab_size": 201088,
+            },
+            20.9e9,
+            3.61e9,
+            24 * (2 * 6976 + 2 * 3392 + 32 * ((2880 + 5760) + (2880 + 2880))),
+        ),
+    ],
+)
+def test_published_sizes_of_models_with_experts(tmp_path, family, published, whole, met, adapter):
+    """All weights, and those that a token meets, as their publishers state them; and an adapter."""
+    AutoConfig.for_model(family, **published, tie_word_embeddings=False).save_pretrained(tmp_path)
+    shape = Shape.read(tmp_path)
+    assert shape is not None
+    assert shape.parameters == pytest.approx(whole, rel=0.01)
+    assert shape.matmul_parameters == pytest.approx(met, rel=0.02)
+    assert shape.lora_parameters(1, "all-linear") == adapter
 
 
 @pytest.mark.parametrize("content", ["{}", "no JSON", json.dumps({"hidden_size": "wide"})])
