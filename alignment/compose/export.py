@@ -44,8 +44,8 @@ from alignment.store.progress import Progress
 from alignment.store.store import Store, storage_errors
 
 Form = Literal["merged", "adapter", "gguf"]
-GGUF_GAP = 0.01
-"""Largest mean |difference| of a log-prob, in nats, of a GGUF file in fp32 from its model."""
+GGUF_GAP = 1e-4
+"""Largest mean |difference| of a log-prob, in nats, of a GGUF file from its weights, both fp32."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM accepts for --max-lora-rank."""
 
@@ -244,15 +244,19 @@ def _gguf(
         check_gguf(origin)
     else:
         check_convertible(converter, origin)
+    made_by = converter and str(converter)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         full, kept_share = _in_full(store, ref, deltas, Path(scratch) / "full")
         if converter is None:
             write_gguf(full, folder / FILE)
         else:
             convert(converter, _with_stops(full, Path(scratch) / "stops", origin), folder / FILE)
-    made_by = converter and str(converter)
+        rows = probe_of(store, deltas.adapters[-1]).rows if deltas.adapters else None
+        read = _read_back(full, folder, rows, made_by or "our own writer")
     written = Exported(form="gguf", dtype="float32", kept_share=kept_share, made_by=made_by)
-    return _judged(written, store, ref, deltas, folder)
+    if not deltas.adapters:
+        return written.model_copy(update={"from_measured": read})
+    return _with_gaps(written, store, ref, deltas, folder)
 
 
 def _in_full(
@@ -281,25 +285,24 @@ def _link_weights(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _judged(
-    written: Exported, store: Store, ref: ModelRef, deltas: Deltas, folder: Path
-) -> Exported:
-    """A GGUF file with its divergences; it must not be further away than rounding explains."""
-    if deltas.adapters:
-        judged = _with_gaps(written, store, ref, deltas, folder)
-    else:
-        own = load_base(base_folder(ref.base, store), dtype="float32")
-        found = divergence(record_probe(own, _any_rows(own)), load_gguf(folder))
-        judged = written.model_copy(update={"from_measured": found})
-    gap = (judged.from_measured or {})["mean_abs_logprob"]
-    if not gap <= GGUF_GAP:
-        maker = written.made_by or "our own writer"
+def _read_back(
+    full: Path, folder: Path, rows: Sequence[Completion] | None, maker: str
+) -> dict[str, float]:
+    """The divergence of a GGUF file from the folder it was made of.
+
+    Raises:
+        ModelError: it is more than rounding explains.
+    """
+    own = load_base(full, dtype="float32")
+    found = divergence(record_probe(own, rows or _any_rows(own)), load_gguf(folder))
+    if not found["mean_abs_logprob"] <= GGUF_GAP:
         raise ModelError(
             f"the GGUF file of {maker} computes something else than the model: log-probs differ by "
-            f"{gap:.2g} nats, but rounding explains only {GGUF_GAP:g}. Nothing was exported: "
-            "either the file is wrong, or transformers reads it wrongly. Use --form merged."
+            f"{found['mean_abs_logprob']:.2g} nats, but rounding explains only {GGUF_GAP:g}. "
+            "Nothing was exported: either the file is wrong, or transformers reads it wrongly. Use "
+            "--form merged."
         )
-    return judged
+    return found
 
 
 def _any_rows(model: Any) -> list[Completion]:

@@ -238,14 +238,14 @@ from gguf import GGUFReader
 file = sys.argv[sys.argv.index("--outfile") + 1]
 shutil.copy("{good}", file)
 tensors = {{tensor.name: tensor for tensor in GGUFReader(file, "r+").tensors}}
-tensors["blk.0.attn_q.weight"].data[:4] *= {change}
+tensors["output_norm.weight"].data[:4] *= {change}
 """
-"""A program that writes a file written before, and changes four rows of one of its weights."""
+"""A program that writes a file written before, and changes four numbers of one of its weights."""
 
 
 @pytest.fixture
 def converter(written, tmp_path):
-    """A function: a converter whose file has four rows multiplied by this."""
+    """A function: a converter whose file has four weights multiplied by this."""
     written(form="gguf", name="good")
 
     def make(change):
