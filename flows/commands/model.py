@@ -21,7 +21,7 @@ def export_model(
     *,
     form: Literal["merged", "adapter", "gguf"],
     dtype: str | None,
-    converter: Path | None,
+    converter: Path | None = None,
 ) -> None:
     """Write a folder that other programs can load; print the measured differences."""
     opened = Store(root=store)
