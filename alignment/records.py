@@ -521,6 +521,7 @@ class EvalReport(Frozen):
 
     Attributes:
         model: its label in tables: "base", "sft", "round 1", "control".
+        tasks: uri of the rows of suites and of lm-eval (`TaskScore`), if any are configured.
         reliability: how often the model is right at each of its confidences, lowest first.
         generations, pairs: uris of the underlying rows (`Generation`, `PairScore`).
     """
@@ -531,6 +532,7 @@ class EvalReport(Frozen):
     by_source: dict[str, dict[str, Estimate]]
     generations: str
     pairs: str
+    tasks: str | None = None
     reliability: tuple[ReliabilityBin, ...] = ()
 
 
@@ -546,6 +548,27 @@ class Generation(Frozen):
     stopped: bool
     passed: bool | None = None
     unseen: bool | None = None
+
+
+class TaskScore(Frozen):
+    """What one item of a suite or one document of an lm-eval task scored.
+
+    Attributes:
+        task_type: the part of the suite, or the task.
+        source: "general", the stem of a file, or "lm-eval".
+        prompt: digest of the prompt.
+        metric: what the score is: "passed", or the name that lm-eval gives it.
+        score: 1 for a reply that passes, 0 for one that does not; None if it cannot be judged.
+        reply: the reply of a suite item.
+    """
+
+    id: str
+    task_type: str
+    source: str
+    prompt: str
+    metric: str
+    score: float | None
+    reply: str = ""
 
 
 class PairScore(Frozen):

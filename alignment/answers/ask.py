@@ -60,7 +60,7 @@ def answers(
         torch.OutOfMemoryError: a single answer does not fit in memory.
     """
     requests = _requests(tokenizer, prompts, sampling, frozenset(done))
-    with _evaluating(model), _own_settings(model) as theirs:
+    with _evaluating(model), own_settings(model) as theirs:
         stops = stop_ids(tokenizer, theirs.eos_token_id)
         if _continuous(model, requests, sampling, engine):
             written = write_continuous(model, requests, stops=stops, sampling=sampling, rows=rows)
@@ -144,7 +144,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _own_settings(model: Any) -> Iterator[GenerationConfig]:
+def own_settings(model: Any) -> Iterator[GenerationConfig]:
     """Put the model's generation config aside, whose values would fill ours where it is silent."""
     holders = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
     theirs = [holder.generation_config for holder in holders]

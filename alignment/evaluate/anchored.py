@@ -58,6 +58,7 @@ def judge_anchored(
         *_within_error(config, look),
         *not_worse(seen, before),
         *_groups(config, seen, approved),
+        *_unmeasured(seen, approved),
         *_budgets(config, seen, approved),
         *(_on_sealed(config, candidate, anchor) if is_opened(config, look) else ()),
     )
@@ -128,11 +129,7 @@ def _margins(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) 
         rows = _PairedRows.of(evaluator, candidate, anchor)
         decided |= rows.n >= config.min_rows
         if rows.missing:
-            words = (
-                f"{evaluator.in_words}: {rows.missing} of the {rows.n + rows.missing} rows of "
-                f"{anchor.label} are missing"
-            )
-            yield Check(name=evaluator.in_words, finding="cannot be judged", words=words)
+            yield _missing(evaluator, rows, anchor.label)
         elif rows.n >= config.min_rows and (counts := rows.counts()) is not None:
             yield _margin(config, evaluator, counts, rows, anchor.label)
     if not decided:
@@ -176,10 +173,13 @@ def _within_error(config: AnchoredGate, look: int) -> Iterator[Check]:
 
 
 def _groups(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) -> Iterator[Check]:
-    """The task types and sources that are shown to be worse; the error is divided among them."""
+    """The task types and sources that are shown to be worse; the error is divided among them.
+
+    All rows of a metric that is only watched are one more group.
+    """
     groups = [
         (evaluator, name, counts)
-        for evaluator in gate_evaluators("paired")
+        for evaluator in gate_evaluators("paired", "watched")
         for name, rows in _PairedRows.of(evaluator, candidate, anchor).groups()
         if rows.n >= config.min_rows and (counts := rows.counts()) is not None
     ]
@@ -190,6 +190,20 @@ def _groups(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) -
                 f"{anchor.label} ({config.group_margin:g} below is allowed)"
             )
             yield Check(name=f"{evaluator.in_words} of {name}", finding="failed", words=words)
+
+
+def _unmeasured(candidate: JudgedModel, anchor: JudgedModel) -> Iterator[Check]:
+    """The watched metrics of which the candidate lacks rows."""
+    for evaluator in gate_evaluators("watched"):
+        rows = _PairedRows.of(evaluator, candidate, anchor)
+        if rows.missing:
+            yield _missing(evaluator, rows, anchor.label)
+
+
+def _missing(evaluator: Evaluator, rows: "_PairedRows", to: str) -> Check:
+    all_ = rows.n + rows.missing
+    words = f"{evaluator.in_words}: {rows.missing} of the {all_} rows of {to} are missing"
+    return Check(name=evaluator.in_words, finding="cannot be judged", words=words)
 
 
 def _budgets(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) -> Iterator[Check]:
@@ -222,10 +236,12 @@ class _PairedRows(NamedTuple):
     candidate: Mapping[str, float]
     anchor: Mapping[str, float]
     rows: Mapping[str, Labels]
+    watched: bool
 
     @classmethod
     def of(cls, evaluator: Evaluator, candidate: JudgedModel, anchor: JudgedModel) -> "_PairedRows":
-        return cls(candidate.by_row(evaluator), anchor.by_row(evaluator), anchor.labels(evaluator))
+        own, theirs = candidate.by_row(evaluator), anchor.by_row(evaluator)
+        return cls(own, theirs, anchor.labels(evaluator), evaluator.gate == "watched")
 
     @property
     def n(self) -> int:
@@ -253,6 +269,8 @@ class _PairedRows(NamedTuple):
 
     def groups(self) -> Iterator[tuple[str, "_PairedRows"]]:
         """The rows of each task type and each source, where there are several."""
+        if self.watched:
+            yield "all rows", self
         for kind, field in (("task type", "task_type"), ("source", "source")):
             ids: dict[str, set[str]] = defaultdict(set)
             for key, row in self.rows.items():
@@ -264,4 +282,4 @@ class _PairedRows(NamedTuple):
         def part(values: Mapping[str, float]) -> dict[str, float]:
             return {key: value for key, value in values.items() if key in members}
 
-        return _PairedRows(part(self.candidate), part(self.anchor), self.rows)
+        return self._replace(candidate=part(self.candidate), anchor=part(self.anchor))

@@ -15,14 +15,14 @@ from alignment.evaluate.clusters import design_effect
 from alignment.evaluate.intervals import PairedDifference
 from alignment.evaluate.settings import AnchoredGate, PlainGate
 from alignment.evaluate.verdict import Check
-from alignment.records import Estimate, Frozen, Generation, PairScore
+from alignment.records import Estimate, Frozen, Generation, PairScore, TaskScore
 
-Need = Literal["pairs", "generations", "distributions", "parent"]
-"""What a metric is computed from. Pairs and generations are stored with an evaluation, and so is
-what the base model's distributions are needed for. The parent's scores are available only while a
-model is evaluated."""
+Need = Literal["pairs", "generations", "tasks", "distributions", "parent"]
+"""What a metric is computed from. Pairs, generations and tasks are stored with an evaluation, and
+so is what the base model's distributions are needed for. The parent's scores are available only
+while a model is evaluated."""
 
-Row = PairScore | Generation
+Row = PairScore | Generation | TaskScore
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,14 @@ class ScoredRows:
     Attributes:
         pairs: held-out pairs, scored.
         generations: greedy replies to held-out prompts.
+        tasks: items of suites and documents of lm-eval tasks.
         logprob_drift: log-prob of the chosen reply minus its log-prob under the parent model, in
             nats; by pair id, for some or all pairs.
     """
 
     pairs: Sequence[PairScore] = ()
     generations: Sequence[Generation] = ()
+    tasks: Sequence[TaskScore] = ()
     logprob_drift: Mapping[str, float] = field(default_factory=dict)
 
     def only(self, test: Callable[[Row], bool]) -> "ScoredRows":
@@ -46,6 +48,7 @@ class ScoredRows:
             self,
             pairs=tuple(row for row in self.pairs if test(row)),
             generations=tuple(row for row in self.generations if test(row)),
+            tasks=tuple(row for row in self.tasks if test(row)),
         )
 
 
@@ -105,8 +108,10 @@ class Evaluator(Frozen, ABC):
             first such metric that was measured.
         compared: whether the report compares models in it row by row, in sentences and a table.
         gate: "paired": reject a round that is shown to be worse in it, row by row; the anchored
-            gate allows it a margin. "guard": the methods `guard` and `budget` decide on two means.
-            "budget": only the anchored gate looks at it, with `budget`.
+            gate allows it a margin. "watched": likewise, but rows that do not suffice to show the
+            margin stop no round; the anchored gate applies its `group_margin`. "guard": the methods
+            `guard` and `budget` decide on two means. "budget": only the anchored gate looks at it,
+            with `budget`.
     """
 
     name: str
@@ -120,7 +125,7 @@ class Evaluator(Frozen, ABC):
     plotted: ClassVar[bool] = False
     by_task: ClassVar[bool] = False
     compared: ClassVar[bool] = False
-    gate: ClassVar[Literal["paired", "guard", "budget"] | None] = None
+    gate: ClassVar[Literal["paired", "watched", "guard", "budget"] | None] = None
 
     @abstractmethod
     def measure(self, rows: ScoredRows) -> Iterator[RowValue]:

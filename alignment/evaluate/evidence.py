@@ -18,6 +18,7 @@ from alignment.errors import EvidenceError
 from alignment.evaluate.anchored import judge_anchored
 from alignment.evaluate.gate import judge
 from alignment.evaluate.judged import (
+    KINDS,
     JudgedModel,
     Kind,
     Labels,
@@ -149,11 +150,11 @@ def judged_by(rule: GateConfig, models: Mapping[Role, JudgedModel], *, look: int
 
 def rows_of(models: Sequence[JudgedModel]) -> dict[Kind, RowList]:
     """All rows of these models."""
-    kinds: tuple[Kind, ...] = ("pairs", "generations")
-    return {
-        kind: RowList.of({k: row for m in models for k, row in m.rows.get(kind, {}).items()})
-        for kind in kinds
+    found = {
+        kind: {key: row for m in models for key, row in m.rows.get(kind, {}).items()}
+        for kind in KINDS
     }
+    return {kind: RowList.of(rows) for kind, rows in found.items() if rows or kind != "tasks"}
 
 
 def columns_of(model: JudgedModel, rows: Mapping[Kind, RowList]) -> dict[str, Column]:

@@ -36,7 +36,7 @@ def judge(config: PlainGate, *, candidate: JudgedModel, champion: JudgedModel) -
 
 def not_worse(candidate: JudgedModel, champion: JudgedModel) -> Iterator[Check]:
     """One check per paired metric that both models have; metrics on pairs come first."""
-    for evaluator in sorted(gate_evaluators("paired"), key=lambda e: e.needs != "pairs"):
+    for evaluator in sorted(gate_evaluators("paired", "watched"), key=lambda e: e.needs != "pairs"):
         prompts = champion.prompts(evaluator)
         found = evaluator.paired(candidate.by_row(evaluator), champion.by_row(evaluator), prompts)
         if found is not None:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Self
 
 from alignment.evaluate import evaluators
-from alignment.evaluate.evaluator import Evaluator, ScoredRows
-from alignment.records import Estimate, EvalReport, Generation, PairScore, digest_of
+from alignment.evaluate.evaluator import Evaluator, Need, Row, ScoredRows
+from alignment.records import Estimate, EvalReport, Generation, digest_of
 
-Kind = Literal["pairs", "generations"]
-"""The kinds of rows that are stored with an evaluation."""
+Kind = Literal["pairs", "generations", "tasks"]
+"""The kinds of rows that are stored with an evaluation; tasks only if some are configured."""
+KINDS: tuple[Kind, ...] = ("pairs", "generations", "tasks")
 
 
 class Labels(NamedTuple):
@@ -60,6 +61,7 @@ class JudgedModel:
             rows={
                 "pairs": {row.id: _labels(row) for row in rows.pairs},
                 "generations": {row.id: _labels(row) for row in rows.generations},
+                "tasks": {row.id: _labels(row) for row in rows.tasks},
             },
             stored={
                 evaluator.name: report.overall[evaluator.name]
@@ -120,10 +122,11 @@ def gate_evaluators(*parts: str) -> list[Evaluator]:
 
 def kind_of(evaluator: Evaluator) -> Kind:
     """The kind of rows that a metric is computed from."""
-    return "generations" if evaluator.needs == "generations" else "pairs"
+    kinds: dict[Need, Kind] = {"generations": "generations", "tasks": "tasks"}
+    return kinds.get(evaluator.needs, "pairs")
 
 
-def _labels(row: PairScore | Generation) -> Labels:
+def _labels(row: Row) -> Labels:
     """The groups of a row; the text of a prompt becomes its digest."""
     prompt = digest_of(row.prompt)[:16] if isinstance(row, Generation) else row.prompt
     return Labels(row.task_type, row.source, prompt)

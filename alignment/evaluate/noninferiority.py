@@ -40,7 +40,7 @@ def paired_counts(
     at least 1 (Rao and Scott 1992).
 
     Args:
-        first: 0 or 1 by row id.
+        first: 0 or 1 by row id; a score between them counts as that part of a row.
         second: the same for the other model.
         cluster: the cluster of a row by its id; a row without one is its own.
     """
@@ -49,8 +49,8 @@ def paired_counts(
         return None
     changes = [first[row] - second[row] for row in ids]
     effect = design_effect(changes, [cluster.get(row, row) for row in ids])
-    wins = sum(change > 0 for change in changes)
-    losses = sum(change < 0 for change in changes)
+    wins = math.fsum(change for change in changes if change > 0)
+    losses = -math.fsum(change for change in changes if change < 0)
     return PairedCounts(wins / effect, losses / effect, len(ids) / effect)
 
 

@@ -1,13 +1,36 @@
 """Settings of the evaluation that every model of a run gets, and of the gate that judges rounds."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from alignment.data.build.settings import PairSetConfig
 from alignment.data.practice.source import EVALUATION_PARTS, PracticeSource
+from alignment.evaluate.suites import Suite
 from alignment.records import Frozen
 from alignment.scoring.engine import Engine, Packed
+
+
+class HarnessConfig(Frozen):
+    """Tasks of EleutherAI's lm-eval, run on every model with the model's own chat template.
+
+    Needs the extra `lm-eval`.
+    """
+
+    tasks: tuple[str, ...] = Field(
+        min_length=1,
+        description="Names of tasks, groups or tags, as `lm-eval ls tasks` lists them.",
+    )
+    limit: PositiveInt | None = Field(
+        default=None, description="Use only the first documents of each task."
+    )
+    few_shot: NonNegativeInt | None = Field(
+        default=None, description="Examples in the prompt. Default: as many as the task says."
+    )
+    include: Path | None = Field(
+        default=None, description="Folder with tasks of your own, as lm-eval's YAML files."
+    )
 
 
 class EvaluationConfig(Frozen):
@@ -43,6 +66,14 @@ class EvaluationConfig(Frozen):
         description="How pairs are scored. stock: padded batches of `batch` rows. packed: rows "
         "concatenated without padding, each prompt once for both replies. Changes memory and speed "
         "only.",
+    )
+    suites: tuple[Suite, ...] = Field(
+        default=(),
+        description="Prompts beside the run's own, such as `[{name: general}]`, which shows what a "
+        "model has unlearned. Every reply is checked by a program.",
+    )
+    harness: HarnessConfig | None = Field(
+        default=None, description="Tasks of lm-eval to run on every model."
     )
 
     @field_validator("data")

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from alignment.answers.ask import generate
-from alignment.data.practice.verifiers import VerifiablePrompt, Verifier
+from alignment.data.verifiers import VerifiablePrompt, Verifier
 from alignment.evaluate.evaluator import ScoredRows
+from alignment.evaluate.harness import run_tasks
 from alignment.evaluate.settings import EvaluationConfig
 from alignment.evaluate.summary import summarise
 from alignment.models.load import LoadedModel
@@ -26,6 +27,7 @@ from alignment.records import (
     Message,
     PairScore,
     PreferencePair,
+    TaskScore,
     digest_of,
 )
 from alignment.scoring.logprobs import Completion, encode, reply_distributions
@@ -35,6 +37,7 @@ from alignment.store.progress import Progress
 
 logger = logging.getLogger(__name__)
 GENERATIONS, PAIRS, DISTRIBUTIONS = "generations.jsonl", "pairs.jsonl", "distributions.safetensors"
+TASKS = "tasks.jsonl"
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,10 @@ class BaselineScores:
 
 
 def eval_prompts(
-    verifiable: Iterable[VerifiablePrompt], pairs: Iterable[PreferencePair], *, limit: int
+    verifiable: Iterable[VerifiablePrompt],
+    pairs: Iterable[PreferencePair],
+    *,
+    limit: int | None = None,
 ) -> list[EvalPrompt]:
     """The prompts to answer: the verifiable ones; if there are none, those of the pairs."""
     prompts = [
@@ -97,6 +103,7 @@ def evaluate(
     seed: int,
     out: Path,
     progress: Progress,
+    kept: Path | None = None,
 ) -> EvalReport:
     """Score pairs and generate replies; write the rows to `out` and return the metrics.
 
@@ -110,22 +117,35 @@ def evaluate(
         seed: seed of the bootstrap.
         out: folder for generations.jsonl, pairs.jsonl and, for the base model, distributions.
         progress: updated after every batch; raises if the run is asked to stop.
+        kept: folder of the results of lm-eval tasks; by default within `out`.
 
     Returns:
-        The report; `generations` and `pairs` are file names within `out`.
+        The report; `generations`, `pairs` and `tasks` are file names within `out`.
     """
     rows = _encoded(model, pairs, max_length=config.max_length)
     scores = _score(config, model, pairs, rows, baseline, progress)
     kl = _kl_from_base(model, pairs, rows[::2], baseline, out / DISTRIBUTIONS)
     scores = [row.model_copy(update={"kl_from_base": kl.get(row.id)}) for row in scores]
     generations = _answer(config, model, prompts, progress)
+    tasks = _tasks(config, model, kept or out / "lm-eval", progress)
     measured = ScoredRows(
-        pairs=scores, generations=generations, logprob_drift=_drift(scores, baseline)
+        pairs=scores,
+        generations=generations,
+        tasks=tasks,
+        logprob_drift=_drift(scores, baseline),
     )
     summary = summarise(measured, seed=seed)
     _write(out / PAIRS, scores)
     _write(out / GENERATIONS, generations)
-    return EvalReport(model=label, **summary._asdict(), generations=GENERATIONS, pairs=PAIRS)
+    if tasks:
+        _write(out / TASKS, tasks)
+    return EvalReport(
+        model=label,
+        **summary._asdict(),
+        generations=GENERATIONS,
+        pairs=PAIRS,
+        tasks=TASKS if tasks else None,
+    )
 
 
 def _encoded(
@@ -201,6 +221,26 @@ def _answer(
         )
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
+
+
+def _tasks(
+    config: EvaluationConfig, model: LoadedModel, kept: Path, progress: Progress
+) -> list[TaskScore]:
+    """The rows of all suites, then those of lm-eval's tasks."""
+    items = eval_prompts([prompt for suite in config.suites for prompt in suite.prompts()], ())
+    rows = [
+        TaskScore(
+            id=row.id,
+            task_type=row.task_type,
+            source=row.source,
+            prompt=digest_of(row.prompt)[:24],
+            metric="passed",
+            score=None if row.passed is None else float(row.passed),
+            reply=row.reply,
+        )
+        for row in (_answer(config, model, items, progress) if items else ())
+    ]
+    return rows + run_tasks(config, model=model, kept=kept, progress=progress)
 
 
 def _passes(prompt: EvalPrompt, answer: str) -> bool | None:

@@ -78,7 +78,7 @@ def _by_group(
     rows: ScoredRows, estimates: Callable[[Callable[[Row], bool]], Metrics]
 ) -> tuple[Metrics, Groups, Groups]:
     """Estimates on all rows, on those of each task type, and on those of each source."""
-    every: tuple[Row, ...] = (*rows.pairs, *rows.generations)
+    every: tuple[Row, ...] = (*rows.pairs, *rows.generations, *rows.tasks)
     tasks = sorted({row.task_type for row in every})
     sources = sorted({row.source for row in every})
     return (

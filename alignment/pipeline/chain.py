@@ -38,6 +38,7 @@ from alignment.pipeline.steps import (
     TrainDpo,
     TrainSft,
     UseAdapter,
+    digest_of_benchmarks,
 )
 from alignment.records import Frozen, digest_of
 from alignment.train.settings import DpoConfig
@@ -289,6 +290,7 @@ class ChainBuilder:
         self, config: PipelineConfig, held_out: PreparePairs | None, pairs: Sequence[PairSet]
     ) -> None:
         self._config, self._held_out, self._pairs = config, held_out, pairs
+        self._benchmarks = digest_of_benchmarks(config.evaluation)
         self._evaluation_sets = tuple(step.key for step in (held_out, *pairs) if step is not None)
 
     def build(
@@ -487,6 +489,7 @@ class ChainBuilder:
             data=self._evaluation_sets,
             base=base.key if base else None,
             parent=parent.key if parent else None,
+            benchmarks=self._benchmarks,
         )
 
     def _watched(self, *own: str) -> tuple[str, ...]:

@@ -8,7 +8,14 @@ from collections.abc import Callable
 
 from alignment.errors import ArtifactError, UsageError
 from alignment.evaluate.settings import EvaluationConfig
-from alignment.pipeline.steps import EvaluateModel, HandOver, OpenBase, Step, made_by
+from alignment.pipeline.steps import (
+    EvaluateModel,
+    HandOver,
+    OpenBase,
+    Step,
+    digest_of_benchmarks,
+    made_by,
+)
 from alignment.records import EvalReport, StageRecord
 from alignment.rounds.identity import same_measure
 from alignment.rounds.ledger import Champion
@@ -107,6 +114,7 @@ class Measure:
             data=self._rows,
             base=base,
             parent=base,
+            benchmarks=digest_of_benchmarks(self._settings),
         )
         self._build(step)
         return self._store.open(step.key)

@@ -33,6 +33,7 @@ from alignment.pipeline.steps import (
     PrepareConversations,
     PreparePairs,
     TrainDpo,
+    digest_of_benchmarks,
     made_by,
 )
 from alignment.records import StageRecord
@@ -127,6 +128,7 @@ def steps_of(config: PipelineConfig, store: Store, opened: Opened) -> Round:
         data=rows,
         base=measured.parents.get("base", measured.key),
         parent=measured.key,
+        benchmarks=digest_of_benchmarks(config.evaluation),
     )
     gate = line_gate(
         config,

@@ -23,6 +23,7 @@ HOUSE = ["alignment", "tasks", "flows", "deployments"]
 LAYERS = [
     {"urls"},  # how they may be shown
     {"errors", "records"},
+    {"extras"},  # optional packages
     {"store"},  # artifacts on disk
     {"models"},  # weights, adapters, chat templates
     {"scoring"},  # log-probs under a model

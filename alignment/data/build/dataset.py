@@ -54,10 +54,10 @@ from alignment.data.dedup.compare import (
 )
 from alignment.data.dedup.ngrams import HASHES
 from alignment.data.formats import Kind
-from alignment.data.practice.verifiers import VerifiablePrompt
 from alignment.data.read.reading import Reading
 from alignment.data.row import R, Reason
 from alignment.data.split import PromptKeys, prompt_key, unit_hash
+from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
 from alignment.records import DataRef, Quarantined
 from alignment.store.durable import failpoint_span, remove, write

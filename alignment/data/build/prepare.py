@@ -30,12 +30,12 @@ from alignment.data.filters import content, reasoning, special_tokens
 from alignment.data.filters.lengths import fit_conversation, trim_prompt
 from alignment.data.formats import Kind
 from alignment.data.practice.source import PracticeSource
-from alignment.data.practice.verifiers import VerifiablePrompt
 from alignment.data.read.files import Meter
 from alignment.data.read.reading import Reading, read_conversations, read_pairs
 from alignment.data.read.sources import FileSource, Source, bytes_of
 from alignment.data.row import Filtered, R, Reason, Rejected, Row
 from alignment.data.split import PromptKeys, is_held_out
+from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
 from alignment.models import chat_template
 from alignment.records import Conversation, PreferencePair, Quarantined, digest_of

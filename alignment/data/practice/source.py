@@ -30,7 +30,7 @@ from alignment.data.practice.templates import (
     Slots,
     Task,
 )
-from alignment.data.practice.verifiers import VerifiablePrompt
+from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
 from alignment.records import Conversation, Frozen, Message, PreferencePair, digest_of
 

@@ -13,7 +13,7 @@ makes of it. A `Flaw` is one broken rule of a prompt:
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from alignment.data.practice.verifiers import (
+from alignment.data.verifiers import (
     AllOf,
     AtMostWords,
     EndsWith,

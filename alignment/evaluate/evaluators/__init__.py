@@ -7,6 +7,7 @@ metric by name. Not here: the arithmetic on one row (`metrics.py`), intervals (`
 from collections.abc import Iterable, Iterator
 
 from alignment.evaluate.evaluator import Evaluator, RowValue, ScoredRows
+from alignment.evaluate.evaluators.benchmarks import HarnessScore, SuiteScore
 from alignment.evaluate.evaluators.likelihood import KlFromBase, LogprobDrift, Nll
 from alignment.evaluate.evaluators.preference import (
     CalibrationError,
@@ -56,6 +57,8 @@ EVALUATORS: tuple[Evaluator, ...] = (
     Repetition(),
     Distinct(),
     RefusalRate(),
+    SuiteScore(),
+    HarnessScore(),
 )
 """All evaluators, in the order of the tables."""
 

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+from alignment.data.refusals import is_refusal
 from alignment.evaluate.evaluator import Allowance, Evaluator, RowValue, ScoredRows, at_most
-from alignment.evaluate.metrics import adjacent_words, is_refusal, repeated_share
+from alignment.evaluate.metrics import adjacent_words, repeated_share
 from alignment.evaluate.settings import AnchoredGate, PlainGate
 from alignment.evaluate.verdict import Check
 from alignment.records import Estimate

@@ -13,7 +13,7 @@ from alignment.pipeline.step import Context, Outcome, Step
 from alignment.pipeline.steps.base import OpenBase
 from alignment.pipeline.steps.batches import PrepareBatches, TakeBatch
 from alignment.pipeline.steps.data import PrepareConversations, PreparePairs
-from alignment.pipeline.steps.evaluation import EvaluateModel
+from alignment.pipeline.steps.evaluation import EvaluateModel, digest_of_benchmarks
 from alignment.pipeline.steps.gate import AnchorGate, Gate, ParentGate, SftGate
 from alignment.pipeline.steps.handover import HandOver, MergeAdapter, StackAdapter
 from alignment.pipeline.steps.training import MissingAdapter, TrainDpo, TrainSft, UseAdapter
@@ -85,6 +85,7 @@ __all__ = [
     "TrainDpo",
     "TrainSft",
     "UseAdapter",
+    "digest_of_benchmarks",
     "headline_of",
     "made_by",
     "read_step",

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignment.data.practice.verifiers import VerifiablePrompt
+from alignment.data.verifiers import VerifiablePrompt
 from alignment.evaluate.evaluators import headline_metrics
 from alignment.evaluate.settings import EvaluationConfig
+from alignment.evaluate.tasks import digest_of_tasks
 from alignment.pipeline.step import Context, Key, Outcome, Step, data_of, model_of, rows_of
-from alignment.records import EvalReport, PairScore, PreferencePair
+from alignment.records import EvalReport, PairScore, PreferencePair, digest_of
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
 
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class EvaluateModel(Step):
-    """Evaluate one model on the held-out rows of every data set."""
+    """Evaluate one model on the held-out rows of every data set.
+
+    Attributes:
+        benchmarks: digest of the suites and lm-eval tasks (`digest_of_benchmarks`).
+    """
 
     stage: Literal["evaluate"] = "evaluate"
     version = 4  # intervals of rows that share a prompt, and more metrics
@@ -33,6 +38,7 @@ class EvaluateModel(Step):
     data: tuple[Key, ...]
     base: Key | None
     parent: Key | None
+    benchmarks: str | None = None
 
     def build(self, context: Context) -> Outcome:
         """Score pairs, generate replies, summarise; measure the distance from the trained model."""
@@ -55,11 +61,13 @@ class EvaluateModel(Step):
             seed=self.seed,
             out=context.workspace.out,
             progress=context.progress,
+            kept=store.root / "lm-eval",
         )
         stored = report.model_copy(
             update={
                 "generations": f"store:{self.key}/{report.generations}",
                 "pairs": f"store:{self.key}/{report.pairs}",
+                "tasks": report.tasks and f"store:{self.key}/{report.tasks}",
             }
         )
         metrics = {name: estimate.value for name, estimate in report.overall.items()}
@@ -77,6 +85,19 @@ class EvaluateModel(Step):
             distributions=store.folder(base.key) / DISTRIBUTIONS,
             parent=list(read_rows(store.folder(parent.key) / PAIRS, PairScore)),
         )
+
+
+def digest_of_benchmarks(config: EvaluationConfig) -> str | None:
+    """Identifies what is measured beside the held-out rows, in cache keys; None if nothing is.
+
+    Raises:
+        ConfigError: an lm-eval task does not exist, or a package is not installed.
+        DataError: a file of prompts cannot be read.
+    """
+    if not config.suites and config.harness is None:
+        return None
+    tasks = config.harness and digest_of_tasks(config.harness)
+    return digest_of([[suite.digest() for suite in config.suites], tasks])
 
 
 def _from_training(store: Store, model: "LoadedModel") -> dict[str, float]:

@@ -15,11 +15,19 @@ from alignment.evaluate.evidence import (
     judged_by,
     rows_of,
 )
-from alignment.evaluate.judged import JudgedModel, Kind
+from alignment.evaluate.judged import KINDS, JudgedModel, Kind
 from alignment.evaluate.settings import AnchoredGate, GateConfig, OnRegression, PlainGate
 from alignment.evaluate.verdict import GateResult, Verdict
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
-from alignment.records import EvalReport, Generation, Json, ModelRef, PairScore, StageRecord
+from alignment.records import (
+    EvalReport,
+    Generation,
+    Json,
+    ModelRef,
+    PairScore,
+    StageRecord,
+    TaskScore,
+)
 from alignment.store.durable import write
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
@@ -207,9 +215,8 @@ def digest_of_model(store: Store, key: str) -> str | None:
 
 def digests_of_rows(evaluation: StageRecord) -> dict[Kind, str]:
     """The sha256 of the files of rows that an evaluation wrote."""
-    kinds: tuple[Kind, ...] = ("pairs", "generations")
     found = {file.path: file.sha256 for file in evaluation.files}
-    return {kind: found[f"{kind}.jsonl"] for kind in kinds}
+    return {kind: found[name] for kind in KINDS if (name := f"{kind}.jsonl") in found}
 
 
 def evaluation_settings(evaluation: StageRecord) -> Json:
@@ -224,5 +231,6 @@ def judged_model(store: Store, evaluation: StageRecord) -> JudgedModel:
     rows = ScoredRows(
         pairs=tuple(read_rows(store.path(report.pairs), PairScore)),
         generations=tuple(read_rows(store.path(report.generations), Generation)),
+        tasks=tuple(read_rows(store.path(report.tasks), TaskScore)) if report.tasks else (),
     )
     return JudgedModel.of(report, rows)

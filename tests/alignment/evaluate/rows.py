@@ -1,6 +1,6 @@
 """Scored rows small enough to count."""
 
-from alignment.records import Generation, PairScore
+from alignment.records import Generation, PairScore, TaskScore
 
 PAIR = PairScore(
     id="a",
@@ -28,6 +28,9 @@ REPLY = Generation(
     stopped=True,
     passed=True,
     unseen=False,
+)
+TASK = TaskScore(
+    id="t", task_type="knowledge", source="general", prompt="t", metric="passed", score=1.0
 )
 THREE_REPLIES = (
     REPLY,

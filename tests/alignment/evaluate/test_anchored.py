@@ -1,6 +1,7 @@
 """The anchored gate on rows small enough to count."""
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -10,7 +11,7 @@ from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.judged import JudgedModel
 from alignment.evaluate.settings import AnchoredGate
 from alignment.evaluate.verdict import Verdict
-from alignment.records import EvalReport, Generation, PairScore
+from alignment.records import EvalReport, Generation, PairScore, TaskScore
 
 
 class Evaluated(NamedTuple):
@@ -258,3 +259,33 @@ def test_verdict_of_an_earlier_version_is_read():
     verdict = Verdict.model_validate(stored)
     assert (verdict.kept, verdict.word) == (False, "rejected")
     assert Verdict.model_validate(verdict.model_dump()) == verdict
+
+
+def with_tasks(evaluated, passed, *, rows=60):
+    """The same model with items of a suite, of which it passes these."""
+    items = [
+        TaskScore(
+            id=f"t{row}", task_type="sums", source="general", prompt=f"t{row}", metric="passed",
+            score=float(row < passed),
+        )
+        for row in range(rows)
+    ]  # fmt: skip
+    return evaluated._replace(rows=replace(evaluated.rows, tasks=items))
+
+
+@pytest.mark.parametrize(("passed", "finding"), [(60, "passed"), (56, "passed"), (30, "failed")])
+def test_what_a_model_unlearns_rejects_its_round_and_few_items_stop_none(passed, finding):
+    """60 items cannot show a margin of .03, and do not have to; half of them lost is shown."""
+    anchor, candidate = with_tasks(ANCHOR, 60), with_tasks(model("round 1", 480), passed)
+    verdict = judge(AnchoredGate(), candidate, with_tasks(ANCHOR, passed), anchor)
+    assert verdict.finding == finding
+    if finding == "failed":
+        assert failed(verdict) == ["suites of all rows"]
+        assert verdict.reasons == ("suites of all rows is 0.500 below sft (0.1 below is allowed)",)
+
+
+def test_a_round_that_lacks_items_of_a_suite_cannot_be_judged():
+    anchor = with_tasks(ANCHOR, 60)
+    verdict = judge(AnchoredGate(), with_tasks(model("round 1", 480), 50, rows=50), anchor, anchor)
+    assert verdict.finding == "cannot be judged"
+    assert verdict.reasons == ("suites: 10 of the 60 rows of sft are missing",)

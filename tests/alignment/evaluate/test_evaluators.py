@@ -3,13 +3,14 @@ import pytest
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator, ScoredRows
 from alignment.evaluate.evaluators import EVALUATORS, UnknownMetric, columns
+from alignment.evaluate.evaluators.benchmarks import BenchmarkScore
 from alignment.evaluate.evaluators.likelihood import Nll
 from alignment.evaluate.evaluators.preference import Margin, PreferenceAccuracy
 from alignment.evaluate.evaluators.replies import Distinct
 from alignment.evaluate.evaluators.verified import PassRate
 from alignment.evaluate.summary import summarise
 from alignment.records import EvalReport
-from tests.alignment.evaluate.rows import REPLY, THREE_PAIRS, THREE_REPLIES
+from tests.alignment.evaluate.rows import REPLY, TASK, THREE_PAIRS, THREE_REPLIES
 
 
 def test_rows_by_id_are_what_a_paired_test_takes():
@@ -24,10 +25,12 @@ def test_rows_by_id_are_what_a_paired_test_takes():
 
 
 def test_every_class_of_the_package_is_known():
-    classes = {
-        c for c in Evaluator.__subclasses__() if c.__module__.startswith(evaluators.__name__)
+    below = Evaluator.__subclasses__()
+    known = {*below, *(d for c in below for d in c.__subclasses__())}
+    classes = {c for c in known if c.__module__.startswith(evaluators.__name__)}
+    assert classes - {UnknownMetric, BenchmarkScore} == {
+        type(evaluator) for evaluator in EVALUATORS
     }
-    assert classes - {UnknownMetric} == {type(evaluator) for evaluator in EVALUATORS}
 
 
 def test_names_and_labels_are_unique_and_meanings_are_sentences():
@@ -50,6 +53,7 @@ def test_rows_of_a_share_are_zero_or_one(evaluator):
     rows = ScoredRows(
         pairs=[pair.model_copy(update={"kl_from_base": 0.25}) for pair in THREE_PAIRS],
         generations=(*THREE_REPLIES, REPLY.model_copy(update={"id": "d", "reply": "so it so it"})),
+        tasks=[TASK, TASK.model_copy(update={"source": "lm-eval", "score": 0.5})],
         logprob_drift={"a": -3.0},
     )
     values = [value.total for value in evaluator.measure(rows)]
@@ -59,9 +63,9 @@ def test_rows_of_a_share_are_zero_or_one(evaluator):
 
 @pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda evaluator: evaluator.name)
 def test_models_are_compared_on_rows_that_are_stored(evaluator):
-    """A gate and a report read pairs and generations; distributions are gone by then."""
+    """A gate reads pairs, generations and tasks; distributions are gone by then."""
     if evaluator.compared or evaluator.gate == "paired":
-        assert evaluator.needs in ("pairs", "generations")
+        assert evaluator.needs in ("pairs", "generations", "tasks")
 
 
 def test_a_metric_that_is_known_and_has_no_column_does_not_get_one_as_unknown():

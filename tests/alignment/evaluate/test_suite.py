@@ -14,11 +14,13 @@ from alignment.evaluate.suite import (
     DISTRIBUTIONS,
     GENERATIONS,
     PAIRS,
+    TASKS,
     BaselineScores,
     eval_prompts,
     evaluate,
 )
-from alignment.records import Generation, PairScore
+from alignment.evaluate.suites.general import GeneralSuite
+from alignment.records import Generation, PairScore, TaskScore
 from alignment.scoring.logprobs import encode, pair_logprobs
 from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
@@ -206,3 +208,17 @@ def test_a_reply_without_a_verifier_has_no_verdict(tmp_path, open_tiny, pairs):
     )
     (row,) = (tmp_path / GENERATIONS).read_text().splitlines()
     assert json.loads(row)["passed"] is None
+
+
+def test_suites_are_measured_beside_the_runs_own_prompts(run, open_tiny):
+    suite = GeneralSuite(parts=("over-refusal", "refusal"), items=3)
+    found = run(open_tiny(), config=SMALL.model_copy(update={"suites": (suite,)}))
+    rows = list(read_rows(found.out / TASKS, TaskScore))
+    expected = [p.verifier(row.reply) for p, row in zip(suite.prompts(), rows, strict=True)]
+    assert [row.score for row in rows] == expected
+    assert found.report.overall["suite_score"].n == 6
+    assert found.report.by_task_type["refusal"]["suite_score"].n == 3
+    assert found.report.by_source["general"].keys() == {"suite_score"}
+    assert found.report.overall["pass_rate"].n == len(found.generations) == 4
+    assert found.report.tasks == TASKS
+    assert run(open_tiny()).report.tasks is None

@@ -8,10 +8,10 @@ from pydantic import ValidationError
 from alignment.data.build.prepare import prepare_conversations, prepare_pairs
 from alignment.data.build.settings import ConversationSetConfig, Lengths, PairSetConfig
 from alignment.data.practice.source import PracticeSource
-from alignment.data.practice.verifiers import VerifiablePrompt
 from alignment.data.read.sources import FileSource
 from alignment.data.row import Reason
 from alignment.data.split import Part, PromptKeys
+from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
 from alignment.models.chat_template import render
 from alignment.records import Conversation, Message, PreferencePair, Quarantined

@@ -1,5 +1,7 @@
 """What is read from rows in the formats of common data sets."""
 
+import json
+
 import pytest
 
 from alignment.data.formats import (
@@ -18,7 +20,9 @@ from alignment.data.formats import (
     choose_format,
 )
 from alignment.data.formats.rows import RawRow
-from alignment.data.row import Reason, Rejected, turns
+from alignment.data.read.reading import read_pairs
+from alignment.data.read.sources import FileSource
+from alignment.data.row import Reason, Rejected, Row, turns
 from alignment.errors import DataError
 from alignment.records import Quarantined
 
@@ -330,3 +334,39 @@ def test_prompts_are_read_without_replies():
     (both,) = parse(MtBench(), question_id=1, turns=["a", "b"])
     assert contents(both.prompt) == [("user", "a"), ("user", "b")]
     assert rejection(MtBench(), question_id=1, choices=[]) == Reason.no_prompt
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        (
+            "llmbar",
+            {"input": "Name a fruit.", "output_1": "A car.", "output_2": "A pear.", "label": 2},
+        ),
+        (
+            "rewardbench",
+            {
+                "prompt": "Name a fruit.",
+                "chosen": "A pear.",
+                "chosen_model": "one",
+                "rejected": "A car.",
+                "rejected_model": "two",
+                "subset": "alpacaeval-easy",
+                "id": 7,
+            },
+        ),
+    ],
+)
+def test_a_benchmark_of_pairs_is_read_as_it_is_published(tmp_path, name, row):
+    """So its accuracy is that of `evaluation.data` with this file."""
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps([row]))
+    (read,) = read_pairs(FileSource(path=str(path))).items
+    assert isinstance(read, Row)
+    found = read.record
+    assert [turn.content for turn in (*found.prompt, *found.chosen, *found.rejected)] == [
+        "Name a fruit.",
+        "A pear.",
+        "A car.",
+    ]
+    assert found.source == name

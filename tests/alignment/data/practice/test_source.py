@@ -6,7 +6,7 @@ import pytest
 
 from alignment.data.practice.source import BUCKETS, SYSTEM, Part, PracticeSource
 from alignment.data.practice.templates import AFTERWORDS, NOTHING_ELSE, PREAMBLES, SEEN, TASKS, Flaw
-from alignment.data.practice.verifiers import VerifiablePrompt
+from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
 
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -1,0 +1,96 @@
+"""A suite from a file: prompts and what their replies have to pass, one JSON object a line.
+
+    {"prompt": "What is 1/4 + 1/4?", "verifier": {"name": "math_answer", "answer": "1/2"}}
+
+Files of IFEval are read as they are published (`key`, `prompt`, `instruction_id_list`, `kwargs`).
+Not here: the verifiers (`data/verifiers.py`).
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, TypeAdapter
+
+from alignment.data.verifiers import Instructions, VerifiablePrompt, Verifier, check_installed
+from alignment.errors import DataError
+from alignment.records import Frozen, Message, Prompt, digest_of
+from alignment.store.store import file_sha256
+
+_VERIFIER: TypeAdapter[Verifier] = TypeAdapter(Verifier)
+
+
+class PromptFile(Frozen):
+    """Prompts with verifiers from a JSON Lines file."""
+
+    name: Literal["file"] = "file"
+    path: Path = Field(
+        description="JSON Lines with `prompt` (a text or messages) and `verifier`, and perhaps "
+        "`task_type`; or IFEval's own columns."
+    )
+    limit: PositiveInt | None = Field(default=None, description="Use only the first prompts.")
+
+    def digest(self) -> str:
+        """Identifies the items in cache keys, after reading them all.
+
+        Raises:
+            DataError: the file cannot be read, or a line is not a prompt with a verifier.
+            ConfigError: a verifier needs a package that is not installed.
+        """
+        for prompt in self.prompts():
+            check_installed(prompt.verifier)
+        return digest_of([file_sha256(self.path), self.limit])
+
+    def prompts(self) -> Iterator[VerifiablePrompt]:
+        """The items in the order of the file.
+
+        Raises:
+            DataError: the file cannot be read, or a line is not a prompt with a verifier.
+        """
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"evaluation.suites: {self.path} cannot be read: {error}") from error
+        for number, line in enumerate(lines[: self.limit], start=1):
+            if line.strip():
+                yield self._parsed(number, line)
+
+    def _parsed(self, number: int, line: str) -> VerifiablePrompt:
+        try:
+            row = json.loads(line)
+            prompt, verifier = _turns(row["prompt"]), _verifier(row)
+        except (ValueError, TypeError, KeyError) as error:
+            reason = (
+                str(error).splitlines()[0] if not isinstance(error, KeyError) else f"no {error}"
+            )
+            raise DataError(
+                f"{self.path}, line {number}: {reason}. A line is a JSON object with `prompt` and "
+                "`verifier` (docs/evaluation.md)."
+            ) from error
+        task, source = str(row.get("task_type", self.path.stem)), self.path.stem
+        return VerifiablePrompt(
+            id=digest_of([Prompt.of(prompt, task_type="", source="").id, number])[:16],
+            prompt=prompt,
+            verifier=verifier,
+            task_type=task,
+            source=source,
+            unseen=True,
+        )
+
+
+def _turns(prompt: Any) -> tuple[Message, ...]:
+    if isinstance(prompt, str):
+        return (Message(role="user", content=prompt),)
+    return tuple(Message.model_validate(turn) for turn in prompt)
+
+
+def _verifier(row: dict[str, Any]) -> Verifier:
+    if "instruction_id_list" not in row:
+        return _VERIFIER.validate_python(row["verifier"])
+    arguments = row.get("kwargs") or [{} for _ in row["instruction_id_list"]]
+    return Instructions(
+        ids=row["instruction_id_list"],
+        arguments=[{key: value for key, value in each.items() if value} for each in arguments],
+        prompt=row["prompt"],
+    )
