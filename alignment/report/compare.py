@@ -22,6 +22,10 @@ _READINGS: dict[Verdict, str] = {
     "worse": "worse than",
     "not shown": "not shown to differ from",
 }
+_FEWEST = 6
+"""Rows without which even an exact test of all of them shows nothing: 2 / 2^5 > .05."""
+_POWER_80 = 1 + 0.8416 / 1.96
+"""Half an interval of 95 % times this is a difference that is found with a chance of 80 %."""
 _NAMES = {"base": "the base model", "sft": "SFT", "control": "the control"}
 
 
@@ -70,7 +74,17 @@ class Comparison(Frozen):
             difference = _negative(difference)
         value = show_value(self.metric, difference.value)
         interval = show_interval(self.metric, difference)
-        return f"{value} {interval} ({show_p(self.paired.p_value)})".replace("  ", " ")
+        numbers = f"{value} {interval} ({show_p(self.paired.p_value)})".replace("  ", " ")
+        return f"{numbers}; {self.sensitivity}" if self.verdict == "not shown" else numbers
+
+    @property
+    def sensitivity(self) -> str:
+        """'168 rows would show about .090': a difference found in four of five such comparisons."""
+        found = self.paired.difference
+        if found.n < _FEWEST:
+            return f"n = {found.n} decides nothing"
+        least = (found.high - found.low) / 2 * _POWER_80
+        return f"{found.n:,} rows would show about {show_value(self.metric, least)}"
 
     @property
     def claim(self) -> str:

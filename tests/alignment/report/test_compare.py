@@ -34,7 +34,7 @@ def comparison(value, low, high, p, *, metric="pass_rate", other="control"):
         (
             comparison(0.03, -0.02, 0.07, 0.388, metric="preference_accuracy", other="sft"),
             "No difference shown between round 3 and SFT in preference accuracy: "
-            ".030 [\N{MINUS SIGN}.020, .070] (p = .388).",
+            ".030 [\N{MINUS SIGN}.020, .070] (p = .388); 240 rows would show about .064.",
         ),
         (
             comparison(12.5, 9.0, 15.9, 0.01, metric="margin"),
@@ -52,6 +52,13 @@ def test_a_claim_follows_from_the_numbers(found, claim):
 def test_nothing_beats_without_both_interval_and_test(found):
     assert found.verdict == "not shown"
     assert found.claim.startswith("No difference shown")
+
+
+def test_a_comparison_on_a_handful_of_rows_says_that_they_decide_nothing():
+    few = comparison(0.4, -0.2, 0.8, 0.5)
+    difference = few.paired.difference.model_copy(update={"n": 5})
+    paired = few.paired.model_copy(update={"difference": difference})
+    assert few.model_copy(update={"paired": paired}).claim.endswith("; n = 5 decides nothing.")
 
 
 def test_a_higher_margin_is_neither_good_nor_bad():
