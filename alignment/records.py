@@ -249,6 +249,13 @@ class DataRef(Frozen):
     quarantined: dict[str, int] = Field(default_factory=dict)
 
 
+class RowsRef(Frozen):
+    """A file of rows in an artifact: prompts, answers or labels of a round on own answers."""
+
+    rows: str
+    count: int
+
+
 class BaseRef(Frozen):
     """A folder of full weights. `sha256` covers every weight file; `dtype` is the one on disk."""
 

@@ -347,7 +347,10 @@ def _line(node: Any, part: str | int) -> int | None:
 
 
 def _kinds(model: Any, location: Sequence[str | int]) -> Iterator[type[BaseModel]]:
-    """The models that are possible at a location; union tags in it narrow them down."""
+    """The models that are possible at a location; union tags in it narrow them down.
+
+    A member of a union that has no discriminator of its own may have any tag.
+    """
     for candidate in _models(model):
         if not location:
             yield candidate
@@ -355,7 +358,7 @@ def _kinds(model: Any, location: Sequence[str | int]) -> Iterator[type[BaseModel
         part, *rest = location
         if part in candidate.model_fields:
             yield from _kinds(candidate.model_fields[str(part)].annotation, rest)
-        elif part in _tags(candidate) or isinstance(part, int):
+        elif part in (_tags(candidate) or (part,)) or isinstance(part, int):
             yield from _kinds(candidate, rest)
 
 

@@ -8,10 +8,11 @@ and their error messages (`file.py`).
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat
+from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 
+from alignment.candidates.settings import OwnAnswers
 from alignment.compose.settings import Compose, Merge
 from alignment.config.inbox import InboxConfig
 from alignment.data.build.settings import ConversationSetConfig, PairSetConfig
@@ -91,10 +92,24 @@ class NoSft(Frozen):
 Sft = Annotated[TrainedSft | AdapterSft | NoSft, Field(discriminator="name")]
 
 
+def _kind_of_data(data: object) -> str:
+    name = data.get("name") if isinstance(data, dict) else getattr(data, "name", None)
+    return "pair_set" if name is None else "own_answers"
+
+
+RoundData = Annotated[
+    Annotated[PairSetConfig, Tag("pair_set")] | Annotated[OwnAnswers, Tag("own_answers")],
+    Discriminator(_kind_of_data),
+]
+
+
 class RoundConfig(Frozen):
     """One DPO round: its pairs, and its training settings if they differ from `dpo`."""
 
-    data: PairSetConfig = Field(description="Preference pairs of this round.")
+    data: RoundData = Field(
+        description="Preference pairs of this round: a set with its sources, or `{name: "
+        "own_answers, prompts: [...]}`, made from the model's own answers."
+    )
     training: DpoConfig | None = Field(
         default=None, description="Settings for this round only; if not set, those in `dpo`."
     )
@@ -173,6 +188,17 @@ class PipelineConfig(Frozen):
         default=None,
         description="Where `sft-dpo round` finds new pairs after the rounds above; null: nowhere.",
     )
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        """Own answers hold nothing out, so some other set must."""
+        own = [isinstance(round_.data, OwnAnswers) for round_ in self.rounds]
+        if own and all(own) and self.evaluation.data is None:
+            raise ValueError(
+                "rounds on own answers hold no rows out, so no model could be measured; add "
+                "evaluation.data"
+            )
+        return self
 
     def first_rounds(self, number: int) -> "PipelineConfig":
         """The same run with only its first `number` rounds."""

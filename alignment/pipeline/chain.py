@@ -3,6 +3,9 @@
     data -> SFT -> handover -> for each round:
             pairs -> DPO -> handover -> evaluation -> gate -> report
 
+The pairs of a round are prepared with all other data, or made from answers of the model that the
+round starts from (`Own`).
+
 A handover merges or stacks the adapter of a stage; later steps do not need to know which. Steps
 name their parents by key, so the whole chain and all its keys are known before anything runs, and
 `plan`, `run` and a scheduler cannot disagree.
@@ -14,6 +17,7 @@ verdict (`verdicts.py`).
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from alignment.candidates.settings import OwnAnswers
 from alignment.compose.settings import Compose, Merge
 from alignment.config.pipeline import AdapterSft, NoSft, PipelineConfig, TrainedSft
 from alignment.data.build.settings import Lengths, PairSetConfig
@@ -22,12 +26,15 @@ from alignment.data.read.sources import Source
 from alignment.evaluate.settings import AnchoredGate, GateConfig
 from alignment.pipeline.steps import (
     AnchorGate,
+    ChoosePrompts,
     EvaluateModel,
     Gate,
     HandOver,
+    LabelAnswers,
     MergeAdapter,
     MissingAdapter,
     OpenBase,
+    PairAnswers,
     ParentGate,
     PrepareBatches,
     PrepareConversations,
@@ -38,29 +45,51 @@ from alignment.pipeline.steps import (
     TrainDpo,
     TrainSft,
     UseAdapter,
+    WriteAnswers,
     digest_of_benchmarks,
 )
 from alignment.records import Frozen, digest_of
 from alignment.train.settings import DpoConfig
 
-PairSet = PreparePairs | PrepareBatches
+PairSet = PreparePairs | PrepareBatches | PairAnswers
+RoundSource = PreparePairs | PrepareBatches | ChoosePrompts
+"""What a round begins with, before there is a model: its pairs, or prompts for own answers."""
 KeepRound = Callable[[Gate], bool]
 """Tells whether a gate keeps its round."""
 EVALUATION = "evaluation"
 """Name of the set that is only used for evaluation."""
 
 
+class Own(Frozen):
+    """The steps that make the pairs of a round on the model's own answers."""
+
+    prompts: ChoosePrompts
+    answers: WriteAnswers
+    labels: LabelAnswers
+
+
 class Round(Frozen):
-    """The steps of one DPO round."""
+    """The steps of one DPO round; `own` is set if it is one on the model's own answers."""
 
     pairs: PairSet
     train: TrainDpo
     handover: HandOver
     evaluate: EvaluateModel
     gate: ParentGate | AnchorGate | None = None
+    own: Own | None = None
+
+    @property
+    def source(self) -> RoundSource:
+        """The step that it begins with."""
+        if self.own is not None:
+            return self.own.prompts
+        assert not isinstance(self.pairs, PairAnswers)
+        return self.pairs
 
     def steps(self) -> Iterator[Step]:
         """The steps after data preparation, in order."""
+        if self.own is not None:
+            yield from (self.own.answers, self.own.labels, self.pairs)
         yield from (self.train, self.handover, self.evaluate)
         if self.gate is not None:
             yield self.gate
@@ -110,7 +139,7 @@ class Chain(Frozen):
         """All steps, each after its parents."""
         optional = (self.base, self.held_out, self.conversations)
         yield from (step for step in optional if step is not None)
-        yield from (round_.pairs for round_ in self.rounds)
+        yield from (round_.source for round_ in self.rounds)
         if self.sft is not None:
             yield self.sft
         yield self.handover
@@ -215,13 +244,13 @@ def chain(config: PipelineConfig, keep_round: KeepRound = assume_kept) -> Chain:
     sets = _DataSets(config, base)
     held_out = sets.held_out()
     conversations = sets.conversations()
-    pairs = [sets.pairs(number) for number in range(1, len(config.rounds) + 1)]
-    return ChainBuilder(config, held_out, pairs).build(base, conversations, keep_round)
+    sources = [sets.source(number) for number in range(1, len(config.rounds) + 1)]
+    return ChainBuilder(config, held_out, sources).build(base, conversations, keep_round)
 
 
 def rebuild_rounds(chain: Chain, config: PipelineConfig, keep_round: KeepRound) -> Chain:
     """The chain with its rounds built again; no data source is read again."""
-    builder = ChainBuilder(config, chain.held_out, [round_.pairs for round_ in chain.rounds])
+    builder = ChainBuilder(config, chain.held_out, [round_.source for round_ in chain.rounds])
     return builder.with_rounds(chain, keep_round)
 
 
@@ -240,9 +269,27 @@ class _DataSets:
         data = data.model_copy(update={"sources": sources, "min_rows": 0})
         return self._prepare(EVALUATION, data, self._config.dpo)
 
-    def pairs(self, number: int) -> PreparePairs:
+    def source(self, number: int) -> PreparePairs | ChoosePrompts:
         data = self._config.rounds[number - 1].data
+        if isinstance(data, OwnAnswers):
+            return self._prompts(number, data)
         return self._prepare(f"{number}", data, dpo_of(self._config, number))
+
+    def _prompts(self, number: int, own: OwnAnswers) -> ChoosePrompts:
+        own = own.with_seed(self._config.seed)
+        step = ChoosePrompts(
+            name=f"prompts-{number}",
+            seed=seed_for(self._config.seed, "split"),
+            sources=own.prompts,
+            max_prompts=own.max_prompts,
+            max_tokens=dpo_of(self._config, number).max_prompt_length,
+            digest=own.digest(),
+            base=self._base.key,
+            earlier=dict(self._earlier),
+            label=own.label,
+        )
+        self._earlier[f"{number}"] = step.key
+        return step
 
     def conversations(self) -> PrepareConversations | None:
         sft = self._config.sft
@@ -287,11 +334,14 @@ class ChainBuilder:
     """Builds the model, evaluation and gate steps on data steps that already exist."""
 
     def __init__(
-        self, config: PipelineConfig, held_out: PreparePairs | None, pairs: Sequence[PairSet]
+        self, config: PipelineConfig, held_out: PreparePairs | None, sources: Sequence[RoundSource]
     ) -> None:
-        self._config, self._held_out, self._pairs = config, held_out, pairs
+        self._config, self._held_out, self._sources = config, held_out, sources
+        self._pairs = [step for step in sources if not isinstance(step, ChoosePrompts)]
+        # own answers hold nothing out: models are evaluated before the answers exist
+        sets = (held_out, *self._pairs)
+        self._evaluation_sets = tuple(step.key for step in sets if step is not None)
         self._benchmarks = digest_of_benchmarks(config.evaluation)
-        self._evaluation_sets = tuple(step.key for step in (held_out, *pairs) if step is not None)
 
     def build(
         self, base: OpenBase, conversations: PrepareConversations | None, keep_round: KeepRound
@@ -344,7 +394,7 @@ class ChainBuilder:
         """
         rounds: list[Round] = []
         anchor = evaluation
-        for number in range(1, len(self._pairs) + 1):
+        for number in range(1, len(self._sources) + 1):
             round_ = self._round(number, champion, base, evaluation, anchor=anchor)
             rounds.append(round_)
             if round_.gate is None or keep_round(round_.gate):
@@ -417,14 +467,15 @@ class ChainBuilder:
         *,
         anchor: EvaluateModel,
     ) -> Round:
-        pairs = self._pairs[number - 1]
+        source = self._sources[number - 1]
+        pairs, own = self._own(number, policy, source)
         train = TrainDpo(
             name=f"dpo-{number}",
             seed=self._seed(f"dpo-{number}"),
             config=dpo_of(self._config, number),
             policy=policy.key,
             data=pairs.key,
-            watched=self._watched(pairs.key),
+            watched=self._watched(*(() if own else (pairs.key,))),
         )
         model = self._handover(train.name, policy, train, bf16=train.config.bf16)
         evaluate = self._evaluate(f"round {number}", model, base, evaluation)
@@ -439,7 +490,42 @@ class ChainBuilder:
                 look=number,
             )
             gate = gate_step(self._config.gate, f"gate-{number}", judged)
-        return Round(pairs=pairs, train=train, handover=model, evaluate=evaluate, gate=gate)
+        return Round(
+            pairs=pairs, train=train, handover=model, evaluate=evaluate, gate=gate, own=own
+        )
+
+    def _own(
+        self, number: int, policy: HandOver, source: RoundSource
+    ) -> tuple[PairSet, Own | None]:
+        """The pairs of a round, and the steps before them if they are made from own answers."""
+        config = self._config.rounds[number - 1].data
+        if not isinstance(source, ChoosePrompts):
+            return source, None
+        assert isinstance(config, OwnAnswers)
+        answers = WriteAnswers(
+            name=f"answers-{number}",
+            seed=self._seed(f"answers-{number}"),
+            sampling=config.drawing(),
+            dtype=self._config.evaluation.dtype,
+            model=policy.key,
+            prompts=source.key,
+        )
+        labels = LabelAnswers(
+            name=f"labels-{number}", label=config.label, answers=answers.key, prompts=source.key
+        )
+        pairs = PairAnswers(
+            name=f"pairs-{number}",
+            seed=self._seed("split"),
+            pairing=config.pairing,
+            min_pairs=config.min_pairs,
+            lengths=lengths_of(dpo_of(self._config, number)),
+            labels=labels.key,
+            answers=answers.key,
+            prompts=source.key,
+            base=source.base,
+            earlier=source.earlier,
+        )
+        return pairs, Own(prompts=source, answers=answers, labels=labels)
 
     def _control(
         self, policy: HandOver, base: EvaluateModel, evaluation: EvaluateModel

@@ -28,6 +28,7 @@ from alignment.pipeline.steps import (
     AnchorGate,
     EvaluateModel,
     OpenBase,
+    PairAnswers,
     ParentGate,
     PrepareBatches,
     PrepareConversations,
@@ -42,7 +43,7 @@ from alignment.rounds.measure import as_champion
 from alignment.store.lineage import ancestors
 from alignment.store.store import Store
 
-SETS = (PrepareConversations, PreparePairs, PrepareBatches)
+SETS = (PrepareConversations, PreparePairs, PrepareBatches, PairAnswers)
 """Steps that use prompts, which no later round may train on."""
 NOT_KEPT: dict[Finding, OutcomeName] = {
     "failed": "rejected",

@@ -10,6 +10,7 @@ import pytest
 
 from alignment.config.file import load
 from alignment.data.build.ingest import IngestOptions, ingest
+from alignment.data.build.settings import PairSetConfig
 from alignment.data.read.files import without_secret
 from alignment.data.read.sources import FileSource
 from alignment.errors import AlignmentError, ConfigError, DataError
@@ -81,7 +82,9 @@ def test_an_inbox_has_no_query_because_its_files_would_not_have_it(
 @pytest.mark.parametrize("url", QUERIES)
 def test_a_query_is_stored_as_a_digest(tiny_settings, write_config, url):
     config = load(write_config(with_source(tiny_settings, url)))
-    source = config.rounds[0].data.sources[0]
+    data = config.rounds[0].data
+    assert isinstance(data, PairSetConfig)
+    source = data.sources[0]
     assert isinstance(source, FileSource)
     assert source.path == url
     assert SECRET not in config.model_dump_json() + str(config.model_dump()) + source.label

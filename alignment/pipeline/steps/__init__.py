@@ -16,6 +16,7 @@ from alignment.pipeline.steps.data import PrepareConversations, PreparePairs
 from alignment.pipeline.steps.evaluation import EvaluateModel, digest_of_benchmarks
 from alignment.pipeline.steps.gate import AnchorGate, Gate, ParentGate, SftGate
 from alignment.pipeline.steps.handover import HandOver, MergeAdapter, StackAdapter
+from alignment.pipeline.steps.own import ChoosePrompts, LabelAnswers, PairAnswers, WriteAnswers
 from alignment.pipeline.steps.training import MissingAdapter, TrainDpo, TrainSft, UseAdapter
 from alignment.records import StageRecord
 
@@ -25,6 +26,10 @@ AnyStep = Annotated[
     | PreparePairs
     | TakeBatch
     | PrepareBatches
+    | ChoosePrompts
+    | WriteAnswers
+    | LabelAnswers
+    | PairAnswers
     | UseAdapter
     | MissingAdapter
     | TrainSft
@@ -66,14 +71,17 @@ def read_step(text: str) -> Step:
 __all__ = [
     "STEPS",
     "AnchorGate",
+    "ChoosePrompts",
     "Context",
     "EvaluateModel",
     "Gate",
     "HandOver",
+    "LabelAnswers",
     "MergeAdapter",
     "MissingAdapter",
     "OpenBase",
     "Outcome",
+    "PairAnswers",
     "ParentGate",
     "PrepareBatches",
     "PrepareConversations",
@@ -85,6 +93,7 @@ __all__ = [
     "TrainDpo",
     "TrainSft",
     "UseAdapter",
+    "WriteAnswers",
     "digest_of_benchmarks",
     "headline_of",
     "made_by",

@@ -5,6 +5,7 @@ import pytest
 from alignment.compose.settings import Stack
 from alignment.config.file import load, place_of_path
 from alignment.config.pipeline import TrainedSft
+from alignment.data.build.settings import PairSetConfig
 from alignment.errors import ConfigError
 from alignment.train.losses import Ipo
 
@@ -75,8 +76,11 @@ def test_overrides_reach_list_items_defaults_and_whole_branches(tiny_settings, w
         ],
     )
     assert config.seed == 7
-    assert config.rounds[1].data.limit == 5
-    assert config.rounds[0].data.limit is None
+    first, second = (round_.data for round_ in config.rounds[:2])
+    assert isinstance(first, PairSetConfig)
+    assert isinstance(second, PairSetConfig)
+    assert second.limit == 5
+    assert first.limit is None
     assert config.dpo.loss.beta == 0.3
     assert config.sft.name == "none"
 

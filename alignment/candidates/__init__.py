@@ -1,0 +1,1 @@
+"""A model's own answers as candidates for preference pairs: asked, labelled, paired."""

@@ -1,0 +1,65 @@
+"""Labels answers one by one; each label is on disk before the next one is made."""
+
+from collections.abc import Mapping, Sequence
+
+from alignment.answers.answer import Answer
+from alignment.candidates.checker import checker
+from alignment.candidates.checking import CheckRequest
+from alignment.candidates.records import AnswerLabel, CandidatePrompt
+from alignment.candidates.settings import Label, VerifierLabel
+from alignment.errors import DataError
+from alignment.store.journal import Journal
+from alignment.store.progress import Progress
+
+
+def label_by_verifier(
+    label: VerifierLabel,
+    prompts: Mapping[str, CandidatePrompt],
+    answers: Sequence[Answer],
+    journal: Journal[AnswerLabel],
+    progress: Progress,
+) -> None:
+    """Score every answer that has no label in the journal yet.
+
+    Raises:
+        ConfigError: the verifier cannot be imported.
+        DataError: it could not score a single answer.
+    """
+    done = {(row.prompt_id, row.sample) for row in journal.rows}
+    with checker(label.check, seconds=label.seconds) as opened:
+        for answer in answers:
+            if (answer.prompt_id, answer.sample) in done:
+                continue
+            prompt = prompts[answer.prompt_id]
+            result = opened.score(
+                CheckRequest(
+                    prompt=prompt.prompt,
+                    answer=answer.answer,
+                    verifier=prompt.verifier,
+                    reference=prompt.reference,
+                )
+            )
+            journal.append(
+                AnswerLabel(
+                    prompt_id=answer.prompt_id,
+                    sample=answer.sample,
+                    score=result.score,
+                    detail=result.error,
+                )
+            )
+            progress.update("labelling", len(journal.rows), len(answers))
+    if journal.rows and all(row.score is None for row in journal.rows):
+        raise DataError(
+            f"the verifier scored none of {len(journal.rows)} answers; the first: "
+            f"{journal.rows[0].detail}. Correct label.check."
+        )
+
+
+def try_label(label: Label) -> None:
+    """Try what labels need, before there are answers.
+
+    Raises:
+        ConfigError: the verifier cannot be imported.
+    """
+    with checker(label.check, seconds=label.seconds):
+        pass

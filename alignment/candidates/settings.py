@@ -1,0 +1,156 @@
+"""Settings of a round on the model's own answers: prompts, sampling, labels, pairs."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from jsonschema import SchemaError
+from jsonschema.validators import validator_for
+from pydantic import AfterValidator, Field, JsonValue, NonNegativeInt, PositiveFloat, PositiveInt
+
+from alignment.answers.settings import Drawing
+from alignment.data.practice.source import PracticeSource
+from alignment.data.read.sources import Source
+from alignment.records import Frozen, digest_of
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return pattern
+
+
+def _is_schema(schema: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as error:
+        raise ValueError(f"not a JSON schema: {error.message}") from error
+    return schema
+
+
+class OwnCheck(Frozen):
+    """Each prompt's own verifier. Only prompts of the practice set have one."""
+
+    name: Literal["own"] = "own"
+
+
+class PatternCheck(Frozen):
+    """A regular expression that is found in a good answer."""
+
+    name: Literal["pattern"] = "pattern"
+    pattern: Annotated[str, AfterValidator(_compiles)] = Field(
+        description="Regular expression, as for Python's re.search. ^ and $ match the whole text."
+    )
+
+
+class JsonSchemaCheck(Frozen):
+    """A good answer is one JSON value that fits a JSON schema."""
+
+    name: Literal["json_schema"] = "json_schema"
+    json_schema: Annotated[dict[str, JsonValue], AfterValidator(_is_schema)] = Field(
+        description="The schema."
+    )
+
+
+class FunctionCheck(Frozen):
+    """A function of yours: called with prompt, answer and reference, it returns bool or number."""
+
+    name: Literal["function"] = "function"
+    entry: str = Field(
+        pattern=r"^[\w.]+:\w+$",
+        description="The function as module:name. It is called as f(prompt, answer, reference): "
+        "the turns as a list of {role, content}, the answer's text, and the text of the source's "
+        "own reply to the prompt (None if it has none).",
+    )
+    version: str = Field(
+        default="",
+        description="Part of the key: change it when the function changes, and labels are made "
+        "again.",
+    )
+
+
+Check = Annotated[
+    OwnCheck | PatternCheck | JsonSchemaCheck | FunctionCheck, Field(discriminator="name")
+]
+
+
+class VerifierLabel(Frozen):
+    """A program scores each answer: 1 for a good one, 0 for another, or any number.
+
+    It runs in a process of its own with a time limit. Where it raises or takes too long, the answer
+    has no score, and the quarantine says why.
+    """
+
+    name: Literal["verifier"] = "verifier"
+    check: Check = Field(default=OwnCheck(), description="The program.")
+    seconds: PositiveFloat = Field(default=5.0, description="Time limit for one answer.")
+
+
+Label = VerifierLabel
+
+
+class Pairing(Frozen):
+    """Which answers to one prompt become a pair: the best one, and the worst of a few others."""
+
+    worst_of: PositiveInt = Field(
+        default=5,
+        description="The rejected answer is the worst of this many others, drawn at random. With "
+        "all of them it would be ever more extreme the more samples there are.",
+    )
+    margin: float = Field(
+        default=0.0,
+        ge=0,
+        description="The scores of a pair differ by more than this.",
+    )
+    max_length_gap: NonNegativeInt | None = Field(
+        default=None,
+        description="The lengths of a pair differ by at most this many tokens; null: by any number."
+        " For judges and reward models, which like long answers, 100 is usual.",
+    )
+    max_per_prompt: PositiveInt = Field(default=1, description="Most pairs for one prompt.")
+
+
+class OwnAnswers(Drawing):
+    """A round's pairs are made from answers of the model that the round starts from.
+
+    It answers each prompt several times, the answers are labelled, and the best and a bad one
+    become a pair. No row is held out: models are evaluated on the rows of other rounds and of
+    `evaluation.data`.
+    """
+
+    name: Literal["own_answers"]
+    prompts: tuple[Source, ...] = Field(
+        min_length=1,
+        description="Where the prompts come from. Of chats and pairs, the turns before the reply.",
+    )
+    max_prompts: PositiveInt | None = Field(
+        default=None, description="Use at most this many prompts, in hash order. Default: all."
+    )
+    samples: Annotated[int, Field(ge=2)] = Field(default=8, description="Answers to each prompt.")
+    temperature: PositiveFloat = Field(
+        default=0.8, description="Randomness of the answers; 1 is the model as it is."
+    )
+    label: Label = Field(default=VerifierLabel(), description="How answers are scored.")
+    pairing: Pairing = Field(default=Pairing(), description="Which answers become pairs.")
+    min_pairs: NonNegativeInt = Field(
+        default=1, description="The run fails if fewer pairs come out."
+    )
+
+    def drawing(self) -> Drawing:
+        """How the answers are drawn."""
+        return Drawing(**{name: getattr(self, name) for name in Drawing.model_fields})
+
+    def with_seed(self, seed: int) -> Self:
+        """The same with `seed` for practice sources that set none of their own."""
+        prompts = tuple(
+            source.model_copy(update={"seed": seed})
+            if isinstance(source, PracticeSource) and source.seed is None
+            else source
+            for source in self.prompts
+        )
+        return self.model_copy(update={"prompts": prompts})
+
+    def digest(self) -> str:
+        """Digest of the content of the prompts' sources, for cache keys."""
+        return digest_of([source.digest() for source in self.prompts])

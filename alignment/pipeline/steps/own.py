@@ -1,0 +1,218 @@
+"""The steps of a round on the model's own answers: prompts, answers, labels, pairs.
+
+    prompts -> answers of the model -> labels -> pairs
+
+The prompts are a data step like any other, so that no later set uses them again. The other three
+belong to their round, as they need the model that it starts from. Answers and labels are journals:
+an attempt that was killed goes on after the last line.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from alignment.answers.answer import Answer
+from alignment.answers.settings import Drawing
+from alignment.candidates.label import label_by_verifier, try_label
+from alignment.candidates.pairing import pair_answers
+from alignment.candidates.records import AnswerLabel, CandidatePrompt
+from alignment.candidates.settings import Label, Pairing, VerifierLabel
+from alignment.data.build.report import PROMPT_KEYS, QUARANTINE
+from alignment.data.build.settings import Lengths
+from alignment.data.read.sources import Source
+from alignment.data.split import PromptKeys, prompt_key
+from alignment.errors import DataError
+from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
+from alignment.pipeline.steps.data import (
+    prefix_errors,
+    prepared_outcome,
+    tokenizer_of,
+    used_prompts,
+)
+from alignment.records import DataRef, RowsRef, digest_of
+from alignment.store.durable import write
+from alignment.store.journal import Journal
+from alignment.store.jsonl import RowT, as_line, read_rows
+from alignment.store.store import Store
+
+ROWS = "rows.jsonl"
+
+
+class ChoosePrompts(Step):
+    """Choose the prompts of a round on own answers; those of `earlier` sets are excluded.
+
+    `label` is tried first: a mistake in it is told before anything is answered. It is not part of
+    the key, so that other labels need no other answers.
+    """
+
+    stage: Literal["prompts"] = "prompts"
+    title = "choose prompts"
+    produces = RowsRef
+    parent_fields = ("base", "earlier")
+    headline = ("prompts", "quarantined")
+    in_child = False
+    nominal_seconds = 2.0
+    sources: tuple[Source, ...]
+    max_prompts: int | None
+    max_tokens: int
+    digest: str
+    base: Key
+    earlier: dict[str, Key] = Field(default_factory=dict)
+    label: Label = Field(default=VerifierLabel(), exclude=True)
+
+    def build(self, context: Context) -> Outcome:
+        """Write the prompts, and the rows that are not used, with their reasons."""
+        from alignment.candidates.prompts import choose_prompts
+
+        try_label(self.label)
+        out = context.workspace.out
+        with prefix_errors(self):
+            found = choose_prompts(
+                self.sources,
+                tokenizer=tokenizer_of(context, self.base),
+                earlier=used_prompts(context.store, self.earlier),
+                max_tokens=self.max_tokens,
+                limit=self.max_prompts,
+                salt=str(self.seed),
+            )
+            if digest_of([source.digest() for source in self.sources]) != self.digest:
+                raise DataError("a source was changed while it was read; run the command again.")
+        keys = tuple(sorted({prompt_key(prompt.prompt) for prompt in found.kept}))
+        write("prompts.rows", out / ROWS, b"".join(map(as_line, found.kept)))
+        write("prompts.quarantine", out / QUARANTINE, b"".join(map(as_line, found.dropped)))
+        used = PromptKeys(kind="pairs", trained=keys, held_out=())
+        write("prompts.keys", out / PROMPT_KEYS, used.model_dump_json())
+        return Outcome(
+            output=RowsRef(rows=f"store:{self.key}/{ROWS}", count=len(found.kept)),
+            metrics={
+                "prompts": float(len(found.kept)),
+                "quarantined": float(len(found.dropped)),
+            },
+        )
+
+
+class WriteAnswers(Step):
+    """Answer prompts with a model, several times each."""
+
+    stage: Literal["answers"] = "answers"
+    title = "write answers"
+    produces = RowsRef
+    parent_fields = ("model", "prompts")
+    headline = ("answers", "stopped", "tokens")
+    needs_gpu = True
+    nominal_seconds = 60.0
+    sampling: Drawing
+    dtype: Literal["bfloat16", "float32"]
+    model: Key
+    prompts: Key
+
+    def build(self, context: Context) -> Outcome:
+        """Write the answers that an earlier attempt has not written."""
+        from alignment.candidates.write import write_answers
+
+        store = context.store
+        journal = Journal(context.workspace.out / ROWS, Answer)
+        write_answers(
+            store,
+            model_of(store, self.model),
+            rows_in(store, self.prompts, CandidatePrompt),
+            self.sampling.seeded(self.seed),
+            journal,
+            context.progress,
+            dtype=self.dtype,
+        )
+        count = len(journal.rows)
+        return Outcome(
+            output=RowsRef(rows=f"store:{self.key}/{ROWS}", count=count),
+            metrics={
+                "answers": float(count),
+                "stopped": sum(row.stopped for row in journal.rows) / count,
+                "tokens": sum(row.tokens for row in journal.rows) / count,
+            },
+        )
+
+
+class LabelAnswers(Step):
+    """Score answers."""
+
+    stage: Literal["labels"] = "labels"
+    title = "label answers"
+    produces = RowsRef
+    parent_fields = ("answers", "prompts")
+    headline = ("score", "unlabelled")
+    nominal_seconds = 10.0
+    label: Label
+    answers: Key
+    prompts: Key
+
+    def build(self, context: Context) -> Outcome:
+        """Write the labels that an earlier attempt has not written."""
+        store = context.store
+        journal = Journal(context.workspace.out / ROWS, AnswerLabel)
+        with prefix_errors(self):
+            label_by_verifier(
+                self.label,
+                {row.id: row for row in rows_in(store, self.prompts, CandidatePrompt)},
+                rows_in(store, self.answers, Answer),
+                journal,
+                context.progress,
+            )
+        scores = [row.score for row in journal.rows if row.score is not None]
+        return Outcome(
+            output=RowsRef(rows=f"store:{self.key}/{ROWS}", count=len(journal.rows)),
+            metrics={
+                "score": sum(scores) / len(scores),
+                "unlabelled": float(len(journal.rows) - len(scores)),
+            },
+        )
+
+
+class PairAnswers(Step):
+    """Make a round's pairs from labelled answers, filtered like those of any other source."""
+
+    stage: Literal["own-pairs"] = "own-pairs"
+    title = "pair answers"
+    produces = DataRef
+    parent_fields = ("labels", "answers", "prompts", "base", "earlier")
+    headline = ("kept", "quarantined")
+    in_child = False
+    nominal_seconds = 4.0
+    pairing: Pairing
+    min_pairs: int
+    lengths: Lengths
+    labels: Key
+    answers: Key
+    prompts: Key
+    base: Key
+    earlier: dict[str, Key]
+
+    def build(self, context: Context) -> Outcome:
+        """Write the pairs, and what became of every answer."""
+        from alignment.candidates.build import build_pairs
+
+        store = context.store
+        paired = pair_answers(
+            rows_in(store, self.prompts, CandidatePrompt),
+            rows_in(store, self.answers, Answer),
+            rows_in(store, self.labels, AnswerLabel),
+            self.pairing,
+            seed=self.seed,
+        )
+        with prefix_errors(self):
+            prepared = build_pairs(
+                paired,
+                name=self.name,
+                min_pairs=self.min_pairs,
+                lengths=self.lengths,
+                tokenizer=tokenizer_of(context, self.base),
+                earlier=used_prompts(store, self.earlier),
+                seed=self.seed,
+                out=context.workspace.out,
+            )
+        return prepared_outcome(self, prepared)
+
+
+def rows_in(store: Store, key: str, kind: type[RowT]) -> list[RowT]:
+    """The rows that a step of this file left; its files are verified first."""
+    ref = RowsRef.model_validate(store.open(key).output)
+    return list(read_rows(store.path(ref.rows), kind))
