@@ -6,8 +6,8 @@ from alignment.answers.answer import Answer
 from alignment.candidates.checker import checker
 from alignment.candidates.checking import CheckRequest
 from alignment.candidates.records import AnswerLabel, CandidatePrompt
-from alignment.candidates.settings import Label, VerifierLabel
-from alignment.errors import DataError
+from alignment.candidates.settings import JudgeLabel, Label, VerifierLabel
+from alignment.errors import ConfigError, DataError
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
 
@@ -59,7 +59,11 @@ def try_label(label: Label) -> None:
     """Try what labels need, before there are answers.
 
     Raises:
-        ConfigError: the verifier cannot be imported.
+        ConfigError: the verifier cannot be imported, or the judge's key is not there.
     """
+    if isinstance(label, JudgeLabel):
+        if label.key_file is not None and not label.key_file.is_file():
+            raise ConfigError(f"label.key_file: there is no {label.key_file}")
+        return
     with checker(label.check, seconds=label.seconds):
         pass

@@ -35,6 +35,25 @@ class AnswerLabel(Frozen):
     detail: str = ""
 
 
+class JudgeCall(Frozen):
+    """One call of a judge, which compared an answer with the prompt's first.
+
+    Attributes:
+        swapped: whether the prompt's first answer was shown first.
+        choice: 1 if the answer is better, -1 if it is worse, 0 if both are equal; None if the reply
+            says none of this.
+        raw: what the judge replied.
+        tokens: what the call cost.
+    """
+
+    prompt_id: str
+    sample: int
+    swapped: bool
+    choice: float | None
+    raw: str
+    tokens: int
+
+
 class Fate(Frozen):
     """What became of one answer: chosen, rejected, or one of `alignment.data.row.Reason`."""
 

@@ -1,6 +1,7 @@
 """Settings of a round on the model's own answers: prompts, sampling, labels, pairs."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from jsonschema import SchemaError
@@ -87,7 +88,44 @@ class VerifierLabel(Frozen):
     seconds: PositiveFloat = Field(default=5.0, description="Time limit for one answer.")
 
 
-Label = VerifierLabel
+class JudgeLabel(Frozen):
+    """A model behind an OpenAI-compatible endpoint compares each answer with the prompt's first.
+
+    Both are shown in both orders; if the judge's choice changes with the order, it is a tie. An
+    answer's score is 1 if it is better, -1 if it is worse, and 0 for a tie and for the first.
+    """
+
+    name: Literal["judge"]
+    url: str = Field(
+        pattern="^https?://[^@?]+$",
+        description="Address of the endpoint, up to and including /v1, without a key in it.",
+    )
+    model: str = Field(min_length=1, description="Name of the model there.")
+    key_file: Path | None = Field(
+        default=None, description="A file that holds the key, sent as a bearer token; null: none."
+    )
+    instruction: str = Field(
+        default="Compare two answers to the last user turn. Judge by correctness first, then by "
+        "helpfulness. Length and style are no merits of their own.",
+        description="What the judge is told before the conversation and the answers.",
+    )
+    max_tokens: PositiveInt = Field(
+        description="Most tokens that all calls may cost together, what is read included. Too few "
+        "for what is planned: refused before the first call."
+    )
+    reply_tokens: PositiveInt = Field(default=16, description="Most tokens of a reply.")
+    seconds: PositiveFloat = Field(default=60.0, description="Time limit of one call.")
+    retries: NonNegativeInt = Field(
+        default=6, description="Further tries of a call that fails in a way that may pass."
+    )
+    backoff: PositiveFloat = Field(
+        default=1.0,
+        description="Seconds before the first of them; each further one waits twice as long, at "
+        "most 60.",
+    )
+
+
+Label = Annotated[VerifierLabel | JudgeLabel, Field(discriminator="name")]
 
 
 class Pairing(Frozen):

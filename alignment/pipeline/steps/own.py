@@ -15,8 +15,8 @@ from alignment.answers.answer import Answer
 from alignment.answers.settings import Drawing
 from alignment.candidates.label import label_by_verifier, try_label
 from alignment.candidates.pairing import pair_answers
-from alignment.candidates.records import AnswerLabel, CandidatePrompt
-from alignment.candidates.settings import Label, Pairing, VerifierLabel
+from alignment.candidates.records import AnswerLabel, CandidatePrompt, JudgeCall
+from alignment.candidates.settings import JudgeLabel, Label, Pairing, VerifierLabel
 from alignment.data.build.report import PROMPT_KEYS, QUARANTINE
 from alignment.data.build.settings import Lengths
 from alignment.data.read.sources import Source
@@ -35,7 +35,7 @@ from alignment.store.journal import Journal
 from alignment.store.jsonl import RowT, as_line, read_rows
 from alignment.store.store import Store
 
-ROWS = "rows.jsonl"
+ROWS, CALLS = "rows.jsonl", "calls.jsonl"
 
 
 class ChoosePrompts(Step):
@@ -145,18 +145,26 @@ class LabelAnswers(Step):
     answers: Key
     prompts: Key
 
+    @property
+    def key(self) -> str:
+        """As for any step, without a judge's budget and key: raising it repeats no call."""
+        fields = self.model_dump(mode="json", exclude={"label": {"max_tokens", "key_file"}})
+        return f"{self.stage}-{digest_of([self.stage, self.version, fields])[:24]}"
+
     def build(self, context: Context) -> Outcome:
         """Write the labels that an earlier attempt has not written."""
         store = context.store
         journal = Journal(context.workspace.out / ROWS, AnswerLabel)
+        prompts = {row.id: row for row in rows_in(store, self.prompts, CandidatePrompt)}
+        answers, label = rows_in(store, self.answers, Answer), self.label
         with prefix_errors(self):
-            label_by_verifier(
-                self.label,
-                {row.id: row for row in rows_in(store, self.prompts, CandidatePrompt)},
-                rows_in(store, self.answers, Answer),
-                journal,
-                context.progress,
-            )
+            if isinstance(label, JudgeLabel):
+                from alignment.candidates.judge import label_by_judge
+
+                calls = Journal(context.workspace.out / CALLS, JudgeCall)
+                label_by_judge(label, prompts, answers, calls, journal, context.progress)
+            else:
+                label_by_verifier(label, prompts, answers, journal, context.progress)
         scores = [row.score for row in journal.rows if row.score is not None]
         return Outcome(
             output=RowsRef(rows=f"store:{self.key}/{ROWS}", count=len(journal.rows)),

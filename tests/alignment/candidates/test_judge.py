@@ -1,0 +1,146 @@
+"""A judge on loopback that prefers the longer answer, and what it does besides."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from alignment.answers.answer import Answer
+from alignment.candidates.judge import label_by_judge
+from alignment.candidates.records import AnswerLabel, CandidatePrompt, JudgeCall
+from alignment.candidates.settings import JudgeLabel
+from alignment.errors import ConfigError, DataError, Interrupted
+from alignment.records import Message
+from alignment.store.journal import Journal
+from alignment.store.progress import Progress
+
+PROMPT = CandidatePrompt(
+    id="p", prompt=(Message(role="user", content="Ask"),), task_type="t", source="s"
+)
+
+
+class Judge(BaseHTTPRequestHandler):
+    """Statuses listed in the server's `failures` come first, one per call."""
+
+    def do_POST(self):
+        server: Any = self.server
+        text = self.rfile.read(int(self.headers["Content-Length"]))
+        server.seen.append((json.loads(text), self.headers.get("Authorization")))
+        if server.failures:
+            self.send_response(server.failures.pop(0))
+            self.end_headers()
+            return
+        asked = json.loads(text)["messages"][0]["content"]
+        first = asked.split("[Answer A]\n")[1].split("\n\n[Answer B]")[0]
+        second = asked.split("[Answer B]\n")[1].split("\n\nReply with")[0]
+        reply = self.choice(first, second)
+        body = {"choices": [{"message": {"content": reply}}], "usage": {"total_tokens": 100}}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def choice(self, first, second):
+        if "nonsense" in first + second:
+            return "I cannot say"
+        if "vain" in first + second:
+            return "A"  # whatever comes first
+        return "A" if len(first) > len(second) else "B" if len(second) > len(first) else "C"
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    server.seen, server.failures = [], []  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def ask(server, tmp_path):
+    """A function that labels texts and gives the scores; a second call goes on with the first."""
+
+    def labelled(texts, **options):
+        defaults = {"max_tokens": 100_000, "backoff": 0.01, "retries": 2}
+        label = JudgeLabel(
+            name="judge",
+            url=f"http://127.0.0.1:{server.server_address[1]}/v1",
+            model="m",
+            **{**defaults, **options},
+        )
+        answers = [
+            Answer(
+                prompt_id="p",
+                sample=number,
+                text=text,
+                answer=text,
+                tokens=1,
+                logprob=0,
+                stopped=True,
+                seed=0,
+            )
+            for number, text in enumerate(texts)
+        ]
+        calls = Journal(tmp_path / "calls.jsonl", JudgeCall)
+        labels = Journal(tmp_path / "rows.jsonl", AnswerLabel)
+        label_by_judge(label, {"p": PROMPT}, answers, calls, labels, Progress())
+        return [row.score for row in labels.rows], calls.rows
+
+    return labelled
+
+
+def test_each_answer_is_compared_with_the_first_in_both_orders(ask, server, tmp_path):
+    (tmp_path / "key").write_text("secret\n")
+    scores, calls = ask(["four", "seven..", "two", "five"], key_file=tmp_path / "key")
+    assert scores == [0, 1, -1, 0]
+    assert [(call.sample, call.swapped, call.raw) for call in calls][:2] == [
+        (1, False, "A"),
+        (1, True, "B"),
+    ]
+    assert len(server.seen) == 6
+    assert {key for _, key in server.seen} == {"Bearer secret"}
+
+
+def test_a_judge_that_changes_its_mind_with_the_order_has_not_decided(ask):
+    scores, _ = ask(["four", "a vain answer", "seven.."])
+    assert scores == [0, 0, 1]
+
+
+def test_nonsense_is_no_label(ask):
+    assert ask(["four", "nonsense", "seven.."])[0] == [0, None, 1]
+
+
+def test_a_judge_that_says_only_nonsense_is_an_error(ask):
+    with pytest.raises(DataError, match="never replied with A, B or C: 'I cannot say'"):
+        ask(["nonsense", "nonsense"])
+
+
+def test_an_overloaded_judge_is_asked_again_then_the_run_stops_and_goes_on(ask, server):
+    server.failures = [429, 503]
+    assert ask(["four", "seven..", "two"])[0] == [0, 1, -1]
+    server.failures = [429] * 3
+    with pytest.raises(Interrupted, match="failed 3 times, at last with status 429"):
+        ask(["four", "seven..", "two", "three"])
+    server.seen.clear()
+    ask(["four", "seven..", "two", "three"])
+    assert len(server.seen) == 2, "only the two calls that were missing"
+
+
+def test_a_refused_call_is_an_error_of_the_configuration(ask, server):
+    server.failures = [401]
+    with pytest.raises(ConfigError, match="refuses: status 401"):
+        ask(["four", "seven.."])
+
+
+def test_too_small_a_budget_is_refused_before_the_first_call(ask, server):
+    with pytest.raises(ConfigError, match=r"2 calls of the judge may cost \d+ tokens"):
+        ask(["four", "seven.."], max_tokens=100)
+    assert not server.seen
