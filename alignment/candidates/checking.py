@@ -26,7 +26,7 @@ from alignment.candidates.settings import (
     OwnCheck,
     PatternCheck,
 )
-from alignment.data.practice.verifiers import Verifier
+from alignment.data.verifiers import Verifier
 from alignment.records import Frozen, Message
 
 Scorer = Callable[["CheckRequest"], float]

@@ -64,6 +64,6 @@ def try_label(label: Label) -> None:
     if isinstance(label, JudgeLabel):
         if label.key_file is not None and not label.key_file.is_file():
             raise ConfigError(f"label.key_file: there is no {label.key_file}")
-        return
-    with checker(label.check, seconds=label.seconds):
-        pass
+    elif isinstance(label, VerifierLabel):
+        with checker(label.check, seconds=label.seconds):
+            pass

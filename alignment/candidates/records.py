@@ -1,6 +1,6 @@
 """The rows of a round on own answers: prompts, labels, and what became of each answer."""
 
-from alignment.data.practice.verifiers import Verifier
+from alignment.data.verifiers import Verifier
 from alignment.records import Frozen, Message
 
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, JsonValue, NonNegativeInt, PositiveF
 from alignment.answers.settings import Drawing
 from alignment.data.practice.source import PracticeSource
 from alignment.data.read.sources import Source
+from alignment.models.sources import ModelSource
 from alignment.records import Frozen, digest_of
 
 
@@ -125,7 +126,17 @@ class JudgeLabel(Frozen):
     )
 
 
-Label = Annotated[VerifierLabel | JudgeLabel, Field(discriminator="name")]
+class RewardLabel(Frozen):
+    """A reward model scores each answer: a sequence classifier with one output."""
+
+    name: Literal["reward_model"]
+    model: ModelSource = Field(description="The reward model, with its tokenizer.")
+    batch: PositiveInt = Field(
+        default=16, description="Answers per forward pass; halved if memory runs out."
+    )
+
+
+Label = Annotated[VerifierLabel | JudgeLabel | RewardLabel, Field(discriminator="name")]
 
 
 class Pairing(Frozen):

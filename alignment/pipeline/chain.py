@@ -17,7 +17,7 @@ verdict (`verdicts.py`).
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from alignment.candidates.settings import OwnAnswers
+from alignment.candidates.settings import Label, OwnAnswers, RewardLabel
 from alignment.compose.settings import Compose, Merge
 from alignment.config.pipeline import AdapterSft, NoSft, PipelineConfig, TrainedSft
 from alignment.data.build.settings import Lengths, PairSetConfig
@@ -39,6 +39,7 @@ from alignment.pipeline.steps import (
     PrepareBatches,
     PrepareConversations,
     PreparePairs,
+    RewardAnswers,
     SftGate,
     StackAdapter,
     Step,
@@ -65,7 +66,7 @@ class Own(Frozen):
 
     prompts: ChoosePrompts
     answers: WriteAnswers
-    labels: LabelAnswers
+    labels: LabelAnswers | RewardAnswers
 
 
 class Round(Frozen):
@@ -164,6 +165,17 @@ class Chain(Frozen):
 def seed_for(seed: int, purpose: str) -> int:
     """Derive a separate seed for each purpose of a run, 0 .. 2^31 - 1."""
     return int(digest_of([seed, purpose])[:8], 16) >> 1
+
+
+def labels_step(
+    label: Label, name: str, answers: str, prompts: str
+) -> LabelAnswers | RewardAnswers:
+    """The step that labels answers (by key); only a reward model needs the GPU."""
+    if isinstance(label, RewardLabel):
+        return RewardAnswers(
+            name=name, label=label, digest=label.model.digest(), answers=answers, prompts=prompts
+        )
+    return LabelAnswers(name=name, label=label, answers=answers, prompts=prompts)
 
 
 def dpo_of(config: PipelineConfig, number: int) -> DpoConfig:
@@ -510,9 +522,7 @@ class ChainBuilder:
             model=policy.key,
             prompts=source.key,
         )
-        labels = LabelAnswers(
-            name=f"labels-{number}", label=config.label, answers=answers.key, prompts=source.key
-        )
+        labels = labels_step(config.label, f"labels-{number}", answers.key, source.key)
         pairs = PairAnswers(
             name=f"pairs-{number}",
             seed=self._seed("split"),

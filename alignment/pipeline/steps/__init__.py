@@ -16,7 +16,13 @@ from alignment.pipeline.steps.data import PrepareConversations, PreparePairs
 from alignment.pipeline.steps.evaluation import EvaluateModel, digest_of_benchmarks
 from alignment.pipeline.steps.gate import AnchorGate, Gate, ParentGate, SftGate
 from alignment.pipeline.steps.handover import HandOver, MergeAdapter, StackAdapter
-from alignment.pipeline.steps.own import ChoosePrompts, LabelAnswers, PairAnswers, WriteAnswers
+from alignment.pipeline.steps.own import (
+    ChoosePrompts,
+    LabelAnswers,
+    PairAnswers,
+    RewardAnswers,
+    WriteAnswers,
+)
 from alignment.pipeline.steps.training import MissingAdapter, TrainDpo, TrainSft, UseAdapter
 from alignment.records import StageRecord
 
@@ -29,6 +35,7 @@ AnyStep = Annotated[
     | ChoosePrompts
     | WriteAnswers
     | LabelAnswers
+    | RewardAnswers
     | PairAnswers
     | UseAdapter
     | MissingAdapter
@@ -86,6 +93,7 @@ __all__ = [
     "PrepareBatches",
     "PrepareConversations",
     "PreparePairs",
+    "RewardAnswers",
     "SftGate",
     "StackAdapter",
     "Step",

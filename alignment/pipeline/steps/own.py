@@ -16,12 +16,12 @@ from alignment.answers.settings import Drawing
 from alignment.candidates.label import label_by_verifier, try_label
 from alignment.candidates.pairing import pair_answers
 from alignment.candidates.records import AnswerLabel, CandidatePrompt, JudgeCall
-from alignment.candidates.settings import JudgeLabel, Label, Pairing, VerifierLabel
+from alignment.candidates.settings import JudgeLabel, Label, Pairing, RewardLabel, VerifierLabel
 from alignment.data.build.report import PROMPT_KEYS, QUARANTINE
 from alignment.data.build.settings import Lengths
 from alignment.data.read.sources import Source
 from alignment.data.split import PromptKeys, prompt_key
-from alignment.errors import DataError
+from alignment.errors import DataError, ModelError
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
 from alignment.pipeline.steps.data import (
     prefix_errors,
@@ -133,7 +133,7 @@ class WriteAnswers(Step):
 
 
 class LabelAnswers(Step):
-    """Score answers."""
+    """Score answers, by a program or a judge."""
 
     stage: Literal["labels"] = "labels"
     title = "label answers"
@@ -141,7 +141,7 @@ class LabelAnswers(Step):
     parent_fields = ("answers", "prompts")
     headline = ("score", "unlabelled")
     nominal_seconds = 10.0
-    label: Label
+    label: VerifierLabel | JudgeLabel = Field(discriminator="name")
     answers: Key
     prompts: Key
 
@@ -153,10 +153,9 @@ class LabelAnswers(Step):
 
     def build(self, context: Context) -> Outcome:
         """Write the labels that an earlier attempt has not written."""
-        store = context.store
+        store, label = context.store, self.label
         journal = Journal(context.workspace.out / ROWS, AnswerLabel)
-        prompts = {row.id: row for row in rows_in(store, self.prompts, CandidatePrompt)}
-        answers, label = rows_in(store, self.answers, Answer), self.label
+        prompts, answers = _to_label(store, self.prompts, self.answers)
         with prefix_errors(self):
             if isinstance(label, JudgeLabel):
                 from alignment.candidates.judge import label_by_judge
@@ -165,14 +164,37 @@ class LabelAnswers(Step):
                 label_by_judge(label, prompts, answers, calls, journal, context.progress)
             else:
                 label_by_verifier(label, prompts, answers, journal, context.progress)
-        scores = [row.score for row in journal.rows if row.score is not None]
-        return Outcome(
-            output=RowsRef(rows=f"store:{self.key}/{ROWS}", count=len(journal.rows)),
-            metrics={
-                "score": sum(scores) / len(scores),
-                "unlabelled": float(len(journal.rows) - len(scores)),
-            },
+        return _labelled(self, journal)
+
+
+class RewardAnswers(Step):
+    """Score answers with a reward model; `digest` identifies its files."""
+
+    stage: Literal["rewards"] = "rewards"
+    title = "score answers"
+    produces = RowsRef
+    parent_fields = ("answers", "prompts")
+    headline = ("score",)
+    needs_gpu = True
+    nominal_seconds = 20.0
+    label: RewardLabel
+    digest: str
+    answers: Key
+    prompts: Key
+
+    def build(self, context: Context) -> Outcome:
+        """Write the labels that an earlier attempt has not written."""
+        from alignment.candidates.reward import label_by_reward_model
+
+        journal = Journal(context.workspace.out / ROWS, AnswerLabel)
+        prompts, answers = _to_label(context.store, self.prompts, self.answers)
+        folder, _, _ = self.label.model.fetch(context.workspace.out)
+        if self.label.model.digest() != self.digest:
+            raise ModelError(f"{folder} was changed since the run began; run the command again.")
+        label_by_reward_model(
+            folder, prompts, answers, journal, context.progress, batch=self.label.batch
         )
+        return _labelled(self, journal)
 
 
 class PairAnswers(Step):
@@ -224,3 +246,22 @@ def rows_in(store: Store, key: str, kind: type[RowT]) -> list[RowT]:
     """The rows that a step of this file left; its files are verified first."""
     ref = RowsRef.model_validate(store.open(key).output)
     return list(read_rows(store.path(ref.rows), kind))
+
+
+def _to_label(
+    store: Store, prompts: str, answers: str
+) -> tuple[dict[str, CandidatePrompt], list[Answer]]:
+    """Prompts by id, and the answers to them, from the artifacts of these keys."""
+    found = rows_in(store, prompts, CandidatePrompt)
+    return {row.id: row for row in found}, rows_in(store, answers, Answer)
+
+
+def _labelled(step: Step, journal: Journal[AnswerLabel]) -> Outcome:
+    scores = [row.score for row in journal.rows if row.score is not None]
+    return Outcome(
+        output=RowsRef(rows=f"store:{step.key}/{ROWS}", count=len(journal.rows)),
+        metrics={
+            "score": sum(scores) / len(scores),
+            "unlabelled": float(len(journal.rows) - len(scores)),
+        },
+    )

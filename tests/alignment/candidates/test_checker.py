@@ -8,7 +8,7 @@ from alignment.candidates.settings import (
     OwnCheck,
     PatternCheck,
 )
-from alignment.data.practice.verifiers import ExactText
+from alignment.data.verifiers import ExactText
 from alignment.errors import ConfigError
 from alignment.records import Message
 

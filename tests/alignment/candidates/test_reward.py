@@ -1,0 +1,88 @@
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForSequenceClassification
+
+from alignment.answers.answer import Answer
+from alignment.candidates.records import AnswerLabel, CandidatePrompt
+from alignment.candidates.reward import label_by_reward_model
+from alignment.errors import ModelError
+from alignment.models.chat_template import render
+from alignment.records import Message
+from alignment.store.journal import Journal
+from alignment.store.progress import Progress
+
+PROMPT = CandidatePrompt(
+    id="p", prompt=(Message(role="user", content="Ask"),), task_type="t", source="s"
+)
+TEXTS = ["The answer is yes.", "no", "The answer is no. " * 5]
+
+
+@pytest.fixture
+def write_classifier(tmp_path, chatml_tokenizer):
+    """A function that writes a small sequence classifier with so many labels."""
+
+    def write(labels):
+        torch.manual_seed(0)
+        config = Qwen2Config(
+            vocab_size=len(chatml_tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            pad_token_id=0,
+        )
+        config.num_labels = labels
+        model = Qwen2ForSequenceClassification(config)
+        model.save_pretrained(tmp_path / "reward")
+        chatml_tokenizer.save_pretrained(tmp_path / "reward")
+        return model.eval(), tmp_path / "reward"
+
+    return write
+
+
+def label(folder, tmp_path, texts=TEXTS, batch=2):
+    answers = [
+        Answer(
+            prompt_id="p",
+            sample=n,
+            text=text,
+            answer=text,
+            tokens=1,
+            logprob=0,
+            stopped=True,
+            seed=0,
+        )
+        for n, text in enumerate(texts)
+    ]
+    journal = Journal(tmp_path / "rows.jsonl", AnswerLabel)
+    label_by_reward_model(folder, {"p": PROMPT}, answers, journal, Progress(), batch=batch)
+    return {row.sample: row.score for row in journal.rows}
+
+
+def test_an_answer_gets_the_score_that_it_gets_alone(write_classifier, tmp_path, chatml_tokenizer):
+    model, folder = write_classifier(1)
+    found = label(folder, tmp_path)
+    assert len(found) == 3
+    for sample, text in enumerate(TEXTS):
+        ids = render(chatml_tokenizer, (*PROMPT.prompt, Message(role="assistant", content=text)))
+        with torch.no_grad():
+            alone = float(model(input_ids=torch.tensor([ids])).logits[0, 0])
+        assert found[sample] == pytest.approx(alone, abs=1e-5)
+
+
+def test_labels_that_exist_are_kept(write_classifier, tmp_path):
+    _, folder = write_classifier(1)
+    first = label(folder, tmp_path, TEXTS[:1])
+    assert label(folder, tmp_path)[0] == first[0]
+
+
+def test_a_classifier_with_two_labels_is_refused(write_classifier, tmp_path):
+    _, folder = write_classifier(2)
+    with pytest.raises(ModelError, match="has 2 labels; a reward model has one"):
+        label(folder, tmp_path)
+
+
+def test_a_language_model_is_refused(tiny_model_folder, tmp_path):
+    with pytest.raises(ModelError, match=r"2 labels|it is not a reward model"):
+        label(tiny_model_folder, tmp_path)
