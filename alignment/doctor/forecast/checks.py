@@ -66,7 +66,7 @@ def check_memory(
 def _headline(peaks: Mapping[str, Memory], need: float, device: Device) -> str:
     """The highest peak, and the memory needed if that is less: `auto` fills what is free."""
     if not peaks:
-        return "This run trains nothing."
+        return "No training to forecast: this run has none, or only on own answers, yet unwritten."
     where = max(peaks, key=lambda name: peaks[name].total)
     most = peaks[where].total
     text = f"At most {in_gib(most)} of {in_gib(device.memory)} GiB on {device.name}, in {where}."

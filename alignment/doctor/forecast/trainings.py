@@ -163,7 +163,10 @@ def _shape(group: Sequence[tuple[int, ...]]) -> tuple[int, int]:
 def list_trainings(
     chain: Chain, sets: Sequence[PreparedSet], *, compose: Merge | Stack
 ) -> tuple[Training, ...]:
-    """Every training of a chain, in order. Not here: how a device runs them (`plans.py`)."""
+    """Every training of a chain whose rows are known, in order; those on own answers are not yet.
+
+    Not here: how a device runs them (`plans.py`).
+    """
     by_key = {set_.key: set_ for set_ in sets}
     control = chain.control.train if chain.control else None
     steps = (chain.sft, *(round_.train for round_ in chain.rounds), control)
@@ -171,6 +174,7 @@ def list_trainings(
     return tuple(
         replace(_training(step, by_key), frozen=frozen)
         for step, frozen in zip(trained, carried_ranks(trained, compose), strict=True)
+        if set(_sets(step)) <= set(by_key)
     )
 
 
@@ -189,8 +193,7 @@ def carried_ranks(steps: Sequence[TrainSft | TrainDpo], compose: Merge | Stack) 
 
 
 def _training(step: TrainSft | TrainDpo, by_key: dict[str, PreparedSet]) -> Training:
-    keys = step.data if isinstance(step, TrainSft) else (step.data,)
-    sets = [by_key[key] for key in keys]
+    sets = [by_key[key] for key in _sets(step)]
     return Training(
         name=step.name,
         config=step.config,
@@ -201,6 +204,11 @@ def _training(step: TrainSft | TrainDpo, by_key: dict[str, PreparedSet]) -> Trai
             for row in _lengths(set_, step.config, pairs=isinstance(step, TrainDpo))
         ],
     )
+
+
+def _sets(step: TrainSft | TrainDpo) -> tuple[str, ...]:
+    """Keys of the sets that a step trains on."""
+    return step.data if isinstance(step, TrainSft) else (step.data,)
 
 
 def _lengths(

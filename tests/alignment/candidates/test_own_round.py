@@ -8,8 +8,12 @@ import pytest
 
 from alignment.answers.answer import Answer
 from alignment.candidates.records import AnswerLabel, CandidatePrompt, Fate
+from alignment.compose.settings import Merge
 from alignment.config.pipeline import PipelineConfig
+from alignment.data.build.report import PreparationReport
 from alignment.data.row import Reason
+from alignment.doctor.forecast.trainings import list_trainings
+from alignment.doctor.inputs import PreparedSet
 from alignment.errors import ConfigError, DataError
 from alignment.execution.run_step import build
 from alignment.pipeline.chain import chain
@@ -144,6 +148,23 @@ def test_a_later_round_uses_other_prompts(settings):
     quarantine = run.store.folder(run.steps["prompts-2"].key) / "quarantine.jsonl"
     reasons = Counter(row.reason for row in read_rows(quarantine, Quarantined))
     assert reasons == {Reason.used_by_earlier_round: 12}
+
+
+def test_the_doctor_forecasts_the_trainings_whose_rows_exist(settings):
+    pairs = {"sources": [{"name": "practice", "part": "round-2", "rows": 4}]}
+    settings["rounds"].append({"data": pairs})
+    run = Run(settings)
+    known = PreparedSet(
+        name="pairs-2",
+        key=run.steps["pairs-2"].key,
+        whole=256,
+        prompt=200,
+        dropped=(),
+        report=PreparationReport(sources=()),
+        originals={},
+    )
+    found = list_trainings(chain(run.config), [known], compose=Merge())
+    assert [training.name for training in found] == ["dpo-2"]
 
 
 def test_rounds_on_own_answers_need_an_evaluation_set(settings):
