@@ -316,8 +316,11 @@ class RoundDriver:
         return RoundOutcome(closed.fate, message, state, gate=gate)
 
     def _build(self, state: State, opened: Opened) -> Round:
-        parent = self._ready(state, opened.parent)
-        opened = opened.model_copy(update={"parent": parent})
+        compared = {"parent": self._ready(state, opened.parent)}
+        if opened.anchor is not None and isinstance(gate_of(self._settings), AnchoredGate):
+            # like the parent: the settings may have changed since it was evaluated
+            compared["anchor"] = self._measure(state).champion(opened.anchor)
+        opened = opened.model_copy(update=compared)
         round_ = steps_of(self._settings, self._line.store, opened)
         for step in (round_.pairs, *round_.steps()):
             self._hooks.build(step)

@@ -1,10 +1,11 @@
 """The evaluations by which the models of a line are compared: all on the same rows.
 
 The rows of a line are those of its first model's evaluation, for good. An evaluation is found by
-its model, rows and settings; a model that has none is evaluated first.
+its model, rows, settings and benchmarks; a model that has none is evaluated first.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 
 from alignment.errors import ArtifactError, UsageError
 from alignment.evaluate.settings import EvaluationConfig
@@ -114,7 +115,7 @@ class Measure:
             data=self._rows,
             base=base,
             parent=base,
-            benchmarks=digest_of_benchmarks(self._settings),
+            benchmarks=self._benchmarks,
         )
         self._build(step)
         return self._store.open(step.key)
@@ -125,7 +126,13 @@ class Measure:
             and record.parents["model"] == model
             and record.parents_as("data") == self._rows
             and _measure_of(record) in (None, same_measure(self._settings))
+            and record.config.get("benchmarks") == self._benchmarks
         )
+
+    @cached_property
+    def _benchmarks(self) -> str | None:
+        """What the files of suites and tasks hold now; the settings only have their paths."""
+        return digest_of_benchmarks(self._settings)
 
 
 def base_of(store: Store, model: str) -> StageRecord | None:

@@ -20,7 +20,7 @@ from alignment.rounds.measure import on_line
 from alignment.rounds.notes import read_notes
 from flows.printing import print_lines
 from tests.alignment.artifacts import record_of
-from tests.faults.simulate import History, decided
+from tests.faults.simulate import History, decided, imitation
 
 
 class EveryRoundIsKept(History):
@@ -293,6 +293,62 @@ def test_no_batch_is_spent_on_a_round_that_the_gate_could_not_keep(history):
     history.line.promote(state.champion, "read ten replies")
     history.line.adopt(identity_of(history.config), "back")
     assert round_(history).outcome == "kept", "with the batch that waited"
+
+
+class DecidesByAnchor(EveryRoundIsKept):
+    def build(self, step):
+        if step.stage != "anchored":
+            return super().build(step)
+        if self.store.reuse(step.key) is None:
+            workspace = self.store.workspace(step.key)
+            self.store.commit(imitation(step, output=self.verdict(step)), workspace)
+        return None
+
+
+@pytest.fixture
+def anchored(tmp_path):
+    """A line under the anchored gate, with one kept round and a suite from a file."""
+    made = DecidesByAnchor(0, tmp_path)
+    suite = tmp_path / "suite.jsonl"
+    suite.write_text(json.dumps({"prompt": "2 + 2?", "verifier": four}) + "\n")
+    evaluation = made.config.model_dump(mode="json", exclude_unset=True)["evaluation"]
+    made.config = changed(
+        made.config,
+        evaluation={**evaluation, "suites": [{"name": "file", "path": str(suite)}]},
+        gate={"name": "anchored"},
+        inbox={"promotion": {"name": "gate"}},
+    )
+    drop(made, "a.jsonl")
+    assert round_(made).outcome == "kept"
+    return made
+
+
+four = {"name": "last_number", "number": 4}
+
+
+def compared(history, name):
+    """The evaluations that a gate compared: of the round, its parent and the anchor."""
+    (gate,) = [record for record in history.store.records() if record.name == name]
+    return [history.store.open(gate.parents[r]) for r in ("evaluation", "against", "anchor")]
+
+
+def test_models_are_measured_again_where_a_file_of_a_suite_changed(anchored):
+    before = compared(anchored, "gate-1")[0].config["benchmarks"]
+    (suite,) = anchored.config.evaluation.suites
+    suite.path.write_text(json.dumps({"prompt": "2 + 2?", "verifier": {**four, "number": 5}}))
+    drop(anchored, "b.jsonl")
+    assert round_(anchored).outcome == "kept"
+    (now,) = {record.config["benchmarks"] for record in compared(anchored, "gate-2")}
+    assert now != before
+
+
+def test_the_anchor_too_is_measured_under_an_adopted_evaluation(anchored):
+    evaluation = anchored.config.model_dump(mode="json", exclude_unset=True)["evaluation"]
+    other = changed(anchored.config, evaluation={**evaluation, "max_new_tokens": 7})
+    anchored.line.adopt(identity_of(other), "shorter replies")
+    drop(anchored, "b.jsonl")
+    assert round_(anchored, other).outcome == "kept"
+    assert [r.config["config"]["max_new_tokens"] for r in compared(anchored, "gate-2")] == [7, 7, 7]
 
 
 # --- failures ------------------------------------------------------------------------------------
