@@ -58,7 +58,7 @@ def judge_anchored(
         *_within_error(config, look),
         *not_worse(seen, before),
         *_groups(config, seen, approved),
-        *_unmeasured(seen, approved),
+        *_unmeasured(seen, approved, "watched"),
         *_budgets(config, seen, approved),
         *(_on_sealed(config, candidate, anchor) if is_opened(config, look) else ()),
     )
@@ -99,7 +99,13 @@ def _is_sealed(config: AnchoredGate, prompt: str) -> bool:
 def _on_sealed(
     config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel
 ) -> Iterator[Check]:
-    """One check per paired metric: on rows that chose no champion, the mean holds the margin."""
+    """One check per paired metric: on rows that chose no champion, the mean holds the margin.
+
+    Sealed rows that the candidate lacks cannot be judged.
+    """
+    yield from _unmeasured(
+        sealed(config, candidate), sealed(config, anchor), "paired", where=" on sealed rows"
+    )
     for evaluator, counts, words in compared_on_sealed(config, candidate, anchor):
         holds = at_most(-counts.difference, config.margin)
         name = f"{evaluator.in_words} on sealed rows"
@@ -192,18 +198,20 @@ def _groups(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) -
             yield Check(name=f"{evaluator.in_words} of {name}", finding="failed", words=words)
 
 
-def _unmeasured(candidate: JudgedModel, anchor: JudgedModel) -> Iterator[Check]:
-    """The watched metrics of which the candidate lacks rows."""
-    for evaluator in gate_evaluators("watched"):
+def _unmeasured(
+    candidate: JudgedModel, anchor: JudgedModel, *parts: str, where: str = ""
+) -> Iterator[Check]:
+    """The metrics of these parts of which the candidate lacks rows."""
+    for evaluator in gate_evaluators(*parts):
         rows = _PairedRows.of(evaluator, candidate, anchor)
         if rows.missing:
-            yield _missing(evaluator, rows, anchor.label)
+            yield _missing(evaluator, rows, anchor.label, where)
 
 
-def _missing(evaluator: Evaluator, rows: "_PairedRows", to: str) -> Check:
-    all_ = rows.n + rows.missing
-    words = f"{evaluator.in_words}: {rows.missing} of the {all_} rows of {to} are missing"
-    return Check(name=evaluator.in_words, finding="cannot be judged", words=words)
+def _missing(evaluator: Evaluator, rows: "_PairedRows", to: str, where: str = "") -> Check:
+    all_, name = rows.n + rows.missing, f"{evaluator.in_words}{where}"
+    words = f"{name}: {rows.missing} of the {all_} rows of {to} are missing"
+    return Check(name=name, finding="cannot be judged", words=words)
 
 
 def _budgets(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) -> Iterator[Check]:

@@ -230,6 +230,20 @@ def test_sealed_rows_are_opened_in_every_kth_verdict_and_hold_the_mean():
     )
 
 
+def test_a_round_that_lacks_sealed_rows_cannot_be_judged_when_they_are_opened():
+    gate = AnchoredGate(sealed_share=0.3, sealed_every=5, margin=0.1)
+    hidden = sorted(sealed(gate, JudgedModel.of(*ANCHOR)).values["preference_accuracy"])
+    made = model("round 5", 420)
+    left = tuple(row for row in made.rows.pairs if row.id not in hidden[:80])
+    candidate = made._replace(rows=replace(made.rows, pairs=left))
+    assert judge(gate, candidate, ANCHOR, ANCHOR, look=4).kept
+    verdict = judge(gate, candidate, ANCHOR, ANCHOR, look=5)
+    assert verdict.finding == "cannot be judged"
+    assert verdict.reasons == (
+        "preference accuracy on sealed rows: 80 of the 183 rows of sft are missing",
+    )
+
+
 def test_gate_without_sealed_rows_is_written_as_before_they_existed():
     assert not {"sealed_share", "sealed_every"} & AnchoredGate().model_dump().keys()
 
