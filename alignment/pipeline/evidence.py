@@ -6,13 +6,15 @@ Only manifests and the files of rows are read, no weights, so this takes a momen
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError, EvidenceError
 from alignment.evaluate.evidence import EVIDENCE, Evidence, ModelEvidence
-from alignment.evaluate.settings import UNMEASURED
+from alignment.evaluate.settings import UNMEASURED, AnchoredGate, EvaluationConfig
 from alignment.pipeline.steps import AnchorGate, ParentGate, SftGate, made_by
 from alignment.pipeline.steps.gate import digest_of_model, digests_of_rows
-from alignment.records import StageRecord
+from alignment.records import Frozen, Json, StageRecord
 from alignment.store.store import Store
 
 GATES = (SftGate, ParentGate, AnchorGate)
@@ -65,11 +67,12 @@ def check_config(config: PipelineConfig, evidence: Evidence) -> None:
     Raises:
         EvidenceError: they differ, so the verdict is another config's.
     """
-    gate = config.gate.model_dump(mode="json") if config.gate else {"name": "none"}
-    changes = list(_different("gate", evidence.rule.model_dump(mode="json"), gate))
-    measured = _measured(config.evaluation.model_dump(mode="json"))
+    rule = config.gate or (AnchoredGate() if config.inbox else None)  # as rounds are judged
+    gate = _settings(rule) if rule else {"name": "none"}
+    changes = list(_different("gate", _settings(evidence.rule), gate))
+    measured = _measured(_settings(config.evaluation))
     for model in evidence.models.values():
-        changes += _different("evaluation", _measured(model.settings), measured)
+        changes += _different("evaluation", _measured(_evaluation(model.settings)), measured)
     _refuse(list(dict.fromkeys(changes)), "the config is another one than the gate judged under")
 
 
@@ -107,6 +110,20 @@ def _problem(store: Store, key: str) -> str | None:
     except AlignmentError as error:
         return str(error)
     return None
+
+
+def _settings(config: Frozen) -> Json:
+    """All settings, those too that a dump leaves out where they are the defaults."""
+    every = {name: getattr(config, name) for name in type(config).model_fields}
+    return {**every, **config.model_dump(mode="json")}
+
+
+def _evaluation(known: Json) -> Json:
+    """Settings as a record has them; one that did not exist then had its default."""
+    try:
+        return _settings(EvaluationConfig.model_validate(known))
+    except ValidationError:  # of another version
+        return known
 
 
 def _measured(settings: Mapping[str, object]) -> dict[str, object]:

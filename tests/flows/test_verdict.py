@@ -183,16 +183,30 @@ def test_verdict_under_another_config_is_refused(
     store, tiny_settings, write_config, sft_dpo_verdict
 ):
     file = judged(store, "round1")
-    same = {**tiny_settings, "gate": {"name": "anchored"}}
+    same = {**tiny_settings, "gate": {"name": "anchored"}, "evaluation": {"max_new_tokens": 8}}
     config = write_config(same)
     assert sft_dpo_verdict(file, "--config", config).returncode == 0
     for change, said in (
         ("gate.margin=0.1", "gate.margin: 0.03 then, 0.1 now"),
+        ("gate.sealed_share=0.2", "gate.sealed_share: 0.0 then, 0.2 now"),
         ("evaluation.max_new_tokens=9", "evaluation.max_new_tokens: 8 then, 9 now"),
+        ("evaluation.suites=[{name: general}]", "evaluation.suites: [] then, ["),
     ):
         done = sft_dpo_verdict(file, "--config", config, "--set", change)
         assert done.returncode == 2
         assert said in done.stderr
+
+
+def test_rounds_of_a_config_without_a_gate_are_judged_by_the_anchored_one(
+    store, tiny_settings, write_config, tmp_path, sft_dpo_verdict
+):
+    file = judged(store, "round1")
+    settings = {**tiny_settings, "evaluation": {"max_new_tokens": 8}, "gate": None}
+    alone = sft_dpo_verdict(file, "--config", write_config(settings))
+    assert "gate.name: anchored then, none now" in alone.stderr
+    inbox = {"path": str(tmp_path / "inbox")}
+    done = sft_dpo_verdict(file, "--config", write_config({**settings, "inbox": inbox}))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_gate_of_an_earlier_version_says_that_it_has_no_evidence(old_store, sft_dpo_verdict):
