@@ -253,7 +253,8 @@ def _lines(store: Store, record: StageRecord, name: str) -> list[dict[str, objec
     path = store.folder(record.key) / name
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def _yaml(config: PipelineConfig) -> str:

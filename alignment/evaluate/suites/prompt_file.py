@@ -49,7 +49,8 @@ class PromptFile(Frozen):
             DataError: the file cannot be read, or a line is not a prompt with a verifier.
         """
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            # `splitlines` would also split at a U+2028 or U+0085 within a text
+            lines = self.path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"evaluation.suites: {self.path} cannot be read: {error}") from error
         for number, line in enumerate(lines[: self.limit], start=1):

@@ -71,6 +71,12 @@ def test_a_file_gives_prompts_with_their_verifiers(write):
     assert list(suite.model_copy(update={"limit": 1}).prompts()) == [first]
 
 
+def test_a_line_separator_within_a_prompt_ends_no_line(write):
+    row = {"prompt": "One\u2028two\u0085three?", "verifier": {"name": "last_number", "number": 3}}
+    (prompt,) = write(json.dumps(row, ensure_ascii=False)).prompts()
+    assert prompt.prompt[0].content == row["prompt"]
+
+
 def test_a_file_of_ifeval_is_read_as_it_is_published(write):
     """`kwargs` has every argument of every instruction there, most of them null."""
     row = {
