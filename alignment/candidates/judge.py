@@ -145,15 +145,30 @@ def _posted(
         except httpx.TransportError as error:
             why = f"{type(error).__name__}: {error}"
             continue
-        if response.status_code < 400:
-            return dict(response.json())
         why = f"status {response.status_code}"
+        if response.status_code < 300:
+            return _parsed(label, response)
+        if response.status_code < 400:
+            raise ConfigError(f"the judge at {label.url} is elsewhere ({why}); correct label.url")
         if response.status_code < 500 and response.status_code not in PASSING:
             raise ConfigError(f"the judge at {label.url} refuses: {why}: {response.text[:200]}")
     raise Interrupted(
         f"the judge at {label.url} failed {label.retries + 1} times, at last with {why}; the same "
         "command goes on after the last call."
     )
+
+
+def _parsed(label: JudgeLabel, response: httpx.Response) -> dict[str, Any]:
+    try:
+        found = response.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"the judge at {label.url} replied with no JSON object: {response.text[:200]!r}. "
+            "Correct label.url, which ends in /v1"
+        )
+    return found
 
 
 def _headers(label: JudgeLabel) -> dict[str, str]:
@@ -163,6 +178,8 @@ def _headers(label: JudgeLabel) -> dict[str, str]:
         key = label.key_file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         raise ConfigError(f"label.key_file {label.key_file} cannot be read: {error}") from error
+    if not re.fullmatch("[!-~]+", key):  # what httpx says of it would show the key
+        raise ConfigError(f"label.key_file {label.key_file} does not hold one key, and only that")
     return {"Authorization": f"Bearer {key}"}
 
 

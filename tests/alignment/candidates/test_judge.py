@@ -31,6 +31,7 @@ class Judge(BaseHTTPRequestHandler):
         if server.failures:
             self.send_response(server.failures.pop(0))
             self.end_headers()
+            self.wfile.write(b"<html>")
             return
         asked = json.loads(text)["messages"][0]["content"]
         first = asked.split("[Answer A]\n")[1].split("\n\n[Answer B]")[0]
@@ -138,6 +139,23 @@ def test_a_refused_call_is_an_error_of_the_configuration(ask, server):
     server.failures = [401]
     with pytest.raises(ConfigError, match="refuses: status 401"):
         ask(["four", "seven.."])
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(200, "no JSON object: '<html>'"), (308, r"elsewhere \(status 308\)")]
+)
+def test_what_is_no_judge_is_an_error_of_the_configuration(ask, server, status, said):
+    server.failures = [status]
+    with pytest.raises(ConfigError, match=said):
+        ask(["four", "seven.."])
+
+
+@pytest.mark.parametrize("key", ["", "sk-first\nsk-second", "sk-sécret", "key = sk-first"])
+def test_a_file_that_holds_more_than_a_key_is_refused_without_showing_it(ask, tmp_path, key):
+    (tmp_path / "key").write_text(key, encoding="utf-8")
+    with pytest.raises(ConfigError, match="does not hold one key") as refused:
+        ask(["four", "seven.."], key_file=tmp_path / "key")
+    assert "sk-" not in str(refused.value)
 
 
 def test_too_small_a_budget_is_refused_before_the_first_call(ask, server):
