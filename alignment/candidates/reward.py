@@ -1,6 +1,7 @@
 """Labels by a reward model: a sequence classifier with one output, in padded batches."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def label_by_reward_model(
     """Score every answer that has no label in the journal yet, shortest first.
 
     Raises:
-        ModelError: the folder holds no reward model.
+        ModelError: the folder holds no reward model, or one that computes no numbers.
         torch.OutOfMemoryError: a single answer does not fit in memory.
     """
     done = {(row.prompt_id, row.sample) for row in journal.rows}
@@ -56,6 +57,11 @@ def label_by_reward_model(
             _log.warning("Out of memory: scoring %d answers at a time from here on.", batch)
             continue
         for answer, score in zip(rows, scores, strict=True):
+            if not math.isfinite(score):
+                raise ModelError(
+                    f"label.model: {folder} computes no numbers: its score of an answer to prompt "
+                    f"{answer.prompt_id!r} is {score}. Look for broken weights."
+                )
             journal.append(
                 AnswerLabel(prompt_id=answer.prompt_id, sample=answer.sample, score=score)
             )

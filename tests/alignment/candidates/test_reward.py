@@ -77,6 +77,16 @@ def test_labels_that_exist_are_kept(write_classifier, tmp_path):
     assert label(folder, tmp_path)[0] == first[0]
 
 
+def test_a_model_that_computes_no_numbers_labels_nothing(write_classifier, tmp_path):
+    model, folder = write_classifier(1)
+    with torch.no_grad():
+        model.score.weight[0, 0] = torch.nan
+    model.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"computes no numbers: its score .* 'p' is nan"):
+        label(folder, tmp_path)
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
 def test_a_classifier_with_two_labels_is_refused(write_classifier, tmp_path):
     _, folder = write_classifier(2)
     with pytest.raises(ModelError, match="has 2 labels; a reward model has one"):
