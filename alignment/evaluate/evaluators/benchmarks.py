@@ -1,5 +1,6 @@
 """Metrics of what is measured beside a run's own rows: suites, and tasks of lm-eval."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar, Literal
@@ -17,9 +18,12 @@ class BenchmarkScore(Evaluator):
     gate = "watched"
 
     def measure(self, rows: ScoredRows) -> Iterator[RowValue]:
-        """The score of each row; those that could not be judged have none."""
+        """The score of each row; those that could not be judged have none.
+
+        A score that is no number is none: the perplexity of a broken model is NaN or infinite.
+        """
         for row in rows.tasks:
-            if row.score is not None and self.includes(row):
+            if row.score is not None and math.isfinite(row.score) and self.includes(row):
                 yield RowValue(row, row.score)
 
     @abstractmethod

@@ -10,6 +10,7 @@ from alignment.evaluate.anchored import judge_anchored, sealed
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.judged import JudgedModel
 from alignment.evaluate.settings import AnchoredGate
+from alignment.evaluate.summary import summarise
 from alignment.evaluate.verdict import Verdict
 from alignment.records import EvalReport, Generation, PairScore, TaskScore
 
@@ -296,6 +297,17 @@ def test_what_a_model_unlearns_rejects_its_round_and_few_items_stop_none(passed,
     if finding == "failed":
         assert failed(verdict) == ["suites of all rows"]
         assert verdict.reasons == ("suites of all rows is 0.500 below sft (0.1 below is allowed)",)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_is_none(score):
+    anchor, made = with_tasks(ANCHOR, 60), with_tasks(model("round 1", 480), 60)
+    first, *others = made.rows.tasks
+    tasks = [first.model_copy(update={"score": score}), *others]
+    rows = replace(made.rows, tasks=tasks)
+    assert summarise(rows).overall["suite_score"].n == 59
+    verdict = judge(AnchoredGate(), made._replace(rows=rows), anchor, anchor)
+    assert verdict.reasons == ("suites: 1 of the 60 rows of sft are missing",)
 
 
 def test_a_round_that_lacks_items_of_a_suite_cannot_be_judged():
