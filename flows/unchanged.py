@@ -6,6 +6,7 @@ its pages list every run, so the flow runs there (`environment.py`).
 """
 
 from alignment.config.pipeline import PipelineConfig
+from alignment.errors import ArtifactError
 from alignment.pipeline.steps import Step
 from alignment.pipeline.verdicts import chain_so_far
 from alignment.records import StageRecord
@@ -29,10 +30,13 @@ class WorkToDo(BaseException):
 def unchanged_run(settings: PipelineConfig, command: str, display: Display) -> RunResult | None:
     """The result of a run whose steps are all in the store, intact; None if one is not."""
     store = Store(root=settings.store)
-    chain = chain_so_far(settings, store)
-    steps = tuple(chain.steps())
-    # asked first, because a look at the files of the first ones may take minutes
-    if not all(store.find(step.key) for step in steps):
+    try:
+        chain = chain_so_far(settings, store)
+        steps = tuple(chain.steps())
+        # asked first, because a look at the files of the first ones may take minutes
+        if not all(store.find(step.key) for step in steps):
+            return None
+    except ArtifactError:  # a damaged manifest, which the flow moves aside
         return None
     try:
         for step in steps:

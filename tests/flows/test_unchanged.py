@@ -88,6 +88,17 @@ def test_work_is_left_to_the_flow(config, tmp_path):
     assert unchanged_run(settings, "", Display([], {})) is None
 
 
+def test_a_damaged_manifest_is_left_to_the_flow_which_builds_its_step_again(config):
+    settings = load(config, [])
+    store = Store(root=settings.store)
+    step = next(step for step in each_step(settings, store) if step.name == "evaluate-base")
+    manifest = store.folder(step.key) / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"seed"', b'"sEed"'))
+    assert unchanged_run(settings, "", Display([], {})) is None
+    run_step(store, step)
+    assert unchanged_run(settings, "", Display([], {})) is not None
+
+
 def test_two_configs_of_one_name_are_told_apart(config, tmp_path, capsys):
     def report(*overrides):
         settings = load(config, overrides)
