@@ -147,8 +147,11 @@ class LabelAnswers(Step):
 
     @property
     def key(self) -> str:
-        """As for any step, without a judge's budget and key: raising it repeats no call."""
-        fields = self.model_dump(mode="json", exclude={"label": {"max_tokens", "key_file"}})
+        """As for any step, without how a judge is reached and paid: changing it repeats no call."""
+        reached: set[str] = set()
+        if isinstance(self.label, JudgeLabel):
+            reached = {"max_tokens", "key_file", "seconds", "retries", "backoff"}
+        fields = self.model_dump(mode="json", exclude={"label": reached})
         return f"{self.stage}-{digest_of([self.stage, self.version, fields])[:24]}"
 
     def build(self, context: Context) -> Outcome:

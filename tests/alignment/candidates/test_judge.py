@@ -12,6 +12,7 @@ from alignment.candidates.judge import label_by_judge
 from alignment.candidates.records import AnswerLabel, CandidatePrompt, JudgeCall
 from alignment.candidates.settings import JudgeLabel
 from alignment.errors import ConfigError, DataError, Interrupted
+from alignment.pipeline.steps.own import LabelAnswers
 from alignment.records import Message
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
@@ -139,6 +140,35 @@ def test_a_refused_call_is_an_error_of_the_configuration(ask, server):
     server.failures = [401]
     with pytest.raises(ConfigError, match="refuses: status 401"):
         ask(["four", "seven.."])
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"max_tokens": 20}, True),
+        ({"key_file": "other"}, True),
+        ({"seconds": 9.0, "retries": 9, "backoff": 9.0}, True),
+        ({"model": "other"}, False),
+        ({"reply_tokens": 9}, False),
+    ],
+)
+def test_how_a_judge_is_reached_and_paid_repeats_no_call(change, same):
+    def key(**settings):
+        fields = {"name": "judge", "url": "http://host/v1", "model": "m", "max_tokens": 10}
+        label = {**fields, **settings}
+        step = {"name": "labels-1", "label": label, "answers": "answers-1", "prompts": "prompts-1"}
+        return LabelAnswers.model_validate(step).key
+
+    assert (key(**change) == key()) is same
+
+
+def test_the_time_limit_of_a_verifier_is_part_of_the_key():
+    def key(seconds):
+        label = {"name": "verifier", "seconds": seconds}
+        step = {"name": "labels-1", "label": label, "answers": "answers-1", "prompts": "prompts-1"}
+        return LabelAnswers.model_validate(step).key
+
+    assert key(1.0) != key(2.0)
 
 
 @pytest.mark.parametrize(
