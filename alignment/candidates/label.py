@@ -51,7 +51,8 @@ def label_by_verifier(
     if journal.rows and all(row.score is None for row in journal.rows):
         raise DataError(
             f"the verifier scored none of {len(journal.rows)} answers; the first: "
-            f"{journal.rows[0].detail}. Correct label.check."
+            f"{journal.rows[0].detail}. Correct label.check; if that is in your function, change "
+            "its version too, or these labels are read again."
         )
 
 

@@ -1,16 +1,22 @@
 import pytest
 
+from alignment.answers.answer import Answer
 from alignment.candidates.checker import checker
 from alignment.candidates.checking import CheckRequest
+from alignment.candidates.label import label_by_verifier
+from alignment.candidates.records import AnswerLabel, CandidatePrompt
 from alignment.candidates.settings import (
     FunctionCheck,
     JsonSchemaCheck,
     OwnCheck,
     PatternCheck,
+    VerifierLabel,
 )
 from alignment.data.verifiers import ExactText
-from alignment.errors import ConfigError
+from alignment.errors import ConfigError, DataError
 from alignment.records import Message
+from alignment.store.journal import Journal
+from alignment.store.progress import Progress
 
 TURNS = (Message(role="user", content="Is it so?"),)
 
@@ -56,6 +62,18 @@ def test_a_function_that_fails_in_any_way_fails_for_that_answer_only(function):
         "its process ended with code 3",
         "the score is nan, not a number",
     ]
+
+
+def test_a_check_that_scores_nothing_says_how_its_labels_are_made_again(tmp_path):
+    answer = Answer(
+        prompt_id="p", sample=0, text="x", answer="x", tokens=1, logprob=0, stopped=True, seed=0
+    )
+    prompt = CandidatePrompt(
+        id="p", prompt=(Message(role="user", content="?"),), task_type="t", source="s"
+    )
+    journal = Journal(tmp_path / "rows.jsonl", AnswerLabel)
+    with pytest.raises(DataError, match=r"LookupError: .* change its version too"):
+        label_by_verifier(VerifierLabel(), {"p": prompt}, [answer], journal, Progress())
 
 
 def test_a_pattern_that_backtracks_for_ever_is_stopped():
