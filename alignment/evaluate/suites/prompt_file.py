@@ -18,6 +18,9 @@ from alignment.errors import DataError
 from alignment.records import Frozen, Message, Prompt, digest_of
 from alignment.store.store import file_sha256
 
+ITEMS = 2
+"""Version of the items; increased when the same file gives others."""
+
 _VERIFIER: TypeAdapter[Verifier] = TypeAdapter(Verifier)
 
 
@@ -40,7 +43,7 @@ class PromptFile(Frozen):
         """
         for prompt in self.prompts():
             check_installed(prompt.verifier)
-        return digest_of([file_sha256(self.path), self.limit])
+        return digest_of([ITEMS, file_sha256(self.path), self.limit])
 
     def prompts(self) -> Iterator[VerifiablePrompt]:
         """The items in the order of the file.
@@ -69,9 +72,11 @@ class PromptFile(Frozen):
                 f"{self.path}, line {number}: {reason}. A line is a JSON object with `prompt` and "
                 "`verifier` (docs/evaluation.md)."
             ) from error
+        # with the verifier: the same prompt in another file, or checked otherwise, is another item
+        asked = Prompt.of(prompt, task_type="", source="").id
         task, source = str(row.get("task_type", self.path.stem)), self.path.stem
         return VerifiablePrompt(
-            id=digest_of([Prompt.of(prompt, task_type="", source="").id, number])[:16],
+            id=digest_of([asked, number, verifier.model_dump(mode="json")])[:16],
             prompt=prompt,
             verifier=verifier,
             task_type=task,

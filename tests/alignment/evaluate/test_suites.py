@@ -71,6 +71,17 @@ def test_a_file_gives_prompts_with_their_verifiers(write):
     assert list(suite.model_copy(update={"limit": 1}).prompts()) == [first]
 
 
+def test_a_prompt_with_another_check_is_another_item(write):
+    ids = [
+        prompt.id
+        for number in (4, 5, 4)
+        for prompt in write(
+            {"prompt": "2 + 2?", "verifier": {"name": "last_number", "number": number}}
+        ).prompts()
+    ]
+    assert ids[0] == ids[2] != ids[1]
+
+
 def test_a_line_separator_within_a_prompt_ends_no_line(write):
     row = {"prompt": "One\u2028two\u0085three?", "verifier": {"name": "last_number", "number": 3}}
     (prompt,) = write(json.dumps(row, ensure_ascii=False)).prompts()
