@@ -8,6 +8,7 @@ own is read first. Not here: running a task (`harness.py`).
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
+from glob import glob
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def _identity(entry: Any) -> list[object]:
     files: list[Path] = []
     if entry.yaml_path is not None and not _is_builtin(entry.yaml_path):
         code = entry.yaml_path.parent.glob("*.py")
-        files = [entry.yaml_path, *sorted(code), *_data_files(entry.cfg)]
+        files = [entry.yaml_path, *sorted(code), *data_files(entry.cfg)]
     return [entry.name, str(metadata.get("version")), [file_sha256(file) for file in files]]
 
 
@@ -114,9 +115,12 @@ def _is_builtin(path: Path) -> bool:
     return path.is_relative_to(Path(require("lm_eval", extra=EXTRA).__file__).parent)
 
 
-def _data_files(cfg: dict[str, Any] | None) -> Iterator[Path]:
+def data_files(cfg: dict[str, Any] | None) -> Iterator[Path]:
+    """The local data files that a task's configuration names, alone, in lists or by a pattern."""
     named = ((cfg or {}).get("dataset_kwargs") or {}).get("data_files") or {}
-    listed = named.values() if isinstance(named, dict) else [named]
-    for file in listed:
-        if isinstance(file, str) and Path(file).is_file():
-            yield Path(file)
+    for files in named.values() if isinstance(named, dict) else [named]:
+        for file in files if isinstance(files, list) else [files]:
+            if isinstance(file, str):
+                # both, as a name may hold the signs of a pattern; `Path.glob` takes no absolute one
+                named_so = {file, *glob(file, recursive=True)}  # noqa: PTH207
+                yield from sorted(path for path in map(Path, named_so) if path.is_file())
