@@ -99,7 +99,7 @@ def test_layers_without_an_adapter_are_a_warning(settings):
     lora = "{r: 4, alpha: 8, target_modules: [q_proj, v_proj]}"
     found = by_check(examine(settings(f"dpo.lora={lora}", f"sft.training.lora={lora}")))["model"]
     assert found.verdict == "warn"
-    assert "Adapters cover 16.7 % of the weights" in found.headline
+    assert "adapters on 16.7% of the weights" in found.headline
 
 
 def test_a_hub_model_needs_config_and_tokenizer_only(
