@@ -65,6 +65,12 @@ def qwen3_tokenizer():
 
 
 @pytest.fixture(scope="session")
+def nemo_tokenizer():
+    """Mistral Nemo's real tokenizer and template: the system turn is in the last question only."""
+    return fetched("mistral_nemo", partial(real_tokenizers.fetch, "mistral_nemo"))
+
+
+@pytest.fixture(scope="session")
 def gemma_tokenizer():
     """Gemma-3's real tokenizer: SentencePiece, 6,415 added tokens, a BOS token."""
     return with_template(fetched("gemma3", partial(real_tokenizers.fetch, "gemma3")), "gemma3")

