@@ -86,12 +86,12 @@ def test_an_event_starts_a_round_on_the_gpu(service):
 
 def test_nightly_rounds_are_active_on_the_gpu_and_off_on_the_cpu(service):
     active = {
-        found["entrypoint"] + found["name"]: [s["active"] for s in found["schedules"]]
+        f"{found['entrypoint']} {found['name']}": [s["active"] for s in found["schedules"]]
         for found in service.ask("/deployments/filter", limit=50)
         if found["entrypoint"]  # other tests may have deployed on this server, too
     }
-    assert active["flows/dpo_round.py:dpo_rounda100"] == [True]
-    assert active["flows/dpo_round.py:dpo_roundcpu"] == [False]
+    assert active["sft_dpo.served.dpo_round a100"] == [True]
+    assert active["sft_dpo.served.dpo_round cpu"] == [False]
 
 
 def test_promotion_by_the_gate_makes_a_better_model_the_champion(service, config, waiting):

@@ -119,7 +119,7 @@ def stores(folder: Path, seed: int) -> Iterator[Store]:
 
 def built(store: Store, step: Step, whole: Chain) -> object:
     """What the record of a step says that is the same for all runs."""
-    if step.stage == "evaluate":
+    if step.stage in {"evaluate", "sft-gate"}:
         imitate(store, step)
         return None
     record = run_step.run_step(store, step)

@@ -113,7 +113,7 @@ def test_a_missing_data_file_is_named(sft_dpo, tiny_settings, write_config, tmp_
         ('{"question": 1, "colour": 2}\n', ("rows.jsonl", "colour", "question")),
         (
             json.dumps(PAIR | {"rejected": "yes"}) + "\n",
-            ("pairs-1: no usable pairs", "identical_pair 1", "(step pairs-1, log: "),
+            ("pairs-1: no usable pairs", "identical_pair 1"),
         ),
     ],
     ids=["empty file", "broken line", "wrong columns", "no usable pairs"],

@@ -27,7 +27,7 @@ def test_an_old_store_is_read_and_only_its_base_is_reused(server, old_store):
 
     before = artifacts(old_store)
     planned = [line.split()[:2] for line in command_line("plan").stdout.splitlines()]
-    assert len(planned) == 12
+    assert len(planned) == 13
     assert [name.partition("-")[0] for status, name in planned if status == "SKIP"] == ["base"]
     ran = command_line("run", code=2).stderr.splitlines()
     assert sum(" reused " in line for line in ran) == 1
