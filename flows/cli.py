@@ -103,13 +103,20 @@ def init(
     ] = None,
     *,
     ci: Annotated[
-        bool, typer.Option("--ci", help="Also write a GitHub workflow that runs rounds.")
+        bool,
+        typer.Option(
+            "--ci",
+            help="Also write a GitHub workflow that runs rounds; alone it is added to a folder "
+            "that has a configuration. GitHub reads it in a repository's root.",
+        ),
     ] = False,
 ) -> None:
     """Write a first configuration for a model and some files; asks for what is not given."""
-    from flows.commands.init import write_config, write_workflow
+    from flows.commands.init import FILE, write_config, write_workflow
 
-    write_config(folder, name=name, model=model, data=data or [], card=card)
+    given = model or data or card or name
+    if given or not (ci and (folder / FILE).exists()):
+        write_config(folder, name=name, model=model, data=data or [], card=card)
     if ci:
         write_workflow(folder)
 

@@ -34,7 +34,8 @@ def write_config(
     """Read the data, write the configuration and its schema, and say what to do next.
 
     Raises:
-        UsageError: an answer is missing or unknown, or there is a configuration already.
+        UsageError: an answer is missing or unknown, there is a configuration already, or the folder
+            cannot be written.
         DataError: no file has preference pairs.
     """
     target = folder / FILE
@@ -48,13 +49,15 @@ def write_config(
     with tempfile.TemporaryDirectory() as scratch:
         report = ingest(data, IngestOptions(), out=Path(scratch), on_progress=lambda *_: None)
         longest = max(map(len, (Path(scratch) / KEPT).open(encoding="utf-8")), default=0)
-    ensure_folder(folder)
-    text = _rendered(
-        report, folder, name=name or _name_of(folder), model=model, card=card, longest=longest
-    )
+        text = _rendered(
+            report, folder, name=name or _name_of(folder), model=model, card=card, longest=longest
+        )
+        tried = Path(scratch) / FILE
+        tried.write_text(text, encoding="utf-8")
+        load(tried)  # before anything is written where the next try would find it
+    _made(folder)
     write("init.config", target, text)
     write("init.schema", folder / SCHEMA_FILE, SCHEMA.read_text(encoding="utf-8"))
-    load(target)
     for file in report.files:
         say(f"{file.file}: {file.kept} {file.gives}, {file.read - file.kept} rows not used")
     say(f"written: {target}, {folder / SCHEMA_FILE}")
@@ -65,9 +68,16 @@ def write_config(
 def write_workflow(folder: Path) -> None:
     """Write the GitHub workflow that runs a round each night, and fails unless it is kept."""
     target = folder / WORKFLOW
-    ensure_folder(target.parent)
+    _made(target.parent)
     write("init.workflow", target, github_workflow(FILE, install=INSTALL))
     say(f"written: {target}")
+
+
+def _made(folder: Path) -> None:
+    try:
+        ensure_folder(folder)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def _ask(flag: str, question: str) -> str:
@@ -124,6 +134,8 @@ def _model(text: str) -> str:
         return f"{{name: folder, path: {json.dumps(str(Path(text).resolve()))}}}"
     if "==" in text:
         return f"{{name: package, requirement: {json.dumps(text)}}}"
+    if text.startswith(("/", ".", "~")):
+        raise UsageError(f"--model {text}: there is no such folder")
     return f"{{name: hub, id: {json.dumps(text)}}}"
 
 

@@ -76,3 +76,27 @@ def test_what_is_missing_is_asked_for_or_named(sft_dpo, tmp_path):
     assert done.returncode == 2
     assert "no file has preference pairs" in done.stderr
     assert not (tmp_path / "run.yaml").exists()
+
+
+def test_what_cannot_be_written_ends_in_one_line_and_leaves_nothing(
+    sft_dpo, tiny_model_folder, tmp_path
+):
+    drop(tmp_path / "pairs.jsonl", rows(0, 40))
+    words = ("--model", tiny_model_folder, "--card", "cpu", "--data", "pairs.jsonl")
+    file = sft_dpo("init", "pairs.jsonl", *words)
+    assert (file.returncode, file.stderr.count("\n")) == (2, 1)
+    assert "cannot write to pairs.jsonl" in file.stderr
+    name = sft_dpo("init", "mine", *words, "--name", "my run/../x")
+    assert name.returncode == 2
+    assert not (tmp_path / "mine" / "run.yaml").exists()
+    model = sft_dpo("init", "mine", "--model", "/nope", *words[2:])
+    assert (model.returncode, "no such folder" in model.stderr) == (2, True)
+
+
+def test_a_workflow_can_be_added_to_a_configuration(sft_dpo, tiny_model_folder, tmp_path):
+    drop(tmp_path / "pairs.jsonl", rows(0, 40))
+    words = ("--model", tiny_model_folder, "--card", "cpu", "--data", "pairs.jsonl")
+    assert sft_dpo("init", ".", *words).returncode == 0
+    added = sft_dpo("init", ".", "--ci")
+    assert added.returncode == 0, added.stderr
+    assert list((tmp_path / ".github" / "workflows").iterdir())
