@@ -94,7 +94,7 @@ def imitate(store: Store, step: Step) -> None:
     output: Json = {}
     if step.stage == "evaluate":
         output = evaluated(step)
-    if step.stage == "gate":
+    if step.stage in {"gate", "sft-gate"}:
         output = decided(step, passed=True)
     with store.lock(step.key):
         if store.reuse_locked(step.key) is None:
