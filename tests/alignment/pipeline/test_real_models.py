@@ -155,10 +155,8 @@ def run(request, tmp_path):
     return steps
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["qwen3", *(pytest.param(n, marks=pytest.mark.slow) for n in ("llama", "gemma", "nemo"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3", "llama", "gemma", "nemo"])
 def test_a_whole_run_trains_the_replies_and_hands_over_what_it_measured(name, run, tmp_path):
     family = FAMILIES[name]
     tokenizer, store, records = run(name)
