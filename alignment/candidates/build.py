@@ -48,7 +48,8 @@ def build_pairs(
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts)
         raise DataError(
             f"no pair came out of {len(paired.fates)} answers: {reasons}. Draw more samples, raise "
-            "temperature, or use prompts that the model answers neither always well nor never."
+            "temperature (or max_new_tokens where answers are unfinished), or use prompts that the "
+            "model answers neither always well nor never."
         )
     write("own.fates", out / FATES, b"".join(map(as_line, paired.fates)))
     write("own.pairs", out / PAIRED, b"".join(map(_as_row, paired.pairs)))
