@@ -81,6 +81,8 @@ def test_step_ends_with_the_verdict(tmp_path, write_config, tiny_settings, right
     run_step(store, step)
     evidence = str(store.folder(step.key) / "verdict.json")
     (tmp_path / "round.json").write_text(json.dumps({"evidence": evidence}))
+    for key in ("dtype", "max_length", "max_new_tokens"):  # as the evaluations above have them
+        tiny_settings["evaluation"].pop(key)
     config = write_config({**tiny_settings, "gate": {"name": "anchored"}})
     done = bash(SCRIPTS["Repeat the verdict from its evidence"], tmp_path, CONFIG=str(config))
     assert done.returncode == code, done.stderr
