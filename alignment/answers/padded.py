@@ -32,19 +32,19 @@ def write_padded(
     Raises:
         torch.OutOfMemoryError: a single row does not fit.
     """
-    todo = sorted(requests, key=lambda request: len(request.ids))
-    while todo:
+    waiting = sorted(requests, key=lambda request: len(request.ids))
+    while waiting:
         try:
-            found = _batch(model, todo[:batch], stops, pad, sampling)
+            found = _batch(model, waiting[:batch], stops, pad, sampling)
         except torch.OutOfMemoryError:
             if batch == 1:
                 raise
-            found, batch = [], max(1, min(batch, len(todo)) // 2)
+            found, batch = [], max(1, min(batch, len(waiting)) // 2)
         if not found:  # outside of `except`, where the failed batch is no longer referenced
             torch.cuda.empty_cache()
             _log.warning("Out of memory: answering %d prompts at a time from here on.", batch)
         yield from found
-        todo = todo[len(found) :]
+        waiting = waiting[len(found) :]
 
 
 def _batch(

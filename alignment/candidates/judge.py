@@ -65,10 +65,10 @@ def label_by_judge(
     """
     compared = list(_comparisons(prompts, answers))
     done = {(row.prompt_id, row.sample, row.swapped) for row in calls.rows}
-    todo = [one for one in compared if one.id not in done]
-    check_budget(label, [one.text(label) for one in todo], spent=_spent(calls))
+    missing = [one for one in compared if one.id not in done]
+    check_budget(label, [one.text(label) for one in missing], spent=_spent(calls))
     with httpx.Client(timeout=label.seconds, headers=_headers(label)) as client:
-        for one in todo:
+        for one in missing:
             if _spent(calls) >= label.max_tokens:
                 raise ConfigError(
                     f"label.max_tokens ({label.max_tokens:,}) is spent after {len(calls.rows)} of "

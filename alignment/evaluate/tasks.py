@@ -121,6 +121,6 @@ def data_files(cfg: dict[str, Any] | None) -> Iterator[Path]:
     for files in named.values() if isinstance(named, dict) else [named]:
         for file in files if isinstance(files, list) else [files]:
             if isinstance(file, str):
-                # both, as a name may hold the signs of a pattern; `Path.glob` takes no absolute one
-                named_so = {file, *glob(file, recursive=True)}  # noqa: PTH207
+                # Both: a name may hold the signs of a pattern.
+                named_so = {file, *glob(file, recursive=True)}  # noqa: PTH207 - absolute ones too
                 yield from sorted(path for path in map(Path, named_so) if path.is_file())

@@ -140,7 +140,7 @@ def _why_unusable(entry: "os.DirEntry[str]", inside: str) -> str | None:
             return "it is a link to nothing"
         if os.path.commonpath([target, inside]) != inside:
             return "it is a link that leaves the inbox"
-        if os.path.isdir(target):  # noqa: PTH112
+        if os.path.isdir(target):  # noqa: PTH112 - as above
             return "it is a link to a folder"
     if not stat.S_ISREG(entry.stat().st_mode):
         return "it is not a regular file"
