@@ -7,6 +7,7 @@ Ctrl-C / SIGTERM. `verdict` exits with 0 kept, 1 rejected, 3 inconclusive or can
 
 import os
 import re
+import signal
 import sys
 from functools import partial
 from importlib.metadata import version
@@ -442,5 +443,6 @@ def _how_to_install(missing: ModuleNotFoundError) -> str:
 
 
 def _exit(message: str, code: int) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not interrupt the cleanup
     print(printable(message), file=sys.stderr)
     sys.exit(code)

@@ -178,8 +178,7 @@ def serve(number: int) -> list[str]:
             continue
         text, files, _, _ = socket.recv_fds(requests, 64, MOST_FILES)
         if not text:
-            for child in running:
-                os.kill(child, signal.SIGKILL)
+            _kill(running)
             sys.exit()
         log, answers, content, *others = files[0], socket.socket(fileno=files[1]), *files[2:]
         child = os.fork()
@@ -203,6 +202,14 @@ def preload() -> None:
     if sys.platform == "linux" and torch.version.cuda is None and torch.version.hip is None:
         for name in MODULES:
             importlib.import_module(name)
+
+
+def _kill(children: Mapping[int, Any]) -> None:
+    """Kill children and wait until they are gone, so that whoever waits for us leaves none."""
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+    for child in children:
+        os.waitpid(child, 0)
 
 
 def _report_exits(running: dict[int, socket.socket]) -> None:
