@@ -22,7 +22,7 @@ _NO_COMMON_ROWS = Check(
 
 
 def judge(config: PlainGate, *, candidate: JudgedModel, champion: JudgedModel) -> Verdict:
-    """The verdict on a round. A round without a single row to compare is not kept.
+    """The verdict on a round. One that lacks rows of the champion, or has none, is not kept.
 
     Args:
         config: the guards' limits.
@@ -30,7 +30,8 @@ def judge(config: PlainGate, *, candidate: JudgedModel, champion: JudgedModel) -
         champion: the model that the round started from.
     """
     compared = tuple(not_worse(candidate, champion))
-    checks = (*(compared or (_NO_COMMON_ROWS,)), *_guards(config, candidate, champion))
+    rows = (*compared, *_missing(candidate, champion)) if compared else (_NO_COMMON_ROWS,)
+    checks = (*rows, *_guards(config, candidate, champion))
     return Verdict(candidate=candidate.label, champion=champion.label, checks=checks)
 
 
@@ -47,6 +48,18 @@ def not_worse(candidate: JudgedModel, champion: JudgedModel) -> Iterator[Check]:
                 finding="failed" if worse else "passed",
                 words=_in_words(evaluator, found),
             )
+
+
+def _missing(candidate: JudgedModel, champion: JudgedModel) -> Iterator[Check]:
+    """The compared metrics of which the candidate lacks rows, such as replies left unchecked."""
+    for evaluator in gate_evaluators("paired", "watched"):
+        own, theirs = candidate.by_row(evaluator).keys(), champion.by_row(evaluator).keys()
+        if missing := theirs - own:
+            words = (
+                f"{evaluator.in_words}: {len(missing)} of the {len(theirs)} rows of "
+                f"{champion.label} are missing"
+            )
+            yield Check(name=evaluator.in_words, finding="cannot be judged", words=words)
 
 
 def _in_words(evaluator: Evaluator, paired: PairedDifference) -> str:

@@ -116,3 +116,20 @@ def test_a_quarter_of_the_replies_may_stop_to_end_where_the_config_says_so(stops
 def test_round_that_cannot_be_compared_is_not_kept():
     found = verdict(JudgedModel(label="round 2"), measured("round 1", range(9)))
     assert found.reasons == ("the two models have no held-out row in common",)
+
+
+@pytest.mark.parametrize("missing", [1, 20])
+def test_a_round_whose_replies_were_left_unchecked_cannot_be_judged(missing):
+    rows = ScoredRows(
+        pairs=tuple(pair(row, right=True) for row in range(40)),
+        generations=tuple(reply(row, passed=None if row < missing else True) for row in range(20)),
+    )
+    report = EvalReport(
+        model="round 1", overall={}, by_task_type={}, by_source={}, generations="", pairs=""
+    )
+    champion = measured("sft", range(40), passed=range(20))
+    verdict = judge(
+        PlainGate(), candidate=JudgedModel.of(report=report, rows=rows), champion=champion
+    )
+    assert (verdict.finding, verdict.kept) == ("cannot be judged", False)
+    assert verdict.reasons == (f"pass rate: {missing} of the 20 rows of sft are missing",)
