@@ -7,7 +7,7 @@ metric by name. Not here: the arithmetic on one row (`metrics.py`), intervals (`
 from collections.abc import Iterable, Iterator
 
 from alignment.evaluate.evaluator import Evaluator, RowValue, ScoredRows
-from alignment.evaluate.evaluators.benchmarks import HarnessScore, SuiteScore
+from alignment.evaluate.evaluators.benchmarks import HarnessOther, HarnessScore, SuiteScore
 from alignment.evaluate.evaluators.likelihood import KlFromBase, LogprobDrift, Nll
 from alignment.evaluate.evaluators.preference import (
     CalibrationError,
@@ -59,6 +59,7 @@ EVALUATORS: tuple[Evaluator, ...] = (
     RefusalRate(),
     SuiteScore(),
     HarnessScore(),
+    HarnessOther(),
 )
 """All evaluators, in the order of the tables."""
 

@@ -315,3 +315,40 @@ def test_a_round_that_lacks_items_of_a_suite_cannot_be_judged():
     verdict = judge(AnchoredGate(), with_tasks(model("round 1", 480), 50, rows=50), anchor, anchor)
     assert verdict.finding == "cannot be judged"
     assert verdict.reasons == ("suites: 10 of the 60 rows of sft are missing",)
+
+
+def on_tasks(label, right, nats):
+    """A model with documents of two lm-eval tasks: `right` of 100 right, and a mean log-prob."""
+    rows = [
+        TaskScore(
+            id=f"{task}/{row}", task_type=task, source="lm-eval", prompt=f"{task} {row}",
+            metric=metric, score=score,
+        )
+        for task, metric, score_of in (
+            ("arc", "acc", lambda row: float(row < right)),
+            ("wiki", "word_perplexity", lambda row: nats - row / 100),
+        )
+        for row in range(100)
+        for score in (score_of(row),)
+    ]  # fmt: skip
+    report, before = model(label, 400)
+    return Evaluated(report, replace(before, tasks=rows))
+
+
+def test_a_perplexity_that_falls_does_not_hide_an_accuracy_that_collapses():
+    """Of 100 answers 80 become wrong, while each perplexity halves."""
+    before, after = on_tasks("sft", 90, -60.0), on_tasks("round 1", 10, -30.0)
+    verdict = judge(AnchoredGate(margin=0.2), after, before, before)
+    assert verdict.finding == "failed"
+    assert failed(verdict) == ["lm-eval", "lm-eval of all rows"]
+    overall = summarise(after.rows).overall
+    assert (overall["harness_score"].value, overall["harness_score"].n) == (0.1, 100)
+    assert overall["harness_other"].value == pytest.approx(-30.495)
+
+
+def test_tasks_on_several_other_scales_have_no_mean():
+    rows = on_tasks("sft", 90, -60.0).rows
+    bleu = rows.tasks[0].model_copy(update={"task_type": "wmt", "metric": "bleu", "score": 31.0})
+    found = summarise(replace(rows, tasks=(*rows.tasks, bleu)))
+    assert "harness_other" not in found.overall
+    assert found.by_task_type["wmt"]["harness_other"].value == 31.0

@@ -53,7 +53,11 @@ def test_rows_of_a_share_are_zero_or_one(evaluator):
     rows = ScoredRows(
         pairs=[pair.model_copy(update={"kl_from_base": 0.25}) for pair in THREE_PAIRS],
         generations=(*THREE_REPLIES, REPLY.model_copy(update={"id": "d", "reply": "so it so it"})),
-        tasks=[TASK, TASK.model_copy(update={"source": "lm-eval", "score": 0.5})],
+        tasks=[
+            TASK,
+            TASK.model_copy(update={"source": "lm-eval", "score": 0.5}),
+            TASK.model_copy(update={"source": "lm-eval", "task_type": "wiki", "score": -9.0}),
+        ],
         logprob_drift={"a": -3.0},
     )
     values = [value.total for value in evaluator.measure(rows)]
