@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from alignment.errors import ConfigError
 from alignment.evaluate.settings import HarnessConfig
 from alignment.extras import require
@@ -35,7 +37,8 @@ def harness_version() -> str:
 def identity_of(config: HarnessConfig, task: str) -> str:
     """What decides the results of a task, apart from the model: its parts, versions and limit.
 
-    Tasks of your own also count by the text of their files and of the data files that they name.
+    Tasks of your own also count by the text of their files, of those that these include, and of
+    the data files that they name.
 
     Raises:
         ConfigError: lm-eval is not installed, or knows no such task.
@@ -106,9 +109,18 @@ def _identity(entry: Any) -> list[object]:
     metadata = (entry.cfg or {}).get("metadata") or {}
     files: list[Path] = []
     if entry.yaml_path is not None and not _is_builtin(entry.yaml_path):
-        code = entry.yaml_path.parent.glob("*.py")
-        files = [entry.yaml_path, *sorted(code), *data_files(entry.cfg)]
+        files = [*_sources(entry.yaml_path), *data_files(entry.cfg)]
     return [entry.name, str(metadata.get("version")), [file_sha256(file) for file in files]]
+
+
+def _sources(file: Path) -> Iterator[Path]:
+    """A task's file, the code beside it, and the same of each file that it includes."""
+    yield from (file, *sorted(file.parent.glob("*.py")))
+    written = YAML(typ="rt").load(file)  # this kind of loader reads `!function` as a text
+    included = written.get("include") or () if isinstance(written, dict) else ()
+    for name in [included] if isinstance(included, str) else included:
+        if (path := file.parent / name).is_file():
+            yield from _sources(path)
 
 
 def _is_builtin(path: Path) -> bool:

@@ -123,6 +123,28 @@ def test_another_model_limit_version_or_text_of_the_data_is_another_result(
     assert len({first, second, third}) == 3
 
 
+def test_files_that_a_task_includes_count_for_its_results(tasks):
+    """One file includes another elsewhere, which includes a third and takes a function."""
+    shared = tasks.folder.parent / "shared"
+    shared.mkdir()
+    (shared / "code.py").write_text("def text(row):\n    return row['country']\n")
+    question = {**tasks.choices, "doc_to_text": "City of {{country}}?"}
+    own = question.pop("task")
+    (shared / "last.yaml").write_text(json.dumps(question))
+    (shared / "first.yaml").write_text("include: [last.yaml]\ndoc_to_text: !function code.text\n")
+    (tasks.folder / "capitals.yaml").write_text(f"task: {own}\ninclude: ../shared/first.yaml\n")
+    digests = [digest_of_tasks(configured(tasks).harness)]
+    for name, old, new in (
+        ("last.yaml", "mean", "median"),
+        ("code.py", "country", "answer"),
+        ("first.yaml", "code.text", "code.texts"),
+    ):
+        path = shared / name
+        path.write_text(path.read_text().replace(old, new))
+        digests.append(digest_of_tasks(configured(tasks).harness))
+    assert len(set(digests)) == 4
+
+
 def test_a_damaged_result_is_measured_again(tasks, open_tiny, tmp_path, caplog):
     model = open_tiny()
     rows = run(configured(tasks), model, tmp_path)
