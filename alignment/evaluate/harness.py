@@ -61,6 +61,10 @@ def run_tasks(
         found = _read(path)
         if found is None:
             found = _run(config, harness, task, model)
+            if identity_of(harness, task) != identity:
+                raise DataError(
+                    f"a file of lm-eval task {task!r} changed while it ran; run it again"
+                )
             ensure_folder(kept)
             replace("harness.result", path, with_digest(found).decode())
         else:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.data.verifiers import VerifiablePrompt
+from alignment.errors import DataError
 from alignment.evaluate.evaluators import headline_metrics
 from alignment.evaluate.settings import EvaluationConfig
 from alignment.evaluate.tasks import digest_of_tasks
@@ -63,6 +64,11 @@ class EvaluateModel(Step):
             progress=context.progress,
             kept=store.root / "lm-eval",
         )
+        if self.benchmarks is not None and self.benchmarks != digest_of_benchmarks(self.config):
+            raise DataError(
+                "a file of evaluation.suites or of evaluation.harness was changed since the run "
+                "began; run the same command again"
+            )
         stored = report.model_copy(
             update={
                 "generations": f"store:{self.key}/{report.generations}",

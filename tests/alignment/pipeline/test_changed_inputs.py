@@ -89,3 +89,25 @@ def test_a_base_that_was_overwritten_in_place_is_refused_wherever_it_is_opened(p
     change_weights(model)
     with pytest.raises(ModelError, match="has changed: its files are not those that this model"):
         open_model(ref, store, dtype="float32")
+
+
+def test_a_suite_that_changed_after_the_plan_is_not_stored_under_its_old_digest(
+    tiny_model_folder, tmp_path
+):
+    checks = tmp_path / "checks.jsonl"
+    row = {"prompt": "Which letter?", "verifier": {"name": "says", "text": "b"}}
+    checks.write_text(json.dumps(row))
+    settings = tiny.settings(tiny_model_folder, tmp_path / "store")
+    settings["evaluation"]["suites"] = [{"name": "file", "path": str(checks)}]
+    steps = chain(PipelineConfig.model_validate(settings))
+    store = Store(root=tmp_path / "store")
+    evaluation = steps.evaluations()[0]
+    for step in steps.steps():
+        if step.stage in ("base", "conversations", "pairs"):
+            build(store, step, Progress())
+    checks.write_text(json.dumps({**row, "prompt": "Which one?"}))
+    with pytest.raises(DataError, match=r"a file of evaluation\.suites .* was changed"):
+        build(store, evaluation, Progress())
+    assert store.find(evaluation.key) is None
+    checks.write_text(json.dumps(row))
+    build(store, evaluation, Progress())
