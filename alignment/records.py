@@ -544,7 +544,13 @@ class EvalReport(Frozen):
 
 
 class Generation(Frozen):
-    """One greedy reply to a held-out prompt; `passed` is None if the prompt has no verifier."""
+    """One greedy reply to a held-out prompt; `passed` is None if the prompt has no verifier.
+
+    Attributes:
+        prompt: text of the last turn.
+        digest: digest of all turns, as in `PairScore.prompt`. Empty in evaluations of earlier
+            versions.
+    """
 
     id: str
     task_type: str
@@ -555,6 +561,7 @@ class Generation(Frozen):
     stopped: bool
     passed: bool | None = None
     unseen: bool | None = None
+    digest: str = ""
 
 
 class TaskScore(Frozen):

@@ -128,5 +128,7 @@ def kind_of(evaluator: Evaluator) -> Kind:
 
 def _labels(row: Row) -> Labels:
     """The groups of a row; the text of a prompt becomes its digest."""
-    prompt = digest_of(row.prompt)[:16] if isinstance(row, Generation) else row.prompt
+    prompt = row.prompt
+    if isinstance(row, Generation):
+        prompt = row.digest or digest_of(row.prompt)[:16]
     return Labels(row.task_type, row.source, prompt)

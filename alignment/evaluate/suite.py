@@ -190,7 +190,7 @@ def _score(
                 base_rejected=own.rejected if own else rejected,
                 chosen_tokens=len(rows[2 * i].reply),
                 rejected_tokens=len(rows[2 * i + 1].reply),
-                prompt=digest_of([message.model_dump() for message in pair.prompt])[:24],
+                prompt=_digest(pair.prompt),
             )
         )
     return scores
@@ -218,9 +218,15 @@ def _answer(
             stopped=reply.stopped,
             passed=_passes(prompt, reply.answer),
             unseen=prompt.unseen,
+            digest=_digest(prompt.prompt),
         )
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
+
+
+def _digest(prompt: Sequence[Message]) -> str:
+    """The same for a prompt wherever it occurs, in a pair or with a reply."""
+    return digest_of([message.model_dump() for message in prompt])[:24]
 
 
 def _tasks(
@@ -233,7 +239,7 @@ def _tasks(
             id=row.id,
             task_type=row.task_type,
             source=row.source,
-            prompt=digest_of(row.prompt)[:24],
+            prompt=row.digest,
             metric="passed",
             score=None if row.passed is None else float(row.passed),
             reply=row.reply,

@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from alignment.answers.ask import generate
 from alignment.data.practice.source import PracticeSource
+from alignment.evaluate.evaluator import ScoredRows
+from alignment.evaluate.judged import JudgedModel
 from alignment.evaluate.settings import EvaluationConfig
 from alignment.evaluate.suite import (
     DISTRIBUTIONS,
@@ -20,7 +22,7 @@ from alignment.evaluate.suite import (
     evaluate,
 )
 from alignment.evaluate.suites.general import GeneralSuite
-from alignment.records import Generation, PairScore, TaskScore
+from alignment.records import Generation, Message, PairScore, TaskScore
 from alignment.scoring.logprobs import encode, pair_logprobs
 from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
@@ -208,6 +210,26 @@ def test_a_reply_without_a_verifier_has_no_verdict(tmp_path, open_tiny, pairs):
     )
     (row,) = (tmp_path / GENERATIONS).read_text().splitlines()
     assert json.loads(row)["passed"] is None
+
+
+def test_a_prompt_is_the_same_in_pairs_and_replies_whatever_its_turns(tmp_path, open_tiny, pairs):
+    """So that a prompt which the gate seals is sealed in both."""
+    rules = [Message(role="system", content=f"Rule {n}") for n in range(2)]
+    asked = [
+        pair.model_copy(update={"prompt": (rules[n % 2], *pair.prompt)})
+        for n, pair in enumerate(pairs)
+    ]
+    report = evaluate(
+        SMALL, label="model", model=open_tiny(), pairs=asked, prompts=eval_prompts([], asked),
+        baseline=None, seed=0, out=tmp_path, progress=Progress(),
+    )  # fmt: skip
+    rows = ScoredRows(
+        pairs=list(read_rows(tmp_path / PAIRS, PairScore)),
+        generations=list(read_rows(tmp_path / GENERATIONS, Generation)),
+    )
+    judged = JudgedModel.of(report, rows).rows
+    assert judged["pairs"] == judged["generations"]
+    assert len({row.prompt for row in judged["pairs"].values()}) == len({p.prompt for p in asked})
 
 
 def test_suites_are_measured_beside_the_runs_own_prompts(run, open_tiny):
