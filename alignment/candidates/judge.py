@@ -123,7 +123,7 @@ def _call(
         raw = str(found)[:1000]
     usage = found.get("usage") or {}
     tokens = usage.get("total_tokens") or len(str(body).encode()) // BYTES_PER_TOKEN
-    letter = re.match(r"\W*([ABC])\b", raw)
+    letter = re.fullmatch(r"\W*([ABC])\W*", raw)  # "A good answer" is no vote for A
     choice = None if letter is None else SCORES[letter[1]] * (-1 if one.swapped else 1)
     name, sample, swapped = one.id
     return JudgeCall(

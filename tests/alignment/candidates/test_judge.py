@@ -23,7 +23,7 @@ PROMPT = CandidatePrompt(
 
 
 class Judge(BaseHTTPRequestHandler):
-    """Statuses listed in the server's `failures` come first, one per call."""
+    """The server's `failures` (statuses) and `replies` come first, one per call."""
 
     def do_POST(self):
         server: Any = self.server
@@ -37,7 +37,7 @@ class Judge(BaseHTTPRequestHandler):
         asked = json.loads(text)["messages"][0]["content"]
         first = asked.split("[Answer A]\n")[1].split("\n\n[Answer B]")[0]
         second = asked.split("[Answer B]\n")[1].split("\n\nReply with")[0]
-        reply = self.choice(first, second)
+        reply = server.replies.pop(0) if server.replies else self.choice(first, second)
         body = {"choices": [{"message": {"content": reply}}], "usage": {"total_tokens": 100}}
         self.send_response(200)
         self.end_headers()
@@ -57,7 +57,7 @@ class Judge(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    server.seen, server.failures = [], []  # type: ignore[attr-defined]
+    server.seen, server.failures, server.replies = [], [], []  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -118,6 +118,24 @@ def test_a_judge_that_changes_its_mind_with_the_order_has_not_decided(ask):
 
 def test_nonsense_is_no_label(ask):
     assert ask(["four", "nonsense", "seven.."])[0] == [0, None, 1]
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("A", 1),
+        (" **A**.\n", 1),
+        ("(A)", 1),
+        ("A good answer", None),
+        ("A, or perhaps B", None),
+        ("A\nB", None),
+        ("a", None),
+        ("", None),
+    ],
+)
+def test_only_a_letter_alone_is_a_vote(ask, server, reply, score):
+    server.replies = [reply, {1: "B"}.get(score, reply), "B", "A"]
+    assert ask(["four", "seven..", "two"])[0] == [0, score, -1]
 
 
 def test_a_judge_that_says_only_nonsense_is_an_error(ask):
