@@ -18,7 +18,7 @@ from alignment.errors import DataError
 from alignment.records import Frozen, Message, Prompt, digest_of
 from alignment.store.store import file_sha256
 
-ITEMS = 2
+ITEMS = 3
 """Version of the items; increased when the same file gives others."""
 
 _VERIFIER: TypeAdapter[Verifier] = TypeAdapter(Verifier)
@@ -56,9 +56,9 @@ class PromptFile(Frozen):
             lines = self.path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"evaluation.suites: {self.path} cannot be read: {error}") from error
-        for number, line in enumerate(lines[: self.limit], start=1):
-            if line.strip():
-                yield self._parsed(number, line)
+        written = [(n, line) for n, line in enumerate(lines, start=1) if line.strip()]
+        for number, line in written[: self.limit]:
+            yield self._parsed(number, line)
 
     def _parsed(self, number: int, line: str) -> VerifiablePrompt:
         try:

@@ -71,6 +71,14 @@ def test_a_file_gives_prompts_with_their_verifiers(write):
     assert list(suite.model_copy(update={"limit": 1}).prompts()) == [first]
 
 
+def test_blank_lines_do_not_count_as_prompts(write):
+    rows = [
+        {"prompt": text, "verifier": {"name": "says", "text": "hello"}} for text in ("Hi", "Ho")
+    ]
+    suite = write("", rows[0], "  ", rows[1], limit=2)
+    assert [item.prompt[0].content for item in suite.prompts()] == ["Hi", "Ho"]
+
+
 def test_a_prompt_with_another_check_is_another_item(write):
     ids = [
         prompt.id
