@@ -74,10 +74,13 @@ def _in_words(evaluator: Evaluator, paired: PairedDifference) -> str:
 
 
 def _guards(config: PlainGate, candidate: JudgedModel, champion: JudgedModel) -> Iterator[Check]:
-    """One check per guarded metric that both models have."""
+    """One check per guarded metric that the champion has."""
     for evaluator in gate_evaluators("guard"):
         now, before = (model.stored.get(evaluator.name) for model in (candidate, champion))
         if now is not None and before is not None:
             check = evaluator.guard(config, now, before)
             if check is not None:
                 yield check
+        elif before is not None:
+            words = f"{evaluator.in_words} of {candidate.label} was not measured"
+            yield Check(name=evaluator.in_words, finding="cannot be judged", words=words)

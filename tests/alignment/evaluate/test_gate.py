@@ -1,5 +1,7 @@
 """The gate on rows small enough to count."""
 
+from dataclasses import replace
+
 import pytest
 
 from alignment.evaluate.evaluator import ScoredRows
@@ -7,6 +9,10 @@ from alignment.evaluate.gate import judge
 from alignment.evaluate.judged import JudgedModel
 from alignment.evaluate.settings import PlainGate
 from alignment.records import Estimate, EvalReport, Generation, PairScore
+
+EMPTY = EvalReport(
+    model="round 1", overall={}, by_task_type={}, by_source={}, generations="", pairs=""
+)
 
 
 def measured(label, right, *, passed=(), tokens=10.0, stops=1.0):
@@ -115,7 +121,8 @@ def test_a_quarter_of_the_replies_may_stop_to_end_where_the_config_says_so(stops
 
 def test_round_that_cannot_be_compared_is_not_kept():
     found = verdict(JudgedModel(label="round 2"), measured("round 1", range(9)))
-    assert found.reasons == ("the two models have no held-out row in common",)
+    assert found.finding == "cannot be judged"
+    assert "the two models have no held-out row in common" in found.reasons
 
 
 @pytest.mark.parametrize("missing", [1, 20])
@@ -124,12 +131,18 @@ def test_a_round_whose_replies_were_left_unchecked_cannot_be_judged(missing):
         pairs=tuple(pair(row, right=True) for row in range(40)),
         generations=tuple(reply(row, passed=None if row < missing else True) for row in range(20)),
     )
-    report = EvalReport(
-        model="round 1", overall={}, by_task_type={}, by_source={}, generations="", pairs=""
-    )
     champion = measured("sft", range(40), passed=range(20))
-    verdict = judge(
-        PlainGate(), candidate=JudgedModel.of(report=report, rows=rows), champion=champion
+    candidate = replace(JudgedModel.of(report=EMPTY, rows=rows), stored=champion.stored)
+    found = verdict(candidate, champion)
+    assert (found.finding, found.kept) == ("cannot be judged", False)
+    assert found.reasons == (f"pass rate: {missing} of the 20 rows of sft are missing",)
+
+
+def test_a_round_without_a_metric_that_has_a_guard_cannot_be_judged():
+    measured_so = measured("round 1", range(40), passed=range(20))
+    lacking = replace(measured_so, stored={"reply_tokens": measured_so.stored["reply_tokens"]})
+    found = verdict(lacking, measured("sft", range(40), passed=range(20)))
+    assert (found.finding, found.reasons) == (
+        "cannot be judged",
+        ("stop rate of round 1 was not measured",),
     )
-    assert (verdict.finding, verdict.kept) == ("cannot be judged", False)
-    assert verdict.reasons == (f"pass rate: {missing} of the 20 rows of sft are missing",)
