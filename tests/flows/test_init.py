@@ -49,6 +49,7 @@ def test_a_config_for_pairs_and_chats_passes_the_doctor(sft_dpo, tiny_model_fold
     written = YAML(typ="safe").load(text)
     assert written["sft"]["data"]["sources"] == [{"name": "file", "path": "chats.jsonl"}]
     assert written["rounds"][0]["data"]["sources"][0]["path"] == str(tmp_path / "pairs.jsonl")
+    assert written["gate"] == {"name": "anchored", "margin": 0.03}
     json.loads((tmp_path / "mine" / "config.schema.json").read_text())
     checked = sft_dpo("doctor", "run.yaml", cwd=tmp_path / "mine")
     assert checked.returncode == 0, checked.stdout + checked.stderr
