@@ -1,30 +1,51 @@
 """URLs as they may be shown: without user, query and fragment, each of which may be a credential.
 
 No list of suspicious words: a token may be a user name, Azure's is `sig`, others are `key`, `auth`
-or `code`, and any name may be percent-encoded.
+or `code`, and any name may be percent-encoded. And not parsed as a browser does: for it, a slash
+in a password ends the host, which leaves the rest of the password in the path. So all that comes
+before the last `@` counts as the user, unless the URL is of a storage that knows no users.
 """
 
 import hashlib
 import re
+from collections.abc import Iterator
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(\S*)", re.IGNORECASE)
-_CHAINED = re.compile(r"::(?=[a-zA-Z][a-zA-Z0-9+.-]*://)")
+_SCHEME = r"[a-z][a-z0-9+.-]{0,30}://"
+_URL = re.compile(rf"(https?:[/\\]{{1,2}}|{_SCHEME})(\S*)", re.IGNORECASE)
+_CHAINED = re.compile(f"::(?={_SCHEME})", re.IGNORECASE)
 """Between the links of a chain such as `zip://a.jsonl::https://host/a.zip`."""
-_PASSWORD = re.compile(r":(?!\d*$)")
+_WITHOUT_USERS = re.compile(
+    r"(?:(?:s3a?|gc?s|az|adl|oci|oss|tos)://[a-z0-9._-]*|(?:hf|memory|file|local|zip|tar)://[\w.-]*)"
+    rf"(?=::(?:[a-z]+::)*{_SCHEME}|[/?#]|$)"
+)
+"""Up to the bucket or first folder in storages whose URLs have no user; paths may have an `@`."""
+_USER = re.compile(r".*@|[^/]*%40", re.IGNORECASE)
+_CUT_PASSWORD = re.compile(r"[^/\[]*:(?!\d*(?:[/?#]|$))")
+"""A colon that is not before a port: of a password that a space has cut off from its host."""
+_QUERY = re.compile(r"[?#]|%3f", re.IGNORECASE)
+_WILDCARD = re.compile(
+    r"\?[\w./*?\[\]{},-]*(?:\*|\.(?:jsonl|ndjson|json|csv|tsv|xlsx|parquet)(?:\.gz|\.zst)?)(?::\d+)?"
+)
+"""A question mark in a pattern of files, which is one elsewhere than on the web."""
+_HIDDEN = "..."
 _ENDS = "'\"`)]}>,.;:"
 """What may follow a URL in a sentence."""
 _DIGEST = re.compile(r"\?sha256=[0-9a-f]{16}")
-_FROM_ENVIRONMENT = re.compile(r"\?\$\{[A-Za-z_][A-Za-z0-9_]*\}$")
+_VARIABLE = r"\?\$\{[A-Za-z_][A-Za-z0-9_]*\}"
+_FROM_ENVIRONMENT = re.compile(f"{_VARIABLE}$")
+_IN_URL = re.compile(rf"(?<=\w){_VARIABLE}")
 
 
 def bare_urls(text: str) -> str:
     """The text, each of its URLs without user, query and fragment."""
-    return _URL.sub(_bare, text)
+    return _URL.sub(_bare, _IN_URL.sub("", text))
 
 
 def holds_more(path: str) -> bool:
     """Whether a path or URL has a user, a query or a fragment; `?${NAME}` at its end is none."""
     plain = _FROM_ENVIRONMENT.sub("", path)
+    if _URL.match(plain.lstrip()):  # a space ends a URL in a sentence, but not the value of a field
+        plain = re.sub(r"\s", "_", plain.strip())
     return bare_urls(plain) != plain
 
 
@@ -54,19 +75,38 @@ def is_digest(query: str) -> bool:
 
 
 def _bare(found: re.Match[str]) -> str:
-    scheme, whole = found.groups()
-    rest = whole.rstrip(_ENDS)
-    shown, *chained = _CHAINED.split(rest, maxsplit=1)
-    shown = _without_user(shown).partition("#")[0]
-    question = shown.find("?")
-    # elsewhere than on the web, a question mark without an equals sign is a wildcard
-    if question >= 0 and (scheme.lower() in ("http", "https") or "=" in shown[question:]):
-        shown = shown[:question]
-    return "::".join([f"{scheme}://{shown}", *map(bare_urls, chained)]) + whole[len(rest) :]
+    url = found[0].rstrip(_ENDS)
+    return "::".join(map(_bare_link, _links(url))) + found[0][len(url) :]
+
+
+def _links(url: str) -> Iterator[str]:
+    """The links of a chain; one that may have a user is the last: `::` may be in its password."""
+    start = 0
+    for chained in _CHAINED.finditer(url):
+        if not _WITHOUT_USERS.match(url, start):
+            break
+        yield url[start : chained.start()]
+        start = chained.end()
+    yield url[start:]
+
+
+def _bare_link(url: str) -> str:
+    found = _URL.match(url)
+    if found is None:  # nothing but its scheme is there
+        return url
+    scheme, rest = found.groups()
+    if not _WITHOUT_USERS.match(url):
+        rest = _without_user(rest)
+    query = _QUERY.search(rest)
+    is_pattern = query and _WILDCARD.fullmatch(rest, query.start())
+    if query is None or (is_pattern and not scheme.lower().startswith("http")):
+        return scheme + rest
+    return scheme + rest[: query.start()]
 
 
 def _without_user(rest: str) -> str:
-    host, slash, path = rest.partition("/")
-    if "@" not in host and _PASSWORD.search(host):  # one with a slash in it, not a port
-        return rest.rpartition("@")[2]
-    return host.rpartition("@")[2] + slash + path
+    user = _USER.match(rest)
+    after = rest[user.end() :] if user else rest
+    # a question mark before the `@` may be the user's, or begin a query that goes on after it
+    is_unclear = (user and _QUERY.search(user[0])) or _CUT_PASSWORD.match(after)
+    return _HIDDEN if is_unclear else after

@@ -98,7 +98,7 @@ class JudgeLabel(Frozen):
 
     name: Literal["judge"]
     url: str = Field(
-        pattern="^https?://[^@?]+$",
+        pattern="^https?://[^@?#]+$",
         description="Address of the endpoint, up to and including /v1, without a key in it.",
     )
     model: str = Field(min_length=1, description="Name of the model there.")

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -188,8 +188,19 @@ def _sources(paths: Sequence[str], options: IngestOptions) -> Iterator[NamedSour
         for file in files.find(_checked(path)):
             if file not in seen:
                 seen.add(file)
-                source = FileSource(path=file, format=options.format, columns=options.columns)
-                yield source, file in (path, str(Path(path).expanduser()))
+                yield _file(file, options), file in (path, str(Path(path).expanduser()))
+
+
+def _file(file: str, options: IngestOptions) -> FileSource:
+    try:
+        files.without_user(file)
+    except files.SecretFound as error:
+        name = PurePath(file).name
+        raise DataError(
+            f"cannot read {name} ({file}): its name has a character that begins another part of "
+            "a URL ('#', '?', or '@' on the web); rename it, or name the other files"
+        ) from error
+    return FileSource(path=file, format=options.format, columns=options.columns)
 
 
 def _checked(path: str) -> str:

@@ -51,7 +51,7 @@ def without_secret(path: str) -> str:
             "a password or token in a URL would be written to manifests and logs, so a URL may "
             "have no user, query or fragment; pass it to the worker in its storage's environment "
             "variables (HF_TOKEN, AWS_SECRET_ACCESS_KEY, ...), or write ?${NAME} for a query "
-            "that is in the environment variable NAME"
+            "that is in the environment variable NAME. An @ in a path on the web is written %40"
         )
     return path
 
