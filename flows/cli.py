@@ -387,11 +387,19 @@ def chat(
 
 
 @app.command()
-def deploy() -> None:
+def deploy(
+    pool: Annotated[
+        Literal["process", "docker", "kubernetes"] | None,
+        typer.Option(
+            help="How runs are started: by the worker, in containers of its machine, or as jobs "
+            "of its cluster. Default: as the pool is; a new one is process."
+        ),
+    ] = None,
+) -> None:
     """Create work pool, queues and deployments on the Prefect server in PREFECT_API_URL."""
     from flows.commands.deploy import deploy_all
 
-    deploy_all()
+    deploy_all(pool)
 
 
 @app.command()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, Literal
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -20,11 +21,16 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
+from ruamel.yaml import YAML
 
+from alignment.errors import UsageError
 from alignment.execution.device import device_facts, machine_line, obstacle
 
 ROOT = Path(__file__).parents[1]
+TEMPLATES = ROOT / "deployments" / "templates"
 POOL = "gpu"
+PoolType = Literal["process", "docker", "kubernetes"]
+"""How a pool's runs are started: by the worker itself, in containers, or as jobs of a cluster."""
 QUEUES = {"a100": 1, "cpu": 1}
 """Concurrency limit by queue. Waiting runs are shown as scheduled."""
 SILENCE = timedelta(seconds=180)
@@ -40,17 +46,24 @@ OUR_FLOWS = ResourceSpecification(
 DEPLOY = ("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
 
 
-def deploy() -> int:
-    """Create and deploy everything; returns the exit code."""
+def deploy(pool_type: PoolType | None) -> int:
+    """Create and deploy everything; returns the exit code.
+
+    `pool_type` None takes the pool as it is, and creates a process pool if there is none.
+
+    Raises:
+        UsageError: the pool exists and has another type.
+    """
     problem = _unreachable()
     if problem:
         print(problem, file=sys.stderr)
         return 1
     with get_client(sync_client=True) as client:
-        for line in (_pool(client), *_queues(client), *_automations(client)):
+        kind = _pool(client, pool_type)
+        for line in (*_queues(client), *_automations(client)):
             print(line)
     print(_machine())
-    return _deploy()
+    return _deploy(kind)
 
 
 def _unreachable() -> str | None:
@@ -81,16 +94,35 @@ def _machine() -> str:
     return f"this machine: {machine_line(facts)}{advice}"
 
 
-def _pool(client: SyncPrefectClient) -> str:
+def _pool(client: SyncPrefectClient, wanted: PoolType | None) -> str:
+    """Find or create the pool, and return its type."""
     try:
-        found = client.read_work_pool(POOL)
+        found = client.read_work_pool(POOL).type
     except ObjectNotFound:
-        template = ProcessWorker.get_default_base_job_template()
-        client.create_work_pool(
-            WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=template)
+        return _create_pool(client, wanted or "process")
+    if wanted not in (None, found):
+        raise UsageError(
+            f"the server has a work pool {POOL} of type {found}, not {wanted}, and the type of a "
+            f"pool cannot be changed. Keep it with `--pool {found}`, or delete it and its queues "
+            f"with `prefect work-pool delete {POOL}`, and deploy again."
         )
-        return f"work pool   {POOL}: created (process)"
-    return f"work pool   {POOL}: found ({found.type})"
+    print(f"work pool   {POOL}: found ({found})")
+    return found
+
+
+def _create_pool(client: SyncPrefectClient, kind: PoolType) -> str:
+    template = base_job_template(kind)
+    client.create_work_pool(WorkPoolCreate(name=POOL, type=kind, base_job_template=template))
+    print(f"work pool   {POOL}: created ({kind})")
+    return kind
+
+
+def base_job_template(pool_type: str) -> dict[str, Any]:
+    """What a new pool's runs are started with, and which of it a deployment may change."""
+    if pool_type == ProcessWorker.type:
+        return ProcessWorker.get_default_base_job_template()
+    template: dict[str, Any] = YAML(typ="safe").load(TEMPLATES / f"{pool_type}.yaml")
+    return template
 
 
 def _queues(client: SyncPrefectClient) -> Iterator[str]:
@@ -163,7 +195,7 @@ def resume_crashed_runs() -> AutomationCore:
     )
 
 
-def _deploy() -> int:
+def _deploy(pool_type: str) -> int:
     """Deploy everything in prefect.yaml with Prefect's command line; returns the exit code."""
     command = [sys.executable, "-m", "prefect", "--no-prompt", *DEPLOY]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -172,8 +204,14 @@ def _deploy() -> int:
         return 1
     for line in sorted(_deployed()):
         print(line)
-    print("next: sft-dpo worker   (in the folder that paths in a config are relative to)")
+    print(_next_step(pool_type))
     return 0
+
+
+def _next_step(pool_type: str) -> str:
+    if pool_type == ProcessWorker.type:
+        return "next: sft-dpo worker   (in the folder that paths in a config are relative to)"
+    return f"next: prefect worker start --pool {POOL}   (with prefect-{pool_type} installed)"
 
 
 def _deployed() -> Iterator[str]:

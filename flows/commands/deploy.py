@@ -5,15 +5,15 @@ import sys
 from pathlib import Path
 
 from alignment.execution.device import device_facts, obstacle
-from flows.deploying import POOL, QUEUES, deploy
+from flows.deploying import POOL, QUEUES, PoolType, deploy
 
 WRAPPER = Path(__file__).parents[2] / "docker" / "worker.py"
 """Lets the runs of a worker save before it stops."""
 
 
-def deploy_all() -> None:
+def deploy_all(pool_type: PoolType | None) -> None:
     """Create pool, queues and automations, and deploy every flow."""
-    sys.exit(deploy())
+    sys.exit(deploy(pool_type))
 
 
 def start_worker(queues: list[str], limit: int) -> None:

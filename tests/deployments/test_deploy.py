@@ -4,8 +4,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from alignment.execution.device import device_facts, machine_line, obstacle
-from tests.prefect_service import ROOT, free_port
+from flows.deploying import base_job_template
+from tests.prefect_service import ROOT, free_port, serving
 
 DEPLOY = ("-m", "sft_dpo", "deploy")
 QUEUE = "/work_pools/gpu/queues/a100"
@@ -62,6 +65,29 @@ def test_second_deploy_duplicates_no_automation(service):
     found = [automation["name"] for automation in service.ask("/automations/filter", limit=50)]
     ours = [name for name in found if name.startswith("sft-dpo: ")]
     assert len(ours) == len(set(ours)) == 2
+
+
+def test_a_pool_of_another_type_is_refused_before_anything_changes(service):
+    done = service.run(*DEPLOY, "--pool", "docker")
+    assert done.returncode == 2
+    assert done.stderr.startswith("the server has a work pool gpu of type process, not docker")
+    assert done.stdout == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool_type", ["docker", "kubernetes"])
+def test_a_pool_for_containers_takes_every_deployment(pool_type, tmp_path):
+    with serving(tmp_path) as server:
+        done = server.run(*DEPLOY, "--pool", pool_type)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"work pool   gpu: created ({pool_type})")
+        last = done.stdout.splitlines()[-1]
+        assert (
+            last == f"next: prefect worker start --pool gpu   (with prefect-{pool_type} installed)"
+        )
+        pool = server.ask("/work_pools/gpu")
+        assert pool["base_job_template"] == base_job_template(pool_type)
+        assert len(server.ask("/deployments/filter", limit=50)) == 7
 
 
 def test_deployments_contain_no_path_of_this_machine(service):

@@ -31,6 +31,7 @@ ELSEWHERE = {
     "curl",
     "export",
     "git",
+    "kubectl",
     "mkdir",
     "nvidia-smi",
     "openssl",
