@@ -17,11 +17,13 @@ from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
 from alignment.execution.run_step import try_in_child
+from alignment.models.sources import HubModel
 from alignment.pipeline.chain import Chain, chain
 from alignment.pipeline.steps import OpenBase, Step
 from alignment.pipeline.verdicts import chain_so_far, each_step
 from alignment.records import ModelRef, StageRecord
 from alignment.report.assemble import ReportFiles
+from alignment.store.store import Store
 from flows.device import state_device
 from flows.form import Change, Config, Rounds, form_field
 from flows.logs import log_known_errors_in_one_line
@@ -116,9 +118,18 @@ def run_steps(settings: PipelineConfig, run: Run) -> tuple[Chain, list[StageReco
     """Run all steps in order; the chain after all verdicts, and the records of its steps."""
     stage = Stages(run)
     for step in each_step(settings, run.store):
+        if isinstance(step, OpenBase):
+            _try_before_download(step, settings, run.store)
         stage(step)
         if isinstance(step, OpenBase):
             base = ModelRef.model_validate(stage.records[-1].output).base
             for note in try_in_child(run.store, base, tuple(chain(settings).steps())):
                 get_run_logger().info(note)
     return chain_so_far(settings, run.store), stage.records
+
+
+def _try_before_download(step: OpenBase, settings: PipelineConfig, store: Store) -> None:
+    """Try a hub's model by its config, before its weights are downloaded."""
+    if isinstance(step.source, HubModel) and store.find(step.key) is None:
+        base = step.source.foreseen()
+        try_in_child(store, base, tuple(chain(settings).steps()))

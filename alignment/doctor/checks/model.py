@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alignment.doctor.finding import Finding, percent
+from alignment.models.sources import FolderModel
 from alignment.models.targets import WHOLE
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.trial import Trial, try_model
@@ -14,10 +15,12 @@ def check_model(chain: Chain, folder: Path) -> Finding:
     """Whether the model can be trained, merged and scored as configured, and what is trained."""
     trial = try_model(chain.steps(), folder)
     least = min((each.covered.share for each in trial.adapted), default=1.0)
+    source = chain.base.source
+    lacking = isinstance(source, FolderModel) and source.lacks_weights()
     return Finding(
         check="model",
-        verdict="fail" if trial.obstacles else "warn" if least < WHOLE else "ok",
-        headline=_headline(trial),
+        verdict="fail" if trial.obstacles else "warn" if lacking or least < WHOLE else "ok",
+        headline=_headline(trial) + (f" {folder} has no weights yet." if lacking else ""),
         figures={"refused_steps": len(trial.obstacles), "covered_share": round(least, 4)},
         tables=(
             Table.of(
@@ -28,6 +31,8 @@ def check_model(chain: Chain, folder: Path) -> Finding:
         ),
         remedy="Change what the message names."
         if trial.obstacles
+        else "Put its *.safetensors into the folder before the run."
+        if lacking
         else "Nothing, if you chose this. lora.target_modules=all-linear trains every linear layer "
         "and, with lora.dropout=0, every expert.",
     )
