@@ -26,7 +26,7 @@ from alignment.models.llama_cpp import check_convertible, convert, find_converte
 from alignment.models.load import load_base, open_model
 from alignment.models.merge import Deltas, plan_merge, write_merge
 from alignment.models.stopping import write_stops
-from alignment.models.tokenizer import tokenizer_folder
+from alignment.models.tokenizer import tokenizer_folder, write_date
 from alignment.records import (
     AdapterRef,
     BaseRef,
@@ -182,14 +182,14 @@ def _write(
         base = base_below(policy, origin)
         name_base(folder, base)  # again: the store may have moved since
         _add_tokenizer(store, policy.base, policy.tokenizer, folder)
-        write_stops(folder, origin)
+        _add_settings(folder, origin, policy.tokenizer)
         return Exported(form="adapter", rank=adapter.r, base=base.name)
     ref = _model(record)
     deltas = plan_merge(ref)
     if form == "merged" and not ref.adapters and dtype in (None, ref.base.dtype):
         _copy(base_folder(ref.base, store), folder)
         _copy_tokenizer(store, ref, folder)
-        write_stops(folder, folder)
+        _add_settings(folder, folder, ref.tokenizer)
         written = Exported(form="merged", dtype=ref.base.dtype)
         if not deltas.adapters:
             return written
@@ -199,7 +199,7 @@ def _write(
     if not deltas.adapters:
         raise UsageError(f"{record.name!r} has no adapter; export it without --form and --dtype.")
     written = (_merge if form == "merged" else _concatenate)(store, deltas, folder, dtype)
-    write_stops(folder, base_folder(deltas.origin, store))
+    _add_settings(folder, base_folder(deltas.origin, store), ref.tokenizer)
     return _with_gaps(written, store, ref, deltas, folder)
 
 
@@ -246,11 +246,12 @@ def _gguf(
         check_convertible(converter, origin)
     made_by = converter and str(converter)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        full, kept_share = _in_full(store, ref, deltas, Path(scratch) / "full")
+        whole, kept_share = _in_full(store, ref, deltas, Path(scratch) / "full")
+        full = _with_settings(whole, Path(scratch) / "settings", origin, ref.tokenizer)
         if converter is None:
             write_gguf(full, folder / FILE)
         else:
-            convert(converter, _with_stops(full, Path(scratch) / "stops", origin), folder / FILE)
+            convert(converter, full, folder / FILE)
         rows = probe_of(store, deltas.adapters[-1]).rows if deltas.adapters else None
         read = _read_back(full, folder, rows, made_by or "our own writer")
     written = Exported(form="gguf", dtype="float32", kept_share=kept_share, made_by=made_by)
@@ -271,11 +272,17 @@ def _in_full(
     return scratch, kept_share
 
 
-def _with_stops(full: Path, folder: Path, origin: Path) -> Path:
-    """The same model, with its weights linked, and every stop token named."""
+def _with_settings(full: Path, folder: Path, origin: Path, tokenizer: TokenizerRef | None) -> Path:
+    """The same model, with its weights linked, and the settings of an export."""
     shutil.copytree(full, folder, copy_function=_link_weights)
-    write_stops(folder, origin)
+    _add_settings(folder, origin, tokenizer)
     return folder
+
+
+def _add_settings(folder: Path, origin: Path, tokenizer: TokenizerRef | None) -> None:
+    """Hand over what the model was measured under: every stop token, and the template's date."""
+    write_stops(folder, origin)
+    write_date(folder, tokenizer)
 
 
 def _link_weights(source: str, target: str) -> None:

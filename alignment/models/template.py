@@ -35,7 +35,7 @@ class ChatTemplate(Frozen, ABC):
     date: datetime.date = Field(
         default=DATE,
         description="What a template that says today's date says instead (Llama-3.2, SmolLM3, "
-        "Granite, gpt-oss), so that a run is the same on another day. Exports say today's again.",
+        "Granite, gpt-oss), so that a run is the same on another day. Exports say it too.",
     )
     system: Literal["turn", "into_user"] = Field(
         default="turn",

@@ -13,6 +13,7 @@ from alignment.models.folder import RELATIVE, one_line, tokenizer_files
 from alignment.models.hub import base_folder, check_unchanged
 from alignment.models.template import DATE, ChatTemplate, dated, says_date
 from alignment.records import BaseRef, ModelRef, TokenizerRef
+from alignment.store.durable import write
 from alignment.store.store import Store
 
 VOCABULARY_FILES = ("tokenizer.json", "*.model", "vocab*")
@@ -109,6 +110,20 @@ def date_of(template: ChatTemplate, folder: Path) -> datetime.date | None:
     own = read_tokenizer(folder)
     text = template.text(own) if template.changes else own.chat_template
     return template.date if says_date(str(text)) else None
+
+
+def write_date(folder: Path, tokenizer: TokenizerRef | None) -> None:
+    """Let the chat template in an exported folder say the date under which it was measured."""
+    if tokenizer is None or tokenizer.date is None:
+        return
+    date = datetime.date.fromisoformat(tokenizer.date)
+    for file in folder.glob("*.jinja"):
+        write("export.template", file, dated(file.read_text(encoding="utf-8"), date))
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(settings.get("chat_template"), str):
+        settings["chat_template"] = dated(settings["chat_template"], date)
+        write("export.date", path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
 def embedding_rows(folder: Path) -> int:

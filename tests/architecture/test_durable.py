@@ -58,7 +58,7 @@ WRITTEN_BY_CALLERS = {
     "_concatenate": "export.model",
     "_copy_tokenizer": "export.model",
     "_add_tokenizer": "export.model",
-    "_with_stops": "export.model",
+    "_with_settings": "export.model",
     "_link_weights": "export.model",
     "write_concatenated": "export.model",
     "name_base": "adapter.save, adapter.copy, export.model",

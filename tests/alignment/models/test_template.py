@@ -67,11 +67,23 @@ def test_only_a_template_that_says_the_date_has_one(folder):
     assert date_of(template, folder) == datetime.date(2025, 3, 9)
 
 
-def test_an_export_says_todays_date_again(folder, tmp_path):
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
+def test_an_export_says_the_date_that_it_was_measured_under(folder, tmp_path, place):
+    settings = folder / "tokenizer_config.json"
     (folder / "chat_template.jinja").write_text(DATED)
+    if settings.name == place:  # older folders have it there
+        (folder / "chat_template.jinja").unlink()
+        settings.write_text(
+            json.dumps({**json.loads(settings.read_text()), "chat_template": DATED})
+        )
     store = Store(root=tmp_path / "store")
-    export(store, opened(folder, store), tmp_path / "out")
-    assert read_tokenizer(tmp_path / "out").chat_template == DATED
+    export(
+        store,
+        opened(folder, store, ModelTemplate(date=datetime.date(2025, 3, 9))),
+        tmp_path / "out",
+    )
+    own = read_tokenizer(tmp_path / "out").chat_template
+    assert own == DATED.replace("strftime_now('%d %B %Y')", "'09 March 2025'")
 
 
 def test_system_text_begins_the_first_question_where_the_template_has_no_system_turns(

@@ -14,7 +14,6 @@ from alignment.compose.export import export, open_for_chat
 from alignment.config.pipeline import PipelineConfig
 from alignment.execution.run_step import build
 from alignment.models.encoding import encode_chat
-from alignment.models.template import DATE, dated
 from alignment.models.tokenizer import open_tokenizer
 from alignment.pipeline.chain import chain
 from alignment.records import Conversation, ModelRef
@@ -198,7 +197,6 @@ def answer(folder):
     """The greedy answer of an exported model, opened as any other program would."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
-    tokenizer.chat_template = dated(tokenizer.chat_template, DATE)  # exports say today's
     chat = [{"role": "user", "content": "Say amber."}]
     asked: Any = tokenizer.apply_chat_template(
         chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
