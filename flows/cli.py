@@ -17,6 +17,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from alignment.errors import AlignmentError, UsageError, printable
+from alignment.extras import how_to_install
 from flows.presets import config_argument, preset_names
 
 app = typer.Typer(
@@ -67,6 +68,15 @@ def show_version(*, wanted: bool) -> None:
     """Print the version and stop."""
     if wanted:
         print(f"sft-dpo {version('sft-dpo')}")
+        raise typer.Exit
+
+
+def show_formats(*, wanted: bool) -> None:
+    """Print what each format of data expects, and stop."""
+    if wanted:
+        from flows.commands.data import print_formats
+
+        print_formats()
         raise typer.Exit
 
 
@@ -124,7 +134,10 @@ def init(
 
 @app.command()
 def run(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Run the whole pipeline in this process; finished stages are reused."""
+    """Run the whole pipeline in this process; finished stages are reused.
+
+    Exit codes: 0 done, 1 failed, 2 usage, config, data or model, 75 interrupted, 130 Ctrl-C.
+    """
     from flows.commands.run import run_pipeline
 
     run_pipeline(config, overrides or [])
@@ -132,7 +145,10 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @app.command("round")
 def round_(config: ConfigFile, overrides: Overrides = None, *, as_json: AsJson = False) -> None:
-    """Train one DPO round on the batches in the config's inbox that no round has used yet."""
+    """Train one DPO round on the batches in the config's inbox that no round has used yet.
+
+    Exit codes: those of run, and 3 if a batch was refused; sft-dpo verdict has some for the gate.
+    """
     from flows.commands.run import run_round
 
     run_round(config, overrides or [], as_json=as_json)
@@ -183,8 +199,18 @@ def data(
     ] = None,
     *,
     as_json: AsJson = False,
+    formats: Annotated[
+        bool,
+        typer.Option(
+            "--formats",
+            is_eager=True,
+            callback=lambda wanted: show_formats(wanted=wanted),
+            help="List the known formats and what each expects.",
+        ),
+    ] = False,
 ) -> None:
     """Read any data by its path; write usable rows, and dropped ones with file, row and reason."""
+    del formats  # `show_formats` has acted on it
     from flows.commands.data import format_words, read_data
 
     wanted = {
@@ -208,7 +234,10 @@ def doctor(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Check data, template, lengths, rates, memory and time before you rent a GPU."""
+    """Check data, template, lengths, rates, memory and time before you rent a GPU.
+
+    Exit codes: 0 the run can start, 1 it should not, 2 usage, config, data or model.
+    """
     from flows.commands.doctor import run_doctor
 
     run_doctor(config, overrides or [], device=device, as_json=as_json)
@@ -253,7 +282,10 @@ def verdict(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Repeat a gate's verdict from its evidence, without a model; the exit code is the verdict."""
+    """Repeat a gate's verdict from its evidence, without a model; the exit code is the verdict.
+
+    Exit codes: 0 kept, 1 rejected, 3 inconclusive or cannot be judged, 2 no evidence, or changed.
+    """
     from flows.commands.verdict import show_verdict
 
     show_verdict(reference, store, config=config, overrides=overrides or [], as_json=as_json)
@@ -446,7 +478,7 @@ def _how_to_install(missing: ModuleNotFoundError) -> str:
     return (
         f"{missing.name} is not installed. This installation reads and checks rows (sft-dpo data), "
         "plans and shows. To train, to run the doctor, or to read Parquet and URLs: "
-        "pip install 'sft-dpo[train]'"
+        f"{how_to_install('train')}"
     )
 
 

@@ -66,10 +66,11 @@ class Display:
             self._part, total=mark.total or None, completed=mark.done, note=note, refresh=self._live
         )
         left = self._forecast.within(step, mark, time.monotonic() - self._since)
-        about = _about(left) if self._total else f"{_about(left)} in this step"
-        self._bars.update(self._run, note=f"step {self._done + 1}{self._out_of()}, {about}")
+        about = _about(left, "" if self._total else " in this step")
+        at = f"step {self._done + 1}{self._out_of()}"
+        self._bars.update(self._run, note=", ".join(filter(None, (at, about))))
         if not self._live and time.monotonic() - self._last_line > QUIET_SECONDS:
-            self._print(f"  {step.name}: {note} ({about})")
+            self._print(f"  {step.name}: {note}{f' ({about})' if about else ''}")
 
     def _show_end(self, step: Step, record: StageRecord) -> None:
         spent = time.monotonic() - self._since
@@ -103,10 +104,17 @@ def _bars(console: Console) -> Progress:
     )
 
 
-def _about(seconds: float) -> str:
-    if seconds < 60:
-        return f"about {seconds:.0f} s left"
-    return f"about {seconds / 60:.0f} min left"
+def _about(seconds: float | None, of: str = "") -> str:
+    """The time left, as rough as it is known; nothing while nothing was measured."""
+    if seconds is None:
+        return ""
+    if seconds < 5:
+        return f"a few seconds left{of}"
+    if seconds < 90:
+        return f"about {seconds:.0f} s left{of}"
+    if seconds < 90 * 60:
+        return f"about {seconds / 60:.0f} min left{of}"
+    return f"about {seconds / 3600:.1f} h left{of}"
 
 
 def _summary(record: StageRecord) -> str:

@@ -7,7 +7,12 @@ from rich.text import Text
 
 from alignment.doctor.finding import PreflightReport
 
-MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red")}
+MARKS = {
+    "skip": ("-", "dim"),
+    "ok": ("✓", "green"),
+    "warn": ("!", "yellow"),
+    "fail": ("✗", "bold red"),
+}
 
 
 def print_report(report: PreflightReport, console: Console) -> None:

@@ -52,10 +52,15 @@ class Forecast:
             self._seen[step.stage] = seconds
             self._built.append((step.stage, seconds))
 
-    def within(self, step: Step, mark: Mark, spent: float) -> float:
-        """Seconds left in the run while a step is running, `spent` seconds after its start."""
+    def within(self, step: Step, mark: Mark, spent: float) -> float | None:
+        """Seconds left in the run while a step is running, `spent` seconds after its start.
+
+        None until this machine has shown how long something takes: a pace, or a step that ended.
+        """
         usual = max(self._usual(step.stage, self._scale()) - spent, 1.0)
         left = self._pace.left(mark.phase, mark.done, mark.total, now=mark.time)
+        if left is None and not self._seen:
+            return None
         if left is None:
             left = usual
         elif mark.phase in NOT_LAST:
@@ -64,8 +69,10 @@ class Forecast:
         others = (stage for name, stage in self._remaining.items() if name != step.name)
         return left + sum(self._usual(stage, scale) for stage in others)
 
-    def between(self) -> float:
-        """Seconds left in the run between two steps."""
+    def between(self) -> float | None:
+        """Seconds left in the run between two steps; None like `within`."""
+        if not self._seen:
+            return None
         scale = self._scale()
         return sum(self._usual(stage, scale) for stage in self._remaining.values())
 

@@ -10,7 +10,7 @@ from alignment.records import StageRecord
 from alignment.rounds.ledger import Champion, Closed
 from alignment.rounds.line import RoundLine, all_lines, how_to_approve
 from alignment.rounds.losses import lost_entries
-from alignment.rounds.notes import read_notes, shortened
+from alignment.rounds.notes import brief, read_notes, shortened
 from alignment.rounds.state import State
 from alignment.store.store import Store
 from flows.presets import name_of_config
@@ -92,7 +92,8 @@ def _print_batches(line: RoundLine, state: State) -> None:
     for batch in state.set_aside:
         say(f"  {batch.name} ({batch.shown_file}) is set aside, because its round failed")
     for refused in state.refused.values():
-        say(f"  {refused.batch.name} ({refused.batch.shown_file}) is refused: {refused.why}")
+        name = f"{refused.batch.name} ({refused.batch.shown_file})"
+        say(f"  {brief(f'{name} is refused: {refused.why}')}")
     for note in shortened([str(note) for note in read_notes(line)]):
         say(f"  not used: {note}")
 

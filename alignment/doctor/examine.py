@@ -1,11 +1,11 @@
 """Runs all checks on one configuration, in the order in which to read them."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.doctor.checks.counts import check_rows
+from alignment.doctor.checks.counts import check_rows, check_unwritten
 from alignment.doctor.checks.flags import check_flags
 from alignment.doctor.checks.gate import check_gate
 from alignment.doctor.checks.lengths import check_lengths, check_trimmed
@@ -27,7 +27,13 @@ from alignment.doctor.forecast.devices import Device, find_device
 from alignment.doctor.forecast.plans import planned
 from alignment.doctor.forecast.schedule import check_rounds, check_schedule
 from alignment.doctor.forecast.trainings import list_trainings
-from alignment.doctor.inputs import OnStep, PreflightInputs, model_folder, prepare_sets
+from alignment.doctor.inputs import (
+    OnStep,
+    PreflightInputs,
+    PreparedSet,
+    model_folder,
+    prepare_sets,
+)
 from alignment.doctor.shape import Shape
 from alignment.execution.device import device_facts
 from alignment.models.chat_template import end_of_turn_id
@@ -35,6 +41,9 @@ from alignment.models.description import check_architecture
 from alignment.models.tokenizer import date_of, tokenizer_with
 from alignment.pipeline.chain import chain
 from alignment.store.store import Store
+
+ABOUT_PAIRS = ("trimmed pairs", "conflicts", "ties", "length bias")
+"""Checks that say nothing where no pairs are trained on, or not yet."""
 
 
 def examine(
@@ -68,7 +77,7 @@ def examine(
         sets = prepare_sets(plan, store, tokenizer, on_progress)
         inputs = PreflightInputs(config, plan, folder, tokenizer, Shape.read(folder), sets)
         began = time.monotonic()
-        findings = list(_findings(inputs, template, target))
+        findings = [_checked(each, sets) for each in _findings(inputs, template, target)]
     return PreflightReport(
         title=f"{config.name}: before the run",
         created=datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
@@ -84,11 +93,23 @@ def usual_device(config: PipelineConfig) -> str:
     return "a100-40gb" if config.quantisation else "cpu"
 
 
+def _checked(finding: Finding, sets: Sequence[PreparedSet]) -> Finding:
+    """A finding about pairs; without any, it is neither good nor bad."""
+    if finding.check not in ABOUT_PAIRS or any(s.prompt and (s.train or s.dropped) for s in sets):
+        return finding
+    return Finding(
+        check=finding.check,
+        verdict="skip",
+        headline="Not checked: before the run there are no pairs to train on.",
+    )
+
+
 def _findings(inputs: PreflightInputs, template: Finding, device: Device) -> Iterator[Finding]:
     sets, shape = inputs.sets, inputs.shape
     compose = inputs.config.compose
     trainings = list_trainings(inputs.chain, sets, compose=compose)
     yield check_rows(sets)
+    yield from check_unwritten(inputs.chain)
     yield template
     yield check_stop(sets, stop=end_of_turn_id(inputs.tokenizer))
     yield check_prefix(sets)

@@ -12,8 +12,9 @@ from pydantic import Field, ValidationInfo, field_validator
 from alignment.records import Frozen
 from alignment.report.table import Table
 
-Verdict = Literal["ok", "warn", "fail"]
-SEVERITY: tuple[Verdict, ...] = ("ok", "warn", "fail")
+Verdict = Literal["skip", "ok", "warn", "fail"]
+"""`skip`: there was nothing to check, which says neither good nor bad."""
+SEVERITY: tuple[Verdict, ...] = ("skip", "ok", "warn", "fail")
 
 
 class Piece(Frozen):
@@ -76,7 +77,7 @@ class Finding(Frozen):
     @field_validator("remedy")
     @classmethod
     def _only_where_needed(cls, remedy: str, info: ValidationInfo) -> str:
-        return "" if info.data.get("verdict") == "ok" else remedy
+        return "" if info.data.get("verdict") in ("skip", "ok") else remedy
 
 
 class PreflightReport(Frozen):
@@ -105,11 +106,13 @@ class PreflightReport(Frozen):
         """The result in one sentence."""
         failed = [f.check for f in self.findings if f.verdict == "fail"]
         warned = [f.check for f in self.findings if f.verdict == "warn"]
+        skipped = [f.check for f in self.findings if f.verdict == "skip"]
+        unchecked = f" Not checked: {', '.join(skipped)}." if skipped else ""
         if failed:
             return f"Do not start this run yet: {', '.join(failed)}."
         if warned:
-            return f"This run can start; look at {', '.join(warned)} first."
-        return "No problems found."
+            return f"This run can start; look at {', '.join(warned)} first.{unchecked}"
+        return f"No problems found.{unchecked}"
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:

@@ -167,6 +167,10 @@ def columns_of(model: JudgedModel, rows: Mapping[Kind, RowList]) -> dict[str, Co
     return found
 
 
+_MARKS = (b'"gate"', b'"rule"')
+"""What every evidence has near its beginning, even if its end is cut off."""
+
+
 def read_evidence(content: bytes, where: str) -> Evidence:
     """Parse the bytes of a file, after checking its digest and that its verdict can be repeated.
 
@@ -181,6 +185,11 @@ def read_evidence(content: bytes, where: str) -> Evidence:
             f"{error.errors()[0]['msg']}. Name a file {EVIDENCE}, or a gate: sft-dpo show"
         ) from error
     except ValueError as error:
+        if content and not any(mark in content for mark in _MARKS):
+            raise EvidenceError(
+                f"{where} is no evidence of a verdict. Name a file {EVIDENCE}, or a gate: sft-dpo "
+                "show"
+            ) from error
         raise EvidenceError(
             f"{where} was changed since the gate wrote it ({error}), so it shows nothing. Take it "
             "from the store again, or judge the round again."

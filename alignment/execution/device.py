@@ -17,6 +17,7 @@ from typing import NamedTuple
 from alignment.config.pipeline import DeviceName, PipelineConfig
 from alignment.errors import DeviceError
 from alignment.execution.driver import DriverAnswer, Gpu, ask_driver, kernel_driver, kernel_gpus
+from alignment.extras import how_to_install
 from alignment.records import Frozen
 
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
@@ -95,7 +96,7 @@ def _of_torch(facts: DeviceFacts) -> Obstacle | None:
     if facts.torch_cuda is not None:
         return None
     if facts.torch == NOT_INSTALLED:
-        return Obstacle("torch is not installed", "`pip install 'sft-dpo[train]'`")
+        return Obstacle("torch is not installed", f"`{how_to_install('train')}`")
     return Obstacle(f"torch {facts.torch} is a CPU build", _install_torch(facts))
 
 

@@ -185,11 +185,17 @@ def _record(
     )
 
 
-def try_in_child(store: Store, base: BaseRef, steps: Sequence[Step]) -> list[str]:
+def try_in_child(
+    store: Store,
+    base: BaseRef,
+    steps: Sequence[Step],
+    *,
+    on_start: Callable[[], None] = lambda: None,
+) -> list[str]:
     """Try a run's model without its weights in a child process, before anything is trained.
 
     Nothing is tried if all trainings among the steps are in the store, or if the same has passed
-    before.
+    before. Otherwise `on_start` is called: importing torch takes the child several seconds.
 
     Returns:
         Which share of the model each training leaves without an adapter, if it does.
@@ -202,6 +208,7 @@ def try_in_child(store: Store, base: BaseRef, steps: Sequence[Step]) -> list[str
     passed = _trial(base, steps)
     if store.has_passed(passed):
         return []
+    on_start()
     with tempfile.TemporaryDirectory() as scratch:
         listed, report, log = (Path(scratch) / name for name in ("steps", "report", "log"))
         listed.write_text("".join(f"{_sent(step)}\n" for step in steps))

@@ -46,7 +46,8 @@ def scan(
 ) -> Iterator[Arrival | SkippedFile]:
     """All data files in the inbox, sorted by name, and files that cannot be used.
 
-    Files with a digest that is `known` were complete before and are not looked at again.
+    Files with a digest that is `known` were complete before and are not looked at again, however
+    young they are.
 
     Raises:
         DataError: the folder or URL cannot be read.
@@ -64,6 +65,8 @@ def _check(
     age = None if file.modified is None else now - file.modified
     # A time further in the future means that a clock is ahead, not that an upload is running.
     if age is not None and abs(age) < settle:
+        if known and (whole := _known(file, known)):
+            return whole
         return SkippedFile.of(file.name, f"it changed {max(age, 0):.0f} s ago")
     try:
         digest = sha256(file.name)
@@ -73,6 +76,15 @@ def _check(
     except Exception as error:  # whatever a file does, the others are looked at
         why = _in_words(error)
     return SkippedFile.of(file.name, why) if why else Arrival(file=file.name, digest=digest)
+
+
+def _known(file: FileStat, known: Collection[str]) -> Arrival | None:
+    """The file, if it is a known batch although it has just been written or touched."""
+    try:
+        digest = sha256(file.name)
+    except Exception:  # it is looked at again once it has settled
+        return None
+    return Arrival(file=file.name, digest=digest) if digest in known else None
 
 
 def reader_of(config: InboxConfig) -> str:

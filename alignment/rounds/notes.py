@@ -30,15 +30,26 @@ class Note(Frozen):
         return f"{self.file}: {self.why}"
 
 
+LONGEST = 300
+"""Characters of a reason that are shown in a list; the ledger holds all of it."""
 SHOWN = 20
 """Notes that are printed; a list of thousands would hide the rest."""
 _NOTES = TypeAdapter(tuple[Note, ...])
 
 
+def brief(note: object) -> str:
+    """A note as a line of a list; a long reason ends after its last whole sentence."""
+    text = str(note)
+    if len(text) <= LONGEST:
+        return text
+    end = text.rfind(". ", 0, LONGEST)
+    return text[: end + 1] if end > LONGEST // 3 else f"{text[:LONGEST]}..."
+
+
 def shortened(notes: Sequence[str]) -> list[str]:
-    """The first notes, and the number of the others."""
+    """The first notes, each as one line, and the number of the others."""
     more = len(notes) - SHOWN
-    return [*notes[:SHOWN], *([f"and {more} more files"] if more > 0 else [])]
+    return [*map(brief, notes[:SHOWN]), *([f"and {more} more files"] if more > 0 else [])]
 
 
 def keep_notes(line: RoundLine, notes: tuple[Note, ...]) -> None:

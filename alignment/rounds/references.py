@@ -3,7 +3,7 @@
 from alignment.errors import UsageError
 from alignment.records import StageRecord
 from alignment.rounds.line import RoundLine, all_lines
-from alignment.store.runs import names_of_keys, of_run
+from alignment.store.runs import called, names_of_keys, of_run
 from alignment.store.store import Store
 
 CHAMPION_WORDS = ("champion", "head")
@@ -59,7 +59,7 @@ def resolve(store: Store, reference: str) -> list[str]:
     Names take precedence: "sft" is the step, although the control's key begins with "sft", too.
     "champion" is the champion of the only line of the store, "champion:LINE" that of one of
     several; "head" is accepted for "champion". "practice/round-3" is a model of a run, see
-    `of_run`. A label, such as "round 4", is a model of a line.
+    `of_run`, or of a round on the run's line. A label, such as "round 4", is a model of a line.
 
     Returns:
         All matches, newest first for a name; empty if nothing matches.
@@ -69,7 +69,7 @@ def resolve(store: Store, reference: str) -> list[str]:
         champion = line_in(store, line or None).state().champion
         return [champion.model] if champion else []
     if "/" in reference:
-        key = of_run(store, reference)
+        key = of_run(store, reference) or _of_round(store, reference)
         return [key] if key else []
     keys = store.list_keys()
     if reference in keys:
@@ -79,6 +79,17 @@ def resolve(store: Store, reference: str) -> list[str]:
     if labelled := [key for key in _labelled(store, reference) if key in keys]:
         return labelled
     return [key for key in keys if key.startswith(reference)]
+
+
+def _of_round(store: Store, reference: str) -> str | None:
+    """The model of a round from an inbox, by a run that continues its line: RUN/round-4."""
+    run, _, part = reference.partition("/")
+    for entry in called(store, run):
+        history = RoundLine(store=store, name=entry.line).state().history if entry.line else ()
+        for _, closed in reversed(history):
+            if closed.head.label.replace(" ", "-") == part:
+                return closed.head.model
+    return None
 
 
 def _labelled(store: Store, label: str) -> list[str]:

@@ -1,11 +1,18 @@
 """What is being built in a store, as any other process can see it: locks, marks, logs."""
 
+import os
+import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from alignment.records import Frozen
+from alignment.store.durable import remove
 from alignment.store.locks import Holder, holder_of
 from alignment.store.progress import Mark, last_mark
 from alignment.store.store import Store
+
+COMMAND = "command-"
+"""How the locks of commands are called; those of steps are called by a key."""
 
 
 class Activity(Frozen):
@@ -26,6 +33,24 @@ class Activity(Frozen):
     resumable: bool
     mark: Mark | None
     log: str
+
+
+@contextmanager
+def announced(store: Store, command: str) -> Iterator[None]:
+    """Within the block, others see that a command works in the store, also between its steps.
+
+    A step's own lock is taken by its process, which needs seconds to start.
+    """
+    name = f"{COMMAND}{socket.gethostname()}-{os.getpid()}"
+    with store.lock(name, purpose=command):
+        yield
+        remove("command.over", store.root / "locks" / f"{name}.lock")
+
+
+def commands(store: Store) -> list[Holder]:
+    """The commands that work in a store now."""
+    found = map(holder_of, sorted(store.root.glob(f"locks/{COMMAND}*.lock")))
+    return [holder for holder, held in found if held and holder is not None]
 
 
 def activities(store: Store) -> Iterator[Activity]:

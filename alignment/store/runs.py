@@ -47,6 +47,12 @@ class RunEntry(Frozen):
         return f"{self.name}, seed {self.config.get('seed', 0)}"
 
     @property
+    def line(self) -> str | None:
+        """The line of rounds that its config continues; None without an inbox."""
+        inbox = self.config.get("inbox")
+        return str(inbox["line"]) if isinstance(inbox, dict) else None
+
+    @property
     def reference(self) -> str:
         """Its name in references, which no other config of that name has."""
         return f"{self.name}-{self.id}"
@@ -97,7 +103,7 @@ def of_run(store: Store, reference: str) -> str | None:
     PART is a step's name, or what a report calls a model: "round-3" is the model of round 3.
     """
     run, _, part = reference.partition("/")
-    for entry in _called(store, run):
+    for entry in called(store, run):
         if key := entry.steps.get(part):
             return key
         evaluation = store.find(entry.steps.get(f"evaluate-{part}", "no evaluation"))
@@ -106,7 +112,8 @@ def of_run(store: Store, reference: str) -> str | None:
     return None
 
 
-def _called(store: Store, run: str) -> Iterator[RunEntry]:
+def called(store: Store, run: str) -> Iterator[RunEntry]:
+    """The newest run of a name, else the one whose reference begins so; none if there is none."""
     entries = runs_in(store)
     yield from [entry for entry in entries if entry.name == run][:1] or [
         entry for entry in entries if entry.reference.startswith(run)

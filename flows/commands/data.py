@@ -15,6 +15,7 @@ from alignment.data.build.ingest import (
 )
 from alignment.data.build.report import UNREADABLE, listed_unread
 from alignment.data.build.settings import SetConfig
+from alignment.data.formats import KNOWN
 from alignment.errors import DataError, UsageError
 from flows.display import counting
 from flows.printing import say
@@ -38,6 +39,12 @@ def read_data(
     _warn_of_refusal(report)
     if report.read and not report.kept:
         raise DataError(nothing_kept(report, out))
+
+
+def print_formats() -> None:
+    """Print a line for each known format."""
+    for name, expects in {one.name: one.expects for one in KNOWN}.items():
+        say(f"{name:<28} {expects}")
 
 
 def _warn_of_refusal(report: IngestReport) -> None:

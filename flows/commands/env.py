@@ -39,12 +39,12 @@ def environment() -> dict[str, str]:
         "system": platform.platform(),
         "machine": machine_line(device_facts()),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
-        "disk here": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free",
+        "disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free in the working folder",
         **libraries(),
         "installed in": str(PRESETS.parents[1]),
         "working folder": str(Path.cwd()),
         **{name: os.environ[name] for name in FOLDERS if name in os.environ},
-        "also set": ", ".join(name for name in SWITCHES if name in os.environ) or "nothing",
+        "set, not shown": ", ".join(name for name in SWITCHES if name in os.environ) or "nothing",
     }
 
 

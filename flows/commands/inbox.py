@@ -7,23 +7,23 @@ from alignment.rounds.inbox import Arrival, scan
 from alignment.rounds.inbox_files import SkippedFile
 from alignment.rounds.intake import why_unused
 from alignment.rounds.line import RoundLine
-from alignment.rounds.notes import Note
+from alignment.rounds.notes import Note, brief
 from alignment.rounds.state import State
 from alignment.rounds.steps import inbox_of
-from alignment.store.store import Store
 from flows.printing import say
+from flows.stores import store_of
 
 
 def show_inbox(config: Path, overrides: list[str], *, retry: bool) -> None:
     """Print every file with what became of it; with `retry`, return refused batches first."""
     settings = load(config, overrides)
     inbox = inbox_of(settings)
-    line = RoundLine(store=Store(root=settings.store), name=inbox.line)
+    line = RoundLine(store=store_of(settings), name=inbox.line)
     if retry:
         _return_all(line)
     state = line.state()
-    for file in scan(inbox, known=state.spent):
-        say(str(Note.of(file.file, _status(file, state))))
+    for file in scan(inbox, known=state.spent | state.refused.keys()):
+        say(brief(Note.of(file.file, _status(file, state))))
     for batch in state.returned:
         say(f"{batch.shown_file}: the next round looks at it again")
 

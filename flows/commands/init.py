@@ -4,7 +4,8 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import typer
@@ -14,14 +15,16 @@ from alignment.config.file import load
 from alignment.data.build.ingest import KEPT, FileReport, IngestOptions, IngestReport, ingest
 from alignment.doctor.forecast.devices import NAMES
 from alignment.errors import DataError, UsageError
+from alignment.execution.device import device_facts, obstacle
 from alignment.store.durable import ensure_folder, write
 from flows.ci import WORKFLOW, github_workflow
 from flows.presets import SCHEMA
 from flows.printing import say
 
 FILE, SCHEMA_FILE = "run.yaml", "config.schema.json"
-INSTALL = "python3 -m pip install 'sft-dpo[train]'"
-"""How the workflow of a repository that is not this one gets the command."""
+WHEELS = "wheels"
+INSTALL = f"python3 -m pip install {WHEELS}/sft_dpo-{version('sft-dpo')}-py3-none-any.whl[train]"
+"""How the workflow of a repository that is not this one gets the command, which no index has."""
 CHARACTERS_PER_TOKEN = 2.5
 """On the cautious side: English text has about four."""
 SHORTEST, LONGEST = 128, 4096
@@ -41,11 +44,9 @@ def write_config(
     target = folder / FILE
     if target.exists():
         raise UsageError(f"{target} exists; edit it, or remove it first")
-    model = model or _ask("--model", "Model (hub id, or folder)")
-    data = data or _ask("--data", "Files with preference pairs, and conversations").split()
-    card = card or _ask("--card", f"Card ({', '.join(NAMES)})")
-    if card not in NAMES:
-        raise UsageError(f"--card {card!r} is not known; choose one of {', '.join(NAMES)}")
+    model = model or _ask("--model", "Model: a hub id, a folder, or package==version", _model)
+    data = data or list(_ask_for_files())
+    card = _card(card) if card else _ask("--card", f"Card: {', '.join(NAMES)}", _card, _usual())
     with tempfile.TemporaryDirectory() as scratch:
         report = ingest(data, IngestOptions(), out=Path(scratch), on_progress=lambda *_: None)
         longest = max(map(len, (Path(scratch) / KEPT).open(encoding="utf-8")), default=0)
@@ -71,6 +72,10 @@ def write_workflow(folder: Path) -> None:
     _made(target.parent)
     write("init.workflow", target, github_workflow(FILE, install=INSTALL))
     say(f"written: {target}")
+    say(
+        f"it installs a wheel from {WHEELS}/ of the repository; to make it, in a checkout of "
+        f"sft-dpo: python3 -m pip wheel --no-deps --wheel-dir {WHEELS} ."
+    )
 
 
 def _made(folder: Path) -> None:
@@ -80,11 +85,49 @@ def _made(folder: Path) -> None:
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
 
 
-def _ask(flag: str, question: str) -> str:
+def _ask(
+    flag: str, question: str, check: Callable[[str], object], default: str | None = None
+) -> str:
+    """Ask on a terminal until the answer can be used."""
     if not sys.stdin.isatty():
-        raise UsageError(f"{flag} is missing. {question}?")
-    answer: str = typer.prompt(question)
-    return answer
+        raise UsageError(f"{flag} is missing. {question}")
+    while True:
+        answer: str = typer.prompt(question, default=default).strip()
+        try:
+            check(answer)
+        except UsageError as error:
+            say(str(error), error=True)
+        else:
+            return answer
+
+
+def _ask_for_files() -> Iterator[str]:
+    """Ask for one file after the other, and say what is in each; an empty line ends."""
+    question = "File of preference pairs or conversations"
+    yield _ask("--data", question, _described)
+    while more := _ask("--data", "Another file, or enter to go on", _described, ""):
+        yield more
+
+
+def _described(path: str) -> None:
+    """Read a file and say what it holds, before the next question."""
+    if not path:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        report = ingest([path], IngestOptions(), out=Path(scratch), on_progress=lambda *_: None)
+    for file in report.files:
+        say(f"  {file.file}: {file.kept} {file.gives or 'usable rows'}, {file.format}")
+
+
+def _card(name: str) -> str:
+    if name not in NAMES:
+        raise UsageError(f"--card {name!r} is not known; choose one of {', '.join(NAMES)}")
+    return name
+
+
+def _usual() -> str | None:
+    """The answer for a machine without a usable GPU; which card another has is for a person."""
+    return "cpu" if obstacle(device_facts()) else None
 
 
 def _name_of(folder: Path) -> str:

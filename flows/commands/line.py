@@ -15,13 +15,14 @@ from alignment.rounds.steps import inbox_of
 from alignment.store.lineage import containing
 from alignment.store.store import Store
 from flows.printing import print_anchor, print_list, say
+from flows.stores import existing_store, store_of
 
 NO_REASON = "from the command line"
 
 
 def promote(reference: str, store: Path, line: str | None, why: str) -> None:
     """Make a model the champion of a line."""
-    opened = Store(root=store)
+    opened = existing_store(store)
     rounds = line_in(opened, line)
     model = find_one(opened, reference).key
     champion = on_line(rounds, model, build=lambda step: run_step(opened, step))
@@ -33,7 +34,7 @@ def promote(reference: str, store: Path, line: str | None, why: str) -> None:
 
 def roll_back(reference: str | None, store: Path, line: str | None, why: str) -> None:
     """Make an earlier champion the champion again."""
-    rounds = line_in(Store(root=store), line)
+    rounds = line_in(existing_store(store), line)
     rounds.roll_back(rounds.earlier_champion(_model(rounds, reference)), why or NO_REASON)
     _print_champion(rounds)
     say("The batches of later rounds stay used: no round trains on them again.")
@@ -43,7 +44,7 @@ def revoke(
     batch: str, store: Path, line: str | None, why: str, *, rebuild: Callable[[], None] | None
 ) -> None:
     """Ban a batch; `rebuild`, if given, retrains one lost round at a time until none is left."""
-    opened = Store(root=store)
+    opened = existing_store(store)
     rounds = line_in(opened, line) if line else _line_that_used(opened, batch)
     bad = rounds.state().find_batch(batch)
     found = containing(opened, bad.key)
@@ -61,7 +62,7 @@ def revoke(
 def adopt(config: Path, overrides: list[str], why: str) -> None:
     """Continue a line with a config that describes another one."""
     settings = load(config, overrides)
-    rounds = RoundLine(store=Store(root=settings.store), name=inbox_of(settings).line)
+    rounds = RoundLine(store=store_of(settings), name=inbox_of(settings).line)
     state = rounds.state()
     if state.champion is None:
         raise UsageError(f"line {rounds.name!r} has not started, so there is nothing to adopt")

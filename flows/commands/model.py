@@ -9,9 +9,9 @@ from typing import Literal
 
 from alignment.rounds.line import check_sound
 from alignment.rounds.references import find_one
-from alignment.store.store import Store
 from flows.printing import say
 from flows.quiet import quiet_libraries
+from flows.stores import existing_store
 
 
 def export_model(
@@ -24,7 +24,7 @@ def export_model(
     converter: Path | None = None,
 ) -> None:
     """Write a folder that other programs can load; print the measured differences."""
-    opened = Store(root=store)
+    opened = existing_store(store)
     record = find_one(opened, reference)
     check_sound(opened, record.name, record.key)
     quiet_libraries()  # before the import below, which warns
@@ -38,7 +38,7 @@ def export_model(
 
 def chat(reference: str, store: Path, *, tokens: int) -> None:
     """Reply to each line until the input ends; an empty line starts a new chat."""
-    opened = Store(root=store)
+    opened = existing_store(store)
     record = find_one(opened, reference)
     quiet_libraries()  # before the import below, which warns
     from alignment.compose.export import open_for_chat

@@ -1,6 +1,7 @@
 """`sft-dpo plan`: show what a run would do."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from alignment.records import BaseRef, ModelRef
 from alignment.store.store import Store
 from flows.located import naming_the_line
 from flows.printing import say
+from flows.stores import store_of
 
 
 def print_plan(config: Path, overrides: list[str], *, as_json: bool) -> None:
     """Print every step with its status and key; what to know about it goes to stderr."""
     settings = load(config, overrides)
-    store = Store(root=settings.store)
+    store = store_of(settings)
     with naming_the_line(config, overrides):
         steps = chain_so_far(settings, store)
     planned = list(plan(steps, store))
@@ -45,6 +47,11 @@ def _print_lines(planned: Sequence[Planned]) -> None:
         )
 
 
+def _announce() -> None:
+    sys.stdout.flush()  # the plan itself is complete
+    say("trying the model without its weights; this takes some seconds, once", error=True)
+
+
 def _try_model(chain: Chain, store: Store) -> None:
     """Refuse a plan whose model cannot do what it asks for; say so if that cannot be known.
 
@@ -61,7 +68,7 @@ def _try_model(chain: Chain, store: Store) -> None:
     if base is None:
         say("the model was not tried: it is not on this machine.", error=True)
         return
-    for note in try_in_child(store, base, tuple(chain.steps())):
+    for note in try_in_child(store, base, tuple(chain.steps()), on_start=_announce):
         say(note, error=True)
 
 

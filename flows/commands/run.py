@@ -7,6 +7,7 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.execution.provenance import slow_bfloat16
 from alignment.pipeline.chain import chain
 from alignment.rounds.notes import shortened
+from alignment.store.activity import announced
 from alignment.store.store import Store
 from flows.device import state_device
 from flows.display import Display
@@ -15,6 +16,7 @@ from flows.located import naming_the_line
 from flows.printing import command_of, say
 from flows.results import RoundResult, RunResult
 from flows.shell import run_flow, stopping_on_signals
+from flows.stores import store_of
 from flows.unchanged import IdleRound, unchanged_run
 
 REFUSED = 3
@@ -24,12 +26,14 @@ REFUSED = 3
 def run_pipeline(config: Path, overrides: list[str]) -> None:
     """Run the whole pipeline; print its table and the path of the report."""
     settings = load(config, overrides)
+    store_of(settings)
     state_device(settings, _print_error)
     _warn_about_slow_bfloat16(settings)
     with naming_the_line(config, overrides), stopping_on_signals():
         result = _unchanged(settings, command_of("run", config, overrides))
         if result is None:
-            with _display(settings).shown() as display:
+            at_work = announced(Store(root=settings.store), command_of("run", config, overrides))
+            with at_work, _display(settings).shown() as display:
                 result = run_flow(display, "pipeline", config, overrides)
     say(result.table)
     say(f"report: {result.report}")
@@ -45,13 +49,15 @@ def _unchanged(settings: PipelineConfig, command: str) -> RunResult | None:
 def run_round(config: Path, overrides: list[str], *, as_json: bool) -> None:
     """Train one round on new batches; print its outcome."""
     settings = load(config, overrides)
+    store_of(settings)
     state_device(settings, _print_error)
     _warn_about_slow_bfloat16(settings)
     idle = IdleRound(settings)
     with naming_the_line(config, overrides), stopping_on_signals():
         result = None if may_have_server() else idle.result()
         if result is None:
-            with Display([], _history(settings.store)).shown() as display:
+            at_work = announced(Store(root=settings.store), command_of("round", config, overrides))
+            with at_work, Display([], _history(settings.store)).shown() as display:
                 result = run_flow(display, "round", config, overrides)
     if as_json:
         print(result.model_dump_json(indent=2))

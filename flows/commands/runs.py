@@ -1,16 +1,20 @@
 """`sft-dpo runs`: the finished runs of a store, and in what their configs differ."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alignment.errors import UsageError
+from alignment.rounds.ledger import Closed
+from alignment.rounds.line import RoundLine
+from alignment.rounds.notes import brief
 from alignment.store.runs import ELSEWHERE, RunEntry, runs_in
 from alignment.store.store import Store
 from flows.printing import say
+from flows.stores import existing_store
 
+Round = dict[str, str]
 SHOWN = 4
 """Differences that are listed in a line."""
 
@@ -21,11 +25,14 @@ def show_runs(store: Path, *, as_json: bool) -> None:
     Raises:
         UsageError: there is no such store.
     """
-    if not store.is_dir():
-        raise UsageError(f"no store {store}. Check --store.")
-    runs = runs_in(Store(root=store))
+    opened = existing_store(store)
+    runs = runs_in(opened)
+    rounds = dict(_rounds_of(opened, runs))
     if as_json:
-        print(json.dumps([run.model_dump(mode="json") for run in runs], indent=2))
+        dumped = [
+            {**run.model_dump(mode="json"), "rounds": rounds.get(run.reference, [])} for run in runs
+        ]
+        print(json.dumps(dumped, indent=2))
         return
     if not runs:
         say(f"no run has ended in {store} yet", error=True)
@@ -35,6 +42,28 @@ def show_runs(store: Path, *, as_json: bool) -> None:
         if changes := differences(earlier, run):
             say(f"  differs from {changes}")
         say(f"  {run.command}   page: {store / run.report}")
+        for one in rounds.get(run.reference, []):
+            say(f"  {one['reference']}  {one['outcome']}: {brief(one['why'])}")
+            say(f"    page: {one['page']}")
+
+
+def _rounds_of(store: Store, runs: Sequence[RunEntry]) -> Iterator[tuple[str, list[Round]]]:
+    """The closed rounds from an inbox, under the newest run that continues their line."""
+    newest = {run.line: run for run in reversed(runs) if run.line}
+    for line, run in newest.items():
+        history = RoundLine(store=store, name=str(line)).state().history
+        yield run.reference, [_round(store, run, closed) for _, closed in history]
+
+
+def _round(store: Store, run: RunEntry, closed: Closed) -> Round:
+    number = f"round-{closed.number}"
+    return {
+        "reference": f"{run.name}/{number}",
+        "model": closed.head.model,
+        "outcome": closed.fate,
+        "why": closed.why,
+        "page": str(store.root / "reports" / f"{run.name}-{number}.html"),
+    }
 
 
 def differences(earlier: RunEntry | None, run: RunEntry) -> str:

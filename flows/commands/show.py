@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alignment.data.lookup import FoundRow, find_rows
-from alignment.errors import UsageError
 from alignment.rounds.references import find_one
 from alignment.store.lineage import ancestors
 from alignment.store.runs import names_of_keys
 from alignment.store.store import Store
 from flows import printing
+from flows.stores import existing_store
 
 ROW_ID = re.compile(r"[0-9a-f]{16}")
 
@@ -24,11 +24,7 @@ def _rows(store: Store, reference: str) -> Iterator[FoundRow]:
 
 def show_store(reference: str | None, store: Path, *, lineage: bool, as_json: bool) -> None:
     """Print the record of an artifact, its ancestors, or everything in the store."""
-    opened = Store(root=store)
-    if not store.is_dir():
-        raise UsageError(
-            f"no store {store}. Check --store, or create it with `sft-dpo run CONFIG`."
-        )
+    opened = existing_store(store)
     if reference is None:
         records = opened.records()
     elif found := list(_rows(opened, reference)):

@@ -4,11 +4,11 @@ import json
 from datetime import datetime
 from pathlib import Path
 
-from alignment.errors import UsageError
-from alignment.store.activity import Activity, activities
+from alignment.store.activity import Activity, activities, commands
+from alignment.store.locks import Holder
 from alignment.store.progress import Mark
-from alignment.store.store import Store
 from flows.printing import say
+from flows.stores import existing_store
 
 
 def show_status(store: Path, *, as_json: bool) -> None:
@@ -17,27 +17,43 @@ def show_status(store: Path, *, as_json: bool) -> None:
     Raises:
         UsageError: there is no such store.
     """
-    if not store.is_dir():
-        raise UsageError(f"no store {store}. Check --store.")
-    found = list(activities(Store(root=store)))
+    opened = existing_store(store)
+    found, at_work = list(activities(opened)), commands(opened)
     if as_json:
-        print(json.dumps([one.model_dump(mode="json") for one in found], indent=2))
+        shown = [*found, *(_as_activity(holder) for holder in at_work)]
+        print(json.dumps([one.model_dump(mode="json") for one in shown], indent=2))
         return
-    if not found:
+    if not found and not at_work:
         say(f"nothing is being built in {store}")
+    between = not any(one.running for one in found)
+    for holder in at_work:
+        say(f"running: {_where(holder)}{', starting or between two steps' if between else ''}")
     for one in sorted(found, key=lambda activity: not activity.running):
-        say(_line(one))
+        say(_line(one, waits=bool(at_work)))
         say(f"  log: {one.log}")
 
 
-def _line(one: Activity) -> str:
+def _as_activity(holder: Holder) -> Activity:
+    """A command beside the steps, without a key."""
+    return Activity(key="", holder=holder, running=True, resumable=False, mark=None, log="")
+
+
+def _line(one: Activity, *, waits: bool) -> str:
     name = one.holder.purpose if one.holder else one.key
     how_far = f": {_so_far(one.mark)}" if one.mark else ""
     if not one.running:
         after = "continues from its checkpoint" if one.resumable else "starts this step again"
-        return f"interrupted: {name}{how_far}; the same command {after}"
-    where = f", {one.holder.place}, for {_for(one.holder.since)}" if one.holder else ""
-    return f"running: {name}{how_far}{where}"
+        state = "not running yet" if waits else "interrupted"
+        return f"{state}: {name}{how_far}; the same command {after}"
+    return f"running: {name}{how_far}{_since(one.holder) if one.holder else ''}"
+
+
+def _where(holder: Holder) -> str:
+    return holder.purpose + _since(holder)
+
+
+def _since(holder: Holder) -> str:
+    return f", {holder.place}, for {_for(holder.since)}"
 
 
 def _so_far(mark: Mark) -> str:

@@ -11,6 +11,7 @@ from alignment.pipeline.evidence import check_config, check_unchanged, evidence_
 from alignment.rounds.references import find_one
 from alignment.store.store import Store
 from flows.printing import say
+from flows.stores import existing_store
 
 EXIT_CODES: dict[Finding, int] = {
     "passed": 0,
@@ -28,7 +29,7 @@ def show_verdict(
     Raises:
         EvidenceError: the file, or what it is about, has changed.
     """
-    path = _path(reference, Store(root=root))
+    path = _path(reference, root)
     content = path.read_bytes()
     evidence = read_evidence(content, str(path))
     store = _store_of(path, root)
@@ -43,11 +44,12 @@ def show_verdict(
         raise SystemExit(EXIT_CODES[evidence.verdict.finding])
 
 
-def _path(reference: str, store: Store) -> Path:
+def _path(reference: str, root: Path) -> Path:
     if Path(reference).is_file():
         return Path(reference)
     if Path(reference).suffix == ".json":
         raise UsageError(f"no file {reference}. Name a file verdict.json, or a gate: sft-dpo show")
+    store = existing_store(root)
     return evidence_file(store, find_one(store, reference))
 
 

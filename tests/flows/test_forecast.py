@@ -55,7 +55,7 @@ def test_a_kind_not_seen_yet_is_scaled_by_the_total_time_of_the_steps_so_far():
     """3 minutes of SFT weigh more than 45 s of a stack, nominally 2 s: (180 + 45) / (60 + 2)."""
     stack: Any = SimpleNamespace(name="stack-sft", stage="stack")
     forecast = Forecast([TRAINING, stack, EVALUATION], {})
-    assert forecast.between() == 60 + 2 + 29
+    assert forecast.between() is None  # a guess for another machine helps nobody
     forecast.finished(TRAINING, 180.0, reused=False)
     forecast.finished(stack, 45.0, reused=False)
     assert forecast.between() == pytest.approx(29 * 225 / 62)

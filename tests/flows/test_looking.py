@@ -7,10 +7,16 @@ from typer.testing import CliRunner
 from alignment.config.file import load
 from alignment.execution.run_step import run_step
 from alignment.pipeline.verdicts import each_step
+from alignment.rounds.ledger import Champion, Delivery
+from alignment.rounds.line import RoundLine
+from alignment.store.activity import announced
 from alignment.store.progress import Progress
-from alignment.store.store import Store
+from alignment.store.runs import RunEntry, note_run
+from alignment.store.store import Store, file_sha256
 from flows.cli import app
-from tests.inbox import line_settings
+from tests.alignment.artifacts import put
+from tests.faults.simulate import MODEL
+from tests.inbox import drop, line_settings, rows
 
 
 def sft_dpo(*words):
@@ -34,6 +40,77 @@ def test_status_names_step_progress_process_and_log(tmp_path):
     assert ended.startswith("interrupted: dpo-2 of store: training 12/30, loss 0.5; the same ")
     (tmp_path / "other").mkdir()
     assert "nothing is being built" in sft_dpo("status", "--store", tmp_path / "other")
+
+
+def test_status_knows_a_command_that_has_no_step_yet(tmp_path):
+    store = Store(root=tmp_path / "store")
+    (store.workspace("sft-1").checkpoints / "1").mkdir(parents=True)
+    with announced(store, "sft-dpo run tiny.yaml"):
+        starting = sft_dpo("status", "--store", store.root)
+        listed = json.loads(sft_dpo("status", "--store", store.root, "--json"))
+    first, second = starting.splitlines()[:2]
+    assert first.startswith("running: sft-dpo run tiny.yaml, process ")
+    assert first.endswith(", starting or between two steps")
+    assert second.startswith("not running yet: sft-1")
+    assert [one["key"] for one in listed] == ["sft-1", ""]
+    assert list(store.root.glob("locks/command-*")) == []
+    ended = sft_dpo("status", "--store", store.root)
+    assert ended.startswith("interrupted: sft-1")
+
+
+def test_inbox_believes_the_ledger_and_not_the_clock(tiny_settings, write_config, tmp_path):
+    config = write_config(line_settings(tiny_settings, tmp_path))
+    used = drop(tmp_path / "inbox" / "used.jsonl", rows(0, 20), age=0)
+    drop(tmp_path / "inbox" / "new.jsonl", rows(40, 20), age=0)
+    refused = drop(tmp_path / "inbox" / "refused.jsonl", [{"x": 1}], age=0)
+    line = RoundLine(store=Store(root=tmp_path / "store"), name="main")
+    line.start(Champion(model="merge-0", evaluation="evaluate-0", label="sft"), rounds=0)
+    batches = [_delivery(path) for path in (used, refused)]
+    opened = line.open((batches[0],))
+    why = "columns x match no known format. Name it. " + "Known formats: many more. " * 30
+    assert opened.open
+    model = Champion(model="merge-1", evaluation="evaluate-1", label="round 1")
+    line.close(opened.open.number, model, outcome="kept", why="")
+    line.refuse(batches[1], why)
+    said = sft_dpo("inbox", config).splitlines()
+    assert said[0].endswith("new.jsonl: it changed 0 s ago")
+    assert "refused.jsonl: refused: columns x match no known format. Name it." in said[1]
+    assert len(said[1]) < 400
+    assert said[2].endswith("used.jsonl: used by round 1: kept")
+
+
+def test_a_round_is_listed_under_its_run_and_found_by_it(tmp_path):
+    store = Store(root=tmp_path / "store")
+    for key in ("merge-0", "merge-1"):
+        put(store, key, output=MODEL)
+    note_run(store, run_entry("full", {"inbox": {"line": "mine"}}))
+    line = RoundLine(store=store, name="mine")
+    line.start(Champion(model="merge-0", evaluation="evaluate-0", label="sft"), rounds=1)
+    line.open((Delivery(digest="0" * 64, key="batch-0", file="monday.jsonl"),))
+    model = Champion(model="merge-1", evaluation="evaluate-1", label="round 2")
+    line.close(2, model, outcome="rejected", why="accuracy fell")
+    assert "  full/round-2  rejected: accuracy fell" in sft_dpo("runs", "--store", store.root)
+    (run,) = json.loads(sft_dpo("runs", "--store", store.root, "--json"))
+    assert [one["reference"] for one in run["rounds"]] == ["full/round-2"]
+    shown = json.loads(sft_dpo("show", "full/round-2", "--store", store.root, "--json"))
+    assert shown["key"] == "merge-1"
+
+
+def run_entry(name, config):
+    return RunEntry(
+        name=name,
+        id="0a1b2c",
+        finished="2026-11-01T00:00:00+00:00",
+        command=f"sft-dpo run {name}.yaml",
+        report=f"reports/{name}.html",
+        headline="nothing shown",
+        config={"name": name, **config},
+        steps={},
+    )
+
+
+def _delivery(path):
+    return Delivery(digest=file_sha256(path), key=f"batch-{path.stem}", file=path.name)
 
 
 def test_env_says_what_is_set_and_not_what_it_holds(monkeypatch):

@@ -217,7 +217,8 @@ def test_gate_of_an_earlier_version_says_that_it_has_no_evidence(old_store, sft_
 
 def test_what_is_no_evidence_is_named(tmp_path, sft_dpo_verdict):
     other = tmp_path / "other.json"
-    other.write_text("{}")
-    done = sft_dpo_verdict(other)
-    assert done.returncode == 2
-    assert f"{other} was changed since the gate wrote it" in done.stderr
+    for content in ("{}", "not JSON at all"):
+        other.write_text(content)
+        done = sft_dpo_verdict(other)
+        assert done.returncode == 2
+        assert f"{other} is no evidence of a verdict. Name a file verdict.json" in done.stderr

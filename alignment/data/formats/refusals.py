@@ -42,12 +42,12 @@ _WORSE = re.compile(
 
 def unknown(where: str, columns: Columns, known: Sequence[BaseFormat]) -> str:
     """The error for columns that match no known format."""
-    options = "; ".join({one.name: f"{one.name} ({one.expects})" for one in known}.values())
+    options = ", ".join(dict.fromkeys(one.name for one in known))
     return (
         f"{where}: columns {_listed(columns)} match no known format. {_nearest(columns, known)}"
         "Name the format with --format NAME, or rename columns with --column THEIRS=OURS; in a "
         "config, format: {name: NAME} and columns: {theirs: ours}. "
-        f"Known formats: {options}"
+        f"Known formats: {options}; what each expects: sft-dpo data --formats"
     )
 
 

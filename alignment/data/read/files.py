@@ -24,6 +24,7 @@ from alignment.data.read import json_rows, tables
 from alignment.data.read.tables import Rows
 from alignment.data.row import Rejected
 from alignment.errors import DataError
+from alignment.extras import how_to_install
 from alignment.urls import holds_more, is_digest, storable, without_query
 
 T = TypeVar("T")
@@ -290,6 +291,16 @@ def with_retries(place: str, attempt: Callable[[], T]) -> T:
     return attempt()
 
 
+def _missing_package(file: str, error: ImportError) -> str:
+    """Which package reads this kind of file, and what installs it."""
+    if "://" not in file or file.startswith(("http://", "https://")):
+        return (
+            f"{file}: reading it needs the extra `train`, which is not installed ({error}): "
+            f"{how_to_install('train')}"
+        )
+    return f"{file}: this kind of URL needs a package: {error}"
+
+
 @contextlib.contextmanager
 def data_errors(file: str) -> Iterator[None]:
     """Turn any error in reading a file into a one-line `DataError` that names the file."""
@@ -300,7 +311,7 @@ def data_errors(file: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file. Check the path.") from error
     except ImportError as error:
-        raise DataError(f"{file}: this kind of URL needs a package: {error}") from error
+        raise DataError(_missing_package(file, error)) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{file} is truncated or damaged ({error}); fetch it again.") from error
     except PermissionError as error:

@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from alignment.data.build.report import ADVICE, listed_unread
 from alignment.data.row import Reason
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
 from alignment.doctor.inputs import PreparedSet, shown
+from alignment.pipeline.chain import Chain
+from alignment.pipeline.steps import PreparePairs
 from alignment.records import Quarantined
 from alignment.report.table import Table
 
@@ -71,6 +73,18 @@ def check_rows(sets: Sequence[PreparedSet]) -> Finding:
         ),
         remedy=_remedy(sets),
     )
+
+
+def check_unwritten(chain: Chain) -> Iterator[Finding]:
+    """The rounds whose pairs the run itself writes, so that nothing of them can be checked."""
+    steps = [r.pairs.name for r in chain.rounds if not isinstance(r.pairs, PreparePairs)]
+    if steps:
+        yield Finding(
+            check="own answers",
+            verdict="skip",
+            headline=f"{', '.join(steps)}: written during the run, so rows, lengths, memory and "
+            "time of these rounds are not checked.",
+        )
 
 
 def _remedy(sets: Sequence[PreparedSet]) -> str:

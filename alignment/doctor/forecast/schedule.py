@@ -54,7 +54,7 @@ def check_rounds(sets: Sequence[PreparedSet]) -> Finding:
             "Raise held_out_share, or add sources under evaluation.data: with this few held-out "
             "pairs, rounds cannot be told apart."
         )
-    counts = ", ".join(f"{count:,}" for count in sizes.values()) or "no pairs"
+    counts = ", ".join(f"{count:,}" for count in sizes.values()) or "no pairs that exist before it"
     return Finding(
         check="rounds",
         verdict=verdict,
