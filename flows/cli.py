@@ -49,6 +49,10 @@ REFERENCE_HELP = (
     "A run and a step or model of it (practice/round-3), a step's name, a key or its beginning, a "
     "label ('round 4'), or `champion` (`champion:LINE`)."
 )
+COMPARED_HELP = (
+    "A run by its name or by NAME-ID (sft-dpo runs), which means its final model; or a model, such "
+    "as practice/round-2."
+)
 Reference = Annotated[str, typer.Argument(help=REFERENCE_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Lineage = Annotated[bool, typer.Option("--lineage", help="Show all ancestors, oldest first.")]
@@ -263,6 +267,49 @@ def runs(store: StoreFolder = Path("runs"), *, as_json: AsJson = False) -> None:
     from flows.commands.runs import show_runs
 
     show_runs(store, as_json=as_json)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN_A", help=COMPARED_HELP)],
+    second: Annotated[str, typer.Argument(metavar="RUN_B", help="What is compared with it.")],
+    store: StoreFolder = Path("runs"),
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs on the same held-out rows: settings, metrics with intervals, replies."""
+    from flows.commands.compare import compare_runs
+
+    compare_runs(first, second, store, as_json=as_json)
+
+
+@app.command()
+def du(store: StoreFolder = Path("runs"), *, as_json: AsJson = False) -> None:
+    """Show what a store takes, by kind of content."""
+    from flows.commands.tidy import show_usage
+
+    show_usage(store, as_json=as_json)
+
+
+@app.command()
+def gc(
+    store: StoreFolder = Path("runs"),
+    days: Annotated[
+        float, typer.Option("--older-than", min=0, help="Keep what changed in so many days.")
+    ] = 30.0,
+    megabytes: Annotated[
+        float, typer.Option("--larger-than", min=0, help="Leave smaller things, in MiB.")
+    ] = 0.0,
+    *,
+    act: Annotated[
+        bool, typer.Option("--delete", help="Remove it; without this, it is only listed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what no line, no recent run and no newest run of a name is made of; or remove it."""
+    from flows.commands.tidy import tidy
+
+    tidy(store, days=days, megabytes=megabytes, act=act, as_json=as_json)
 
 
 @app.command()

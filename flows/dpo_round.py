@@ -29,6 +29,7 @@ from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.notes import shortened
 from alignment.rounds.steps import inbox_of
+from alignment.store.activity import announced
 from alignment.store.store import Store
 from flows.device import state_device
 from flows.form import Change, Config, form_field
@@ -68,7 +69,9 @@ def dpo_round(
     try:
         settings = load(find_config(config), overrides)
         state_device(settings, get_run_logger().info)
-        result = run_round(settings, command_of("round", config, overrides))
+        command = command_of("round", config, overrides)
+        with announced(Store(root=settings.store), command):
+            result = run_round(settings, command)
     except AlignmentError as error:
         return cast("RoundResult", Failed(message=f"{type(error).__name__}: {error}", data=error))
     # Return a state, because the list of runs shows its name.

@@ -23,6 +23,7 @@ from alignment.pipeline.steps import OpenBase, Step
 from alignment.pipeline.verdicts import chain_so_far, each_step
 from alignment.records import ModelRef, StageRecord
 from alignment.report.assemble import ReportFiles
+from alignment.store.activity import announced
 from alignment.store.store import Store
 from flows.device import state_device
 from flows.form import Change, Config, Rounds, form_field
@@ -73,7 +74,9 @@ def sft_dpo(
     try:
         settings = load(find_config(config), overrides).first_rounds(rounds)
         state_device(settings, get_run_logger().info)
-        return run_chain(settings, command_of("run", config, overrides))
+        command = command_of("run", config, overrides)
+        with announced(Store(root=settings.store), command):
+            return run_chain(settings, command)
     except AlignmentError as error:
         # Returned, not raised: the run page then shows this line and no traceback. Callers of the
         # flow still get `error` raised.

@@ -1,9 +1,10 @@
 """What is being built in a store, as any other process can see it: locks, marks, logs."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 from alignment.records import Frozen
 from alignment.store.durable import remove
@@ -13,6 +14,9 @@ from alignment.store.store import Store
 
 COMMAND = "command-"
 """How the locks of commands are called; those of steps are called by a key."""
+TIDYING = "tidying"
+"""The lock that is held while artifacts are removed."""
+_announced: set[Path] = set()
 
 
 class Activity(Frozen):
@@ -35,16 +39,25 @@ class Activity(Frozen):
     log: str
 
 
-@contextmanager
+@contextlib.contextmanager
 def announced(store: Store, command: str) -> Iterator[None]:
     """Within the block, others see that a command works in the store, also between its steps.
 
-    A step's own lock is taken by its process, which needs seconds to start.
+    A step's own lock is taken by its process, which needs seconds to start. Waits while the store
+    is tidied: who removes artifacts looks for announced commands after taking the same lock.
     """
     name = f"{COMMAND}{socket.gethostname()}-{os.getpid()}"
-    with store.lock(name, purpose=command):
+    place = store.root / "locks" / f"{name}.lock"
+    if place in _announced:  # a flow in the process of its command
         yield
-        remove("command.over", store.root / "locks" / f"{name}.lock")
+        return
+    with store.lock(name, purpose=command), contextlib.ExitStack() as after:
+        _announced.add(place)
+        after.callback(_announced.discard, place)
+        after.callback(remove, "command.over", place)
+        with store.lock(TIDYING, purpose=command):
+            pass
+        yield
 
 
 def commands(store: Store) -> list[Holder]:

@@ -6,6 +6,7 @@ A key says what was made, not for whom. This index says which run's "dpo-3" an a
 it loses names only: the next time a run ends, it is written again.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -19,6 +20,10 @@ from alignment.store.store import Store, storage_errors
 logger = logging.getLogger(__name__)
 ELSEWHERE = ("store", "device", "stall_minutes", "gpu_memory_gib")
 """Settings that say where a run takes place; they are in no key."""
+
+
+LONGEST_VALUE = 120
+"""Characters of a setting's value that are shown."""
 
 
 class RunEntry(Frozen):
@@ -56,6 +61,24 @@ class RunEntry(Frozen):
     def reference(self) -> str:
         """Its name in references, which no other config of that name has."""
         return f"{self.name}-{self.id}"
+
+
+class Change(Frozen):
+    """A setting in which two configs differ, with its values as text."""
+
+    key: str
+    before: str
+    after: str
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+    """The settings in which two configs differ, by dotted key, in the order of the first."""
+    if not before or not after:
+        return
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    for key in {**old, **new}:
+        if old.get(key) != new.get(key):
+            yield Change(key=key, before=_shown(old, key), after=_shown(new, key))
 
 
 def run_id(config: Mapping[str, Any]) -> str:
@@ -126,3 +149,22 @@ def names_of_keys(store: Store) -> dict[str, str]:
     for entry in reversed(runs_in(store)):
         found |= dict.fromkeys(entry.steps.values(), entry.title)
     return found
+
+
+def _leaves(node: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a config with its dotted key."""
+    children = dict(enumerate(node)) if isinstance(node, list) else node
+    if not isinstance(children, Mapping) or not children:
+        yield above, node
+        return
+    for key, value in children.items():
+        if above or key not in ELSEWHERE:
+            yield from _leaves(value, f"{above}.{key}".lstrip("."))
+
+
+def _shown(leaves: Mapping[str, Any], key: str) -> str:
+    if key not in leaves:
+        return "unset"
+    value = leaves[key]
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

@@ -12,6 +12,7 @@ from alignment.rounds.measure import on_line
 from alignment.rounds.references import find_one, line_in
 from alignment.rounds.sealed import on_sealed_rows
 from alignment.rounds.steps import inbox_of
+from alignment.store.activity import announced
 from alignment.store.lineage import containing
 from alignment.store.store import Store
 from flows.printing import print_anchor, print_list, say
@@ -25,7 +26,8 @@ def promote(reference: str, store: Path, line: str | None, why: str) -> None:
     opened = existing_store(store)
     rounds = line_in(opened, line)
     model = find_one(opened, reference).key
-    champion = on_line(rounds, model, build=lambda step: run_step(opened, step))
+    with announced(opened, f"sft-dpo promote {reference}"):
+        champion = on_line(rounds, model, build=lambda step: run_step(opened, step))
     for sentence in on_sealed_rows(opened, rounds.state(), champion):
         say(sentence)
     rounds.promote(champion, why or NO_REASON)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from alignment.rounds.line import check_sound
 from alignment.rounds.references import find_one
+from alignment.store.activity import announced
 from flows.printing import say
 from flows.quiet import quiet_libraries
 from flows.stores import existing_store
@@ -30,7 +31,8 @@ def export_model(
     quiet_libraries()  # before the import below, which warns
     from alignment.compose.export import export
 
-    done = export(opened, record, to, form=form, dtype=dtype, converter=converter)
+    with announced(opened, f"sft-dpo export {reference}"):
+        done = export(opened, record, to, form=form, dtype=dtype, converter=converter)
     for note in done.notes():
         say(note)
     say(f"written to {to}")
@@ -43,7 +45,8 @@ def chat(reference: str, store: Path, *, tokens: int) -> None:
     quiet_libraries()  # before the import below, which warns
     from alignment.compose.export import open_for_chat
 
-    reply = open_for_chat(opened, record, max_new_tokens=tokens)
+    with announced(opened, f"sft-dpo chat {reference}"):  # while its weights are read
+        reply = open_for_chat(opened, record, max_new_tokens=tokens)
     prompt = "> " if sys.stdin.isatty() else ""
     turns: list[tuple[str, str]] = []
     while (line := _read_line(prompt)) is not None:

@@ -1,15 +1,14 @@
 """`sft-dpo runs`: the finished runs of a store, and in what their configs differ."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from alignment.rounds.ledger import Closed
 from alignment.rounds.line import RoundLine
 from alignment.rounds.notes import brief
-from alignment.store.runs import ELSEWHERE, RunEntry, runs_in
+from alignment.store.runs import RunEntry, changes, runs_in
 from alignment.store.store import Store
 from flows.printing import say
 from flows.stores import existing_store
@@ -70,22 +69,10 @@ def differences(earlier: RunEntry | None, run: RunEntry) -> str:
     """What the config of a run changes in that of an earlier one of its name."""
     if earlier is None:
         return ""
-    before, after = dict(_leaves(earlier.config)), dict(_leaves(run.config))
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    shown = [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys[:SHOWN]]
-    more = [f"{len(keys) - SHOWN} more"] if len(keys) > SHOWN else []
+    found = list(changes(earlier.config, run.config))
+    shown = [f"{one.key}: {one.before} -> {one.after}" for one in found[:SHOWN]]
+    more = [f"{len(found) - SHOWN} more"] if len(found) > SHOWN else []
     return f"{earlier.reference} in {', '.join([*shown, *more])}"
-
-
-def _leaves(node: Any, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a config with its dotted key."""
-    children = dict(enumerate(node)) if isinstance(node, list) else node
-    if not isinstance(children, Mapping):
-        yield above, node
-        return
-    for key, value in children.items():
-        if above or key not in ELSEWHERE:
-            yield from _leaves(value, f"{above}.{key}".lstrip("."))
 
 
 def age(when: str) -> str:
