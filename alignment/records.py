@@ -530,6 +530,7 @@ class EvalReport(Frozen):
         model: its label in tables: "base", "sft", "round 1", "control".
         tasks: uri of the rows of suites and of lm-eval (`TaskScore`), if any are configured.
         reliability: how often the model is right at each of its confidences, lowest first.
+        noise: how far each metric of the base model moved when it was measured again.
         generations, pairs: uris of the underlying rows (`Generation`, `PairScore`).
     """
 
@@ -541,6 +542,7 @@ class EvalReport(Frozen):
     pairs: str
     tasks: str | None = None
     reliability: tuple[ReliabilityBin, ...] = ()
+    noise: dict[str, float] = Field(default_factory=dict)
 
 
 class Generation(Frozen):

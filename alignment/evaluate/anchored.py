@@ -150,10 +150,10 @@ def _margin(
     words = (
         f"{evaluator.in_words} is {_away(counts.difference)} {to}, at worst {_away(lowest)} "
         f"(error {config.level:g}; {rows.wins} won, {rows.losses} lost of {rows.n} rows; "
-        f"{config.margin:g} below is allowed)"
+        f"{config.margin:g} below is allowed{f', noise {rows.noise:.3f}' if rows.noise else ''})"
     )
     name = f"{evaluator.in_words} to anchor"
-    return Check(name=name, finding=margin_finding(config, counts), words=words)
+    return Check(name=name, finding=margin_finding(config, counts, rows.noise), words=words)
 
 
 def _away(difference: float) -> str:
@@ -162,11 +162,18 @@ def _away(difference: float) -> str:
     return f"{abs(difference):.3f} {'above' if difference > 0 else 'below'}"
 
 
-def margin_finding(config: AnchoredGate, counts: PairedCounts) -> Finding:
-    """Whether a share is shown to hold the margin, shown to break it, or neither."""
-    if is_shown_above(counts, config.margin, config.level):
+def margin_finding(config: AnchoredGate, counts: PairedCounts, noise: float = 0.0) -> Finding:
+    """Whether a share is shown to hold the margin, shown to break it, or neither.
+
+    Measured again, the difference might be lower by the noise, which therefore has to fit as well.
+    """
+    if noise < config.margin and is_shown_above(counts, config.margin - noise, config.level):
         return "passed"
-    return "failed" if is_shown_below(counts, config.margin, SHOWN) else "inconclusive"
+    return "failed" if _shown_below(counts, config.margin, SHOWN, noise) else "inconclusive"
+
+
+def _shown_below(counts: PairedCounts, margin: float, level: float, noise: float) -> bool:
+    return -counts.difference > noise and is_shown_below(counts, margin, level)
 
 
 def _within_error(config: AnchoredGate, look: int) -> Iterator[Check]:
@@ -184,13 +191,13 @@ def _groups(config: AnchoredGate, candidate: JudgedModel, anchor: JudgedModel) -
     All rows of a metric that is only watched are one more group.
     """
     groups = [
-        (evaluator, name, counts)
+        (evaluator, name, counts, rows.noise)
         for evaluator in gate_evaluators("paired", "watched")
         for name, rows in _PairedRows.of(evaluator, candidate, anchor).groups()
         if rows.n >= config.min_rows and (counts := rows.counts()) is not None
     ]
-    for evaluator, name, counts in groups:
-        if is_shown_below(counts, config.group_margin, SHOWN / len(groups)):
+    for evaluator, name, counts, noise in groups:
+        if _shown_below(counts, config.group_margin, SHOWN / len(groups), noise):
             words = (
                 f"{evaluator.in_words} of {name} is {_away(counts.difference)} "
                 f"{anchor.label} ({config.group_margin:g} below is allowed)"
@@ -245,11 +252,13 @@ class _PairedRows(NamedTuple):
     anchor: Mapping[str, float]
     rows: Mapping[str, Labels]
     watched: bool
+    noise: float
 
     @classmethod
     def of(cls, evaluator: Evaluator, candidate: JudgedModel, anchor: JudgedModel) -> "_PairedRows":
         own, theirs = candidate.by_row(evaluator), anchor.by_row(evaluator)
-        return cls(own, theirs, anchor.labels(evaluator), evaluator.gate == "watched")
+        noise = candidate.noise.get(evaluator.name, 0.0)
+        return cls(own, theirs, anchor.labels(evaluator), evaluator.gate == "watched", noise)
 
     @property
     def n(self) -> int:

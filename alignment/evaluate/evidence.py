@@ -104,6 +104,11 @@ class ModelEvidence(Frozen):
     settings: Json = Field(description="The settings of its evaluation.")
     values: dict[str, Column] = Field(description="The values of the rows by metric.")
     stored: dict[str, Estimate] = Field(description="Means as the evaluation reported them.")
+    noise: dict[str, float] = Field(
+        default_factory=dict,
+        exclude_if=lambda noise: not noise,
+        description="The difference up to which nothing counts as shown, by metric.",
+    )
 
 
 class Evidence(Frozen):
@@ -134,6 +139,7 @@ class Evidence(Frozen):
             values={name: c.by_id(self.rows[c.kind]) for name, c in model.values.items()},
             rows={kind: rows.by_id() for kind, rows in self.rows.items()},
             stored=model.stored,
+            noise=model.noise,
         )
 
 

@@ -41,6 +41,7 @@ def not_worse(candidate: JudgedModel, champion: JudgedModel) -> Iterator[Check]:
         prompts = champion.prompts(evaluator)
         found = evaluator.paired(candidate.by_row(evaluator), champion.by_row(evaluator), prompts)
         if found is not None:
+            found = found.above(candidate.noise.get(evaluator.name, 0.0))
             change = found.difference.value
             worse = found.shown and (change > 0 if evaluator.better == "lower" else change < 0)
             yield Check(
@@ -67,9 +68,11 @@ def _in_words(evaluator: Evaluator, paired: PairedDifference) -> str:
     verb = "did not change" if change.value == 0 else "fell by" if change.value < 0 else "rose by"
     amount = "" if change.value == 0 else f" {abs(change.value):.3f}"
     chance = "p < 0.001" if paired.p_value < 0.001 else f"p = {paired.p_value:.3f}"
+    noise = f", noise {paired.noise:.3f}" if paired.noise else ""
     return (
         f"{evaluator.in_words} {verb}{amount} (95 % interval {change.low:+.3f} to "
-        f"{change.high:+.3f}, {paired.wins} won, {paired.losses} lost of {change.n} rows, {chance})"
+        f"{change.high:+.3f}, {paired.wins} won, {paired.losses} lost of {change.n} rows, "
+        f"{chance}{noise})"
     )
 
 

@@ -14,6 +14,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 
+from pydantic import Field
+
 from alignment.evaluate.clusters import design_effect, summed
 from alignment.records import Estimate, Frozen
 
@@ -30,6 +32,7 @@ class PairedDifference(Frozen):
         wins, losses, ties: rows where the first is higher, lower, equal.
         p_value: exact two-sided sign test on wins against losses; for shares, McNemar's. Where
             several rows share a prompt, prompts are counted, by the sum of their differences.
+        noise: how far the mean of one model moves when it is measured again (`noise.py`).
     """
 
     difference: Estimate
@@ -37,12 +40,18 @@ class PairedDifference(Frozen):
     losses: int
     ties: int
     p_value: float
+    noise: float = Field(default=0.0, exclude_if=lambda noise: noise == 0)
 
     @property
     def shown(self) -> bool:
-        """Whether the test and the interval both say that the models differ."""
+        """Whether test and interval both say that the models differ, by more than the noise."""
         apart = self.difference.low > 0 or self.difference.high < 0
-        return apart and self.p_value < SIGNIFICANCE
+        loud = abs(self.difference.value) > self.noise
+        return apart and loud and self.p_value < SIGNIFICANCE
+
+    def above(self, noise: float) -> "PairedDifference":
+        """The same, to be shown only if it is larger than this."""
+        return self.model_copy(update={"noise": noise})
 
 
 def proportion(hits: int, n: int, *, effect: float = 1.0) -> Estimate:

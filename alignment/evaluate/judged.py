@@ -41,12 +41,14 @@ class JudgedModel:
         values: by metric and id of the row.
         rows: the rows by kind ("pairs", "generations") and id.
         stored: means of the metrics that the gate looks at, as the evaluation reported them.
+        noise: by metric, the difference up to which nothing counts as shown; 0 if it is missing.
     """
 
     label: str
     values: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
     rows: Mapping[Kind, Mapping[str, Labels]] = field(default_factory=dict)
     stored: Mapping[str, Estimate] = field(default_factory=dict)
+    noise: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, report: EvalReport, rows: ScoredRows) -> Self:
@@ -68,6 +70,7 @@ class JudgedModel:
                 for evaluator in gate_evaluators()
                 if evaluator.name in report.overall
             },
+            noise=report.noise,
         )
 
     def by_row(self, evaluator: Evaluator) -> dict[str, float]:

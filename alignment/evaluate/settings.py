@@ -75,6 +75,12 @@ class EvaluationConfig(Frozen):
     harness: HarnessConfig | None = Field(
         default=None, description="Tasks of lm-eval to run on every model."
     )
+    noise_floor: NonNegativeInt = Field(
+        default=0,
+        exclude_if=lambda times: times == 0,  # so that keys from before it existed stay
+        description="Measure the base model this many times more, with the rows in other batches. "
+        "No difference that is smaller than what this changes counts as shown.",
+    )
 
     @field_validator("data")
     @classmethod

@@ -6,8 +6,8 @@ Not here: the metrics (`evaluators/`), comparing models (`report/compare.py`).
 """
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -17,8 +17,9 @@ from alignment.answers.ask import generate
 from alignment.data.verifiers import VerifiablePrompt, Verifier
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.harness import run_tasks
+from alignment.evaluate.noise import parts, spread
 from alignment.evaluate.settings import EvaluationConfig
-from alignment.evaluate.summary import summarise
+from alignment.evaluate.summary import means, summarise
 from alignment.models.load import LoadedModel
 from alignment.records import (
     EvalReport,
@@ -60,11 +61,13 @@ class BaselineScores:
         base: scores of the same pairs under the base model.
         distributions: file with the base model's distributions on the probe pairs.
         parent: scores under the model that this one was trained from.
+        noise: how far each metric of the base model moves when it is measured again.
     """
 
     base: Sequence[PairScore]
     distributions: Path
     parent: Sequence[PairScore]
+    noise: Mapping[str, float] = field(default_factory=dict)
 
 
 def eval_prompts(
@@ -122,8 +125,13 @@ def evaluate(
     Returns:
         The report; `generations`, `pairs` and `tasks` are file names within `out`.
     """
+
+    def again() -> Iterator[dict[str, float]]:
+        for number in range(1, config.noise_floor + 1):
+            yield means(_again(config, model, pairs, prompts, number, scores, progress))
+
     rows = _encoded(model, pairs, max_length=config.max_length)
-    scores = _score(config, model, pairs, rows, baseline, progress)
+    scores = _score(config, model, pairs, rows, baseline.base if baseline else (), progress)
     kl = _kl_from_base(model, pairs, rows[::2], baseline, out / DISTRIBUTIONS)
     scores = [row.model_copy(update={"kl_from_base": kl.get(row.id)}) for row in scores]
     generations = _answer(config, model, prompts, progress)
@@ -135,6 +143,7 @@ def evaluate(
         logprob_drift=_drift(scores, baseline),
     )
     summary = summarise(measured, seed=seed)
+    noise = baseline.noise if baseline else spread([means(measured), *again()])
     _write(out / PAIRS, scores)
     _write(out / GENERATIONS, generations)
     if tasks:
@@ -142,9 +151,36 @@ def evaluate(
     return EvalReport(
         model=label,
         **summary._asdict(),
+        noise=dict(noise),
         generations=GENERATIONS,
         pairs=PAIRS,
         tasks=TASKS if tasks else None,
+    )
+
+
+def _again(
+    config: EvaluationConfig,
+    model: LoadedModel,
+    pairs: Sequence[PreferencePair],
+    prompts: Sequence[EvalPrompt],
+    number: int,
+    base: Sequence[PairScore],
+    progress: Progress,
+) -> ScoredRows:
+    """A further measurement of the same rows in other batches, without tasks of lm-eval."""
+
+    def answered(asked: Sequence[EvalPrompt]) -> list[Generation]:
+        found = (_answer(config, model, part, progress) for part in parts(asked, number))
+        return [reply for replies in found for reply in replies]
+
+    def scored(part: Sequence[PreferencePair]) -> list[PairScore]:
+        rows = _encoded(model, part, max_length=config.max_length)
+        return _score(config, model, part, rows, base, progress)
+
+    return ScoredRows(
+        pairs=[score for part in parts(pairs, number) for score in scored(part)],
+        generations=answered(prompts),
+        tasks=_task_scores(answered(_items(config))),
     )
 
 
@@ -164,7 +200,7 @@ def _score(
     model: LoadedModel,
     pairs: Sequence[PreferencePair],
     rows: Sequence[Completion],
-    baseline: BaselineScores | None,
+    base_scores: Sequence[PairScore],
     progress: Progress,
 ) -> list[PairScore]:
     found = config.engine.reply_logprobs(
@@ -174,7 +210,7 @@ def _score(
         on_progress=lambda done: progress.update("scoring", done, len(rows)),
     )
     sums = [float(row.sum()) for row in found]
-    base = {score.id: score for score in baseline.base} if baseline else {}
+    base = {score.id: score for score in base_scores}
     scores = []
     for i, pair in enumerate(pairs):
         chosen, rejected = sums[2 * i], sums[2 * i + 1]
@@ -233,8 +269,17 @@ def _tasks(
     config: EvaluationConfig, model: LoadedModel, kept: Path, progress: Progress
 ) -> list[TaskScore]:
     """The rows of all suites, then those of lm-eval's tasks."""
-    items = eval_prompts([prompt for suite in config.suites for prompt in suite.prompts()], ())
-    rows = [
+    items = _items(config)
+    rows = _task_scores(_answer(config, model, items, progress) if items else ())
+    return rows + run_tasks(config, model=model, kept=kept, progress=progress)
+
+
+def _items(config: EvaluationConfig) -> list[EvalPrompt]:
+    return eval_prompts([prompt for suite in config.suites for prompt in suite.prompts()], ())
+
+
+def _task_scores(replies: Iterable[Generation]) -> list[TaskScore]:
+    return [
         TaskScore(
             id=row.id,
             task_type=row.task_type,
@@ -244,9 +289,8 @@ def _tasks(
             score=None if row.passed is None else float(row.passed),
             reply=row.reply,
         )
-        for row in (_answer(config, model, items, progress) if items else ())
+        for row in replies
     ]
-    return rows + run_tasks(config, model=model, kept=kept, progress=progress)
 
 
 def _passes(prompt: EvalPrompt, answer: str) -> bool | None:

@@ -4,6 +4,7 @@ Not here: the metrics (`evaluators/`), which differences are worth a sentence
 (`report/compare.py`).
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -54,6 +55,16 @@ def summarise(rows: ScoredRows, *, seed: int = 0) -> Summary:
 
     overall, by_task_type, by_source = _by_group(rows, estimates)
     return Summary(overall, by_task_type, by_source, reliability(rows.pairs))
+
+
+def means(rows: ScoredRows) -> dict[str, float]:
+    """Every metric in total, without an interval."""
+    measured = {e.name: list(e.measure(rows)) for e in evaluators.EVALUATORS}
+    return {
+        name: math.fsum(v.total for v in values) / math.fsum(v.weight for v in values)
+        for name, values in measured.items()
+        if values
+    }
 
 
 def differences(first: ScoredRows, second: ScoredRows, *, seed: int = 0) -> Differences:

@@ -83,6 +83,10 @@ class Comparison(Frozen):
         found = self.paired.difference
         if found.n < _FEWEST:
             return f"n = {found.n} decides nothing"
+        if abs(found.value) <= self.paired.noise:
+            return (
+                f"measured again, one model moves by {show_value(self.metric, self.paired.noise)}"
+            )
         least = (found.high - found.low) / 2 * _POWER_80
         return f"{found.n:,} rows would show about {show_value(self.metric, least)}"
 
@@ -110,10 +114,17 @@ def compare(
     *,
     generations: Mapping[str, Iterable[Generation]],
     pairs: Mapping[str, Iterable[PairScore]],
+    noise: Mapping[str, float] | None = None,
 ) -> tuple[Comparison, ...]:
     """Compares `final` with every model that is not another round, in the metrics they share.
 
     Rounds are compared with each other by the gate.
+
+    Args:
+        final: label of the model.
+        generations: replies by label.
+        pairs: scores by label.
+        noise: the difference up to which nothing counts as shown, by metric.
     """
     rows = {
         label: ScoredRows(
@@ -125,7 +136,7 @@ def compare(
         comparison
         for evaluator in evaluators.EVALUATORS
         if evaluator.compared
-        for comparison in _against_others(final, evaluator, rows)
+        for comparison in _against_others(final, evaluator, rows, noise or {})
     )
 
 
@@ -173,13 +184,13 @@ def paired_table(comparisons: Sequence[Comparison]) -> Table:
         rows,
         align="llrrrl",
         note="The sign test over rows is exact and two-sided (McNemar's test for pass and fail), "
-        "and not corrected for the number of comparisons. A difference counts as shown if p < .05 "
-        "and the 95 % interval excludes zero.",
+        "and not corrected for the number of comparisons. A difference counts as shown if p < .05, "
+        "the 95 % interval excludes zero, and it is above the noise floor, if one was measured.",
     )
 
 
 def _against_others(
-    final: str, evaluator: Evaluator, rows: Mapping[str, ScoredRows]
+    final: str, evaluator: Evaluator, rows: Mapping[str, ScoredRows], noise: Mapping[str, float]
 ) -> Iterator[Comparison]:
     own = evaluator.by_row(rows.get(final, ScoredRows()))
     clusters = evaluator.clusters_of(rows.get(final, ScoredRows()))
@@ -187,7 +198,8 @@ def _against_others(
         if other == final or other.startswith("round "):
             continue
         if difference := evaluator.paired(own, evaluator.by_row(theirs), clusters):
-            yield Comparison(final=final, other=other, metric=evaluator.name, paired=difference)
+            found = difference.above(noise.get(evaluator.name, 0.0))
+            yield Comparison(final=final, other=other, metric=evaluator.name, paired=found)
 
 
 def _negative(difference: Estimate) -> Estimate:

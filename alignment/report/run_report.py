@@ -107,7 +107,10 @@ class RunReport(Frozen):
         """The final model compared with the others."""
         if self.final_model is None:
             return ()
-        return compare.compare(self.final_model, generations=self.generations, pairs=self.pairs)
+        noise = next((e.noise for e in self.evaluations if e.model == self.final_model), {})
+        return compare.compare(
+            self.final_model, generations=self.generations, pairs=self.pairs, noise=noise
+        )
 
     @property
     def reference_model(self) -> str | None:

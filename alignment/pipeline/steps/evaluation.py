@@ -90,6 +90,7 @@ class EvaluateModel(Step):
             base=list(read_rows(store.folder(base.key) / PAIRS, PairScore)),
             distributions=store.folder(base.key) / DISTRIBUTIONS,
             parent=list(read_rows(store.folder(parent.key) / PAIRS, PairScore)),
+            noise=EvalReport.model_validate(base.output).noise,
         )
 
 

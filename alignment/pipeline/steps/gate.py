@@ -204,6 +204,7 @@ def _evidence(
         settings=evaluation_settings(evaluation),
         values=columns_of(judged, rows),
         stored=dict(judged.stored),
+        noise=dict(judged.noise),
     )
 
 

@@ -23,6 +23,7 @@ from alignment.evaluate.suite import (
 )
 from alignment.evaluate.suites.general import GeneralSuite
 from alignment.records import Generation, Message, PairScore, TaskScore
+from alignment.scoring.engine import Stock
 from alignment.scoring.logprobs import encode, pair_logprobs
 from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
@@ -244,3 +245,18 @@ def test_suites_are_measured_beside_the_runs_own_prompts(run, open_tiny):
     assert found.report.overall["pass_rate"].n == len(found.generations) == 4
     assert found.report.tasks == TASKS
     assert run(open_tiny()).report.tasks is None
+
+
+def test_the_base_model_is_measured_again_and_others_take_its_noise(
+    run, open_tiny, tiny_ref, make_adapter
+):
+    """In bfloat16, where rows in another batch are rounded differently."""
+    config = SMALL.model_copy(update={"noise_floor": 2, "engine": Stock()})
+    half = replace(base := open_tiny(), model=base.model.bfloat16())
+    first = run(half, config=config)
+    assert first.report.overall.keys() >= first.report.noise.keys() >= {"nll", "pass_rate"}
+    assert 0 < first.report.noise["nll"] < 0.01
+    baseline = replace(against(first), noise=first.report.noise)
+    trained = open_tiny(tiny_ref.push(make_adapter("a", seed=1)))
+    assert run(trained, config=config, baseline=baseline).report.noise == first.report.noise
+    assert run(open_tiny()).report.noise == {}
