@@ -69,9 +69,17 @@ def thinned(points: Sequence[T]) -> Sequence[T]:
     return points[:: math.ceil(len(points) / _MOST_POINTS) or 1]
 
 
-def legend(axes: Axes) -> None:
-    """Adds a one-line legend above the plot, without series that have no data."""
-    drawn = [
+def legend(axes: Axes, keys: Sequence[Line2D] = ()) -> None:
+    """Adds a one-line legend above the plot, without series that have no data.
+
+    Args:
+        axes: the plot.
+        keys: marks with labels to show instead of those of the series.
+    """
+    drawn: list[tuple[object, object]] = [(key, key.get_label()) for key in keys]
+    for key in keys:
+        key.set(linestyle="", markersize=7)
+    drawn = drawn or [
         (handle, label)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         if not _is_empty(handle)

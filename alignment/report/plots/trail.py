@@ -1,9 +1,12 @@
 """The trail of a line: how far each round lies above or below the anchor."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from alignment.evaluate.evaluators import evaluator_of
 from alignment.report.metric import signed
@@ -21,17 +24,21 @@ from alignment.report.plots.canvas import (
 )
 from alignment.report.trail import Point, Trail
 
-_MOST_NAMES = 16
+_LETTER = 6.5
+"""Width of a letter of size 11, in pixels; generous, so that names do not touch."""
+_BESIDE = 150
+"""Width of what stands left and right of the rounds, in pixels."""
+_ROUND = "round "
 
 
 def since_anchor(trail: Trail) -> Figure:
     """Each round against the anchor, in every metric that has a margin.
 
-    A mark is the difference, filled if the round was kept; its bar reaches down to what the gate
-    cannot exclude. The dashed line is the margin.
+    A mark is the difference, hollow if the round was not kept; its bar reaches down to what the
+    gate cannot exclude. The dashed line is the margin.
     """
-    wide = max(0, len(trail.rounds) - 8) * 40
-    figure, axes = empty_figure(height=260, width=min(WIDTH + wide, 1000))
+    width = min(WIDTH + max(0, len(trail.rounds) - 8) * 40, 1000)
+    figure, axes = empty_figure(height=260, width=width)
     axes.axhline(0, color=INK, linewidth=1)
     _beside(axes, 0, trail.anchor, MUTED)
     if trail.margin is not None:
@@ -41,13 +48,21 @@ def since_anchor(trail: Trail) -> Figure:
     for number, metric in enumerate(metrics):
         shift = 0.14 * (number - (len(metrics) - 1) / 2)
         places = [(round_ + shift, point) for round_, point in trail.places(metric)]
-        _draw(axes, places, label=evaluator_of(metric).in_words, mark=MARKS[number % len(MARKS)])
-    _name_rounds(axes, trail.rounds)
+        _draw(axes, places, mark=MARKS[number % len(MARKS)])
+    _name_rounds(axes, trail.rounds, width)
     axes.set_ylabel(f"difference to {short_label(trail.anchor)}")
     axes.yaxis.set_major_formatter(lambda share, _: signed(share, digits=2))
     axes.grid(visible=False, axis="x")
-    legend(axes)
+    legend(axes, list(_keys(trail)))
     return figure
+
+
+def _keys(trail: Trail) -> Iterator[Line2D]:
+    """The entries of the legend: each metric, and what a hollow mark means."""
+    for metric, (colour, marker) in zip(trail.metrics, cycle(MARKS), strict=False):
+        yield Line2D([], [], color=colour, marker=marker, label=evaluator_of(metric).in_words)
+    if not all(point.kept for point in trail.points):
+        yield Line2D([], [], color=PAPER, marker="o", markeredgecolor=MUTED, label="not kept")
 
 
 def _beside(axes: Axes, height: float, text: str, colour: str) -> None:
@@ -63,9 +78,7 @@ def _beside(axes: Axes, height: float, text: str, colour: str) -> None:
     )
 
 
-def _draw(
-    axes: Axes, places: Sequence[tuple[float, Point]], *, label: str, mark: tuple[str, str]
-) -> None:
+def _draw(axes: Axes, places: Sequence[tuple[float, Point]], *, mark: tuple[str, str]) -> None:
     colour, marker = mark
     for x, point in places:
         axes.plot([x, x], [point.at_worst, point.difference], color=colour, linewidth=1.6, zorder=2)
@@ -79,12 +92,17 @@ def _draw(
             markeredgecolor=colour,
             markersize=7,
             zorder=3,
-            label=label if kept else f"{label}, not kept",
         )
 
 
-def _name_rounds(axes: Axes, rounds: Sequence[str]) -> None:
-    step = len(rounds) // _MOST_NAMES + 1
+def _name_rounds(axes: Axes, rounds: Sequence[str], width: int) -> None:
+    """Names below the axis, as many as have room; "round 1" to "round 12" become numbers."""
+    numbered = all(name.startswith(_ROUND) for name in rounds)
+    names = [short_label(name.removeprefix(_ROUND) if numbered else name) for name in rounds]
+    room = (width - _BESIDE) / len(rounds)
+    step = math.ceil((max(map(len, names)) + 2) * _LETTER / room)
     shown = range(0, len(rounds), step)
-    axes.set_xticks(list(shown), [short_label(rounds[number]) for number in shown])
+    axes.set_xticks(list(shown), [names[number] for number in shown])
     axes.set_xlim(-0.5, len(rounds) - 0.5)
+    if numbered:
+        axes.set_xlabel("round")
