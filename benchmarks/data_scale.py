@@ -4,7 +4,7 @@
 
 First generates the rows: prompts of the practice set followed by slices of this repository's own
 prose, 1.6 kB each, including 2 % near duplicates, 1 % duplicates and 1 % broken lines. With --work,
-the same call resumes a run that was killed.
+the same call resumes a run that was killed. It uses the cores that it may: `taskset -c 0` for one.
 """
 
 import argparse
@@ -66,10 +66,11 @@ def show(path: Path, rows: int, tokenizer: str, work: Path) -> None:
         )
     seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    helper = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     reference = prepared.ref
     print(
         f"| {rows:,} | {path.stat().st_size / 1e6:,.0f} MB | {seconds:,.0f} s | "
-        f"{rows / seconds:,.0f} | {peak:,.0f} MB |  kept {reference.kept}, "
+        f"{rows / seconds:,.0f} | {peak:,.0f} MB, each process {helper:,.0f} |  kept {reference.kept}, "
         f"held out {reference.held}, {dict(reference.quarantined)}"
     )
 

@@ -10,7 +10,6 @@ before the fork. Not here: what a child does.
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -25,6 +24,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
+
+from alignment.processes import die_with
 
 STOPS = {signal.SIGTERM, signal.SIGINT}
 """The signals that ask a child to stop; blocked from the fork until it has its handlers."""
@@ -227,17 +228,8 @@ def _run_child(content: int, log: int, server: int) -> list[str]:
     for standard in (1, 2):
         os.dup2(log, standard)
     os.close(log)
-    _die_with(server)
+    die_with(server)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
     return list(request["arguments"])
-
-
-def _die_with(parent: int) -> None:
-    """Let the kernel kill this process when its parent exits (Linux)."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the parent process is gone")

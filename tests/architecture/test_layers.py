@@ -22,7 +22,7 @@ HOUSE = ["alignment", "tasks", "flows", "deployments"]
 
 LAYERS = [
     {"urls"},  # how they may be shown
-    {"errors", "records"},
+    {"errors", "processes", "records"},
     {"extras"},  # optional packages
     {"store"},  # artifacts on disk
     {"models"},  # weights, adapters, chat templates

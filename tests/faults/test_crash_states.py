@@ -6,12 +6,14 @@ next run does it, and ends as if there had been no crash.
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from alignment.data.build.shards import FilterPass, fill_shards
+from alignment.data.build.batches import FilterPass
+from alignment.data.build.shards import fill_shards
 from alignment.data.read.reading import Reading
 from alignment.data.row import Row
 from alignment.data.split import prompt_key
@@ -198,7 +200,7 @@ def pairs(count):
 def shard_of(work):
     reading = Reading("any", "pairs", "any", "", pairs(30))
     filters: FilterPass[PreferencePair] = FilterPass((), salt="", signatures=True)
-    (shard,) = fill_shards(reading, 0, filters, work, lambda _: None)
+    (shard,) = fill_shards(reading, 0, partial(map, filters), work, lambda _: None)
     index = np.load(shard / "index.npy")
     return snapshot(shard), len(index)
 

@@ -17,6 +17,9 @@ from typing import IO, Generic
 import numpy as np
 from numpy.typing import NDArray
 
+from alignment.data.build.batches import BATCH, Batch, FilteredBatch, FilterPass
+from alignment.data.build.forked_map import ForkedMap
+from alignment.data.build.names import numbers_in
 from alignment.data.build.report import (
     HELD_OUT,
     PROMPT_KEYS,
@@ -34,13 +37,11 @@ from alignment.data.build.report import (
     too_many_unreadable,
 )
 from alignment.data.build.shards import (
-    BATCH,
     DROPPED,
     INDEX,
     ROWS,
     SHARD_LAYOUT,
     SIGNATURES,
-    FilterPass,
     fill_shards,
     read_summary,
 )
@@ -92,6 +93,7 @@ class DatasetBuilder(Generic[R]):
         key: digest of everything that determines the shards.
         on_progress: for a progress bar.
         expected: estimates the total of rows from the number read so far; 0 if unknown.
+        large: whether there are enough rows to filter them in several processes.
 
     Raises:
         DataError: a source cannot be read.
@@ -106,6 +108,7 @@ class DatasetBuilder(Generic[R]):
         key: str,
         on_progress: OnProgress,
         expected: Callable[[int], int] = lambda _: 0,
+        large: bool = False,
     ) -> None:
         self._on_progress = on_progress
         self._work = _work_folder(work, key)
@@ -121,16 +124,21 @@ class DatasetBuilder(Generic[R]):
             done += rows
             on_progress("reading", done, expected(done))
 
-        for number, reading in enumerate(readings):
-            self.readings.append(reading)
-            self.dropped[number] = Counter()
-            for folder in fill_shards(reading, number, filters, self._work, count):
-                summary = read_summary(folder)
-                self._shards.append(folder)
-                self.read[number] += summary.read
-                self.changes.update(summary.changes)
-                self.dropped[number].update(summary.dropped)
+        filtered: ForkedMap[Batch, FilteredBatch] = ForkedMap(filters, worth_it=large)
+        with filtered:
+            for number, reading in enumerate(readings):
+                self.readings.append(reading)
+                self.dropped[number] = Counter()
+                for folder in fill_shards(reading, number, filtered, self._work, count):
+                    self._add(folder, number)
         self._collect(signatures=filters.signatures)
+
+    def _add(self, folder: Path, number: int) -> None:
+        summary = read_summary(folder)
+        self._shards.append(folder)
+        self.read[number] += summary.read
+        self.changes.update(summary.changes)
+        self.dropped[number].update(summary.dropped)
 
     def _collect(self, *, signatures: bool) -> None:
         """Join the shards' columns, with one numbering of files and task types."""
@@ -139,8 +147,8 @@ class DatasetBuilder(Generic[R]):
         parts = []
         for number, folder in enumerate(self._shards):
             summary, part = read_summary(folder), np.load(folder / INDEX)
-            part["file"] = _numbers_in(self.files, summary.files)[part["file"]]
-            part["task"] = _numbers_in(self.tasks, summary.tasks)[part["task"]]
+            part["file"] = numbers_in(self.files, summary.files)[part["file"]]
+            part["task"] = numbers_in(self.tasks, summary.tasks)[part["task"]]
             part["shard"] = number
             parts.append(part)
         self.index: Index = np.concatenate(parts)
@@ -339,16 +347,6 @@ def _work_folder(work: Path, key: str) -> Path:
         remove("shards.outdated", work)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _numbers_in(names: list[str], more: Sequence[str]) -> NDArray[np.uint32]:
-    """The index in `names` of each of `more`, after adding those that are missing."""
-    numbers = {name: at for at, name in enumerate(names)}
-    for name in more:
-        if name not in numbers:
-            numbers[name] = len(names)
-            names.append(name)
-    return np.array([numbers[name] for name in more], dtype=np.uint32)
 
 
 def _write(path: Path, lines: Iterable[bytes]) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path, PurePath
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from alignment.data.build.batches import FilterPass, RowFilter
 from alignment.data.build.dataset import DatasetBuilder, OnProgress
-from alignment.data.build.shards import FilterPass, RowFilter
 from alignment.data.dedup import compare
 from alignment.data.filters import content, special_tokens
 from alignment.data.filters.flags import Flag, from_bits, to_bits
@@ -24,7 +24,7 @@ from alignment.data.formats import Auto, Format, Kind
 from alignment.data.read import files
 from alignment.data.read.files import Meter
 from alignment.data.read.reading import Reading, read_any
-from alignment.data.read.sources import FileSource, HubSource, bytes_of
+from alignment.data.read.sources import FileSource, HubSource, bytes_of, may_be_large
 from alignment.data.row import Reason, Record
 from alignment.errors import DataError, StorageError
 from alignment.records import Frozen, Quarantined, digest_of
@@ -159,6 +159,7 @@ def _read(
             key=key[:16],
             on_progress=on_progress,
             expected=meter.expected,
+            large=may_be_large([source for source, _ in sources]),
         )
     except DataError:
         remove("intake.shards", out / WORK)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic
 
+from alignment.data.build.batches import FilterPass, RowFilter
 from alignment.data.build.dataset import DatasetBuilder, OnProgress
 from alignment.data.build.report import Prepared, listed_unread
 from alignment.data.build.settings import (
@@ -24,7 +25,6 @@ from alignment.data.build.settings import (
     PairSetConfig,
     SetConfig,
 )
-from alignment.data.build.shards import FilterPass, RowFilter
 from alignment.data.dedup import compare, contamination
 from alignment.data.filters import content, reasoning, special_tokens
 from alignment.data.filters.lengths import fit_conversation, trim_prompt
@@ -32,7 +32,7 @@ from alignment.data.formats import Kind
 from alignment.data.practice.source import PracticeSource
 from alignment.data.read.files import Meter
 from alignment.data.read.reading import Reading, read_conversations, read_pairs
-from alignment.data.read.sources import FileSource, Source, bytes_of
+from alignment.data.read.sources import FileSource, Source, bytes_of, may_be_large
 from alignment.data.row import Filtered, R, Reason, Rejected, Row
 from alignment.data.split import PromptKeys, is_held_out
 from alignment.data.verifiers import VerifiablePrompt
@@ -172,6 +172,7 @@ class _Preparation(Generic[R]):
             key=digest_of(key)[:16],
             on_progress=self.on_progress,
             expected=meter.expected,
+            large=may_be_large(self.config.sources),
         )
         dataset.check_malformed(self.config.max_malformed_share)
         return dataset

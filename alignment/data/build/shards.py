@@ -1,27 +1,28 @@
-"""The first pass: filters any number of rows, one batch at a time, onto disk.
+"""The first pass: filters any number of rows, batch by batch, onto disk.
 
 A reading is split into shards of `SHARD` rows. Each becomes a folder with the kept rows
 (`rows.jsonl`), their columns (`index.npy`), their signatures if near duplicates are to be dropped,
 the dropped rows and a summary. A folder is renamed into place once it is complete, so an
 interrupted pass resumes at the first missing shard.
-Not here: rows compared with each other (`dedup/compare.py`).
+Not here: what is done with a batch (`batches.py`), in which process (`forked_map.py`), and rows
+compared with each other (`dedup/compare.py`).
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count, groupby, islice
 from pathlib import Path
-from typing import Generic, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.data.dedup import ngrams
-from alignment.data.dedup.compare import COLUMNS, columns, prompt_and_replies
+from alignment.data.build.batches import BATCH, Batch, FilteredBatch, Item
+from alignment.data.build.names import numbers_in
+from alignment.data.dedup.compare import COLUMNS
 from alignment.data.read.reading import Reading
-from alignment.data.row import Filtered, R, Row
-from alignment.records import Quarantined
+from alignment.data.row import R
 from alignment.store.durable import failpoint_span, flush_tree, remove, rename, write
 
 SHARD = 20_000
@@ -29,11 +30,8 @@ SHARD = 20_000
 SHARD_LAYOUT = 3
 """Raise it when the files or columns of a shard change, or how rows are read: a preparation that an
 earlier version began then starts again, instead of mixing shards of two kinds."""
-BATCH = 1_000
-"""Rows in memory at a time."""
-
-RowFilter = Callable[[list[Row[R]]], Filtered[R]]
-Item = Row[R] | Quarantined
+FilterBatches = Callable[[Iterable[Batch]], Iterator[FilteredBatch]]
+"""Filters batches, wherever that is done, and returns the results in their order."""
 ROWS, INDEX, SIGNATURES, DROPPED, SUMMARY = (
     "rows.jsonl",
     "index.npy",
@@ -41,20 +39,6 @@ ROWS, INDEX, SIGNATURES, DROPPED, SUMMARY = (
     "dropped.jsonl",
     "summary.json",
 )
-
-
-class FilterPass(NamedTuple, Generic[R]):
-    """What a pass does with every row.
-
-    Attributes:
-        row_filters: the filters, in order.
-        salt: determines the rows' hash order.
-        signatures: whether to compute MinHash signatures.
-    """
-
-    row_filters: Sequence[RowFilter[R]]
-    salt: str
-    signatures: bool
 
 
 class ShardSummary(NamedTuple):
@@ -73,7 +57,7 @@ class ShardSummary(NamedTuple):
 def fill_shards(
     reading: Reading[R],
     number: int,
-    filters: FilterPass[R],
+    filtered: FilterBatches,
     work: Path,
     on_progress: Callable[[int], None],
 ) -> Iterator[Path]:
@@ -82,25 +66,18 @@ def fill_shards(
     Args:
         reading: the source to read.
         number: the source's number in the set.
-        filters: what to do with each row.
+        filtered: what filters its batches.
         work: the folder of the shards.
         on_progress: called with the number of rows read since the last call.
     """
-    items = iter(reading.items)
-    shard = 0
-    while True:
-        folder = work / f"{number:03}-{shard:05}"
-        rows: Iterator[Item[R]] = islice(items, SHARD)
+    folders = (work / f"{number:03}-{shard:05}" for shard in count())
+    batches = _batches(iter(reading.items), folders)
+    for folder, parts in groupby(filtered(batches), key=lambda part: part.shard):
         if (folder / SUMMARY).exists():
-            count = sum(1 for _ in rows)
-            on_progress(count)
+            on_progress(sum(part.read for part in parts))
         else:
-            count = _write(folder, rows, number, filters, on_progress)
-        if count or not shard:
-            yield folder
-        if count < SHARD:
-            return
-        shard += 1
+            _write(folder, parts, number, on_progress)
+        yield folder
 
 
 def read_summary(folder: Path) -> ShardSummary:
@@ -108,92 +85,85 @@ def read_summary(folder: Path) -> ShardSummary:
     return ShardSummary(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
 
 
+def _batches(items: Iterator[Item[R]], folders: Iterator[Path]) -> Iterator[Batch]:
+    """The rows by batch, each with the folder of its shard; a reading has at least one batch.
+
+    The rows of a shard that is already there are only counted.
+    """
+    for shard, folder in enumerate(folders):
+        rows = islice(items, SHARD)
+        if (folder / SUMMARY).exists():
+            read = sum(1 for _ in rows)
+            yield Batch(folder, [], skipped=read)
+        else:
+            read = 0
+            while batch := list(islice(rows, BATCH)):
+                read += len(batch)
+                yield Batch(folder, batch)
+            if not read and not shard:
+                yield Batch(folder, [])
+        if read < SHARD:
+            return
+
+
 def _write(
-    folder: Path,
-    items: Iterator[Item[R]],
-    number: int,
-    filters: FilterPass[R],
-    on_progress: Callable[[int], None],
-) -> int:
+    folder: Path, parts: Iterable[FilteredBatch], number: int, on_progress: Callable[[int], None]
+) -> None:
     scratch = folder.with_suffix(".part")
     remove("shard.begun", scratch)
     scratch.mkdir(parents=True)
-    writer = _Writer(scratch, number, filters)
+    columns = _Columns(scratch, number)
     with (
         failpoint_span("shard.rows"),
         (scratch / ROWS).open("wb") as rows,
-        (scratch / DROPPED).open("w", encoding="utf-8", newline="\n") as dropped,
+        (scratch / DROPPED).open("wb") as dropped,
     ):
-        while batch := list(islice(items, BATCH)):
-            kept, quarantined, _ = writer.filter_batch(batch)
-            dropped.writelines(row.model_dump_json() + "\n" for row in quarantined)
-            rows.writelines(writer.lines(kept))
-            on_progress(len(batch))
-    read = writer.finish()
+        for part in parts:
+            rows.write(part.lines)
+            dropped.write(part.dropped)
+            columns.add(part)
+            on_progress(part.read)
+    columns.write()
     flush_tree("shard.flush", scratch)
     rename("shard.publish", scratch, folder)
-    return read
 
 
-class _Writer(Generic[R]):
-    """Filters one shard's batches; keeps only the columns and signatures in memory."""
+class _Columns:
+    """The columns, signatures and counts of one shard; its rows are on disk."""
 
-    def __init__(self, folder: Path, number: int, filters: FilterPass[R]) -> None:
-        self._folder, self._number, self._filters = folder, number, filters
-        self._columns: list[NDArray[np.void]] = []
+    def __init__(self, folder: Path, number: int) -> None:
+        self._folder, self._number = folder, number
+        self._index: list[NDArray[np.void]] = []
         self._signatures: list[NDArray[np.uint16]] = []
-        self._files: dict[str, int] = {}
-        self._tasks: dict[str, int] = {}
-        self._dropped: Counter[str] = Counter()
+        self._files: list[str] = []
+        self._tasks: list[str] = []
+        self._reasons: Counter[str] = Counter()
         self._changes: Counter[str] = Counter()
         self._read = self._offset = 0
 
-    def filter_batch(self, batch: list[Item[R]]) -> Filtered[R]:
-        """Apply all filters to a batch."""
-        self._read += len(batch)
-        kept = [item for item in batch if isinstance(item, Row)]
-        dropped = [item for item in batch if isinstance(item, Quarantined)]
-        for row_filter in self._filters.row_filters:
-            kept, quarantined, changes = row_filter(kept)
-            dropped += quarantined
-            self._changes.update(changes)
-        self._dropped.update(row.reason for row in dropped)
-        return Filtered(kept, dropped)
-
-    def lines(self, rows: list[Row[R]]) -> list[bytes]:
-        """The rows as JSON lines; also records their columns and signatures."""
-        lines = [row.record.model_dump_json().encode() + b"\n" for row in rows]
-        index = columns(rows, salt=self._filters.salt)
-        index["size"] = [len(line) for line in lines]
+    def add(self, part: FilteredBatch) -> None:
+        """Add what a batch gave, with numbers for its names that hold in this shard."""
+        index = part.columns
         index["offset"] = self._offset + np.cumsum(index["size"], dtype=np.uint64) - index["size"]
         index["source"] = self._number
-        index["file"] = [_number(row.file, self._files) for row in rows]
-        index["task"] = [_number(row.record.task_type, self._tasks) for row in rows]
-        self._offset += int(index["size"].sum(dtype=np.uint64))
-        self._columns.append(index)
-        if self._filters.signatures and rows:
-            self._signatures.append(ngrams.signatures([prompt_and_replies(row) for row in rows]))
-        return lines
+        index["file"] = numbers_in(self._files, part.files)[index["file"]]
+        index["task"] = numbers_in(self._tasks, part.tasks)[index["task"]]
+        self._index.append(index)
+        self._offset += len(part.lines)
+        self._read += part.read
+        self._reasons.update(part.reasons)
+        self._changes.update(part.changes)
+        if part.signatures is not None:
+            self._signatures.append(part.signatures)
 
-    def finish(self) -> int:
-        """Write the columns, signatures and summary; return the number of rows read."""
-        index = np.concatenate([np.zeros(0, COLUMNS), *self._columns])
+    def write(self) -> None:
+        """Write the columns, signatures and summary."""
         with failpoint_span("shard.index"):
-            np.save(self._folder / INDEX, index)
-        if self._filters.signatures:
-            none = np.zeros((0, ngrams.HASHES), dtype=np.uint16)
+            np.save(self._folder / INDEX, np.concatenate([np.zeros(0, COLUMNS), *self._index]))
+        if self._signatures:
             with failpoint_span("shard.signatures"):
-                np.save(self._folder / SIGNATURES, np.concatenate([none, *self._signatures]))
+                np.save(self._folder / SIGNATURES, np.concatenate(self._signatures))
         summary = ShardSummary(
-            self._read,
-            dict(self._dropped),
-            dict(self._changes),
-            list(self._files),
-            list(self._tasks),
+            self._read, dict(self._reasons), dict(self._changes), self._files, self._tasks
         )
         write("shard.account", self._folder / SUMMARY, json.dumps(summary._asdict()))
-        return self._read
-
-
-def _number(name: str, names: dict[str, int]) -> int:
-    return names.setdefault(name, len(names))

@@ -12,6 +12,7 @@ import rensa
 from numpy.typing import NDArray
 
 from alignment.data.split import normalise
+from alignment.processes import note_threads
 
 HASHES = 128
 """Minima in a signature: half of them for the prompt, half for the replies. The standard error of
@@ -24,6 +25,8 @@ WORDS = 5
 """Words per n-gram when two rows are compared."""
 _LONG = 20
 """Average characters per word above which a text is taken to have no spaces between words."""
+_AT_ONCE = 64
+"""Rows per call of rensa: it computes fewer than 128 in our thread, at a third of the cost."""
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _SEED = 1
 
@@ -75,6 +78,12 @@ def _reply_grams(texts: Sequence[str]) -> NDArray[np.uint64]:
 
 def _minima(sets: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint16]:
     """The minima of each set of n-grams: [sets, HASHES / 2]."""
+    note_threads()  # of rensa, if the rows are long
+    parts = (sets[start : start + _AT_ONCE] for start in range(0, len(sets), _AT_ONCE))
+    return np.concatenate([_digests(part) for part in parts])
+
+
+def _digests(sets: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint16]:
     offsets = np.concatenate([[0], np.cumsum([len(found) for found in sets])]).astype(np.uint64)
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
         np.concatenate(sets), offsets, num_perm=HASHES // 2, seed=_SEED

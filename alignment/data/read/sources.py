@@ -27,6 +27,8 @@ from alignment.urls import storable
 DEFAULT_TASK = "general"
 LONGEST_LABEL = 60
 """Longest category, in characters, that is taken for a task type."""
+LARGE_ROWS, LARGE_BYTES = 2_000, 4_000_000
+"""Beyond either, filtering takes one process more than a second or two."""
 
 
 class RowSource(Frozen):
@@ -241,6 +243,19 @@ def bytes_of(sources: Sequence["Source"]) -> int:
     """
     sizes = [source.size() if isinstance(source, FileSource) else 0 for source in sources]
     return sum(sizes) if all(sizes) else 0
+
+
+def may_be_large(sources: Sequence["Source"]) -> bool:
+    """Whether these sources have, or may have, more rows than one process reads in seconds.
+
+    Raises:
+        DataError: the size of a file cannot be determined.
+    """
+    whole = [source for source in sources if isinstance(source, RowSource) and not source.limit]
+    limits = [source.limit or 0 for source in sources if isinstance(source, RowSource)]
+    if any(isinstance(source, HubSource) for source in whole) or sum(limits) > LARGE_ROWS:
+        return True
+    return sum(source.size() for source in whole if isinstance(source, FileSource)) > LARGE_BYTES
 
 
 Source = Annotated[FileSource | HubSource | PracticeSource, Field(discriminator="name")]
