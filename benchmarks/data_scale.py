@@ -70,8 +70,8 @@ def show(path: Path, rows: int, tokenizer: str, work: Path) -> None:
     reference = prepared.ref
     print(
         f"| {rows:,} | {path.stat().st_size / 1e6:,.0f} MB | {seconds:,.0f} s | "
-        f"{rows / seconds:,.0f} | {peak:,.0f} MB, each process {helper:,.0f} |  kept {reference.kept}, "
-        f"held out {reference.held}, {dict(reference.quarantined)}"
+        f"{rows / seconds:,.0f} | {peak:,.0f} MB, each process {helper:,.0f} | "
+        f"kept {reference.kept}, held out {reference.held}, {dict(reference.quarantined)}"
     )
 
 
