@@ -33,7 +33,7 @@ class Browser:
         """Go to a page."""
         self.driver.get(url)
 
-    def find(self, xpath: str, *, seconds: float = 20) -> Any:
+    def find(self, xpath: str, *, seconds: float = 60) -> Any:
         """Wait for the first visible element and return it."""
         found = self.wait_for(
             xpath,
@@ -72,7 +72,7 @@ class Browser:
         text: str = self.driver.execute_script("return document.body.innerText")
         return text
 
-    def shows(self, text: str, *, seconds: float = 20) -> None:
+    def shows(self, text: str, *, seconds: float = 60) -> None:
         """Wait until the page shows a text."""
         self.wait_for(repr(text), lambda: text in self.text or None, seconds=seconds)
 

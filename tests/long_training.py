@@ -29,7 +29,7 @@ class LongTraining:
         """Start a run that will reach the training; returns its id."""
         return self.service.start("sft-dpo/cpu", f"config={self.config}", overrides(*CHANGES))
 
-    def check_progress(self, *, beyond: int, seconds: float = 90) -> None:
+    def check_progress(self, *, beyond: int, seconds: float = 300) -> None:
         """Assert that training gets beyond this step in time, and that no step was done twice."""
         done = wait_for(
             f"a step after {beyond}",
@@ -45,7 +45,7 @@ class LongTraining:
         ended = wait_for(
             "the end of the process",
             lambda: None if self.processes() else time.time(),
-            seconds=60,
+            seconds=300,
             log=self.service.folder / "log",
         )
         saved = max(self.checkpoints())

@@ -57,7 +57,7 @@ def round_(config: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=500,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for line in done.stdout.splitlines():

@@ -63,7 +63,7 @@ class Service:
         return self.folder / "store"
 
     def run(
-        self, *words: str, seconds: float = 120, cwd: Path = ROOT, **environment: str
+        self, *words: str, seconds: float = 600, cwd: Path = ROOT, **environment: str
     ) -> "subprocess.CompletedProcess[str]":
         """Run Python with these arguments to its end, by default in the project root."""
         return subprocess.run(
@@ -134,7 +134,7 @@ class Service:
         wait_for(
             "the end of its process",
             lambda: None if self.processes(run) else True,
-            seconds=60,
+            seconds=300,
             log=self.folder / "log",
         )
         return self.log(run)
@@ -169,7 +169,7 @@ class Service:
         wait_for(
             f"{free} (now {self.held()})",
             lambda: True if self.held() == free else None,
-            seconds=60,
+            seconds=300,
             log=self.folder / "log",
         )
 
@@ -210,8 +210,10 @@ def answering(service: Service) -> Iterator["subprocess.Popen[bytes]"]:
     """Start the server; yields its process once it answers."""
     port = service.url.rpartition(":")[2].removesuffix("/api")
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    log = service.folder / "log"
     with running(service, *command) as process:
-        wait_for("server", lambda: healthy(service.url), seconds=90, log=service.folder / "log")
+        wait_for("server", lambda: answers(service.url, process), seconds=600, log=log)
+        assert process.poll() is None, log.read_text(errors="replace")[-3000:]
         yield process
 
 
@@ -265,11 +267,11 @@ def running(service: Service, *words: str) -> Iterator["subprocess.Popen[bytes]"
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
-    """Send SIGTERM to a process group, and SIGKILL after ten seconds."""
+    """Send SIGTERM to a process group, and SIGKILL after half a minute."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sign)
-            process.wait(10)
+            process.wait(30)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
 
@@ -288,6 +290,11 @@ def wait_for(what: str, look: Callable[[], T | None], *, seconds: float, log: Pa
 def overrides(*changes: str) -> str:
     """The parameter `overrides` for `Service.submit`."""
     return f"overrides={json.dumps(changes)}"
+
+
+def answers(url: str, process: "subprocess.Popen[bytes]") -> bool | None:
+    """True once the server answers, or has ended."""
+    return True if process.poll() is not None else healthy(url)
 
 
 def healthy(url: str) -> bool | None:

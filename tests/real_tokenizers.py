@@ -60,7 +60,7 @@ def _pack(name: str, scratch: Path) -> Files:
         "--fetch-retries=1",
         f"--pack-destination={scratch}",
     ]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
     (archive,) = scratch.glob("*.tgz")
     with tarfile.open(archive) as package:
         opened = [package.extractfile(f"package/models/{name}") for name in FILES]

@@ -58,7 +58,7 @@ class Elsewhere:
             family = [*family_of(process), psutil.Process(process.pid)] if alive(process) else []
             for member in family:
                 member.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=60)
             assert process.stdout is not None
             process.stdout.close()
 
@@ -76,7 +76,7 @@ class Elsewhere:
         """Steps of the checkpoints that are whole."""
         return {int(path.parent.name[5:]) for path in self.checkpoints.glob("step-*/digests.json")}
 
-    def await_checkpoint(self, process, *, after=0, timeout=120):
+    def await_checkpoint(self, process, *, after=0, timeout=600):
         """Wait until a checkpoint of a later step than `after` is whole."""
         until = time.monotonic() + timeout
         while max(self.sealed(), default=0) <= after:
@@ -89,7 +89,7 @@ class Elsewhere:
         return (self.store.folder(self.step.key) / path).read_bytes()
 
 
-def finish(process, *, timeout=120):
+def finish(process, *, timeout=600):
     """Exit code and last words of a process, waited for."""
     output, _ = process.communicate(timeout=timeout)
     return process.returncode, output.removeprefix("ready\n").strip()

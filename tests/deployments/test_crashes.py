@@ -76,7 +76,7 @@ def in_training(store):
 
 def kill_in_training(service, run, store, *more):
     log = service.folder / "log"
-    wait_for("training", lambda: in_training(store), seconds=240, log=log)
+    wait_for("training", lambda: in_training(store), seconds=300, log=log)
     check_held(service)
     for process in (*more, *service.processes(run)):
         os.kill(process.pid, signal.SIGKILL)
@@ -128,7 +128,7 @@ def test_run_survives_a_kill_of_its_worker(service, config, tmp_path):
     log = service.folder / "log"
     with running(service, *WORKER) as worker:
         run = service.start("dpo-round/cpu", f"config={config}")
-        wait_for("training", lambda: in_training(tmp_path / "store"), seconds=240, log=log)
+        wait_for("training", lambda: in_training(tmp_path / "store"), seconds=300, log=log)
         worker.kill()
         with running(service, *WORKER):
             wait_for(
@@ -140,7 +140,7 @@ def test_run_survives_a_kill_of_its_worker(service, config, tmp_path):
             wait_for(
                 "the end of its processes",
                 lambda: None if service.processes(run) else True,
-                seconds=60,
+                seconds=300,
                 log=log,
             )
             service.check_free()
@@ -168,7 +168,7 @@ def test_run_survives_a_kill_of_the_server(service, config, tmp_path):
     with running(service, *WORKER):
         run = service.start("dpo-round/cpu", f"config={config}")
         log = service.folder / "log"
-        wait_for("training", lambda: in_training(tmp_path / "store"), seconds=240, log=log)
+        wait_for("training", lambda: in_training(tmp_path / "store"), seconds=300, log=log)
         check_held(service)
         for process in servers(service):
             process.kill()

@@ -22,7 +22,7 @@ def deploy_alone(**environment):
         env=known | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 

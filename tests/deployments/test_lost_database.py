@@ -42,7 +42,7 @@ def test_round_resumes_from_the_store_after_the_database_was_deleted(
         with running(service, *WORKER) as worker:
             run = service.start("dpo-round/cpu", f"config={config}")
             log = service.folder / "log"
-            wait_for("training", lambda: in_training(store.root), seconds=240, log=log)
+            wait_for("training", lambda: in_training(store.root), seconds=300, log=log)
             for process in (worker, *service.processes(run)):
                 os.kill(process.pid, signal.SIGKILL)
     built = set(store.list_keys())

@@ -31,7 +31,7 @@ def test_bad_parameter_is_refused_before_a_run_is_created(service, parameter, re
 
 def test_mistake_in_the_config_fails_the_run_with_one_line(service, config):
     run = service.start("sft-dpo/cpu", f"config={config}", overrides("dpo.learning_rat=1"))
-    state = service.finish(run, seconds=60)
+    state = service.finish(run, seconds=300)
     assert state["type"] == "FAILED"
     assert state["message"].startswith("ConfigError: --set 'dpo.learning_rat=1': ")
     assert state["message"].endswith("unknown key dpo.learning_rat; did you mean 'learning_rate'?")
@@ -41,7 +41,7 @@ def test_mistake_in_the_config_fails_the_run_with_one_line(service, config):
 
 def test_missing_config_file_suggests_existing_ones(service):
     run = service.start("sft-dpo/cpu", "config=deployments/configs/a10.yaml")
-    state = service.finish(run, seconds=60)
+    state = service.finish(run, seconds=300)
     assert state["type"] == "FAILED"
     assert "no config file" in state["message"]
     assert "Did you mean a100.yaml, a100-stack.yaml?" in state["message"]

@@ -59,7 +59,7 @@ def tiny_ref_anywhere(tiny_model_folder):
 
 def test_an_empty_inbox_ends_as_a_named_completed_state(service, config):
     run = service.start("dpo-round/cpu", f"config={config}")
-    state = service.finish(run, seconds=60)
+    state = service.finish(run, seconds=300)
     assert (state["type"], state["name"]) == ("COMPLETED", "No new data")
     assert "no new data: no complete batch in " in state["message"]
 
@@ -78,7 +78,7 @@ def test_an_event_starts_a_round_on_the_gpu(service):
         runs = service.ask("/flow_runs/filter", flow_runs=chosen)
         return runs[0]["state"] if runs else None
 
-    state = wait_for("the round", ended, seconds=60, log=service.folder / "log")
+    state = wait_for("the round", ended, seconds=300, log=service.folder / "log")
     no_gpu = obstacle(device_facts())
     assert state["name"] == ("Failed" if no_gpu else "No new data"), state["message"]
     assert no_gpu is None or "DeviceError: " in state["message"]
@@ -96,7 +96,7 @@ def test_nightly_rounds_are_active_on_the_gpu_and_off_on_the_cpu(service):
 
 def test_promotion_by_the_gate_makes_a_better_model_the_champion(service, config, waiting):
     run = service.start("promote/cpu", f"config={config}", "ask=false")
-    state = service.finish(run, seconds=60)
+    state = service.finish(run, seconds=300)
     assert (state["type"], state["name"]) == ("COMPLETED", "Promoted"), state["message"]
     assert waiting.state().champion == champion_of(waiting.store, "new")
 
@@ -109,13 +109,13 @@ def test_promotion_waits_for_a_person_without_a_process(service, config, waiting
     wait_for(
         "the suspension",
         lambda: service.state(run)["name"] == "Suspended" or None,
-        seconds=60,
+        seconds=300,
         log=log,
     )
     assert waiting.state().waiting is not None
     answer = {"decision": decision, "why": "read ten replies"}
     service.ask(f"/flow_runs/{run}/resume", run_input=answer)
-    state = service.finish(run, seconds=90)
+    state = service.finish(run, seconds=300)
     assert state["name"] == {"promote": "Promoted", "decline": "Declined"}[decision]
     now = waiting.state()
     assert now.waiting is None

@@ -52,7 +52,7 @@ def test_adapter_is_shown_with_kind_key_path_digest_and_metrics(service, finishe
 def test_second_run_builds_nothing(service, config):
     before = {path: path.stat().st_mtime_ns for path in service.store.glob("objects/*/*")}
     run = service.start("sft-dpo/cpu", f"config={config}")
-    assert service.finish(run, seconds=90)["type"] == "COMPLETED"
+    assert service.finish(run, seconds=300)["type"] == "COMPLETED"
     assert {state for _, state in service.tasks(run)} == {"Reused", "Completed"}
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -96,7 +96,7 @@ def test_preset_a100_says_what_it_runs_on_what_it_misses_and_that_it_merges(
             "max_new_tokens: 4, max_length: 256, dtype: float32}",
         ),
     )
-    state = service.finish(run, seconds=180)
+    state = service.finish(run, seconds=300)
     assert state["type"] == "COMPLETED", state["message"]
     missing = "no SFT adapter in given/elsewhere: the base model takes its place"
     log = service.whole_log(run).splitlines()
@@ -133,7 +133,7 @@ def test_a_whole_run_neither_contacts_nor_listens_to_another_machine(service):
 @pytest.mark.usefixtures("finished")
 def test_bad_data_fails_task_and_run_with_the_same_line(service, config):
     run = service.start("sft-dpo/cpu", f"config={config}", overrides("sft.data.min_rows=999"))
-    state = service.finish(run, seconds=60)
+    state = service.finish(run, seconds=300)
     assert state["type"] == "FAILED"
     assert state["message"].startswith("DataError: conversations: only ")
     assert dict(service.tasks(run))["conversations"] == "Failed"
@@ -153,12 +153,12 @@ def test_cancelled_training_saves_exits_and_is_resumed_by_the_next_run(
     asked = time.time()
     cancel(service, run)
     training.check_exit(asked, record_property)
-    assert service.finish(run, seconds=30)["type"] == "CANCELLED"
+    assert service.finish(run, seconds=300)["type"] == "CANCELLED"
 
     run = training.start()
     training.check_progress(beyond=training.steps()[-1])
     cancel(service, run)
-    assert service.finish(run, seconds=60)["type"] == "CANCELLED"
+    assert service.finish(run, seconds=300)["type"] == "CANCELLED"
     assert not training.processes()
     service.check_free()
 

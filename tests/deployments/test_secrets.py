@@ -41,10 +41,10 @@ def test_a_secret_in_a_block_reaches_the_run_and_nothing_else(
     config = write_config(line_settings(tiny_settings, tmp_path))
     run = service.start("dpo-round/cpu", f"config={config}", job_variable=FROM_BLOCK)
     token = wait_for(
-        "the run's process", lambda: token_of(run), seconds=60, log=service.folder / "log"
+        "the run's process", lambda: token_of(run), seconds=300, log=service.folder / "log"
     )
     assert token == IN_BLOCK
-    assert service.finish(run, seconds=90)["name"] == "No new data"
+    assert service.finish(run, seconds=300)["name"] == "No new data"
     assert files_with(service.folder, IN_BLOCK) == []
     assert IN_BLOCK not in answers_about(service, run)
 

@@ -60,7 +60,7 @@ def listen(address):
     """The first message that a client without the password receives."""
     with connect(address, subprotocols=[Subprotocol("prefect")]) as socket:
         socket.send('{"type": "auth", "token": "wrong"}')
-        return socket.recv(timeout=10)
+        return socket.recv(timeout=60)
 
 
 def test_bootstrap_and_a_run_work_with_password_and_csrf_protection(

@@ -194,7 +194,7 @@ def flow_name(entrypoint: str) -> str:
 
 
 def check_bash(text: str) -> None:
-    done = subprocess.run(["bash", "-n", "-c", text], capture_output=True, text=True, timeout=10)
+    done = subprocess.run(["bash", "-n", "-c", text], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     for words in commands_of(text):
         check_command(words)

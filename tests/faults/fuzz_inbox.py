@@ -107,7 +107,7 @@ class Fuzz:
 
     def run(self, files: int) -> None:
         """Make and read this many files, some hundreds at a time."""
-        with Inspector(seconds=20) as inspector:
+        with Inspector(seconds=60) as inspector:
             for first in range(0, files, AT_ONCE):
                 self._inbox.mkdir()
                 made = {self._make(number) for number in range(first, min(first + AT_ONCE, files))}

@@ -17,7 +17,7 @@ def interleaved(*arguments, timeout):
 
 
 def test_two_runs_at_once_end_alike():
-    assert "1 rounds, 0 errors" in interleaved("--rounds", "1", "--runs", "2", timeout=300)
+    assert "1 rounds, 0 errors" in interleaved("--rounds", "1", "--runs", "2", timeout=1200)
 
 
 @pytest.mark.slow

@@ -246,12 +246,12 @@ def test_ctrl_c_in_a_terminal_ends_a_run_in_one_line(server, tiny_settings, writ
             preexec_fn=restore_ctrl_c,
         )
     try:
-        wait_for("a first step", lambda: b"[ 1/" in log.read_bytes() or None, seconds=120, log=log)
+        wait_for("a first step", lambda: b"[ 1/" in log.read_bytes() or None, seconds=600, log=log)
         os.killpg(run.pid, signal.SIGINT)
-        wait_for("the word", lambda: b"stopped;" in log.read_bytes() or None, seconds=30, log=log)
+        wait_for("the word", lambda: b"stopped;" in log.read_bytes() or None, seconds=300, log=log)
         os.killpg(run.pid, signal.SIGINT)
-        assert run.wait(30) == 130, log.read_text()
-        wait_for("no process left", lambda: not alive(run.pid) or None, seconds=10, log=log)
+        assert run.wait(300) == 130, log.read_text()
+        wait_for("no process left", lambda: not alive(run.pid) or None, seconds=60, log=log)
     finally:
         end_group(run)
     assert "Traceback" not in log.read_text()

@@ -45,7 +45,7 @@ class Shell:
     def __call__(self, *words, code=0):
         """What a command says."""
         where = () if words[0] in ("round", "run", "inbox") else ("--store", "store")
-        done = self.server.run(*COMMAND, *words, *where, seconds=400, cwd=self.folder)
+        done = self.server.run(*COMMAND, *words, *where, seconds=900, cwd=self.folder)
         said = done.stdout + done.stderr
         assert done.returncode == code, said
         assert "Traceback" not in said

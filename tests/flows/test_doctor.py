@@ -17,7 +17,7 @@ def doctor(write_config, tiny_settings):
         code = "import sys; from flows.cli import main; main()"
         config = str(write_config(tiny_settings))
         command = [sys.executable, "-c", code, "doctor", config, *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
     return run
 

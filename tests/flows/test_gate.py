@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 def sft_dpo(server):
     def run(*words):
         code = "from flows.cli import main; main()"
-        return server.run("-c", code, *map(str, words), seconds=400)
+        return server.run("-c", code, *map(str, words), seconds=900)
 
     return run
 

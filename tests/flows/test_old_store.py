@@ -21,7 +21,7 @@ def test_an_old_store_is_read_and_only_its_base_is_reused(server, old_store):
 
     def command_line(command, *, code=0):
         program = "from flows.cli import main; main()"
-        done = server.run("-c", program, command, "tiny.yaml", seconds=300, cwd=old_store)
+        done = server.run("-c", program, command, "tiny.yaml", seconds=900, cwd=old_store)
         assert done.returncode == code, done.stdout + done.stderr
         return done
 

@@ -26,7 +26,7 @@ def sft_dpo(server):
 
     def run(*words):
         code = "from flows.cli import main; main()"
-        done = server.run("-c", code, *map(str, words), seconds=400)
+        done = server.run("-c", code, *map(str, words), seconds=900)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -59,7 +59,7 @@ def test_a_round_names_what_it_does_not_use_and_refuses_another_config(server, o
 
     def sft_dpo(*words):
         code = "from flows.cli import main; main()"
-        return server.run("-c", code, *words, seconds=300, cwd=old_store)
+        return server.run("-c", code, *words, seconds=900, cwd=old_store)
 
     drop(old_store / "inbox" / "colours.jsonl", [{"colour": "\x1b[2Jred"}])
     (old_store / "inbox" / "notes.txt").write_text("hello")
@@ -89,7 +89,7 @@ def test_an_error_in_a_round_comes_with_the_files_that_are_not_used(server, old_
     code = "from flows.cli import main; main()"
     assert server.run("-c", code, "line", "adopt", "tiny.yaml", cwd=old_store).returncode == 0
     other = ("round", "tiny.yaml", "--set", "sft={name: none}")
-    done = server.run("-c", code, *other, seconds=300, cwd=old_store)
+    done = server.run("-c", code, *other, seconds=900, cwd=old_store)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "not used: " in done.stderr
     assert "notes.txt: ignored: " in done.stderr
@@ -113,7 +113,7 @@ def test_a_round_that_is_set_aside_ends_with_one_and_a_sentence(
     settings["inbox"] |= {"max_failures": 1}
     settings["dpo"] |= {"learning_rate": 1e30}
     code = "from flows.cli import main; main()"
-    done = server.run("-c", code, "round", str(write_config(settings)), seconds=300)
+    done = server.run("-c", code, "round", str(write_config(settings)), seconds=900)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "so its batches are set aside: tuesday.jsonl. The next round starts" in done.stderr
@@ -217,7 +217,7 @@ def test_of_two_rounds_at_once_one_changes_the_champion(server, settings, write_
     code = "from flows.cli import main; main()"
     with ThreadPoolExecutor(2) as pool:
         runs = [
-            pool.submit(server.run, "-c", code, "round", str(config), seconds=500) for _ in range(2)
+            pool.submit(server.run, "-c", code, "round", str(config), seconds=900) for _ in range(2)
         ]
     done = [run.result() for run in runs]
     assert [one.returncode for one in done] == [0, 0], done[0].stderr + done[1].stderr

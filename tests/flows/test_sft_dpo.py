@@ -66,7 +66,7 @@ def test_a_run_continues_from_the_champion_after_a_rejected_round(
     config = str(write_config(three_rounds(tiny_settings, tmp_path)))
 
     def command_line(command):
-        done = server.run("-c", "from flows.cli import main; main()", command, config, seconds=400)
+        done = server.run("-c", "from flows.cli import main; main()", command, config, seconds=900)
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 

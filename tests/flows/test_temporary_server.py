@@ -5,7 +5,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -44,12 +43,12 @@ def test_a_killed_run_leaves_no_server_and_is_crashed_at_the_next_start(
             command, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True
         )
     try:
-        wait_for("a first step", lambda: b"[ 1/" in log.read_bytes() or None, seconds=120, log=log)
+        wait_for("a first step", lambda: b"[ 1/" in log.read_bytes() or None, seconds=600, log=log)
         children = psutil.Process(run.pid).children(recursive=True)
         assert any("flows.owned_server" in child.cmdline() for child in children)
         run.send_signal(signal.SIGKILL)
         run.wait()
-        _, alive = psutil.wait_procs(children, timeout=10)
+        _, alive = psutil.wait_procs(children, timeout=60)
         assert not alive
     finally:
         end_group(run)
@@ -68,15 +67,14 @@ def test_a_server_that_dies_at_its_start_is_noticed_and_says_why(
         database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
         database.execute("INSERT INTO alembic_version VALUES ('ffffffffffff')")
     database.close()
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", RUN, "run", str(write_config(tiny_settings))],
         cwd=ROOT,
-        env=environment,
+        env=environment | {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "3600"},
         capture_output=True,
         text=True,
+        timeout=900,  # it is not waited for
     )
-    assert time.monotonic() - began < 100  # it used to be waited for 120 s
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]

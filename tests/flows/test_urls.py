@@ -23,11 +23,11 @@ def test_the_query_of_a_url_is_used_by_a_run_and_is_nowhere_afterwards(
         source = settings["evaluation"]["data"]["sources"][0]
         source["path"] = f"{address}/held-out.jsonl?{query}"
         config = str(write_config(settings))
-        said = [server.run(*COMMAND, *words, config, seconds=300) for words in (
+        said = [server.run(*COMMAND, *words, config, seconds=900) for words in (
             ["plan"], ["plan", "--json"], ["doctor", "--json"], ["run"], ["run"],
         )]  # fmt: skip
         source["path"] += "-but-wrong"
-        said.append(server.run(*COMMAND, "plan", str(write_config(settings)), seconds=300))
+        said.append(server.run(*COMMAND, "plan", str(write_config(settings)), seconds=900))
         codes = [one.returncode for one in said]
         assert codes in ([0, 0, 0, 0, 0, 2], [0, 0, 1, 0, 0, 2]), said[-1].stderr + said[3].stderr
     assert f"{address}/held-out.jsonl?sha256=" in said[1].stdout

@@ -49,7 +49,7 @@ def function(tmp_path, monkeypatch):
 
 
 def test_a_function_that_fails_in_any_way_fails_for_that_answer_only(function):
-    with checker(function, seconds=1) as opened:
+    with checker(function, seconds=5) as opened:
         found = [
             opened.score(asked(answer, reference="yes"))
             for answer in ("four", "raise", "hang", "four", "die", "nan", "four")
@@ -58,7 +58,7 @@ def test_a_function_that_fails_in_any_way_fails_for_that_answer_only(function):
     errors = [one.error for one in found if one.score is None]
     assert errors == [
         "KeyError: 'no such thing'",
-        "took longer than 1 s",
+        "took longer than 5 s",
         "its process ended with code 3",
         "the score is nan, not a number",
     ]
@@ -77,8 +77,8 @@ def test_a_check_that_scores_nothing_says_how_its_labels_are_made_again(tmp_path
 
 
 def test_a_pattern_that_backtracks_for_ever_is_stopped():
-    with checker(PatternCheck(pattern="(a+)+$"), seconds=1) as opened:
-        assert opened.score(asked("a" * 40 + "b")).error == "took longer than 1 s"
+    with checker(PatternCheck(pattern="(a+)+$"), seconds=5) as opened:
+        assert opened.score(asked("a" * 40 + "b")).error == "took longer than 5 s"
         assert opened.score(asked("aa")).score == 1
 
 
@@ -97,7 +97,7 @@ def test_a_pattern_that_backtracks_for_ever_is_stopped():
     ids=["own", "pattern", "schema", "schema of a number"],
 )
 def test_a_check_tells_a_good_answer_from_another(check, good, bad):
-    with checker(check, seconds=5) as opened:
+    with checker(check, seconds=60) as opened:
         scores = [
             opened.score(asked(text, verifier=ExactText(text="yes"))).score for text in (good, bad)
         ]
@@ -107,7 +107,7 @@ def test_a_check_tells_a_good_answer_from_another(check, good, bad):
 def test_a_function_that_is_missing_is_named():
     with (
         pytest.raises(ConfigError, match="AttributeError: module 'json' has no attribute 'score'"),
-        checker(FunctionCheck(entry="json:score"), seconds=1),
+        checker(FunctionCheck(entry="json:score"), seconds=5),
     ):
         pass
 

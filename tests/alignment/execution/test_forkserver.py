@@ -48,17 +48,17 @@ def start_child(forkserver, tmp_path):
 def test_a_child_has_its_parents_folder_and_environment_and_its_own_log(
     start_child, tmp_path, monkeypatch
 ):
-    start_child("exit", "0").wait(timeout=60)  # so the server already runs, in its own folder
+    start_child("exit", "0").wait(timeout=300)  # so the server already runs, in its own folder
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLOUR", "red")
-    assert start_child("say", "hello").wait(timeout=60) == 0
+    assert start_child("say", "hello").wait(timeout=300) == 0
     lines = (tmp_path / "log").read_text().splitlines()
     assert sorted(lines) == ["aside", f"hello {tmp_path} red"]
 
 
 def test_a_default_of_the_environment_holds_unless_it_is_set(start_child, tmp_path, monkeypatch):
     monkeypatch.delenv("COLOUR", raising=False)
-    assert start_child("say", "hello").wait(timeout=60) == 0
+    assert start_child("say", "hello").wait(timeout=300) == 0
     assert f"hello {Path.cwd()} blue" in (tmp_path / "log").read_text()
 
 
@@ -67,21 +67,21 @@ def test_an_environment_of_a_megabyte_reaches_the_child(start_child, tmp_path, m
     for number in range(100):
         monkeypatch.setenv(f"SERVICE_{number}", "x" * 10_000)
     monkeypatch.setenv("COLOUR", "red")
-    assert start_child("say", "hello").wait(timeout=60) == 0
+    assert start_child("say", "hello").wait(timeout=300) == 0
     assert f"hello {Path.cwd()} red" in (tmp_path / "log").read_text()
 
 
 def test_the_heavy_libraries_are_imported_before_a_child_is_forked(start_child, tmp_path):
-    assert start_child("loaded").wait(timeout=60) == 0
+    assert start_child("loaded").wait(timeout=300) == 0
     assert (tmp_path / "log").read_text() == "True"
 
 
 def test_children_run_side_by_side_and_each_reports_its_own_exit(start_child):
     sleeping, leaving = start_child("sleep"), start_child("exit", "3")
-    assert leaving.wait(timeout=60) == 3
+    assert leaving.wait(timeout=300) == 3
     assert sleeping.wait(timeout=0.01) is None
     sleeping.send_signal(signal.SIGKILL)
-    assert sleeping.wait(timeout=10) == sleeping.wait() == -signal.SIGKILL
+    assert sleeping.wait(timeout=60) == sleeping.wait() == -signal.SIGKILL
     sleeping.send_signal(signal.SIGKILL)  # the child is gone: no error
 
 
@@ -92,16 +92,16 @@ def test_a_signal_that_comes_before_a_child_is_ready_waits_for_it(start_child):
     assert child.wait(timeout=0.5) is None
     assert signal.SIGTERM in pending(child.pid)
     child.send_signal(signal.SIGKILL)
-    child.wait(timeout=10)
+    child.wait(timeout=60)
 
 
 def test_a_killed_server_takes_its_children_along_and_is_restarted(start_child):
     child = start_child("sleep")
     psutil.Process(child.pid).parent().kill()
-    assert child.wait(timeout=10) == -signal.SIGKILL
-    psutil.wait_procs([psutil.Process(child.pid)] if psutil.pid_exists(child.pid) else [], 5)
+    assert child.wait(timeout=60) == -signal.SIGKILL
+    psutil.wait_procs([psutil.Process(child.pid)] if psutil.pid_exists(child.pid) else [], 60)
     assert not psutil.pid_exists(child.pid)
-    assert start_child("exit", "4").wait(timeout=60) == 4
+    assert start_child("exit", "4").wait(timeout=300) == 4
 
 
 @pytest.mark.parametrize("end", ["killed", "finished"])
@@ -116,7 +116,7 @@ def test_no_process_is_left_when_the_parent_is_gone(tmp_path, end):
             parent.kill()
         else:
             parent.communicate()
-    _, running = psutil.wait_procs(family, timeout=5)
+    _, running = psutil.wait_procs(family, timeout=60)
     assert running == []
 
 

@@ -104,7 +104,7 @@ def test_a_killed_round_on_a_stack_ends_with_the_weights_of_one_that_was_not(sta
         elsewhere.await_checkpoint(process)
         (child,) = children(process)
         child.send_signal(signal.SIGKILL)
-        code, output = finish(process, timeout=60)
+        code, output = finish(process)
     assert code == 75, output
     assert elsewhere.sealed()
     code, output = elsewhere.run()

@@ -87,7 +87,7 @@ def test_a_training_that_the_oom_killer_ends_can_continue(finished, tmp_path, gr
         for pid in (child.pid, neighbour.pid):
             group.add(pid)
         neighbour.stdin.close()
-        code, words = finish(process, timeout=60)
+        code, words = finish(process)
     assert group.kills() >= 1
     assert code == 75
     assert "was ended by SIGKILL (out of memory, or killed)" in words

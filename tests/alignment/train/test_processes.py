@@ -53,7 +53,7 @@ def trained(kind, tiny_model_folder, tmp_path, make_adapter):
                 text=True,
             )
         )
-    said = [process.communicate(timeout=300)[0] for process in processes]
+    said = [process.communicate(timeout=900)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
     (tmp_path / "alone").mkdir()
     alone = train(method, tiny_model_folder, tmp_path / "alone", per_device=8, adapters=adapters)

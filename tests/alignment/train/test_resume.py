@@ -51,8 +51,8 @@ def interrupt(story, disturb):
         story.elsewhere.await_checkpoint(process, after=before)
         (child,) = children(process)
         disturb(process, child)
-        story.exits.append(finish(process, timeout=60))
-        _, alive = psutil.wait_procs([child], timeout=5)
+        story.exits.append(finish(process))
+        _, alive = psutil.wait_procs([child], timeout=60)
         story.survivors += alive
         for survivor in alive:
             survivor.kill()

@@ -88,7 +88,7 @@ def read(hub, folder, revision, *, offline=False):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     kept = folder / "out" / "kept.jsonl"
     rows = kept.read_text().splitlines() if done.returncode == 0 else []
