@@ -47,8 +47,9 @@ def render(report: RunReport) -> str:
             evaluation=tables.evaluation_table(numbers.evaluations),
             meanings=_meanings(numbers.evaluations),
             paired=compare.paired_table(numbers.comparisons),
-            result_pictures=list(
-                pictures.result_pictures(
+            result_pictures=list(pictures.result_pictures(numbers.evaluations)),
+            row_pictures=list(
+                pictures.row_pictures(
                     numbers.evaluations,
                     final=final,
                     generations=report.generations,

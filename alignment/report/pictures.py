@@ -36,19 +36,23 @@ class Picture(NamedTuple):
     wide: bool = False
 
 
-def result_pictures(
+def result_pictures(reports: Sequence[EvalReport]) -> Iterator[Picture]:
+    """The metrics of every model."""
+    for evaluator in evaluators.EVALUATORS:
+        if evaluator.plotted and _differs(_values(reports, evaluator.name)):
+            name = evaluator.name.replace("_", "-")
+            figure = plots.model_estimates(reports, evaluator.name)
+            yield _picture(name, _caption(evaluator), figure)
+
+
+def row_pictures(
     reports: Sequence[EvalReport],
     *,
     final: str,
     generations: Mapping[str, Sequence[Generation]],
     pairs: Mapping[str, Sequence[PairScore]],
 ) -> Iterator[Picture]:
-    """The figures of the evaluation."""
-    for evaluator in evaluators.EVALUATORS:
-        if evaluator.plotted and _differs(_values(reports, evaluator.name)):
-            name = evaluator.name.replace("_", "-")
-            figure = plots.model_estimates(reports, evaluator.name)
-            yield _picture(name, _caption(evaluator), figure)
+    """What lies behind the metrics: lengths, margins, and how confident ones come true."""
     if lengths := _that_vary(generations, lambda reply: reply.tokens):
         caption = "Reply length: median, middle half, and 5 to 95 %."
         yield _picture("length", caption, plots.reply_lengths(lengths))

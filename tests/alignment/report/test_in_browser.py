@@ -10,10 +10,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from alignment.doctor.page import render as render_preflight
+from alignment.evaluate.evaluator import ScoredRows
+from alignment.evaluate.settings import AnchoredGate
+from alignment.evaluate.summary import summarise
+from alignment.evaluate.verdict import Verdict
+from alignment.records import EvalReport
 from alignment.report.markdown import to_markdown
 from alignment.report.page import render
 from alignment.report.table import escape_markdown
+from alignment.report.trail import JudgedRound, trail_of
 from tests.alignment.doctor.test_page import report_with
+from tests.alignment.report.conftest import BROKEN, PASSED
 from tests.alignment.report.test_page import PAYLOADS, poisoned
 
 pytestmark = pytest.mark.ui
@@ -96,15 +103,67 @@ def test_the_policy_alone_blocks_all_payloads(opened, listener):
     assert listener.requested == []
 
 
-def test_a_page_without_faults_is_short_and_shows_where_a_table_goes_on(run, browser, opened):
-    """At 1,400 and 400 pixels: the page itself never scrolls sideways, its tables do."""
+@pytest.fixture
+def longest(run):
+    """A page with all that a run shows: an anchor, every figure, and two prompts that were lost."""
+    labels = [*run.generations, "round 3"]
+    rows = run.generations | {
+        "round 3": tuple(
+            row.model_copy(update={"passed": int(row.id[1:]) not in (3, 4), "reply": "Lima. " * 9})
+            for row in run.generations["round 2"]
+        )
+    }
+    rounds = [
+        JudgedRound(
+            Verdict(candidate=name, champion="sft", anchor="sft", checks=(PASSED,)),
+            ScoredRows(generations=rows[name], pairs=run.pairs.get(name, ())),
+            ScoredRows(generations=rows["sft"], pairs=run.pairs["sft"]),
+        )
+        for name in ("round 1", "round 2", "round 3")
+    ]
+    pairs = run.pairs | {"round 3": tuple(_spread(row) for row in run.pairs["round 2"])}
+    found = {
+        name: summarise(ScoredRows(pairs=pairs[name], generations=rows[name])) for name in labels
+    }
+    return run.model_copy(
+        update={
+            "generations": rows,
+            "pairs": pairs,
+            "evaluations": tuple(
+                EvalReport(model=name, **one._asdict(), generations="g", pairs="p")
+                for name, one in found.items()
+            ),
+            "trail": trail_of("sft", AnchoredGate(margin=0.3, rounds=3), rounds),
+            "verdicts": tuple(round_.verdict for round_ in rounds),
+        }
+    )
+
+
+def _spread(pair):
+    """Margins of many sizes, so that each figure has something to show."""
+    return pair.model_copy(update={"chosen": pair.chosen + int(pair.id[1:]) - 9.0})
+
+
+def test_a_page_without_faults_is_short_and_shows_where_a_table_goes_on(longest, browser, opened):
+    """At 1,400 and 400 pixels: the page itself never scrolls sideways, its tables do.
+
+    Its texts are short: a practice page is a quarter higher.
+    """
+    run = longest
     shown = "return document.documentElement"
     for width in (1400, 400):
         browser.driver.set_window_size(width, 1000)
         opened(render(run))
-        assert browser.driver.execute_script(f"{shown}.scrollHeight") < 8000
+        assert browser.driver.execute_script(f"{shown}.scrollHeight") < 6000, width
         inner = browser.driver.execute_script(f"{shown}.clientWidth")
         assert browser.driver.execute_script(f"{shown}.scrollWidth") <= inner
+    figures = browser.driver.execute_script("return document.querySelectorAll('svg').length")
+    assert figures >= 9, "all of them are there, some of them folded"
+    folded = "[...document.querySelectorAll('details:not([open]) svg')].length"
+    assert browser.driver.execute_script(f"return {folded}") >= 4
+    stopped = Verdict(candidate="round 3", champion="sft", anchor="sft", checks=(BROKEN,))
+    opened(render(run.model_copy(update={"verdicts": (stopped,)})))
+    assert browser.driver.execute_script("return document.querySelectorAll('details[open] svg')")
     wide = browser.driver.execute_script(
         "return [...document.querySelectorAll('figure.table .scroll')]"
         ".filter(e => e.scrollWidth > e.clientWidth)"
