@@ -182,8 +182,7 @@ class _Preparation(Generic[R]):
             yield partial(content.other_part, part=self.config.part, salt=self.salt)
         if not reasoning.renders_reasoning(self.tokenizer):
             yield reasoning.as_text
-        elif not reasoning.renders_earlier_reasoning(self.tokenizer):
-            yield reasoning.count_earlier
+        yield partial(reasoning.count_left_out, tokenizer=self.tokenizer)
         yield from (content.broken_text, content.empty, content.role_order, content.untrained)
         if self.config.markers == "as_text":
             yield partial(special_tokens.spelled_out, tokenizer=self.tokenizer)
@@ -249,6 +248,11 @@ class _Preparation(Generic[R]):
             all_notes.append(
                 f"{left_out} rows have reasoning in turns before the last question, where the chat "
                 "template leaves it out, as it does when the model is asked"
+            )
+        if lost := dataset.changes[reasoning.LOST]:
+            all_notes.append(
+                f"{lost} rows have reasoning in the last reply that the chat template leaves out: "
+                "it is not trained; set template: {name: trl}, or a file that renders it"
             )
         if spelled := dataset.changes["spelled_out"]:
             all_notes.append(f"{spelled} rows had control tokens in their text, now spelled out")

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from alignment.data.filters import reasoning, special_tokens
 from alignment.data.row import Row
 from alignment.data.split import prompt_key
@@ -36,16 +38,36 @@ def test_a_template_renders_reasoning_or_does_not(chatml_tokenizer, monkeypatch)
     assert not reasoning.renders_reasoning(chatml_tokenizer)
 
 
-def test_reasoning_that_a_template_leaves_out_of_earlier_turns_is_counted(chatml_tokenizer):
-    for name, earlier in (("qwen3", False), ("gptoss", False), (RENDERS, True)):
-        tokenizer = with_template(chatml_tokenizer, name)
-        assert reasoning.renders_reasoning(tokenizer)
-        assert reasoning.renders_earlier_reasoning(tokenizer) == earlier
-    once = thinking("7 * 13")
-    turns = (*once.record.messages, *once.record.messages)
-    twice = replace(once, record=Conversation.of(turns, task_type="t", source="s"))
-    kept, _, changes = reasoning.count_earlier([GOOD, once, twice])
-    assert (kept, changes) == ([GOOD, once, twice], {"earlier_reasoning": 1})
+@pytest.mark.parametrize(
+    ("template", "once", "twice"),
+    [
+        (RENDERS, {}, {}),
+        ("qwen3", {}, {"earlier_reasoning": 1}),
+        ("gptoss", {}, {"earlier_reasoning": 1}),
+        (
+            "deepseek_r1_distill",
+            {"lost_reasoning": 1},
+            {"earlier_reasoning": 1, "lost_reasoning": 1},
+        ),
+        ("deepseek_r1_distill_training", {}, {}),
+    ],
+)
+@pytest.mark.parametrize("as_text", [False, True])
+def test_reasoning_that_a_template_leaves_out_is_counted(
+    chatml_tokenizer, template, once, twice, as_text
+):
+    """Of earlier turns or of all, in a field or as text."""
+    tokenizer = with_template(chatml_tokenizer, template)
+    row = thinking("7 * 13")
+    if as_text or not reasoning.renders_reasoning(tokenizer):
+        ((row,), _, _) = reasoning.as_text([row])
+    turns = (*row.record.messages, *row.record.messages)
+    again = replace(row, record=Conversation.of(turns, task_type="t", source="s"))
+    for given, expected in ((row, once), (again, twice)):
+        if template == "gptoss" and as_text:
+            expected = {}  # text is text to it
+        kept, _, changes = reasoning.count_left_out([GOOD, given], tokenizer=tokenizer)
+        assert (kept, changes) == ([GOOD, given], expected)
 
 
 def test_reasoning_becomes_text_before_the_reply_and_is_counted():
