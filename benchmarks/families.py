@@ -15,7 +15,7 @@ import math
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -253,12 +253,12 @@ def _cell(run: Callable[[], str], *, late: str = "R") -> str:
         return f"X {type(error).__name__}"
 
 
-def table(rows: Iterator[Row]) -> Iterator[str]:
+def table(rows: Iterator[Row], columns: Sequence[str] = COLUMNS) -> Iterator[str]:
     """The rows as lines of Markdown."""
-    yield "| " + " | ".join(COLUMNS) + " |"
-    yield "|---" * len(COLUMNS) + "|"
+    yield "| " + " | ".join(columns) + " |"
+    yield "|---" * len(columns) + "|"
     for row in rows:
-        yield "| " + " | ".join(row.get(column, "-") for column in COLUMNS) + " |"
+        yield "| " + " | ".join(row.get(column, "-") for column in columns) + " |"
 
 
 def rows_of(families: list[str]) -> Iterator[Row]:
