@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from alignment.errors import printable
 from alignment.records import Frozen
 from alignment.rounds.line import RoundLine
-from alignment.store.durable import replace
+from alignment.store.durable import ensure_folder, replace
 from alignment.store.store import storage_errors
 
 
@@ -57,7 +57,7 @@ def keep_notes(line: RoundLine, notes: tuple[Note, ...]) -> None:
     if notes == read_notes(line):
         return
     with storage_errors(line.store.root):
-        _path(line).parent.mkdir(exist_ok=True)
+        ensure_folder(_path(line).parent)
         replace("inbox.notes", _path(line), _NOTES.dump_json(notes, indent=1).decode())
 
 

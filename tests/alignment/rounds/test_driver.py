@@ -472,6 +472,13 @@ def test_every_unused_file_is_named_with_its_reason(history):
     assert (again.refused, again.notes) == (0, done.notes), "named every time, refused once"
 
 
+def test_a_round_leaves_nothing_in_the_store_that_others_can_read(history):
+    drop(history, "a.jsonl")
+    drop(history, "notes.txt", text="hello")
+    assert round_(history).outcome == "kept"
+    assert not [path for path in history.store.root.rglob("*") if path.stat().st_mode & 0o077]
+
+
 def test_a_round_that_ends_in_an_error_names_what_it_does_not_use_too(history):
     drop(history, "a.jsonl")
     drop(history, "notes.txt", text="hello")
