@@ -11,7 +11,10 @@ import re
 from collections.abc import Iterator
 
 _SCHEME = r"[a-z][a-z0-9+.-]{0,30}://"
-_URL = re.compile(rf"(https?:[/\\]{{1,2}}|{_SCHEME})(\S*)", re.IGNORECASE)
+_KNOWN = "https?|ftps?|sftp|ssh|s3a?|gc?s|az|adl|abfss?|oss|hf"
+"""Schemes that are recognised with one slash too, as `Path` writes a URL."""
+_URL = re.compile(rf"((?:{_KNOWN}):[/\\]{{1,2}}|{_SCHEME})(\S*)", re.IGNORECASE)
+_BEGINS = re.compile(r"\s*[a-z][a-z0-9+.-]+:[/\\]", re.IGNORECASE)
 _CHAINED = re.compile(f"::(?={_SCHEME})", re.IGNORECASE)
 """Between the links of a chain such as `zip://a.jsonl::https://host/a.zip`."""
 _WITHOUT_USERS = re.compile(
@@ -39,6 +42,11 @@ _IN_URL = re.compile(rf"(?<=\w){_VARIABLE}")
 def bare_urls(text: str) -> str:
     """The text, each of its URLs without user, query and fragment."""
     return _URL.sub(_bare, _IN_URL.sub("", text))
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is meant as a URL: it begins with a scheme, which a drive letter is not."""
+    return _BEGINS.match(path) is not None
 
 
 def holds_more(path: str) -> bool:

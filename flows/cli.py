@@ -18,6 +18,7 @@ import typer
 
 from alignment.errors import AlignmentError, UsageError, printable
 from alignment.extras import how_to_install
+from alignment.urls import is_url
 from flows.presets import config_argument, preset_names
 
 app = typer.Typer(
@@ -44,7 +45,17 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a config value: dotted.key=value; repeatable."
     ),
 ]
-StoreFolder = Annotated[Path, typer.Option("--store", help="Folder that holds the artifacts.")]
+
+
+def _local(folder: Path) -> Path:
+    if is_url(str(folder)):  # which may hold a secret, and would become a folder called `https:`
+        raise UsageError("expected a local folder, not a URL")
+    return folder
+
+
+StoreFolder = Annotated[
+    Path, typer.Option("--store", help="Folder that holds the artifacts.", callback=_local)
+]
 REFERENCE_HELP = (
     "A run and a step or model of it (practice/round-3), a step's name, a key or its beginning, a "
     "label ('round 4'), or `champion` (`champion:LINE`)."
@@ -174,7 +185,10 @@ def data(
             metavar="PATH...", help="File, folder, glob pattern, URL or hub:owner/name@commit."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for kept.jsonl and quarantine.jsonl.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="Folder for kept.jsonl and quarantine.jsonl.", callback=_local),
+    ],
     format_: Annotated[
         str,
         typer.Option(
@@ -424,7 +438,9 @@ def adopt(config: ConfigFile, overrides: Overrides = None, why: Why = "") -> Non
 @app.command()
 def export(
     reference: Reference,
-    to: Annotated[Path, typer.Option("--to", help="Folder to write to; must not exist.")],
+    to: Annotated[
+        Path, typer.Option("--to", help="Folder to write to; must not exist.", callback=_local)
+    ],
     store: StoreFolder = Path("runs"),
     form: Annotated[
         Literal["merged", "adapter", "gguf"],

@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, PositiveFloat, Tag, model_validator
 
 from alignment.candidates.settings import OwnAnswers
 from alignment.compose.settings import Compose, Merge
 from alignment.config.inbox import InboxConfig
 from alignment.data.build.settings import ConversationSetConfig, PairSetConfig
+from alignment.data.read.files import SecretFound
 from alignment.evaluate.settings import (
     AnchoredGate,
     EvaluationConfig,
@@ -29,8 +30,15 @@ from alignment.models.template import ModelTemplate, Template
 from alignment.records import Frozen, Nf4, Quantisation, digest_of
 from alignment.store.store import file_sha256
 from alignment.train.settings import DpoConfig, SftConfig
+from alignment.urls import is_url
 
 DeviceName = Literal["auto", "cuda", "cpu"]
+
+
+def _local(folder: Path) -> Path:
+    if is_url(str(folder)):  # which may hold a secret, and would become a folder called `https:`
+        raise SecretFound("expected a local folder; artifacts are not stored at a URL")
+    return folder
 
 
 class SftCheck(Frozen):
@@ -136,7 +144,9 @@ class PipelineConfig(Frozen):
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="Random seed, from which each stage derives its own."
     )
-    store: Path = Field(default=Path("runs"), description="Folder for the artifacts.")
+    store: Annotated[Path, AfterValidator(_local)] = Field(
+        default=Path("runs"), description="Folder for the artifacts."
+    )
     device: DeviceName = Field(
         default="auto",
         description="Where models run. cuda: a GPU; without a usable one, the run is refused with "

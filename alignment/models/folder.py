@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from alignment.errors import ModelError
 from alignment.records import digest_of
 from alignment.store.store import file_sha256
+from alignment.urls import is_url
 
 RELATIVE = "a relative path starts at the current directory"
 TOKENIZER_FILES = ("tokenizer*", "*.jinja", "vocab*", "merges.txt", "special_tokens_map.json")
@@ -37,6 +38,8 @@ def check_weights(folder: Path) -> None:
     Raises:
         ModelError: names the file and the remedy.
     """
+    if is_url(str(folder)):  # not repeated: it may hold a secret
+        raise ModelError("a model folder is a local one, not a URL; fetch the model first.")
     if not folder.is_dir():
         raise ModelError(f"model folder {folder} does not exist. Check the path; {RELATIVE}.")
     if not (folder / "config.json").is_file():

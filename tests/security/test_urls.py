@@ -1,17 +1,21 @@
 """No part of a URL that may be a credential is shown or stored, however strangely it is written."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from alignment.config.file import load
 from alignment.data.build.ingest import IngestOptions, ingest
 from alignment.data.read.files import SUFFIXES, without_secret
 from alignment.data.read.sources import FileSource
-from alignment.errors import AlignmentError, DataError
+from alignment.errors import AlignmentError, ConfigError, DataError, ModelError
+from alignment.models.folder import check_weights
 from alignment.urls import bare_urls, holds_more, storable
+from flows.cli import main
 from tests.needs_key import serving
 
 SECRET = "hunter2hunter2"
@@ -67,6 +71,7 @@ def test_what_comes_after_a_question_mark_or_hash_is_shown_nowhere(scheme, mark,
         f"https://anna%3A{SECRET}%40example.test/a.jsonl",
         f"https://anna:x::https://{SECRET}@example.test/a.jsonl",
         f"https:/anna:{SECRET}@example.test/a.jsonl",
+        f"s3:/AKIA:{SECRET}@bucket/a.jsonl",
         f"https:\\\\anna:{SECRET}@example.test/a.jsonl",
         f"https://example.test/a.jsonl?mail=a@b.test&sig={SECRET}",
         f"hf://{SECRET}@datasets/owner/name/a.jsonl",
@@ -123,6 +128,39 @@ def test_a_file_in_a_folder_whose_name_reads_as_a_url_with_more_is_named(tmp_pat
     (tmp_path / "a#b.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match=r"cannot read a#b\.jsonl .* rename it"):
         ingest([f"file://{tmp_path}"], IngestOptions(), out=tmp_path, on_progress=lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("show", "--store"),
+        ("data", "pairs.jsonl", "--out"),
+        ("export", "champion", "--to"),
+        ("promote", "champion", "--store"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["https", "s3", "my-own"])
+def test_a_url_is_no_local_folder_and_is_not_repeated(words, scheme, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["sft-dpo", *words, f"{scheme}://anna:{SECRET}@example.test/x"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = "".join(capsys.readouterr())
+    assert said == "expected a local folder, not a URL\n"
+
+
+@pytest.mark.parametrize("scheme", ["https", "s3", "my-own"])
+def test_artifacts_are_not_stored_at_a_url(tiny_settings, write_config, scheme):
+    tiny_settings["store"] = f"{scheme}://anna:{SECRET}@example.test/x"
+    with pytest.raises(ConfigError, match="store: expected a local folder") as caught:
+        load(write_config(tiny_settings))
+    assert SECRET not in str(caught.value)
+
+
+def test_a_model_is_not_read_from_a_url():
+    with pytest.raises(ModelError, match="a local one, not a URL") as caught:
+        check_weights(Path(f"my-own://anna:{SECRET}@example.test/model"))
+    assert SECRET not in str(caught.value)
 
 
 def test_a_variable_in_a_url_is_left_out_of_a_sentence_with_its_brace():
