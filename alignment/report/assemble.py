@@ -214,6 +214,7 @@ def _gathered(
         evaluations=tuple(evaluations),
         generations={label: tuple(found.generations) for label, found in rows.items()},
         pairs={label: tuple(found.pairs) for label, found in rows.items()},
+        tasks={label: tuple(found.tasks) for label, found in rows.items() if found.tasks},
         pair_texts=tuple(_held_out_pairs(store, sets)),
         histories={n: tuple(_lines(store, r, "history.jsonl")) for n, r in _trained(records)},
         samples={

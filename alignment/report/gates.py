@@ -9,7 +9,7 @@ from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.settings import GateConfig
 from alignment.evaluate.verdict import GateResult
 from alignment.pipeline.steps import AnchorGate, ParentGate, made_by
-from alignment.records import EvalReport, Generation, PairScore, StageRecord
+from alignment.records import EvalReport, Generation, PairScore, StageRecord, TaskScore
 from alignment.report.trail import JudgedRound, Trail, trail_of
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
@@ -43,6 +43,7 @@ def rows_of(store: Store, report: EvalReport) -> ScoredRows:
     return ScoredRows(
         pairs=tuple(read_rows(store.path(report.pairs), PairScore)),
         generations=tuple(read_rows(store.path(report.generations), Generation)),
+        tasks=tuple(read_rows(store.path(report.tasks), TaskScore)) if report.tasks else (),
     )
 
 

@@ -9,6 +9,7 @@ from alignment.evaluate.verdict import Verdict
 from alignment.records import DataRef, EvalReport, Frozen
 from alignment.report.compare import Comparison
 from alignment.report.cost import Spent
+from alignment.report.differences import ModelDifferences
 from alignment.report.trail import Trail
 
 
@@ -34,6 +35,7 @@ class Numbers(Frozen):
         final: label of the model that the run produces.
         models: key of each model, by its label.
         comparisons: the final model against the others, row by row.
+        differences: the final model minus its parent, anchor, SFT and base, in every metric.
         next: commands on the final model.
     """
 
@@ -49,6 +51,7 @@ class Numbers(Frozen):
     verdicts: tuple[Verdict, ...]
     evaluations: tuple[EvalReport, ...]
     comparisons: tuple[Comparison, ...]
+    differences: tuple[ModelDifferences, ...] = ()
     data: dict[str, DataRef]
     cost: tuple[Spent, ...]
     steps: tuple[StepNumbers, ...]

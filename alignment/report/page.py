@@ -15,6 +15,7 @@ from alignment.evaluate.metrics import is_preferred
 from alignment.records import EvalReport
 from alignment.report import compare, examples, metric, tables
 from alignment.report.cost import cost_table
+from alignment.report.differences import difference_table
 from alignment.report.gate_table import gate_table
 from alignment.report.run_report import RunReport, Sample
 from alignment.report.text import clip, folded, readable
@@ -47,6 +48,7 @@ def render(report: RunReport) -> str:
             evaluation=tables.evaluation_table(numbers.evaluations),
             meanings=_meanings(numbers.evaluations),
             paired=compare.paired_table(numbers.comparisons),
+            differences=difference_table(final, numbers.differences),
             result_pictures=list(pictures.result_pictures(numbers.evaluations)),
             row_pictures=list(
                 pictures.row_pictures(

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.verdict import Verdict
 from alignment.pipeline.steps import STEPS, EvaluateModel, MissingAdapter, made_by
 from alignment.records import (
@@ -12,9 +13,11 @@ from alignment.records import (
     PairScore,
     PreferencePair,
     StageRecord,
+    TaskScore,
 )
 from alignment.report import compare
 from alignment.report.cost import Spent, cost_of
+from alignment.report.differences import ModelDifferences, differences_of, relatives
 from alignment.report.next_steps import next_commands
 from alignment.report.numbers import Numbers, StepNumbers
 from alignment.report.trail import Trail
@@ -38,7 +41,7 @@ class RunReport(Frozen):
         notes: sentences about the whole run that a reader must not miss.
         final: label of the model that the run produces; None: the last round.
         evaluations: one per model, in the order of the chain.
-        generations, pairs: rows that the evaluations were computed from, by model label.
+        generations, pairs, tasks: rows that the evaluations were computed from, by model label.
         pair_texts: the held-out pairs themselves, joined to `pairs` by id.
         histories: rows that the trainer logged, by step ("sft", "dpo-1").
         samples: replies during training, by step.
@@ -61,6 +64,7 @@ class RunReport(Frozen):
     evaluations: tuple[EvalReport, ...] = ()
     generations: dict[str, tuple[Generation, ...]] = Field(default_factory=dict)
     pairs: dict[str, tuple[PairScore, ...]] = Field(default_factory=dict)
+    tasks: dict[str, tuple[TaskScore, ...]] = Field(default_factory=dict)
     pair_texts: tuple[PreferencePair, ...] = ()
     histories: dict[str, tuple[dict[str, object], ...]] = Field(default_factory=dict)
     samples: dict[str, tuple[Sample, ...]] = Field(default_factory=dict)
@@ -111,6 +115,24 @@ class RunReport(Frozen):
         return compare.compare(
             self.final_model, generations=self.generations, pairs=self.pairs, noise=noise
         )
+
+    @property
+    def differences(self) -> tuple[ModelDifferences, ...]:
+        """The final model minus its parent, its anchor, SFT and the base, in every metric."""
+        final, labels = self.final_model, list(dict.fromkeys((*self.generations, *self.pairs)))
+        if final not in labels:
+            return ()
+        rows = {
+            label: ScoredRows(
+                pairs=self.pairs.get(label, ()),
+                generations=self.generations.get(label, ()),
+                tasks=self.tasks.get(label, ()),
+            )
+            for label in labels
+        }
+        anchor = self.trail.anchor if self.trail else None
+        others = relatives(final, labels, self.verdicts, anchor)
+        return tuple(differences_of(final, others, rows))
 
     @property
     def reference_model(self) -> str | None:
@@ -165,6 +187,7 @@ class RunReport(Frozen):
             verdicts=self.verdicts,
             evaluations=self.evaluations,
             comparisons=self.comparisons,
+            differences=self.differences,
             data=self.data,
             cost=self.cost,
             steps=tuple(
