@@ -42,7 +42,10 @@ ConfigFile = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a config value: dotted.key=value; repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a config value: dotted.key=value; repeatable.",
+        autocompletion=lambda incomplete: complete_settings(incomplete),
     ),
 ]
 
@@ -64,7 +67,13 @@ COMPARED_HELP = (
     "A run by its name or by NAME-ID (sft-dpo runs), which means its final model; or a model, such "
     "as practice/round-2."
 )
-Reference = Annotated[str, typer.Argument(help=REFERENCE_HELP)]
+Reference = Annotated[
+    str,
+    typer.Argument(
+        help=REFERENCE_HELP,
+        autocompletion=lambda ctx, incomplete: complete_reference(ctx, incomplete),
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Lineage = Annotated[bool, typer.Option("--lineage", help="Show all ancestors, oldest first.")]
 LineName = Annotated[
@@ -76,7 +85,27 @@ LineName = Annotated[
     ),
 ]
 Why = Annotated[str, typer.Option("--why", help="Reason, recorded in the ledger.")]
-AnyReference = Annotated[str | None, typer.Argument(help=REFERENCE_HELP)]
+AnyReference = Annotated[
+    str | None,
+    typer.Argument(
+        help=REFERENCE_HELP,
+        autocompletion=lambda ctx, incomplete: complete_reference(ctx, incomplete),
+    ),
+]
+
+
+def complete_reference(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What a shell offers for a half-typed reference."""
+    from flows.completion import references
+
+    return references(ctx.params.get("store"), incomplete)
+
+
+def complete_settings(incomplete: str) -> list[str]:
+    """What a shell offers for a half-typed `--set`."""
+    from flows.completion import settings
+
+    return settings(incomplete)
 
 
 def show_version(*, wanted: bool) -> None:
@@ -285,8 +314,22 @@ def runs(store: StoreFolder = Path("runs"), *, as_json: AsJson = False) -> None:
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="RUN_A", help=COMPARED_HELP)],
-    second: Annotated[str, typer.Argument(metavar="RUN_B", help="What is compared with it.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_A",
+            help=COMPARED_HELP,
+            autocompletion=lambda ctx, incomplete: complete_reference(ctx, incomplete),
+        ),
+    ],
+    second: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_B",
+            help="What is compared with it.",
+            autocompletion=lambda ctx, incomplete: complete_reference(ctx, incomplete),
+        ),
+    ],
     store: StoreFolder = Path("runs"),
     *,
     as_json: AsJson = False,
@@ -467,6 +510,33 @@ def export(
     from flows.commands.model import export_model
 
     export_model(reference, store, to, form=form, dtype=dtype, converter=converter)
+
+
+@app.command()
+def publish(
+    reference: Reference,
+    to: Annotated[str, typer.Option("--to", metavar="ORG/NAME", help="Repository on the hub.")],
+    store: StoreFolder = Path("runs"),
+    form: Annotated[
+        Literal["merged", "adapter"],
+        typer.Option(help="merged: full weights; adapter: all adapters on the base model as one."),
+    ] = "merged",
+    *,
+    upload: Annotated[
+        bool,
+        typer.Option(
+            "--upload/--dry-run",
+            help="Upload it, with the token in HF_TOKEN; by default, show card and files.",
+        ),
+    ] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everyone see it; by default it is private.")
+    ] = False,
+) -> None:
+    """Show a model with its card as a hub would get it, and upload it where asked to."""
+    from flows.commands import publish as publishing
+
+    publishing.publish(reference, store, to, form=form, upload=upload, public=public)
 
 
 @app.command()

@@ -52,12 +52,7 @@ class Run(Frozen):
     @classmethod
     def of(cls, settings: PipelineConfig) -> "Run":
         """The run described by a configuration."""
-        limits = Limits(
-            stall_minutes=settings.stall_minutes,
-            gpu_memory_gib=settings.gpu_memory_gib,
-            device=settings.device,
-        )
-        return cls(name=settings.name, root=settings.store, limits=limits)
+        return cls(name=settings.name, root=settings.store, limits=Limits.of(settings))
 
     @property
     def store(self) -> Store:

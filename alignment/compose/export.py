@@ -108,6 +108,7 @@ def export(
     form: Form = "merged",
     dtype: str | None = None,
     converter: Path | None = None,
+    card: Callable[[Exported], str] = lambda _: "",
 ) -> Exported:
     """Write the model or adapter of a record to a new folder, with its lineage and divergences.
 
@@ -124,6 +125,7 @@ def export(
             than 95 % of the training's change.
         converter: llama.cpp's converter for a GGUF file, or its folder. Default: the one on the
             PATH, or else our own writer.
+        card: the text of README.md, from what was written; empty for none.
 
     Raises:
         UsageError: the record is neither a model nor an adapter, or cannot be written in that form.
@@ -140,6 +142,8 @@ def export(
             written = _write(store, record, staging, form, dtype, converter)
         lineage = [found.model_dump(mode="json") for found in ancestors(store, record.key)]
         write("export.lineage", staging / "lineage.json", json.dumps(lineage, indent=2))
+        if text := card(written):
+            write("export.card", staging / "README.md", text)
         write("export.account", staging / "export.json", written.model_dump_json(indent=2))
         flush_tree("export.flush", staging)
         rename("export.publish", staging, to)

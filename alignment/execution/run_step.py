@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-from alignment.config.pipeline import DeviceName
+from alignment.config.pipeline import DeviceName, PipelineConfig
 from alignment.data.read.files import WHOLE
 from alignment.errors import AlignmentError, Interrupted, ModelError, StorageError
 from alignment.execution.attempts import begin_attempt
@@ -88,6 +88,15 @@ class Limits(Frozen):
     stall_minutes: float | None = None
     gpu_memory_gib: float | None = None
     device: DeviceName = "auto"
+
+    @classmethod
+    def of(cls, config: PipelineConfig) -> "Limits":
+        """The limits that a configuration sets."""
+        return cls(
+            stall_minutes=config.stall_minutes,
+            gpu_memory_gib=config.gpu_memory_gib,
+            device=config.device,
+        )
 
     @property
     def environment(self) -> dict[str, str]:

@@ -18,7 +18,15 @@ from alignment.models.folder import (
 )
 from alignment.records import BaseRef, Frozen, digest_of
 
-HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "*.model", "tokenizer*")
+HUB_FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "merges.txt",
+    "*.model",
+    "tokenizer*",
+    "README.md",  # states the licence
+)
 
 
 class HubModel(Frozen):

@@ -34,6 +34,7 @@ LAYERS = [
     {"pipeline"},  # steps and their order
     {"execution", "rounds", "report"},
     {"doctor"},
+    {"api"},  # all of it, for notebooks
 ]
 """Packages of `alignment`: each imports from the rows above its own, never from its own row."""
 
