@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ui check slow gpu faults machines golden golden-keys schema lock clean
+.PHONY: help demo test test-ui check slow first-hour gpu faults machines golden golden-keys schema lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ check: $(STAMP)  ## check format, lint, types and import order
 
 slow: $(STAMP)  ## run the long tests: servers, crashes, whole runs
 	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+first-hour: $(STAMP)  ## install the wheel in an empty home and do there what a new user does
+	$(BIN)/python -m pytest -q -m slow tests/test_wheel.py -k first_hour
 
 gpu: $(STAMP)  ## compare bfloat16 on a CUDA device with fp32; skipped without one
 	$(BIN)/python -m pytest -q -s -m gpu tests/gpu

@@ -12,6 +12,7 @@ import zipfile
 
 import pytest
 
+from tests.inbox import drop, rows
 from tests.prefect_service import ROOT
 
 pytestmark = pytest.mark.slow
@@ -74,3 +75,32 @@ def test_a_whole_run_works_anywhere(sft_dpo, tiny_settings, write_config, tmp_pa
     done = sft_dpo("run", str(config), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"report: {tmp_path / 'store/reports/tiny.html'}"
+
+
+def test_the_first_hour_works_in_the_order_of_the_documentation(
+    sft_dpo, tiny_model_folder, tmp_path
+):
+    """What a new user does with a file and a model of their own, in an empty home."""
+    drop(tmp_path / "pairs.jsonl", rows(0, 120))
+
+    def done(*words):
+        ended = sft_dpo(*map(str, words), cwd=tmp_path)
+        assert ended.returncode == 0, f"{words}: {ended.stdout}{ended.stderr}"
+        return ended.stdout
+
+    own = ("--name", "mine", "--model", tiny_model_folder, "--data", "pairs.jsonl", "--card", "cpu")
+    assert "next: sft-dpo doctor run.yaml" in done("init", *own)
+    assert "This run can start" in done("doctor", "run.yaml")
+    assert done("plan", "run.yaml").startswith("RUN     base ")
+    assert "report: runs/reports/mine.html" in done("run", "run.yaml", "--set", "dpo.max_steps=1")
+    assert done("status") == "nothing is being built in runs\n"
+    done("run", "run.yaml", "--set", "dpo.max_steps=2")
+    newer, older = (line.split()[0] for line in done("runs").splitlines() if "mine, seed" in line)
+    compared = done("compare", f"{older}/round-1", f"{newer}/round-1")
+    assert "dpo.max_steps" in compared
+    assert "Compared on the same" in compared
+    assert "# my-org/mine" in done("publish", f"{newer}/round-1", "--to", "my-org/mine")
+    assert "artifacts: dpo" in done("du")
+    assert "nothing to remove in runs" in done("gc")
+    assert "freed" in done("gc", "--older-than", "0", "--delete")
+    assert done("show", f"{newer}/round-1", "--lineage").startswith("Ancestry of merge-dpo-1")

@@ -91,9 +91,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def actions(self, batch):
         for one in batch["objects"]:
-            upload = {"href": f"{self.address}/lfs/{one['oid']}"}
-            yield_ = {"oid": one["oid"], "size": one["size"], "actions": {"upload": upload}}
-            one.update(yield_)
+            one["actions"] = {"upload": {"href": f"{self.address}/lfs/{one['oid']}"}}
         return batch["objects"]
 
     @property
