@@ -1,6 +1,6 @@
 """Writes a model with its card: what `sft-dpo export` and `publish` call."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from alignment.compose.export import Exported, export
@@ -22,6 +22,15 @@ def write_with_card(
     """Export a model or adapter to a folder whose README is its card, under this name."""
 
     def card(written: Exported) -> str:
-        return card_of(store, record, name=name, form=form, notes=written.notes()).text
+        notes = _without_folders(written).notes()
+        return card_of(store, record, name=name, form=written.form, notes=notes).text
 
     return export(store, record, to, form=form, dtype=dtype, converter=converter, card=card)
+
+
+def _without_folders(written: Exported) -> Exported:
+    """The description without the folders of this machine, which a card does not name."""
+    base = written.base and PurePath(written.base)
+    if not base or not base.is_absolute():
+        return written
+    return written.model_copy(update={"base": base.name})

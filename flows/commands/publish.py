@@ -68,7 +68,12 @@ def _scratch(store: Store) -> "tempfile.TemporaryDirectory[str]":
 def _exported(
     store: Store, record: StageRecord, folder: Path, to: str, form: Literal["merged", "adapter"]
 ) -> Path:
-    export_with_card(store, record, folder, name=to, form=form)
+    written = export_with_card(store, record, folder, name=to, form=form)
+    if written.form == "adapter" and Path(written.base or "").is_absolute():
+        raise UsageError(
+            f"{record.name} is an adapter on {written.base}, which others do not have. Publish the "
+            "model after it instead, with --form merged: sft-dpo runs"
+        )
     return folder
 
 

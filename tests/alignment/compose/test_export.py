@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from alignment.answers.ask import generate
+from alignment.api.exports import write_with_card
 from alignment.compose.export import Exported, export, open_for_chat
 from alignment.errors import ModelError, StorageError, UsageError
 from alignment.execution.run_step import build
@@ -402,3 +403,13 @@ def test_a_folder_that_names_its_stop_token_is_exported_as_it_is(
     export(finished.store, finished.records["base"], tmp_path / "out")
     for file in tiny_model_folder.iterdir():
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_the_card_of_an_adapter_says_so_and_names_no_folder(stacked, tmp_path):
+    record = stacked.records["sft"]
+    written = write_with_card(stacked.store, record, tmp_path / "out", name="mine", form="merged")
+    assert written.form == "adapter"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "library_name: peft" in card
+    assert "A LoRA adapter made from a model of its own" in card
+    assert str(tmp_path.parent) not in card
