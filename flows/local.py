@@ -20,9 +20,9 @@ Watch = Callable[..., None]
 def start_server() -> None:
     """Start Prefect's temporary server, unless another server is configured.
 
-    Prefect would start it by itself, but then Ctrl-C in the terminal would end the server before
-    the run, and the run's last requests would take minutes and end in a traceback. A child inherits
-    the blocked signal.
+    Prefect would start it by itself, but then Ctrl-C in the terminal, or SIGTERM for the whole
+    group, would end the server before the run, and the run's last requests would take minutes and
+    end in a traceback. A child inherits the blocked signals.
 
     Raises:
         UsageError: the server failed at its start.
@@ -33,7 +33,7 @@ def start_server() -> None:
         return
     from flows.temporary_server import TemporaryServer  # with Prefect's server: a second
 
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         TemporaryServer().start()
     finally:

@@ -10,11 +10,19 @@ from alignment.errors import Interrupted
 from flows.display import Display
 from flows.environment import quiet_prefect
 
+STOPPED = "stopped; run the same command to continue from here"
+
 
 class Stopped(Interrupted):
     """Stopped by Ctrl-C."""
 
     exit_code = 130
+
+
+class Terminated(Interrupted):
+    """Stopped by SIGTERM."""
+
+    exit_code = 143
 
 
 def run_flow(
@@ -40,16 +48,20 @@ def stopping_on_signals() -> Iterator[None]:
 
     Raises:
         Stopped: the user pressed Ctrl-C.
-        SystemExit: 143, after SIGTERM.
+        Terminated: SIGTERM came.
     """
 
     def stop(*_: object) -> None:
-        raise SystemExit(143)
+        raise SystemExit(Terminated.exit_code)  # which no library takes for an error
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     except KeyboardInterrupt:
-        raise Stopped("stopped; run the same command to continue from here") from None
+        raise Stopped(STOPPED) from None
+    except SystemExit as end:
+        if end.code != Terminated.exit_code:
+            raise
+        raise Terminated(STOPPED) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -5,6 +5,7 @@ This one ends with its owner, and says at once what it died of.
 """
 
 import atexit
+import contextlib
 import re
 import subprocess
 import sys
@@ -105,9 +106,12 @@ class TemporaryServer(SubprocessASGIServer):
     def stop(self) -> None:
         """Stop the server, if it runs."""
         process = self.server_process
-        super().stop()
         if process is not None and process.stdin is not None:
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it is dead already
+                process.stdin.write(b"stop")
+                process.stdin.close()
+        super().stop()
+        if process is not None:
             self._log.close()
 
 

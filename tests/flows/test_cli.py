@@ -226,8 +226,11 @@ def restore_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_ctrl_c_in_a_terminal_ends_a_run_in_one_line(server, tiny_settings, write_config, tmp_path):
-    """The terminal signals every process of the group, including Prefect's temporary server."""
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_whole_group_ends_a_run_in_one_line(
+    server, tiny_settings, write_config, tmp_path, sign, code
+):
+    """As Ctrl-C in a terminal, `timeout` and service managers send it: to Prefect's server, too."""
     environment = server.environment | {
         "PREFECT_HOME": str(tmp_path / "home"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
@@ -246,12 +249,12 @@ def test_ctrl_c_in_a_terminal_ends_a_run_in_one_line(server, tiny_settings, writ
             preexec_fn=restore_ctrl_c,
         )
     try:
-        wait_for("a first step", lambda: b"[ 1/" in log.read_bytes() or None, seconds=600, log=log)
-        os.killpg(run.pid, signal.SIGINT)
-        wait_for("the word", lambda: b"stopped;" in log.read_bytes() or None, seconds=300, log=log)
-        os.killpg(run.pid, signal.SIGINT)
-        assert run.wait(300) == 130, log.read_text()
-        wait_for("no process left", lambda: not alive(run.pid) or None, seconds=60, log=log)
+        wait_for("a first step", lambda: b"[ 1/" in log.read_bytes() or None, seconds=120, log=log)
+        os.killpg(run.pid, sign)
+        wait_for("the word", lambda: b"stopped;" in log.read_bytes() or None, seconds=30, log=log)
+        os.killpg(run.pid, signal.SIGINT)  # once more, while it cleans up
+        assert run.wait(30) == code, log.read_text()
+        wait_for("no process left", lambda: not alive(run.pid) or None, seconds=10, log=log)
     finally:
         end_group(run)
     assert "Traceback" not in log.read_text()
