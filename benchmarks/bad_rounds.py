@@ -21,7 +21,10 @@ from alignment.execution.run_step import run_step
 from alignment.pipeline.chain import Round
 from alignment.pipeline.steps import Step
 from alignment.pipeline.verdicts import each_step
-from alignment.records import EvalReport, Frozen, Message, PreferencePair, StageRecord
+from alignment.records.base import Frozen
+from alignment.records.evaluation import EvalReport
+from alignment.records.manifest import StageRecord
+from alignment.records.text import Message, PreferencePair
 from alignment.rounds.driver import Hooks, RoundDriver
 from alignment.rounds.line import RoundLine
 from alignment.store.store import Store

@@ -24,10 +24,11 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.errors import Interrupted
 from alignment.execution.provenance import hardware, libraries
 from alignment.execution.run_step import build
-from alignment.pipeline.chain import Chain, chain
+from alignment.pipeline.chain import Chain
+from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.step import model_of
 from alignment.pipeline.steps import HandOver, Step, TrainDpo, TrainSft
-from alignment.records import AdapterRef, Nf4
+from alignment.records.refs import AdapterRef, Nf4
 from alignment.store import durable
 from alignment.store.progress import Progress
 from alignment.store.store import Store

@@ -36,9 +36,11 @@ from alignment.execution.run_step import build
 from alignment.models.experts import expert_tensors
 from alignment.models.rope import rope_limit
 from alignment.models.targets import WHOLE
-from alignment.pipeline.chain import Chain, chain
+from alignment.pipeline.chain import Chain
+from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.trial import refuse_obstacles, try_model
-from alignment.records import AdapterRef, ModelRef, StageRecord
+from alignment.records.manifest import StageRecord
+from alignment.records.refs import AdapterRef, ModelRef
 from alignment.scoring.engine import Packed, Stock
 from alignment.scoring.logprobs import Completion
 from alignment.scoring.packable import packing_obstacle

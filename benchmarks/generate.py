@@ -26,7 +26,8 @@ from alignment.answers.settings import AnswerEngine, Sampling
 from alignment.execution.provenance import hardware, libraries
 from alignment.models.load import LoadedModel
 from alignment.models.stopping import stop_ids
-from alignment.records import Frozen, Nf4
+from alignment.records.base import Frozen
+from alignment.records.refs import Nf4
 from benchmarks.workload import DISTRIBUTIONS, SHAPES, load, pairs_of, write_model
 
 GIB = 2**30

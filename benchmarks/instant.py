@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
 
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.store.checksum import with_digest
 from alignment.store.store import MANIFEST, Store
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from alignment.evaluate.settings import AnchoredGate, GateConfig, PlainGate
 from alignment.execution.run_step import build
 from alignment.pipeline.steps import Step
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 from benchmarks.bad_rounds import Judged, flipped, train_on

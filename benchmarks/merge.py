@@ -19,7 +19,7 @@ from alignment.models.adapters import describe_adapter
 from alignment.models.folder import digest_of_files, weight_files
 from alignment.models.merge import Deltas, write_merge
 from alignment.models.weight_files import SHARD_SIZE
-from alignment.records import BaseRef
+from alignment.records.refs import BaseRef
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 from benchmarks.memory import free_memory, watch_memory

@@ -13,7 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from alignment.records import Conversation, Frozen, Nf4, PreferencePair
+from alignment.records.base import Frozen
+from alignment.records.refs import Nf4
+from alignment.records.text import Conversation, PreferencePair
 from alignment.scoring.engine import Engine, StepRows
 from alignment.scoring.logprobs import encode
 from alignment.store.progress import Progress

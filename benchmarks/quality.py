@@ -14,7 +14,9 @@ from pathlib import Path
 from alignment.errors import Interrupted
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.step import data_of, model_of, rows_of
-from alignment.records import Frozen, ModelRef, PreferencePair
+from alignment.records.base import Frozen
+from alignment.records.refs import ModelRef
+from alignment.records.text import PreferencePair
 from alignment.store import durable
 from alignment.store.progress import Progress
 from alignment.store.store import Store

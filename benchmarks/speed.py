@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import TypeAdapter
 
 from alignment.execution.run_step import GROWING_SEGMENTS
-from alignment.records import PreferencePair
+from alignment.records.text import PreferencePair
 from alignment.scoring.engine import Engine, StepRows
 from alignment.store.jsonl import read_rows
 from benchmarks.phases import Measured, Phase, Setup, limit_gpu, matmul_limit, measure

@@ -6,7 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from alignment.records import Frozen, StageRecord
+from alignment.records.base import Frozen
+from alignment.records.manifest import StageRecord
 from alignment.store import durable
 from benchmarks.quality import Quality
 

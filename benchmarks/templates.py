@@ -30,8 +30,9 @@ from alignment.execution.run_step import build
 from alignment.models.chat_template import format_of, render_text
 from alignment.models.encoding import encode_chat
 from alignment.models.template import ModelTemplate, TrlTemplate
-from alignment.pipeline.chain import chain
-from alignment.records import Conversation, DataRef, Quarantined
+from alignment.pipeline.chain_builder import chain
+from alignment.records.refs import DataRef
+from alignment.records.text import Conversation, Quarantined
 from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
 from alignment.store.store import Store

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.evaluate.settings import GateConfig
-from alignment.records import Message, PreferencePair
+from alignment.records.text import Message, PreferencePair
 from benchmarks.bad_rounds import write_pairs
 from tests import tiny
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from alignment.records import BaseRef, Message, ModelRef, PreferencePair, TokenizerRef
+from alignment.records.refs import BaseRef, ModelRef, TokenizerRef
+from alignment.records.text import Message, PreferencePair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from alignment.models.load import LoadedModel
-    from alignment.records import Quantisation
+    from alignment.records.refs import Quantisation
 
 SHAPES: dict[str, dict[str, Any]] = {
     "7b": {

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from alignment.errors import printable
 from alignment.pipeline.steps import Step, headline_of
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.store.progress import Mark
 from flows.forecast import Forecast, Pace
 

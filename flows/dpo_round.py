@@ -22,7 +22,7 @@ from alignment.errors import AlignmentError
 from alignment.execution.run_step import try_in_child
 from alignment.pipeline.chain import Round
 from alignment.pipeline.steps import Step
-from alignment.records import ModelRef
+from alignment.records.refs import ModelRef
 from alignment.report.assemble import ReportFiles
 from alignment.rounds.driver import Hooks, RoundDriver
 from alignment.rounds.ledger import Champion

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alignment.errors import printable
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.rounds.ledger import Champion, Closed
 from alignment.rounds.line import RoundLine, all_lines, how_to_approve
 from alignment.rounds.losses import lost_entries

@@ -17,7 +17,7 @@ from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError, UsageError
 from alignment.evaluate.verdict import Finding, GateResult, Verdict
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.measure import on_line

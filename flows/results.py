@@ -2,7 +2,8 @@
 
 from alignment.evaluate.evidence import EVIDENCE
 from alignment.evaluate.verdict import GateResult, Verdict
-from alignment.records import Frozen, StageRecord
+from alignment.records.base import Frozen
+from alignment.records.manifest import StageRecord
 from alignment.rounds.driver import DriverOutcome, RoundOutcome
 from alignment.store.store import Store
 

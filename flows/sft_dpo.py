@@ -18,10 +18,12 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
 from alignment.execution.run_step import try_in_child
 from alignment.models.sources import HubModel
-from alignment.pipeline.chain import Chain, chain
+from alignment.pipeline.chain import Chain
+from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.steps import OpenBase, Step
 from alignment.pipeline.verdicts import chain_so_far, each_step
-from alignment.records import ModelRef, StageRecord
+from alignment.records.manifest import StageRecord
+from alignment.records.refs import ModelRef
 from alignment.report.assemble import ReportFiles
 from alignment.store.activity import announced
 from alignment.store.store import Store

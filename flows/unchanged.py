@@ -9,7 +9,7 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ArtifactError
 from alignment.pipeline.steps import Step
 from alignment.pipeline.verdicts import chain_so_far
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.report.assemble import write_report
 from alignment.rounds.driver import Hooks, RoundDriver
 from alignment.rounds.line import RoundLine

@@ -21,7 +21,8 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from alignment.pipeline.steps import headline_of
-from alignment.records import AdapterRef, StageRecord
+from alignment.records.manifest import StageRecord
+from alignment.records.refs import AdapterRef
 from alignment.report.metric import show_any, show_seconds
 from alignment.report.table import Table, escape_markdown
 from alignment.store.progress import Mark

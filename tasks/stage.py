@@ -24,7 +24,8 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError
 from alignment.execution.run_step import Limits, run_step
 from alignment.pipeline.steps import Step
-from alignment.records import Frozen, StageRecord
+from alignment.records.base import Frozen
+from alignment.records.manifest import StageRecord
 from alignment.store.progress import Mark
 from alignment.store.store import Store
 from tasks import artifacts

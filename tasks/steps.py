@@ -3,7 +3,7 @@
 from prefect import State, Task, task
 
 from alignment.pipeline.steps import STEPS, Step
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from tasks.stage import POLICY, run_stage
 
 

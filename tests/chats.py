@@ -2,7 +2,7 @@
 
 import copy
 
-from alignment.records import Conversation, Function, Message, PreferencePair, ToolCall
+from alignment.records.text import Conversation, Function, Message, PreferencePair, ToolCall
 
 MISTRAL = (
     "{{ bos_token }}{% for message in messages %}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from alignment.config.file import load
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 from tests.prefect_service import Service, overrides, wait_for
 
 CHANGES = ("sft.training.max_steps=20000", "sft.training.save_every=20000")

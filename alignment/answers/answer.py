@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from alignment.records import Frozen, Message
+from alignment.records.base import Frozen
+from alignment.records.text import Message
 
 
 class Asked(NamedTuple):

@@ -23,7 +23,7 @@ from alignment.answers.settings import AnswerEngine, Sampling
 from alignment.errors import AlignmentError
 from alignment.models.chat_template import answer_of, opens_thought, render
 from alignment.models.stopping import stop_ids
-from alignment.records import Message
+from alignment.records.text import Message
 from alignment.scoring.head import plain
 
 _log = logging.getLogger(__name__)

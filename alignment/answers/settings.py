@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from alignment.records import Frozen, digest_of
+from alignment.records.base import Frozen, digest_of
 
 AnswerEngine = Literal["auto", "hf", "continuous"]
 """hf: padded batches through transformers' `generate`. continuous: rows without padding that share

@@ -4,7 +4,7 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from alignment.compose.export import Exported, export
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.report.card import card_of
 from alignment.store.store import Store
 

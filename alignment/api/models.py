@@ -7,7 +7,7 @@ from typing import Literal
 from alignment.errors import UsageError
 from alignment.models.load import LoadedModel
 from alignment.models.load import open_model as load_model
-from alignment.records import ModelRef
+from alignment.records.refs import ModelRef
 from alignment.rounds.references import find_one
 from alignment.store.store import Store
 

@@ -16,7 +16,9 @@ from alignment.pipeline.plan import Planned
 from alignment.pipeline.plan import plan as plan_chain
 from alignment.pipeline.steps import OpenBase
 from alignment.pipeline.verdicts import chain_so_far, each_step
-from alignment.records import Frozen, ModelRef, StageRecord
+from alignment.records.base import Frozen
+from alignment.records.manifest import StageRecord
+from alignment.records.refs import ModelRef
 from alignment.report.assemble import gather, write_report
 from alignment.report.numbers import Numbers
 from alignment.store.activity import announced

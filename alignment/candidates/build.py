@@ -14,7 +14,7 @@ from alignment.data.formats import Preference
 from alignment.data.read.sources import FileSource
 from alignment.data.split import PromptKeys
 from alignment.errors import DataError
-from alignment.records import PreferencePair, Quarantined
+from alignment.records.text import PreferencePair, Quarantined
 from alignment.store.durable import failpoint_span, write
 from alignment.store.jsonl import as_line
 

@@ -27,7 +27,8 @@ from alignment.candidates.settings import (
     PatternCheck,
 )
 from alignment.data.verifiers import Verifier
-from alignment.records import Frozen, Message
+from alignment.records.base import Frozen
+from alignment.records.text import Message
 
 Scorer = Callable[["CheckRequest"], float]
 

@@ -8,7 +8,7 @@ from alignment.answers.answer import Answer
 from alignment.candidates.records import AnswerLabel, CandidatePrompt, Fate
 from alignment.candidates.settings import Pairing
 from alignment.data.row import Reason
-from alignment.records import Message, PreferencePair
+from alignment.records.text import Message, PreferencePair
 
 CHOSEN, REJECTED = "chosen", "rejected"
 AnswerId = tuple[str, int]

@@ -15,7 +15,7 @@ from alignment.data.row import Reason, Record
 from alignment.data.split import PromptKeys, prompt_key, unit_hash
 from alignment.errors import DataError
 from alignment.models.chat_template import render
-from alignment.records import Conversation, Message, PreferencePair, Prompt, Quarantined
+from alignment.records.text import Conversation, Message, PreferencePair, Prompt, Quarantined
 
 
 class Located(NamedTuple):

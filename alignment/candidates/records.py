@@ -1,7 +1,8 @@
 """The rows of a round on own answers: prompts, labels, and what became of each answer."""
 
 from alignment.data.verifiers import Verifier
-from alignment.records import Frozen, Message
+from alignment.records.base import Frozen
+from alignment.records.text import Message
 
 
 class CandidatePrompt(Frozen):

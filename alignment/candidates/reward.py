@@ -15,7 +15,7 @@ from alignment.errors import ModelError
 from alignment.models.chat_template import render
 from alignment.models.folder import check_weights
 from alignment.models.tokenizer import load_tokenizer
-from alignment.records import Message
+from alignment.records.text import Message
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
 

@@ -12,7 +12,7 @@ from alignment.answers.settings import Drawing
 from alignment.data.practice.source import PracticeSource
 from alignment.data.read.sources import Source
 from alignment.models.sources import ModelSource
-from alignment.records import Frozen, digest_of
+from alignment.records.base import Frozen, digest_of
 
 
 def _compiles(pattern: str) -> str:

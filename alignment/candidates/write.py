@@ -7,7 +7,7 @@ from alignment.answers.ask import answers
 from alignment.answers.settings import Sampling
 from alignment.candidates.records import CandidatePrompt
 from alignment.models.load import open_model
-from alignment.records import ModelRef
+from alignment.records.refs import ModelRef
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
 from alignment.store.store import Store

@@ -27,15 +27,10 @@ from alignment.models.load import load_base, open_model
 from alignment.models.merge import Deltas, plan_merge, write_merge
 from alignment.models.stopping import write_stops
 from alignment.models.tokenizer import tokenizer_folder, write_date
-from alignment.records import (
-    AdapterRef,
-    BaseRef,
-    Frozen,
-    Message,
-    ModelRef,
-    StageRecord,
-    TokenizerRef,
-)
+from alignment.records.base import Frozen
+from alignment.records.manifest import StageRecord
+from alignment.records.refs import AdapterRef, BaseRef, ModelRef, TokenizerRef
+from alignment.records.text import Message
 from alignment.scoring.logprobs import Completion
 from alignment.scoring.probe import divergence, probe_of, record_probe
 from alignment.store.durable import failpoint_span, flush_tree, remove, rename, write

@@ -17,7 +17,8 @@ from alignment.models.hub import base_folder
 from alignment.models.load import load_base, open_model
 from alignment.models.merge import plan_merge, write_merge
 from alignment.models.weight_files import SHARD_SIZE
-from alignment.records import BaseRef, Materialised, ModelRef, digest_of
+from alignment.records.base import digest_of
+from alignment.records.refs import BaseRef, Materialised, ModelRef
 from alignment.scoring.probe import Probe, divergence
 from alignment.store.durable import staged
 from alignment.store.progress import Progress

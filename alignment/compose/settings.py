@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 
 
 class Merge(Frozen):

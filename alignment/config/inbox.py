@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from alignment.data.formats import Auto, Format
 from alignment.data.read.files import DataFolder
 from alignment.data.read.sources import FileSource
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 
 
 class GatePromotes(Frozen):

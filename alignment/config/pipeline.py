@@ -27,7 +27,8 @@ from alignment.evaluate.settings import (
 from alignment.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
 from alignment.models.sources import ModelSource
 from alignment.models.template import ModelTemplate, Template
-from alignment.records import Frozen, Nf4, Quantisation, digest_of
+from alignment.records.base import Frozen, digest_of
+from alignment.records.refs import Nf4, Quantisation
 from alignment.store.store import file_sha256
 from alignment.train.settings import DpoConfig, SftConfig
 from alignment.urls import is_url

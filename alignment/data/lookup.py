@@ -3,7 +3,9 @@
 import json
 from collections.abc import Iterator
 
-from alignment.records import DataRef, Frozen, Json, StageRecord
+from alignment.records.base import Frozen, Json
+from alignment.records.manifest import StageRecord
+from alignment.records.refs import DataRef
 from alignment.store.store import Store
 
 PARTS = ("train", "held_out", "prompts", "quarantine")

@@ -7,7 +7,7 @@ from functools import wraps
 from types import MappingProxyType
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
-from alignment.records import Conversation, Message, PreferencePair, Prompt, Quarantined
+from alignment.records.text import Conversation, Message, PreferencePair, Prompt, Quarantined
 
 Record = Conversation | PreferencePair | Prompt
 R = TypeVar("R", bound=Record)

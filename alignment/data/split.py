@@ -14,7 +14,8 @@ from typing import Literal, Self
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from alignment.errors import ArtifactError
-from alignment.records import Frozen, Message
+from alignment.records.base import Frozen
+from alignment.records.text import Message
 
 
 class Part(Frozen):

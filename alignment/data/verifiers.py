@@ -14,7 +14,8 @@ from pydantic import Field, JsonValue, PositiveInt, model_validator
 
 from alignment.data.refusals import is_refusal
 from alignment.extras import require
-from alignment.records import Frozen, Message
+from alignment.records.base import Frozen
+from alignment.records.text import Message
 
 
 class ExactText(Frozen):

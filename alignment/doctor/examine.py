@@ -39,7 +39,7 @@ from alignment.execution.device import device_facts
 from alignment.models.chat_template import end_of_turn_id
 from alignment.models.description import check_architecture
 from alignment.models.tokenizer import date_of, tokenizer_with
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 from alignment.store.store import Store
 
 ABOUT_PAIRS = ("trimmed pairs", "conflicts", "ties", "length bias")

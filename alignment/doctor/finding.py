@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 from alignment.report.table import Table
 
 Verdict = Literal["skip", "ok", "warn", "fail"]

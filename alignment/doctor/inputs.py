@@ -24,15 +24,10 @@ from alignment.models.encoding import Encoded
 from alignment.models.hub import base_folder
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import PrepareConversations, PreparePairs
-from alignment.records import (
-    Conversation,
-    DataRef,
-    Json,
-    ModelRef,
-    PreferencePair,
-    Quarantined,
-    StageRecord,
-)
+from alignment.records.base import Json
+from alignment.records.manifest import StageRecord
+from alignment.records.refs import DataRef, ModelRef
+from alignment.records.text import Conversation, PreferencePair, Quarantined
 from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
 from alignment.store.store import Store

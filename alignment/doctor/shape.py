@@ -17,7 +17,7 @@ from alignment.errors import ModelError
 from alignment.models.experts import expert_tensors
 from alignment.models.targets import expert_weights, linear_layers
 from alignment.models.weight_files import blank_model
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 
 
 class Linears(Frozen):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from alignment.models.encoding import Encoded, encode_all, locate_completions, locate_replies
-from alignment.records import Conversation, PreferencePair
+from alignment.records.text import Conversation, PreferencePair
 
 
 @dataclass(frozen=True, slots=True)

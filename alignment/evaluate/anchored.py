@@ -6,7 +6,7 @@ more than the margin. The error of that test is divided evenly among the rounds 
 approves another model (Bonferroni), so it holds however the verdicts depend on each other.
 Means that a preference score does not see have budgets, over all rounds since the anchor.
 What cannot be judged is never kept. Not here: the tests (`noninferiority.py`), which model is the
-anchor (`pipeline/chain.py`, `rounds/state.py`).
+anchor (`pipeline/chain_builder.py`, `rounds/state.py`).
 """
 
 import math

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from alignment.evaluate import intervals
 from alignment.evaluate.clusters import design_effect
 from alignment.evaluate.metrics import reward_margin
-from alignment.records import PairScore, ReliabilityBin
+from alignment.records.evaluation import PairScore, ReliabilityBin
 
 MOST_BINS = 10
 ROWS_PER_BIN = 10

@@ -15,7 +15,8 @@ from alignment.evaluate.clusters import design_effect
 from alignment.evaluate.intervals import PairedDifference
 from alignment.evaluate.settings import AnchoredGate, PlainGate
 from alignment.evaluate.verdict import Check
-from alignment.records import Estimate, Frozen, Generation, PairScore, TaskScore
+from alignment.records.base import Frozen
+from alignment.records.evaluation import Estimate, Generation, PairScore, TaskScore
 
 Need = Literal["pairs", "generations", "tasks", "distributions", "parent"]
 """What a metric is computed from. Pairs, generations and tasks are stored with an evaluation, and

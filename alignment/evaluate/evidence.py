@@ -28,7 +28,8 @@ from alignment.evaluate.judged import (
 )
 from alignment.evaluate.settings import AnchoredGate, GateConfig
 from alignment.evaluate.verdict import Verdict
-from alignment.records import Estimate, Frozen, Json
+from alignment.records.base import Frozen, Json
+from alignment.records.evaluation import Estimate
 from alignment.store.checksum import checked, with_digest
 
 EVIDENCE = "verdict.json"

@@ -18,7 +18,8 @@ from alignment.evaluate.settings import EvaluationConfig, HarnessConfig
 from alignment.evaluate.tasks import EXTRA, identity_of, manager_of
 from alignment.extras import require
 from alignment.models.load import LoadedModel
-from alignment.records import Frozen, TaskScore, digest_of
+from alignment.records.base import Frozen, digest_of
+from alignment.records.evaluation import TaskScore
 from alignment.store.checksum import verified, with_digest
 from alignment.store.durable import ensure_folder, replace
 from alignment.store.progress import Progress

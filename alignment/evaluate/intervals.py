@@ -17,7 +17,8 @@ from statistics import NormalDist
 from pydantic import Field
 
 from alignment.evaluate.clusters import design_effect, summed
-from alignment.records import Estimate, Frozen
+from alignment.records.base import Frozen
+from alignment.records.evaluation import Estimate
 
 NORMAL = NormalDist()
 Z = NORMAL.inv_cdf(0.975)

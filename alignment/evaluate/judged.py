@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple, Self
 
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator, Need, Row, ScoredRows
-from alignment.records import Estimate, EvalReport, Generation, digest_of
+from alignment.records.base import digest_of
+from alignment.records.evaluation import Estimate, EvalReport, Generation
 
 Kind = Literal["pairs", "generations", "tasks"]
 """The kinds of rows that are stored with an evaluation; tasks only if some are configured."""

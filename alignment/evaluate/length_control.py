@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from alignment.evaluate.clusters import summed
 from alignment.evaluate.intervals import Z
-from alignment.records import Estimate
+from alignment.records.evaluation import Estimate
 
 _PRIOR = 1 / 10**2
 _STEPS, _CLOSE = 50, 1e-10

@@ -8,7 +8,7 @@ import math
 from itertools import pairwise
 
 from alignment.errors import TrainingError
-from alignment.records import PairScore
+from alignment.records.evaluation import PairScore
 
 
 def is_preferred(pair: PairScore) -> bool:

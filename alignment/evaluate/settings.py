@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from alignment.data.build.settings import PairSetConfig
 from alignment.data.practice.source import EVALUATION_PARTS, PracticeSource
 from alignment.evaluate.suites import Suite
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 from alignment.scoring.engine import Engine, Packed
 
 

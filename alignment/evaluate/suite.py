@@ -21,16 +21,9 @@ from alignment.evaluate.noise import parts, spread
 from alignment.evaluate.settings import EvaluationConfig
 from alignment.evaluate.summary import means, summarise
 from alignment.models.load import LoadedModel
-from alignment.records import (
-    EvalReport,
-    Frozen,
-    Generation,
-    Message,
-    PairScore,
-    PreferencePair,
-    TaskScore,
-    digest_of,
-)
+from alignment.records.base import Frozen, digest_of
+from alignment.records.evaluation import EvalReport, Generation, PairScore, TaskScore
+from alignment.records.text import Message, PreferencePair
 from alignment.scoring.logprobs import Completion, encode, reply_distributions
 from alignment.scoring.probe import probe_rows
 from alignment.store.durable import staged, write

@@ -13,7 +13,7 @@ from alignment.evaluate import evaluators
 from alignment.evaluate.calibration import reliability
 from alignment.evaluate.evaluator import Row, ScoredRows
 from alignment.evaluate.metrics import check_finite, reward_margin
-from alignment.records import Estimate, ReliabilityBin
+from alignment.records.evaluation import Estimate, ReliabilityBin
 
 Metrics = dict[str, Estimate]
 Groups = dict[str, Metrics]

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from alignment.errors import ConfigError
 from alignment.evaluate.settings import HarnessConfig
 from alignment.extras import require
-from alignment.records import digest_of
+from alignment.records.base import digest_of
 from alignment.store.store import file_sha256
 
 EXTRA = "lm-eval"

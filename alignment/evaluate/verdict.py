@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from alignment.records import Frozen, ModelRef
+from alignment.records.base import Frozen
+from alignment.records.refs import ModelRef
 
 Finding = Literal["passed", "failed", "inconclusive", "cannot be judged"]
 

@@ -13,7 +13,8 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from alignment.execution.provenance import libraries
-from alignment.records import Attempt, Frozen
+from alignment.records.base import Frozen
+from alignment.records.manifest import Attempt
 from alignment.store.durable import failpoint_span
 from alignment.store.jsonl import as_line
 from alignment.store.progress import Mark

@@ -18,7 +18,7 @@ from alignment.config.pipeline import DeviceName, PipelineConfig
 from alignment.errors import DeviceError
 from alignment.execution.driver import DriverAnswer, Gpu, ask_driver, kernel_driver, kernel_gpus
 from alignment.extras import how_to_install
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 """NVIDIA's first driver by CUDA major version; every build for that version runs on it

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 
 LIBRARY = "libcuda.so.1"
 NAME_BYTES = 128

@@ -13,7 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from alignment.execution.device import device_facts
-from alignment.records import CodeVersion, digest_of
+from alignment.records.base import digest_of
+from alignment.records.manifest import CodeVersion
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "prefect")
 

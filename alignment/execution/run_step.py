@@ -4,7 +4,7 @@
 process builds it under the key's lock while others wait and then reuse it. A child runs in the
 caller's process group (so cancelling a run reaches it), dies with its parent, writes its own log
 and holds an OS lock on its GPU. On SIGTERM and Ctrl-C it saves a checkpoint before it exits.
-Not here: which steps there are and their order (`pipeline/chain.py`), who watches.
+Not here: which steps there are and their order (`pipeline/chain_builder.py`), who watches.
 """
 
 import contextlib
@@ -38,14 +38,9 @@ from alignment.pipeline.steps import (
     TrainSft,
     read_step,
 )
-from alignment.records import (
-    MANIFEST_FORMAT,
-    Attempt,
-    BaseRef,
-    Frozen,
-    StageRecord,
-    digest_of,
-)
+from alignment.records.base import Frozen, digest_of
+from alignment.records.manifest import MANIFEST_FORMAT, Attempt, StageRecord
+from alignment.records.refs import BaseRef
 from alignment.store.locks import OnWait, hold
 from alignment.store.progress import Failure, Follower, Mark, Progress
 from alignment.store.store import Store, disk_full, storage_errors

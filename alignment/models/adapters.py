@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from alignment.errors import ModelError
-from alignment.records import AdapterRef, BaseRef, ModelRef
+from alignment.records.refs import AdapterRef, BaseRef, ModelRef
 from alignment.store.store import file_sha256
 
 ADAPTER_CONFIG = "adapter_config.json"

@@ -16,7 +16,7 @@ from jinja2.exceptions import TemplateError
 
 from alignment.errors import DataError, ModelError
 from alignment.models.template import TrlTemplate
-from alignment.records import Function, Message, ToolCall
+from alignment.records.text import Function, Message, ToolCall
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

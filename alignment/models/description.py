@@ -19,7 +19,8 @@ from alignment.models.folder import (
 from alignment.models.template import ChatTemplate, says_date
 from alignment.models.tokenizer import read_tokenizer
 from alignment.models.weight_files import blank_model
-from alignment.records import BaseRef, TokenizerRef, digest_of
+from alignment.records.base import digest_of
+from alignment.records.refs import BaseRef, TokenizerRef
 from alignment.store.durable import staged
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from alignment.errors import DataError
 from alignment.models.chat_template import ChatFormat, format_of, ids_of, render_text
-from alignment.records import Message
+from alignment.records.text import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from alignment.errors import ModelError
-from alignment.records import digest_of
+from alignment.records.base import digest_of
 from alignment.store.store import file_sha256
 from alignment.urls import is_url
 

@@ -15,7 +15,7 @@ from huggingface_hub.errors import HFValidationError as InvalidId
 
 from alignment.errors import ModelError
 from alignment.models.folder import digest_of_files, weight_files
-from alignment.records import BaseRef
+from alignment.records.refs import BaseRef
 from alignment.store.store import Store
 
 

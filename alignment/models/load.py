@@ -21,7 +21,7 @@ from alignment.models.folder import check_weights
 from alignment.models.hub import base_folder
 from alignment.models.stack import attach
 from alignment.models.tokenizer import open_tokenizer
-from alignment.records import ModelRef, Quantisation
+from alignment.records.refs import ModelRef, Quantisation
 from alignment.store.store import Store
 
 

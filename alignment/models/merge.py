@@ -26,7 +26,8 @@ from alignment.models.folder import tokenizer_files
 from alignment.models.hub import base_folder
 from alignment.models.tokenizer import tokenizer_folder
 from alignment.models.weight_files import Weights, blank_model, names_in_model, write_shards
-from alignment.records import AdapterRef, BaseRef, Frozen, ModelRef, TokenizerRef
+from alignment.records.base import Frozen
+from alignment.records.refs import AdapterRef, BaseRef, ModelRef, TokenizerRef
 from alignment.store.durable import staged
 from alignment.store.progress import Progress
 from alignment.store.store import Store

@@ -16,7 +16,8 @@ from alignment.models.folder import (
     tokenizer_files,
     weight_files,
 )
-from alignment.records import BaseRef, Frozen, digest_of
+from alignment.records.base import Frozen, digest_of
+from alignment.records.refs import BaseRef
 
 HUB_FILES = (
     "*.safetensors",

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.models.chat_template import end_of_turn_id, render_text
 from alignment.models.tokenizer import load_tokenizer
-from alignment.records import Message
+from alignment.records.text import Message
 from alignment.store.durable import write
 
 _TURNS = tuple(Message(role=role, content="Text") for role in ("user", "assistant")) * 2

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 from pydantic import Field
 
 from alignment.errors import ModelError
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 from alignment.store.store import file_sha256
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from alignment.models.chat_template import written_tokens
 from alignment.models.folder import RELATIVE, one_line, tokenizer_files
 from alignment.models.hub import base_folder, check_unchanged
 from alignment.models.template import DATE, ChatTemplate, dated, says_date
-from alignment.records import BaseRef, ModelRef, TokenizerRef
+from alignment.records.refs import BaseRef, ModelRef, TokenizerRef
 from alignment.store.durable import write
 from alignment.store.store import Store
 

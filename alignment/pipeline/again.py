@@ -10,7 +10,7 @@ from functools import cached_property
 
 from alignment.pipeline.step import Step
 from alignment.pipeline.steps import EvaluateModel, Gate, made_by
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.store.store import Store
 
 

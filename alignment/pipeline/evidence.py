@@ -14,7 +14,8 @@ from alignment.evaluate.evidence import EVIDENCE, Evidence, ModelEvidence
 from alignment.evaluate.settings import UNMEASURED, AnchoredGate, EvaluationConfig
 from alignment.pipeline.steps import AnchorGate, ParentGate, SftGate, made_by
 from alignment.pipeline.steps.gate import digest_of_model, digests_of_rows
-from alignment.records import Frozen, Json, StageRecord
+from alignment.records.base import Frozen, Json
+from alignment.records.manifest import StageRecord
 from alignment.store.store import Store
 
 GATES = (SftGate, ParentGate, AnchorGate)

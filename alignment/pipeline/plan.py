@@ -10,7 +10,7 @@ from typing import Any, Literal
 from alignment.pipeline.again import MadeAgain
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.verdicts import verdict_of
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 from alignment.store.store import Store
 
 Status = Literal["RUN", "SKIP", "RESUME"]

@@ -10,16 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from alignment.data.formats import chosen_conversation
-from alignment.records import (
-    Conversation,
-    DataRef,
-    Frozen,
-    Json,
-    ModelRef,
-    PreferencePair,
-    Quantisation,
-    digest_of,
-)
+from alignment.records.base import Frozen, Json, digest_of
+from alignment.records.refs import DataRef, ModelRef, Quantisation
+from alignment.records.text import Conversation, PreferencePair
 from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
 from alignment.store.store import Store, Workspace

@@ -19,7 +19,7 @@ from alignment.models.rope import rope_obstacle
 from alignment.models.targets import WHOLE, Coverage, adapter_config, coverage, default_gap
 from alignment.models.weight_files import Weights, blank_model, names_in_model
 from alignment.pipeline.steps import EvaluateModel, OpenBase, Step, TrainDpo, TrainSft
-from alignment.records import BaseRef
+from alignment.records.refs import BaseRef
 from alignment.scoring.engine import Packed
 from alignment.scoring.packable import packing_obstacle
 from alignment.store.store import Store

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.evaluate.verdict import GateResult
-from alignment.pipeline.chain import Chain, KeepRound, chain, rebuild_rounds
+from alignment.pipeline.chain import Chain
+from alignment.pipeline.chain_builder import KeepRound, chain, rebuild_rounds
 from alignment.pipeline.steps import Gate, Step
 from alignment.store.store import Store
 

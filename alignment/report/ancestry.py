@@ -6,7 +6,9 @@ from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator
 from alignment.evaluate.verdict import GateResult, Verdict
 from alignment.pipeline.steps import EvaluateModel, made_by
-from alignment.records import BatchFile, DataRef, EvalReport, ModelRef, StageRecord
+from alignment.records.evaluation import EvalReport
+from alignment.records.manifest import StageRecord
+from alignment.records.refs import BatchFile, DataRef, ModelRef
 from alignment.report.metric import MISSING
 from alignment.report.table import Cell, Table
 from alignment.report.tables import estimate_cell

@@ -23,14 +23,11 @@ from alignment.pipeline.steps import (
     TrainSft,
     made_by,
 )
-from alignment.records import (
-    DataRef,
-    EvalReport,
-    Frozen,
-    PreferencePair,
-    StageRecord,
-    digest_of,
-)
+from alignment.records.base import Frozen, digest_of
+from alignment.records.evaluation import EvalReport
+from alignment.records.manifest import StageRecord
+from alignment.records.refs import DataRef
+from alignment.records.text import PreferencePair
 from alignment.report.gates import gates_since_anchor, rows_of, trail_in
 from alignment.report.markdown import to_markdown
 from alignment.report.notes import gate_notes, step_notes

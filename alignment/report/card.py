@@ -18,17 +18,10 @@ from alignment.errors import ModelError
 from alignment.evaluate.evaluators import evaluator_of
 from alignment.models.hub import base_folder
 from alignment.pipeline.steps import HandOver, TrainDpo, TrainSft, headline_of, made_by
-from alignment.records import (
-    BaseRef,
-    DataRef,
-    EvalReport,
-    Frozen,
-    Generation,
-    Json,
-    ModelRef,
-    PairScore,
-    StageRecord,
-)
+from alignment.records.base import Frozen, Json
+from alignment.records.evaluation import EvalReport, Generation, PairScore
+from alignment.records.manifest import StageRecord
+from alignment.records.refs import BaseRef, DataRef, ModelRef
 from alignment.report import compare
 from alignment.report.gates import rows_of
 from alignment.report.table import Table, escape_markdown

@@ -11,7 +11,8 @@ from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator, ScoredRows
 from alignment.evaluate.evaluators import evaluator_of
 from alignment.evaluate.intervals import PairedDifference
-from alignment.records import Estimate, Frozen, Generation, PairScore
+from alignment.records.base import Frozen
+from alignment.records.evaluation import Estimate, Generation, PairScore
 from alignment.report.metric import show_interval, show_p, show_value
 from alignment.report.table import Cell, Table, Tone
 

@@ -12,7 +12,8 @@ from alignment.pipeline.steps import (
     TrainSft,
     made_by,
 )
-from alignment.records import Frozen, StageRecord
+from alignment.records.base import Frozen
+from alignment.records.manifest import StageRecord
 from alignment.report.metric import MISSING, show, show_seconds
 from alignment.report.table import Table
 

@@ -10,7 +10,7 @@ from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.evaluators import EVALUATORS
 from alignment.evaluate.summary import Groups, Metrics, differences
 from alignment.evaluate.verdict import Verdict
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 from alignment.report.table import Cell, Table
 from alignment.report.tables import estimate_cell
 

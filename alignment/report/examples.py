@@ -10,7 +10,8 @@ from itertools import zip_longest
 from typing import Literal, NamedTuple
 
 from alignment.evaluate.metrics import is_preferred
-from alignment.records import Generation, PairScore, PreferencePair
+from alignment.records.evaluation import Generation, PairScore
+from alignment.records.text import PreferencePair
 
 Change = Literal["lost", "gained", "never", "always", "unverified"]
 CHANGES: dict[Change, str] = {

@@ -9,7 +9,8 @@ from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.settings import GateConfig
 from alignment.evaluate.verdict import GateResult
 from alignment.pipeline.steps import AnchorGate, ParentGate, made_by
-from alignment.records import EvalReport, Generation, PairScore, StageRecord, TaskScore
+from alignment.records.evaluation import EvalReport, Generation, PairScore, TaskScore
+from alignment.records.manifest import StageRecord
 from alignment.report.trail import JudgedRound, Trail, trail_of
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store

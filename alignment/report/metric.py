@@ -8,7 +8,7 @@ missing value is a dash.
 import math
 
 from alignment.evaluate.evaluators import evaluator_of
-from alignment.records import Estimate
+from alignment.records.evaluation import Estimate
 
 MISSING = "—"
 MINUS = "\N{MINUS SIGN}"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from alignment.evaluate.evaluators import evaluator_of
 from alignment.evaluate.verdict import Verdict
 from alignment.pipeline.steps import STEPS
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.report.metric import show
 from alignment.report.trail import Point, Trail
 

@@ -6,7 +6,9 @@ The page is made from the same object, so the two cannot disagree. Not here: sin
 from typing import Literal
 
 from alignment.evaluate.verdict import Verdict
-from alignment.records import DataRef, EvalReport, Frozen
+from alignment.records.base import Frozen
+from alignment.records.evaluation import EvalReport
+from alignment.records.refs import DataRef
 from alignment.report.compare import Comparison
 from alignment.report.cost import Spent
 from alignment.report.differences import ModelDifferences

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from alignment.evaluate import evaluators
 from alignment.evaluate.metrics import is_preferred
-from alignment.records import EvalReport
+from alignment.records.evaluation import EvalReport
 from alignment.report import compare, examples, metric, tables
 from alignment.report.cost import cost_table
 from alignment.report.differences import difference_table

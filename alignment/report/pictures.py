@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluator import Evaluator
 from alignment.evaluate.metrics import reward_margin
-from alignment.records import EvalReport, Generation, PairScore
+from alignment.records.evaluation import EvalReport, Generation, PairScore
 from alignment.report import plots
 from alignment.report.svg import to_svg
 from alignment.report.tables import tasks_with

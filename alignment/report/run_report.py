@@ -5,16 +5,11 @@ from pydantic import Field
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.verdict import Verdict
 from alignment.pipeline.steps import STEPS, EvaluateModel, MissingAdapter, made_by
-from alignment.records import (
-    DataRef,
-    EvalReport,
-    Frozen,
-    Generation,
-    PairScore,
-    PreferencePair,
-    StageRecord,
-    TaskScore,
-)
+from alignment.records.base import Frozen
+from alignment.records.evaluation import EvalReport, Generation, PairScore, TaskScore
+from alignment.records.manifest import StageRecord
+from alignment.records.refs import DataRef
+from alignment.records.text import PreferencePair
 from alignment.report import compare
 from alignment.report.cost import Spent, cost_of
 from alignment.report.differences import ModelDifferences, differences_of, relatives

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 
 Tone = Literal["", "good", "bad", "muted"]
 _ESCAPES = {

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluators import columns, evaluator_of
 from alignment.pipeline.steps import EvaluateModel, HandOver, headline_of, made_by
-from alignment.records import DataRef, Estimate, EvalReport, ModelRef, StageRecord
+from alignment.records.evaluation import Estimate, EvalReport
+from alignment.records.manifest import StageRecord
+from alignment.records.refs import DataRef, ModelRef
 from alignment.report.metric import (
     MISSING,
     show,

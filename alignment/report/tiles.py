@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from alignment.evaluate import evaluators
 from alignment.evaluate.evaluators import evaluator_of
-from alignment.records import EvalReport
+from alignment.records.evaluation import EvalReport
 from alignment.report import metric
 from alignment.report.trail import Trail
 

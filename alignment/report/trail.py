@@ -15,7 +15,7 @@ from alignment.evaluate.intervals import SIGNIFICANCE
 from alignment.evaluate.noninferiority import lower_bound, paired_counts, rows_needed
 from alignment.evaluate.settings import AnchoredGate, GateConfig
 from alignment.evaluate.verdict import Verdict
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 
 POWER = 0.9
 """Chance to be kept that a round without a change has on the rows that `needed` counts."""

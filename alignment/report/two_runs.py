@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignment.errors import UsageError
-from alignment.records import EvalReport, Frozen, Generation, Json, PairScore
+from alignment.records.base import Frozen, Json
+from alignment.records.evaluation import EvalReport, Generation, PairScore
 from alignment.report import compare, examples, tables
 from alignment.report.gates import rows_of
 from alignment.report.page import environment

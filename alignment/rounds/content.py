@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from alignment.errors import ArtifactError
 from alignment.pipeline.step import Step
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.store.store import Store
 
 PLACES = frozenset({"path"})

@@ -24,7 +24,8 @@ from alignment.errors import (
     printable,
 )
 from alignment.evaluate.settings import AnchoredGate
-from alignment.pipeline.chain import Round, seed_for
+from alignment.pipeline.chain import Round
+from alignment.pipeline.data_sets import seed_for
 from alignment.pipeline.steps import Step
 from alignment.pipeline.verdicts import chain_so_far
 from alignment.rounds.identity import check, check_cheaply, identity_of

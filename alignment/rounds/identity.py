@@ -20,9 +20,10 @@ from alignment.evaluate.settings import (
     PlainGate,
 )
 from alignment.models.sources import FolderModel
-from alignment.pipeline.chain import Chain, chain
+from alignment.pipeline.chain import Chain
+from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.steps import OpenBase, made_by
-from alignment.records import Json
+from alignment.records.base import Json
 from alignment.rounds.content import changes, different, known_keys
 from alignment.rounds.ledger import Identity
 from alignment.rounds.line import RoundLine

@@ -27,7 +27,8 @@ from alignment.data.read.files import sha256
 from alignment.data.read.reading import Reading, read_pairs
 from alignment.data.read.sources import FileSource
 from alignment.errors import DataError, printable
-from alignment.records import Frozen, PreferencePair, Quarantined, digest_of
+from alignment.records.base import Frozen, digest_of
+from alignment.records.text import PreferencePair, Quarantined
 from alignment.rounds.inbox_files import FileStat, SkippedFile, list_files, restat, truncation
 
 

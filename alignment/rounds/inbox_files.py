@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 from alignment.data.read import files
 from alignment.data.read.json_rows import MAX_ROW
 from alignment.errors import DataError, printable
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 
 _SMALLEST_PARQUET = 12
 """In bytes: the magic number at both ends and the length of the footer."""

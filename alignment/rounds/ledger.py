@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from alignment.errors import ArtifactError, Overtaken, printable
-from alignment.records import Frozen, Json
+from alignment.records.base import Frozen, Json
 from alignment.store.checksum import verified, with_digest
 from alignment.store.durable import create
 from alignment.store.store import storage_errors

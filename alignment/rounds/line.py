@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from alignment.errors import ArtifactError, Overtaken, UsageError
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 from alignment.rounds.ledger import (
     Adopted,
     Champion,

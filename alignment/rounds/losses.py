@@ -7,7 +7,7 @@ loss shows once anything was built after the lost entry. A loss before that does
 from collections.abc import Iterable
 from pathlib import Path
 
-from alignment.records import LedgerTip, StageRecord
+from alignment.records.manifest import LedgerTip, StageRecord
 from alignment.store.store import Store, file_sha256
 
 

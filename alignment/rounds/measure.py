@@ -17,7 +17,8 @@ from alignment.pipeline.steps import (
     digest_of_benchmarks,
     made_by,
 )
-from alignment.records import EvalReport, StageRecord
+from alignment.records.evaluation import EvalReport
+from alignment.records.manifest import StageRecord
 from alignment.rounds.identity import same_measure
 from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from alignment.errors import printable
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 from alignment.rounds.line import RoundLine
 from alignment.store.durable import ensure_folder, replace
 from alignment.store.store import storage_errors

@@ -1,7 +1,7 @@
 """The references by which a user names an artifact, and the keys that they stand for."""
 
 from alignment.errors import UsageError
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.rounds.line import RoundLine, all_lines
 from alignment.store.runs import called, names_of_keys, of_run
 from alignment.store.store import Store

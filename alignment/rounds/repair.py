@@ -18,7 +18,7 @@ from alignment.errors import AlignmentError, ArtifactError
 from alignment.pipeline.step import Step
 from alignment.pipeline.steps import STEPS, PrepareBatches, TakeBatch, TrainDpo, made_by
 from alignment.pipeline.verdicts import chain_so_far
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.steps import SETS, steps_of

@@ -12,7 +12,7 @@ from functools import reduce
 from pydantic import Field
 
 from alignment.errors import UsageError
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 from alignment.rounds.ledger import (
     Adopted,
     Champion,

@@ -15,15 +15,9 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ConfigError
 from alignment.evaluate.settings import AnchoredGate, GateConfig
 from alignment.evaluate.verdict import Finding, GateResult
-from alignment.pipeline.chain import (
-    Chain,
-    Judged,
-    Round,
-    gate_step,
-    handover_step,
-    lengths_of,
-    seed_for,
-)
+from alignment.pipeline.chain import Chain, Round
+from alignment.pipeline.chain_builder import Judged, gate_step, handover_step
+from alignment.pipeline.data_sets import lengths_of, seed_for
 from alignment.pipeline.steps import (
     AnchorGate,
     EvaluateModel,
@@ -37,7 +31,7 @@ from alignment.pipeline.steps import (
     digest_of_benchmarks,
     made_by,
 )
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.rounds.ledger import Champion, Opened, OutcomeName
 from alignment.rounds.measure import as_champion
 from alignment.store.lineage import ancestors

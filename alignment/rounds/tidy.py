@@ -15,7 +15,8 @@ from typing import Literal
 
 from alignment.errors import UsageError
 from alignment.pipeline.steps import AnchorGate, ParentGate, SftGate, made_by
-from alignment.records import Frozen, StageRecord
+from alignment.records.base import Frozen
+from alignment.records.manifest import StageRecord
 from alignment.rounds.line import all_lines
 from alignment.rounds.state import State
 from alignment.store.activity import COMMAND, TIDYING, activities, commands

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 
 if TYPE_CHECKING:
     from types import ModuleType

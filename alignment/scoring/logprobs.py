@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.models.encoding import encode_completion
 from alignment.models.rope import rope_limit
-from alignment.records import Message, PreferencePair
+from alignment.records.text import Message, PreferencePair
 from alignment.scoring.attention import use_packed_attention
 from alignment.scoring.batches import MicroBatch, PackedRow, lay_out
 from alignment.scoring.budget import Budget, Setting, scoring_budget

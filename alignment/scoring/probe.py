@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.errors import TrainingError
 from alignment.models.stack import freeze_trained
-from alignment.records import AdapterRef, Conversation
+from alignment.records.refs import AdapterRef
+from alignment.records.text import Conversation
 from alignment.scoring.head import matmul_of
 from alignment.scoring.logprobs import Completion, encode, reply_distributions
 from alignment.store.durable import staged

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 from alignment.store.durable import remove
 from alignment.store.locks import Holder, holder_of
 from alignment.store.progress import Mark, last_mark

@@ -6,7 +6,7 @@ both need a digest of their own.
 
 import hashlib
 
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 
 _DIGEST_LINE, _ZEROS = b',\n "digest": "%b"\n}\n', b"0" * 64
 _LENGTH = len(_DIGEST_LINE % _ZEROS)

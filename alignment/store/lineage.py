@@ -1,6 +1,7 @@
 """Ancestors and descendants of artifacts, read from their manifests."""
 
-from alignment.records import ModelRef, StageRecord
+from alignment.records.manifest import StageRecord
+from alignment.records.refs import ModelRef
 from alignment.store.store import Store
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 
 OnWait = Callable[[str], None]
 """Called every `TELL_SECONDS` with who holds the lock; may raise to stop waiting."""

@@ -15,7 +15,7 @@ from typing import IO
 from pydantic import Field, TypeAdapter
 
 from alignment.errors import ERRORS, AlignmentError, Interrupted
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 
 
 class Mark(Frozen):

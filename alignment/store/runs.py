@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from alignment.records import Frozen, Json, StageRecord, digest_of
+from alignment.records.base import Frozen, Json, digest_of
+from alignment.records.manifest import StageRecord
 from alignment.store.durable import ensure_folder, replace
 from alignment.store.store import Store, storage_errors
 

@@ -30,14 +30,9 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from alignment.errors import ArtifactError, LaterVersion, StorageError
-from alignment.records import (
-    MANIFEST_FORMAT,
-    FileDigest,
-    Frozen,
-    LedgerTip,
-    StageRecord,
-    inside,
-)
+from alignment.records.base import Frozen, inside
+from alignment.records.manifest import MANIFEST_FORMAT, LedgerTip, StageRecord
+from alignment.records.refs import FileDigest
 from alignment.store.checksum import verified, with_digest
 from alignment.store.durable import ensure_folder, flush_tree, remove, rename, write
 from alignment.store.locks import Busy, OnWait, hold, refuse_to_wait

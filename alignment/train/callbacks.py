@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from alignment.answers.ask import generate
 from alignment.errors import TrainingError
-from alignment.records import Message, PreferencePair
+from alignment.records.text import Message, PreferencePair
 from alignment.scoring.engine import Engine, Stock
 from alignment.scoring.logprobs import pair_logprobs
 from alignment.scoring.pairs import PairLogProbs

@@ -14,7 +14,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from alignment.models.adapters import base_below
 from alignment.models.load import LoadedModel
 from alignment.models.targets import adapter_config, coverage
-from alignment.records import PreferencePair
+from alignment.records.text import PreferencePair
 from alignment.scoring.engine import Engine
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace

@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerState
 
 from alignment.errors import Interrupted
 from alignment.models.adapters import PlainBase, name_base
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 from alignment.store.durable import staged, write
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace

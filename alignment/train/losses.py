@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 from alignment.scoring.pairs import PairLogProbs
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.errors import DataError
 from alignment.models.encoding import IGNORED, encode_all, locate_completions, locate_replies
-from alignment.records import Conversation, PreferencePair
+from alignment.records.text import Conversation, PreferencePair
 
 _BATCH = 512
 """Rows per call of the tokenizer."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 from alignment.scoring.engine import Engine, Packed, StepRows
 from alignment.train.losses import Loss, Sigmoid
 

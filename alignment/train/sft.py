@@ -15,7 +15,7 @@ from trl.trainer.sft_config import SFTConfig
 from alignment.models.adapters import base_below
 from alignment.models.load import LoadedModel
 from alignment.models.targets import adapter_config, coverage
-from alignment.records import Conversation
+from alignment.records.text import Conversation
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
 from alignment.train.callbacks import (

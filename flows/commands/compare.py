@@ -6,7 +6,8 @@ from pathlib import Path
 
 from alignment.errors import UsageError
 from alignment.evaluate.verdict import GateResult
-from alignment.records import EvalReport, StageRecord
+from alignment.records.evaluation import EvalReport
+from alignment.records.manifest import StageRecord
 from alignment.report.compare import final_model
 from alignment.report.two_runs import (
     Side,

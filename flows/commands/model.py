@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.rounds.line import check_sound
 from alignment.rounds.references import find_one
 from alignment.store.activity import announced

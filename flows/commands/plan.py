@@ -13,7 +13,7 @@ from alignment.models.sources import FolderModel
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.plan import Planned, plan
 from alignment.pipeline.verdicts import chain_so_far
-from alignment.records import BaseRef, ModelRef
+from alignment.records.refs import BaseRef, ModelRef
 from alignment.store.store import Store
 from flows.located import naming_the_line
 from flows.printing import say

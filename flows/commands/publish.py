@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from alignment.errors import UsageError
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.report import hub
 from alignment.rounds.line import check_sound
 from alignment.rounds.references import find_one

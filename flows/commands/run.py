@@ -5,7 +5,7 @@ from pathlib import Path
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.execution.provenance import slow_bfloat16
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 from alignment.rounds.notes import shortened
 from alignment.store.activity import announced
 from alignment.store.store import Store

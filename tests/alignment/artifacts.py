@@ -4,7 +4,8 @@ from pathlib import Path
 
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.summary import summarise
-from alignment.records import CodeVersion, EvalReport, Generation, PairScore, StageRecord
+from alignment.records.evaluation import EvalReport, Generation, PairScore
+from alignment.records.manifest import CodeVersion, StageRecord
 
 STARTED = "2026-01-01T00:00:00+00:00"
 

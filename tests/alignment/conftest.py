@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.pipeline.chain import Chain, chain
-from alignment.records import StageRecord
+from alignment.pipeline.chain import Chain
+from alignment.pipeline.chain_builder import chain
+from alignment.records.manifest import StageRecord
 from alignment.store.progress import Progress
 from alignment.store.store import Store, Workspace
 from tests import tiny
@@ -82,7 +83,7 @@ def stacked(finished, tmp_path_factory):
 def tiny_ref(tiny_model_folder):
     """The reference to the tiny model where it lies."""
     from alignment.models.description import describe
-    from alignment.records import ModelRef
+    from alignment.records.refs import ModelRef
 
     base, tokenizer = describe(tiny_model_folder, f"folder:{tiny_model_folder}", None)
     return ModelRef(base=base, tokenizer=tokenizer)

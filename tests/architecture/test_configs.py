@@ -11,9 +11,9 @@ from alignment.config.file import load
 from alignment.config.inbox import InboxConfig
 from alignment.config.pipeline import PipelineConfig
 from alignment.evaluate.settings import AnchoredGate, EvaluationConfig
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.plan import plan
-from alignment.records import Nf4
+from alignment.records.refs import Nf4
 from alignment.scoring.engine import Packed, StepRows
 from alignment.store.store import Store
 from alignment.train.losses import Sigmoid

@@ -51,7 +51,7 @@ def waiting(tmp_path, tiny_ref_anywhere):
 @pytest.fixture
 def tiny_ref_anywhere(tiny_model_folder):
     from alignment.models.description import describe
-    from alignment.records import ModelRef
+    from alignment.records.refs import ModelRef
 
     base, tokenizer = describe(tiny_model_folder, f"folder:{tiny_model_folder}", None)
     return ModelRef(base=base, tokenizer=tokenizer)

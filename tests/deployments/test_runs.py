@@ -8,8 +8,8 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from alignment.config.file import load
-from alignment.pipeline.chain import chain
-from alignment.records import AdapterRef
+from alignment.pipeline.chain_builder import chain
+from alignment.records.refs import AdapterRef
 from alignment.store.store import Store
 from flows.sft_dpo import sft_dpo
 from tasks.stage import watching

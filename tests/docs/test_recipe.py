@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from alignment.config.file import load
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.plan import plan
 from alignment.store.store import Store
 

@@ -29,10 +29,11 @@ from typing import IO, Any, Literal
 from alignment.config.pipeline import PipelineConfig
 from alignment.execution import run_step
 from alignment.execution.forkserver import ForkServer, serve
-from alignment.pipeline.chain import Chain, chain
+from alignment.pipeline.chain import Chain
+from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.plan import plan
 from alignment.pipeline.steps import Step
-from alignment.records import Json
+from alignment.records.base import Json
 from alignment.rounds.driver import Hooks, RoundDriver
 from alignment.rounds.inbox import why_unreadable
 from alignment.rounds.line import RoundLine

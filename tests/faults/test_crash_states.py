@@ -17,7 +17,7 @@ from alignment.data.build.shards import fill_shards
 from alignment.data.read.reading import Reading
 from alignment.data.row import Row
 from alignment.data.split import prompt_key
-from alignment.records import Message, PreferencePair
+from alignment.records.text import Message, PreferencePair
 from alignment.rounds.ledger import Champion, Delivery
 from alignment.rounds.line import RoundLine
 from alignment.store.store import Store

@@ -12,7 +12,7 @@ import pytest
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.execution.device import device_facts, obstacle
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 from tests.prefect_service import ROOT, end_group, wait_for
 
 PAIR = {"prompt": "Say yes.", "chosen": "yes", "rejected": "no"}

@@ -9,8 +9,8 @@ import pytest
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ModelError
 from alignment.execution.run_step import build
-from alignment.pipeline.chain import chain
-from alignment.records import DataRef
+from alignment.pipeline.chain_builder import chain
+from alignment.records.refs import DataRef
 from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.steps import batches_step, steps_of

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from alignment.config.file import load
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 
 RECORDED = Path(__file__).with_name("keys.json")
 GOLDEN = json.loads(RECORDED.read_text())

@@ -12,7 +12,8 @@ import pytest
 
 from alignment.models.description import describe
 from alignment.models.load import open_model
-from alignment.records import Conversation, Message, ModelRef, PreferencePair
+from alignment.records.refs import ModelRef
+from alignment.records.text import Conversation, Message, PreferencePair
 from alignment.scoring.engine import StepRows, Stock
 from alignment.store.progress import Progress
 from alignment.store.store import Store, Workspace

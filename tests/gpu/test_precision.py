@@ -22,7 +22,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment.models.load import LoadedModel, load_base
-from alignment.records import BaseRef, Conversation, ModelRef, TokenizerRef
+from alignment.records.refs import BaseRef, ModelRef, TokenizerRef
+from alignment.records.text import Conversation
 from alignment.scoring.engine import Packed, StepRows, Stock
 from alignment.scoring.logprobs import encode
 from alignment.store.progress import Progress

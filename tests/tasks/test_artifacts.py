@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment.records import AdapterRef, CodeVersion, FileDigest, StageRecord
+from alignment.records.manifest import CodeVersion, StageRecord
+from alignment.records.refs import AdapterRef, FileDigest
 from alignment.store.progress import Mark
 from alignment.store.store import Store
 from tasks.artifacts import adapter_row, card, describe, headline, slug

@@ -16,7 +16,7 @@ from alignment.data.build.names import numbers_in
 from alignment.data.dedup import ngrams
 from alignment.data.dedup.compare import columns, prompt_and_replies
 from alignment.data.row import Filtered, R, Row
-from alignment.records import Quarantined
+from alignment.records.text import Quarantined
 
 BATCH = 1_000
 """Rows in memory at a time, in each process."""

@@ -60,7 +60,8 @@ from alignment.data.row import R, Reason
 from alignment.data.split import PromptKeys, prompt_key, unit_hash
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
-from alignment.records import DataRef, Quarantined
+from alignment.records.refs import DataRef
+from alignment.records.text import Quarantined
 from alignment.store.durable import failpoint_span, remove, write
 from alignment.store.jsonl import as_line, read_rows
 

@@ -27,7 +27,8 @@ from alignment.data.read.reading import Reading, read_any
 from alignment.data.read.sources import FileSource, HubSource, bytes_of, may_be_large
 from alignment.data.row import Reason, Record
 from alignment.errors import DataError, StorageError
-from alignment.records import Frozen, Quarantined, digest_of
+from alignment.records.base import Frozen, digest_of
+from alignment.records.text import Quarantined
 from alignment.store.durable import failpoint_span, flush, remove, rename
 from alignment.store.jsonl import as_line
 

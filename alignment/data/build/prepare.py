@@ -38,7 +38,8 @@ from alignment.data.split import PromptKeys, is_held_out
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
 from alignment.models import chat_template
-from alignment.records import Conversation, PreferencePair, Quarantined, digest_of
+from alignment.records.base import digest_of
+from alignment.records.text import Conversation, PreferencePair, Quarantined
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alignment.data.build.report import Prepared
 from alignment.data.split import unit_hash
-from alignment.records import PreferencePair
+from alignment.records.text import PreferencePair
 from alignment.store.durable import failpoint_span
 
 

@@ -8,7 +8,9 @@ from pydantic import Field
 
 from alignment.data.formats import Kind
 from alignment.data.row import Reason
-from alignment.records import DataRef, Frozen, Quarantined
+from alignment.records.base import Frozen
+from alignment.records.refs import DataRef
+from alignment.records.text import Quarantined
 
 TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held_out.jsonl", "prompts.jsonl"
 QUARANTINE, PROMPT_KEYS = "quarantine.jsonl", "prompt_keys.json"

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from alignment.data.practice.source import PracticeSource
 from alignment.data.read.sources import Source
 from alignment.data.split import Part
-from alignment.records import Frozen, digest_of
+from alignment.records.base import Frozen, digest_of
 
 
 class SetConfig(Frozen):

@@ -16,7 +16,7 @@ from alignment.data.dedup.ngrams import BANDS, HASHES, similarity
 from alignment.data.filters.flags import flags, to_bits
 from alignment.data.row import R, Record, Row, normalise_space
 from alignment.data.split import normalise, unit_hash
-from alignment.records import Conversation, Message, PreferencePair
+from alignment.records.text import Conversation, Message, PreferencePair
 
 COLUMNS = np.dtype(
     [

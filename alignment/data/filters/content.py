@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from alignment.data.row import R, Reason, Row, normalise_space, parts_of, rule, turns
 from alignment.data.split import Part, PromptKeys
-from alignment.records import Conversation, Message, PreferencePair, Prompt
+from alignment.records.text import Conversation, Message, PreferencePair, Prompt
 
 DAMAGE = re.compile("[\\0\ufffd\ud800-\udfff]")
 """NUL, half surrogate pairs, and U+FFFD, which a bad decoding leaves behind."""

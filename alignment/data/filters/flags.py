@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from alignment.data.row import Record, turns
-from alignment.records import Message, PreferencePair
+from alignment.records.text import Message, PreferencePair
 
 LONG = 1024
 """Tokens of a prompt and its longer reply, estimated without a tokenizer, on the high side."""

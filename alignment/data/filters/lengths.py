@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from alignment.data.row import Reason, Rejected, with_parts
-from alignment.records import Conversation, Message, PreferencePair
+from alignment.records.text import Conversation, Message, PreferencePair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

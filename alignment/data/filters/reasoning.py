@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from alignment.data.row import Filtered, R, Row, parts_of, turns, with_parts
 from alignment.errors import DataError
 from alignment.models.chat_template import render_text
-from alignment.records import Message
+from alignment.records.text import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

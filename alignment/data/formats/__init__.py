@@ -41,7 +41,8 @@ from alignment.data.formats.threads import (
 )
 from alignment.data.formats.unpaired import Rated, Unpaired
 from alignment.errors import DataError
-from alignment.records import Conversation, Frozen, Json, PreferencePair
+from alignment.records.base import Frozen, Json
+from alignment.records.text import Conversation, PreferencePair
 
 __all__ = [
     "HH",

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal, Self, SupportsFloat
 from alignment.data.formats.messages import is_exchange, is_message
 from alignment.data.formats.rows import RawRow
 from alignment.data.row import Reason, Record, Rejected
-from alignment.records import Frozen, Json, Quarantined
+from alignment.records.base import Frozen, Json
+from alignment.records.text import Quarantined
 
 Kind = Literal["conversations", "pairs", "prompts"]
 QUESTIONS = ("prompt", "instruction", "question", "query", "history", "input")

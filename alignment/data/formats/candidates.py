@@ -20,7 +20,7 @@ from alignment.data.formats.base import (
 from alignment.data.formats.messages import Turns, content_text, text
 from alignment.data.formats.rows import RawRow, as_reply
 from alignment.data.row import Reason, Rejected
-from alignment.records import PreferencePair
+from alignment.records.text import PreferencePair
 
 _PROMPTS = (*QUESTIONS, "contents")
 _REPLY_LISTS = ("candidates", "responses", "completions", "answers", "replies", "generations")

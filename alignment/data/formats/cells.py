@@ -17,7 +17,8 @@ from alignment.data.formats.messages import is_exchange, is_message
 from alignment.data.formats.rows import RawRow
 from alignment.data.formats.transcripts import HUMAN, Template
 from alignment.data.row import Reason, Rejected
-from alignment.records import Json, Quarantined
+from alignment.records.base import Json
+from alignment.records.text import Quarantined
 
 NAMED = {
     "annotations",

@@ -22,7 +22,7 @@ from alignment.data.formats.base import (
 from alignment.data.formats.messages import describe, is_message, text
 from alignment.data.formats.rows import MORE, RawRow, exchange
 from alignment.data.row import Reason, Rejected
-from alignment.records import Conversation
+from alignment.records.text import Conversation
 
 CHATS = ("conversations", "conversation", "dialogue", "dialog", "chat", "text")
 """Columns that hold chats, besides `messages`."""

@@ -26,7 +26,8 @@ from alignment.data.formats.rows import RawRow, as_prompt, as_reply, split_at_co
 from alignment.data.formats.verdicts import FIRST, SECOND, TIE, VERDICTS, scale, word
 from alignment.data.row import Reason, Rejected
 from alignment.errors import DataError
-from alignment.records import Json, Message, PreferencePair
+from alignment.records.base import Json
+from alignment.records.text import Message, PreferencePair
 
 _BASES = (
     *("output", "response", "completion", "answer", "reply", "conversation", "generation"),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from alignment.data.row import Reason, Rejected
-from alignment.records import Message, Role, ToolCall
+from alignment.records.text import Message, Role, ToolCall
 
 Turns = tuple[Message, ...]
 

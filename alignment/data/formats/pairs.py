@@ -30,7 +30,7 @@ from alignment.data.formats.rows import (
     split_at_common_prefix,
 )
 from alignment.data.row import Reason, Rejected
-from alignment.records import Message, PreferencePair, Role
+from alignment.records.text import Message, PreferencePair, Role
 
 _SCORES = ("score", "rating", "reward")
 """Words in the names of columns that score the replies: the higher, the better."""

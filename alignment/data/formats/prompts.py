@@ -10,7 +10,7 @@ from alignment.data.formats.chats import CHATS, ends_with_user
 from alignment.data.formats.messages import text
 from alignment.data.formats.rows import RawRow, as_prompt
 from alignment.data.row import Reason, Rejected
-from alignment.records import Prompt
+from alignment.records.text import Prompt
 
 _REPLY = re.compile(r"(?i)chosen|rejected|response|repl|output|completion|answer|candidate|label")
 

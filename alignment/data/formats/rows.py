@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from alignment.data.formats import messages
 from alignment.data.formats.messages import Turns, describe, is_blank, is_message, text
 from alignment.data.row import Reason, Record, Rejected, turns
-from alignment.records import Conversation, Json, Message, PreferencePair, Prompt, Role
+from alignment.records.base import Json
+from alignment.records.text import Conversation, Message, PreferencePair, Prompt, Role
 
 SYSTEM = ("system", "system_prompt", "system_message", "systemInstruction", "system_instruction")
 """Columns with the text of the system turn."""

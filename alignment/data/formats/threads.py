@@ -21,7 +21,7 @@ from alignment.data.formats.base import (
 from alignment.data.formats.messages import ROLES, Turns, is_blank, text
 from alignment.data.formats.rows import RawRow
 from alignment.data.row import Reason, Record, Rejected, turns
-from alignment.records import Message
+from alignment.records.text import Message
 
 _MAX_DEPTH = 200
 """Turns of the longest path that is followed; also ends cycles of parents."""

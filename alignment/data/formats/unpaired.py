@@ -25,7 +25,7 @@ from alignment.data.formats.rows import RawRow
 from alignment.data.formats.verdicts import LABELS, SCORES, is_thumb, scale, thumb, word
 from alignment.data.row import Reason, Rejected
 from alignment.errors import DataError
-from alignment.records import Json, digest_of
+from alignment.records.base import Json, digest_of
 
 ADVICE = (
     "no reply to this prompt has the other label, and a pair needs both. To use the approved "

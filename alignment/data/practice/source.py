@@ -32,7 +32,8 @@ from alignment.data.practice.templates import (
 )
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
-from alignment.records import Conversation, Frozen, Message, PreferencePair, digest_of
+from alignment.records.base import Frozen, digest_of
+from alignment.records.text import Conversation, Message, PreferencePair
 
 Part = Literal[
     "sft",

@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 from alignment.data.read.tables import Rows
 from alignment.data.row import Reason, Rejected
 from alignment.errors import DataError
-from alignment.records import Json
+from alignment.records.base import Json
 
 MAX_ROW = 32 * 2**20
 """Maximum bytes of a row, 32 MiB; a longer row is quarantined without being parsed."""

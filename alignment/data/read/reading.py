@@ -27,7 +27,7 @@ from alignment.data.read.sources import FileSource, HubSource, Source
 from alignment.data.row import R, Reason, Record, Row, turns
 from alignment.data.split import prompt_key
 from alignment.errors import DataError
-from alignment.records import Conversation, PreferencePair, Prompt, Quarantined
+from alignment.records.text import Conversation, PreferencePair, Prompt, Quarantined
 
 SAMPLE_ROWS = 20
 """Rows from which the format is detected."""

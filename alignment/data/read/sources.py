@@ -21,7 +21,8 @@ from alignment.data.read import files
 from alignment.data.read.files import Meter
 from alignment.data.row import Rejected
 from alignment.errors import DataError
-from alignment.records import Frozen, Json, Quarantined, digest_of
+from alignment.records.base import Frozen, Json, digest_of
+from alignment.records.text import Quarantined
 from alignment.urls import storable
 
 DEFAULT_TASK = "general"

@@ -12,7 +12,7 @@ from typing import IO
 import python_calamine
 
 from alignment.data.row import Reason, Rejected
-from alignment.records import Json
+from alignment.records.base import Json
 
 Rows = Iterator[tuple[int, Json | Rejected]]
 """(1-based line or row, its fields or why it has none). A table's header is not counted."""

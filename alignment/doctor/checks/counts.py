@@ -10,7 +10,7 @@ from alignment.doctor.finding import Example, Finding, Piece, graded, percent, s
 from alignment.doctor.inputs import PreparedSet, shown
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import PreparePairs
-from alignment.records import Quarantined
+from alignment.records.text import Quarantined
 from alignment.report.table import Table
 
 BY_CHOICE = frozenset(

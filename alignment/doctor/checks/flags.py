@@ -12,7 +12,7 @@ from alignment.data.filters.flags import Flag, flags
 from alignment.data.row import Record, turns
 from alignment.doctor.finding import Example, Finding, Piece, percent, share
 from alignment.doctor.inputs import SHOWN, PreparedSet
-from alignment.records import PreferencePair
+from alignment.records.text import PreferencePair
 from alignment.report.table import Table
 
 

@@ -12,7 +12,7 @@ from alignment.data.row import Reason, Record
 from alignment.data.split import normalise, prompt_key
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share, worst
 from alignment.doctor.inputs import PreparedSet
-from alignment.records import Conversation, Message
+from alignment.records.text import Conversation, Message
 from alignment.report.table import Table
 
 DUPLICATES_WARN, REPEATS_WARN = 0.05, 0.3

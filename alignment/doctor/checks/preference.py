@@ -17,7 +17,7 @@ from alignment.doctor.finding import (
 from alignment.doctor.inputs import PreparedSet
 from alignment.doctor.tokens import EncodedPair
 from alignment.evaluate.intervals import proportion
-from alignment.records import Message, PreferencePair
+from alignment.records.text import Message, PreferencePair
 from alignment.report.table import Table
 
 CONFLICTS_WARN, CONFLICTS_FAIL = 0.02, 0.2

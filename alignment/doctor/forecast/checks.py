@@ -9,7 +9,7 @@ from alignment.doctor.forecast.plans import minimal
 from alignment.doctor.forecast.timing import forecast_seconds
 from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
-from alignment.records import Quantisation
+from alignment.records.refs import Quantisation
 from alignment.report.table import Table
 
 TIGHT = 0.85

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import psutil
 
 from alignment.errors import UsageError
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 
 GIB = 2**30
 

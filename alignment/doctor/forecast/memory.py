@@ -10,7 +10,7 @@ from typing import NamedTuple
 from alignment.doctor.forecast.devices import GIB, Device
 from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
-from alignment.records import Quantisation
+from alignment.records.refs import Quantisation
 
 OPTIMISER_BYTES = {"adamw_torch_fused": 8, "adamw_torch": 8, "paged_adamw_8bit": 2}
 """Bytes per trained weight for two moments: in fp32, or in 8 bits."""

@@ -10,7 +10,7 @@ from alignment.doctor.forecast.devices import Device
 from alignment.doctor.forecast.memory import activation_bytes, forecast_memory
 from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
-from alignment.records import Quantisation
+from alignment.records.refs import Quantisation
 from alignment.scoring.engine import Packed
 from alignment.train.memory_plan import Plan, fit_plan
 from alignment.train.pass_memory import USABLE_SHARE, PassMemory

@@ -25,7 +25,7 @@ from alignment.evaluate.evaluators.replies import (
     StopRate,
 )
 from alignment.evaluate.evaluators.verified import PassRate, PassRateSeen, PassRateUnseen
-from alignment.records import EvalReport
+from alignment.records.evaluation import EvalReport
 
 
 class UnknownMetric(Evaluator):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from alignment.evaluate.evaluator import Evaluator, RowValue, ScoredRows
-from alignment.records import TaskScore
+from alignment.records.evaluation import TaskScore
 
 OTHER_SCALES = frozenset(
     {

@@ -8,7 +8,7 @@ from alignment.evaluate import calibration, length_control
 from alignment.evaluate.evaluator import Evaluator, Row, RowValue, ScoredRows
 from alignment.evaluate.length_control import LengthControlled
 from alignment.evaluate.metrics import is_preferred, is_preferred_per_token, reward_margin
-from alignment.records import Estimate, PairScore
+from alignment.records.evaluation import Estimate, PairScore
 
 
 class PreferenceAccuracy(Evaluator):

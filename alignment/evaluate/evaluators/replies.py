@@ -10,7 +10,7 @@ from alignment.evaluate.evaluator import Allowance, Evaluator, RowValue, ScoredR
 from alignment.evaluate.metrics import adjacent_words, repeated_share
 from alignment.evaluate.settings import AnchoredGate, PlainGate
 from alignment.evaluate.verdict import Check
-from alignment.records import Estimate
+from alignment.records.evaluation import Estimate
 
 
 class ReplyTokens(Evaluator):

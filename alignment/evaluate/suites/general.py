@@ -25,7 +25,8 @@ from alignment.data.verifiers import (
     Verifier,
 )
 from alignment.evaluate.suites import facts
-from alignment.records import Frozen, Message, Prompt, digest_of
+from alignment.records.base import Frozen, digest_of
+from alignment.records.text import Message, Prompt
 
 Part = Literal["knowledge", "arithmetic", "format", "refusal", "over-refusal", "long-context"]
 

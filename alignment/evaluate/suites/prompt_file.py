@@ -15,7 +15,8 @@ from pydantic import Field, PositiveInt, TypeAdapter
 
 from alignment.data.verifiers import Instructions, VerifiablePrompt, Verifier, check_installed
 from alignment.errors import DataError
-from alignment.records import Frozen, Message, Prompt, digest_of
+from alignment.records.base import Frozen, digest_of
+from alignment.records.text import Message, Prompt
 from alignment.store.store import file_sha256
 
 ITEMS = 3

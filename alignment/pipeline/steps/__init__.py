@@ -1,7 +1,7 @@
 """The stages of the chain: a class for each, and the union that parses them from JSON.
 
 A step's `build` opens its parents, calls one pure function and returns the input of later steps.
-Not here: the order of the steps (`chain.py`), processes and locks (`execution/run_step.py`).
+Not here: their order (`chain_builder.py`), processes and locks (`execution/run_step.py`).
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from alignment.pipeline.steps.own import (
     WriteAnswers,
 )
 from alignment.pipeline.steps.training import MissingAdapter, TrainDpo, TrainSft, UseAdapter
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 
 AnyStep = Annotated[
     OpenBase

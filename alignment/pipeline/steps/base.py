@@ -8,7 +8,7 @@ from alignment.errors import ModelError
 from alignment.models.sources import ModelSource
 from alignment.models.template import ModelTemplate, Template
 from alignment.pipeline.step import Context, Outcome, Step
-from alignment.records import ModelRef, Quantisation
+from alignment.records.refs import ModelRef, Quantisation
 
 
 class OpenBase(Step):

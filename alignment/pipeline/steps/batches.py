@@ -20,7 +20,8 @@ from alignment.pipeline.steps.data import (
     tokenizer_of,
     used_prompts,
 )
-from alignment.records import BatchFile, DataRef, PreferencePair
+from alignment.records.refs import BatchFile, DataRef
+from alignment.records.text import PreferencePair
 from alignment.store.durable import failpoint_span, remove
 from alignment.store.jsonl import read_rows
 from alignment.store.store import MANIFEST, Store

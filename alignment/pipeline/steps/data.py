@@ -12,7 +12,7 @@ from alignment.data.build.settings import ConversationSetConfig, Lengths, PairSe
 from alignment.data.split import PromptKeys
 from alignment.errors import DataError
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
-from alignment.records import DataRef
+from alignment.records.refs import DataRef
 from alignment.store.store import Store
 
 COUNTS = ("kept", "held_out", "quarantined")

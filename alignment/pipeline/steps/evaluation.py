@@ -9,7 +9,9 @@ from alignment.evaluate.evaluators import headline_metrics
 from alignment.evaluate.settings import EvaluationConfig
 from alignment.evaluate.tasks import digest_of_tasks
 from alignment.pipeline.step import Context, Key, Outcome, Step, data_of, model_of, rows_of
-from alignment.records import EvalReport, PairScore, PreferencePair, digest_of
+from alignment.records.base import digest_of
+from alignment.records.evaluation import EvalReport, PairScore
+from alignment.records.text import PreferencePair
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
 

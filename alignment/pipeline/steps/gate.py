@@ -19,15 +19,10 @@ from alignment.evaluate.judged import KINDS, JudgedModel, Kind
 from alignment.evaluate.settings import AnchoredGate, GateConfig, OnRegression, PlainGate
 from alignment.evaluate.verdict import GateResult, Verdict
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
-from alignment.records import (
-    EvalReport,
-    Generation,
-    Json,
-    ModelRef,
-    PairScore,
-    StageRecord,
-    TaskScore,
-)
+from alignment.records.base import Json
+from alignment.records.evaluation import EvalReport, Generation, PairScore, TaskScore
+from alignment.records.manifest import StageRecord
+from alignment.records.refs import ModelRef
 from alignment.store.durable import write
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store

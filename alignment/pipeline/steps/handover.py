@@ -8,7 +8,7 @@ from typing import Literal
 
 from alignment.compose.settings import Merge, Stack
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
-from alignment.records import AdapterRef, ModelRef
+from alignment.records.refs import AdapterRef, ModelRef
 
 
 class HandOver(Step):

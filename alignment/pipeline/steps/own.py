@@ -29,7 +29,8 @@ from alignment.pipeline.steps.data import (
     tokenizer_of,
     used_prompts,
 )
-from alignment.records import DataRef, RowsRef, digest_of
+from alignment.records.base import digest_of
+from alignment.records.refs import DataRef, RowsRef
 from alignment.store.durable import write
 from alignment.store.journal import Journal
 from alignment.store.jsonl import RowT, as_line, read_rows

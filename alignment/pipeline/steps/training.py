@@ -26,14 +26,8 @@ from alignment.pipeline.step import (
     model_of,
     rows_of,
 )
-from alignment.records import (
-    AdapterRef,
-    Conversation,
-    DataRef,
-    ModelRef,
-    PreferencePair,
-    Quantisation,
-)
+from alignment.records.refs import AdapterRef, DataRef, ModelRef, Quantisation
+from alignment.records.text import Conversation, PreferencePair
 from alignment.store.durable import staged
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from alignment.evaluate.evaluators import evaluator_of
 from alignment.evaluate.metrics import reward_margin
-from alignment.records import Estimate, EvalReport, Generation, PairScore
+from alignment.records.evaluation import Estimate, EvalReport, Generation, PairScore
 from alignment.report.plots.canvas import (
     BLUE,
     DASHED,

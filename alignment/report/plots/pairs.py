@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from alignment.evaluate.metrics import reward_margin
-from alignment.records import PairScore, ReliabilityBin
+from alignment.records.evaluation import PairScore, ReliabilityBin
 from alignment.report.metric import MINUS, show
 from alignment.report.plots.canvas import (
     BLUE,

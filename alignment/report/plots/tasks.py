@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from alignment.evaluate.evaluators import evaluator_of
-from alignment.records import EvalReport
+from alignment.records.evaluation import EvalReport
 from alignment.report.metric import show_value
 from alignment.report.plots.canvas import BLUE, INK, PAPER, empty_figure, name_rows, short_label
 from alignment.report.tables import tasks_with

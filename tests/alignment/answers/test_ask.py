@@ -6,7 +6,7 @@ from transformers import GenerationConfig
 
 from alignment.answers.ask import generate, without_thought
 from alignment.models.chat_template import end_of_turn_id, render
-from alignment.records import Message
+from alignment.records.text import Message
 from tests.chats import with_template
 
 ASK = (Message(role="user", content="Is it so?"),)

@@ -21,7 +21,8 @@ from alignment.errors import AlignmentError
 from alignment.models.chat_template import render
 from alignment.models.load import open_model
 from alignment.models.stopping import stop_ids
-from alignment.records import Message, Nf4
+from alignment.records.refs import Nf4
+from alignment.records.text import Message
 from alignment.store.store import Store
 from tests.tiny import LICENSE
 

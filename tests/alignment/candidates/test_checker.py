@@ -14,7 +14,7 @@ from alignment.candidates.settings import (
 )
 from alignment.data.verifiers import ExactText
 from alignment.errors import ConfigError, DataError
-from alignment.records import Message
+from alignment.records.text import Message
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
 

@@ -13,7 +13,7 @@ from alignment.candidates.records import AnswerLabel, CandidatePrompt, JudgeCall
 from alignment.candidates.settings import JudgeLabel
 from alignment.errors import ConfigError, DataError, Interrupted
 from alignment.pipeline.steps.own import LabelAnswers
-from alignment.records import Message
+from alignment.records.text import Message
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
 

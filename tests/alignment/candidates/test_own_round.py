@@ -16,9 +16,10 @@ from alignment.doctor.forecast.trainings import list_trainings
 from alignment.doctor.inputs import PreparedSet
 from alignment.errors import ConfigError, DataError
 from alignment.execution.run_step import build
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.steps.own import rows_in
-from alignment.records import DataRef, PreferencePair, Quarantined
+from alignment.records.refs import DataRef
+from alignment.records.text import PreferencePair, Quarantined
 from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
 from alignment.store.store import Store

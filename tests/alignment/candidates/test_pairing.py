@@ -6,7 +6,7 @@ from alignment.answers.answer import Answer
 from alignment.candidates.pairing import pair_answers
 from alignment.candidates.records import AnswerLabel, CandidatePrompt
 from alignment.candidates.settings import Pairing
-from alignment.records import Message
+from alignment.records.text import Message
 
 PROMPT = CandidatePrompt(
     id="p", prompt=(Message(role="user", content="Ask"),), task_type="t", source="s"

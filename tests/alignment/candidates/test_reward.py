@@ -7,7 +7,7 @@ from alignment.candidates.records import AnswerLabel, CandidatePrompt
 from alignment.candidates.reward import label_by_reward_model
 from alignment.errors import ModelError
 from alignment.models.chat_template import render
-from alignment.records import Message
+from alignment.records.text import Message
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
 

@@ -12,7 +12,8 @@ from alignment.execution.run_step import build
 from alignment.models.load import open_model
 from alignment.models.sources import FolderModel
 from alignment.pipeline.steps import OpenBase
-from alignment.records import AdapterRef, Message, ModelRef
+from alignment.records.refs import AdapterRef, ModelRef
+from alignment.records.text import Message
 from alignment.scoring.probe import divergence, probe_of
 from alignment.store.progress import Progress
 from alignment.store.store import Store

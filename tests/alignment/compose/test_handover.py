@@ -6,7 +6,7 @@ import torch
 from alignment.compose.handover import Destination, compose_model, kept_notes
 from alignment.compose.settings import Merge, Stack
 from alignment.errors import TrainingError
-from alignment.records import Nf4
+from alignment.records.refs import Nf4
 from alignment.scoring.probe import last_replies, probe_rows, record_probe
 from alignment.store.progress import Progress
 from alignment.store.store import Store

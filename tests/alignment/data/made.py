@@ -2,7 +2,7 @@
 
 from alignment.data.row import Row
 from alignment.data.split import prompt_key
-from alignment.records import Conversation, Message, PreferencePair
+from alignment.records.text import Conversation, Message, PreferencePair
 
 
 def messages(*turns):

@@ -11,7 +11,7 @@ from alignment.data.split import (
     unit_hash,
 )
 from alignment.errors import ArtifactError
-from alignment.records import Message
+from alignment.records.text import Message
 
 KEYS = [f"{number:016x}" for number in range(4000)]
 

@@ -7,7 +7,7 @@ import pytest
 from alignment.data.build.report import PreparationReport, SourceReport
 from alignment.doctor.inputs import PreparedSet
 from alignment.doctor.tokens import encode_chats, encode_pairs
-from alignment.records import Conversation, Message, PreferencePair, Quarantined
+from alignment.records.text import Conversation, Message, PreferencePair, Quarantined
 
 
 def pair(prompt, chosen, rejected, *, strength=None, source="notes"):

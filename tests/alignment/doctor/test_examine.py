@@ -9,7 +9,7 @@ from alignment.config.file import load
 from alignment.doctor.examine import examine
 from alignment.doctor.forecast.trainings import carried_ranks
 from alignment.errors import ModelError
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.steps import TrainDpo, TrainSft
 from alignment.store.store import Store
 

@@ -1,6 +1,6 @@
 """Scored rows small enough to count."""
 
-from alignment.records import Generation, PairScore, TaskScore
+from alignment.records.evaluation import Generation, PairScore, TaskScore
 
 PAIR = PairScore(
     id="a",

@@ -12,7 +12,7 @@ from alignment.evaluate.judged import JudgedModel
 from alignment.evaluate.settings import AnchoredGate
 from alignment.evaluate.summary import summarise
 from alignment.evaluate.verdict import Verdict
-from alignment.records import EvalReport, Generation, PairScore, TaskScore
+from alignment.records.evaluation import EvalReport, Generation, PairScore, TaskScore
 
 
 class Evaluated(NamedTuple):

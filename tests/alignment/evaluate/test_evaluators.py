@@ -9,7 +9,7 @@ from alignment.evaluate.evaluators.preference import Margin, PreferenceAccuracy
 from alignment.evaluate.evaluators.replies import Distinct
 from alignment.evaluate.evaluators.verified import PassRate
 from alignment.evaluate.summary import summarise
-from alignment.records import EvalReport
+from alignment.records.evaluation import EvalReport
 from tests.alignment.evaluate.rows import REPLY, TASK, THREE_PAIRS, THREE_REPLIES
 
 

@@ -24,7 +24,7 @@ from alignment.evaluate.evidence import (
 from alignment.evaluate.judged import JudgedModel
 from alignment.evaluate.settings import AnchoredGate, PlainGate
 from alignment.evaluate.summary import summarise
-from alignment.records import EvalReport, Generation, PairScore
+from alignment.records.evaluation import EvalReport, Generation, PairScore
 
 ROOT = Path(__file__).parents[3]
 WORDS = ("yes", "no", "the", "I'm sorry", "")

@@ -8,7 +8,7 @@ from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.gate import judge
 from alignment.evaluate.judged import JudgedModel
 from alignment.evaluate.settings import PlainGate
-from alignment.records import Estimate, EvalReport, Generation, PairScore
+from alignment.records.evaluation import Estimate, EvalReport, Generation, PairScore
 
 EMPTY = EvalReport(
     model="round 1", overall={}, by_task_type={}, by_source={}, generations="", pairs=""

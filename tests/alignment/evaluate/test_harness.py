@@ -10,7 +10,7 @@ from alignment.evaluate.harness import run_tasks
 from alignment.evaluate.settings import EvaluationConfig, HarnessConfig
 from alignment.evaluate.tasks import digest_of_tasks
 from alignment.models.chat_template import render
-from alignment.records import Message
+from alignment.records.text import Message
 from alignment.scoring.logprobs import Completion, reply_logprobs
 from alignment.store.progress import Progress
 

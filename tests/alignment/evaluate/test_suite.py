@@ -22,7 +22,8 @@ from alignment.evaluate.suite import (
     evaluate,
 )
 from alignment.evaluate.suites.general import GeneralSuite
-from alignment.records import Generation, Message, PairScore, TaskScore
+from alignment.records.evaluation import Generation, PairScore, TaskScore
+from alignment.records.text import Message
 from alignment.scoring.engine import Stock
 from alignment.scoring.logprobs import encode, pair_logprobs
 from alignment.store.jsonl import read_rows

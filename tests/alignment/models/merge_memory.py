@@ -20,7 +20,7 @@ def by_shards(base, adapter, out):
     from alignment.models.adapters import describe_adapter
     from alignment.models.folder import digest_of_files
     from alignment.models.merge import Deltas, write_merge
-    from alignment.records import BaseRef
+    from alignment.records.refs import BaseRef
     from alignment.store.progress import Progress
     from alignment.store.store import Store
 

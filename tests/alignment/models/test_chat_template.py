@@ -14,7 +14,7 @@ from alignment.models.chat_template import (
     render,
     render_text,
 )
-from alignment.records import Conversation, Message
+from alignment.records.text import Conversation, Message
 from alignment.store.jsonl import read_rows
 from tests.chats import MISTRAL, YI, talk, tool_chat, with_template
 

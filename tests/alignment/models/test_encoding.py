@@ -14,7 +14,7 @@ from alignment.models.encoding import (
     locate_completions,
     locate_replies,
 )
-from alignment.records import Message
+from alignment.records.text import Message
 from tests.chats import (
     CHATS,
     MISTRAL,

@@ -14,7 +14,7 @@ from alignment.models.load import load_base
 from alignment.models.merge import plan_merge, write_merge
 from alignment.models.stack import attach, freeze_trained
 from alignment.models.targets import adapter_config
-from alignment.records import ModelRef
+from alignment.records.refs import ModelRef
 from alignment.scoring.engine import Packed, Stock
 from alignment.scoring.logprobs import Completion
 from alignment.store.progress import Progress

@@ -4,7 +4,7 @@ from bitsandbytes.functional import dequantize_4bit, has_avx512bf16
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from alignment.models.tokenizer import open_tokenizer
-from alignment.records import Nf4
+from alignment.records.refs import Nf4
 from alignment.store.store import Store
 
 

@@ -18,7 +18,7 @@ from alignment.models.description import describe
 from alignment.models.folder import digest_of_files, tokenizer_files
 from alignment.models.load import open_model
 from alignment.models.merge import plan_merge, write_merge
-from alignment.records import BaseRef, Materialised, Nf4
+from alignment.records.refs import BaseRef, Materialised, Nf4
 from alignment.store.progress import Follower, Mark, Progress
 from alignment.store.store import Store
 

@@ -1,6 +1,6 @@
 """What every kind of quantisation must do, and that a new one needs nothing but its class.
 
-`Fp4` is known to these tests only; a kind that is added to `records.py` is tested with it.
+`Fp4` is known to these tests only; a kind that is added to `records/refs.py` is tested with it.
 """
 
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ from alignment.config import file
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ConfigError
 from alignment.models.load import load_base
-from alignment.records import ModelRef, Nf4, QuantisationKind
+from alignment.records.refs import ModelRef, Nf4, QuantisationKind
 
 
 class Fp4(QuantisationKind):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from alignment.errors import ModelError
 from alignment.models.load import open_model
 from alignment.models.stack import FROZEN_A, freeze_trained
-from alignment.records import Nf4
+from alignment.records.refs import Nf4
 from alignment.store.store import Store
 
 IDS = torch.tensor([[3, 4, 5, 6, 7, 8]])

@@ -24,9 +24,9 @@ from alignment.models.tokenizer import (
     read_tokenizer,
     tokenizer_with,
 )
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.steps import OpenBase
-from alignment.records import AdapterRef, ModelRef
+from alignment.records.refs import AdapterRef, ModelRef
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 from tests.chats import DATED, talk, with_template

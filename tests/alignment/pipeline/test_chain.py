@@ -6,10 +6,12 @@ from alignment.config.pipeline import NoSft, PipelineConfig
 from alignment.data.read.sources import FileSource
 from alignment.errors import ModelError
 from alignment.execution.run_step import build, run_step
-from alignment.pipeline.chain import chain, rebuild_rounds, seed_for
+from alignment.pipeline.chain_builder import chain, rebuild_rounds
+from alignment.pipeline.data_sets import seed_for
 from alignment.pipeline.plan import plan
 from alignment.pipeline.steps import AnchorGate
-from alignment.records import AdapterRef, EvalReport, ModelRef
+from alignment.records.evaluation import EvalReport
+from alignment.records.refs import AdapterRef, ModelRef
 from alignment.store.progress import Mark, Progress
 from alignment.store.store import Store
 

@@ -12,7 +12,7 @@ from alignment.errors import DataError, ModelError
 from alignment.execution.run_step import build
 from alignment.models.load import open_model
 from alignment.models.tokenizer import open_tokenizer
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.step import model_of
 from alignment.store.progress import Progress
 from alignment.store.store import Store

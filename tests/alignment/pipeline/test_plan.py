@@ -3,7 +3,7 @@
 import pytest
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.plan import plan
 from alignment.store.store import Store
 from tests import tiny

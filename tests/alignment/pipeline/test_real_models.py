@@ -15,8 +15,9 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.execution.run_step import build
 from alignment.models.encoding import encode_chat
 from alignment.models.tokenizer import open_tokenizer
-from alignment.pipeline.chain import chain
-from alignment.records import Conversation, ModelRef
+from alignment.pipeline.chain_builder import chain
+from alignment.records.refs import ModelRef
+from alignment.records.text import Conversation
 from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
 from alignment.store.store import Store

@@ -14,7 +14,8 @@ from alignment.compose.export import open_for_chat
 from alignment.execution.run_step import run_step
 from alignment.models.load import open_model
 from alignment.pipeline.plan import plan
-from alignment.records import AdapterRef, EvalReport, ModelRef
+from alignment.records.evaluation import EvalReport
+from alignment.records.refs import AdapterRef, ModelRef
 from alignment.scoring.probe import PROBE_FILE, Probe, divergence
 from tests.alignment.elsewhere import Elsewhere, children, finish
 

@@ -7,7 +7,7 @@ import pytest
 
 from alignment.pipeline.step import Step
 from alignment.pipeline.steps import STEPS
-from alignment.records import Frozen
+from alignment.records.base import Frozen
 
 EVERY_KIND = pytest.mark.parametrize("kind", STEPS.values(), ids=STEPS)
 

@@ -5,10 +5,10 @@ import pytest
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ModelError
 from alignment.execution.run_step import build, try_in_child
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.steps import TrainSft
 from alignment.pipeline.trial import try_model
-from alignment.records import ModelRef
+from alignment.records.refs import ModelRef
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 from benchmarks.families import settings, write_model

@@ -9,7 +9,7 @@ from alignment.evaluate.verdict import GateResult
 from alignment.execution.run_step import build
 from alignment.pipeline.plan import plan
 from alignment.pipeline.verdicts import chain_so_far, each_step
-from alignment.records import AdapterRef, ModelRef
+from alignment.records.refs import AdapterRef, ModelRef
 from alignment.rounds.steps import first_champion
 from alignment.store.progress import Progress
 from alignment.store.store import Store

@@ -5,21 +5,17 @@ import pytest
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.summary import summarise
 from alignment.evaluate.verdict import Check, Verdict
-from alignment.records import (
+from alignment.records.evaluation import EvalReport, Generation, PairScore
+from alignment.records.manifest import CodeVersion, StageRecord
+from alignment.records.refs import (
     AdapterRef,
     BaseRef,
-    CodeVersion,
     DataRef,
-    EvalReport,
-    Generation,
     Materialised,
-    Message,
     ModelRef,
-    PairScore,
-    PreferencePair,
-    StageRecord,
     TokenizerRef,
 )
+from alignment.records.text import Message, PreferencePair
 from alignment.report.run_report import RunReport, Sample
 
 PASSES = {"base": 2, "sft": 20, "round 1": 26, "round 2": 34, "control": 33}

@@ -3,7 +3,7 @@
 import pytest
 
 from alignment.models.description import describe
-from alignment.records import ModelRef
+from alignment.records.refs import ModelRef
 from alignment.report.ancestry import ancestry_table
 from alignment.store.store import Store
 from tests.alignment.artifacts import put, put_evaluation, put_model

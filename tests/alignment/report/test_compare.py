@@ -1,7 +1,7 @@
 import pytest
 
 from alignment.evaluate.intervals import PairedDifference
-from alignment.records import Estimate
+from alignment.records.evaluation import Estimate
 from alignment.report import compare
 
 

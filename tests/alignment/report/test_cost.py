@@ -1,6 +1,6 @@
 import pytest
 
-from alignment.records import Attempt
+from alignment.records.manifest import Attempt
 from alignment.report.cost import cost_of, cost_table
 from alignment.report.page import render
 from tests.alignment.report.conftest import record

@@ -1,6 +1,6 @@
 import pytest
 
-from alignment.records import TaskScore
+from alignment.records.evaluation import TaskScore
 from alignment.report.differences import relatives
 from alignment.report.numbers import Numbers
 from alignment.report.page import render

@@ -14,7 +14,7 @@ from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.settings import AnchoredGate
 from alignment.evaluate.summary import summarise
 from alignment.evaluate.verdict import Verdict
-from alignment.records import EvalReport
+from alignment.records.evaluation import EvalReport
 from alignment.report.markdown import to_markdown
 from alignment.report.page import render
 from alignment.report.table import escape_markdown

@@ -18,7 +18,7 @@ from alignment.evaluate.judged import JudgedModel
 from alignment.evaluate.settings import EvaluationConfig, PlainGate
 from alignment.evaluate.suite import DISTRIBUTIONS, BaselineScores, eval_prompts, evaluate
 from alignment.evaluate.verdict import Check
-from alignment.records import EvalReport, Generation, PairScore
+from alignment.records.evaluation import EvalReport, Generation, PairScore
 from alignment.report import plots, tables
 from alignment.report.markdown import to_markdown
 from alignment.report.page import render

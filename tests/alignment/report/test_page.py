@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from alignment.evaluate.verdict import Check, Verdict
-from alignment.records import Message
+from alignment.records.text import Message
 from alignment.report import tables
 from alignment.report.markdown import to_markdown
 from alignment.report.page import render

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
 
-from alignment.records import Generation
+from alignment.records.evaluation import Generation
 from alignment.report import plots
 from alignment.report.svg import to_svg
 

@@ -1,7 +1,8 @@
 import re
 
 from alignment.evaluate.evaluators import EVALUATORS
-from alignment.records import Estimate, ModelRef
+from alignment.records.evaluation import Estimate
+from alignment.records.refs import ModelRef
 from alignment.report import metric, tables
 from alignment.report.gate_table import gate_table
 

@@ -9,7 +9,7 @@ import pytest
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ArtifactError, ConfigError, DataError, ModelError, UsageError
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.steps import EvaluateModel, TrainDpo
 from alignment.rounds.driver import Hooks, RoundDriver
 from alignment.rounds.identity import identity_of

@@ -11,7 +11,7 @@ from alignment.evaluate.verdict import GateResult
 from alignment.execution.run_step import build
 from alignment.pipeline.step import data_of, rows_of
 from alignment.pipeline.steps import TakeBatch
-from alignment.records import PreferencePair, Quarantined
+from alignment.records.text import PreferencePair, Quarantined
 from alignment.report.ancestry import ancestry_table
 from alignment.rounds.ledger import Delivery, Opened
 from alignment.rounds.line import RoundLine

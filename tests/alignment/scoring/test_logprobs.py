@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from alignment.records import Message, PreferencePair
+from alignment.records.text import Message, PreferencePair
 from alignment.scoring.logprobs import (
     Completion,
     encode,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from alignment.errors import ArtifactError, LaterVersion, StorageError
-from alignment.records import CodeVersion, StageRecord
+from alignment.records.manifest import CodeVersion, StageRecord
 from alignment.store.store import MANIFEST, Store, storage_errors
 
 KEY = "sft-0123456789abcdef01234567"
@@ -21,7 +21,7 @@ from pathlib import Path
 from alignment.execution.run_step import build
 from alignment.store.progress import Progress
 from alignment.pipeline.steps import Outcome, Step
-from alignment.records import BatchFile
+from alignment.records.refs import BatchFile
 from alignment.store.store import Store
 
 class Writes(Step):

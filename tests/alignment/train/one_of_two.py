@@ -13,7 +13,8 @@ from typing import Any
 from alignment.models.adapters import describe_adapter
 from alignment.models.description import describe
 from alignment.models.load import open_model
-from alignment.records import Conversation, Message, ModelRef, PreferencePair
+from alignment.records.refs import ModelRef
+from alignment.records.text import Conversation, Message, PreferencePair
 from alignment.scoring.engine import Packed, StepRows
 from alignment.store.progress import Progress
 from alignment.store.store import Store, Workspace

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from alignment.errors import Interrupted, TrainingError
-from alignment.records import Nf4
+from alignment.records.refs import Nf4
 from alignment.scoring.engine import Packed, Stock
 from alignment.store.progress import Progress
 from alignment.train.callbacks import check_start, loss_at_start

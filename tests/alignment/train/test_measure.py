@@ -6,7 +6,7 @@ import random
 import pytest
 
 from alignment.models.encoding import encode_chat
-from alignment.records import Conversation, Message, PreferencePair
+from alignment.records.text import Conversation, Message, PreferencePair
 from alignment.scoring.engine import Packed, StepRows, Stock
 from tests.alignment.naive import naive_logprob
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from alignment.execution.run_step import build
-from alignment.records import StageRecord
+from alignment.records.manifest import StageRecord
 from alignment.store.progress import Progress
 from tests.alignment.elsewhere import Elsewhere, children, finish
 from tests.faults.failpoints import Broken, arm

@@ -12,7 +12,7 @@ from alignment.data.formats import chosen_conversation
 from alignment.errors import DataError, Interrupted, TrainingError
 from alignment.models.chat_template import end_of_turn_id, render
 from alignment.models.encoding import encode_completion
-from alignment.records import Nf4
+from alignment.records.refs import Nf4
 from alignment.scoring.engine import Packed, Stock
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from alignment.models.adapters import base_below, describe_adapter
-from alignment.records import Nf4
+from alignment.records.refs import Nf4
 from alignment.scoring.engine import Packed, Stock
 from alignment.scoring.probe import (
     PROBE_FILE,

@@ -17,7 +17,7 @@ from alignment.data.read.reading import read_any
 from alignment.data.read.sources import FileSource
 from alignment.data.row import Row
 from alignment.errors import DataError
-from alignment.records import Quarantined
+from alignment.records.text import Quarantined
 from tests.alignment.data.build.test_shapes import HELPSTEER, SHAPES, TRANSCRIPTS
 from tests.alignment.data.formats.test_formats import EXAMPLES
 

@@ -14,7 +14,7 @@ from alignment.data.split import Part, PromptKeys
 from alignment.data.verifiers import VerifiablePrompt
 from alignment.errors import DataError
 from alignment.models.chat_template import render
-from alignment.records import Conversation, Message, PreferencePair, Quarantined
+from alignment.records.text import Conversation, Message, PreferencePair, Quarantined
 from alignment.store.jsonl import read_rows
 from tests.chats import with_template
 

@@ -4,7 +4,8 @@ import pytest
 
 from alignment.data.build.replay import add_replay
 from alignment.data.build.report import PreparationReport, Prepared
-from alignment.records import DataRef, Message, PreferencePair
+from alignment.records.refs import DataRef
+from alignment.records.text import Message, PreferencePair
 from alignment.store.jsonl import read_rows
 
 

@@ -3,7 +3,7 @@ import pytest
 from alignment.data.filters import content
 from alignment.data.row import Reason
 from alignment.data.split import Part, PromptKeys
-from alignment.records import Function, Message, ToolCall
+from alignment.records.text import Function, Message, ToolCall
 from tests.alignment.data.made import GOOD, chat, dropped_rows, messages, pair, tool_chat
 
 

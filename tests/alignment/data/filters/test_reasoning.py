@@ -7,7 +7,7 @@ import pytest
 from alignment.data.filters import reasoning, special_tokens
 from alignment.data.row import Row
 from alignment.data.split import prompt_key
-from alignment.records import Conversation, Message
+from alignment.records.text import Conversation, Message
 from tests.alignment.data.made import GOOD
 from tests.chats import with_template
 

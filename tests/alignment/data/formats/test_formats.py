@@ -24,7 +24,7 @@ from alignment.data.read.reading import read_any, read_conversations, read_pairs
 from alignment.data.read.sources import FileSource
 from alignment.data.row import Reason, Rejected, Row
 from alignment.errors import DataError
-from alignment.records import Conversation, Quarantined
+from alignment.records.text import Conversation, Quarantined
 
 ROOT = Path(__file__).parents[4]
 

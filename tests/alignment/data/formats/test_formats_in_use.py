@@ -24,7 +24,7 @@ from alignment.data.read.reading import read_pairs
 from alignment.data.read.sources import FileSource
 from alignment.data.row import Reason, Rejected, Row, turns
 from alignment.errors import DataError
-from alignment.records import Quarantined
+from alignment.records.text import Quarantined
 
 
 def rows(*fields):

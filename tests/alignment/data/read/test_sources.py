@@ -10,7 +10,7 @@ from alignment.data.read.files import data_errors
 from alignment.data.read.sources import FileSource, HubSource, Source
 from alignment.data.row import Reason
 from alignment.errors import DataError
-from alignment.records import Quarantined
+from alignment.records.text import Quarantined
 
 ROWS = [{"instruction": f"question {number}", "output": "answer"} for number in range(3)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)

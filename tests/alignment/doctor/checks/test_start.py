@@ -5,7 +5,7 @@ from alignment.doctor.checks.machine import check_machine
 from alignment.doctor.checks.start import check_start
 from alignment.execution.device import DeviceFacts
 from alignment.execution.driver import DriverAnswer, Gpu
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 
 GPU = DriverAnswer(cuda=(13, 0), error=0, gpus=(Gpu(name="H100", gib=79.2),))
 ON_GPU = DeviceFacts(torch="2.13.0+cu130", torch_cuda="13.0", kernel_driver="580.65", driver=GPU)

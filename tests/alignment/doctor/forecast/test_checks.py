@@ -20,7 +20,7 @@ from alignment.doctor.forecast.timing import (
 from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
 from alignment.errors import UsageError
-from alignment.records import Nf4
+from alignment.records.refs import Nf4
 from alignment.scoring.budget import CPU_TOKENS
 from alignment.scoring.engine import Packed, StepRows, Stock
 from alignment.train.memory_plan import Plan

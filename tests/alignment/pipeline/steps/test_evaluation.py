@@ -5,7 +5,7 @@ import pytest
 from alignment.compose.export import export
 from alignment.config.pipeline import PipelineConfig
 from alignment.execution.run_step import build
-from alignment.pipeline.chain import chain
+from alignment.pipeline.chain_builder import chain
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 from tests import tiny

@@ -6,7 +6,7 @@ from alignment.evaluate.settings import PlainGate
 from alignment.evaluate.verdict import GateResult
 from alignment.execution.run_step import run_step
 from alignment.pipeline.steps import ParentGate, SftGate
-from alignment.records import ModelRef
+from alignment.records.refs import ModelRef
 from alignment.report.assemble import gather
 from alignment.store.store import Store
 from tests.alignment.artifacts import put_evaluation, put_model
