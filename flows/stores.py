@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from alignment.config.pipeline import PipelineConfig
 from alignment.errors import UsageError
 from alignment.store.store import Store
 
@@ -22,14 +21,14 @@ def existing_store(folder: Path) -> Store:
     return Store(root=folder)
 
 
-def store_of(settings: PipelineConfig) -> Store:
+def configured_store(folder: Path) -> Store:
     """The store that a config names; it need not be there yet.
 
     Raises:
         UsageError: it is a file.
     """
-    _refuse_file(settings.store, "--set store=FOLDER, or `store:` in the config")
-    return Store(root=settings.store)
+    _refuse_file(folder, "--set store=FOLDER, or `store:` in the config")
+    return Store(root=folder)
 
 
 def _refuse_file(place: Path, how: str) -> None:

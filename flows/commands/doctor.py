@@ -10,13 +10,13 @@ from flows.doctor import print_report
 from flows.located import naming_the_line
 from flows.printing import command_of, say
 from flows.quiet import quiet_libraries
-from flows.stores import store_of
+from flows.stores import configured_store
 
 
 def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_json: bool) -> None:
     """Check a run, write the report, print it; exit with code 1 if the run should not start."""
     settings = load(config, overrides)
-    store_of(settings)
+    configured_store(settings.store)
     quiet_libraries()
     from alignment.doctor.examine import (
         examine,

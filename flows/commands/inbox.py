@@ -11,14 +11,14 @@ from alignment.rounds.notes import Note, brief
 from alignment.rounds.state import State
 from alignment.rounds.steps import inbox_of
 from flows.printing import say
-from flows.stores import store_of
+from flows.stores import configured_store
 
 
 def show_inbox(config: Path, overrides: list[str], *, retry: bool) -> None:
     """Print every file with what became of it; with `retry`, return refused batches first."""
     settings = load(config, overrides)
     inbox = inbox_of(settings)
-    line = RoundLine(store=store_of(settings), name=inbox.line)
+    line = RoundLine(store=configured_store(settings.store), name=inbox.line)
     if retry:
         _return_all(line)
     state = line.state()

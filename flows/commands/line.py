@@ -16,7 +16,7 @@ from alignment.store.activity import announced
 from alignment.store.lineage import containing
 from alignment.store.store import Store
 from flows.printing import print_anchor, print_list, say
-from flows.stores import existing_store, store_of
+from flows.stores import configured_store, existing_store
 
 NO_REASON = "from the command line"
 
@@ -64,7 +64,7 @@ def revoke(
 def adopt(config: Path, overrides: list[str], why: str) -> None:
     """Continue a line with a config that describes another one."""
     settings = load(config, overrides)
-    rounds = RoundLine(store=store_of(settings), name=inbox_of(settings).line)
+    rounds = RoundLine(store=configured_store(settings.store), name=inbox_of(settings).line)
     state = rounds.state()
     if state.champion is None:
         raise UsageError(f"line {rounds.name!r} has not started, so there is nothing to adopt")

@@ -17,13 +17,13 @@ from alignment.records.refs import BaseRef, ModelRef
 from alignment.store.store import Store
 from flows.located import naming_the_line
 from flows.printing import say
-from flows.stores import store_of
+from flows.stores import configured_store
 
 
 def print_plan(config: Path, overrides: list[str], *, as_json: bool) -> None:
     """Print every step with its status and key; what to know about it goes to stderr."""
     settings = load(config, overrides)
-    store = store_of(settings)
+    store = configured_store(settings.store)
     with naming_the_line(config, overrides):
         steps = chain_so_far(settings, store)
     planned = list(plan(steps, store))

@@ -16,7 +16,7 @@ from flows.located import naming_the_line
 from flows.printing import command_of, say
 from flows.results import RoundResult, RunResult
 from flows.shell import run_flow, stopping_on_signals
-from flows.stores import store_of
+from flows.stores import configured_store
 from flows.unchanged import IdleRound, unchanged_run
 
 REFUSED = 3
@@ -26,7 +26,7 @@ REFUSED = 3
 def run_pipeline(config: Path, overrides: list[str]) -> None:
     """Run the whole pipeline; print its table and the path of the report."""
     settings = load(config, overrides)
-    store_of(settings)
+    configured_store(settings.store)
     state_device(settings, _print_error)
     _warn_about_slow_bfloat16(settings)
     with naming_the_line(config, overrides), stopping_on_signals():
@@ -49,7 +49,7 @@ def _unchanged(settings: PipelineConfig, command: str) -> RunResult | None:
 def run_round(config: Path, overrides: list[str], *, as_json: bool) -> None:
     """Train one round on new batches; print its outcome."""
     settings = load(config, overrides)
-    store_of(settings)
+    configured_store(settings.store)
     state_device(settings, _print_error)
     _warn_about_slow_bfloat16(settings)
     idle = IdleRound(settings)

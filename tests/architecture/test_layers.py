@@ -204,6 +204,15 @@ def test_commands_that_compute_nothing_load_no_heavy_library(words):
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
+def test_commands_that_look_at_a_store_load_no_settings():
+    """Building the classes of all settings takes as long as the rest of such a command."""
+    done = run_python(
+        "import sys, flows.commands.runs, flows.commands.show, flows.commands.status\n"
+        "print([name for name in sys.modules if name.startswith('alignment.config')])"
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_the_process_that_conducts_a_run_imports_no_heavy_library():
     """Its children train; what it holds beside them is memory that they lack."""
     modules = [dotted_name(path) for path, _ in sources("tasks", "flows")]
