@@ -70,7 +70,7 @@ def dpo_round(
         settings = load(find_config(config), overrides)
         state_device(settings, get_run_logger().info)
         command = command_of("round", config, overrides)
-        with announced(Store(root=settings.store), command):
+        with announced(Store(root=settings.store), command, make=False):
             result = run_round(settings, command)
     except AlignmentError as error:
         return cast("RoundResult", Failed(message=f"{type(error).__name__}: {error}", data=error))

@@ -40,12 +40,20 @@ class Activity(Frozen):
 
 
 @contextlib.contextmanager
-def announced(store: Store, command: str) -> Iterator[None]:
+def announced(store: Store, command: str, *, make: bool = True) -> Iterator[None]:
     """Within the block, others see that a command works in the store, also between its steps.
 
     A step's own lock is taken by its process, which needs seconds to start. Waits while the store
     is tidied: who removes artifacts looks for announced commands after taking the same lock.
+
+    Args:
+        store: where the command works.
+        command: what others see.
+        make: whether to make the folder of the store if it is not there yet.
     """
+    if not make and not store.root.exists():
+        yield
+        return
     name = f"{COMMAND}{socket.gethostname()}-{os.getpid()}"
     place = store.root / "locks" / f"{name}.lock"
     if place in _announced:  # a flow in the process of its command

@@ -56,7 +56,8 @@ def run_round(config: Path, overrides: list[str], *, as_json: bool) -> None:
     with naming_the_line(config, overrides), stopping_on_signals():
         result = None if may_have_server() else idle.result()
         if result is None:
-            at_work = announced(Store(root=settings.store), command_of("round", config, overrides))
+            command = command_of("round", config, overrides)
+            at_work = announced(Store(root=settings.store), command, make=False)
             with at_work, Display([], _history(settings.store)).shown() as display:
                 result = run_flow(display, "round", config, overrides)
     if as_json:

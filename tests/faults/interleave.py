@@ -75,6 +75,8 @@ def yield_often(folder: Path, seed: int) -> None:
 
 LEFT_OUT = ("dpo", "merge", "evaluate", "gate")
 """Steps of a round that are not run, and the chain's evaluations."""
+NO_ROWS = ("generations", "pairs")
+"""Files of an evaluation, which the card of an exported model reads."""
 
 
 def config_of(folder: Path, store: Path) -> PipelineConfig:
@@ -94,12 +96,16 @@ def imitate(store: Store, step: Step) -> None:
         return
     output: Json = {}
     if step.stage == "evaluate":
-        output = evaluated(step)
+        output = evaluated(step) | {name: f"store:{step.key}/{name}.jsonl" for name in NO_ROWS}
     if step.stage in {"gate", "sft-gate"}:
         output = decided(step, passed=True)
     with store.lock(step.key):
         if store.reuse_locked(step.key) is None:
-            store.commit(imitation(step, output=output), store.workspace(step.key))
+            work = store.workspace(step.key)
+            if step.stage == "evaluate":
+                for name in NO_ROWS:
+                    (work.out / f"{name}.jsonl").touch()
+            store.commit(imitation(step, output=output), work)
 
 
 def run(folder: Path, seed: int) -> None:
