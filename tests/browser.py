@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -11,6 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 
 T = TypeVar("T")
+WINDOW = (1280, 1000)
+"""Width and height of the window, in pixels."""
 OPTIONS = (
     "--headless=new",
     "--no-sandbox",  # root in a container has no sandbox; only our own pages are opened
@@ -18,7 +21,7 @@ OPTIONS = (
     "--disable-background-networking",
     "--hide-scrollbars",
     "--lang=en",
-    "--window-size=1280,1000",
+    f"--window-size={WINDOW[0]},{WINDOW[1]}",
 )
 
 
@@ -32,6 +35,15 @@ class Browser:
     def open(self, url: str) -> None:
         """Go to a page."""
         self.driver.get(url)
+
+    @contextmanager
+    def resized(self, width: int) -> Iterator[None]:
+        """Within the block, the window has another width, in pixels."""
+        self.driver.set_window_size(width, WINDOW[1])
+        try:
+            yield
+        finally:
+            self.driver.set_window_size(*WINDOW)
 
     def find(self, xpath: str, *, seconds: float = 60) -> Any:
         """Wait for the first visible element and return it."""

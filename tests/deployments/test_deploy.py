@@ -58,10 +58,6 @@ def test_second_deploy_creates_nothing_and_keeps_manual_changes(service):
         "deployment  sft-dpo/cpu: up to date",
     ]
     assert {d["id"] for d in service.ask("/deployments/filter", limit=50)} == before
-
-
-def test_second_deploy_duplicates_no_automation(service):
-    service.run(*DEPLOY)
     found = [automation["name"] for automation in service.ask("/automations/filter", limit=50)]
     ours = [name for name in found if name.startswith("sft-dpo: ")]
     assert len(ours) == len(set(ours)) == 2

@@ -152,11 +152,11 @@ def test_a_page_without_faults_is_short_and_shows_where_a_table_goes_on(longest,
     run = longest
     shown = "return document.documentElement"
     for width in (1400, 400):
-        browser.driver.set_window_size(width, 1000)
-        opened(render(run))
-        assert browser.driver.execute_script(f"{shown}.scrollHeight") < 6000, width
-        inner = browser.driver.execute_script(f"{shown}.clientWidth")
-        assert browser.driver.execute_script(f"{shown}.scrollWidth") <= inner
+        with browser.resized(width):
+            opened(render(run))
+            assert browser.driver.execute_script(f"{shown}.scrollHeight") < 6000, width
+            inner = browser.driver.execute_script(f"{shown}.clientWidth")
+            assert browser.driver.execute_script(f"{shown}.scrollWidth") <= inner
     figures = browser.driver.execute_script("return document.querySelectorAll('svg').length")
     assert figures >= 9, "all of them are there, some of them folded"
     folded = "[...document.querySelectorAll('details:not([open]) svg')].length"
@@ -164,11 +164,12 @@ def test_a_page_without_faults_is_short_and_shows_where_a_table_goes_on(longest,
     stopped = Verdict(candidate="round 3", champion="sft", anchor="sft", checks=(BROKEN,))
     opened(render(run.model_copy(update={"verdicts": (stopped,)})))
     assert browser.driver.execute_script("return document.querySelectorAll('details[open] svg')")
-    wide = browser.driver.execute_script(
-        "return [...document.querySelectorAll('figure.table .scroll')]"
-        ".filter(e => e.scrollWidth > e.clientWidth)"
-        ".map(e => getComputedStyle(e).backgroundImage)"
-    )
+    with browser.resized(400):
+        wide = browser.driver.execute_script(
+            "return [...document.querySelectorAll('figure.table .scroll')]"
+            ".filter(e => e.scrollWidth > e.clientWidth)"
+            ".map(e => getComputedStyle(e).backgroundImage)"
+        )
     assert wide
     assert all("radial-gradient" in image for image in wide)
 
