@@ -43,6 +43,11 @@ class ScoredRows:
     tasks: Sequence[TaskScore] = ()
     logprob_drift: Mapping[str, float] = field(default_factory=dict)
 
+    def of(self, need: Need) -> Sequence[Row]:
+        """The rows of the kind that a metric is computed from."""
+        kinds: dict[Need, Sequence[Row]] = {"generations": self.generations, "tasks": self.tasks}
+        return kinds.get(need, self.pairs)
+
     def only(self, test: Callable[[Row], bool]) -> "ScoredRows":
         """The rows that pass a test."""
         return replace(
@@ -234,13 +239,19 @@ class Evaluator(Frozen, ABC):
         self, first: ScoredRows, second: ScoredRows
     ) -> tuple[dict[str, RowValue], dict[str, RowValue]]:
         """The values of the rows that both models have, measured on these rows alone, by id."""
-        ids = self.by_row(first).keys() & self.by_row(second).keys()
+        values = [self._by_id(rows) for rows in (first, second)]
+        ids = values[0].keys() & values[1].keys()
         own, other = (
-            {value.row.id: value for value in self.measure(rows.only(lambda row: row.id in ids))}
-            for rows in (first, second)
+            found
+            if all(row.id in ids for row in rows.of(self.needs))
+            else self._by_id(rows.only(lambda row: row.id in ids))
+            for rows, found in zip((first, second), values, strict=True)
         )
         both = sorted(own.keys() & other.keys())
         return {row: own[row] for row in both}, {row: other[row] for row in both}
+
+    def _by_id(self, rows: ScoredRows) -> dict[str, RowValue]:
+        return {value.row.id: value for value in self.measure(rows)}
 
 
 def _linear(values: Collection[RowValue]) -> list[float]:

@@ -5,6 +5,7 @@ Not here: judging a reply (`data/verifiers.py`), the metrics themselves
 """
 
 import math
+from functools import lru_cache
 from itertools import pairwise
 
 from alignment.errors import TrainingError
@@ -35,6 +36,7 @@ def adjacent_words(reply: str) -> list[tuple[str, str]]:
     return list(pairwise(reply.split()))
 
 
+@lru_cache(maxsize=4096)  # a report compares each reply with those of several models
 def repeated_share(reply: str, n: int = 4) -> float:
     """The share of n-grams of words that repeat an earlier one, 0 to 1 (Welleck et al. 2020).
 
