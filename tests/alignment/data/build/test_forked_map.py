@@ -43,6 +43,14 @@ def _no_threads(monkeypatch):
     monkeypatch.setattr(processes, "_with_threads", False)
 
 
+@pytest.fixture(autouse=True)
+def _no_process_left():
+    """Of a test itself; a fork server of earlier tests may live on."""
+    before = set(psutil.Process().children())
+    yield
+    assert set(psutil.Process().children()) <= before
+
+
 def square(number):
     return number * number, os.getpid()
 
@@ -58,7 +66,6 @@ def test_results_come_in_the_order_of_the_items_from_other_processes():
         found = list(squares(range(100)))
     assert [result for result, _ in found] == [n * n for n in range(100)]
     assert os.getpid() not in {pid for _, pid in found}
-    assert not psutil.Process().children()
 
 
 def test_the_processes_serve_every_reading():
@@ -91,7 +98,6 @@ def test_an_error_is_raised_here_and_ends_the_processes():
 
     with pytest.raises(DataError, match="row 0"), ForkedMap(refuse, worth_it=True) as refused:
         list(refused(range(10)))
-    assert not psutil.Process().children()
 
 
 def test_a_killed_process_interrupts_the_work():
