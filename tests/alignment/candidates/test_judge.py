@@ -7,19 +7,14 @@ from typing import Any
 
 import pytest
 
-from alignment.answers.answer import Answer
 from alignment.candidates.judge import label_by_judge
-from alignment.candidates.records import AnswerLabel, CandidatePrompt, JudgeCall
+from alignment.candidates.records import AnswerLabel, JudgeCall
 from alignment.candidates.settings import JudgeLabel
 from alignment.errors import ConfigError, DataError, Interrupted
 from alignment.pipeline.steps.own import LabelAnswers
-from alignment.records.text import Message
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
-
-PROMPT = CandidatePrompt(
-    id="p", prompt=(Message(role="user", content="Ask"),), task_type="t", source="s"
-)
+from tests.alignment.candidates.written import PROMPT, samples
 
 
 class Judge(BaseHTTPRequestHandler):
@@ -78,19 +73,7 @@ def ask(server, tmp_path):
             model="m",
             **{**defaults, **options},
         )
-        answers = [
-            Answer(
-                prompt_id="p",
-                sample=number,
-                text=text,
-                answer=text,
-                tokens=1,
-                logprob=0,
-                stopped=True,
-                seed=0,
-            )
-            for number, text in enumerate(texts)
-        ]
+        answers = samples(texts)
         calls = Journal(tmp_path / "calls.jsonl", JudgeCall)
         labels = Journal(tmp_path / "rows.jsonl", AnswerLabel)
         label_by_judge(label, {"p": PROMPT}, answers, calls, labels, Progress())

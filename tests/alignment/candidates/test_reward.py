@@ -2,18 +2,15 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
-from alignment.answers.answer import Answer
-from alignment.candidates.records import AnswerLabel, CandidatePrompt
+from alignment.candidates.records import AnswerLabel
 from alignment.candidates.reward import label_by_reward_model
 from alignment.errors import ModelError
 from alignment.models.chat_template import render
 from alignment.records.text import Message
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
+from tests.alignment.candidates.written import PROMPT, samples
 
-PROMPT = CandidatePrompt(
-    id="p", prompt=(Message(role="user", content="Ask"),), task_type="t", source="s"
-)
 TEXTS = ["The answer is yes.", "no", "The answer is no. " * 5]
 
 
@@ -42,21 +39,8 @@ def write_classifier(tmp_path, chatml_tokenizer):
 
 
 def label(folder, tmp_path, texts=TEXTS, batch=2):
-    answers = [
-        Answer(
-            prompt_id="p",
-            sample=n,
-            text=text,
-            answer=text,
-            tokens=1,
-            logprob=0,
-            stopped=True,
-            seed=0,
-        )
-        for n, text in enumerate(texts)
-    ]
     journal = Journal(tmp_path / "rows.jsonl", AnswerLabel)
-    label_by_reward_model(folder, {"p": PROMPT}, answers, journal, Progress(), batch=batch)
+    label_by_reward_model(folder, {"p": PROMPT}, samples(texts), journal, Progress(), batch=batch)
     return {row.sample: row.score for row in journal.rows}
 
 
