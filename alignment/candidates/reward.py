@@ -38,14 +38,14 @@ def label_by_reward_model(
         torch.OutOfMemoryError: a single answer does not fit in memory.
     """
     done = {(row.prompt_id, row.sample) for row in journal.rows}
-    todo = [answer for answer in answers if (answer.prompt_id, answer.sample) not in done]
-    if not todo:
+    waiting = [answer for answer in answers if (answer.prompt_id, answer.sample) not in done]
+    if not waiting:
         return
     model, tokenizer = open_reward_model(folder)
-    ids = {id(answer): _ids(tokenizer, prompts[answer.prompt_id], answer) for answer in todo}
-    todo.sort(key=lambda answer: len(ids[id(answer)]))
-    while todo:
-        rows = todo[:batch]
+    ids = {id(answer): _ids(tokenizer, prompts[answer.prompt_id], answer) for answer in waiting}
+    waiting.sort(key=lambda answer: len(ids[id(answer)]))
+    while waiting:
+        rows = waiting[:batch]
         try:
             scores = reward_scores(model, [ids[id(answer)] for answer in rows])
         except torch.OutOfMemoryError:
@@ -66,7 +66,7 @@ def label_by_reward_model(
                 AnswerLabel(prompt_id=answer.prompt_id, sample=answer.sample, score=score)
             )
         progress.update("scoring", len(journal.rows), len(answers))
-        todo = todo[len(rows) :]
+        waiting = waiting[len(rows) :]
 
 
 def open_reward_model(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:

@@ -5,19 +5,15 @@ Heavy libraries are imported only after the model is found.
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from types import ModuleType
+from typing import Literal
 
-from alignment.records.manifest import StageRecord
 from alignment.rounds.line import check_sound
 from alignment.rounds.references import find_one
 from alignment.store.activity import announced
-from alignment.store.store import Store
 from flows.printing import say
 from flows.quiet import quiet_libraries
 from flows.stores import existing_store
-
-if TYPE_CHECKING:
-    from alignment.compose.export import Exported
 
 
 def export_model(
@@ -34,7 +30,7 @@ def export_model(
     record = find_one(opened, reference)
     check_sound(opened, record.name, record.key)
     with announced(opened, f"sft-dpo export {reference}"):
-        done = export_with_card(
+        done = quiet_exports().write_with_card(
             opened, record, to, name=to.name, form=form, dtype=dtype, converter=converter
         )
     for note in done.notes():
@@ -42,23 +38,12 @@ def export_model(
     say(f"written to {to}")
 
 
-def export_with_card(
-    store: Store,
-    record: StageRecord,
-    to: Path,
-    *,
-    name: str,
-    form: Literal["merged", "adapter", "gguf"],
-    dtype: str | None = None,
-    converter: Path | None = None,
-) -> "Exported":
-    """Write the folder with a model card as its README."""
-    quiet_libraries()  # before the import below, which warns
-    from alignment.api.exports import write_with_card
+def quiet_exports() -> ModuleType:
+    """What writes a model with its card; it imports the heavy libraries, which would warn."""
+    quiet_libraries()
+    from alignment.api import exports
 
-    return write_with_card(
-        store, record, to, name=name, form=form, dtype=dtype, converter=converter
-    )
+    return exports
 
 
 def chat(reference: str, store: Path, *, tokens: int) -> None:

@@ -13,7 +13,7 @@ from alignment.rounds.line import check_sound
 from alignment.rounds.references import find_one
 from alignment.store.activity import announced
 from alignment.store.store import Store
-from flows.commands.model import export_with_card
+from flows.commands.model import quiet_exports
 from flows.commands.tidy import in_units
 from flows.printing import say
 from flows.stores import existing_store
@@ -68,7 +68,7 @@ def _scratch(store: Store) -> "tempfile.TemporaryDirectory[str]":
 def _exported(
     store: Store, record: StageRecord, folder: Path, to: str, form: Literal["merged", "adapter"]
 ) -> Path:
-    written = export_with_card(store, record, folder, name=to, form=form)
+    written = quiet_exports().write_with_card(store, record, folder, name=to, form=form)
     if written.form == "adapter" and Path(written.base or "").is_absolute():
         raise UsageError(
             f"{record.name} is an adapter on {written.base}, which others do not have. Publish the "
