@@ -7,7 +7,6 @@ After an out-of-memory error the plan shrinks. Not here: the arithmetic of budge
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,9 +24,9 @@ from alignment.train.acceleration import (
     untrained_adapter,
     uses_checkpointing,
 )
-from alignment.train.memory_plan import Measure, Plan, Work, training_plan
+from alignment.train.memory_plan import Plan, Work, training_plan
 from alignment.train.objectives import Objective
-from alignment.train.pass_memory import measure_passes
+from alignment.train.pass_memory import TrialPasses
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +127,7 @@ def autotune(
         engine.recompute,
         longest=max(sizes),
         work=work,
-        measure=_measure(objective, model, forward_backward, selective=selective)
+        trials=_trial_passes(objective, model, forward_backward, selective=selective)
         if on_cuda(model)
         else None,
     )
@@ -165,9 +164,9 @@ def _compile(
     return gap <= LARGEST_GAP
 
 
-def _measure(
+def _trial_passes(
     objective: Objective, model: Any, forward_backward: ForwardBackward, *, selective: bool
-) -> Measure:
+) -> TrialPasses:
     def attempt(tokens: int, share: float) -> None:
         state = random_state(model)
         if selective:
@@ -179,7 +178,7 @@ def _measure(
             set_random_state(model, state)
 
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return partial(measure_passes, attempt, reserved=8 * trainable)  # two moments in fp32
+    return TrialPasses(attempt, reserved=8 * trainable)  # two moments in fp32
 
 
 def on_cuda(model: Any) -> bool:

@@ -9,11 +9,11 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from alignment.scoring.batches import split
 from alignment.scoring.budget import CPU_TOKENS, CUDA_TOKENS, Setting
-from alignment.train.pass_memory import FEWEST, PassMemory
+from alignment.train.pass_memory import FEWEST, PassMemory, PassPeak
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,21 @@ class Work:
         )
 
 
-Measure = Callable[[], tuple[PassMemory, float]]
-"""Returns the memory of a pass, and the bytes that a plan may use."""
+class Trials(Protocol):
+    """What tells the memory of passes: trial passes on a GPU, or a forecast."""
+
+    def measure(self) -> tuple[PassMemory, float]:
+        """The memory of a pass, and the bytes that a plan may use."""
+
+    def peak(self, tokens: int, share: float) -> PassPeak:
+        """What a pass allocates in which this share of the layers recomputes."""
+
+
+TRIED = 4
+"""How many plans are tried at most before the first step."""
+
+CLOSE = 0.05
+"""Difference of recompute shares that is not worth another trial."""
 
 LESS = 0.85
 """Share of the memory that a plan keeps after memory ran out."""
@@ -130,17 +143,30 @@ class Plan:
             return 1.0
         return max(self.recompute, self.room.memory.share(self.room.free, tokens))
 
+    def corrected(self, found: PassPeak) -> "Plan":
+        """The plan that follows once a pass of its size has been tried."""
+        if self.room is None:
+            return self
+        if not found.fits():
+            return self.smaller() or self
+        memory = self.room.memory.through(found, self.recompute)
+        return replace(self.room, memory=memory).plan()
+
     def smaller(self) -> "Plan | None":
         """The plan for less memory, after it ran out; None if there is none."""
         if self.room is None:
             return None
         taken = self.room.memory.bytes(self.tokens, self.recompute)
         found = replace(self.room, free=LESS * min(taken, self.room.free)).plan()
-        return None if (found.tokens, found.recompute) == (self.tokens, self.recompute) else found
+        return None if found.same(self) else found
+
+    def same(self, other: "Plan", *, tolerance: float = 0.0) -> bool:
+        """Whether micro-batches have the same size and about as many layers recompute."""
+        return self.tokens == other.tokens and abs(self.recompute - other.recompute) <= tolerance
 
 
 def training_plan(
-    tokens: Setting, recompute: Share, *, longest: int, work: Work, measure: Measure | None
+    tokens: Setting, recompute: Share, *, longest: int, work: Work, trials: Trials | None
 ) -> Plan:
     """Choose micro-batch size and recompute share of a training, and log the choice.
 
@@ -149,7 +175,7 @@ def training_plan(
         recompute: the configured share.
         longest: tokens of the longest row; a configured limit below it causes a warning.
         work: as in `fit_plan`.
-        measure: as in `fit_plan`.
+        trials: as in `fit_plan`.
     """
     if tokens != "auto" and tokens < longest:
         logger.warning(
@@ -158,7 +184,7 @@ def training_plan(
             tokens,
             longest,
         )
-    plan = fit_plan(tokens, recompute, work, measure)
+    plan = fit_plan(tokens, recompute, work, trials)
     if "auto" in (tokens, recompute):
         logger.info(
             "tokens_per_micro_batch: %s resolved to %d, recompute: %s resolved to %.2f",
@@ -170,22 +196,35 @@ def training_plan(
     return plan
 
 
-def fit_plan(tokens: Setting, recompute: Share, work: Work, measure: Measure | None) -> Plan:
+def fit_plan(tokens: Setting, recompute: Share, work: Work, trials: Trials | None) -> Plan:
     """The configured plan; what is `auto` follows from memory, or on a CPU from constants.
 
     Args:
         tokens: the configured tokens per micro-batch.
         recompute: the configured share.
         work: a step's rows, which decide what is fastest.
-        measure: called if something is `auto`; None on a CPU.
+        trials: called if something is `auto`; None on a CPU.
     """
     if tokens != "auto" and recompute != "auto":
         return Plan(tokens, recompute)
-    if measure is None:
+    if trials is None:
         return Plan(
             CPU_TOKENS if tokens == "auto" else tokens, 1.0 if recompute == "auto" else recompute
         )
-    memory, free = measure()
+    memory, free = trials.measure()
     if recompute != "auto":
         return Plan(min(CUDA_TOKENS, memory.tokens(free, recompute)), recompute)
-    return Room(memory, free, work, tokens).plan()
+    return _tried(Room(memory, free, work, tokens).plan(), trials)
+
+
+def _tried(plan: Plan, trials: Trials) -> Plan:
+    """The plan, corrected until a pass of its size takes what was foretold.
+
+    A pass that runs out of memory here costs a second; in a training it costs a step.
+    """
+    for _ in range(TRIED):
+        better = plan.corrected(trials.peak(plan.tokens, plan.recompute))
+        if better.same(plan, tolerance=CLOSE):
+            break
+        plan = better
+    return plan

@@ -1,4 +1,4 @@
-"""How much GPU memory a pass through a model takes, measured with three trial passes.
+"""How much GPU memory a pass through a model takes, measured with trial passes.
 
 Memory grows linearly with the tokens, so a few small passes suffice. Not here: what follows from it
 (`memory_plan.py`).
@@ -7,7 +7,7 @@ Memory grows linearly with the tokens, so a few small passes suffice. Not here: 
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -71,32 +71,19 @@ class PassMemory:
         excess = self.fixed + tokens * self.kept - free
         return min(1.0, max(0.0, excess / (tokens * (self.kept - self.recomputed))))
 
+    def through(self, found: "PassPeak", share: float) -> "PassMemory":
+        """The same line made steeper or flatter, so that it goes through a measured pass.
+
+        Small passes foretell large ones some per cent too low or too high.
+        """
+        foretold = found.tokens * self._per_token(share)
+        factor = max(found.bytes - self.fixed, 1.0) / foretold
+        return replace(self, recomputed=factor * self.recomputed, kept=factor * self.kept)
+
     def _per_token(self, share: float) -> float:
         # Not a weighted sum alone: an infinity times zero is no number.
         kept = (1 - share) * self.kept if share < 1 else 0.0
         return share * self.recomputed + kept
-
-
-def measure_passes(attempt: Attempt, *, reserved: int) -> tuple[PassMemory, float]:
-    """The memory of a pass on this GPU, and the bytes that a plan may use.
-
-    Args:
-        attempt: runs one trial pass.
-        reserved: bytes that training will allocate later, beside the gradients (optimiser state).
-    """
-    small, large = PROBES
-    _try(attempt, FEWEST, 1.0)  # compiles, and allocates what stays
-    while small > FEWEST:
-        recomputed = [_try(attempt, tokens, 1.0) for tokens in (small, large)]
-        if all(map(PassPeak.fits, recomputed)):
-            kept = _try(attempt, small, 0.0)
-            kept = kept if kept.fits() else _try(attempt, FEWEST, 0.0)
-            memory = PassMemory.of(recomputed[0], recomputed[1], kept)
-            free = USABLE_SHARE * (free_bytes() - reserved)
-            logger.info("memory of a pass: %s; %.2f GiB may be used", memory, free / 2**30)
-            return memory, free
-        small, large = small // 2, large // 2
-    return PassMemory(0.0, 1.0, 1.0), 0.0  # leads to the smallest plan
 
 
 class PassPeak(NamedTuple):
@@ -110,13 +97,42 @@ class PassPeak(NamedTuple):
         return math.isfinite(self.bytes)
 
 
-def _try(attempt: Attempt, tokens: int, share: float) -> PassPeak:
-    before = torch.cuda.memory_allocated()
-    process_peak().reset()
-    try:
-        attempt(tokens, share)
-        found = float(torch.cuda.max_memory_allocated() - before)
-    except torch.OutOfMemoryError:
-        found = math.inf
-    torch.cuda.empty_cache()  # after `except`, whose traceback keeps the pass's tensors alive
-    return PassPeak(tokens, found)
+@dataclass(frozen=True)
+class TrialPasses:
+    """Trial passes on this GPU.
+
+    Attributes:
+        attempt: runs one trial pass.
+        reserved: bytes that training will allocate later, beside the gradients (optimiser state).
+    """
+
+    attempt: Attempt
+    reserved: int
+
+    def measure(self) -> tuple[PassMemory, float]:
+        """The memory of a pass, and the bytes that a plan may use."""
+        small, large = PROBES
+        self.peak(FEWEST, 1.0)  # compiles, and allocates what stays
+        while small > FEWEST:
+            recomputed = [self.peak(tokens, 1.0) for tokens in (small, large)]
+            if all(map(PassPeak.fits, recomputed)):
+                kept = self.peak(small, 0.0)
+                kept = kept if kept.fits() else self.peak(FEWEST, 0.0)
+                memory = PassMemory.of(recomputed[0], recomputed[1], kept)
+                free = USABLE_SHARE * (free_bytes() - self.reserved)
+                logger.info("memory of a pass: %s; %.2f GiB may be used", memory, free / 2**30)
+                return memory, free
+            small, large = small // 2, large // 2
+        return PassMemory(0.0, 1.0, 1.0), 0.0  # leads to the smallest plan
+
+    def peak(self, tokens: int, share: float) -> PassPeak:
+        """What a pass allocates in which this share of the layers recomputes."""
+        before = torch.cuda.memory_allocated()
+        process_peak().reset()
+        try:
+            self.attempt(tokens, share)
+            found = float(torch.cuda.max_memory_allocated() - before)
+        except torch.OutOfMemoryError:
+            found = math.inf
+        torch.cuda.empty_cache()  # after `except`, whose traceback keeps the pass's tensors alive
+        return PassPeak(tokens, found)

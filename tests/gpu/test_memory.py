@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from alignment.train.pass_memory import measure_passes
+from alignment.train.pass_memory import TrialPasses
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,7 +27,7 @@ def test_measuring_a_plan_keeps_the_earlier_peak_in_the_record():
     def attempt(tokens, share):
         torch.empty(int(tokens * (2 - share)) * 1024, dtype=torch.uint8, device="cuda")
 
-    measure_passes(attempt, reserved=0)
+    TrialPasses(attempt, reserved=0).measure()
     assert torch.cuda.max_memory_allocated() < 1024 * MIB
     assert peak_memory()["peak_gpu_gib"] >= 2.0
 
@@ -38,7 +38,7 @@ def test_a_pass_that_only_fits_recomputing_is_still_measured():
             raise torch.OutOfMemoryError("too many")
         torch.empty(int(tokens * (4 - 3 * share)) * MIB // 8, dtype=torch.uint8, device="cuda")
 
-    memory, free = measure_passes(attempt, reserved=0)
+    memory, free = TrialPasses(attempt, reserved=0).measure()
     assert (memory.recomputed, memory.kept) == pytest.approx((MIB / 8, MIB / 2), rel=0.1)
     assert free > 0
 
@@ -50,7 +50,7 @@ def test_probes_shrink_until_they_fit():
             raise torch.OutOfMemoryError("too many")
         torch.empty(tokens * MIB // 8, dtype=torch.uint8, device="cuda")
 
-    memory, free = measure_passes(attempt, reserved=0)
+    memory, free = TrialPasses(attempt, reserved=0).measure()
     assert memory.recomputed == pytest.approx(MIB / 8, rel=0.1)
     assert free > 0
 

@@ -4,7 +4,7 @@ This uses the engine's own plan (`alignment/train/memory_plan.py`), with forecas
 measured memory.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from alignment.doctor.forecast.devices import Device
 from alignment.doctor.forecast.memory import activation_bytes, forecast_memory
@@ -13,7 +13,7 @@ from alignment.doctor.shape import Shape
 from alignment.records.refs import Quantisation
 from alignment.scoring.engine import Packed
 from alignment.train.memory_plan import Plan, fit_plan
-from alignment.train.pass_memory import USABLE_SHARE, PassMemory
+from alignment.train.pass_memory import USABLE_SHARE, PassMemory, PassPeak
 
 
 def planned(
@@ -38,11 +38,31 @@ def _planned(training: Training, shape: Shape, device: Device, free: float) -> T
     recomputed, kept = (
         activation_bytes(replace(training, plan=Plan(1, share)), shape, 1) for share in (1.0, 0.0)
     )
-    measured = PassMemory(0.0, recomputed, kept), USABLE_SHARE * free
     plan = fit_plan(
         engine.tokens_per_micro_batch,
         engine.recompute,
         training.work,
-        (lambda: measured) if device.is_gpu else None,
+        Forecast(PassMemory(0.0, recomputed, kept), free) if device.is_gpu else None,
     )
     return replace(training, plan=plan)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The memory of passes as forecast, in place of trial passes.
+
+    Attributes:
+        memory: of a pass.
+        free: bytes that are free beside what is held during the whole training.
+    """
+
+    memory: PassMemory
+    free: float
+
+    def measure(self) -> tuple[PassMemory, float]:
+        """The memory of a pass, and the bytes that a plan may use."""
+        return self.memory, USABLE_SHARE * self.free
+
+    def peak(self, tokens: int, share: float) -> PassPeak:
+        """What a pass would allocate in which this share of the layers recomputes."""
+        return PassPeak(tokens, self.memory.bytes(tokens, share))

@@ -1,5 +1,6 @@
 import logging
 import math
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -15,12 +16,31 @@ WORK = Work([[600] * 16])
 
 def plan(tokens="auto", recompute="auto", *, longest=100):
     """The plan on a CPU."""
-    return training_plan(tokens, recompute, longest=longest, work=WORK, measure=None)
+    return training_plan(tokens, recompute, longest=longest, work=WORK, trials=None)
+
+
+@dataclass
+class Card:
+    """A GPU whose small passes foretell `memory`, and whose passes of a plan's size take `true`."""
+
+    memory: PassMemory
+    free: float
+    true: PassMemory | None = None
+    limit: float = math.inf
+    tried: list[int] = field(default_factory=list)
+
+    def measure(self):
+        return self.memory, self.free
+
+    def peak(self, tokens, share):
+        self.tried.append(tokens)
+        found = (self.true or self.memory).bytes(tokens, share)
+        return PassPeak(tokens, found if found <= self.limit else math.inf)
 
 
 def gpu_plan(memory, free, tokens="auto", recompute="auto", work=WORK):
     """The plan on a GPU."""
-    return fit_plan(tokens, recompute, work, lambda: (memory, free))
+    return fit_plan(tokens, recompute, work, Card(memory, free))
 
 
 def fitted(memory, free, tokens="auto", work=WORK):
@@ -85,10 +105,28 @@ def test_the_steps_are_a_sample_of_the_rows():
 
 
 def test_nothing_is_measured_if_both_are_configured():
-    def measure():
-        raise AssertionError("a measurement takes four passes")
+    card = Card(MEMORY, 26 * GB)
+    assert fit_plan(6000, 0.5, WORK, card) == Plan(6000, 0.5)
+    assert card.tried == []
 
-    assert fit_plan(6000, 0.5, WORK, measure) == Plan(6000, 0.5)
+
+@pytest.mark.parametrize("error", [0.8, 1.0, 1.2])
+def test_a_plan_follows_from_a_pass_of_its_own_size(error):
+    """Small passes foretell large ones wrongly; the plan is the one that knows the truth."""
+    true = PassMemory(2 * GB, error * MEMORY.recomputed, error * MEMORY.kept)
+    card = Card(MEMORY, 24 * GB, true)
+    found = fit_plan("auto", "auto", WORK, card)
+    assert found.same(gpu_plan(true, 24 * GB), tolerance=0.05)
+    assert true.bytes(found.tokens, found.recompute) <= 1.02 * 24 * GB
+    assert len(card.tried) <= 4
+
+
+def test_a_plan_that_runs_out_of_memory_when_tried_is_not_used():
+    """Plans may use 24 GB by the forecast, but passes of more than 20 GB fail."""
+    card = Card(MEMORY, 24 * GB, limit=20 * GB)
+    found = fit_plan("auto", "auto", WORK, card)
+    assert MEMORY.bytes(found.tokens, found.recompute) <= 20 * GB
+    assert len(card.tried) > 1
 
 
 def test_a_longer_row_recomputes_as_much_as_it_needs():
