@@ -47,8 +47,9 @@ golden-keys: $(STAMP)  ## record the keys of all steps again; the diff shows wha
 	$(BIN)/python -m pytest -q --golden tests/golden/test_keys.py
 	git diff --stat -- tests/golden
 
-schema: $(STAMP)  ## regenerate docs/*.schema.json and the table of formats from the classes
+schema: $(STAMP)  ## regenerate docs/*.schema.json, the reference of keys and the table of formats from the classes
 	$(BIN)/python -m alignment.config.pipeline docs/config.schema.json
+	$(BIN)/python -m alignment.config.reference docs/configuration.md
 	$(BIN)/python -m alignment.evaluate.evidence docs/verdict.schema.json
 	$(BIN)/python -m alignment.data.formats.table docs/data.md
 

@@ -49,6 +49,7 @@ NOT_DURABLE = {
     "alignment/execution/run_step.py": "the log of the processes of a step",
     "alignment/store/locks.py": "who holds a lock, for those who wait",
     "alignment/config/pipeline.py": "`make schema`",
+    "alignment/config/reference.py": "`make schema`",
     "alignment/data/formats/table.py": "`make schema`",
     "alignment/evaluate/evidence.py": "`make schema`",
 }
