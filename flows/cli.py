@@ -313,6 +313,34 @@ def runs(store: StoreFolder = Path("runs"), *, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def trace(
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A run by its name or NAME-ID, a model of it (practice/round-3), or the key of a "
+            "training, finished or not.",
+            autocompletion=lambda ctx, incomplete: complete_reference(ctx, incomplete),
+        ),
+    ],
+    step: Annotated[int | None, typer.Option(min=1, help="The step of the training.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Which training of a run: sft, dpo-1, control, ...")
+    ] = None,
+    store: StoreFolder = Path("runs"),
+    *,
+    spikes: Annotated[
+        bool, typer.Option("--spikes", help="The steps whose losses stand out most.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Name the rows behind a step of a training, each with its loss or margin and its source."""
+    from flows.commands.trace import trace as print_trace
+
+    print_trace(reference, store, step=step, spikes=spikes, stage=stage, as_json=as_json)
+
+
+@app.command()
 def compare(
     first: Annotated[
         str,

@@ -15,6 +15,7 @@ from alignment.models.adapters import base_below
 from alignment.models.load import LoadedModel
 from alignment.models.targets import adapter_config, coverage
 from alignment.records.text import PreferencePair
+from alignment.records.training import TRAINED
 from alignment.scoring.engine import Engine
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
@@ -30,6 +31,7 @@ from alignment.train.loop import TrainingSummary, fit
 from alignment.train.losses import Loss
 from alignment.train.rows import pair_rows
 from alignment.train.settings import DpoConfig
+from alignment.train.trained_rows import TrainedRows
 from alignment.train.trainers import on_this_machine, trainers_of
 
 
@@ -45,8 +47,8 @@ def train_dpo(
 ) -> TrainingSummary:
     """Train a fresh adapter on `policy` and write it to `workspace.out`/adapter.
 
-    Also writes history.jsonl (including rewards per task) and samples.jsonl. Continues from the
-    newest intact checkpoint in `workspace.checkpoints`.
+    Also writes history.jsonl (including rewards per task), samples.jsonl and trained.jsonl (each
+    step's rows). Continues from the newest intact checkpoint in `workspace.checkpoints`.
 
     Raises:
         DataError: the replies of a pair cannot be located under the chat template.
@@ -70,6 +72,7 @@ def train_dpo(
         max_length=config.max_length,
         engine=config.engine,
     )
+    trained = TrainedRows(workspace.out / TRAINED, "margin")
     arguments = on_this_machine(
         config.trl_arguments(seed=seed), workspace.folder / "trl", evaluates=bool(evaluation)
     )
@@ -78,6 +81,7 @@ def train_dpo(
     trainer = trainers_of(config.engine).dpo(
         loss=config.loss,
         sft_weight=config.sft_weight,
+        trained=trained,
         model=policy.model,
         args=DPOConfig(**arguments),
         train_dataset=pair_rows(policy.tokenizer, pairs),
@@ -85,6 +89,7 @@ def train_dpo(
         processing_class=policy.tokenizer,
         peft_config=adapter,
         callbacks=[
+            trained,
             ProgressCallback(workspace, progress, phase="training"),
             samples,
             rewards,

@@ -52,6 +52,11 @@ class Objective(Protocol):
     def gap(self, model: Any, micro: MicroBatch) -> float:
         """Largest difference of policy and reference, nats per reply; 0 for a fresh adapter."""
 
+    def measures(
+        self, found: Tensor, packed_rows: Sequence[PackedRow], totals: Sequence[float]
+    ) -> Tensor:
+        """What is kept of each row of a step, [rows], from what `row_loss` found of them."""
+
     def report(self, trainer: Any, mode: str, columns: Tensor) -> None:
         """Add a step's metrics, [rows, columns] without the loss, to the trainer's log."""
 
@@ -97,6 +102,13 @@ class ConversationObjective:
         """0: there is no reference."""
         del model, micro
         return 0.0
+
+    def measures(
+        self, found: Tensor, packed_rows: Sequence[PackedRow], totals: Sequence[float]
+    ) -> Tensor:
+        """The loss of each row: the mean of its own targets, not of the step's."""
+        own = [self.totals([packed_row])[0] for packed_row in packed_rows]
+        return found[:, 0] * totals[0] / torch.tensor(own, device=found.device)
 
     def report(self, trainer: Any, mode: str, columns: Tensor) -> None:
         """Reports nothing beyond the loss."""
@@ -183,6 +195,13 @@ class PairObjective:
         policy, reference = self.logprobs(model, micro)
         own = torch.cat([policy.chosen, policy.rejected]).detach()
         return float((own - torch.cat([reference.chosen, reference.rejected])).abs().max())
+
+    def measures(
+        self, found: Tensor, packed_rows: Sequence[PackedRow], totals: Sequence[float]
+    ) -> Tensor:
+        """The reward margin of each pair."""
+        del packed_rows, totals
+        return found[:, 1] - found[:, 2]
 
     def report(self, trainer: Any, mode: str, columns: Tensor) -> None:
         """Means over the pairs, under the names that TRL's trainer uses."""

@@ -8,7 +8,7 @@ Not here: the loss of a row (`objectives.py`), log-probs (`scoring/logprobs.py`)
 through the model at once (`autotune.py`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import wraps
 from types import MethodType
@@ -28,13 +28,15 @@ from alignment.train.autotune import Capacity, autotune, on_cuda, random_state, 
 from alignment.train.measure import measuring
 from alignment.train.memory_plan import Plan
 from alignment.train.objectives import CollatedBatch, Objective, RowLoss
-
-NAMES = "names"
-"""Batch key for the ids of its rows; no stock collator uses it."""
+from alignment.train.trained_rows import NAMES, TrainedRows, with_names
 
 
 def packed_trainer(
-    trainer_class: Any, objective: Objective, engine: Packed, **arguments: Any
+    trainer_class: Any,
+    objective: Objective,
+    engine: Packed,
+    trained: TrainedRows,
+    **arguments: Any,
 ) -> Any:
     """One of TRL's trainers with packed steps, not yet started.
 
@@ -59,8 +61,8 @@ def packed_trainer(
     use_packed_attention(arguments["model"])
     trainer = measuring(PackedTrainer, sft_weight=objective.sft_weight)(**arguments)
     _accept_micro_batches(trainer.model.get_base_model())
-    trainer.data_collator = _with_names(trainer.data_collator)
-    trainer.steps = Steps(trainer, objective, engine)
+    trainer.data_collator = with_names(trainer.data_collator)
+    trainer.steps = Steps(trainer, objective, engine, trained)
     return trainer
 
 
@@ -88,8 +90,11 @@ def first_logprobs(trainer: Any) -> tuple[PairLogProbs, PairLogProbs]:
 class Steps:
     """Runs rows through a trainer's model: training steps and evaluation batches."""
 
-    def __init__(self, trainer: Any, objective: Objective, engine: Packed) -> None:
+    def __init__(
+        self, trainer: Any, objective: Objective, engine: Packed, trained: TrainedRows
+    ) -> None:
         self.objective = objective
+        self._trained = trained
         self._trainer = trainer
         self._engine = engine
         self._capacity: Capacity | None = None
@@ -107,14 +112,14 @@ class Steps:
                 does not fit into memory.
         """
         packed_rows = self.objective.packed_rows(inputs)
-        row_loss = self.objective.row_loss(
-            self._mean_over_processes(self.objective.totals(packed_rows))
-        )
+        totals = self._mean_over_processes(self.objective.totals(packed_rows))
+        row_loss = self.objective.row_loss(totals)
         if self._capacity is None or not self._trainer.model.training:
             model.train()  # not in every step: visiting thousands of modules takes time
         self._capacity = self._capacity or self._autotune(packed_rows, row_loss)
         found = self.run(model, packed_rows, row_loss, backward=True)
         self._refuse_non_finite(found[:, 0], inputs[NAMES])
+        self._trained.add(inputs[NAMES], self.objective.measures(found, packed_rows, totals))
         self.objective.report(self._trainer, "train", found[:, 1:])
         self._count(inputs["attention_mask"])
         budget, logged = self._capacity.budget, self._trainer._metrics["train"]
@@ -256,10 +261,3 @@ def _accept_micro_batches(model: Any) -> None:
         return predicted_logprobs(self, packed)
 
     model.forward = MethodType(forward, model)
-
-
-def _with_names(collate: Callable[[Sequence[Mapping[str, Any]]], Any]) -> Any:
-    def collate_with_names(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {**collate(rows), NAMES: [row["id"] for row in rows]}
-
-    return collate_with_names

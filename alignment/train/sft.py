@@ -16,6 +16,7 @@ from alignment.models.adapters import base_below
 from alignment.models.load import LoadedModel
 from alignment.models.targets import adapter_config, coverage
 from alignment.records.text import Conversation
+from alignment.records.training import TRAINED
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
 from alignment.train.callbacks import (
@@ -26,6 +27,7 @@ from alignment.train.callbacks import (
 from alignment.train.loop import TrainingSummary, fit
 from alignment.train.rows import conversation_rows
 from alignment.train.settings import SftConfig
+from alignment.train.trained_rows import TrainedRows
 from alignment.train.trainers import on_this_machine, trainers_of
 
 
@@ -41,7 +43,8 @@ def train_sft(
 ) -> TrainingSummary:
     """Train a fresh adapter on `policy` and write it to `workspace.out`/adapter.
 
-    Also writes history.jsonl (the trainer's log, one line per step) and samples.jsonl.
+    Also writes history.jsonl (the trainer's log, one line per step), samples.jsonl and
+    trained.jsonl (each step's rows).
     Continues from the newest intact checkpoint in `workspace.checkpoints`.
 
     Raises:
@@ -59,12 +62,14 @@ def train_sft(
         workspace.out / "samples.jsonl",
         max_new_tokens=config.sample_tokens,
     )
+    trained = TrainedRows(workspace.out / TRAINED, "loss")
     arguments = on_this_machine(
         config.trl_arguments(seed=seed), workspace.folder / "trl", evaluates=bool(evaluation)
     )
     adapter = adapter_config(config.lora.peft_arguments(), policy.model)
     left_out = coverage(adapter, policy.model).note
     trainer = trainers_of(config.engine).sft(
+        trained=trained,
         model=policy.model,
         args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}),
         train_dataset=rows(conversations),
@@ -72,6 +77,7 @@ def train_sft(
         processing_class=tokenizer,
         peft_config=adapter,
         callbacks=[
+            trained,
             ProgressCallback(workspace, progress, phase="training"),
             samples,
             UndisturbedTraining(),

@@ -18,6 +18,13 @@ from alignment.train import packed
 from alignment.train.losses import PreferenceLoss
 from alignment.train.measure import measuring
 from alignment.train.objectives import ConversationObjective, PairObjective
+from alignment.train.trained_rows import (
+    NAMES,
+    TrainedRows,
+    loss_per_token,
+    margins,
+    recording,
+)
 
 
 class EncodedDPOTrainer(DPOTrainer):
@@ -30,10 +37,12 @@ class EncodedDPOTrainer(DPOTrainer):
 class Trainers(Protocol):
     """Builds the trainers of one engine."""
 
-    def sft(self, **arguments: Any) -> SFTTrainer:
+    def sft(self, *, trained: TrainedRows, **arguments: Any) -> SFTTrainer:
         """The trainer for supervised fine-tuning, from TRL's own arguments."""
 
-    def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> DPOTrainer:
+    def dpo(
+        self, *, loss: PreferenceLoss, sft_weight: float, trained: TrainedRows, **arguments: Any
+    ) -> DPOTrainer:
         """The trainer for a DPO round, from TRL's own arguments."""
 
     def first_logprobs(self, trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:
@@ -48,15 +57,21 @@ def trainers_of(engine: Engine) -> Trainers:
 class StockTrainers:
     """TRL's trainers; loss and weight are among their own arguments."""
 
-    def sft(self, **arguments: Any) -> SFTTrainer:
+    def sft(self, *, trained: TrainedRows, **arguments: Any) -> SFTTrainer:
         """TRL's `SFTTrainer`."""
-        trainer: SFTTrainer = measuring(SFTTrainer)(**arguments)
+        kind = recording(measuring(SFTTrainer), trained, loss_per_token)
+        trainer: SFTTrainer = kind(**arguments)
         return trainer
 
-    def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> DPOTrainer:
+    def dpo(
+        self, *, loss: PreferenceLoss, sft_weight: float, trained: TrainedRows, **arguments: Any
+    ) -> DPOTrainer:
         """TRL's `DPOTrainer`."""
-        del loss  # `arguments` contains both under TRL's names
-        trainer: DPOTrainer = measuring(EncodedDPOTrainer, sft_weight=sft_weight)(**arguments)
+        # `arguments` contains loss and weight under TRL's names
+        kind = recording(
+            measuring(EncodedDPOTrainer, sft_weight=sft_weight), trained, margins(loss)
+        )
+        trainer: DPOTrainer = kind(**arguments)
         return trainer
 
     def first_logprobs(self, trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:
@@ -70,17 +85,19 @@ class PackedTrainers:
     def __init__(self, engine: Packed) -> None:
         self._engine = engine
 
-    def sft(self, **arguments: Any) -> SFTTrainer:
+    def sft(self, *, trained: TrainedRows, **arguments: Any) -> SFTTrainer:
         """TRL's `SFTTrainer` with packed steps."""
         trainer: SFTTrainer = packed.packed_trainer(
-            SFTTrainer, ConversationObjective(), self._engine, **arguments
+            SFTTrainer, ConversationObjective(), self._engine, trained, **arguments
         )
         return trainer
 
-    def dpo(self, *, loss: PreferenceLoss, sft_weight: float, **arguments: Any) -> DPOTrainer:
+    def dpo(
+        self, *, loss: PreferenceLoss, sft_weight: float, trained: TrainedRows, **arguments: Any
+    ) -> DPOTrainer:
         """TRL's `DPOTrainer` with packed steps and our own loss."""
         trainer: DPOTrainer = packed.packed_trainer(
-            EncodedDPOTrainer, PairObjective(loss, sft_weight), self._engine, **arguments
+            EncodedDPOTrainer, PairObjective(loss, sft_weight), self._engine, trained, **arguments
         )
         return trainer
 
@@ -95,6 +112,7 @@ def trl_logprobs(trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:
     rows: Any = trainer.train_dataset
     first = range(min(trainer.args.train_batch_size, len(rows)))
     batch = trainer.data_collator([rows[row] for row in first])
+    del batch[NAMES]
     batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from alignment.records.training import TRAINED, TrainedStep
+from alignment.store.jsonl import read_rows
 from tests.alignment.train.one_of_two import STEPS, train
 
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -70,6 +72,12 @@ def test_two_processes_take_the_steps_of_one_with_all_the_rows(trained, kind):
     for out in ranks:
         losses = [row["loss"] for row in history(out)]
         assert losses == pytest.approx([row["loss"] for row in expected], rel=1e-4)
+    kept = {out: list(read_rows(out / TRAINED, TrainedStep)) for out in (ranks[0], alone)}
+    assert not (ranks[1] / TRAINED).exists(), "the first process writes for both"
+    for one, other in zip(*kept.values(), strict=True):
+        assert dict(zip(one.ids, one.values, strict=True)) == pytest.approx(
+            dict(zip(other.ids, other.values, strict=True)), rel=1e-3, abs=1e-5
+        )
     if kind != "sft":
         margins = [row["rewards/margins"] for row in expected]
         assert margins[0] == pytest.approx(0, abs=1e-6), "the reference has the stack too"

@@ -13,6 +13,7 @@ import pytest
 
 from alignment.execution.run_step import build
 from alignment.records.manifest import StageRecord
+from alignment.records.training import TRAINED
 from alignment.store.progress import Progress
 from tests.alignment.elsewhere import Elsewhere, children, finish
 from tests.faults.failpoints import Broken, arm
@@ -114,7 +115,7 @@ def test_a_training_that_died_after_its_last_step_takes_no_further_one(finished,
             disarm()
         records.append(build(store, step, Progress()))
         folder = store.folder(step.key)
-        files = (ADAPTER, "samples.jsonl")
+        files = (ADAPTER, "samples.jsonl", TRAINED)
         contents.append([(folder / file).read_bytes() for file in files])
     undisturbed, resumed = records
     assert resumed.metrics["steps"] == 3
@@ -152,8 +153,8 @@ def test_a_disturbed_run_gives_the_same_weights(story, finished):
     assert story.elsewhere.file(ADAPTER) == (undisturbed / ADAPTER).read_bytes()
 
 
-def test_a_disturbed_run_leaves_the_same_history_and_samples(story, finished):
-    """Every loss once, in order, and no sample twice."""
+def test_a_disturbed_run_leaves_the_same_history_samples_and_rows(story, finished):
+    """Every loss once, in order, and no sample and no row of a step twice."""
     undisturbed = finished.store.folder(story.elsewhere.step.key)
 
     def curve(text):
@@ -163,8 +164,8 @@ def test_a_disturbed_run_leaves_the_same_history_and_samples(story, finished):
 
     history = story.elsewhere.file("history.jsonl")
     assert curve(history) == curve((undisturbed / "history.jsonl").read_bytes())
-    samples = (undisturbed / "samples.jsonl").read_bytes()
-    assert story.elsewhere.file("samples.jsonl") == samples
+    for name in ("samples.jsonl", TRAINED):
+        assert story.elsewhere.file(name) == (undisturbed / name).read_bytes()
 
 
 def test_a_killed_child_is_an_interruption_that_says_how_to_continue(sft, dpo):
