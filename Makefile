@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ui check slow first-hour gpu faults machines golden golden-keys schema lock clean
+.PHONY: help demo test test-ui check slow first-hour gpu faults machines golden golden-keys schema docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -52,6 +52,10 @@ schema: $(STAMP)  ## regenerate docs/*.schema.json, the reference of keys and th
 	$(BIN)/python -m alignment.config.reference docs/configuration.md
 	$(BIN)/python -m alignment.evaluate.evidence docs/verdict.schema.json
 	$(BIN)/python -m alignment.data.formats.table docs/data.md
+
+docs: $(STAMP)  ## build the documentation as a site with search, in build/site; broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "built: build/site; to read it: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
 
 # torch and its CUDA libraries are left out: another index may serve another build of them.
 lock:  ## regenerate docker/requirements.lock with uv: what the image installs, with the hash of each file
