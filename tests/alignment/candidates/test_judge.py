@@ -1,9 +1,4 @@
-"""A judge on loopback that prefers the longer answer, and what it does besides."""
-
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+"""Labels by a judge on loopback that prefers the longer answer, and what it does besides."""
 
 import pytest
 
@@ -15,50 +10,13 @@ from alignment.pipeline.steps.own import LabelAnswers
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
 from tests.alignment.candidates.written import PROMPT, samples
-
-
-class Judge(BaseHTTPRequestHandler):
-    """The server's `failures` (statuses) and `replies` come first, one per call."""
-
-    def do_POST(self):
-        server: Any = self.server
-        text = self.rfile.read(int(self.headers["Content-Length"]))
-        server.seen.append((json.loads(text), self.headers.get("Authorization")))
-        if server.failures:
-            self.send_response(server.failures.pop(0))
-            self.end_headers()
-            self.wfile.write(b"<html>")
-            return
-        asked = json.loads(text)["messages"][0]["content"]
-        first = asked.split("[Answer A]\n")[1].split("\n\n[Answer B]")[0]
-        second = asked.split("[Answer B]\n")[1].split("\n\nReply with")[0]
-        reply = server.replies.pop(0) if server.replies else self.choice(first, second)
-        body = {"choices": [{"message": {"content": reply}}], "usage": {"total_tokens": 100}}
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
-
-    def choice(self, first, second):
-        if "nonsense" in first + second:
-            return "I cannot say"
-        if "vain" in first + second:
-            return "A"  # whatever comes first
-        return "A" if len(first) > len(second) else "B" if len(second) > len(first) else "C"
-
-    def log_message(self, *_):
-        pass
+from tests.judge import judging
 
 
 @pytest.fixture
 def server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    server.seen, server.failures, server.replies = [], [], []  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with judging() as found:
+        yield found
 
 
 @pytest.fixture
@@ -69,7 +27,7 @@ def ask(server, tmp_path):
         defaults = {"max_tokens": 100_000, "backoff": 0.01, "retries": 2}
         label = JudgeLabel(
             name="judge",
-            url=f"http://127.0.0.1:{server.server_address[1]}/v1",
+            url=server.url,
             model="m",
             **{**defaults, **options},
         )

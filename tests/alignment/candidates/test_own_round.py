@@ -1,7 +1,6 @@
 """A round on own answers on the tiny model: its steps, their files, and what a kill leaves."""
 
 import json
-import shutil
 from collections import Counter
 
 import pytest
@@ -23,32 +22,13 @@ from alignment.records.text import PreferencePair, Quarantined
 from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
 from alignment.store.store import Store
-from tests import tiny
 from tests.faults.failpoints import Broken, arm
-
-LETTERS = {"name": "verifier", "check": {"name": "pattern", "pattern": "[a-f]"}}
-"""About half of what the tiny model says has one of these letters."""
+from tests.own_answers import own_settings
 
 
 @pytest.fixture
 def settings(tiny_model_folder, tmp_path):
-    """One round on own answers, straight on the base model; one step of training."""
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model_folder, folder)
-    stops = {"eos_token_id": list(range(2, 600, 4))}  # so that a random model ends its turns
-    (folder / "generation_config.json").write_text(json.dumps(stops))
-    found = tiny.settings(folder, tmp_path / "store")
-    own = {
-        "name": "own_answers",
-        "prompts": [{"name": "practice", "part": "round-1", "rows": 12}],
-        "samples": 6,
-        "temperature": 1.5,
-        "max_new_tokens": 6,
-        "label": LETTERS,
-    }
-    found.update(sft={"name": "none"}, rounds=[{"data": own}], control=None, gate=None)
-    found["dpo"].update(max_steps=1, samples=0)
-    return found
+    return own_settings(tiny_model_folder, tmp_path)
 
 
 class Run:

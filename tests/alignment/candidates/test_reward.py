@@ -1,6 +1,5 @@
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
 from alignment.candidates.records import AnswerLabel
 from alignment.candidates.reward import label_by_reward_model
@@ -10,6 +9,7 @@ from alignment.records.text import Message
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
 from tests.alignment.candidates.written import PROMPT, samples
+from tests.own_answers import write_reward_model
 
 TEXTS = ["The answer is yes.", "no", "The answer is no. " * 5]
 
@@ -19,21 +19,8 @@ def write_classifier(tmp_path, chatml_tokenizer):
     """A function that writes a small sequence classifier with so many labels."""
 
     def write(labels):
-        torch.manual_seed(0)
-        config = Qwen2Config(
-            vocab_size=len(chatml_tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            pad_token_id=0,
-        )
-        config.num_labels = labels
-        model = Qwen2ForSequenceClassification(config)
-        model.save_pretrained(tmp_path / "reward")
-        chatml_tokenizer.save_pretrained(tmp_path / "reward")
-        return model.eval(), tmp_path / "reward"
+        folder = tmp_path / "reward"
+        return write_reward_model(folder, chatml_tokenizer, labels=labels), folder
 
     return write
 
