@@ -188,14 +188,35 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command("round")
-def round_(config: ConfigFile, overrides: Overrides = None, *, as_json: AsJson = False) -> None:
+def round_(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="A file of prompts: the round is on the champion's answers to them; repeatable.",
+        ),
+    ] = None,
+    *,
+    answers: Annotated[
+        bool,
+        typer.Option(
+            "--answers", help="Only a round on own answers; batches of pairs are left for another."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Train one DPO round on the batches in the config's inbox that no round has used yet.
+
+    Of pairs if there are enough, else the champion's own answers to batches of prompts.
 
     Exit codes: those of run, and 3 if a batch was refused; sft-dpo verdict has some for the gate.
     """
     from flows.commands.run import run_round
 
-    run_round(config, overrides or [], as_json=as_json)
+    run_round(config, overrides or [], prompts=prompts or [], answers=answers, as_json=as_json)
 
 
 @app.command()

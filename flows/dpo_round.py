@@ -25,6 +25,7 @@ from alignment.pipeline.steps import Step
 from alignment.records.refs import ModelRef
 from alignment.report.assemble import ReportFiles
 from alignment.rounds.driver import Hooks, RoundDriver
+from alignment.rounds.intake import Wanted
 from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.notes import shortened
@@ -32,9 +33,9 @@ from alignment.rounds.steps import inbox_of
 from alignment.store.activity import announced
 from alignment.store.store import Store
 from flows.device import state_device
-from flows.form import Change, Config, form_field
+from flows.form import Change, Config, PromptFile, form_field
 from flows.presets import find_config
-from flows.printing import command_of
+from flows.printing import round_command
 from flows.results import RoundResult
 from flows.sft_dpo import Stages, name_of_run, run_chain
 from tasks import artifacts
@@ -51,6 +52,8 @@ from tasks.stage import Run
 def dpo_round(
     config: Config = form_field("Preset or file", "practice"),
     overrides: tuple[Change, ...] = form_field("Changes to the config", ()),
+    prompts: tuple[PromptFile, ...] = form_field("Files of prompts", ()),
+    answers: bool = form_field("Only own answers", default=False),  # noqa: FBT001 - a form's field
 ) -> RoundResult:
     """Train one DPO round on the batches that have arrived, and keep it if it is not worse.
 
@@ -65,13 +68,15 @@ def dpo_round(
             inbox.min_new_pairs=50. All keys with units, ranges and defaults are in
             docs/config.schema.json. Do not enter passwords: everyone who can open the run sees
             these values.
+        prompts: Files of prompts on the worker; the round is on the champion's answers to them.
+        answers: Leave batches of pairs for another round: only prompts are looked at.
     """
     try:
         settings = load(find_config(config), overrides)
         state_device(settings, get_run_logger().info)
-        command = command_of("round", config, overrides)
+        command = round_command(config, overrides, prompts, answers=answers)
         with announced(Store(root=settings.store), command, make=False):
-            result = run_round(settings, command)
+            result = run_round(settings, command, Wanted(tuple(prompts), answers))
     except AlignmentError as error:
         return cast("RoundResult", Failed(message=f"{type(error).__name__}: {error}", data=error))
     # Return a state, because the list of runs shows its name.
@@ -96,7 +101,7 @@ def try_champion(store: Store, champion: Champion, steps: Sequence[Step]) -> Non
     try_in_child(store, model.base, steps)
 
 
-def run_round(settings: PipelineConfig, command: str) -> RoundResult:
+def run_round(settings: PipelineConfig, command: str, wanted: Wanted) -> RoundResult:
     """Run one round; each of its steps is a task."""
     run, written = Run.of(settings), list[ReportFiles]()
     stage = Stages(run)
@@ -114,7 +119,7 @@ def run_round(settings: PipelineConfig, command: str) -> RoundResult:
         try_model=partial(try_champion, run.store),
     )
     line = RoundLine(store=run.store, name=inbox_of(settings).line)
-    round_outcome = RoundDriver(settings, line, hooks).run()
+    round_outcome = RoundDriver(settings, line, hooks, wanted).run()
     result = RoundResult.of(
         round_outcome,
         run.store,

@@ -24,6 +24,8 @@ Change = Annotated[
 ]
 """A change of the config. The server stores what is submitted, so it refuses what may be a secret;
 the config itself says so in better words, but reads the value only when the run starts."""
+PromptFile = Annotated[str, Field(title="File", pattern=r"^([^:]|:[^/]|:/[^/])*$")]
+"""The path of a file; no URL."""
 Rounds = Annotated[int, Field(ge=1, le=99)]
 Model = (
     Annotated[str, Field(title="Name", min_length=1)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefect.settings import get_current_settings
 
+from alignment.rounds.intake import Wanted
 from flows.dpo_round import dpo_round
 from flows.lost_runs import mark_lost_runs, note_process
 from flows.presets import PRESETS
@@ -48,11 +49,19 @@ def run_pipeline(config: Path, overrides: list[str], watch: Watch) -> RunResult:
         return run(config=_as_parameter(config), overrides=tuple(overrides))
 
 
-def run_round(config: Path, overrides: list[str], watch: Watch) -> RoundResult:
-    """Run one round on the batches in the inbox."""
+def run_round(
+    config: Path, overrides: list[str], watch: Watch, wanted: Wanted | None = None
+) -> RoundResult:
+    """Run one round on the batches in the inbox, or on those that are wanted."""
+    wanted = wanted or Wanted()
     with watching(watch):
         run = dpo_round.with_options(on_running=[note_process])
-        return run(config=_as_parameter(config), overrides=tuple(overrides))
+        return run(
+            config=_as_parameter(config),
+            overrides=tuple(overrides),
+            prompts=wanted.files,
+            answers=wanted.answers,
+        )
 
 
 def _as_parameter(config: Path) -> str:

@@ -36,6 +36,15 @@ def command_of(name: str, config: str | Path, overrides: Sequence[str]) -> str:
     return " ".join(words)
 
 
+def round_command(
+    config: str | Path, overrides: Sequence[str], prompts: Sequence[str], *, answers: bool
+) -> str:
+    """The command line that trains such a round again."""
+    words = [command_of("round", config, overrides)]
+    words += [f"--prompts {shlex.quote(file)}" for file in prompts]
+    return " ".join([*words, "--answers"] if answers else words)
+
+
 def print_list(records: list[StageRecord], runs: Mapping[str, str] | None = None) -> None:
     """Print a line for each record: start time, name, key, its run if one is known, metrics."""
     for record in records:

@@ -26,9 +26,13 @@ class Terminated(Interrupted):
 
 
 def run_flow(
-    display: Display, flow: Literal["pipeline", "round"], config: Path, overrides: list[str]
+    display: Display,
+    flow: Literal["pipeline", "round"],
+    config: Path,
+    overrides: list[str],
+    **more: Any,
 ) -> Any:
-    """Run a flow, show its steps meanwhile, and return its result.
+    """Run a flow (`more` are its own arguments), show its steps, and return its result.
 
     Raises:
         UsageError: Prefect's temporary server failed at its start.
@@ -39,7 +43,7 @@ def run_flow(
 
     local.start_server()
     run = local.run_pipeline if flow == "pipeline" else local.run_round
-    return run(config, overrides, display.watch)
+    return run(config, overrides, display.watch, **more)
 
 
 @contextmanager

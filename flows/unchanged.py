@@ -12,6 +12,7 @@ from alignment.pipeline.verdicts import chain_so_far
 from alignment.records.manifest import StageRecord
 from alignment.report.assemble import write_report
 from alignment.rounds.driver import Hooks, RoundDriver
+from alignment.rounds.intake import Wanted
 from alignment.rounds.line import RoundLine
 from alignment.rounds.steps import inbox_of
 from alignment.store.store import Store
@@ -66,7 +67,7 @@ class IdleRound:
         refused: number of batches that it refused, which the round itself no longer sees.
     """
 
-    def __init__(self, settings: PipelineConfig) -> None:
+    def __init__(self, settings: PipelineConfig, wanted: Wanted) -> None:
         store = Store(root=settings.store)
         self._store = store
         hooks = Hooks(
@@ -76,7 +77,7 @@ class IdleRound:
             try_model=_work,  # asked before a round is opened, which is left to the flow
         )
         line = RoundLine(store=store, name=inbox_of(settings).line)
-        self._driver = RoundDriver(settings, line, hooks)
+        self._driver = RoundDriver(settings, line, hooks, wanted)
 
     @property
     def refused(self) -> int:

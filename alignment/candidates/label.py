@@ -6,7 +6,7 @@ from alignment.answers.answer import Answer
 from alignment.candidates.checker import checker
 from alignment.candidates.checking import CheckRequest
 from alignment.candidates.records import AnswerLabel, CandidatePrompt
-from alignment.candidates.settings import JudgeLabel, Label, VerifierLabel
+from alignment.candidates.settings import JudgeLabel, Label, OwnCheck, VerifierLabel
 from alignment.errors import ConfigError, DataError
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
@@ -53,6 +53,21 @@ def label_by_verifier(
             f"the verifier scored none of {len(journal.rows)} answers; the first: "
             f"{journal.rows[0].detail}. Correct label.check; if that is in your function, change "
             "its version too, or these labels are read again."
+        )
+
+
+def check_own_verifiers(label: Label, prompts: Sequence[CandidatePrompt]) -> None:
+    """Check that there is a verifier where prompts are to bring their own.
+
+    Raises:
+        ConfigError: no prompt has one.
+    """
+    own = isinstance(label, VerifierLabel) and isinstance(label.check, OwnCheck)
+    if own and prompts and all(prompt.verifier is None for prompt in prompts):
+        raise ConfigError(
+            f"label.check is `own`, and none of {len(prompts)} prompts has a verifier of its own, "
+            "as only those of the practice set do. Name another check or label: "
+            "label: {name: verifier, check: {name: pattern, pattern: ...}}"
         )
 
 

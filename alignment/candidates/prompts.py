@@ -33,6 +33,17 @@ class ChosenPrompts(NamedTuple):
     kept: list[CandidatePrompt]
     dropped: list[Quarantined]
 
+    def why_none(self) -> str:
+        """Why there is no prompt to answer, and what to do."""
+        first = ""
+        if self.dropped:
+            row = self.dropped[0]
+            first = f"; the first, {row.file} row {row.row}: {row.reason} ({row.detail})"
+        return (
+            f"no prompts are left of {len(self.dropped)} rows{first}. Add prompts that no earlier "
+            "round and no evaluation uses."
+        )
+
 
 def choose_prompts(
     sources: Sequence[Source],
@@ -54,7 +65,7 @@ def choose_prompts(
         salt: decides the order, and which prompts a source's weight keeps.
 
     Raises:
-        DataError: a source cannot be read, or no prompt is left.
+        DataError: a source cannot be read.
     """
     kept: dict[str, Located] = {}
     dropped: list[Quarantined] = []
@@ -75,17 +86,6 @@ def choose_prompts(
     dropped += [_dropped(one, Reason.over_limit, f"limit is {limit}") for one in order[limit:]] * (
         limit is not None
     )
-    if not order:
-        raise DataError(
-            f"no prompts are left of {len(dropped)} rows"
-            + (
-                f"; the first, {dropped[0].file} row {dropped[0].row}: {dropped[0].reason}"
-                f" ({dropped[0].detail})"
-                if dropped
-                else ""
-            )
-            + ". Add prompts that no earlier round and no evaluation uses."
-        )
     return ChosenPrompts([one.prompt for one in order[:limit]], dropped)
 
 

@@ -9,6 +9,7 @@ from jsonschema.validators import validator_for
 from pydantic import AfterValidator, Field, JsonValue, NonNegativeInt, PositiveFloat, PositiveInt
 
 from alignment.answers.settings import Drawing
+from alignment.data.formats import Auto, Format
 from alignment.data.practice.source import PracticeSource
 from alignment.data.read.sources import Source
 from alignment.models.sources import ModelSource
@@ -160,22 +161,13 @@ class Pairing(Frozen):
     max_per_prompt: PositiveInt = Field(default=1, description="Most pairs for one prompt.")
 
 
-class OwnAnswers(Drawing):
-    """A round's pairs are made from answers of the model that the round starts from.
+class Answering(Drawing):
+    """How answers of the model that a round starts from become pairs.
 
     It answers each prompt several times, the answers are labelled, and the best and a bad one
-    become a pair. No row is held out: models are evaluated on the rows of other rounds and of
-    `evaluation.data`.
+    become a pair. No row is held out.
     """
 
-    name: Literal["own_answers"]
-    prompts: tuple[Source, ...] = Field(
-        min_length=1,
-        description="Where the prompts come from. Of chats and pairs, the turns before the reply.",
-    )
-    max_prompts: PositiveInt | None = Field(
-        default=None, description="Use at most this many prompts, in hash order. Default: all."
-    )
     samples: Annotated[int, Field(ge=2)] = Field(default=8, description="Answers to each prompt.")
     temperature: PositiveFloat = Field(
         default=0.8, description="Randomness of the answers; 1 is the model as it is."
@@ -190,6 +182,22 @@ class OwnAnswers(Drawing):
         """How the answers are drawn."""
         return Drawing(**{name: getattr(self, name) for name in Drawing.model_fields})
 
+
+class OwnAnswers(Answering):
+    """A round's pairs are made from answers of the model that the round starts from.
+
+    Models are evaluated on the rows of other rounds and of `evaluation.data`.
+    """
+
+    name: Literal["own_answers"]
+    prompts: tuple[Source, ...] = Field(
+        min_length=1,
+        description="Where the prompts come from. Of chats and pairs, the turns before the reply.",
+    )
+    max_prompts: PositiveInt | None = Field(
+        default=None, description="Use at most this many prompts, in hash order. Default: all."
+    )
+
     def with_seed(self, seed: int) -> Self:
         """The same with `seed` for practice sources that set none of their own."""
         prompts = tuple(
@@ -203,3 +211,16 @@ class OwnAnswers(Drawing):
     def digest(self) -> str:
         """Digest of the content of the prompts' sources, for cache keys."""
         return digest_of([source.digest() for source in self.prompts])
+
+
+class InboxAnswers(Answering):
+    """What a round does with batches of prompts: the champion answers them."""
+
+    format: Format = Field(
+        default=Auto(), description="Meaning of the columns; detected from their names if not set."
+    )
+    min_new_prompts: PositiveInt = Field(
+        default=100,
+        description="Minimum number of usable new prompts; with fewer, they wait for the next "
+        "batch.",
+    )

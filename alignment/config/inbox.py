@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from alignment.candidates.settings import InboxAnswers
 from alignment.data.formats import Auto, Format
 from alignment.data.read.files import DataFolder
 from alignment.data.read.sources import FileSource
@@ -71,10 +72,20 @@ class InboxConfig(Frozen):
         description="Number of equal failures of a round after which its batches are set aside and "
         "the line goes on without them.",
     )
+    answers: InboxAnswers | None = Field(
+        default=None,
+        description="What to do with files of prompts, whose names have `.prompts.` in them, as "
+        "monday.prompts.jsonl has; null: they are left alone.",
+    )
     promotion: Promotion = Field(
         default=GatePromotes(), description="Who promotes a round that passes the gate to champion."
     )
 
-    def source(self, path: str) -> FileSource:
-        """The data source that reads one batch."""
-        return FileSource(path=path, format=self.format, task_type=self.task_type)
+    def source(self, path: str, *, prompts: bool = False) -> FileSource:
+        """The data source that reads one batch, of pairs or of prompts."""
+        format_ = self.format_of(prompts=prompts)
+        return FileSource(path=path, format=format_, task_type=self.task_type)
+
+    def format_of(self, *, prompts: bool) -> Format:
+        """The format of batches of pairs, or of those of prompts."""
+        return self.answers.format if prompts and self.answers else self.format

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from alignment.pipeline.steps import (
     AnchorGate,
+    ChooseBatchPrompts,
     ChoosePrompts,
     EvaluateModel,
     HandOver,
@@ -38,14 +39,14 @@ from alignment.pipeline.steps import (
 from alignment.records.base import Frozen
 
 PairSet = PreparePairs | PrepareBatches | PairAnswers
-RoundSource = PreparePairs | PrepareBatches | ChoosePrompts
+RoundSource = PreparePairs | PrepareBatches | ChoosePrompts | ChooseBatchPrompts
 """What a round begins with, before there is a model: its pairs, or prompts for own answers."""
 
 
 class Own(Frozen):
     """The steps that make the pairs of a round on the model's own answers."""
 
-    prompts: ChoosePrompts
+    prompts: ChoosePrompts | ChooseBatchPrompts
     answers: WriteAnswers
     labels: LabelAnswers | RewardAnswers
 

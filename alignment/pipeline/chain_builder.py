@@ -9,7 +9,7 @@ Not here: the data steps (`data_sets.py`).
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from alignment.candidates.settings import Label, OwnAnswers, RewardLabel
+from alignment.candidates.settings import Answering, Label, OwnAnswers, RewardLabel
 from alignment.compose.settings import Compose, Merge
 from alignment.config.pipeline import AdapterSft, NoSft, PipelineConfig, TrainedSft
 from alignment.evaluate.settings import AnchoredGate, GateConfig
@@ -17,6 +17,7 @@ from alignment.pipeline.chain import Chain, Control, Own, PairSet, Round, RoundS
 from alignment.pipeline.data_sets import DataSets, dpo_of, lengths_of, seed_for
 from alignment.pipeline.steps import (
     AnchorGate,
+    ChooseBatchPrompts,
     ChoosePrompts,
     EvaluateModel,
     Gate,
@@ -27,6 +28,7 @@ from alignment.pipeline.steps import (
     OpenBase,
     PairAnswers,
     ParentGate,
+    PrepareBatches,
     PrepareConversations,
     PreparePairs,
     RewardAnswers,
@@ -39,6 +41,7 @@ from alignment.pipeline.steps import (
     WriteAnswers,
     digest_of_benchmarks,
 )
+from alignment.train.settings import DpoConfig
 
 KeepRound = Callable[[Gate], bool]
 """Tells whether a gate keeps its round."""
@@ -53,6 +56,40 @@ def labels_step(
             name=name, label=label, digest=label.model.digest(), answers=answers, prompts=prompts
         )
     return LabelAnswers(name=name, label=label, answers=answers, prompts=prompts)
+
+
+def own_steps(
+    config: PipelineConfig,
+    number: int,
+    answering: Answering,
+    *,
+    policy: str,
+    prompts: ChoosePrompts | ChooseBatchPrompts,
+    dpo: DpoConfig,
+) -> tuple[PairAnswers, Own]:
+    """The pairs of a round on the answers of `policy` (a key), and the steps before them."""
+    answers = WriteAnswers(
+        name=f"answers-{number}",
+        seed=seed_for(config.seed, f"answers-{number}"),
+        sampling=answering.drawing(),
+        dtype=config.evaluation.dtype,
+        model=policy,
+        prompts=prompts.key,
+    )
+    labels = labels_step(answering.label, f"labels-{number}", answers.key, prompts.key)
+    pairs = PairAnswers(
+        name=f"pairs-{number}",
+        seed=seed_for(config.seed, "split"),
+        pairing=answering.pairing,
+        min_pairs=answering.min_pairs,
+        lengths=lengths_of(dpo),
+        labels=labels.key,
+        answers=answers.key,
+        prompts=prompts.key,
+        base=prompts.base,
+        earlier=prompts.earlier,
+    )
+    return pairs, Own(prompts=prompts, answers=answers, labels=labels)
 
 
 def handover_step(
@@ -138,7 +175,7 @@ class ChainBuilder:
         self, config: PipelineConfig, held_out: PreparePairs | None, sources: Sequence[RoundSource]
     ) -> None:
         self._config, self._held_out, self._sources = config, held_out, sources
-        self._pairs = [step for step in sources if not isinstance(step, ChoosePrompts)]
+        self._pairs = [step for step in sources if isinstance(step, (PreparePairs, PrepareBatches))]
         # own answers hold nothing out: models are evaluated before the answers exist
         sets = (held_out, *self._pairs)
         self._evaluation_sets = tuple(step.key for step in sets if step is not None)
@@ -300,31 +337,17 @@ class ChainBuilder:
     ) -> tuple[PairSet, Own | None]:
         """The pairs of a round, and the steps before them if they are made from own answers."""
         config = self._config.rounds[number - 1].data
-        if not isinstance(source, ChoosePrompts):
+        if isinstance(source, (PreparePairs, PrepareBatches)):
             return source, None
         assert isinstance(config, OwnAnswers)
-        answers = WriteAnswers(
-            name=f"answers-{number}",
-            seed=self._seed(f"answers-{number}"),
-            sampling=config.drawing(),
-            dtype=self._config.evaluation.dtype,
-            model=policy.key,
-            prompts=source.key,
+        return own_steps(
+            self._config,
+            number,
+            config,
+            policy=policy.key,
+            prompts=source,
+            dpo=dpo_of(self._config, number),
         )
-        labels = labels_step(config.label, f"labels-{number}", answers.key, source.key)
-        pairs = PairAnswers(
-            name=f"pairs-{number}",
-            seed=self._seed("split"),
-            pairing=config.pairing,
-            min_pairs=config.min_pairs,
-            lengths=lengths_of(dpo_of(self._config, number)),
-            labels=labels.key,
-            answers=answers.key,
-            prompts=source.key,
-            base=source.base,
-            earlier=source.earlier,
-        )
-        return pairs, Own(prompts=source, answers=answers, labels=labels)
 
     def _control(
         self, policy: HandOver, base: EvaluateModel, evaluation: EvaluateModel

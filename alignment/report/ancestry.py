@@ -54,7 +54,8 @@ def _data(model: StageRecord, records: dict[str, StageRecord]) -> Cell:
     names = []
     for prepared in (records[key] for key in adapter.parents_as("data")):
         kept = DataRef.model_validate(prepared.output).kept
-        batches = (records[key].output_as(BatchFile) for key in prepared.parents_as("batches"))
+        read = records.get(prepared.parents.get("prompts", ""), prepared)
+        batches = (records[key].output_as(BatchFile) for key in read.parents_as("batches"))
         files = ", ".join(batch.file for batch in batches if batch)
         names.append(f"{prepared.name}: {kept:,} rows{f' of {files}' if files else ''}")
     return Cell(text="; ".join(names) or adapter.name)

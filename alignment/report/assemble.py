@@ -103,7 +103,7 @@ def write_round_report(
 
     It shows the base model, the champion that the round started from and the round's model.
     """
-    records = {step.name: store.open(step.key) for step in (round_.pairs, *round_.steps())}
+    records = {step.name: store.open(step.key) for step in (round_.source, *round_.steps())}
     gates = gates_since_anchor(store, store.open(round_.gate.key)) if round_.gate else []
     report = _gathered(
         store,

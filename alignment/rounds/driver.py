@@ -31,8 +31,8 @@ from alignment.pipeline.verdicts import chain_so_far
 from alignment.rounds.identity import check, check_cheaply, identity_of
 from alignment.rounds.inbox import Arrival
 from alignment.rounds.inspection import Inspector
-from alignment.rounds.intake import Intake, notes_on
-from alignment.rounds.ledger import Champion, Opened, OutcomeName
+from alignment.rounds.intake import Intake, Wanted, notes_on
+from alignment.rounds.ledger import BatchKind, Champion, Opened, OutcomeName
 from alignment.rounds.line import RoundLine, check_sound, how_to_approve
 from alignment.rounds.losses import lost_entries
 from alignment.rounds.measure import Measure, rows_of_line
@@ -40,15 +40,17 @@ from alignment.rounds.notes import Note, keep_notes, shortened
 from alignment.rounds.repair import Repair
 from alignment.rounds.state import Deliveries, State
 from alignment.rounds.steps import (
-    batches_step,
+    answers_of,
     first_champion,
     gate_of,
     inbox_of,
     outcome,
+    source_step,
     steps_of,
 )
 
 DriverOutcome = OutcomeName | Literal["no new data"]
+ALL = Wanted()
 REPEATABLE = (DataError, TrainingError)
 """Errors that the next attempt at a round may well repeat; others have a cause outside it."""
 
@@ -72,7 +74,7 @@ class Hooks:
     report: Callable[[Round], object] = lambda _: None
     log: Callable[[str], None] = lambda _: None
     now: Callable[[], float] = time.time
-    inspect: Callable[[InboxConfig, str], str | None] | None = None
+    inspect: Callable[[InboxConfig, str, BatchKind], str | None] | None = None
     try_model: Callable[[Champion, Sequence[Step]], None] = lambda *_: None
 
 
@@ -95,16 +97,24 @@ class RoundOutcome:
 
 
 class RoundDriver:
-    """One attempt at a round."""
+    """One attempt at a round; of the batches that have arrived, `wanted` says which."""
 
-    def __init__(self, settings: PipelineConfig, line: RoundLine, hooks: Hooks) -> None:
+    def __init__(
+        self, settings: PipelineConfig, line: RoundLine, hooks: Hooks, wanted: Wanted = ALL
+    ) -> None:
         self._settings, self._line = settings, line
         log = hooks.log
         self._hooks = replace(hooks, log=lambda text: log(printable(text)))
         self._inbox = inbox_of(settings)
         self._intake = Intake(
-            self._inbox, line, build=hooks.build, log=self._hooks.log, now=hooks.now
+            self._inbox,
+            line,
+            build=hooks.build,
+            log=self._hooks.log,
+            now=hooks.now,
+            wanted=wanted,
         )
+        self._wanted = wanted
         self._checked = False
 
     @property
@@ -124,7 +134,8 @@ class RoundDriver:
             raise self._with_notes(error) from error
         notes = self._notes()
         state = self._line.state()
-        message = "; ".join([done.message, *lost_entries(self._line.store)])
+        left = self._intake.named_and_left()
+        message = "; ".join([done.message, *left, *lost_entries(self._line.store)])
         return replace(done, message=message, state=state, notes=notes, refused=self.refused)
 
     def _with_notes(self, error: AlignmentError) -> AlignmentError:
@@ -192,18 +203,31 @@ class RoundDriver:
                 state = self._intake.restore(batch)
             if state.requeued[:1] != (batches,):
                 continue  # one of them is lost
-            if self._new_pairs(batches, self._parent(state)):
+            if self._new_rows(batches, self._parent(state)):
                 return self._open(batches)
             for batch in batches:
                 state = self._intake.refuse(batch, "none of its rows can be used")
-        batches, new = self._new_batches(), 0
-        if batches:
-            batches, new = self._usable(batches, self._parent(state))
-        if new >= self._inbox.min_new_pairs:
-            return self._open(batches)
-        needed = self._inbox.min_new_pairs
-        reason = f"{new} new pairs in {len(batches)} batches, {needed} are needed"
+        reasons = []
+        for kind in self._kinds():
+            batches, new = self._new_batches(kind), 0
+            if batches:
+                batches, new = self._usable(batches, self._parent(state))
+            needed = self._needed(kind)
+            if new >= needed:
+                return self._open(batches)
+            reasons.append(f"{new} new {kind} in {len(batches)} batches, {needed} are needed")
+        reason = self._intake.named_and_used() or "; ".join(reasons)
         return _nothing_new(self._line.state(), reason)
+
+    def _kinds(self) -> tuple[BatchKind, ...]:
+        answers = self._inbox.answers is not None
+        return tuple(kind for kind in self._wanted.kinds if kind == "pairs" or answers)
+
+    def _needed(self, kind: BatchKind) -> int:
+        """The number of new rows that a round needs; of a file that somebody names, any."""
+        if kind == "pairs":
+            return self._inbox.min_new_pairs
+        return 1 if self._wanted.files else answers_of(self._inbox).min_new_prompts
 
     def _open(self, batches: Deliveries) -> State:
         """Claim the batches for a round.
@@ -224,22 +248,22 @@ class RoundDriver:
         self._hooks.try_model(opened.parent, tuple(round_.steps()))
         return self._line.open(batches)
 
-    def _new_batches(self) -> Deliveries:
+    def _new_batches(self, kind: BatchKind) -> Deliveries:
         self._intake.return_refused()
-        if not self._intake.candidates():
+        if not self._intake.candidates(kind):
             return ()
         self._check_identity()  # before a batch is copied for a line that is another's
         if self._hooks.inspect is not None:
-            return self._intake.readable(self._hooks.inspect)
+            return self._intake.readable(self._hooks.inspect, kind)
         with Inspector() as inspector:
-            return self._intake.readable(inspector.problem)
+            return self._intake.readable(inspector.problem, kind)
 
     def _usable(self, batches: Deliveries, parent: Champion) -> tuple[Deliveries, int]:
-        """The batches that can be prepared, and the number of their pairs; others are refused."""
+        """The batches that can be prepared, and the number of their rows; others are refused."""
         if not batches:
             return (), 0
         try:
-            return batches, self._new_pairs(batches, parent)
+            return batches, self._new_rows(batches, parent)
         except Exception as error:  # what the preparation makes of strange rows is not known
             if isinstance(error, (AlignmentError, OSError)) and not isinstance(error, DataError):
                 raise
@@ -249,17 +273,14 @@ class RoundDriver:
         alone = (self._usable((batch,), parent)[0] for batch in batches)
         return self._usable(tuple(batch for usable in alone for batch in usable), parent)
 
-    def _new_pairs(self, batches: Deliveries, parent: Champion) -> int:
-        """The number of pairs in these batches that can be trained on."""
-        step = batches_step(
-            self._settings,
-            self._line.store,
-            parent=parent,
-            number=self._line.state().rounds + 1,
-            batches=tuple(batch.key for batch in batches),
-        )
+    def _new_rows(self, batches: Deliveries, parent: Champion) -> int:
+        """The number of pairs or prompts in these batches that can be used."""
+        number = self._line.state().rounds + 1
+        opened = Opened(number=number, parent=parent, batches=batches)
+        step = source_step(self._settings, self._line.store, opened)
         self._hooks.build(step)
-        return round(self._line.store.open(step.key).metrics["new"])
+        metrics = self._line.store.open(step.key).metrics
+        return round(metrics["new" if opened.kind == "pairs" else "prompts"])
 
     # --- the champion ---
 
@@ -323,7 +344,7 @@ class RoundDriver:
             compared["anchor"] = self._measure(state).champion(opened.anchor)
         opened = opened.model_copy(update=compared)
         round_ = steps_of(self._settings, self._line.store, opened)
-        for step in (round_.pairs, *round_.steps()):
+        for step in (round_.source, *round_.steps()):
             self._hooks.build(step)
         try:
             self._hooks.report(round_)

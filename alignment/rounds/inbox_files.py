@@ -63,6 +63,17 @@ def list_files(place: str) -> list[FileStat | SkippedFile]:
         )
 
 
+def stat_of(name: str) -> FileStat | SkippedFile:
+    """The metadata of the file with this path or URL, or why it cannot be used.
+
+    Raises:
+        DataError: it is not there, or is not a regular file.
+    """
+    if why := _unknown_suffix(name):
+        return SkippedFile.of(name, why)
+    return restat(FileStat(name=name, size=0, modified=None))
+
+
 def restat(file: FileStat) -> FileStat:
     """The current metadata of the same file.
 

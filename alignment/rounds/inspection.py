@@ -19,6 +19,7 @@ from typing import IO
 from alignment.config.inbox import InboxConfig
 from alignment.data.read.sources import FileSource
 from alignment.rounds.inbox import problem_in
+from alignment.rounds.ledger import BatchKind
 
 SECONDS = 600
 """CPU time for one file, and half the time by the clock."""
@@ -45,10 +46,11 @@ class Inspector:
     ) -> None:
         self._stop()
 
-    def problem(self, config: InboxConfig, path: str) -> str | None:
-        """Why a batch cannot be read as preference pairs; None if it can be read."""
+    def problem(self, config: InboxConfig, path: str, kind: BatchKind = "pairs") -> str | None:
+        """Why a batch cannot be read; None if it can be read."""
         child = self._running()
-        request = [config.source(path).model_dump_json(), config.max_malformed_share]
+        source = config.source(path, prompts=kind == "prompts")
+        request = [source.model_dump_json(), config.max_malformed_share, kind]
         assert child.stdin is not None
         assert child.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # it has died: there will be no answer
@@ -107,14 +109,14 @@ def _why_it_ended(code: int, *, timed_out: bool, seconds: float) -> str:
 
 
 def main(seconds: float, memory: int) -> None:
-    """Answer each request, a source and a share, with the problem in that source."""
+    """Answer each request (source, share, kind) with the problem in that source."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
     for line in sys.stdin:
-        described, tolerated = json.loads(line)
+        described, tolerated, kind = json.loads(line)
         source = FileSource.model_validate_json(described)
         _limit(source.path, seconds, memory)
-        answers.write(json.dumps(problem_in(source, tolerated)) + "\n")
+        answers.write(json.dumps(problem_in(source, tolerated, kind)) + "\n")
         answers.flush()
 
 

@@ -26,9 +26,12 @@ from alignment.store.checksum import verified, with_digest
 from alignment.store.durable import create
 from alignment.store.store import storage_errors
 
+BatchKind = Literal["pairs", "prompts"]
+"""What a batch holds: preference pairs, or prompts that the champion answers."""
+
 
 class Delivery(Frozen):
-    """One batch of preference rows, identified by its content.
+    """One batch, identified by its content.
 
     Attributes:
         digest: sha256 of its bytes, 64 hex digits.
@@ -39,6 +42,7 @@ class Delivery(Frozen):
     digest: str
     key: str
     file: str
+    kind: BatchKind = Field(default="pairs", exclude_if=lambda kind: kind == "pairs")
 
     @property
     def name(self) -> str:
@@ -111,7 +115,7 @@ class Adopted(Frozen):
 
 
 class Opened(Frozen):
-    """A round claimed these batches; no other round starts until it is closed.
+    """A round claimed these batches, all of one kind; no other starts until it is closed.
 
     Attributes:
         anchor: the model approved last; None in entries of earlier versions.
@@ -124,6 +128,11 @@ class Opened(Frozen):
     batches: tuple[Delivery, ...]
     anchor: Champion | None = Field(default=None, exclude_if=_absent)
     look: int = Field(default=1, exclude_if=lambda look: look == 1)
+
+    @property
+    def kind(self) -> BatchKind:
+        """What its batches hold."""
+        return self.batches[0].kind if self.batches else "pairs"
 
 
 class Failed(Frozen):

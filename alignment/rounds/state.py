@@ -238,12 +238,13 @@ def _changes(state: State, event: Event) -> dict[str, object]:
 
 
 def _opened(state: State, event: Opened) -> dict[str, object]:
+    claimed = {batch.digest for batch in event.batches}
     return {
         "rounds": event.number,
         "open": event,
         "failures": (),
         "requeued": state.requeued[1:],
-        "returned": tuple(batch for batch in state.returned if batch not in event.batches),
+        "returned": tuple(batch for batch in state.returned if batch.digest not in claimed),
     }
 
 

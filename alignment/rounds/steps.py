@@ -1,6 +1,7 @@
 """The steps of a round from an inbox, planned when its batches are claimed.
 
     batches -> pairs -> DPO on the champion -> handover -> evaluation -> gate
+    batches of prompts -> prompts -> answers of the champion -> labels -> pairs -> as above
 
 The data that the champion was trained on, and the rows it is evaluated on, are read from the
 manifests of its ancestors, so a line can continue after the configuration's first stages have
@@ -10,16 +11,18 @@ Not here: what is in the inbox (`inbox.py`), who the champion is (`state.py`), r
 
 from collections import Counter
 
+from alignment.candidates.settings import InboxAnswers
 from alignment.config.inbox import InboxConfig
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ConfigError
 from alignment.evaluate.settings import AnchoredGate, GateConfig
 from alignment.evaluate.verdict import Finding, GateResult
-from alignment.pipeline.chain import Chain, Round
-from alignment.pipeline.chain_builder import Judged, gate_step, handover_step
+from alignment.pipeline.chain import Chain, Own, Round
+from alignment.pipeline.chain_builder import Judged, gate_step, handover_step, own_steps
 from alignment.pipeline.data_sets import lengths_of, seed_for
 from alignment.pipeline.steps import (
     AnchorGate,
+    ChooseBatchPrompts,
     EvaluateModel,
     OpenBase,
     PairAnswers,
@@ -61,6 +64,20 @@ def inbox_of(config: PipelineConfig) -> InboxConfig:
     return config.inbox
 
 
+def answers_of(inbox: InboxConfig) -> InboxAnswers:
+    """How batches of prompts are answered.
+
+    Raises:
+        ConfigError: the inbox has none.
+    """
+    if inbox.answers is None:
+        raise ConfigError(
+            "a round has batches of prompts, and the config says no longer how they are answered: "
+            "add inbox.answers again, or revoke the batches."
+        )
+    return inbox.answers
+
+
 def first_champion(store: Store, chain: Chain) -> Champion:
     """The final model of a finished chain: the one that its last gate kept.
 
@@ -79,11 +96,8 @@ def batches_step(
     config: PipelineConfig, store: Store, *, parent: Champion, number: int, batches: tuple[str, ...]
 ) -> PrepareBatches:
     """The step that turns batches (given by key) into the pairs of a round on `parent`."""
-    inbox = inbox_of(config)
-    lineage = ancestors(store, parent.model)
-    measured = [store.open(key) for key in store.open(parent.evaluation).parents_as("data")]
-    names = _names([record for record in (*lineage, *measured) if made_by(record, *SETS)])
-    trained = [record.parents["data"] for record in lineage if made_by(record, TrainDpo)]
+    inbox, seen = inbox_of(config), _Seen(store, parent)
+    trained = [record.parents["data"] for record in seen.lineage if made_by(record, TrainDpo)]
     return PrepareBatches(
         name=f"pairs-{number}",
         seed=seed_for(config.seed, "split"),
@@ -92,17 +106,61 @@ def batches_step(
         task_type=inbox.task_type,
         replay_share=inbox.replay_share,
         lengths=lengths_of(config.dpo),
-        base=next(record.key for record in lineage if made_by(record, OpenBase)),
-        earlier={name: key for key, name in names.items()},
-        trained={names[key]: key for key in trained},
+        base=seen.base,
+        earlier={name: key for key, name in seen.sets.items()},
+        trained={seen.sets[key]: key for key in trained},
+    )
+
+
+def prompts_step(
+    config: PipelineConfig, store: Store, *, parent: Champion, number: int, batches: tuple[str, ...]
+) -> ChooseBatchPrompts:
+    """The step that chooses the prompts in batches (given by key) that `parent` may answer."""
+    inbox, seen = inbox_of(config), _Seen(store, parent)
+    answering = answers_of(inbox)
+    return ChooseBatchPrompts(
+        name=f"prompts-{number}",
+        seed=seed_for(config.seed, "split"),
+        batches=batches,
+        format=answering.format,
+        task_type=inbox.task_type,
+        max_tokens=config.dpo.max_prompt_length,
+        base=seen.base,
+        earlier={name: key for key, name in seen.sets.items()},
+        label=answering.label,
+    )
+
+
+def source_step(
+    config: PipelineConfig, store: Store, opened: Opened
+) -> PrepareBatches | ChooseBatchPrompts:
+    """The step that reads the batches of a round."""
+    make = prompts_step if opened.kind == "prompts" else batches_step
+    keys = tuple(batch.key for batch in opened.batches)
+    return make(config, store, parent=opened.parent, number=opened.number, batches=keys)
+
+
+def _pairs_of(
+    config: PipelineConfig, store: Store, opened: Opened
+) -> tuple[PrepareBatches | PairAnswers, Own | None]:
+    source = source_step(config, store, opened)
+    if isinstance(source, PrepareBatches):
+        return source, None
+    answering = answers_of(inbox_of(config))
+    return own_steps(
+        config,
+        opened.number,
+        answering,
+        policy=opened.parent.model,
+        prompts=source,
+        dpo=config.dpo,
     )
 
 
 def steps_of(config: PipelineConfig, store: Store, opened: Opened) -> Round:
     """The steps of an open round."""
     parent, number = opened.parent, opened.number
-    batches = tuple(batch.key for batch in opened.batches)
-    pairs = batches_step(config, store, parent=parent, number=number, batches=batches)
+    pairs, own = _pairs_of(config, store, opened)
     measured = store.open(parent.evaluation)
     rows = measured.parents_as("data")
     train = TrainDpo(
@@ -133,7 +191,7 @@ def steps_of(config: PipelineConfig, store: Store, opened: Opened) -> Round:
         anchor=opened.anchor or parent,
         look=opened.look,
     )
-    return Round(pairs=pairs, train=train, handover=model, evaluate=evaluate, gate=gate)
+    return Round(pairs=pairs, train=train, handover=model, evaluate=evaluate, gate=gate, own=own)
 
 
 def gate_of(config: PipelineConfig) -> GateConfig:
@@ -184,6 +242,22 @@ def outcome(
         return model, NOT_KEPT[verdict.finding], verdict.sentence
     by_person = inbox_of(config).promotion.name == "person"
     return model, "waiting" if by_person else "kept", verdict.sentence
+
+
+class _Seen:
+    """What a champion was made of and is measured on.
+
+    Attributes:
+        lineage: its ancestors.
+        base: key of its base model.
+        sets: name by key of the sets that it was trained on or is measured on.
+    """
+
+    def __init__(self, store: Store, champion: Champion) -> None:
+        self.lineage = ancestors(store, champion.model)
+        measured = [store.open(key) for key in store.open(champion.evaluation).parents_as("data")]
+        self.sets = _names([one for one in (*self.lineage, *measured) if made_by(one, *SETS)])
+        self.base = next(record.key for record in self.lineage if made_by(record, OpenBase))
 
 
 def _names(sets: list[StageRecord]) -> dict[str, str]:

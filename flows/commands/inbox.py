@@ -5,7 +5,7 @@ from pathlib import Path
 from alignment.config.file import load
 from alignment.rounds.inbox import Arrival, scan
 from alignment.rounds.inbox_files import SkippedFile
-from alignment.rounds.intake import why_unused
+from alignment.rounds.intake import what_became_of
 from alignment.rounds.line import RoundLine
 from alignment.rounds.notes import Note, brief
 from alignment.rounds.state import State
@@ -37,11 +37,4 @@ def _return_all(line: RoundLine) -> None:
 def _status(file: Arrival | SkippedFile, state: State) -> str:
     if isinstance(file, SkippedFile):
         return file.why
-    if (why := why_unused(file.digest, state)) is not None:
-        return why
-    if state.open is not None and file.digest in {batch.digest for batch in state.open.batches}:
-        return f"in round {state.open.number}, which is open"
-    for opened, closed in reversed(state.history):
-        if file.digest in state.spent and file.digest in {b.digest for b in opened.batches}:
-            return f"used by round {opened.number}: {closed.fate}"
-    return "new"
+    return what_became_of(file.digest, state)

@@ -6,6 +6,7 @@ from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.execution.provenance import slow_bfloat16
 from alignment.pipeline.chain_builder import chain
+from alignment.rounds.intake import Wanted
 from alignment.rounds.notes import shortened
 from alignment.store.activity import announced
 from alignment.store.store import Store
@@ -13,7 +14,7 @@ from flows.device import state_device
 from flows.display import Display
 from flows.environment import may_have_server
 from flows.located import naming_the_line
-from flows.printing import command_of, say
+from flows.printing import command_of, round_command, say
 from flows.results import RoundResult, RunResult
 from flows.shell import run_flow, stopping_on_signals
 from flows.stores import configured_store
@@ -46,20 +47,23 @@ def _unchanged(settings: PipelineConfig, command: str) -> RunResult | None:
         return unchanged_run(settings, command, display)
 
 
-def run_round(config: Path, overrides: list[str], *, as_json: bool) -> None:
-    """Train one round on new batches; print its outcome."""
+def run_round(
+    config: Path, overrides: list[str], *, prompts: list[Path], answers: bool, as_json: bool
+) -> None:
+    """Train one round on new batches, or on files of prompts; print its outcome."""
+    wanted = Wanted(tuple(str(file.absolute()) for file in prompts), answers)
     settings = load(config, overrides)
     configured_store(settings.store)
     state_device(settings, _print_error)
     _warn_about_slow_bfloat16(settings)
-    idle = IdleRound(settings)
+    idle = IdleRound(settings, wanted)
     with naming_the_line(config, overrides), stopping_on_signals():
         result = None if may_have_server() else idle.result()
         if result is None:
-            command = command_of("round", config, overrides)
+            command = round_command(config, overrides, wanted.files, answers=wanted.answers)
             at_work = announced(Store(root=settings.store), command, make=False)
             with at_work, Display([], _history(settings.store)).shown() as display:
-                result = run_flow(display, "round", config, overrides)
+                result = run_flow(display, "round", config, overrides, wanted=wanted)
     if as_json:
         print(result.model_dump_json(indent=2))
     else:

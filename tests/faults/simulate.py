@@ -50,6 +50,7 @@ from tests.faults.failpoints import Broken, arm, observe
 from tests.machines import history_folder
 
 NEEDED = 16
+LETTERS = {"name": "verifier", "check": {"name": "pattern", "pattern": "[a-f]"}}
 OLD = time.time() - 10_000
 MODEL = {
     "base": {"uri": "folder:base", "sha256": "0" * 64, "dtype": "float32"},
@@ -87,11 +88,11 @@ def imitation(step, *, output, new=0.0):
         step.key,
         parents=step.roles,
         output=output,
-        metrics={"new": new},
+        metrics={"new": new, "prompts": new},
         config=step.settings,
         name=step.name,
     )
-    return made.model_copy(update={"version": step.version, "seed": step.seed})
+    return made.model_copy(update={"stage": step.stage, "version": step.version, "seed": step.seed})
 
 
 class History:
@@ -110,6 +111,7 @@ class History:
                 "path": str(self.inbox),
                 "min_new_pairs": NEEDED,
                 "promotion": {"name": self.random.choice(["gate", "person"])},
+                "answers": {"label": LETTERS, "min_new_prompts": NEEDED},
             },
         }
         self.config = PipelineConfig.model_validate(settings)
@@ -149,10 +151,10 @@ class History:
             if step.stage == "batch":
                 context = Context(self.store, workspace, Progress())
                 output = step.build(context).output.model_dump(mode="json")
-            if step.stage == "intake":
+            if step.stage in ("intake", "intake-prompts"):
                 taken = [self.store.open(key) for key in step.batches]
                 files = [self.store.folder(one.key) / str(one.output["file"]) for one in taken]
-                new = float(sum(file.read_text().count("chosen") for file in files))
+                new = float(sum(file.read_text().count("prompt") for file in files))
             if step.stage == "evaluate":
                 output = evaluated(step)
             if step.stage == "gate":
@@ -182,13 +184,11 @@ class History:
 
     def drop(self):
         """Drop a complete batch, a duplicate, a truncated one, or an unreadable one."""
-        kind = self.random.choice(["new", "new", "new", "again", "cut", "nonsense"])
-        name = self.random.choice("abcdef")
+        kind = self.random.choice(["new", "new", "new", "prompts", "again", "cut", "nonsense"])
+        name = self.random.choice(["a", "b", "c", "d.prompts", "e.prompts", "f"])
         count = self.random.randint(4, 30)
-        rows = [
-            json.dumps({"prompt": f"{self.random.random()}", "chosen": "yes", "rejected": "no"})
-            for _ in range(count)
-        ]
+        replies = {} if kind == "prompts" else {"chosen": "yes", "rejected": "no"}
+        rows = [json.dumps({"prompt": f"{self.random.random()}", **replies}) for _ in range(count)]
         text = "".join(row + "\n" for row in rows)
         if kind == "again" and (files := sorted(self.inbox.iterdir())):
             text = self.random.choice(files).read_text()
@@ -406,13 +406,23 @@ class History:
         state = self.line.state()
         assert state.open is None
         assert not state.requeued
-        contents = {path.read_bytes() for path in self.inbox.iterdir()}
-        pending = sum(
-            len(content.splitlines())
-            for content in contents
-            if content.endswith(b"\n") and hashlib.sha256(content).hexdigest() not in state.spent
-        )
-        assert pending < NEEDED, f"{pending} pairs in the inbox that no round has used"
+        for kind in ("pairs", "prompts"):
+            pending = sum(
+                len(content.splitlines())
+                for content, kinds in self.contents().items()
+                if kinds == (kind,) and hashlib.sha256(content).hexdigest() not in state.spent
+            )
+            assert pending < NEEDED, f"{pending} {kind} in the inbox that no round has used"
+
+    def contents(self):
+        """The complete files in the inbox: their bytes, and of which kinds their names are."""
+        found: dict[bytes, list[tuple[str, str]]] = {}
+        for path in self.inbox.iterdir():
+            content = path.read_bytes()
+            kind = "prompts" if ".prompts." in path.name else "pairs"
+            if content.endswith(b"\n"):
+                found.setdefault(content, []).append((path.name, kind))
+        return {content: min(names)[1:] for content, names in found.items()}
 
 
 def run(seed: int, actions: int = 14) -> tuple[int, str, Counter[str]]:

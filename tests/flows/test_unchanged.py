@@ -13,6 +13,7 @@ from alignment.errors import UsageError
 from alignment.execution.run_step import run_step
 from alignment.pipeline.verdicts import chain_so_far, each_step
 from alignment.report.assemble import write_report
+from alignment.rounds.intake import Wanted
 from alignment.rounds.references import find_one
 from alignment.store.store import Store
 from flows.commands.runs import show_runs
@@ -81,7 +82,7 @@ def test_work_is_left_to_the_flow(config, tmp_path):
     settings = load(config, [])
     assert unchanged_run(settings, "", Display([], {})) is not None
     drop(tmp_path / "inbox" / "monday.jsonl", rows(0, 20))
-    assert IdleRound(settings).result() is None
+    assert IdleRound(settings, Wanted()).result() is None
     assert unchanged_run(load(config, ["seed=1"]), "", Display([], {})) is None
     evaluation = next((tmp_path / "store" / "objects").glob("eval*/generations.jsonl"))
     evaluation.write_text("{}")

@@ -17,6 +17,7 @@ from alignment.pipeline.steps.evaluation import EvaluateModel, digest_of_benchma
 from alignment.pipeline.steps.gate import AnchorGate, Gate, ParentGate, SftGate
 from alignment.pipeline.steps.handover import HandOver, MergeAdapter, StackAdapter
 from alignment.pipeline.steps.own import (
+    ChooseBatchPrompts,
     ChoosePrompts,
     LabelAnswers,
     PairAnswers,
@@ -33,6 +34,7 @@ AnyStep = Annotated[
     | TakeBatch
     | PrepareBatches
     | ChoosePrompts
+    | ChooseBatchPrompts
     | WriteAnswers
     | LabelAnswers
     | RewardAnswers
@@ -78,6 +80,7 @@ def read_step(text: str) -> Step:
 __all__ = [
     "STEPS",
     "AnchorGate",
+    "ChooseBatchPrompts",
     "ChoosePrompts",
     "Context",
     "EvaluateModel",

@@ -2,27 +2,31 @@
 
     prompts -> answers of the model -> labels -> pairs
 
-The prompts are a data step like any other, so that no later set uses them again. The other three
-belong to their round, as they need the model that it starts from. Answers and labels are journals:
-an attempt that was killed goes on after the last line.
+The prompts are a data step like any other, so that no later set uses them again; a round from an
+inbox finds them in its batches. The other three belong to their round, as they need the model that
+it starts from. Answers and labels are journals: an attempt that was killed goes on after the last
+line.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from alignment.answers.answer import Answer
 from alignment.answers.settings import Drawing
-from alignment.candidates.label import label_by_verifier, try_label
+from alignment.candidates.label import check_own_verifiers, label_by_verifier, try_label
 from alignment.candidates.pairing import pair_answers
 from alignment.candidates.records import AnswerLabel, CandidatePrompt, JudgeCall
 from alignment.candidates.settings import JudgeLabel, Label, Pairing, RewardLabel, VerifierLabel
 from alignment.data.build.report import PROMPT_KEYS, QUARANTINE
 from alignment.data.build.settings import Lengths
-from alignment.data.read.sources import Source
+from alignment.data.formats import Format
+from alignment.data.read.sources import FileSource, Source
 from alignment.data.split import PromptKeys, prompt_key
 from alignment.errors import DataError, ModelError
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
+from alignment.pipeline.steps.batches import batch_file
 from alignment.pipeline.steps.data import (
     prefix_errors,
     prepared_outcome,
@@ -35,6 +39,9 @@ from alignment.store.durable import write
 from alignment.store.journal import Journal
 from alignment.store.jsonl import RowT, as_line, read_rows
 from alignment.store.store import Store
+
+if TYPE_CHECKING:
+    from alignment.candidates.prompts import ChosenPrompts
 
 ROWS, CALLS = "rows.jsonl", "calls.jsonl"
 
@@ -63,33 +70,87 @@ class ChoosePrompts(Step):
 
     def build(self, context: Context) -> Outcome:
         """Write the prompts, and the rows that are not used, with their reasons."""
-        from alignment.candidates.prompts import choose_prompts
-
-        try_label(self.label)
-        out = context.workspace.out
+        found = _chosen(self, context, self.sources, limit=self.max_prompts)
         with prefix_errors(self):
-            found = choose_prompts(
-                self.sources,
-                tokenizer=tokenizer_of(context, self.base),
-                earlier=used_prompts(context.store, self.earlier),
-                max_tokens=self.max_tokens,
-                limit=self.max_prompts,
-                salt=str(self.seed),
-            )
             if digest_of([source.digest() for source in self.sources]) != self.digest:
                 raise DataError("a source was changed while it was read; run the command again.")
-        keys = tuple(sorted({prompt_key(prompt.prompt) for prompt in found.kept}))
-        write("prompts.rows", out / ROWS, b"".join(map(as_line, found.kept)))
-        write("prompts.quarantine", out / QUARANTINE, b"".join(map(as_line, found.dropped)))
-        used = PromptKeys(kind="pairs", trained=keys, held_out=())
-        write("prompts.keys", out / PROMPT_KEYS, used.model_dump_json())
-        return Outcome(
-            output=RowsRef(rows=f"store:{self.key}/{ROWS}", count=len(found.kept)),
-            metrics={
-                "prompts": float(len(found.kept)),
-                "quarantined": float(len(found.dropped)),
-            },
+            if not found.kept:
+                raise DataError(found.why_none())
+        return _prompts(self, context, found)
+
+
+class ChooseBatchPrompts(Step):
+    """Choose the prompts of a round from an inbox; those that the champion has seen are excluded.
+
+    Attributes:
+        earlier: all sets in the champion's lineage and in its evaluation, by name.
+        label: tried first, as in `ChoosePrompts`.
+    """
+
+    stage: Literal["intake-prompts"] = "intake-prompts"
+    title = "choose prompts of batches"
+    produces = RowsRef
+    parent_fields = ("batches", "base", "earlier")
+    headline = ("prompts", "quarantined")
+    in_child = False
+    nominal_seconds = 2.0
+    batches: tuple[Key, ...]
+    format: Format
+    task_type: str
+    max_tokens: int
+    base: Key
+    earlier: dict[str, Key]
+    label: Label = Field(default=VerifierLabel(), exclude=True)
+
+    def build(self, context: Context) -> Outcome:
+        """Write the prompts, of which there may be none, and the rows that are not used."""
+        sources = [self._source(context.store, key) for key in self.batches]
+        return _prompts(self, context, _chosen(self, context, sources, limit=None))
+
+    def _source(self, store: Store, key: str) -> FileSource:
+        path = str(batch_file(store, key))
+        return FileSource(path=path, format=self.format, task_type=self.task_type)
+
+
+def _chosen(
+    step: ChoosePrompts | ChooseBatchPrompts,
+    context: Context,
+    sources: Sequence[Source],
+    *,
+    limit: int | None,
+) -> "ChosenPrompts":
+    """The prompts in these sources that the model may answer; first the step's label is tried."""
+    from alignment.candidates.prompts import choose_prompts
+
+    try_label(step.label)
+    with prefix_errors(step):
+        found = choose_prompts(
+            sources,
+            tokenizer=tokenizer_of(context, step.base),
+            earlier=used_prompts(context.store, step.earlier),
+            max_tokens=step.max_tokens,
+            limit=limit,
+            salt=str(step.seed),
         )
+    check_own_verifiers(step.label, found.kept)
+    return found
+
+
+def _prompts(step: Step, context: Context, found: "ChosenPrompts") -> Outcome:
+    """The outcome of a step that chose prompts."""
+    out = context.workspace.out
+    keys = tuple(sorted({prompt_key(prompt.prompt) for prompt in found.kept}))
+    write("prompts.rows", out / ROWS, b"".join(map(as_line, found.kept)))
+    write("prompts.quarantine", out / QUARANTINE, b"".join(map(as_line, found.dropped)))
+    used = PromptKeys(kind="pairs", trained=keys, held_out=())
+    write("prompts.keys", out / PROMPT_KEYS, used.model_dump_json())
+    return Outcome(
+        output=RowsRef(rows=f"store:{step.key}/{ROWS}", count=len(found.kept)),
+        metrics={
+            "prompts": float(len(found.kept)),
+            "quarantined": float(len(found.dropped)),
+        },
+    )
 
 
 class WriteAnswers(Step):
