@@ -25,7 +25,7 @@ from alignment.doctor.finding import Finding, PreflightReport
 from alignment.doctor.forecast.checks import check_memory, check_time
 from alignment.doctor.forecast.devices import Device, find_device
 from alignment.doctor.forecast.plans import planned
-from alignment.doctor.forecast.schedule import check_rounds, check_schedule
+from alignment.doctor.forecast.schedule import check_rounds, check_schedule, without_rounds
 from alignment.doctor.forecast.trainings import list_trainings
 from alignment.doctor.inputs import (
     OnStep,
@@ -125,8 +125,11 @@ def _findings(inputs: PreflightInputs, template: Finding, device: Device) -> Ite
     yield check_length_bias(sets)
     yield check_refusals(sets)
     yield check_start(inputs.chain)
-    yield check_rounds(sets)
-    yield check_gate(inputs.config, sets)
+    if inputs.config.rounds or inputs.config.inbox:
+        yield check_rounds(sets)
+        yield check_gate(inputs.config, sets)
+    else:
+        yield without_rounds(inputs.config)
     yield check_schedule(trainings, shape)
     yield check_model(inputs.chain, inputs.folder)
     quantisation = inputs.config.quantisation

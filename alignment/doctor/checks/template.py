@@ -126,9 +126,15 @@ def check_supervised(sets: Sequence[PreparedSet], tokenizer: PreTrainedTokenizer
             Table.of("Tokens in total and trained", ("Set", "Tokens", "Trained", "Share"), rows),
         ),
         examples=tuple(rendered(set_, tokenizer) for set_ in sets if set_.chats or set_.pairs),
-        remedy="Most of the time goes into prompts: shorten them with max_prompt_length, or use "
-        "rows with longer replies.",
+        remedy=_longer_replies(sets, least),
     )
+
+
+def _longer_replies(sets: Sequence[PreparedSet], least: str) -> str:
+    """What to do about a set of long prompts; only pairs have a limit of prompts alone."""
+    limited = any(set_.name == least and set_.prompt for set_ in sets)
+    shorter = "shorten them with max_prompt_length, or " if limited else ""
+    return f"Most of the time goes into prompts: {shorter}use rows with longer replies."
 
 
 def rendered(set_: PreparedSet, tokenizer: PreTrainedTokenizerBase) -> Example:

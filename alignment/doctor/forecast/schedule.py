@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from alignment.config.pipeline import PipelineConfig
 from alignment.doctor.checks.counts import BY_CHOICE
 from alignment.doctor.finding import (
     Bars,
@@ -32,6 +33,18 @@ class Problem(NamedTuple):
     verdict: Verdict
     words: str
     remedy: str
+
+
+def without_rounds(config: PipelineConfig) -> Finding:
+    """A run of SFT only, which holds out no pairs of its own to measure models on."""
+    measured = config.evaluation.data is not None
+    return Finding(
+        check="rounds",
+        verdict="ok" if measured else "warn",
+        headline="No rounds: only SFT is trained"
+        + ("." if measured else ", and no pairs are held out to compare its model with the base."),
+        remedy="Add pairs under evaluation.data to see what SFT changed.",
+    )
 
 
 def check_rounds(sets: Sequence[PreparedSet]) -> Finding:

@@ -82,6 +82,15 @@ def test_long_prompts_with_short_replies_warn(chatml_tokenizer, pair_set):
     found = check_supervised([pair_set([pair("Why? " * 200, "So.", "No.")])], chatml_tokenizer)
     assert found.verdict == "warn"
     assert found.figures["pairs-1"] < 0.1
+    assert "shorten them with max_prompt_length" in found.remedy
+
+
+def test_no_limit_of_prompts_is_advised_for_conversations_which_have_none(
+    chatml_tokenizer, chat_set
+):
+    found = check_supervised([chat_set([chat("Why? " * 200, "So.")])], chatml_tokenizer)
+    assert found.verdict == "warn"
+    assert "max_prompt_length" not in found.remedy
 
 
 def test_lengths_count_truncated_and_dropped_rows(pair_set):
