@@ -156,6 +156,19 @@ def init(
     name: Annotated[
         str | None, typer.Option(help="Name of the run; default: the folder's.")
     ] = None,
+    origin: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Convert a file of LLaMA-Factory, Axolotl or TRL; every key without an equal is "
+            "named.",
+        ),
+    ] = None,
+    stage: Annotated[
+        Literal["sft", "dpo"] | None,
+        typer.Option(help="With --from: the command that a TRL file is for, if it does not say."),
+    ] = None,
     *,
     ci: Annotated[
         bool,
@@ -167,10 +180,14 @@ def init(
     ] = False,
 ) -> None:
     """Write a first configuration for a model and some files; asks for what is not given."""
-    from flows.commands.init import FILE, write_config, write_workflow
+    from flows.commands.init import FILE, write_config, write_converted, write_workflow
 
     given = model or data or card or name
-    if given or not (ci and (folder / FILE).exists()):
+    if origin:
+        if model or data:
+            raise UsageError("--from takes model and data from the file; leave --model and --data")
+        write_converted(folder, origin, stage=stage, name=name, card=card)
+    elif given or not (ci and (folder / FILE).exists()):
         write_config(folder, name=name, model=model, data=data or [], card=card)
     if ci:
         write_workflow(folder)

@@ -11,6 +11,8 @@ from pathlib import Path
 import typer
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from alignment.config.convert.draft import Stage
+from alignment.config.convert.write import as_text, draft_of
 from alignment.config.file import load
 from alignment.data.build.ingest import KEPT, FileReport, IngestOptions, IngestReport, ingest
 from alignment.doctor.forecast.devices import NAMES
@@ -62,6 +64,43 @@ def write_config(
     for file in report.files:
         say(f"{file.file}: {file.kept} {file.gives}, {file.read - file.kept} rows not used")
     say(f"written: {target}, {folder / SCHEMA_FILE}")
+    _say_next(folder)
+
+
+def write_converted(
+    folder: Path, origin: Path, *, stage: Stage | None, name: str | None, card: str | None
+) -> None:
+    """Write another trainer's configuration as one of ours, and name what has no equal.
+
+    Raises:
+        UsageError: it trains what this project does not, or there is a configuration already.
+        ConfigError: it cannot be read.
+    """
+    target = folder / FILE
+    if target.exists():
+        raise UsageError(f"{target} exists; edit it, or remove it first")
+    draft = draft_of(origin, stage)
+    text = as_text(
+        draft,
+        origin=origin.name,
+        schema=SCHEMA_FILE,
+        name=name or _name_of(folder),
+        on_cpu=_card(card) == "cpu" if card else False,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        tried = Path(scratch) / FILE
+        tried.write_text(text, encoding="utf-8")
+        load(tried)
+    _made(folder)
+    write("init.config", target, text)
+    write("init.schema", folder / SCHEMA_FILE, SCHEMA.read_text(encoding="utf-8"))
+    for note in draft.notes:
+        say(note, error=True)
+    say(f"written: {target}, {folder / SCHEMA_FILE}; {len(draft.notes)} keys without an equal")
+    _say_next(folder)
+
+
+def _say_next(folder: Path) -> None:
     there = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
     say(f"next: {there}sft-dpo doctor {FILE}")
 

@@ -78,7 +78,7 @@ class Quiet(SimpleHTTPRequestHandler):
 def test_a_reader_searches_and_no_page_is_wider_than_the_window(browser, address, width):
     browser.requests()
     with browser.resized(width):
-        for page in ("index", "docs/configuration", "docs/troubleshooting"):
+        for page in ("index", "docs/configuration", "docs/troubleshooting", "docs/coming-from"):
             browser.open(f"{address}/{page}.html")
             browser.find("//article//h1")
             wide = browser.driver.execute_script("return document.body.scrollWidth")

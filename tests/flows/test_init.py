@@ -101,3 +101,49 @@ def test_a_workflow_can_be_added_to_a_configuration(sft_dpo, tiny_model_folder, 
     added = sft_dpo("init", ".", "--ci")
     assert added.returncode == 0, added.stderr
     assert list((tmp_path / ".github" / "workflows").iterdir())
+
+
+CHAT = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "I"}]
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        (
+            (),
+            {"stage": "sft", "finetuning_type": "lora", "dataset": "mine", "dataset_dir": "."}
+            | {"per_device_train_batch_size": 2, "model_name_or_path": "MODEL", "cutoff_len": 256},
+        ),
+        pytest.param(
+            (),
+            {"base_model": "MODEL", "adapter": "lora", "rl": "dpo", "sequence_len": 256}
+            | {"datasets": [{"path": "pairs.jsonl", "type": "chat_template.default"}]}
+            | {"lora_r": 4, "learning_rate": 1e-4, "micro_batch_size": 4},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("--stage", "dpo"),
+            {"model_name_or_path": "MODEL", "use_peft": True, "max_length": 256, "lora_r": 4}
+            | {"datasets": [{"path": "json", "data_files": "pairs.jsonl"}]},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["llama-factory", "axolotl", "trl"],
+)
+def test_a_converted_config_passes_the_doctor(sft_dpo, tiny_model_folder, tmp_path, words, keys):
+    drop(tmp_path / "pairs.jsonl", rows(0, 400))
+    chats = [
+        {"conversations": [turn | {"value": f"{turn['value']} {n}"} for turn in CHAT]}
+        for n in range(200)
+    ]
+    drop(tmp_path / "chats.jsonl", chats)
+    info = {"mine": {"file_name": "chats.jsonl", "formatting": "sharegpt"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    text = json.dumps(keys | {"unheard_of": 7}).replace("MODEL", str(tiny_model_folder))
+    (tmp_path / "theirs.yaml").write_text(text)  # JSON is YAML
+    made = sft_dpo("init", "--from", "theirs.yaml", "--card", "cpu", *words)
+    assert made.returncode == 0, made.stderr
+    assert "unheard_of: 7: no equal here" in made.stderr
+    assert "#   unheard_of: 7: no equal here" in (tmp_path / "run.yaml").read_text()
+    checked = sft_dpo("doctor", "run.yaml")
+    assert checked.returncode == 0, checked.stdout + checked.stderr

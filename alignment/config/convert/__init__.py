@@ -1,0 +1,1 @@
+"""Configurations of other trainers as one of ours: what is equal, and what has no equal by name."""
