@@ -167,18 +167,22 @@ def _compile(
 def _trial_passes(
     objective: Objective, model: Any, forward_backward: ForwardBackward, *, selective: bool
 ) -> TrialPasses:
+    trained = [p for p in model.parameters() if p.requires_grad]
+
     def attempt(tokens: int, share: float) -> None:
         state = random_state(model)
         if selective:
             set_recompute_share(model, share)
         try:
+            for parameter in trained:  # as in every micro-batch of a step but the first
+                parameter.grad = torch.zeros_like(parameter)
             forward_backward(objective.probe(tokens))
         finally:
             model.zero_grad(set_to_none=True)
             set_random_state(model, state)
 
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return TrialPasses(attempt, reserved=8 * trainable)  # two moments in fp32
+    moments = 8 * sum(parameter.numel() for parameter in trained)  # two in fp32
+    return TrialPasses(attempt, reserved=moments)
 
 
 def on_cuda(model: Any) -> bool:

@@ -152,6 +152,10 @@ class Plan:
         memory = self.room.memory.through(found, self.recompute)
         return replace(self.room, memory=memory).plan()
 
+    def holds(self, found: PassPeak) -> bool:
+        """Whether a tried pass took no more than plans may use."""
+        return self.room is not None and found.bytes <= self.room.free
+
     def smaller(self) -> "Plan | None":
         """The plan for less memory, after it ran out; None if there is none."""
         if self.room is None:
@@ -223,8 +227,15 @@ def _tried(plan: Plan, trials: Trials) -> Plan:
     A pass that runs out of memory here costs a second; in a training it costs a step.
     """
     for _ in range(TRIED):
-        better = plan.corrected(trials.peak(plan.tokens, plan.recompute))
-        if better.same(plan, tolerance=CLOSE):
+        found = trials.peak(plan.tokens, plan.recompute)
+        logger.info(
+            "a pass of %d tokens, %.0f%% of the layers recomputing, takes %.2f GiB",
+            plan.tokens,
+            100 * plan.recompute,
+            found.bytes / 2**30,
+        )
+        better = plan.corrected(found)
+        if better.same(plan) or (plan.holds(found) and better.same(plan, tolerance=CLOSE)):
             break
         plan = better
     return plan

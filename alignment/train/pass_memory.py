@@ -103,7 +103,7 @@ class TrialPasses:
 
     Attributes:
         attempt: runs one trial pass.
-        reserved: bytes that training will allocate later, beside the gradients (optimiser state).
+        reserved: bytes that training will allocate later and keep: the optimiser's state.
     """
 
     attempt: Attempt

@@ -110,14 +110,14 @@ def test_nothing_is_measured_if_both_are_configured():
     assert card.tried == []
 
 
-@pytest.mark.parametrize("error", [0.8, 1.0, 1.2])
+@pytest.mark.parametrize("error", [0.8, 0.98, 1.0, 1.02, 1.2])
 def test_a_plan_follows_from_a_pass_of_its_own_size(error):
     """Small passes foretell large ones wrongly; the plan is the one that knows the truth."""
     true = PassMemory(2 * GB, error * MEMORY.recomputed, error * MEMORY.kept)
     card = Card(MEMORY, 24 * GB, true)
     found = fit_plan("auto", "auto", WORK, card)
     assert found.same(gpu_plan(true, 24 * GB), tolerance=0.05)
-    assert true.bytes(found.tokens, found.recompute) <= 1.02 * 24 * GB
+    assert true.bytes(found.tokens, found.recompute) <= 24.001 * GB
     assert len(card.tried) <= 4
 
 
