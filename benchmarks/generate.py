@@ -28,6 +28,7 @@ from alignment.models.load import LoadedModel
 from alignment.models.stopping import stop_ids
 from alignment.records.base import Frozen
 from alignment.records.refs import Nf4
+from benchmarks.like_a_step import restart_like_a_step
 from benchmarks.workload import DISTRIBUTIONS, SHAPES, load, pairs_of, write_model
 
 GIB = 2**30
@@ -299,4 +300,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    restart_like_a_step("benchmarks.generate")
     main()

@@ -7,14 +7,11 @@ Writes a random base of the shape and an adapter of all its linear layers (rank 
 """
 
 import argparse
-import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignment.execution.run_step import KEEP_FREED_MEMORY
 from alignment.models.adapters import describe_adapter
 from alignment.models.folder import digest_of_files, weight_files
 from alignment.models.merge import Deltas, write_merge
@@ -22,6 +19,7 @@ from alignment.models.weight_files import SHARD_SIZE
 from alignment.records.refs import BaseRef
 from alignment.store.progress import Progress
 from alignment.store.store import Store
+from benchmarks.like_a_step import restart_like_a_step
 from benchmarks.memory import free_memory, watch_memory
 from benchmarks.workload import SHAPES, write_model
 
@@ -97,13 +95,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _restart_like_a_step() -> None:
-    """Restart the process unless malloc is configured as in the process of a step."""
-    if not KEEP_FREED_MEMORY.items() <= os.environ.items():
-        command = [sys.executable, "-m", "benchmarks.merge", *sys.argv[1:]]
-        os.execve(sys.executable, command, os.environ | KEEP_FREED_MEMORY)
-
-
 if __name__ == "__main__":
-    _restart_like_a_step()
+    restart_like_a_step("benchmarks.merge")
     main()

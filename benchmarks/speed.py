@@ -10,7 +10,6 @@ checkpointing. `--profile` also lists the GPU kernels of the measured training s
 
 import argparse
 import json
-import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -20,10 +19,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter
 
-from alignment.execution.run_step import GROWING_SEGMENTS
 from alignment.records.text import PreferencePair
 from alignment.scoring.engine import Engine, StepRows
 from alignment.store.jsonl import read_rows
+from benchmarks.like_a_step import restart_like_a_step
 from benchmarks.phases import Measured, Phase, Setup, limit_gpu, matmul_limit, measure
 from benchmarks.workload import DISTRIBUTIONS, SHAPES, pairs_of, write_model
 
@@ -36,7 +35,6 @@ LIBRARIES = ("torch", "transformers", "trl", "peft")
 def main(arguments: Sequence[str] | None = None) -> list[Measured]:
     """Measure the phases and engines; print the results and write them to `--out`."""
     options = _parser().parse_args(arguments)
-    os.environ |= GROWING_SEGMENTS | os.environ  # as in a run's child
     setup = _setup(options)
     limit_gpu(options.gpu_memory_gib)
     limit = matmul_limit(bf16=setup.bf16)
@@ -187,4 +185,5 @@ def _machine() -> str:
 
 
 if __name__ == "__main__":
+    restart_like_a_step("benchmarks.speed")
     main()

@@ -22,8 +22,8 @@ PROBES = (2048, 4096)
 FEWEST = 512
 """Tokens of the smallest micro-batch that a plan chooses."""
 
-USABLE_SHARE = 0.9
-"""Share of the free memory that plans may use; the rest is left for allocator fragmentation."""
+USABLE_SHARE = 0.93
+"""Share of the free memory that plans may use; the rest is for rows unlike those of the trials."""
 
 Attempt = Callable[[int, float], None]
 """(tokens, recompute share): runs one trial forward and backward pass."""
