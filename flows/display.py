@@ -60,7 +60,7 @@ class Display:
         self._bars.update(self._part, description=step.name, total=None, completed=0, note="")
 
     def _show_progress(self, step: Step, mark: Mark) -> None:
-        numbers = " ".join(f"{name} {value:.3g}" for name, value in mark.numbers.items())
+        numbers = " ".join(f"{name} {value:.3g}" for name, value in mark.shown.items())
         note = f"{mark.phase} {mark.done}/{mark.total} {numbers}".strip()
         self._bars.update(
             self._part, total=mark.total or None, completed=mark.done, note=note, refresh=self._live

@@ -47,7 +47,7 @@ def headline(record: StageRecord) -> str:
 def describe(mark: Mark) -> str:
     """'training 12 of 300, loss .693'."""
     total = f" of {mark.total}" if mark.total else ""
-    numbers = "".join(f", {_readable(name)} {show_any(n)}" for name, n in mark.numbers.items())
+    numbers = "".join(f", {_readable(name)} {show_any(n)}" for name, n in mark.shown.items())
     return f"{mark.phase} {mark.done}{total}{numbers}"
 
 

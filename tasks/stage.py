@@ -20,14 +20,16 @@ from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from alignment.config.pipeline import PipelineConfig
+from alignment.config.pipeline import PipelineConfig, reference_of
 from alignment.errors import AlignmentError
-from alignment.execution.run_step import Limits, run_step
+from alignment.execution.run_step import Limits, OnMark, run_step
+from alignment.execution.tracking import tracked
 from alignment.pipeline.steps import Step
 from alignment.records.base import Frozen
 from alignment.records.manifest import StageRecord
 from alignment.store.progress import Mark
 from alignment.store.store import Store
+from alignment.trackers.settings import Tracker
 from tasks import artifacts
 
 Watcher = Callable[[Step, Mark | None, StageRecord | None], None]
@@ -44,16 +46,26 @@ class Run(Frozen):
         name: name in the run's config, and prefix of the keys of all Prefect artifacts.
         root: folder of the store.
         limits: limits on the process of a step.
+        reference: name and id, as `sft-dpo runs` has it.
+        trackers: experiment trackers that follow its steps.
     """
 
     name: str
     root: Path
     limits: Limits = Limits()
+    reference: str = ""
+    trackers: tuple[Tracker, ...] = ()
 
     @classmethod
     def of(cls, settings: PipelineConfig) -> "Run":
         """The run described by a configuration."""
-        return cls(name=settings.name, root=settings.store, limits=Limits.of(settings))
+        return cls(
+            name=settings.name,
+            root=settings.store,
+            limits=Limits.of(settings),
+            reference=reference_of(settings),
+            trackers=settings.trackers,
+        )
 
     @property
     def store(self) -> Store:
@@ -115,7 +127,7 @@ def run_stage(step: Step, run: Run) -> State[StageRecord]:
     began = datetime.now(UTC).isoformat(timespec="seconds")
     progress.start()
     try:
-        record = run_step(run.store, step, on_progress=progress, limits=run.limits)
+        record = _tracked_step(step, run, progress)
     except AlignmentError as error:
         return Failed(message=f"{type(error).__name__}: {error}", data=error)
     progress.finish(record)
@@ -125,6 +137,25 @@ def run_stage(step: Step, run: Run) -> State[StageRecord]:
     how = "Built" if record.started >= began else "Reused"
     artifacts.publish(record, run.store, prefix=run.name, how=how.lower())
     return Completed(name=how, message=artifacts.headline(record), data=record)
+
+
+def _tracked_step(step: Step, run: Run, progress: OnMark) -> StageRecord:
+    """Reuse or build a step, followed by the run's trackers."""
+
+    def warn(problem: str) -> None:
+        get_run_logger().warning("%s", problem)
+
+    with tracked(
+        run.trackers, run=run.reference, store=run.store, step=step, warn=warn
+    ) as tracking:
+
+        def on_progress(mark: Mark) -> None:
+            progress(mark)
+            tracking.note(mark)
+
+        record = run_step(run.store, step, on_progress=on_progress, limits=run.limits)
+        tracking.end(record)
+    return record
 
 
 class _Progress:

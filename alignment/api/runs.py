@@ -4,14 +4,16 @@ The same as on the command line, without Prefect: the steps run one after anothe
 processes of their own, and what the store has is reused.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from alignment.config.file import load
-from alignment.config.pipeline import PipelineConfig
+from alignment.config.pipeline import PipelineConfig, reference_of
 from alignment.errors import UsageError
 from alignment.execution.run_step import Limits, run_step, try_in_child
+from alignment.execution.tracking import tracked
 from alignment.pipeline.plan import Planned
 from alignment.pipeline.plan import plan as plan_chain
 from alignment.pipeline.steps import OpenBase
@@ -24,6 +26,7 @@ from alignment.report.numbers import Numbers
 from alignment.store.activity import announced
 from alignment.store.store import Store
 
+logger = logging.getLogger(__name__)
 COMMAND = "alignment.run(config)"
 
 
@@ -73,11 +76,15 @@ def run(
         AlignmentError: the one with which the command line would end. After `Interrupted`, the same
             call continues.
     """
-    store, limits = Store(root=config.store), Limits.of(config)
+    store, limits, name = Store(root=config.store), Limits.of(config), reference_of(config)
     records: dict[str, StageRecord] = {}
     with announced(store, f"a run of {config.name} from Python"):
         for step in each_step(config, store):
-            records[step.name] = run_step(store, step, limits=limits)
+            with tracked(
+                config.trackers, run=name, store=store, step=step, warn=logger.warning
+            ) as t:
+                records[step.name] = run_step(store, step, on_progress=t.note, limits=limits)
+                t.end(records[step.name])
             if isinstance(step, OpenBase):
                 base = ModelRef.model_validate(records[step.name].output).base
                 try_in_child(store, base, tuple(chain_so_far(config, store).steps()))

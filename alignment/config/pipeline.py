@@ -29,7 +29,9 @@ from alignment.models.sources import ModelSource
 from alignment.models.template import ModelTemplate, Template
 from alignment.records.base import Frozen, digest_of
 from alignment.records.refs import Nf4, Quantisation
+from alignment.store.runs import run_id
 from alignment.store.store import file_sha256
+from alignment.trackers.settings import Tracker
 from alignment.train.settings import DpoConfig, SftConfig
 from alignment.urls import is_url
 
@@ -195,6 +197,11 @@ class PipelineConfig(Frozen):
         description="Limit on a step's tensor memory in GiB, e.g. to share a GPU or to emulate a "
         "smaller one. null: no limit.",
     )
+    trackers: tuple[Tracker, ...] = Field(
+        default=(),
+        description="Experiment trackers that follow what a run builds. Not part of any "
+        "key. One that raises or hangs is named once and left; the run goes on.",
+    )
     inbox: InboxConfig | None = Field(
         default=None,
         description="Where `sft-dpo round` finds new pairs after the rounds above; null: nowhere.",
@@ -214,6 +221,11 @@ class PipelineConfig(Frozen):
     def first_rounds(self, number: int) -> "PipelineConfig":
         """The same run with only its first `number` rounds."""
         return self.model_copy(update={"rounds": self.rounds[:number]})
+
+
+def reference_of(config: PipelineConfig) -> str:
+    """The run's name in references: no other config of its name has it."""
+    return f"{config.name}-{run_id(config.model_dump(mode='json'))}"
 
 
 def schema() -> dict[str, Any]:

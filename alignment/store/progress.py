@@ -25,7 +25,7 @@ class Mark(Frozen):
         phase: the current activity in one to three words ("training", "generating").
         done, total: units of this phase; `total` is 0 if unknown.
         time: seconds since the epoch.
-        numbers: current values, e.g. loss, learning_rate.
+        numbers: current values, e.g. loss, learning_rate; finite.
     """
 
     phase: str
@@ -33,6 +33,11 @@ class Mark(Frozen):
     total: int
     time: float
     numbers: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def shown(self) -> dict[str, float]:
+        """The numbers for a line of progress; trackers get all."""
+        return {name: value for name, value in self.numbers.items() if name == "loss"}
 
 
 class Failure(Frozen):

@@ -19,8 +19,8 @@ from alignment.store.durable import ensure_folder, replace
 from alignment.store.store import Store, storage_errors
 
 logger = logging.getLogger(__name__)
-ELSEWHERE = ("store", "device", "stall_minutes", "gpu_memory_gib")
-"""Settings that say where a run takes place; they are in no key."""
+ELSEWHERE = ("store", "device", "stall_minutes", "gpu_memory_gib", "trackers")
+"""Settings that say where a run takes place and who watches it; they are in no key."""
 
 
 LONGEST_VALUE = 120
@@ -76,7 +76,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Cha
     """The settings in which two configs differ, by dotted key, in the order of the first."""
     if not before or not after:
         return
-    old, new = dict(_leaves(before)), dict(_leaves(after))
+    old, new = dict(leaves(before)), dict(leaves(after))
     for key in {**old, **new}:
         if old.get(key) != new.get(key):
             yield Change(key=key, before=_shown(old, key), after=_shown(new, key))
@@ -152,7 +152,7 @@ def names_of_keys(store: Store) -> dict[str, str]:
     return found
 
 
-def _leaves(node: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, above: str = "") -> Iterator[tuple[str, Any]]:
     """Every value of a config with its dotted key."""
     children = dict(enumerate(node)) if isinstance(node, list) else node
     if not isinstance(children, Mapping) or not children:
@@ -160,7 +160,7 @@ def _leaves(node: Any, above: str = "") -> Iterator[tuple[str, Any]]:
         return
     for key, value in children.items():
         if above or key not in ELSEWHERE:
-            yield from _leaves(value, f"{above}.{key}".lstrip("."))
+            yield from leaves(value, f"{above}.{key}".lstrip("."))
 
 
 def _shown(leaves: Mapping[str, Any], key: str) -> str:

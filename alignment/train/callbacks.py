@@ -39,16 +39,18 @@ class ProgressCallback(TrainerCallback):
         self._workspace, self._progress, self._phase = workspace, progress, phase
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Report the step and its loss as progress."""
-        loss = (logs or {}).get("loss")
-        if loss is None:
+        """Report the step as progress, with what was logged of it or of an evaluation."""
+        numbers = {n: float(v) for n, v in (logs or {}).items() if isinstance(v, int | float)}
+        loss = numbers.get("loss")
+        if loss is None and "eval_loss" not in numbers:
             return
-        if not math.isfinite(loss):
+        if loss is not None and not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {state.global_step}. Lower learning_rate, or look "
                 "for broken rows in the data; the last checkpoint is kept."
             )
-        self._progress.mark(self._phase, state.global_step, state.max_steps, loss=loss)
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        self._progress.mark(self._phase, state.global_step, state.max_steps, **finite)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save a checkpoint and stop, if requested."""

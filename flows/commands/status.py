@@ -58,7 +58,7 @@ def _since(holder: Holder) -> str:
 
 def _so_far(mark: Mark) -> str:
     total = f"/{mark.total}" if mark.total else ""
-    numbers = "".join(f", {name} {value:.3g}" for name, value in mark.numbers.items())
+    numbers = "".join(f", {name} {value:.3g}" for name, value in mark.shown.items())
     return f"{mark.phase} {mark.done}{total}{numbers}"
 
 

@@ -25,6 +25,7 @@ LAYERS = [
     {"errors", "processes", "records"},
     {"extras"},  # optional packages
     {"store"},  # artifacts on disk
+    {"trackers"},  # who watches a run
     {"models"},  # weights, adapters, chat templates
     {"scoring"},  # log-probs under a model
     {"answers"},  # what a model writes

@@ -1,0 +1,1 @@
+"""Experiment trackers: each follows a run from a process of its own, and can never fail it."""
