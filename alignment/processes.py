@@ -1,9 +1,20 @@
-"""What our processes need to know of each other: when to end, and whether one may fork."""
+"""What our processes need to know of each other: how to start, when to end, who may fork."""
 
 import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
+
+
+def python_module(name: str, *arguments: str) -> list[str]:
+    """The command that runs a module in a process which finds the same modules as this one.
+
+    `python -m` alone also looks into the working folder, and first: there a user's folder called
+    `trackio`, for example, is taken for the package, at which TRL's trainers fail.
+    """
+    looks_there = {"", str(Path.cwd())} & set(sys.path)
+    return [sys.executable, *([] if looks_there else ["-P"]), "-m", name, *arguments]
 
 
 def die_with(parent: int) -> None:

@@ -8,7 +8,6 @@ import atexit
 import contextlib
 import re
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -20,6 +19,7 @@ from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import get_current_settings
 
 from alignment.errors import AlignmentError, Interrupted, UsageError
+from alignment.processes import python_module
 from flows.environment import SERVER_TIMEOUT, server_environment
 
 POLL_SECONDS = 0.1
@@ -67,7 +67,7 @@ class TemporaryServer(SubprocessASGIServer):
         address = ["--host", "127.0.0.1", "--port", str(self.port), "--lifespan", "on"]
         app = ["--factory", "prefect.server.api.server:create_app"]
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.owned_server", *uvicorn, *address, *app],
+            python_module("flows.owned_server", *uvicorn, *address, *app),
             env=server_environment(
                 get_current_settings().to_environment_variables(exclude_unset=True)
             ),

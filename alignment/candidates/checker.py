@@ -5,7 +5,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
@@ -13,6 +12,7 @@ from alignment.candidates import checking
 from alignment.candidates.checking import CheckRequest, CheckResult
 from alignment.candidates.settings import Check
 from alignment.errors import ConfigError
+from alignment.processes import python_module
 
 START_SECONDS = 120.0
 """How long a check may take to be imported."""
@@ -64,7 +64,7 @@ class Checker:
         self._said = b""
         check = self._check.model_dump_json()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", checking.__name__, check, f"{self._seconds}"],
+            python_module(checking.__name__, check, f"{self._seconds}"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,

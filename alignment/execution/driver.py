@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from alignment.processes import python_module
 from alignment.records.base import Frozen
 
 LIBRARY = "libcuda.so.1"
@@ -45,7 +46,7 @@ def ask_driver() -> DriverAnswer | None:
     except OSError:
         return None
     done = subprocess.run(
-        [sys.executable, "-m", __name__],
+        python_module(__name__),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_SECONDS,

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from alignment.processes import die_with
+from alignment.processes import die_with, python_module
 
 STOPS = {signal.SIGTERM, signal.SIGINT}
 """The signals that ask a child to stop; blocked from the fork until it has its handlers."""
@@ -139,7 +139,7 @@ class ForkServer:
             self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 self._server = subprocess.Popen(
-                    [sys.executable, "-m", self._module, str(theirs.fileno())],
+                    python_module(self._module, str(theirs.fileno())),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

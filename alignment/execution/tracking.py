@@ -10,13 +10,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
 
 from alignment.errors import printable
 from alignment.pipeline.step import Step
+from alignment.processes import python_module
 from alignment.records.manifest import StageRecord
 from alignment.store.jsonl import as_line
 from alignment.store.progress import Mark
@@ -140,7 +140,7 @@ class _Follower:
         self._write(begun)
         number = self._events.fileno()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "alignment.trackers.follow", str(number), str(os.getpid())],
+            python_module("alignment.trackers.follow", str(number), str(os.getpid())),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._said,

@@ -18,6 +18,7 @@ from typing import IO
 
 from alignment.config.inbox import InboxConfig
 from alignment.data.read.sources import FileSource
+from alignment.processes import python_module
 from alignment.rounds.inbox import problem_in
 from alignment.rounds.ledger import BatchKind
 
@@ -69,7 +70,7 @@ class Inspector:
             self._stop()
         if self._child is None:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "alignment.rounds.inspection", *self._limits],
+                python_module("alignment.rounds.inspection", *self._limits),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

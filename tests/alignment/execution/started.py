@@ -1,5 +1,6 @@
 """What children in `tests.alignment.execution.test_forkserver` do, chosen by the first argument."""
 
+import importlib.util
 import os
 import sys
 import time
@@ -14,6 +15,8 @@ if __name__ == "__main__":
         sys.stderr.write("aside\n")
     if action == "loaded":
         sys.stdout.write(str("trl.trainer.dpo_trainer" in sys.modules))
+    if action == "finds":
+        sys.stdout.write(str(importlib.util.find_spec(arguments[0])))
     if action == "sleep":
         time.sleep(60)
     if action == "exit":

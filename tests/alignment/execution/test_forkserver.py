@@ -56,6 +56,18 @@ def test_a_child_has_its_parents_folder_and_environment_and_its_own_log(
     assert sorted(lines) == ["aside", f"hello {tmp_path} red"]
 
 
+def test_a_folder_in_the_working_folder_is_no_package(tmp_path, monkeypatch):
+    """TRL imports `trackio` if it finds one, and fails at a user's folder of that name."""
+    (tmp_path / "trackio").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    forkserver = ForkServer("tests.alignment.execution.started", {})
+    with (tmp_path / "log").open("ab") as log:
+        assert forkserver.start(["finds", "trackio"], log=log).wait(timeout=300) == 0
+    forkserver.close()
+    assert (tmp_path / "log").read_text() == "None"
+
+
 def test_a_default_of_the_environment_holds_unless_it_is_set(start_child, tmp_path, monkeypatch):
     monkeypatch.delenv("COLOUR", raising=False)
     assert start_child("say", "hello").wait(timeout=300) == 0
