@@ -17,6 +17,8 @@ class Judge(BaseHTTPRequestHandler):
         server.seen.append((json.loads(text), self.headers.get("Authorization")))
         if server.failures:
             self.send_response(server.failures.pop(0))
+            for name, value in server.headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(b"<html>")
             return
@@ -24,7 +26,7 @@ class Judge(BaseHTTPRequestHandler):
         first = asked.split("[Answer A]\n")[1].split("\n\n[Answer B]")[0]
         second = asked.split("[Answer B]\n")[1].split("\n\nReply with")[0]
         reply = server.replies.pop(0) if server.replies else self.choice(first, second)
-        body = {"choices": [{"message": {"content": reply}}], "usage": {"total_tokens": 100}}
+        body = {"choices": [{"message": {"content": reply}}], "usage": server.usage}
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps(body).encode())
@@ -45,6 +47,7 @@ def judging() -> Iterator[Any]:
     """A server whose endpoint judges; `seen` has every call, and `url` its address."""
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
     server.seen, server.failures, server.replies = [], [], []
+    server.headers, server.usage = {}, {"total_tokens": 100}
     server.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

@@ -1,15 +1,20 @@
 """Labels answers one by one; each label is on disk before the next one is made."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from alignment.answers.answer import Answer
 from alignment.candidates.checker import checker
 from alignment.candidates.checking import CheckRequest
 from alignment.candidates.records import AnswerLabel, CandidatePrompt
-from alignment.candidates.settings import JudgeLabel, Label, OwnCheck, VerifierLabel
-from alignment.errors import ConfigError, DataError
+from alignment.candidates.settings import JudgeLabel, Label, OwnCheck, RewardLabel, VerifierLabel
+from alignment.errors import ConfigError, DataError, ModelError
+from alignment.models.sources import FolderModel
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
+
+CLASSIFIER = "ForSequenceClassification"
 
 
 def label_by_verifier(
@@ -56,6 +61,22 @@ def label_by_verifier(
         )
 
 
+def _check_classifier(folder: Path) -> None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # opening the model will say what is wrong
+    kinds = config.get("architectures") or []
+    if kinds and not any(kind.endswith(CLASSIFIER) for kind in kinds):
+        raise ModelError(
+            f"label.model: {folder} is a {kinds[0]}; a reward model is a sequence classifier "
+            f"(...{CLASSIFIER}) with one label."
+        )
+    labels = len(config.get("id2label") or "??")  # transformers leaves out the default, which is 2
+    if labels != 1:
+        raise ModelError(f"label.model: {folder} has {labels} labels; a reward model has one.")
+
+
 def check_own_verifiers(label: Label, prompts: Sequence[CandidatePrompt]) -> None:
     """Check that there is a verifier where prompts are to bring their own.
 
@@ -76,7 +97,10 @@ def try_label(label: Label) -> None:
 
     Raises:
         ConfigError: the verifier cannot be imported, or the judge's key is not there.
+        ModelError: a folder holds another kind of model than a reward model.
     """
+    if isinstance(label, RewardLabel) and isinstance(label.model, FolderModel):
+        _check_classifier(label.model.path)
     if isinstance(label, JudgeLabel):
         if label.key_file is not None and not label.key_file.is_file():
             raise ConfigError(f"label.key_file: there is no {label.key_file}")

@@ -53,6 +53,24 @@ def pair_answers(
     return found
 
 
+def unusable(answers: Sequence[Answer]) -> dict[int, tuple[Reason, str]]:
+    """The answers to one prompt that can be in no pair, by sample, and why."""
+    found: dict[int, tuple[Reason, str]] = {}
+    seen: dict[str, int] = {}
+    for answer in answers:
+        if not answer.stopped:
+            detail = f"did not end within {answer.tokens} tokens"
+            found[answer.sample] = (Reason.unfinished, detail)
+        elif not answer.answer.strip():
+            found[answer.sample] = (Reason.empty, "no text")
+        elif answer.answer in seen:
+            detail = f"same text as sample {seen[answer.answer]}"
+            found[answer.sample] = (Reason.duplicate, detail)
+        else:
+            seen[answer.answer] = answer.sample
+    return found
+
+
 class _Prompt:
     """The answers to one prompt."""
 
@@ -99,21 +117,14 @@ class _Prompt:
             )
 
     def _usable(self) -> Iterator[Scored]:
-        seen: dict[str, int] = {}
+        self._fates.update(unusable(self._answers))
         for answer in self._answers:
             label = self._labels[answer.sample]
+            if answer.sample in self._fates:
+                continue
             if label.score is None:
                 self._fates[answer.sample] = (Reason.unlabelled, label.detail)
-            elif not answer.stopped:
-                detail = f"did not end within {answer.tokens} tokens"
-                self._fates[answer.sample] = (Reason.unfinished, detail)
-            elif not answer.answer.strip():
-                self._fates[answer.sample] = (Reason.empty, "no text")
-            elif answer.answer in seen:
-                detail = f"same text as sample {seen[answer.answer]}"
-                self._fates[answer.sample] = (Reason.duplicate, detail)
             else:
-                seen[answer.answer] = answer.sample
                 yield Scored(answer, label.score)
 
     def _next(self, usable: Sequence[Scored]) -> tuple[Scored, Scored] | None:

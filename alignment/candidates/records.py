@@ -44,7 +44,8 @@ class JudgeCall(Frozen):
         choice: 1 if the answer is better, -1 if it is worse, 0 if both are equal; None if the reply
             says none of this.
         raw: what the judge replied.
-        tokens: what the call cost.
+        tokens: tokens that the judge read and wrote.
+        cost: what they cost, by the prices in the config.
     """
 
     prompt_id: str
@@ -53,6 +54,7 @@ class JudgeCall(Frozen):
     choice: float | None
     raw: str
     tokens: int
+    cost: float = 0.0
 
 
 class Fate(Frozen):

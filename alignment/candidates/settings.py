@@ -6,7 +6,16 @@ from typing import Annotated, Literal, Self
 
 from jsonschema import SchemaError
 from jsonschema.validators import validator_for
-from pydantic import AfterValidator, Field, JsonValue, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from alignment.answers.settings import Drawing
 from alignment.data.formats import Auto, Format
@@ -90,6 +99,28 @@ class VerifierLabel(Frozen):
     seconds: PositiveFloat = Field(default=5.0, description="Time limit for one answer.")
 
 
+class PeopleConfig(Frozen):
+    """Pairs that people have labelled, on which a judge is measured before anything is answered."""
+
+    sources: tuple[Source, ...] = Field(
+        min_length=1, description="Preference pairs: files, folders or hub data sets."
+    )
+    limit: PositiveInt = Field(
+        default=100, description="Measure on at most this many of them, in hash order."
+    )
+    min_agreement: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Smallest share of pairs on which the judge agrees with people, 0 to 1; a tie "
+        "is no agreement. With less, the run stops.",
+    )
+
+    def digest(self) -> str:
+        """Digest of the content of the sources, for cache keys."""
+        return digest_of([source.digest() for source in self.sources])
+
+
 class JudgeLabel(Frozen):
     """A model behind an OpenAI-compatible endpoint compares each answer with the prompt's first.
 
@@ -112,8 +143,20 @@ class JudgeLabel(Frozen):
         description="What the judge is told before the conversation and the answers.",
     )
     max_tokens: PositiveInt = Field(
-        description="Most tokens that all calls may cost together, what is read included. Too few "
-        "for what is planned: refused before the first call."
+        description="Most tokens that the calls for a round's labels may take, what is read "
+        "included. Too few for what is planned: refused before anything is answered. What is "
+        "spent on `people` is limited as much, by itself."
+    )
+    max_cost: PositiveFloat | None = Field(
+        default=None,
+        description="Most that the same calls may cost, in the currency of the prices; null: only "
+        "`max_tokens` limits them.",
+    )
+    price_read: NonNegativeFloat = Field(
+        default=0.0, description="Price of a million tokens that the judge reads."
+    )
+    price_written: NonNegativeFloat = Field(
+        default=0.0, description="Price of a million tokens that it writes."
     )
     reply_tokens: PositiveInt = Field(default=16, description="Most tokens of a reply.")
     seconds: PositiveFloat = Field(default=60.0, description="Time limit of one call.")
@@ -123,8 +166,21 @@ class JudgeLabel(Frozen):
     backoff: PositiveFloat = Field(
         default=1.0,
         description="Seconds before the first of them; each further one waits twice as long, at "
-        "most 60.",
+        "most 60, and as long as the endpoint asks for.",
     )
+    people: PeopleConfig | None = Field(
+        default=None, description="Pairs labelled by people, to measure the judge on; null: none."
+    )
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        if self.max_cost is not None and not (self.price_read or self.price_written):
+            raise ValueError("max_cost needs price_read and price_written, per million tokens")
+        return self
+
+    def cost(self, read: int, written: int) -> float:
+        """What so many tokens cost."""
+        return (read * self.price_read + written * self.price_written) / 1e6
 
 
 class RewardLabel(Frozen):

@@ -21,6 +21,7 @@ from alignment.pipeline.steps import (
     EvaluateModel,
     HandOver,
     LabelAnswers,
+    MeasureJudge,
     MissingAdapter,
     OpenBase,
     PairAnswers,
@@ -47,6 +48,7 @@ class Own(Frozen):
     """The steps that make the pairs of a round on the model's own answers."""
 
     prompts: ChoosePrompts | ChooseBatchPrompts
+    agreement: MeasureJudge | None = None
     answers: WriteAnswers
     labels: LabelAnswers | RewardAnswers
 
@@ -71,6 +73,8 @@ class Round(Frozen):
 
     def steps(self) -> Iterator[Step]:
         """The steps after data preparation, in order."""
+        if self.own is not None and self.own.agreement is not None:
+            yield self.own.agreement
         if self.own is not None:
             yield from (self.own.answers, self.own.labels, self.pairs)
         yield from (self.train, self.handover, self.evaluate)

@@ -9,7 +9,7 @@ Not here: the data steps (`data_sets.py`).
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from alignment.candidates.settings import Answering, Label, OwnAnswers, RewardLabel
+from alignment.candidates.settings import Answering, JudgeLabel, Label, OwnAnswers, RewardLabel
 from alignment.compose.settings import Compose, Merge
 from alignment.config.pipeline import AdapterSft, NoSft, PipelineConfig, TrainedSft
 from alignment.evaluate.settings import AnchoredGate, GateConfig
@@ -23,6 +23,7 @@ from alignment.pipeline.steps import (
     Gate,
     HandOver,
     LabelAnswers,
+    MeasureJudge,
     MergeAdapter,
     MissingAdapter,
     OpenBase,
@@ -58,6 +59,14 @@ def labels_step(
     return LabelAnswers(name=name, label=label, answers=answers, prompts=prompts)
 
 
+def agreement_step(label: Label, name: str) -> MeasureJudge | None:
+    """The step that measures a judge on pairs labelled by people, if there are any."""
+    people = label.people if isinstance(label, JudgeLabel) else None
+    if not isinstance(label, JudgeLabel) or people is None:
+        return None
+    return MeasureJudge(name=name, label=label, people=people, digest=people.digest())
+
+
 def own_steps(
     config: PipelineConfig,
     number: int,
@@ -89,7 +98,8 @@ def own_steps(
         base=prompts.base,
         earlier=prompts.earlier,
     )
-    return pairs, Own(prompts=prompts, answers=answers, labels=labels)
+    agreement = agreement_step(answering.label, f"agreement-{number}")
+    return pairs, Own(prompts=prompts, agreement=agreement, answers=answers, labels=labels)
 
 
 def handover_step(

@@ -65,6 +65,7 @@ class DataSets:
             base=self._base.key,
             earlier=dict(self._earlier),
             label=own.label,
+            samples=own.samples,
         )
         self._earlier[f"{number}"] = step.key
         return step

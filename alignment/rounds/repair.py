@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.errors import AlignmentError, ArtifactError, ConfigError
+from alignment.errors import AlignmentError, ArtifactError
 from alignment.pipeline.step import Step
 from alignment.pipeline.steps import STEPS, PrepareBatches, TakeBatch, TrainDpo, made_by
 from alignment.pipeline.verdicts import chain_so_far
@@ -126,7 +126,7 @@ class Repair:
         for opened, _ in self._line.state().history:
             try:
                 round_ = steps_of(self._config, self._store, opened)
-            except (ArtifactError, ConfigError):  # or the config no longer answers prompts
+            except AlignmentError:  # or the config no longer says how, or a file is gone
                 continue
             yield from (round_.source, *round_.steps())
 

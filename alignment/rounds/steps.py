@@ -128,6 +128,7 @@ def prompts_step(
         base=seen.base,
         earlier={name: key for key, name in seen.sets.items()},
         label=answering.label,
+        samples=answering.samples,
     )
 
 

@@ -86,6 +86,29 @@ def test_a_run_and_a_round_train_on_the_models_own_answers(
 
 
 @pytest.mark.slow
+def test_an_overloaded_judge_ends_a_run_with_75_and_no_call_is_repeated(
+    sft_dpo, tiny_model_folder, tmp_path, write_config
+):
+    settings = own_settings(tiny_model_folder, tmp_path)
+    with judging() as judge:
+        settings["rounds"][0]["data"]["label"] = {
+            "name": "judge",
+            "url": judge.url,
+            "model": "m",
+            "max_tokens": 10**6,
+            "retries": 0,
+        }
+        config = write_config(settings)
+        judge.failures = [429]
+        said = sft_dpo("run", config, code=75)
+        assert "failed 1 times, at last with status 429; the same command goes on" in said
+        assert "Traceback" not in said
+        sft_dpo("run", config)
+        asked = [json.dumps(body) for body, _ in judge.seen]
+        assert len(set(asked)) == len(asked) - 1, "only the call that failed was made again"
+
+
+@pytest.mark.slow
 def test_a_round_on_a_file_of_prompts(sft_dpo, tiny_model_folder, tmp_path, write_config):
     settings = own_settings(tiny_model_folder, tmp_path)
     line = line_settings(settings, tmp_path)

@@ -10,6 +10,7 @@ from typing import Annotated, get_args
 from pydantic import Field, TypeAdapter
 
 from alignment.pipeline.step import Context, Outcome, Step
+from alignment.pipeline.steps.agreement import MeasureJudge
 from alignment.pipeline.steps.base import OpenBase
 from alignment.pipeline.steps.batches import PrepareBatches, TakeBatch
 from alignment.pipeline.steps.data import PrepareConversations, PreparePairs
@@ -35,6 +36,7 @@ AnyStep = Annotated[
     | PrepareBatches
     | ChoosePrompts
     | ChooseBatchPrompts
+    | MeasureJudge
     | WriteAnswers
     | LabelAnswers
     | RewardAnswers
@@ -87,6 +89,7 @@ __all__ = [
     "Gate",
     "HandOver",
     "LabelAnswers",
+    "MeasureJudge",
     "MergeAdapter",
     "MissingAdapter",
     "OpenBase",

@@ -15,6 +15,8 @@ from pydantic import Field
 
 from alignment.answers.answer import Answer
 from alignment.answers.settings import Drawing
+from alignment.candidates.budget import check_before_answers
+from alignment.candidates.judge import label_by_judge
 from alignment.candidates.label import check_own_verifiers, label_by_verifier, try_label
 from alignment.candidates.pairing import pair_answers
 from alignment.candidates.records import AnswerLabel, CandidatePrompt, JudgeCall
@@ -26,6 +28,7 @@ from alignment.data.read.sources import FileSource, Source
 from alignment.data.split import PromptKeys, prompt_key
 from alignment.errors import DataError, ModelError
 from alignment.pipeline.step import Context, Key, Outcome, Step, model_of
+from alignment.pipeline.steps.agreement import CALLS, UNPAID
 from alignment.pipeline.steps.batches import batch_file
 from alignment.pipeline.steps.data import (
     prefix_errors,
@@ -43,14 +46,14 @@ from alignment.store.store import Store
 if TYPE_CHECKING:
     from alignment.candidates.prompts import ChosenPrompts
 
-ROWS, CALLS = "rows.jsonl", "calls.jsonl"
+ROWS = "rows.jsonl"
 
 
 class ChoosePrompts(Step):
     """Choose the prompts of a round on own answers; those of `earlier` sets are excluded.
 
-    `label` is tried first: a mistake in it is told before anything is answered. It is not part of
-    the key, so that other labels need no other answers.
+    `label` is tried first, for so many `samples`: a mistake in it is told before anything is
+    answered. Both are not part of the key, so that other labels need no other answers.
     """
 
     stage: Literal["prompts"] = "prompts"
@@ -67,6 +70,7 @@ class ChoosePrompts(Step):
     base: Key
     earlier: dict[str, Key] = Field(default_factory=dict)
     label: Label = Field(default=VerifierLabel(), exclude=True)
+    samples: int = Field(default=2, exclude=True)
 
     def build(self, context: Context) -> Outcome:
         """Write the prompts, and the rows that are not used, with their reasons."""
@@ -84,7 +88,7 @@ class ChooseBatchPrompts(Step):
 
     Attributes:
         earlier: all sets in the champion's lineage and in its evaluation, by name.
-        label: tried first, as in `ChoosePrompts`.
+        label, samples: tried first, as in `ChoosePrompts`.
     """
 
     stage: Literal["intake-prompts"] = "intake-prompts"
@@ -101,6 +105,7 @@ class ChooseBatchPrompts(Step):
     base: Key
     earlier: dict[str, Key]
     label: Label = Field(default=VerifierLabel(), exclude=True)
+    samples: int = Field(default=2, exclude=True)
 
     def build(self, context: Context) -> Outcome:
         """Write the prompts, of which there may be none, and the rows that are not used."""
@@ -133,6 +138,8 @@ def _chosen(
             salt=str(step.seed),
         )
     check_own_verifiers(step.label, found.kept)
+    if isinstance(step.label, JudgeLabel):
+        check_before_answers(step.label, found.kept, samples=step.samples)
     return found
 
 
@@ -210,26 +217,25 @@ class LabelAnswers(Step):
     @property
     def key(self) -> str:
         """As for any step, without how a judge is reached and paid: changing it repeats no call."""
-        reached: set[str] = set()
-        if isinstance(self.label, JudgeLabel):
-            reached = {"max_tokens", "key_file", "seconds", "retries", "backoff"}
-        fields = self.model_dump(mode="json", exclude={"label": reached})
-        return f"{self.stage}-{digest_of([self.stage, self.version, fields])[:24]}"
+        judged = isinstance(self.label, JudgeLabel)
+        fields = self.model_dump(mode="json", exclude={"label": set(UNPAID) if judged else set()})
+        # 1 also showed a judge answers that can be in no pair, and compared with the first of all
+        version = 2 if judged else self.version
+        return f"{self.stage}-{digest_of([self.stage, version, fields])[:24]}"
 
     def build(self, context: Context) -> Outcome:
         """Write the labels that an earlier attempt has not written."""
-        store, label = context.store, self.label
+        store, label, paid = context.store, self.label, dict[str, float]()
         journal = Journal(context.workspace.out / ROWS, AnswerLabel)
         prompts, answers = _to_label(store, self.prompts, self.answers)
         with prefix_errors(self):
             if isinstance(label, JudgeLabel):
-                from alignment.candidates.judge import label_by_judge
-
                 calls = Journal(context.workspace.out / CALLS, JudgeCall)
                 label_by_judge(label, prompts, answers, calls, journal, context.progress)
+                paid = _paid(calls)
             else:
                 label_by_verifier(label, prompts, answers, journal, context.progress)
-        return _labelled(self, journal)
+        return _labelled(self, journal, **paid)
 
 
 class RewardAnswers(Step):
@@ -321,12 +327,21 @@ def _to_label(
     return {row.id: row for row in found}, rows_in(store, answers, Answer)
 
 
-def _labelled(step: Step, journal: Journal[AnswerLabel]) -> Outcome:
+def _paid(calls: Journal[JudgeCall]) -> dict[str, float]:
+    return {
+        "calls": float(len(calls.rows)),
+        "tokens": float(sum(row.tokens for row in calls.rows)),
+        "cost": sum(row.cost for row in calls.rows),
+    }
+
+
+def _labelled(step: Step, journal: Journal[AnswerLabel], **more: float) -> Outcome:
     scores = [row.score for row in journal.rows if row.score is not None]
     return Outcome(
         output=RowsRef(rows=f"store:{step.key}/{ROWS}", count=len(journal.rows)),
         metrics={
-            "score": sum(scores) / len(scores),
+            "score": sum(scores) / max(len(scores), 1),
             "unlabelled": float(len(journal.rows) - len(scores)),
+            **more,
         },
     )

@@ -1,7 +1,10 @@
 """Labels by a judge on loopback that prefers the longer answer, and what it does besides."""
 
+import time
+
 import pytest
 
+from alignment.answers.answer import Answer
 from alignment.candidates.judge import label_by_judge
 from alignment.candidates.records import AnswerLabel, JudgeCall
 from alignment.candidates.settings import JudgeLabel
@@ -31,7 +34,7 @@ def ask(server, tmp_path):
             model="m",
             **{**defaults, **options},
         )
-        answers = samples(texts)
+        answers = texts if isinstance(texts[0], Answer) else samples(texts)
         calls = Journal(tmp_path / "calls.jsonl", JudgeCall)
         labels = Journal(tmp_path / "rows.jsonl", AnswerLabel)
         label_by_judge(label, {"p": PROMPT}, answers, calls, labels, Progress())
@@ -81,7 +84,7 @@ def test_only_a_letter_alone_is_a_vote(ask, server, reply, score):
 
 def test_a_judge_that_says_only_nonsense_is_an_error(ask):
     with pytest.raises(DataError, match="never replied with A, B or C: 'I cannot say'"):
-        ask(["nonsense", "nonsense"])
+        ask(["nonsense", "more nonsense"])
 
 
 def test_an_overloaded_judge_is_asked_again_then_the_run_stops_and_goes_on(ask, server):
@@ -145,6 +148,63 @@ def test_a_file_that_holds_more_than_a_key_is_refused_without_showing_it(ask, tm
     with pytest.raises(ConfigError, match="does not hold one key") as refused:
         ask(["four", "seven.."], key_file=tmp_path / "key")
     assert "sk-" not in str(refused.value)
+
+
+def test_answers_that_can_be_in_no_pair_are_not_shown(ask, server):
+    first, *others = samples(["cut off", "four", "seven..", "four", " "])
+    scores, _ = ask([first.model_copy(update={"stopped": False}), *others])
+    assert scores == [None, 0, 1, None, None]
+    assert len(server.seen) == 2, "of two usable answers, in both orders"
+
+
+PRICES = {"price_read": 10.0, "price_written": 100.0}
+
+
+def test_a_call_costs_what_the_endpoint_says_it_read_and_wrote(ask, server):
+    server.usage = {"prompt_tokens": 200, "completion_tokens": 3, "total_tokens": 203}
+    _, calls = ask(["four", "seven.."], max_cost=1.0, **PRICES)
+    assert [(call.tokens, call.cost) for call in calls] == [(203, pytest.approx(0.0023))] * 2
+    server.usage = {"total_tokens": 100}
+    _, calls = ask(["four", "seven..", "two"], max_cost=1.0, **PRICES)
+    assert calls[-1].cost == pytest.approx((84 * 10 + 16 * 100) / 1e6), "16 is reply_tokens"
+
+
+def test_too_little_money_is_refused_before_the_first_call(ask, server):
+    with pytest.raises(
+        ConfigError, match=r"2 calls of the judge may cost 0\.0\d, and label.max_cost"
+    ):
+        ask(["four " * 500, "seven.."], max_cost=0.01, **PRICES)
+    assert not server.seen
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"max_tokens": 900}, r"label.max_tokens \(900\) is spent after 2 of 4 calls"),
+        ({"max_cost": 0.01, **PRICES}, r"label.max_cost \(0.01\) is spent after 2 of 4 calls"),
+    ],
+)
+def test_a_budget_that_is_spent_early_stops_the_calls_and_more_money_goes_on(
+    ask, server, limits, said
+):
+    server.usage = {"prompt_tokens": 500, "completion_tokens": 3}
+    with pytest.raises(ConfigError, match=said):
+        ask(["four", "seven..", "two"], **limits)
+    server.seen.clear()
+    ask(["four", "seven..", "two"])
+    assert len(server.seen) == 2
+
+
+def test_a_ceiling_in_money_needs_prices():
+    with pytest.raises(ValueError, match="max_cost needs price_read and price_written"):
+        JudgeLabel(name="judge", url="http://host/v1", model="m", max_tokens=1, max_cost=1.0)
+
+
+def test_the_endpoint_says_how_long_to_wait(ask, server):
+    server.failures, server.headers = [429], {"Retry-After": "1"}
+    began = time.monotonic()
+    ask(["four", "seven.."])
+    assert time.monotonic() - began > 1
 
 
 def test_too_small_a_budget_is_refused_before_the_first_call(ask, server):

@@ -13,7 +13,7 @@ from alignment.data.build.report import PreparationReport
 from alignment.data.row import Reason
 from alignment.doctor.forecast.trainings import list_trainings
 from alignment.doctor.inputs import PreparedSet
-from alignment.errors import ConfigError, DataError
+from alignment.errors import ConfigError, DataError, ModelError
 from alignment.execution.run_step import build
 from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.steps.own import rows_in
@@ -23,7 +23,8 @@ from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 from tests.faults.failpoints import Broken, arm
-from tests.own_answers import own_settings
+from tests.judge import judging
+from tests.own_answers import own_settings, write_reward_model
 
 
 @pytest.fixture
@@ -167,6 +168,87 @@ def test_answers_that_are_all_equal_are_an_error(settings):
     }
     with pytest.raises(DataError, match=r"pairs-1: no pair came out of 72 answers: .*no_contrast"):
         Run(settings).build("pairs-1")
+
+
+def test_prompts_without_verifiers_of_their_own_are_refused_before_anything_is_answered(
+    settings, tmp_path
+):
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "Why?"}\n')
+    own = settings["rounds"][0]["data"]
+    own["prompts"] = [{"name": "file", "path": str(tmp_path / "asked.jsonl")}]
+    own["label"] = {"name": "verifier"}
+    with pytest.raises(ConfigError, match=r"`own`, and none of 1 prompts has a verifier"):
+        Run(settings).build("prompts-1")
+
+
+def judge(**options):
+    return {"name": "judge", "url": "http://127.0.0.1:1/v1", "model": "m", **options}
+
+
+def test_a_budget_that_is_too_small_is_refused_before_anything_is_answered(settings):
+    settings["rounds"][0]["data"]["label"] = judge(max_tokens=1000)
+    with pytest.raises(ConfigError, match=r"120 calls of the judge may cost .* draw fewer samples"):
+        Run(settings).build("prompts-1")
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_a_reward_model_with_two_labels_is_refused_before_anything_is_answered(
+    settings, tmp_path, chatml_tokenizer, labels
+):
+    write_reward_model(tmp_path / "reward", chatml_tokenizer, labels=labels)
+    model = {"name": "folder", "path": str(tmp_path / "reward")}
+    settings["rounds"][0]["data"]["label"] = {"name": "reward_model", "model": model}
+    if labels == 1:
+        Run(settings).build("prompts-1")
+        return
+    with pytest.raises(ModelError, match="has 2 labels; a reward model has one"):
+        Run(settings).build("prompts-1")
+
+
+def test_a_language_model_is_no_reward_model(settings, tmp_path):
+    model = {"name": "folder", "path": str(tmp_path / "model")}
+    settings["rounds"][0]["data"]["label"] = {"name": "reward_model", "model": model}
+    with pytest.raises(ModelError, match="is a Qwen2ForCausalLM; a reward model is a sequence"):
+        Run(settings).build("prompts-1")
+
+
+PEOPLE = [("What is it?", "a long answer", "no"), ("And now?", "yes", "longer, and wrong")]
+
+
+@pytest.fixture
+def people(tmp_path):
+    """A file of pairs of which a judge that likes length agrees with one half."""
+    rows = [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in PEOPLE]
+    path = tmp_path / "people.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"sources": [{"name": "file", "path": str(path)}]}
+
+
+def test_a_judge_is_measured_on_people_first_and_once_for_all_rounds(settings, people):
+    with judging() as server:
+        settings["rounds"][0]["data"]["label"] = judge(max_tokens=10**6, people=people) | {
+            "url": server.url
+        }
+        run = Run(settings)
+        assert list(run.steps).index("agreement-1") < list(run.steps).index("answers-1")
+        record = run.build("agreement-1")
+        assert record.metrics == {"agreement": 0.5, "pairs": 2, "undecided": 0}
+        assert record.notes == ("the judge agrees with people on 1 of 2 pairs (50%), 0 undecided",)
+        assert len(server.seen) == 4
+        again = json.loads(json.dumps(settings["rounds"][0]))
+        again["data"]["label"]["max_tokens"] = 10**5
+        settings["rounds"].append(again)
+        assert Run(settings).steps["agreement-2"].key == record.key
+
+
+def test_a_judge_that_agrees_too_seldom_stops_the_run_before_anything_is_answered(settings, people):
+    with judging() as server:
+        label = judge(max_tokens=10**6, people={**people, "min_agreement": 0.7})
+        settings["rounds"][0]["data"]["label"] = label | {"url": server.url}
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=r"1 of 2 pairs \(50%\).*min_agreement is 70%"):
+                Run(settings).build("agreement-1")
+        assert len(server.seen) == 4, "no call is repeated"
 
 
 def test_a_function_that_does_not_exist_is_an_error_before_anything_is_answered(settings):
