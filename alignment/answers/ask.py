@@ -51,8 +51,8 @@ def answers(
         prompts: what to answer; ids are unique.
         sampling: how answers are drawn.
         engine: how they are computed; changes memory and speed only.
-        batch: answers that engine `hf` writes at once.
-        rows: answers that engine `continuous` writes at once, if memory allows.
+        batch: answers that engine `hf` writes at once, and any engine on a CPU.
+        rows: answers that engine `continuous` writes at once on a GPU, if memory allows.
         done: prompt id and sample of answers that exist already and are left out.
 
     Raises:
@@ -63,6 +63,7 @@ def answers(
     with _evaluating(model), own_settings(model) as theirs:
         stops = stop_ids(tokenizer, theirs.eos_token_id)
         if _continuous(model, requests, sampling, engine):
+            rows = rows if plain(model).device.type == "cuda" else batch
             written = write_continuous(model, requests, stops=stops, sampling=sampling, rows=rows)
         else:
             pad = cast(int, tokenizer.pad_token_id)
@@ -124,8 +125,8 @@ def _continuous(
     """Whether engine `continuous` is to be used; a model that it cannot run is named in the log."""
     if engine == "hf" or not requests:
         return False
-    if engine == "auto" and (plain(model).device.type != "cuda" or plain(model).dtype not in HALF):
-        return False  # padded batches are as fast there
+    if engine == "auto" and plain(model).device.type == "cuda" and plain(model).dtype not in HALF:
+        return False  # torch's kernel takes half precision only
     longest = max(len(request.ids) for request in requests) + sampling.max_new_tokens
     obstacle = continuous_obstacle(model, longest)
     if obstacle:

@@ -19,7 +19,12 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from alignment.answers.cache import Cache, bytes_per_token
-from alignment.scoring.attention import KERNEL_HEAD_SIZE, Scores, attend_packed
+from alignment.scoring.attention import (
+    KERNEL_HEAD_SIZE,
+    Scores,
+    attend_packed,
+    attend_segment,
+)
 from alignment.scoring.batches import Segments
 from alignment.scoring.head import plain
 
@@ -110,7 +115,7 @@ class StepAttention(CachedAttention):
     starts: Tensor
     lengths: Tensor
     longest: int | None
-    _by_row: list[Segments] = field(default_factory=list)
+    _regions: list[tuple[int, int]] = field(default_factory=list)
 
     def __call__(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scores: Scores
@@ -121,10 +126,22 @@ class StepAttention(CachedAttention):
         values.index_copy_(0, self.targets, value[0].transpose(0, 1))
         if self.longest is not None:
             return self._by_kernel(query, keys, values, scores)
-        if not self._by_row:  # the same for every layer
-            self._by_row.append(_rows(self.starts.tolist(), self.lengths.tolist(), query.device))
+        return self._by_row(query, keys, values, scores)
+
+    def _by_row(self, query: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
+        if not self._regions:  # the same for every layer
+            self._regions.extend(zip(self.starts.tolist(), self.lengths.tolist(), strict=True))
         keys, values = (part.transpose(0, 1)[None] for part in (keys, values))
-        return attend_packed(query, keys, values, self._by_row[0], scores)
+        found = [
+            attend_segment(
+                query[:, :, row : row + 1],
+                keys[:, :, start : start + length],
+                values[:, :, start : start + length],
+                scores,
+            )
+            for row, (start, length) in enumerate(self._regions)
+        ]
+        return torch.cat(found, dim=2).transpose(1, 2)
 
     def _by_kernel(self, query: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
         rows = len(self.starts)
@@ -201,16 +218,6 @@ def _attend(
     )
     attention: CachedAttention = options["cached"]
     return attention(module, query, key, value, scores), None
-
-
-def _rows(starts: list[int], lengths: list[int], device: Any) -> Segments:
-    """One query per row, and the tokens of its region as keys."""
-    regions = [torch.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)]
-    offsets = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-    queries = torch.arange(len(starts) + 1, dtype=torch.int32)
-    ones = (1,) * len(starts)
-    found = Segments(ones, tuple(lengths), (1, max(lengths)), torch.cat(regions), queries, offsets)
-    return found.to(device)
 
 
 def _kernel_obstacle(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> str | None:

@@ -170,21 +170,30 @@ def _by_segment(
         value.split(segments.keys, dim=2),
         strict=True,
     )
-    found = [_one_segment(*parts, scores) for parts in segment_parts]
+    found = [attend_segment(*parts, scores) for parts in segment_parts]
     return torch.cat(found, dim=2).transpose(1, 2)
 
 
-def _one_segment(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
+def attend_segment(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
+    """Causal attention of the last tokens of one segment: [1, heads, queries, value's head size].
+
+    Args:
+        query: [1, heads, queries, head size]; the last query is at the last key.
+        key: [1, key heads, keys, head size].
+        value: like key, perhaps of another head size.
+        scores: how scores are formed.
+    """
     queries, keys = query.shape[2], key.shape[2]
     # is_causal aligns the mask top left, but a completion starts after its prefix
-    whole = queries == keys and (scores.window is None or scores.window >= keys)
+    whole = queries in (1, keys) and (scores.window is None or scores.window >= keys)
     mask = None
     if not (whole and scores.plain):
         mask = _visible(queries, keys, scores.window, query.device)
     if mask is not None and not scores.plain:
         return _attend_oddly(query, key, value, mask, scores)
+    causal = mask is None and queries > 1
     return scaled_dot_product_attention(
-        query, key, value, mask, is_causal=mask is None, scale=scores.scale, enable_gqa=True
+        query, key, value, mask, is_causal=causal, scale=scores.scale, enable_gqa=True
     )
 
 

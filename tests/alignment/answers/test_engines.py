@@ -72,7 +72,7 @@ def amplify(model):
 
 def by_id(model, tokenizer, prompts, sampling, **options):
     """The answers by prompt and sample; fewer rows than prompts, so that rows are replaced."""
-    found = answers(model, tokenizer, prompts, sampling, **{"rows": 12, **options})
+    found = answers(model, tokenizer, prompts, sampling, **{"batch": 12, **options})
     return {(one.prompt_id, one.sample): one for one in found}
 
 
@@ -91,6 +91,26 @@ def test_continuous_writes_what_hf_writes(family, chatml_tokenizer):
     )
     assert continuous == padded
     assert len(set(padded.values())) > 40
+
+
+def test_a_row_that_ended_is_not_computed_until_the_longest_ends(chatml_tokenizer):
+    """Unless told otherwise, each token of an answer but the last is read once, and nothing else.
+
+    The counts of one-token steps add up to the tokens of all answers, of which four are written
+    at a time and most end early.
+    """
+    model, steps = small(Qwen2Config, chatml_tokenizer), list[int]()
+
+    def count(_, __, kwargs):
+        if kwargs["position_ids"].min() > 0:  # not the reading of prompts
+            steps.append(kwargs["input_ids"].numel())
+
+    model.get_decoder().register_forward_pre_hook(count, with_kwargs=True)
+    sampling = Sampling(max_new_tokens=40, temperature=1.5, samples=3)
+    found = by_id(model, chatml_tokenizer, asked(10), sampling, batch=4).values()
+    assert sum(steps) == sum(one.tokens + one.stopped - 1 for one in found)
+    assert max(steps) == 4
+    assert len({one.tokens for one in found}) > 1
 
 
 @pytest.mark.parametrize("engine", ["hf", "continuous"])
