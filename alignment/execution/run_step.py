@@ -210,8 +210,9 @@ def try_in_child(
     if all(store.find(step.key) for step in steps if isinstance(step, TrainSft | TrainDpo)):
         return []
     passed = _trial(base, steps)
-    if store.has_passed(passed):
-        return []
+    known = store.passed_trial(passed)
+    if known is not None:
+        return known
     on_start()
     with tempfile.TemporaryDirectory() as scratch:
         listed, report, log = (Path(scratch) / name for name in ("steps", "report", "log"))
@@ -233,8 +234,7 @@ def try_in_child(
             logger.warning("the model could not be tried before the run: %s", "".join(last))
             return []
     notes = (said or "").splitlines()
-    if not notes:  # otherwise the next run is told too
-        store.note_passed(passed)
+    store.note_passed(passed, notes)
     return notes
 
 

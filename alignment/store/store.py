@@ -6,7 +6,7 @@
     ROOT/logs/<key>.log   output of the stage's process
     ROOT/locks/<key>.lock held by the process that builds the key; the OS frees it when that dies
     ROOT/damaged/         artifacts whose digests no longer matched, moved aside
-    ROOT/trials/          models that passed a trial, each an empty file; only saves the next trial
+    ROOT/trials/          what trials of models that passed had to say; only saves the next trial
     ROOT/lines/<line>/    the ledger of a line of rounds (`ledger.py`)
 
 The permissions of ROOT, 0700 if it is made here, are those of everything in it, as far as the umask
@@ -24,7 +24,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -34,7 +34,7 @@ from alignment.records.base import Frozen, inside
 from alignment.records.manifest import MANIFEST_FORMAT, LedgerTip, StageRecord
 from alignment.records.refs import FileDigest
 from alignment.store.checksum import verified, with_digest
-from alignment.store.durable import ensure_folder, flush_tree, remove, rename, write
+from alignment.store.durable import ensure_folder, flush_tree, remove, rename, replace, write
 from alignment.store.locks import Busy, OnWait, hold, refuse_to_wait
 
 logger = logging.getLogger(__name__)
@@ -216,15 +216,17 @@ class Store(Frozen):
             return False
         return any((step / "digests.json").is_file() for step in steps)
 
-    def has_passed(self, trial: str) -> bool:
-        """Whether a trial, by its digest, has been noted as passed."""
-        return (self.root / "trials" / trial).exists()
+    def passed_trial(self, trial: str) -> list[str] | None:
+        """What a trial, by its digest, had to say when it passed; None if it has not."""
+        try:
+            return (self.root / "trials" / trial).read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return None
 
-    def note_passed(self, trial: str) -> None:
-        """Note that a trial has passed, if there is a store; it only saves the next one."""
-        if self.root.is_dir():
-            with contextlib.suppress(OSError):
-                write("trial.passed", self._made("trials") / trial, "")
+    def note_passed(self, trial: str, notes: Sequence[str]) -> None:
+        """Note that a trial has passed; it only saves the next one."""
+        with contextlib.suppress(OSError, StorageError):
+            replace("trial.passed", self._made("trials") / trial, "\n".join(notes))
 
     @contextlib.contextmanager
     def lock(

@@ -51,12 +51,17 @@ def test_help_loads_nothing_heavy():
 
 
 def test_plan_shows_every_step_and_builds_nothing(sft_dpo, tiny_settings, write_config, tmp_path):
-    done = sft_dpo("plan", str(write_config(tiny_settings)))
+    """A second plan knows what the first one tried."""
+    config = str(write_config(tiny_settings))
+    done = sft_dpo("plan", config)
     lines = done.stdout.splitlines()
     assert done.returncode == 0
     assert len(lines) == len(list(chain(PipelineConfig.model_validate(tiny_settings)).steps()))
     assert all(line.startswith("RUN ") for line in lines)
-    assert not (tmp_path / "store").exists()
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["trials"]
+    assert "trying the model" in done.stderr
+    again = sft_dpo("plan", config)
+    assert (again.stdout, "trying" in again.stderr) == (done.stdout, False)
 
 
 def test_plan_as_json_has_the_libraries_own_names(sft_dpo, tiny_settings, write_config):

@@ -11,6 +11,7 @@ from alignment.pipeline.trial import try_model
 from alignment.records.refs import ModelRef
 from alignment.store.progress import Progress
 from alignment.store.store import Store
+from alignment.train.settings import SftConfig
 from benchmarks.families import settings, write_model
 
 
@@ -164,12 +165,15 @@ def test_what_has_passed_is_not_tried_again_unless_it_asks_for_something_else(
     steps, store = chain(config), Store(root=config.store)
     base = ModelRef.model_validate(build(store, steps.base, Progress()).output).base
     assert isinstance(steps.sft, TrainSft)
-    try_in_child(store, base, (steps.base, steps.sft))
-    (tmp_path / "model" / "config.json").unlink()
+    partial = {"lora": {**ALL, "target_modules": ["q_proj"]}}
     sft = steps.sft.model_copy(
-        update={"config": steps.sft.config.model_copy(update={"learning_rate": 1.0})}
+        update={"config": SftConfig.model_validate({**steps.sft.config.model_dump(), **partial})}
     )
-    try_in_child(store, base, (steps.base, sft))
+    notes = try_in_child(store, base, (steps.base, sft))
+    assert notes[0].startswith("sft: adapters on ")
+    (tmp_path / "model" / "config.json").unlink()
+    sft = sft.model_copy(update={"config": sft.config.model_copy(update={"learning_rate": 1.0})})
+    assert try_in_child(store, base, (steps.base, sft)) == notes, "said again"
     longer = sft.model_copy(update={"config": sft.config.model_copy(update={"max_length": 99})})
     with pytest.raises(ModelError):
         try_in_child(store, base, (steps.base, longer))
