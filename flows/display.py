@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from alignment.errors import printable
 from alignment.pipeline.steps import Step, headline_of
 from alignment.records.manifest import StageRecord
-from alignment.store.progress import Mark
-from flows.forecast import Forecast, Pace
+from alignment.store.progress import Mark, Pace
+from flows.forecast import Forecast
 
 QUIET_SECONDS = 10.0
 

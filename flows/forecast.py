@@ -1,30 +1,12 @@
 """Forecasts the time left in a run, from how long its steps and their phases have taken so far."""
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 
 from alignment.pipeline.steps import STEPS, Step
-from alignment.store.progress import Mark
+from alignment.store.progress import Mark, Pace
 
 NOT_LAST = ("scoring",)
 """Phases that are followed by another phase of the same step: evaluations score, then generate."""
-
-
-class Pace:
-    """The time left in a phase, at the pace of its last marks."""
-
-    def __init__(self) -> None:
-        self._phase = ""
-        self._marks: deque[tuple[float, int]] = deque(maxlen=30)
-
-    def left(self, phase: str, done: int, total: int, *, now: float) -> float | None:
-        """Seconds left; None if not known yet."""
-        if phase != self._phase:
-            self._phase = phase
-            self._marks.clear()
-        self._marks.append((now, done))
-        since, before = self._marks[0]
-        return (now - since) * (total - done) / (done - before) if total and done > before else None
 
 
 class Forecast:

@@ -3,13 +3,15 @@
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from alignment.records.base import Frozen
 from alignment.store.durable import remove
 from alignment.store.locks import Holder, holder_of
-from alignment.store.progress import Mark, last_mark
+from alignment.store.progress import PACE_MARKS, Mark, Pace, marks
 from alignment.store.store import Store
 
 COMMAND = "command-"
@@ -28,6 +30,8 @@ class Activity(Frozen):
         running: whether that process still builds it.
         resumable: whether a training has a checkpoint to go on from.
         mark: how far it is; None before its first sign.
+        left: seconds that this phase still takes, at the pace of the last marks; None if not known.
+        tokens_per_second: of a training, over the same marks.
         log: what its process prints.
     """
 
@@ -37,6 +41,8 @@ class Activity(Frozen):
     resumable: bool
     mark: Mark | None
     log: str
+    left: float | None = None
+    tokens_per_second: float | None = None
 
 
 @contextlib.contextmanager
@@ -78,11 +84,32 @@ def activities(store: Store) -> Iterator[Activity]:
     """Every step with an unfinished workspace, by key."""
     for folder in sorted(store.root.glob("work/*")):
         holder, running = holder_of(store.root / "locks" / f"{folder.name}.lock")
+        found = marks(folder / "progress.jsonl")
         yield Activity(
             key=folder.name,
             holder=holder,
             running=running,
             resumable=store.has_checkpoint(folder.name),
-            mark=last_mark(folder / "progress.jsonl"),
+            mark=found[-1] if found else None,
             log=str(store.root / "logs" / f"{folder.name}.log"),
+            **(_pace(found, since=holder.since) if running and holder else {}),
         )
+
+
+def _pace(found: Sequence[Mark], *, since: str) -> dict[str, float | None]:
+    """The pace of the process that began then; an earlier one may have stopped long before."""
+    began = datetime.fromisoformat(since).timestamp()
+    own = [mark for mark in found if mark.time >= began]
+    pace = Pace()
+    left = [pace.left(mark.phase, mark.done, mark.total, now=mark.time) for mark in own]
+    if not left or left[-1] is None:
+        return {}
+    passed = time.time() - own[-1].time
+    return {"left": max(left[-1] - passed, 0.0), "tokens_per_second": _tokens(own[-PACE_MARKS:])}
+
+
+def _tokens(found: Sequence[Mark]) -> float | None:
+    counted = [(m.time, m.numbers["num_tokens"]) for m in found if "num_tokens" in m.numbers]
+    if len(counted) < 2 or counted[-1][0] <= counted[0][0]:
+        return None
+    return (counted[-1][1] - counted[0][1]) / (counted[-1][0] - counted[0][0])

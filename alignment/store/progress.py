@@ -8,6 +8,7 @@ import contextlib
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -50,6 +51,9 @@ class Failure(Frozen):
         """The error itself."""
         return ERRORS[self.kind](self.message)
 
+
+PACE_MARKS = 30
+"""Marks over which a pace is taken."""
 
 _REPORT: TypeAdapter[Mark | Failure] = TypeAdapter(Mark | Failure)
 
@@ -105,15 +109,31 @@ class Progress:
                 stream.write(line)
 
 
-def last_mark(path: Path) -> Mark | None:
-    """The last mark in a file; None if there is none yet."""
+def marks(path: Path) -> list[Mark]:
+    """The marks in a file, oldest first; none if there is no file yet."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError:
-        return None
-    whole = (line for line in reversed(lines) if line.endswith(b"\n"))
-    marks = (report for line in whole if isinstance(report := _REPORT.validate_json(line), Mark))
-    return next(marks, None)
+        return []
+    whole = (_REPORT.validate_json(line) for line in lines if line.endswith(b"\n"))
+    return [report for report in whole if isinstance(report, Mark)]
+
+
+class Pace:
+    """The time left in a phase, at the pace of its last marks."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._marks: deque[tuple[float, int]] = deque(maxlen=PACE_MARKS)
+
+    def left(self, phase: str, done: int, total: int, *, now: float) -> float | None:
+        """Seconds left; None if not known yet."""
+        if phase != self._phase:
+            self._phase = phase
+            self._marks.clear()
+        self._marks.append((now, done))
+        since, before = self._marks[0]
+        return (now - since) * (total - done) / (done - before) if total and done > before else None
 
 
 class Follower:

@@ -45,7 +45,15 @@ def _line(one: Activity, *, waits: bool) -> str:
         after = "continues from its checkpoint" if one.resumable else "starts this step again"
         state = "not running yet" if waits else "interrupted"
         return f"{state}: {name}{how_far}; the same command {after}"
-    return f"running: {name}{how_far}{_since(one.holder) if one.holder else ''}"
+    return f"running: {name}{how_far}{_since(one.holder) if one.holder else ''}{_left(one)}"
+
+
+def _left(one: Activity) -> str:
+    """How long the phase still takes, and how fast it is."""
+    if one.left is None or one.mark is None:
+        return ""
+    tokens = f", {one.tokens_per_second:,.0f} tokens/s" if one.tokens_per_second else ""
+    return f"; about {_in_words(one.left)} of {one.mark.phase} left{tokens}"
 
 
 def _where(holder: Holder) -> str:
@@ -64,4 +72,10 @@ def _so_far(mark: Mark) -> str:
 
 def _for(since: str) -> str:
     seconds = (datetime.now().astimezone() - datetime.fromisoformat(since)).total_seconds()
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    return _in_words(seconds)
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -1,7 +1,11 @@
 """Commands that look, from another terminal or at a machine: `status`, `env`, `show ROW_ID`."""
 
 import json
+import re
+import time
+from datetime import datetime
 
+import pytest
 from typer.testing import CliRunner
 
 from alignment.config.file import load
@@ -10,7 +14,8 @@ from alignment.pipeline.verdicts import each_step
 from alignment.rounds.ledger import Champion, Delivery
 from alignment.rounds.line import RoundLine
 from alignment.store.activity import announced
-from alignment.store.progress import Progress
+from alignment.store.locks import holder_of
+from alignment.store.progress import Mark, Progress
 from alignment.store.runs import RunEntry, note_run
 from alignment.store.store import Store, file_sha256
 from flows.cli import app
@@ -40,6 +45,32 @@ def test_status_names_step_progress_process_and_log(tmp_path):
     assert ended.startswith("interrupted: dpo-2 of store: training 12/30, loss 0.5; the same ")
     (tmp_path / "other").mkdir()
     assert "nothing is being built" in sft_dpo("status", "--store", tmp_path / "other")
+
+
+def test_status_says_how_long_a_training_still_takes(tmp_path):
+    """Two seconds a step; steps of a process that was killed an hour ago do not count."""
+    store, now = Store(root=tmp_path / "store"), time.time()
+    with store.lock("dpo-1", purpose="dpo-1 of store"):
+        lock = store.root / "locks" / "dpo-1.lock"
+        began = datetime.fromtimestamp(now - 60).astimezone()
+        holder, _ = holder_of(lock)
+        assert holder
+        lock.write_text(holder.model_copy(update={"since": began.isoformat()}).model_dump_json())
+        killed = [(n, now - 3600 + n) for n in range(1, 11)]
+        marks = killed + [(n, now - 20 + 2 * (n - 10)) for n in range(10, 21)]
+        text = "".join(
+            Mark(
+                phase="training", done=n, total=50, time=at, numbers={"num_tokens": 100.0 * n}
+            ).model_dump_json()
+            + "\n"
+            for n, at in marks
+        )
+        store.workspace("dpo-1").progress.write_text(text)
+        said = sft_dpo("status", "--store", store.root)
+        (listed,) = json.loads(sft_dpo("status", "--store", store.root, "--json"))
+    assert "training 20/50, process " in said
+    assert re.search(r", for 6\d s; about (5\d|60) s of training left, 50 tokens/s", said)
+    assert listed["left"] == pytest.approx(60, abs=5)
 
 
 def test_status_knows_a_command_that_has_no_step_yet(tmp_path):
