@@ -17,6 +17,7 @@ def find_one(store: Store, reference: str) -> StageRecord:
     """
     keys = resolve(store, reference)
     if not keys:
+        _refuse_what_is_no_artifact(store, reference)
         raise UsageError(
             f"nothing called {reference!r} in {store.root}. "
             f"`sft-dpo show --store {store.root}` lists all artifacts and lines."
@@ -33,6 +34,18 @@ def find_one(store: Store, reference: str) -> StageRecord:
             f"run of `sft-dpo runs`:\n{listed}"
         )
     return records[0]
+
+
+def _refuse_what_is_no_artifact(store: Store, reference: str) -> None:
+    """Say what a word means that names something, but no artifact."""
+    if reference.partition(":")[0] in CHAMPION_WORDS:
+        raise UsageError(f"no line of rounds in {store.root} has a champion of that name yet")
+    for run in called(store, reference):
+        models = [name.removeprefix("evaluate-") for name in run.steps if "evaluate-" in name]
+        raise UsageError(
+            f"{reference} is a run; name a model or a step of it: "
+            f"{', '.join(f'{reference}/{name}' for name in models)}"
+        )
 
 
 def line_in(store: Store, name: str | None = None) -> RoundLine:

@@ -50,7 +50,12 @@ class RunEntry(Frozen):
     @property
     def title(self) -> str:
         """Its name and seed."""
-        return f"{self.name}, seed {self.config.get('seed', 0)}"
+        return f"{self.name}, seed {self.seed}"
+
+    @property
+    def seed(self) -> object:
+        """The seed in its config."""
+        return self.config.get("seed", 0)
 
     @property
     def line(self) -> str | None:
@@ -148,7 +153,7 @@ def names_of_keys(store: Store) -> dict[str, str]:
     """For each key the run that it is part of, the newest if several share it."""
     found: dict[str, str] = {}
     for entry in reversed(runs_in(store)):
-        found |= dict.fromkeys(entry.steps.values(), entry.title)
+        found |= dict.fromkeys(entry.steps.values(), f"{entry.reference}, seed {entry.seed}")
     return found
 
 
