@@ -493,11 +493,15 @@ def rollback(
     store: StoreFolder = Path("runs"),
     line: LineName = None,
     why: Why = "",
+    *,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Even if its files are damaged.")
+    ] = False,
 ) -> None:
     """Go back to an earlier champion: the previous one, or the one you name."""
     from flows.commands import line as lines
 
-    lines.roll_back(reference, store, line, why)
+    lines.roll_back(reference, store, line, why, damaged=damaged)
 
 
 @app.command()

@@ -26,6 +26,8 @@ from alignment.store.checksum import verified
 from alignment.store.lineage import ancestors
 from alignment.store.store import MANIFEST, Store
 
+_STORED = r"\bstore:([^/\"]+)/"
+"""What names an artifact in a record."""
 Build = Callable[[Step], object]
 
 
@@ -131,6 +133,21 @@ class Repair:
             yield from (round_.source, *round_.steps())
 
 
+def check_undamaged(store: Store, champion: Champion) -> None:
+    """Check the files of a champion and of the adapters and bases that it names.
+
+    What is gone altogether is left to the round, which builds it again.
+
+    Raises:
+        ArtifactError: a file is damaged.
+    """
+    model = store.find(champion.model)
+    named = re.findall(_STORED, model.model_dump_json(include={"output"})) if model else []
+    for key in (champion.model, champion.evaluation, *named):
+        if store.find(key) is not None:
+            store.open(key)
+
+
 def needed(store: Store, champion: Champion) -> Iterator[str]:
     """The keys whose files a round on a champion reads; of other ancestors, only the manifest.
 
@@ -139,7 +156,7 @@ def needed(store: Store, champion: Champion) -> Iterator[str]:
     model, evaluation = store.find(champion.model), store.find(champion.evaluation)
     assert model is not None
     assert evaluation is not None
-    yield from re.findall(r"\bstore:([^/\"]+)/", model.model_dump_json(include={"output"}))
+    yield from re.findall(_STORED, model.model_dump_json(include={"output"}))
     yield from (champion.model, champion.evaluation)
     yield from evaluation.parents_as("data")
     yield from (key for role, key in evaluation.parents.items() if role == "base")

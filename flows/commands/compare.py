@@ -20,6 +20,7 @@ from alignment.report.two_runs import (
     rows_in_words,
 )
 from alignment.rounds.references import find_one
+from alignment.store.activity import announced
 from alignment.store.durable import ensure_folder, replace
 from alignment.store.runs import RunEntry, called, runs_in
 from alignment.store.store import Store, storage_errors
@@ -38,8 +39,9 @@ def compare_runs(first: str, second: str, folder: Path, *, as_json: bool) -> Non
         UsageError: a reference is unknown, or no evaluation of its model is in the store.
     """
     store = existing_store(folder)
-    found = compare_two(store, *_labelled(_side(store, first), _side(store, second)))
-    page = _written(store, found)
+    with announced(store, f"sft-dpo compare {first} {second}"):
+        found = compare_two(store, *_labelled(_side(store, first), _side(store, second)))
+        page = _written(store, found)
     if as_json:
         print(json.dumps({**found.numbers(), "page": str(page)}, indent=2))
         return

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from alignment.config.file import load
+from alignment.store.activity import announced
 from flows.doctor import print_report
 from flows.located import naming_the_line
 from flows.printing import command_of, say
@@ -16,19 +17,19 @@ from flows.stores import configured_store
 def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_json: bool) -> None:
     """Check a run, write the report, print it; exit with code 1 if the run should not start."""
     settings = load(config, overrides)
-    configured_store(settings.store)
+    store = configured_store(settings.store)
     quiet_libraries()
     from alignment.doctor.examine import (
         examine,
     )  # slow to import, and not needed if the config is wrong
     from alignment.doctor.page import write_page
 
-    notes = Console(stderr=True)
-    with naming_the_line(config, overrides):
+    notes, command = Console(stderr=True), command_of("doctor", config, overrides)
+    with naming_the_line(config, overrides), announced(store, command, make=False):
         report = examine(
             settings,
             device=device,
-            command=command_of("doctor", config, overrides),
+            command=command,
             on_progress=lambda step: notes.print(f"preparing {step}", highlight=False),
         )
     page = write_page(report, settings.store / "reports" / f"{settings.name}-doctor.html")

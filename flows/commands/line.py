@@ -4,17 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alignment.config.file import load
-from alignment.errors import UsageError
+from alignment.errors import ArtifactError, UsageError
 from alignment.execution.run_step import run_step
 from alignment.rounds.identity import differences, found_in
+from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine, all_lines
 from alignment.rounds.measure import on_line
 from alignment.rounds.references import find_one, line_in
+from alignment.rounds.repair import check_undamaged
 from alignment.rounds.sealed import on_sealed_rows
 from alignment.rounds.steps import inbox_of
 from alignment.store.activity import announced
 from alignment.store.lineage import containing
-from alignment.store.store import Store
+from alignment.store.store import REBUILD, Store
 from flows.printing import print_anchor, print_list, say
 from flows.stores import configured_store, existing_store
 
@@ -34,12 +36,35 @@ def promote(reference: str, store: Path, line: str | None, why: str) -> None:
     _print_champion(rounds)
 
 
-def roll_back(reference: str | None, store: Path, line: str | None, why: str) -> None:
-    """Make an earlier champion the champion again."""
-    rounds = line_in(existing_store(store), line)
-    rounds.roll_back(rounds.earlier_champion(_model(rounds, reference)), why or NO_REASON)
+def roll_back(
+    reference: str | None, store: Path, line: str | None, why: str, *, damaged: bool
+) -> None:
+    """Make an earlier champion the champion again; a damaged one only where that is asked for."""
+    opened = existing_store(store)
+    rounds = line_in(opened, line)
+    champion = rounds.earlier_champion(_model(rounds, reference))
+    if not damaged:
+        with announced(opened, "sft-dpo rollback"):
+            _refuse_damaged(opened, champion)
+    rounds.roll_back(champion, why or NO_REASON)
     _print_champion(rounds)
     say("The batches of later rounds stay used: no round trains on them again.")
+
+
+def _refuse_damaged(store: Store, champion: Champion) -> None:
+    """Refuse a champion whose files are damaged.
+
+    Raises:
+        ArtifactError: says which file, and what to do.
+    """
+    try:
+        check_undamaged(store, champion)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{champion.label}: {str(error).removesuffix(REBUILD)}. Name another champion, or add "
+            "--damaged: the next sft-dpo round builds it again before it trains; until then it can "
+            "be neither exported nor measured."
+        ) from error
 
 
 def revoke(
@@ -49,7 +74,8 @@ def revoke(
     opened = existing_store(store)
     rounds = line_in(opened, line) if line else _line_that_used(opened, batch)
     bad = rounds.state().find_batch(batch)
-    found = containing(opened, bad.key)
+    with announced(opened, f"sft-dpo revoke {batch}"):
+        found = containing(opened, bad.key)
     say(f"batch {bad.digest[:12]} ({bad.shown_file}) is in {len(found)} models of {store}:")
     print_list(found)
     rounds.revoke(bad, why or NO_REASON)

@@ -113,6 +113,21 @@ def test_a_damaged_champion_is_moved_aside_and_built_again_by_the_next_round(she
     assert [opened.parent for opened, _ in shell.line.state().history][1] == champion
 
 
+def test_a_rollback_to_a_damaged_model_is_refused_unless_it_is_asked_for(shell):
+    first = shell.champion
+    shell.drop("tuesday.jsonl", 100)
+    assert "round 2 is kept" in shell.round()
+    shell.flip_weights(first.model)
+    said = shell("rollback", "round 1", code=1)
+    assert "round 1: " in said
+    assert "model.safetensors does not match the digest in its manifest. Name another" in said
+    assert shell.champion != first
+    shell("rollback", "round 1", "--damaged")
+    assert shell.champion == first
+    shell.drop("wednesday.jsonl", 200)
+    assert "building it again" in shell.round()
+
+
 def test_a_damaged_champion_without_parents_ends_the_round_before_a_batch_is_claimed(shell):
     champion = shell.champion
     shell.flip_weights(champion.model)
