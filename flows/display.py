@@ -5,7 +5,7 @@ Two live bars on a terminal; otherwise a line per step, and one every ten second
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from alignment.errors import printable
+from alignment.pipeline.effort import Efforts
 from alignment.pipeline.steps import Step, headline_of
 from alignment.records.manifest import StageRecord
 from alignment.store.progress import Mark, Pace
@@ -27,10 +28,10 @@ class Display:
     The steps of a round are not known in advance: without a list, steps are only counted.
     """
 
-    def __init__(self, steps: Sequence[Step], history: Mapping[str, float]) -> None:
+    def __init__(self, steps: Sequence[Step], efforts: Efforts) -> None:
         self._console = Console(stderr=True)
         self._live = sys.stderr.isatty()
-        self._forecast = Forecast(steps, history)
+        self._forecast = Forecast(steps, efforts.rates(), efforts.work)
         self._total = len(steps)
         self._done = 0
         self._since = self._last_line = time.monotonic()

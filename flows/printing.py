@@ -26,6 +26,22 @@ def say(text: str = "", *, error: bool = False) -> None:
     print(printable(text), file=sys.stderr if error else sys.stdout)
 
 
+def in_units(size: int) -> str:
+    """'512 MiB', '3.4 GiB'."""
+    number, units = float(size), iter(("B", "KiB", "MiB", "GiB"))
+    unit = next(units)
+    while number >= 1024 and unit != "GiB":
+        number, unit = number / 1024, next(units)
+    return f"{number:.1f} {unit}" if number < 10 and unit != "B" else f"{number:.0f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """'45 s', '12 min', '3.4 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def command_of(name: str, config: str | Path, overrides: Sequence[str]) -> str:
     """The command line that does the same again."""
     words = [

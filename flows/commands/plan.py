@@ -11,12 +11,13 @@ from alignment.execution.run_step import try_in_child
 from alignment.models.folder import check_weights
 from alignment.models.sources import FolderModel
 from alignment.pipeline.chain import Chain
+from alignment.pipeline.effort import Efforts
 from alignment.pipeline.plan import Planned, plan
 from alignment.pipeline.verdicts import chain_so_far
 from alignment.records.refs import BaseRef, ModelRef
 from alignment.store.store import Store
 from flows.located import naming_the_line
-from flows.printing import say
+from flows.printing import duration, in_units, say
 from flows.stores import configured_store
 
 
@@ -31,6 +32,7 @@ def print_plan(config: Path, overrides: list[str], *, as_json: bool) -> None:
         print(json.dumps([step.model_dump(mode="json") for step in planned], indent=2))
     else:
         _print_lines(planned)
+        _print_effort(planned, steps, store)
     _try_model(steps, store)
 
 
@@ -43,6 +45,28 @@ def _print_lines(planned: Sequence[Planned]) -> None:
         names = ", ".join(assumed)
         say(
             f"not judged yet: {names}. The keys after them assume that they keep their rounds.",
+            error=True,
+        )
+
+
+def _print_effort(planned: Sequence[Planned], chain: Chain, store: Store) -> None:
+    """Print what the steps take that would run, judged by those of their kind in the store."""
+    left = {one.key for one in planned if one.status != "SKIP"}
+    if not left:
+        say("nothing to run", error=True)
+        return
+    effort = Efforts(store).of(step for step in chain.steps() if step.key in left)
+    gpu = "" if effort.gpu_gib is None else f", {effort.gpu_gib:.1f} GiB of GPU memory"
+    if len(effort.unknown) < len({one.stage for one in planned if one.key in left}):
+        say(
+            f"{len(left)} steps to run: about {duration(effort.seconds)}, {in_units(effort.size)} "
+            f"of disk{gpu}, as the last of each kind took in {store.root}",
+            error=True,
+        )
+    if effort.unknown:
+        say(
+            f"not known: what {', '.join(effort.unknown)} take, which have not run in "
+            f"{store.root}; `sft-dpo doctor` forecasts time and memory",
             error=True,
         )
 

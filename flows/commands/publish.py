@@ -14,8 +14,7 @@ from alignment.rounds.references import find_one
 from alignment.store.activity import announced
 from alignment.store.store import Store
 from flows.commands.model import quiet_exports
-from flows.commands.tidy import in_units
-from flows.printing import say
+from flows.printing import in_units, say
 from flows.stores import existing_store
 
 TOKEN = "HF_TOKEN"

@@ -6,6 +6,7 @@ from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
 from alignment.execution.provenance import slow_bfloat16
 from alignment.pipeline.chain_builder import chain
+from alignment.pipeline.effort import Efforts
 from alignment.rounds.intake import Wanted
 from alignment.rounds.notes import shortened
 from alignment.store.activity import announced
@@ -62,7 +63,7 @@ def run_round(
         if result is None:
             command = round_command(config, overrides, wanted.files, answers=wanted.answers)
             at_work = announced(Store(root=settings.store), command, make=False)
-            with at_work, Display([], _history(settings.store)).shown() as display:
+            with at_work, Display([], Efforts(Store(root=settings.store))).shown() as display:
                 result = run_flow(display, "round", config, overrides, wanted=wanted)
     if as_json:
         print(result.model_dump_json(indent=2))
@@ -84,7 +85,7 @@ def _print_round(result: RoundResult) -> None:
 
 
 def _display(settings: PipelineConfig) -> Display:
-    return Display(list(chain(settings).steps()), _history(settings.store))
+    return Display(list(chain(settings).steps()), Efforts(Store(root=settings.store)))
 
 
 def _print_error(line: str) -> None:
@@ -97,8 +98,3 @@ def _warn_about_slow_bfloat16(settings: PipelineConfig) -> None:
             "note: this CPU is about four times slower in bfloat16 than in float32. Faster: "
             "--set sft.training.bf16=false --set dpo.bf16=false --set evaluation.dtype=float32"
         )
-
-
-def _history(root: Path) -> dict[str, float]:
-    """Seconds that the last build of each kind of step took, according to the store."""
-    return {record.stage: record.seconds for record in Store(root=root).records()}

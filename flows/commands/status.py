@@ -7,7 +7,7 @@ from pathlib import Path
 from alignment.store.activity import Activity, activities, commands
 from alignment.store.locks import Holder
 from alignment.store.progress import Mark
-from flows.printing import say
+from flows.printing import duration, say
 from flows.stores import existing_store
 
 
@@ -53,7 +53,7 @@ def _left(one: Activity) -> str:
     if one.left is None or one.mark is None:
         return ""
     tokens = f", {one.tokens_per_second:,.0f} tokens/s" if one.tokens_per_second else ""
-    return f"; about {_in_words(one.left)} of {one.mark.phase} left{tokens}"
+    return f"; about {duration(one.left)} of {one.mark.phase} left{tokens}"
 
 
 def _where(holder: Holder) -> str:
@@ -72,10 +72,4 @@ def _so_far(mark: Mark) -> str:
 
 def _for(since: str) -> str:
     seconds = (datetime.now().astimezone() - datetime.fromisoformat(since)).total_seconds()
-    return _in_words(seconds)
-
-
-def _in_words(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+    return duration(seconds)

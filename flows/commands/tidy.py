@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alignment.report.table import Table
 from alignment.rounds.tidy import Removable, Tidying, delete, tidying, usage
-from flows.printing import say
+from flows.printing import in_units, say
 from flows.stores import existing_store
 
 DAY = 86400.0
@@ -60,15 +60,6 @@ def _line(piece: Removable) -> str:
     size, age = in_units(piece.size), _age(piece.modified)
     what = f"{piece.kind:<10} {piece.name} ({piece.path})"
     return f"  {size:>9}  {age:>5}  {what}; lost: {piece.lost}"
-
-
-def in_units(size: int) -> str:
-    """'512 MiB', '3.4 GiB'."""
-    number, units = float(size), iter(("B", "KiB", "MiB", "GiB"))
-    unit = next(units)
-    while number >= 1024 and unit != "GiB":
-        number, unit = number / 1024, next(units)
-    return f"{number:.1f} {unit}" if number < 10 and unit != "B" else f"{number:.0f} {unit}"
 
 
 def _age(modified: float) -> str:

@@ -11,6 +11,7 @@ import pytest
 from alignment.config.file import load
 from alignment.errors import UsageError
 from alignment.execution.run_step import run_step
+from alignment.pipeline.effort import Efforts
 from alignment.pipeline.verdicts import chain_so_far, each_step
 from alignment.report.assemble import write_report
 from alignment.rounds.intake import Wanted
@@ -80,24 +81,26 @@ def test_nothing_to_do_is_said_without_prefect_and_the_page_stays(config, tmp_pa
 
 def test_work_is_left_to_the_flow(config, tmp_path):
     settings = load(config, [])
-    assert unchanged_run(settings, "", Display([], {})) is not None
+    display = Display([], Efforts(Store(root=settings.store)))
+    assert unchanged_run(settings, "", display) is not None
     drop(tmp_path / "inbox" / "monday.jsonl", rows(0, 20))
     assert IdleRound(settings, Wanted()).result() is None
-    assert unchanged_run(load(config, ["seed=1"]), "", Display([], {})) is None
+    assert unchanged_run(load(config, ["seed=1"]), "", display) is None
     evaluation = next((tmp_path / "store" / "objects").glob("eval*/generations.jsonl"))
     evaluation.write_text("{}")
-    assert unchanged_run(settings, "", Display([], {})) is None
+    assert unchanged_run(settings, "", display) is None
 
 
 def test_a_damaged_manifest_is_left_to_the_flow_which_builds_its_step_again(config):
     settings = load(config, [])
     store = Store(root=settings.store)
+    display = Display([], Efforts(store))
     step = next(step for step in each_step(settings, store) if step.name == "evaluate-base")
     manifest = store.folder(step.key) / "manifest.json"
     manifest.write_bytes(manifest.read_bytes().replace(b'"seed"', b'"sEed"'))
-    assert unchanged_run(settings, "", Display([], {})) is None
+    assert unchanged_run(settings, "", display) is None
     run_step(store, step)
-    assert unchanged_run(settings, "", Display([], {})) is not None
+    assert unchanged_run(settings, "", display) is not None
 
 
 def test_two_configs_of_one_name_are_told_apart(config, tmp_path, capsys):
