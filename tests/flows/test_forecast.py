@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from alignment.store.progress import Mark
-from flows.forecast import Forecast, Pace
+from alignment.store.progress import Mark, Pace
+from flows.forecast import Forecast
 
 TRAINING: Any = SimpleNamespace(name="sft", stage="sft")
 EVALUATION: Any = SimpleNamespace(name="evaluate-1", stage="evaluate")
