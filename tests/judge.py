@@ -1,10 +1,14 @@
 """A judge on loopback that prefers the longer answer, and what else judges do."""
 
 import contextlib
+import hashlib
 import json
+import signal
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -14,6 +18,7 @@ class Judge(BaseHTTPRequestHandler):
     def do_POST(self):
         server: Any = self.server
         text = self.rfile.read(int(self.headers["Content-Length"]))
+        server.note(text)
         server.seen.append((json.loads(text), self.headers.get("Authorization")))
         if server.failures:
             self.send_response(server.failures.pop(0))
@@ -42,12 +47,22 @@ class Judge(BaseHTTPRequestHandler):
         pass
 
 
+def main(called: str) -> None:
+    """Judge until killed; write the address to the standard output, and a line for each call."""
+    with judging() as server, Path(called).open("ab", buffering=0) as calls:
+        server.note = lambda body: calls.write(hashlib.sha256(body).hexdigest().encode() + b"\n")
+        sys.stdout.write(f"{server.url}\n")
+        sys.stdout.flush()
+        signal.pause()
+
+
 @contextlib.contextmanager
 def judging() -> Iterator[Any]:
     """A server whose endpoint judges; `seen` has every call, and `url` its address."""
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
     server.seen, server.failures, server.replies = [], [], []
     server.headers, server.usage = {}, {"total_tokens": 100}
+    server.note = lambda _: None
     server.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -55,3 +70,7 @@ def judging() -> Iterator[Any]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

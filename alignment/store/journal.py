@@ -32,9 +32,12 @@ class Journal(Generic[RowT]):
 
     def append(self, row: RowT) -> None:
         """Add a record; it is on disk when this returns."""
+        new = not self._path.exists()
         with failpoint_span("journal.append"), self._path.open("ab") as stream:
             stream.write(as_line(row))
         flush("journal.flush", self._path)
+        if new:
+            flush("journal.folder", self._path.parent)
         self.rows.append(row)
 
     def _read(self, model: type[RowT]) -> None:

@@ -51,6 +51,7 @@ def main() -> int:
     for words in (
         ["pytest", "-q", "-s", "tests/faults/test_crash_states.py"],
         ["tests.faults.kill", "--kills", str(200 // part), "--seed", seed],
+        ["tests.faults.kill_own", "--kills", str(50 // part), "--seed", seed],
         ["tests.faults.scenarios"],
         ["tests.faults.fuzz_inbox", "--files", str(20_000 // part), "--seed", seed],
         ["tests.faults.simulate", "--seeds", str(10_000 // part), "--minutes", "10"],

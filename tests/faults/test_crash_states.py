@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alignment.candidates.records import JudgeCall
 from alignment.data.build.batches import FilterPass
 from alignment.data.build.shards import fill_shards
 from alignment.data.read.reading import Reading
@@ -20,6 +21,7 @@ from alignment.data.split import prompt_key
 from alignment.records.text import Message, PreferencePair
 from alignment.rounds.ledger import Champion, Delivery
 from alignment.rounds.line import RoundLine
+from alignment.store.journal import Journal
 from alignment.store.store import Store
 from alignment.train.callbacks import _keep
 from alignment.train.checkpoints import commit_checkpoint, newest
@@ -134,6 +136,36 @@ def test_a_first_checkpoint_is_complete_or_absent(recorder, tmp_path):
         assert checkpoint is None or step_of(checkpoint) == 1, at
         found.add(checkpoint is None)
     assert found == {True, False}
+
+
+# --- a journal of answers, labels or calls ------------------------------------------------------
+
+
+def call(number):
+    return JudgeCall(
+        prompt_id="p", sample=number, swapped=False, choice=1.0, raw="A" * 300, tokens=9
+    )
+
+
+def test_a_journal_goes_on_after_its_last_whole_row(recorder, tmp_path):
+    path = tmp_path / "root" / "calls.jsonl"
+
+    def add():
+        journal = Journal(path, JudgeCall)
+        for number in range(4):
+            journal.append(call(number))
+
+    states = recorder.states(add)
+    assert len(states) > 8
+    whole, lengths = path.read_bytes(), set()
+    for at, root in recovered(states, tmp_path, "a journal of calls"):
+        left = Journal(root / "calls.jsonl", JudgeCall)
+        lengths.add(len(left.rows))
+        assert left.rows == [call(number) for number in range(len(left.rows))], at
+        for number in range(len(left.rows), 4):
+            left.append(call(number))
+        assert (root / "calls.jsonl").read_bytes() == whole, at
+    assert lengths == {0, 1, 2, 3, 4}
 
 
 # --- a ledger entry that changes the champion ----------------------------------------------------

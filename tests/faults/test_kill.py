@@ -1,19 +1,30 @@
-"""Twenty kills; `make faults` runs two hundred."""
+"""Some kills; `make faults` runs more."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
-def test_twenty_kills_lose_nothing():
+def killed(module, kills):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.kill", "--kills", "20", "--per-run", "20"],
+        [sys.executable, "-m", module, "--kills", kills, "--per-run", kills],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=1200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "tried 20, lost 0" in done.stdout.splitlines()[-1]
+    assert f"tried {kills}, lost 0" in done.stdout.splitlines()[-1]
+
+
+def test_twenty_kills_lose_nothing():
+    killed("tests.faults.kill", "20")
+
+
+@pytest.mark.slow
+def test_twenty_kills_while_answering_and_labelling_repeat_nothing():
+    killed("tests.faults.kill_own", "20")
