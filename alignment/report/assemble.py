@@ -31,6 +31,7 @@ from alignment.records.text import PreferencePair
 from alignment.report.gates import gates_since_anchor, rows_of, trail_in
 from alignment.report.markdown import to_markdown
 from alignment.report.notes import gate_notes, step_notes
+from alignment.report.own_answers import own_rounds
 from alignment.report.page import render
 from alignment.report.run_report import RunReport, Sample
 from alignment.report.table import Table
@@ -220,6 +221,7 @@ def _gathered(
         },
         records=tuple(records.values()),
         data=data,
+        own=tuple(own_rounds(store, records)),
     )
 
 

@@ -12,6 +12,7 @@ from alignment.records.refs import DataRef
 from alignment.report.compare import Comparison
 from alignment.report.cost import Spent
 from alignment.report.differences import ModelDifferences
+from alignment.report.own_answers import OwnCounts
 from alignment.report.trail import Trail
 
 
@@ -38,6 +39,7 @@ class Numbers(Frozen):
         models: key of each model, by its label.
         comparisons: the final model against the others, row by row.
         differences: the final model minus its parent, anchor, SFT and base, in every metric.
+        own: what became of the answers of each round on own answers.
         next: commands on the final model.
     """
 
@@ -55,6 +57,7 @@ class Numbers(Frozen):
     comparisons: tuple[Comparison, ...]
     differences: tuple[ModelDifferences, ...] = ()
     data: dict[str, DataRef]
+    own: tuple[OwnCounts, ...] = ()
     cost: tuple[Spent, ...]
     steps: tuple[StepNumbers, ...]
     next: tuple[str, ...]

@@ -17,6 +17,7 @@ from alignment.report import compare, examples, metric, tables
 from alignment.report.cost import cost_table
 from alignment.report.differences import difference_table
 from alignment.report.gate_table import gate_table
+from alignment.report.own_answers import own_table, shown_score
 from alignment.report.run_report import RunReport, Sample
 from alignment.report.text import clip, folded, readable
 from alignment.report.tiles import anchor_tiles, metric_tiles
@@ -74,6 +75,8 @@ def render(report: RunReport) -> str:
             samples={step: _by_prompt(rows) for step, rows in report.samples.items() if rows},
             stopped=gate_table([verdict for verdict in numbers.verdicts if not verdict.kept]),
             kept=gate_table([verdict for verdict in numbers.verdicts if verdict.kept]),
+            own=own_table(numbers.own),
+            own_rounds=report.own,
             data=tables.data_table(numbers.data),
             cost=cost_table(numbers.cost),
             handovers=tables.handover_table(report.records),
@@ -96,6 +99,7 @@ def environment(*folders: Path) -> Environment:
     )
     environment.filters["clip"] = clip
     environment.filters["folded"] = folded
+    environment.filters["score"] = shown_score
     environment.filters["nats"] = lambda number: metric.show(number, digits=1)
     return environment
 

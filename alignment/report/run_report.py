@@ -15,6 +15,7 @@ from alignment.report.cost import Spent, cost_of
 from alignment.report.differences import ModelDifferences, differences_of, relatives
 from alignment.report.next_steps import next_commands
 from alignment.report.numbers import Numbers, StepNumbers
+from alignment.report.own_answers import OwnRound
 from alignment.report.trail import Trail
 
 
@@ -43,6 +44,7 @@ class RunReport(Frozen):
         records: every stage, in the order of the run.
         verdicts: the gate's verdict on each round, in order.
         data: the prepared sets, by name.
+        own: the rounds on the model's own answers, in order.
         trail: the rounds against the anchor; None without a verdict.
         models: key of each model, by its label.
         store: path of the store.
@@ -65,6 +67,7 @@ class RunReport(Frozen):
     samples: dict[str, tuple[Sample, ...]] = Field(default_factory=dict)
     records: tuple[StageRecord, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    own: tuple[OwnRound, ...] = ()
     trail: Trail | None = None
     models: dict[str, str] = Field(default_factory=dict)
     store: str = ""
@@ -184,6 +187,7 @@ class RunReport(Frozen):
             comparisons=self.comparisons,
             differences=self.differences,
             data=self.data,
+            own=tuple(round_.counts for round_ in self.own),
             cost=self.cost,
             steps=tuple(
                 StepNumbers(

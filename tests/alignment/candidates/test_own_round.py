@@ -19,6 +19,7 @@ from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.steps.own import rows_in
 from alignment.records.refs import DataRef
 from alignment.records.text import PreferencePair, Quarantined
+from alignment.report.own_answers import own_rounds
 from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
 from alignment.store.store import Store
@@ -67,6 +68,10 @@ def test_every_answer_is_in_a_pair_or_in_the_quarantine_with_a_reason(settings):
     assert len(used) + len(candidates) == 72
     assert len(used) == 2 * (len(pairs) + len(dropped) - len(candidates)) > 0
     assert Counter(row.reason for row in dropped) == ref.quarantined
+    (shown,) = own_rounds(run.store, {"pairs-1": record})
+    assert sum(shown.counts.fates.values()) == 72
+    assert shown.pairs[0].chosen.score == shown.counts.chosen == 1
+    assert shown.pairs[0].rejected.score == shown.counts.rejected == 0
     by_text = {(fate.text.strip(), fate.fate) for fate in used}
     for pair in pairs:
         assert (pair.chosen[0].content.strip(), "chosen") in by_text

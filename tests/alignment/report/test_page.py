@@ -10,6 +10,7 @@ from alignment.report.markdown import to_markdown
 from alignment.report.page import render
 from alignment.report.run_report import RunReport, Sample
 from tests.alignment.report.conftest import record
+from tests.alignment.report.test_own_answers import own_round
 
 PAYLOADS = (
     "<script>alert(1)</script>",
@@ -111,6 +112,7 @@ def poisoned(run, payload):
                 )
                 for pair in run.pair_texts
             ),
+            "own": (own_round(pairs=1, text=payload),),
             "histories": {},
             "samples": {payload: (Sample(step=1, prompt=payload, reply=payload),)},
             "records": tuple(
