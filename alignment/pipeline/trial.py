@@ -21,6 +21,7 @@ from alignment.models.weight_files import Weights, blank_model, names_in_model
 from alignment.pipeline.steps import EvaluateModel, OpenBase, Step, TrainDpo, TrainSft
 from alignment.records.refs import BaseRef
 from alignment.scoring.engine import Packed
+from alignment.scoring.head import head_obstacle
 from alignment.scoring.packable import packing_obstacle
 from alignment.store.store import Store
 from alignment.train.settings import SEVEN
@@ -61,7 +62,12 @@ def try_model(steps: Iterable[Step], folder: Path) -> Trial:
     Raises:
         ModelError: the model cannot be opened at all.
     """
-    config = blank_model(folder).config
+    blank = blank_model(folder)
+    config = blank.config
+    if reason := head_obstacle(blank):
+        raise ModelError(
+            f"log-probs of {config.model_type} cannot be computed: {reason}. Use another model."
+        )
     steps = tuple(steps)
     quantised = any(isinstance(step, OpenBase) and step.quantisation for step in steps)
     unpackable = cache(lambda: packing_obstacle(config))

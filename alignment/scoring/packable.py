@@ -6,6 +6,8 @@ reaches its attention. Nothing is computed, and no list of families can go out o
 """
 
 from copy import deepcopy
+from functools import partial
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -18,16 +20,24 @@ from alignment.models.rope import rope_limit
 NAME = "noted"
 COMPUTED = {"scaling", "sliding_window", "softcap", "s_aux"}
 """Options of a layer's attention that packed attention computes."""
-HARMLESS = {"dropout", "is_causal", "position_ids", "cache_position", "use_cache"}
+HARMLESS = {
+    "dropout",
+    "is_causal",
+    "position_ids",
+    "cache_position",
+    "use_cache",
+    "output_attentions",
+}
 """Options that are checked here, or that no attention function uses."""
 TOKENS = 6
 
 
 class Call(NamedTuple):
-    """One call of a model's attention: the module that called, and the options it gave."""
+    """One call of a model's attention: the module that called, its options and its mask."""
 
     module: Any
     options: dict[str, Any]
+    mask: Any
 
 
 def packing_obstacle(config: Any) -> str | None:
@@ -37,14 +47,17 @@ def packing_obstacle(config: Any) -> str | None:
         return f"it uses attention dropout ({dropout:.0%})"
     model, calls = _blank(config), list[Call]()
     try:
-        _run(model, calls)
+        _run(model, calls, torch.ones(1, 1, 1, 1, dtype=torch.long, device="meta"))
     except Exception as error:  # any family may fail in its own way, and none may stop the doctor
         if not calls:
             return f"the attention of {config.model_type} is its own, not one that can be replaced"
         return f"{config.model_type} fails on packed rows ({type(error).__name__}: {error})"
-    if not hasattr(model.get_decoder(), "layers"):
-        return f"{type(model.get_decoder()).__name__} has no list of layers"
-    return _unpacked_layer(model, calls) or _unknown_option(calls)
+    decoder = model.get_decoder()
+    if not hasattr(decoder, "layers"):
+        return f"{type(decoder).__name__} has no list of layers"
+    if "position_ids" not in signature(decoder.forward).parameters:
+        return f"{type(decoder).__name__} counts positions itself, across rows"
+    return _unpacked_layer(model, calls) or _unknown_option(calls) or _masked_otherwise(model)
 
 
 def _blank(config: Any) -> Any:
@@ -64,13 +77,13 @@ def _blank(config: Any) -> Any:
     return model.eval()
 
 
-def _run(model: Any, calls: list[Call]) -> None:
+def _run(model: Any, calls: list[Call], mask: Tensor) -> None:
     tokens = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
     with torch.no_grad():
         model.get_decoder()(
             input_ids=tokens,
             position_ids=tokens,
-            attention_mask=tokens.new_ones(1, 1, 1, 1),
+            attention_mask=mask,
             use_cache=False,
             segments=calls,
         )
@@ -79,8 +92,8 @@ def _run(model: Any, calls: list[Call]) -> None:
 def _note(
     module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
 ) -> tuple[Tensor, None]:
-    del key, mask
-    options.pop("segments").append(Call(module, options))
+    del key
+    options.pop("segments").append(Call(module, options, mask))
     return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
 
 
@@ -106,7 +119,7 @@ def _is_convolution(module: Any) -> bool:
 
 
 def _unknown_option(calls: list[Call]) -> str | None:
-    for module, options in calls:
+    for module, options, _ in calls:
         if not (options.get("is_causal", True) and getattr(module, "is_causal", True)):
             return "its attention is not causal"
         given = {name for name, value in options.items() if value is not None}
@@ -114,3 +127,33 @@ def _unknown_option(calls: list[Call]) -> str | None:
         if unknown:
             return f"its attention needs {', '.join(unknown)}"
     return None
+
+
+def _masked_otherwise(model: Any) -> str | None:
+    """A mask that leaves out more than the layer tells its attention; packed rows have no mask."""
+    calls, masks = list[Call](), list[tuple[Tensor, int | None]]()
+    AttentionMaskInterface.register(NAME, partial(_note_mask, masks))
+    try:
+        # on the CPU, as Granite 4 looks at its values
+        _run(model, calls, torch.ones(1, TOKENS, dtype=torch.long))
+    except Exception as error:  # as in `packing_obstacle`
+        kind = model.config.model_type
+        return f"the masks of {kind} cannot be told ({type(error).__name__}: {error})"
+    for module, options, mask in calls:
+        windows = [window for made, window in masks if made is mask]
+        if not windows:
+            return f"{type(module).__name__} makes a mask of its own"
+        if windows[0] != options.get("sliding_window"):
+            return (
+                f"the mask of {type(module).__name__} is limited to {windows[0]} tokens, and its "
+                f"attention to {options.get('sliding_window')}"
+            )
+    return None
+
+
+def _note_mask(
+    masks: list[tuple[Tensor, int | None]], *_: Any, local_size: int | None = None, **__: Any
+) -> Tensor:
+    mask = torch.empty(1, 1, TOKENS, TOKENS, dtype=torch.bool, device="meta")
+    masks.append((mask, local_size))
+    return mask

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from alignment.models.rope import rope_limit
 from alignment.scoring.engine import Packed, Stock
-from alignment.scoring.head import head_of
+from alignment.scoring.head import head_obstacle, head_of
 from alignment.scoring.logprobs import reply_distributions
 from alignment.scoring.packable import packing_obstacle
 from benchmarks.tiny_models import ALL, config_of, tiny_model
@@ -88,3 +89,61 @@ def test_the_head_has_the_models_gradient():
 
 def test_fifteen_and_more_families_can_be_packed():
     assert len({config_of(f).model_type for f in FAMILIES if f not in UNPACKED}) >= 20
+
+
+SMALL = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def other(kind, **options):
+    """A random model of a type that no family of the table has."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**SMALL, **options})
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def test_a_decoder_inside_the_part_that_the_head_calls_is_scored_once():
+    """OPT's head calls `self.model.decoder`: as a stand-in it must not run again."""
+    model = other("opt", ffn_dim=64, word_embed_proj_dim=32, init_std=0.2)
+    rows = completions()
+    for engine in (Stock(), Packed(tokens_per_micro_batch=40)):
+        found = engine.reply_logprobs(model, rows, batch=4)
+        for own, true in zip(found, own_logprobs(model, rows), strict=True):
+            torch.testing.assert_close(own, true, rtol=1e-5, atol=1e-5)
+
+
+def test_a_window_that_is_only_in_the_mask_is_not_packed():
+    """Phi-3.5-MoE limits its mask and does not tell its attention; packed rows have no mask."""
+    options = {"num_local_experts": 4, "head_dim": 8}
+    refused = packing_obstacle(other("phimoe", sliding_window=8, **options).config)
+    assert refused == (
+        "the mask of PhimoeAttention is limited to 8 tokens, and its attention to None"
+    )
+    assert packing_obstacle(other("phimoe", sliding_window=None, **options).config) is None
+
+
+def test_positions_that_count_across_rows_are_not_packed():
+    model = other("bart", d_model=32, decoder_layers=1, encoder_layers=1, decoder_ffn_dim=64)
+    refused = packing_obstacle(model.config)
+    assert refused == "BartDecoder counts positions itself, across rows"
+
+
+@pytest.mark.parametrize("kind", ["llama4_text", "modernbert-decoder"])
+def test_a_head_that_cannot_be_applied_is_told_without_weights(kind):
+    """transformers returns the whole model, or the output layer, as the decoder of these."""
+    with torch.device("meta"):
+        model = other(kind, head_dim=8, vocab_size=60_000)
+    assert head_obstacle(model) == "transformers does not say which part of it is its decoder"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_the_table_has_a_head_that_can_be_applied(family):
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config_of(family))
+    assert head_obstacle(model) is None
