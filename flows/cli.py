@@ -611,14 +611,30 @@ def publish(
 
 @app.command()
 def chat(
-    reference: Reference,
+    reference: AnyReference = None,
     store: StoreFolder = Path("runs"),
     tokens: Annotated[int, typer.Option(min=1, help="Maximum length of a reply, in tokens.")] = 256,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B",
+            help="Show the replies of two models, without saying which is whose, and ask which is "
+            "better: each vote is a pair in the inbox. Both are in memory.",
+        ),
+    ] = None,
+    inbox: Annotated[
+        Path, typer.Option(help="Folder for these pairs, a file for each session.")
+    ] = Path("inbox"),
 ) -> None:
     """Chat with a model in the store: one message per line; an empty line starts a new chat."""
     from flows.commands import model
 
-    model.chat(reference, store, tokens=tokens)
+    if compare is not None and reference is None:
+        model.compare(*compare, store, inbox=inbox, tokens=tokens)
+    elif reference is not None and compare is None:
+        model.chat(reference, store, tokens=tokens)
+    else:
+        raise typer.BadParameter("name a model, or two with --compare")
 
 
 @app.command()

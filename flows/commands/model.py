@@ -8,9 +8,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from alignment.errors import UsageError
 from alignment.rounds.line import check_sound
 from alignment.rounds.references import find_one
 from alignment.store.activity import announced
+from flows.commands.compare_chat import Contender, Reply, Turns, compare_chat
 from flows.printing import say
 from flows.quiet import quiet_libraries
 from flows.stores import existing_store
@@ -48,16 +50,9 @@ def quiet_exports() -> ModuleType:
 
 def chat(reference: str, store: Path, *, tokens: int) -> None:
     """Reply to each line until the input ends; an empty line starts a new chat."""
-    opened = existing_store(store)
-    record = find_one(opened, reference)
-    quiet_libraries()  # before the import below, which warns
-    from alignment.compose.export import open_for_chat
-
-    with announced(opened, f"sft-dpo chat {reference}"):  # while its weights are read
-        reply = open_for_chat(opened, record, max_new_tokens=tokens)
-    prompt = "> " if sys.stdin.isatty() else ""
-    turns: list[tuple[str, str]] = []
-    while (line := _read_line(prompt)) is not None:
+    (reply,) = _opened([reference], store, tokens)
+    turns: Turns = []
+    while (line := _read_line("> ")) is not None:
         if not line:
             turns = []
             continue
@@ -66,8 +61,28 @@ def chat(reference: str, store: Path, *, tokens: int) -> None:
         say(turns[-1][1])
 
 
+def compare(first: str, second: str, store: Path, *, inbox: Path, tokens: int) -> None:
+    """Show two models' replies to each line, blind, and note which one is preferred."""
+    if first == second:
+        raise UsageError(f"--compare needs two models, and {first!r} is one")
+    one, other = _opened([first, second], store, tokens)
+    compare_chat(Contender(first, one), Contender(second, other), inbox, _read_line)
+
+
+def _opened(references: list[str], store: Path, tokens: int) -> list[Reply]:
+    """The reply function of each model; all are in memory at once."""
+    opened = existing_store(store)
+    records = [find_one(opened, reference) for reference in references]
+    quiet_libraries()  # before the import below, which warns
+    from alignment.compose.export import open_for_chat
+
+    with announced(opened, f"sft-dpo chat {' '.join(references)}"):  # while weights are read
+        return [open_for_chat(opened, record, max_new_tokens=tokens) for record in records]
+
+
 def _read_line(prompt: str) -> str | None:
+    """A line of the user; nobody is prompted where nobody types."""
     try:
-        return input(prompt).strip()
+        return input(prompt if sys.stdin.isatty() else "").strip()
     except EOFError:
         return None
