@@ -58,8 +58,8 @@ call it."""
 
 MOST_LATE_IMPORTS = 53
 """Imports inside functions, in all packages together; the command line is not counted."""
-COMMAND_LINE = Path("flows/cli.py")
-"""Imports each command where it is called, so that `--help` and mistakes respond immediately."""
+COMMAND_LINE = ("flows/arguments.py", "flows/cli/")
+"""Import what they call where they call it, so that `--help` and mistakes respond immediately."""
 
 NEVER_IN_ALIGNMENT = {"prefect", "tasks", "flows", "deployments"}
 
@@ -229,7 +229,7 @@ def test_imports_inside_functions_are_few():
     late = [
         f"{path}:{node.lineno}"
         for path, tree in sources(*HOUSE)
-        if path != COMMAND_LINE
+        if not path.as_posix().startswith(COMMAND_LINE)
         for node in inside(tree)
     ]
     assert len(late) < MOST_LATE_IMPORTS, f"{len(late)}:\n" + "\n".join(late)

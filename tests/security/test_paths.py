@@ -76,7 +76,7 @@ def test_a_whole_store_may_be_behind_a_link(store, tmp_path):
 
 @pytest.mark.parametrize("line", ["../main", "/main", "a/b", "..", "", "Main"])
 def test_a_line_name_that_is_a_path_is_refused(line):
-    from flows.cli import line_name
+    from flows.arguments import line_name
 
     with pytest.raises(UsageError, match=r"--line .* lower-case letters, digits and dashes"):
         line_name(line)

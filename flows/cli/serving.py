@@ -1,0 +1,41 @@
+"""Commands of a Prefect server: deploy to it, work for it."""
+
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def deploy(
+    pool: Annotated[
+        Literal["process", "docker", "kubernetes"] | None,
+        typer.Option(
+            help="How runs are started: by the worker, in containers of its machine, or as jobs "
+            "of its cluster. Default: as the pool is; a new one is process."
+        ),
+    ] = None,
+) -> None:
+    """Create work pool, queues and deployments on the Prefect server in PREFECT_API_URL."""
+    from flows.commands.deploy import deploy_all
+
+    deploy_all(pool)
+
+
+@app.command()
+def worker(
+    queues: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--queue",
+            help="Queue to serve: cpu or a100; repeatable. By default cpu, and a100 where a GPU "
+            "can be used.",
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum runs at the same time.")] = 1,
+) -> None:
+    """Run what is deployed, in this folder; when stopped, lets runs save a checkpoint first."""
+    from flows.commands.deploy import start_worker
+
+    start_worker(queues or [], limit)
