@@ -1,6 +1,9 @@
 """Times the commands that only look: `show` and `plan` on a store of many artifacts.
 
-    python -m benchmarks.instant STORE [--artifacts 1000] [--runs 5]
+    python -m benchmarks.instant STORE [--artifacts 1000] [--runs 5] [--config CONFIG]
+
+With the config of a finished run also that run, in which everything is reused, and if it has an
+inbox a round, which must find nothing new there.
 
 STORE is that of a finished run. Its manifests are copied under other keys until there are as many
 as asked for; the files beside them are not, since neither command reads them.
@@ -16,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
 
+from alignment.config.file import load
 from alignment.records.manifest import StageRecord
 from alignment.store.checksum import with_digest
 from alignment.store.store import MANIFEST, Store
@@ -60,6 +64,7 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("--artifacts", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--config", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = Store(root=Path(folder))
@@ -68,10 +73,16 @@ def main() -> None:
             ("show", "--store", folder),
             ("plan", PLANNED, "--set", f"store={folder}"),
         ):
-            times = seconds(*words, runs=given.runs)
-            print(
-                f"{words[0]:<6} median {statistics.median(times):.2f} s, fastest {min(times):.2f} s"
-            )
+            show(words, runs=given.runs)
+    if given.config is not None:
+        for command in ("run", "round") if load(given.config).inbox else ("run",):
+            show((command, str(given.config)), runs=given.runs)
+
+
+def show(words: Sequence[str], *, runs: int) -> None:
+    """Time a command and print a line."""
+    times = seconds(*words, runs=runs)
+    print(f"{words[0]:<6} median {statistics.median(times):.2f} s, fastest {min(times):.2f} s")
 
 
 if __name__ == "__main__":

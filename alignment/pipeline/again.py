@@ -5,7 +5,7 @@ the rows of every evaluation, and a verdict on other rows may be another one. Tr
 keys.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from alignment.pipeline.step import Step
@@ -24,10 +24,13 @@ class MadeAgain:
     Args:
         store: the store.
         names: the names of the run's steps by key.
+        records: gives all records of the store, the oldest first; called if they are needed.
     """
 
-    def __init__(self, store: Store, names: Mapping[str, str]) -> None:
-        self._store, self._names = store, names
+    def __init__(
+        self, store: Store, names: Mapping[str, str], records: Callable[[], Sequence[StageRecord]]
+    ) -> None:
+        self._store, self._names, self._all = store, names, records
 
     def notes(self, step: Step) -> Iterator[str]:
         """Why a step that has been made would be made again; nothing for all others."""
@@ -69,8 +72,8 @@ class MadeAgain:
         return min(records, key=distance, default=None)
 
     @cached_property
-    def _records(self) -> list[StageRecord]:
-        return self._store.records()[::-1]
+    def _records(self) -> Sequence[StageRecord]:
+        return self._all()[::-1]
 
     def _difference(self, step: EvaluateModel, earlier: StageRecord) -> str:
         before = earlier.parents_as("data")

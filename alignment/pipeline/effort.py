@@ -4,7 +4,7 @@ A training takes as long as its rows: one of ten steps, to try something, says l
 thousand. Not here: rates of cards that nothing has run on (`doctor/forecast/`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
 from alignment.pipeline.step import Step
@@ -35,16 +35,17 @@ class Efforts:
 
     Args:
         store: the store.
-        records: its records, the oldest first; None: read them when they are needed.
+        records: as `store.records`, for who has read them already.
     """
 
-    def __init__(self, store: Store, records: Sequence[StageRecord] | None = None) -> None:
-        self._store, self._records = store, records
+    def __init__(
+        self, store: Store, records: Callable[[], Sequence[StageRecord]] | None = None
+    ) -> None:
+        self._store, self._records = store, records or store.records
 
     @cached_property
     def _last(self) -> dict[str, StageRecord]:
-        records = self._store.records() if self._records is None else self._records
-        return {record.stage: record for record in records}
+        return {record.stage: record for record in self._records()}
 
     def rates(self) -> dict[str, float]:
         """Seconds per unit of work, by the kind of step."""

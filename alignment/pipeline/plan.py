@@ -4,13 +4,14 @@
 trainers are built from the same dictionaries. Not here: running.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from alignment.pipeline.again import MadeAgain
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.verdicts import verdict_of
 from alignment.records.base import Frozen
+from alignment.records.manifest import StageRecord
 from alignment.store.store import Store
 
 Status = Literal["RUN", "SKIP", "RESUME"]
@@ -38,10 +39,14 @@ class Planned(Frozen):
     assumes: tuple[str, ...] = ()
 
 
-def plan(chain: Chain, store: Store) -> Iterator[Planned]:
-    """The plan of each step of a chain, in order."""
+def plan(
+    chain: Chain, store: Store, records: Callable[[], Sequence[StageRecord]] | None = None
+) -> Iterator[Planned]:
+    """The plan of each step of a chain, in order; `records` as `store.records`."""
     assumed = _assumed(chain, store)
-    again = MadeAgain(store, {step.key: step.name for step in chain.steps()})
+    again = MadeAgain(
+        store, {step.key: step.name for step in chain.steps()}, records or store.records
+    )
     for step in chain.steps():
         yield Planned(
             name=step.name,

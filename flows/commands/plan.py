@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from alignment.config.file import load
@@ -27,12 +28,13 @@ def print_plan(config: Path, overrides: list[str], *, as_json: bool) -> None:
     store = configured_store(settings.store)
     with naming_the_line(config, overrides):
         steps = chain_so_far(settings, store)
-    planned = list(plan(steps, store))
+    records = cache(store.records)  # a store may have thousands
+    planned = list(plan(steps, store, records))
     if as_json:
         print(json.dumps([step.model_dump(mode="json") for step in planned], indent=2))
     else:
         _print_lines(planned)
-        _print_effort(planned, steps, store)
+        _print_effort(planned, steps, Efforts(store, records), store)
     _try_model(steps, store)
 
 
@@ -49,13 +51,13 @@ def _print_lines(planned: Sequence[Planned]) -> None:
         )
 
 
-def _print_effort(planned: Sequence[Planned], chain: Chain, store: Store) -> None:
+def _print_effort(planned: Sequence[Planned], chain: Chain, efforts: Efforts, store: Store) -> None:
     """Print what the steps take that would run, judged by those of their kind in the store."""
     left = {one.key for one in planned if one.status != "SKIP"}
     if not left:
         say("nothing to run", error=True)
         return
-    effort = Efforts(store).of(step for step in chain.steps() if step.key in left)
+    effort = efforts.of(step for step in chain.steps() if step.key in left)
     gpu = "" if effort.gpu_gib is None else f", {effort.gpu_gib:.1f} GiB of GPU memory"
     if len(effort.unknown) < len({one.stage for one in planned if one.key in left}):
         say(
