@@ -2,7 +2,7 @@
 
 The steps and their order come from `alignment.pipeline`: after each gate, the next round starts
 from the model that was kept.
-Not here: what a task does, the command line (`cli.py`), schedules (`deployments/`).
+Not here: what a task does, the command line (`cli/`), schedules (`deployments/`).
 """
 
 from datetime import UTC, datetime
