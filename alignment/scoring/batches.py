@@ -146,22 +146,26 @@ def split(sizes: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def level(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """As many groups as `split` makes, but of similar size if that fits (Graham 1969, LPT).
+    """As many groups as `split` makes, but of similar size if that fits.
 
     `split` fills its first groups, which determines the memory needed; its last group gets the
     remainder, which is often too small to keep a GPU busy.
     """
     groups = split(sizes, budget)
-    leveled: list[list[int]] = [[] for _ in groups]
-    loads = [0] * len(groups)
+    leveled = balanced(sizes, len(groups))
+    fits = all(sum(sizes[row] for row in group) <= budget or len(group) == 1 for group in leveled)
+    return leveled if fits else groups
+
+
+def balanced(sizes: Sequence[int], count: int) -> list[list[int]]:
+    """So many groups of rows, of about the same size in all (Graham 1969, LPT)."""
+    groups: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
     for row in _longest_first(sizes):
         at = loads.index(min(loads))
-        leveled[at].append(row)
+        groups[at].append(row)
         loads[at] += sizes[row]
-    fits = all(
-        load <= budget or len(group) == 1 for group, load in zip(leveled, loads, strict=True)
-    )
-    return leveled if fits else groups
+    return groups
 
 
 def _longest_first(sizes: Sequence[int]) -> list[int]:

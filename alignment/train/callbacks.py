@@ -26,6 +26,7 @@ from alignment.store.store import Workspace
 from alignment.train.autotune import random_state, set_random_state
 from alignment.train.checkpoints import commit_checkpoint
 from alignment.train.losses import Loss
+from alignment.train.ranks import Ranks
 
 
 class ProgressCallback(TrainerCallback):
@@ -53,13 +54,18 @@ class ProgressCallback(TrainerCallback):
         self._progress.mark(self._phase, state.global_step, state.max_steps, **finite)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save a checkpoint and stop, if requested."""
-        if self._progress.asked_to_stop:
+        """Save a checkpoint and stop, if requested of any process of this training."""
+        if Ranks.current().agree(args.device, on=self._progress.asked_to_stop):
+            self._progress.ask_to_stop()
             control.should_save = True
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Commit the checkpoint that the trainer has written."""
+        """Commit the checkpoint, once every process of this training has written its part."""
+        ranks = Ranks.current()
+        ranks.wait(args.device)
+        if ranks.number:
+            return
         staged = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         commit_checkpoint(staged, self._workspace.checkpoints, step=state.global_step)
 

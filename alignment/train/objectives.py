@@ -207,7 +207,7 @@ class PairObjective:
         """Means over the pairs, under the names that TRL's trainer uses."""
         chosen, rejected = columns[:, 0], columns[:, 1]
         metrics = torch.column_stack((columns, chosen - rejected, (chosen > rejected).float()))
-        means = trainer.accelerator.gather(metrics.mean(dim=0, keepdim=True)).mean(dim=0)
+        means = metrics.mean(dim=0)
         names = (
             "rewards/chosen",
             "rewards/rejected",

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from alignment.errors import TrainingError
 from alignment.scoring.attention import use_packed_attention
-from alignment.scoring.batches import PackedRow, lay_out
+from alignment.scoring.batches import MicroBatch, PackedRow, lay_out
 from alignment.scoring.budget import scoring_budget
 from alignment.scoring.engine import Packed
 from alignment.scoring.logprobs import predicted_logprobs
@@ -28,6 +28,7 @@ from alignment.train.autotune import Capacity, autotune, on_cuda, random_state, 
 from alignment.train.measure import measuring
 from alignment.train.memory_plan import Plan
 from alignment.train.objectives import CollatedBatch, Objective, RowLoss
+from alignment.train.ranks import Ranks, whole_batches
 from alignment.train.trained_rows import NAMES, TrainedRows, with_names
 
 
@@ -46,6 +47,14 @@ def packed_trainer(
 
     class PackedTrainer(trainer_class):  # type: ignore[misc]  # the base is only known at run time
         steps: Steps
+
+        def get_train_dataloader(self) -> Any:
+            with whole_batches(self.accelerator):
+                return super().get_train_dataloader()
+
+        def get_eval_dataloader(self, *arguments: Any, **options: Any) -> Any:
+            with whole_batches(self.accelerator):
+                return super().get_eval_dataloader(*arguments, **options)
 
         def training_step(self, model: Any, inputs: CollatedBatch, *_: Any, **__: Any) -> Tensor:
             return self.steps.train(model, inputs)
@@ -112,12 +121,14 @@ class Steps:
                 does not fit into memory.
         """
         packed_rows = self.objective.packed_rows(inputs)
-        totals = self._mean_over_processes(self.objective.totals(packed_rows))
-        row_loss = self.objective.row_loss(totals)
+        ranks, totals = Ranks.current(), self.objective.totals(packed_rows)
+        # the library averages gradients over the processes, which share out the rows
+        row_loss = self.objective.row_loss([total / ranks.count for total in totals])
         if self._capacity is None or not self._trainer.model.training:
             model.train()  # not in every step: visiting thousands of modules takes time
         self._capacity = self._capacity or self._autotune(packed_rows, row_loss)
-        found = self.run(model, packed_rows, row_loss, backward=True)
+        found = self._shared(model, packed_rows, row_loss, backward=True)
+        found[:, 0] /= ranks.count
         self._refuse_non_finite(found[:, 0], inputs[NAMES])
         self._trained.add(inputs[NAMES], self.objective.measures(found, packed_rows, totals))
         self.objective.report(self._trainer, "train", found[:, 1:])
@@ -125,23 +136,34 @@ class Steps:
         budget, logged = self._capacity.budget, self._trainer._metrics["train"]
         logged["tokens_per_micro_batch"] = [budget.tokens]
         logged["recompute"] = [self._capacity.share]
-        logged["micro_batches"].append(
-            len(budget.groups([packed_row.tokens for packed_row in packed_rows]))
-        )
+        sizes = [packed_row.tokens for packed_row in packed_rows]
+        own = [sizes[row] for row in ranks.share(sizes)]
+        logged["micro_batches"].append(len(budget.groups(own)))
         return found[:, 0].sum().float()
 
     def evaluate(self, model: Any, inputs: CollatedBatch) -> Tensor:
         """The loss of a batch, without gradients."""
         packed_rows = self.objective.packed_rows(inputs)
         model.eval()
-        found = self.run(
-            model,
-            packed_rows,
-            self.objective.row_loss(self.objective.totals(packed_rows)),
-            backward=False,
-        )
+        row_loss = self.objective.row_loss(self.objective.totals(packed_rows))
+        found = self._shared(model, packed_rows, row_loss, backward=False)
         self.objective.report(self._trainer, "eval", found[:, 1:])
         return found[:, 0].sum().float()
+
+    def _shared(
+        self, model: Any, packed_rows: Sequence[PackedRow], row_loss: RowLoss, *, backward: bool
+    ) -> Tensor:
+        """Like `run`, with the rows shared out to all processes of the training."""
+        ranks = Ranks.current()
+        share = ranks.share([packed_row.tokens for packed_row in packed_rows])
+
+        def nothing(model: Any, micro: MicroBatch) -> Tensor:
+            return 0 * row_loss(model, micro)
+
+        # A process without a row takes part in the exchange of gradients with one that counts 0.
+        own = [packed_rows[row] for row in share or [0]]
+        found = self.run(model, own, row_loss if share else nothing, backward=backward)
+        return ranks.complete(found, share, len(packed_rows))
 
     def run(
         self, model: Any, packed_rows: Sequence[PackedRow], row_loss: RowLoss, *, backward: bool
@@ -208,14 +230,8 @@ class Steps:
     def _count(self, mask: Tensor) -> None:
         """Count tokens as the library does, with a pair's prompt counted twice."""
         trainer = self._trainer
-        trainer._total_train_tokens += int(trainer.accelerator.gather(mask.sum()).sum())
+        trainer._total_train_tokens += int(mask.sum())
         trainer._metrics["train"]["num_tokens"] = [trainer._total_train_tokens]
-
-    def _mean_over_processes(self, totals: Sequence[int]) -> list[float]:
-        """The library averages gradients over processes, so each divides by the mean totals."""
-        own = torch.tensor([totals], dtype=torch.float64, device=self._trainer.args.device)
-        found: list[float] = self._trainer.accelerator.gather(own).mean(dim=0).tolist()
-        return found
 
     def _autotune(self, packed_rows: Sequence[PackedRow], row_loss: RowLoss) -> Capacity:
         plain = self._trainer.accelerator.unwrap_model(self._trainer.model)

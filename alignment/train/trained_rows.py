@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from transformers import TrainerCallback
 
 from alignment.models.encoding import IGNORED
@@ -72,8 +72,8 @@ class TrainedRows(TrainerCallback):
         return TrainedStep(
             step=step,
             measure=self._measure,
-            ids=_of_all_processes(list(ids)),
-            values=_of_all_processes(rounded),
+            ids=tuple(ids),
+            values=tuple(rounded),
         )
 
 
@@ -138,14 +138,6 @@ def _summed_logprobs(model: Any) -> Iterator[list[Tensor]]:
         yield sums
     finally:
         hook.remove()
-
-
-def _of_all_processes(own: list[Any]) -> tuple[Any, ...]:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return tuple(own)
-    parts: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, own)
-    return tuple(one for part in parts for one in part)
 
 
 def _keep(path: Path, last: int) -> None:

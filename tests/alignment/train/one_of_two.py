@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import distributed
+
 from alignment.models.adapters import describe_adapter
 from alignment.models.description import describe
 from alignment.models.load import open_model
@@ -22,7 +24,7 @@ from alignment.train.dpo import train_dpo
 from alignment.train.settings import DpoConfig, Lora, SftConfig
 from alignment.train.sft import train_sft
 
-STEPS, ROWS = 3, 24
+STEPS, ROWS = 3, 17
 BUDGETS = {"sft": 400, "dpo": 500}
 
 
@@ -107,4 +109,5 @@ def _modes_of_training(model: Any) -> list[bool]:
 
 if __name__ == "__main__":
     named, (in_model, to, *of) = sys.argv[1], map(Path, sys.argv[2:])
-    train(named, in_model, to, per_device=4, adapters=of)
+    distributed.init_process_group("gloo")
+    train(named, in_model, to, per_device=8, adapters=of)

@@ -1,4 +1,4 @@
-"""Data-parallel training: two processes with half the rows each match one process."""
+"""Data-parallel training: two processes that share the rows of each step match one process."""
 
 import json
 import os
@@ -66,12 +66,12 @@ def trained(kind, tiny_model_folder, tmp_path, make_adapter):
 def test_two_processes_take_the_steps_of_one_with_all_the_rows(trained, kind):
     ranks, alone = trained
     counts = [[row["micro_batches"] for row in history(out)] for out in ranks]
-    assert counts[0] != counts[1], "processes that differ in their number of micro-batches"
+    assert [found[-1] for found in counts] == [1, 0], "the last step has a single row"
     expected = history(alone)
     assert len(expected) == STEPS
     for out in ranks:
         losses = [row["loss"] for row in history(out)]
-        assert losses == pytest.approx([row["loss"] for row in expected], rel=1e-4)
+        assert losses == pytest.approx([row["loss"] for row in expected], rel=1e-5)
     kept = {out: list(read_rows(out / TRAINED, TrainedStep)) for out in (ranks[0], alone)}
     assert not (ranks[1] / TRAINED).exists(), "the first process writes for both"
     for one, other in zip(*kept.values(), strict=True):
@@ -85,4 +85,4 @@ def test_two_processes_take_the_steps_of_one_with_all_the_rows(trained, kind):
     weights = [load_file(out / WEIGHTS) for out in (*ranks, alone)]
     for name, of_one in weights[2].items():
         assert torch.equal(weights[0][name], weights[1][name]), "both hold the same adapter"
-        torch.testing.assert_close(weights[0][name], of_one, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(weights[0][name], of_one, rtol=1e-4, atol=1e-6)
