@@ -10,7 +10,15 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Discriminator, Field, PositiveFloat, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
 from alignment.candidates.settings import OwnAnswers
 from alignment.compose.settings import Compose, Merge
@@ -36,6 +44,7 @@ from alignment.train.settings import DpoConfig, SftConfig
 from alignment.urls import is_url
 
 DeviceName = Literal["auto", "cuda", "cpu"]
+Devices = Literal["auto"] | PositiveInt
 
 
 def _local(folder: Path) -> Path:
@@ -155,6 +164,12 @@ class PipelineConfig(Frozen):
         description="Where models run. cuda: a GPU; without a usable one, the run is refused with "
         "the reason. cpu: the CPU, even beside a GPU. auto: a GPU if there is one. Not part of any "
         "key: artifacts are reused across devices.",
+    )
+    devices: Devices = Field(
+        default=1,
+        description="How many devices of this machine a training uses, with the packed engine: one "
+        "process each, which share out the rows of every step. auto: all GPUs. On a CPU, so many "
+        "processes. Not part of any key: a training continues on another number of devices.",
     )
     model: ModelSource = Field(description="The chat model to start from.")
     template: Template = Field(

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from alignment.config.pipeline import DeviceName, PipelineConfig
+from alignment.config.pipeline import DeviceName, Devices, PipelineConfig
 from alignment.errors import DeviceError
 from alignment.execution.driver import DriverAnswer, Gpu, ask_driver, kernel_driver, kernel_gpus
 from alignment.extras import how_to_install
@@ -211,6 +211,25 @@ def check_device(facts: DeviceFacts, wanted: DeviceName) -> None:
             f"the config asks for `device: cuda`, and no GPU can be used: {found.reason}. To mend "
             f"it, {found.remedy}. To train on the CPU instead: --set device=cpu"
         )
+
+
+def training_devices(facts: DeviceFacts, device: DeviceName, wanted: Devices) -> int:
+    """How many devices a training uses.
+
+    Raises:
+        DeviceError: more than there are. A CPU counts as any number of them.
+    """
+    if device == "cpu" or obstacle(facts) or facts.driver is None:
+        return 1 if wanted == "auto" else wanted
+    usable = len(facts.driver.gpus)
+    if wanted == "auto":
+        return usable
+    if wanted > usable:
+        raise DeviceError(
+            f"the config asks for `devices: {wanted}`, and this process may use {usable}: "
+            f"{_names(facts.driver.gpus)}. Set devices={usable}, or auto for all of them"
+        )
+    return wanted
 
 
 def _device(facts: DeviceFacts, wanted: DeviceName) -> str:

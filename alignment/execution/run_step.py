@@ -15,16 +15,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-from alignment.config.pipeline import DeviceName, PipelineConfig
+from alignment.config.pipeline import DeviceName, Devices, PipelineConfig
 from alignment.data.read.files import WHOLE
 from alignment.errors import AlignmentError, Interrupted, ModelError, StorageError
 from alignment.execution.attempts import begin_attempt
-from alignment.execution.device import check_device, device_facts
+from alignment.execution.device import (
+    check_device,
+    device_facts,
+    obstacle,
+    training_devices,
+)
 from alignment.execution.forkserver import STOPS, Child, ForkServer, serve
 from alignment.execution.log_records import make_records_printable
 from alignment.execution.provenance import code_version, hardware, libraries, peak_memory
@@ -41,7 +45,6 @@ from alignment.pipeline.steps import (
 from alignment.records.base import Frozen, digest_of
 from alignment.records.manifest import MANIFEST_FORMAT, Attempt, StageRecord
 from alignment.records.refs import BaseRef
-from alignment.store.locks import OnWait, hold
 from alignment.store.progress import Failure, Follower, Mark, Progress
 from alignment.store.store import Store, disk_full, storage_errors
 
@@ -78,11 +81,13 @@ class Limits(Frozen):
             timeout.
         gpu_memory_gib: GPU memory for tensors, in GiB; None: no limit.
         device: cuda: refuse a step that needs a GPU where none can be used; cpu: show it none.
+        devices: how many a training uses.
     """
 
     stall_minutes: float | None = None
     gpu_memory_gib: float | None = None
     device: DeviceName = "auto"
+    devices: Devices = 1
 
     @classmethod
     def of(cls, config: PipelineConfig) -> "Limits":
@@ -91,6 +96,7 @@ class Limits(Frozen):
             stall_minutes=config.stall_minutes,
             gpu_memory_gib=config.gpu_memory_gib,
             device=config.device,
+            devices=config.devices,
         )
 
     @property
@@ -122,7 +128,7 @@ def run_step(
     if record is not None:
         return record
     if not step.in_child:
-        return build(store, step, Progress())
+        return build(store, step, Progress(), limits=limits)
     _in_child(store, step, on_progress, limits)
     return store.open(step.key)
 
@@ -133,30 +139,44 @@ def build(
     progress: Progress,
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
+    limits: Limits = Limits(),
 ) -> StageRecord:
     """Build a step in this process, under its lock, and commit the artifact.
 
-    `tokenizer` as in `Context`.
+    A training on several devices is built by processes of its own. `tokenizer` as in `Context`.
     """
-    with store.lock(step.key, purpose=f"{step.name} of {store.root}", on_wait=told(progress)):
+    with store.lock(step.key, purpose=f"{step.name} of {store.root}", on_wait=progress.waiting):
         record = store.reuse_locked(step.key)  # another process may have built it while we waited
         if record is not None:
             return record
         workspace = store.workspace(step.key)
         started, clock, earlier = datetime.now(UTC), time.monotonic(), begin_attempt(workspace)
-        with (
-            storage_errors(store.root),
-            _gpu_lock(step, store, progress) if step.needs_gpu else nullcontext(),
-            progress.recorded(workspace.progress),
-        ):
-            outcome = step.build(Context(store, workspace, progress, tokenizer))
+        with storage_errors(store.root), progress.recorded(workspace.progress):
+            outcome = _built(step, Context(store, workspace, progress, tokenizer), limits)
         seconds = time.monotonic() - clock
         return store.commit(_record(step, outcome, started, seconds, earlier), workspace)
 
 
-def told(progress: Progress) -> OnWait:
-    """Reports as progress that a lock is waited for, so that it is not taken for a hang."""
-    return lambda holder: progress.update(f"waiting for {holder}", 0, 0)
+def _devices(step: Step, limits: Limits) -> int:
+    """On how many devices a step is built: several only train."""
+    if limits.devices == 1 or not isinstance(step, TrainSft | TrainDpo):
+        return 1
+    count = training_devices(device_facts(), limits.device, limits.devices)
+    if limits.devices != "auto":
+        return count
+    packed = step.config.engine.name == "packed"
+    return min(count, step.config.batch.effective) if packed else 1
+
+
+def _built(step: Step, context: Context, limits: Limits) -> Outcome:
+    if not step.needs_gpu:
+        return step.build(context)
+    from alignment.execution.launch import Placement, build_on_devices  # imports torch
+
+    cuda = limits.device != "cpu" and obstacle(device_facts()) is None
+    return build_on_devices(
+        step, context, Placement(_devices(step, limits), cuda, limits.gpu_memory_gib)
+    )
 
 
 def _record(
@@ -177,7 +197,7 @@ def _record(
         config=step.settings,
         seed=step.seed,
         output=outcome.output.model_dump(mode="json"),
-        metrics={**outcome.metrics, **peak_memory()},
+        metrics={**peak_memory(), **outcome.metrics},
         notes=outcome.notes,
         files=(),
         code=code_version(),
@@ -360,8 +380,7 @@ def main(root: str, spec: str, limits: str, reports: str) -> int:
         limited = Limits.model_validate_json(limits)
         if step.needs_gpu:  # asked again: a GPU may be lost between two steps
             check_device(device_facts(), limited.device)
-        _limit_gpu(limited)
-        build(store, step, progress)
+        build(store, step, progress, limits=limited)
     except Exception as error:
         known = error if isinstance(error, AlignmentError) else _recognised(error, store.root)
         logger.exception("%s failed", step.name)
@@ -395,36 +414,6 @@ def _recognised(error: Exception, root: Path) -> AlignmentError | None:
         return disk_full(root, quota=True)
     words = ("No space left", "os error 28", "PytorchStreamWriter", "inline_container")
     return disk_full(root) if any(word in text for word in words) else None
-
-
-def _limit_gpu(limits: Limits) -> None:
-    if limits.gpu_memory_gib is None:
-        return
-    import torch
-
-    if torch.cuda.is_available():
-        _, total = torch.cuda.mem_get_info()
-        share = limits.gpu_memory_gib * 2**30 / total
-        torch.cuda.set_per_process_memory_fraction(min(1.0, share))
-
-
-def _gpu_lock(step: Step, store: Store, progress: Progress) -> AbstractContextManager[object]:
-    """A lock that allows one training process per GPU; released when the process exits."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return nullcontext()
-    uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
-    purpose = f"the GPU: {step.name} of {store.root}"
-    return hold(gpu_lock_file(str(uuid)), purpose=purpose, on_wait=told(progress), mode=0o666)
-
-
-def gpu_lock_file(uuid: str) -> Path:
-    """The file that every user of this machine locks before using a GPU.
-
-    Not in the temporary folder of the user, which others may not share or enter.
-    """
-    return Path("/tmp") / f"sft-dpo-{uuid}.lock"
 
 
 if __name__ == "__main__":

@@ -94,6 +94,10 @@ class Progress:
         if self.asked_to_stop:
             raise Interrupted(f"stopped while {phase}; the same command continues from this stage")
 
+    def waiting(self, holder: object) -> None:
+        """Report that a lock is waited for, so that it is not taken for a hang."""
+        self.update(f"waiting for {holder}", 0, 0)
+
     def mark(self, phase: str, done: int, total: int, **numbers: float) -> None:
         """Like `update`, but never raises `Interrupted`."""
         self._append(Mark(phase=phase, done=done, total=total, time=time.time(), numbers=numbers))

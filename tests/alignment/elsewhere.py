@@ -22,8 +22,8 @@ from alignment.store.store import Store
 step = read_step(Path(sys.argv[2]).read_text())
 print("ready", flush=True)
 try:
-    stall = float(sys.argv[3]) if sys.argv[3:] else None
-    limits = Limits(stall_minutes=stall)
+    stall = float(sys.argv[4]) if sys.argv[4:] else None
+    limits = Limits(stall_minutes=stall, devices=int(sys.argv[3]))
     record = run_step(Store(root=Path(sys.argv[1])), step, limits=limits)
 except AlignmentError as error:
     print(type(error).__name__, error)
@@ -35,20 +35,33 @@ print(record.model_dump_json())
 class Elsewhere:
     """Another store that holds what a step needs, and not the step's own artifact."""
 
-    def __init__(self, finished, name, root):
+    def __init__(self, finished, name, root, **settings):
+        """`settings` replace those of the training."""
         self.step = next(step for step in finished.chain.steps() if step.name == name)
+        parents = ancestors(finished.store, self.step.key)[:-1]
+        if settings:
+            config = self.step.config.model_copy(update=settings)
+            self.step = self.step.model_copy(update={"config": config})
         self.store = Store(root=root)
-        for record in ancestors(finished.store, self.step.key)[:-1]:
+        for record in parents:
             shutil.copytree(finished.store.folder(record.key), self.store.folder(record.key))
         root.mkdir(parents=True, exist_ok=True)
         self._spec = root / "step.json"
         self._spec.write_text(self.step.model_dump_json())
 
     @contextmanager
-    def running(self, *stall_minutes):
+    def running(self, *stall_minutes, devices=1):
         """A process that builds the step in a child of its own; both are gone afterwards."""
         process = subprocess.Popen(
-            [sys.executable, "-c", RUN, str(self.store.root), str(self._spec), *stall_minutes],
+            [
+                sys.executable,
+                "-c",
+                RUN,
+                str(self.store.root),
+                str(self._spec),
+                str(devices),
+                *stall_minutes,
+            ],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -62,9 +75,9 @@ class Elsewhere:
             assert process.stdout is not None
             process.stdout.close()
 
-    def run(self):
+    def run(self, *, devices=1):
         """Build the step to its end: exit code and last words."""
-        with self.running() as process:
+        with self.running(devices=devices) as process:
             return finish(process)
 
     @property

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from alignment.errors import Interrupted
-from alignment.execution.run_step import gpu_lock_file, told
+from alignment.execution.gpu_locks import gpu_lock_file
 from alignment.store.locks import Busy, hold, refuse_to_wait
 from alignment.store.progress import Follower, Mark, Progress
 
@@ -53,7 +53,7 @@ def test_waiting_is_progress_and_ends_when_asked_to_stop(tmp_path):
     with holder(tmp_path / "lock"), (tmp_path / "marks").open("w+b") as marks:
         follower = Follower(marks)
         progress.ask_to_stop()
-        waiting = hold(tmp_path / "lock", purpose="mine", on_wait=told(progress))
+        waiting = hold(tmp_path / "lock", purpose="mine", on_wait=progress.waiting)
         with pytest.raises(Interrupted, match=r"stopped while waiting for sft of runs \("), waiting:
             pass
         (mark,) = follower.new()

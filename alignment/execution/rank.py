@@ -1,0 +1,160 @@
+"""One process of a training on several devices: meets the others and builds the step with them."""
+
+import json
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from alignment.errors import AlignmentError, DeviceError
+from alignment.execution.forkserver import STOPS
+from alignment.execution.log_records import make_records_printable
+from alignment.execution.provenance import peak_memory
+from alignment.pipeline.steps import Context, Outcome, read_step
+from alignment.processes import die_with
+from alignment.store.durable import write
+from alignment.store.progress import Progress
+from alignment.store.store import Store, Workspace
+
+PATIENCE = timedelta(hours=2)
+"""How long one process may wait for another: writing samples or a checkpoint can take long."""
+
+NUMBERS = 2**20
+"""How many known numbers the processes add up before they train."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What each of the processes is given.
+
+    Attributes:
+        root, step: the store's folder, and the step as JSON.
+        workspace: where the step is built.
+        ranks: a folder for what the processes exchange, and for what all but the first write.
+        count: number of processes.
+        cuda: whether each has a GPU of its own.
+        memory_gib: GPU memory for tensors on each, in GiB; None: no limit.
+        parent: the process that starts them.
+    """
+
+    root: Path
+    step: str
+    workspace: Workspace
+    ranks: Path
+    count: int
+    cuda: bool
+    memory_gib: float | None
+    parent: int
+
+    def place(self, rank: int) -> Workspace:
+        """Where a process builds; checkpoints and the trainer's own folder are shared."""
+        if rank == 0:
+            return self.workspace
+        return Workspace(folder=self.ranks / str(rank), log=self.workspace.log)
+
+    def reports(self, rank: int) -> Path:
+        """Where a process reports its progress and its failure."""
+        return self.ranks / f"reports-{rank}.jsonl"
+
+    @property
+    def outcome(self) -> Path:
+        """Where the first process describes what was built."""
+        return self.ranks / "outcome.json"
+
+
+def run_rank(rank: int, job: Job) -> None:
+    """Build the step of a job together with the other processes."""
+    die_with(job.parent)
+    progress = Progress(job.reports(rank))
+    for signum in STOPS:
+        signal.signal(signum, lambda *_: progress.ask_to_stop())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    make_records_printable()
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.WARNING,
+        format=f"%(asctime)s %(levelname)s %(name)s [device {rank}] %(message)s",
+    )
+    try:
+        meet(rank, job)
+        context = Context(Store(root=job.root), job.place(rank), progress)
+        outcome = read_step(job.step).build(context)
+        if rank == 0:
+            write("ranks.outcome", job.outcome, _as_json(outcome))
+        distributed.barrier()
+        distributed.destroy_process_group()
+    except AlignmentError as error:
+        logging.getLogger(__name__).exception("device %d failed", rank)
+        progress.fail(error)
+        sys.stdout.flush()
+        os._exit(error.exit_code)  # at once: the others wait for this process
+
+
+def meet(rank: int, job: Job) -> None:
+    """Join the group of processes, and check that they can exchange data.
+
+    Raises:
+        DeviceError: they cannot.
+    """
+    os.environ |= {  # read by accelerate
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(job.count),
+        "LOCAL_WORLD_SIZE": str(job.count),
+    }
+    device = _take_device(rank, job)
+    try:
+        distributed.init_process_group(
+            "nccl" if job.cuda else "gloo",
+            init_method=f"file://{job.ranks / 'meeting'}",
+            rank=rank,
+            world_size=job.count,
+            timeout=PATIENCE,
+        )
+        sums_are_right = _add_up(rank, job.count, device)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"{job.count} devices cannot exchange data: {error}. Set devices=1, or see what "
+            "NCCL_DEBUG=INFO adds to the log"
+        ) from error
+    if not sums_are_right:
+        raise DeviceError(
+            f"{job.count} devices add up known numbers wrongly, so a training on them would be "
+            "worthless. Set devices=1; with NVIDIA cards, try NCCL_P2P_DISABLE=1"
+        )
+
+
+def _take_device(rank: int, job: Job) -> torch.device:
+    if not job.cuda:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.count))
+        return torch.device("cpu")
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    limit_gpu(job.memory_gib)
+    return device
+
+
+def limit_gpu(memory_gib: float | None) -> None:
+    """Limit the tensors of this process on its GPU, if it has one."""
+    if memory_gib is not None and torch.cuda.is_available():
+        _, total = torch.cuda.mem_get_info()
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_gib * 2**30 / total))
+
+
+def _add_up(rank: int, count: int, device: torch.device) -> bool:
+    """Whether the sum of known numbers over all processes is right; peer copies can lose data."""
+    numbers = torch.arange(NUMBERS, dtype=torch.float64, device=device)
+    found, expected = numbers * (rank + 1), numbers * (count * (count + 1) / 2)
+    distributed.all_reduce(found)
+    return torch.equal(found, expected)
+
+
+def _as_json(outcome: Outcome) -> str:
+    output = outcome.output.model_dump(mode="json")
+    metrics = {**outcome.metrics, **peak_memory()}
+    return json.dumps({"output": output, "metrics": metrics, "notes": outcome.notes})
