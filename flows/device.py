@@ -3,7 +3,12 @@
 from collections.abc import Callable
 
 from alignment.config.pipeline import PipelineConfig
-from alignment.execution.device import check_device, device_facts, device_line
+from alignment.execution.device import (
+    check_device,
+    device_facts,
+    device_line,
+    training_devices,
+)
 
 
 def state_device(settings: PipelineConfig, say: Callable[[str], object]) -> None:
@@ -15,3 +20,4 @@ def state_device(settings: PipelineConfig, say: Callable[[str], object]) -> None
     facts = device_facts()
     say(device_line(facts, settings))
     check_device(facts, settings.device)
+    training_devices(facts, settings.device, settings.devices)  # refuses more than there are
