@@ -242,6 +242,7 @@ def _derived(tokenizer: "PreTrainedTokenizerBase") -> ChatFormat:
             f"the chat template of {name!r} does not render what the assistant said; use another "
             "template"
         )
+    _check_opening(tokenizer, opened, last)
     begun = min(_shared(opened, text) for text in past)
     if _QUESTION.content not in opened[:begun]:
         raise ModelError(
@@ -262,6 +263,21 @@ def _derived(tokenizer: "PreTrainedTokenizerBase") -> ChatFormat:
         stop=closers[0],
         closers=known | _call_closer(tokenizer, known),
     )
+
+
+def _check_opening(tokenizer: "PreTrainedTokenizerBase", opened: str, last: str) -> None:
+    """Refuse a template that opens a reply only once there is one; the model would be asked so."""
+    before = last[: last.rindex(_ANSWER.content)]
+    written = before[len(opened) :] if before.startswith(opened) else ""
+    control = control_tokens(tokenizer)
+    if opened == render_text(tokenizer, [_QUESTION]) and any(
+        index in control for index in ids_of(tokenizer, written)
+    ):
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path!r} does not open a reply: it ignores "
+            f"add_generation_prompt, so the model would have to write {written!r} itself; "
+            f"{_other_template(tokenizer)}"
+        )
 
 
 def _other_template(tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -16,7 +16,7 @@ from alignment.models.folder import (
     tokenizer_files,
     weight_files,
 )
-from alignment.models.template import ChatTemplate, says_date
+from alignment.models.template import DATE, ChatTemplate, dated, says_date
 from alignment.models.tokenizer import read_tokenizer
 from alignment.models.weight_files import blank_model
 from alignment.records.base import digest_of
@@ -79,6 +79,7 @@ def describe_tokenizer(
         )
     _check_template(tokenizer, folder)
     said = date if says_date(str(tokenizer.chat_template)) else None
+    dated(str(tokenizer.chat_template), date or DATE)
     return TokenizerRef(
         uri=uri,
         sha256=digest_of_files(tokenizer_files(folder)),

@@ -131,6 +131,13 @@ def _named(model: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
             f"lora.target_modules {_listed(missing)} match no linear layer of {_family(model)}; "
             f"{_offer(model)}"
         )
+    if past := _read_past(model) & {
+        full for full in layers for name in targets if f".{full}".endswith(f".{name}")
+    }:
+        raise ModelError(
+            f"lora.target_modules {_listed({name.rpartition('.')[2] for name in past})}: Mamba "
+            f"layers of {_family(model)} read these weights past their adapters; {_offer(model)}"
+        )
     if _turned(targets, arguments, model):
         raise ModelError(
             f"lora.target_modules {_listed(EXPERTS & set(targets))}: in {_family(model)} these are "
@@ -183,9 +190,17 @@ def _turned(names: Iterable[str], arguments: Mapping[str, Any], model: Any) -> b
 
 def _usable(model: Any) -> list[str]:
     names = {full.rpartition(".")[2] for full in linear_layers(model)}
-    if any(hasattr(m, "D") and hasattr(m, "out_proj") for m in model.get_decoder().modules()):
-        names -= {"out_proj", "dt_proj"}  # Mamba reads these weights past their adapters
-    return sorted(names)
+    return sorted(names - {full.rpartition(".")[2] for full in _read_past(model)})
+
+
+def _read_past(model: Any) -> set[str]:
+    """The layers of Mamba whose weights are read past their adapters, by full name."""
+    return {
+        f"{name}.{part}"
+        for name, module in model.named_modules()
+        if hasattr(module, "D") and hasattr(module, "out_proj")
+        for part in ("out_proj", "dt_proj")
+    }
 
 
 def _offered(model: Any) -> list[str]:

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DATE = datetime.date(2026, 1, 1)
-_NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_NOW = re.compile(r"""strftime_now\(\s*(["'])([^"'\\]*)\1\s*\)""")
+_ANY_NOW = re.compile(r"strftime_now\s*\(")
 _GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 _FOLD = (
-    "{%- if messages|length > 1 and messages[0]['role'] == 'system' -%}"
+    "{%- if messages|length > 1 and messages[0]['role'] == 'system' "
+    "and messages[1]['role'] == 'user' -%}"
     "{%- set messages = [{'role': 'user', 'content': messages[0]['content'] + '\\n\\n' + "
     "messages[1]['content']}] + messages[2:] -%}{%- endif -%}"
 )
@@ -79,10 +81,18 @@ class FileTemplate(ChatTemplate):
     path: Path = Field(description="A Jinja file, e.g. chat_template.jinja.")
 
     def source(self, tokenizer: "PreTrainedTokenizerBase") -> str | None:
-        """The content of the file."""
+        """The content of the file, without a byte order mark."""
         del tokenizer
         self._check()
-        return self.path.read_text(encoding="utf-8")
+        try:
+            text = self.path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ModelError(
+                f"template.path {self.path} is not UTF-8. Save it as UTF-8."
+            ) from error
+        if not text.strip():
+            raise ModelError(f"template.path {self.path} is empty. Check the path.")
+        return text
 
     def digest(self) -> str:
         """The digest of the file."""
@@ -91,7 +101,8 @@ class FileTemplate(ChatTemplate):
 
     def _check(self) -> None:
         if not self.path.is_file():
-            raise ModelError(f"template.path {self.path} does not exist. Check the path.")
+            what = "is no file" if self.path.exists() else "does not exist"
+            raise ModelError(f"template.path {self.path} {what}. Check the path.")
 
 
 class TrlTemplate(ChatTemplate):
@@ -124,9 +135,20 @@ Template = Annotated[ModelTemplate | FileTemplate | TrlTemplate, Field(discrimin
 
 def says_date(text: str) -> bool:
     """Whether a template says today's date."""
-    return _NOW.search(text) is not None
+    return _ANY_NOW.search(text) is not None
 
 
 def dated(text: str, date: datetime.date) -> str:
-    """A template that says this date instead of today's."""
-    return _NOW.sub(lambda call: repr(date.strftime(call[2])), text)
+    """A template that says this date instead of today's.
+
+    Raises:
+        ModelError: it computes how to write the date, so the date cannot be put in its place.
+    """
+    found = _NOW.sub(lambda call: repr(date.strftime(call[2])), text)
+    if call := _ANY_NOW.search(found):
+        raise ModelError(
+            f"the chat template says today's date ({found[call.start() :][:40]!r}) in a form that "
+            "cannot be fixed, so a run would differ from day to day. Set template: {name: file, "
+            "path: ...} to a copy with strftime_now('%d %B %Y') or the like there."
+        )
+    return found

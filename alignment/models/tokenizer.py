@@ -49,7 +49,12 @@ def load_tokenizer(folder: Path, *, date: datetime.date = DATE) -> PreTrainedTok
     Raises:
         ModelError: there is no usable tokenizer, or its model cannot embed a token of the template.
     """
-    tokenizer = read_tokenizer(folder)
+    return _set_up(read_tokenizer(folder), folder, date)
+
+
+def _set_up(
+    tokenizer: PreTrainedTokenizerBase, folder: Path, date: datetime.date
+) -> PreTrainedTokenizerBase:
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= embedding_rows(folder):
         tokenizer.pad_token = tokenizer.eos_token
@@ -60,7 +65,10 @@ def load_tokenizer(folder: Path, *, date: datetime.date = DATE) -> PreTrainedTok
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder as it is.
+    """The tokenizer in a folder as it is; of several chat templates, with the default one.
+
+    transformers would render rows with tools under another template than the rest, and only the
+    default one goes with a merge.
 
     Raises:
         ModelError: the folder or the tokenizer does not exist, or it would need its own code.
@@ -78,6 +86,8 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"no usable tokenizer in {folder}: {one_line(error)}") from error
+    if isinstance(found.chat_template, dict):
+        found.chat_template = found.chat_template.get("default")
     return found
 
 
@@ -98,11 +108,10 @@ def tokenizer_with(template: ChatTemplate, folder: Path) -> PreTrainedTokenizerB
     Raises:
         ModelError: the folder does not exist, or the template cannot be found.
     """
-    tokenizer = load_tokenizer(folder, date=template.date)
-    text = template.text(tokenizer) if template.changes else None
-    if text:
-        tokenizer.chat_template = dated(text, template.date)
-    return tokenizer
+    tokenizer = read_tokenizer(folder)
+    if template.changes:
+        tokenizer.chat_template = template.text(tokenizer)
+    return _set_up(tokenizer, folder, template.date)
 
 
 def date_of(template: ChatTemplate, folder: Path) -> datetime.date | None:

@@ -64,6 +64,11 @@ def test_a_tokenizer_without_a_template_is_refused(chatml_tokenizer):
     [
         ("{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}", "with a special token"),
         ("{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}", "the ass"),
+        (
+            "{% for m in messages %}{{ '<|im_start|>' + m['role'] + m['content'] + '<|im_end|>' }}"
+            "{% endfor %}",
+            "ignores add_generation_prompt",
+        ),
         ("{{ raise_exception('Not today') }}", r"a question and an answer \(.*Not today"),
     ],
 )

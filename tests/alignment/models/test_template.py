@@ -4,6 +4,7 @@ import copy
 import datetime
 import json
 import shutil
+from importlib.resources import files
 
 import pytest
 from pydantic import ValidationError
@@ -180,3 +181,78 @@ def test_a_template_whose_tokens_the_model_cannot_embed_is_refused(folder):
     tokenizer.save_pretrained(folder)
     with pytest.raises(ModelError, match=r"writes '<\|user\|>', token 601, but .* only 601 tokens"):
         load_tokenizer(folder)
+
+
+def test_a_template_file_may_lack_the_tokens_that_the_models_own_cannot_embed(folder, tmp_path):
+    """The remedy that the refusal names."""
+    tokenizer = copy.deepcopy(load_tokenizer(folder))
+    usable = tokenizer.chat_template
+    tokenizer.add_tokens(["<|user|>"])
+    tokenizer.chat_template = "{{ '<|user|>' + messages[0]['content'] }}"
+    tokenizer.save_pretrained(folder)
+    path = tmp_path / "a.jinja"
+    path.write_text(usable)
+    assert tokenizer_with(FileTemplate(path=path), folder).chat_template == usable
+
+
+def test_trls_template_is_found_by_a_text_that_says_the_date(folder):
+    """TRL knows gpt-oss's template as published, not with a date in the place of the call."""
+    published = files("trl") / "chat_templates" / "gptoss.jinja"
+    (folder / "chat_template.jinja").write_text(published.read_text())
+    found = tokenizer_with(TrlTemplate(date=datetime.date(2025, 3, 9)), folder)
+    assert "Current date: 2025-03-09" in render_text(found, ASK)
+
+
+@pytest.mark.parametrize(
+    "call", ["strftime_now(form)", "strftime_now(format='%d')", "strftime_now('%d' + '%m')"]
+)
+def test_a_date_that_cannot_be_fixed_is_refused(folder, tmp_path, call):
+    (folder / "chat_template.jinja").write_text("{% set form = '%d' %}{{ " + call + " }}" + DATED)
+    with pytest.raises(ModelError, match="says today's date"):
+        load_tokenizer(folder)
+    with pytest.raises(ModelError, match="says today's date"):
+        opened(folder, Store(root=tmp_path / "store"))
+    path = tmp_path / "a.jinja"
+    path.write_text(DATED)
+    assert "01 January 2026" in render_text(tokenizer_with(FileTemplate(path=path), folder), ASK)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "is empty"), (b" \n", "is empty"), (b"{# \xe9 #}", "is not UTF-8")],
+)
+def test_a_file_that_is_no_template_is_refused(tmp_path, folder, content, reason):
+    path = tmp_path / "a.jinja"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=reason):
+        tokenizer_with(FileTemplate(path=path), folder)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_template(tmp_path, folder):
+    path = tmp_path / "a.jinja"
+    path.write_text("\ufeff" + DATED, encoding="utf-8")
+    assert render_text(tokenizer_with(FileTemplate(path=path), folder), ASK).startswith(
+        "<|im_start"
+    )
+
+
+def test_a_folder_as_template_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="is no file"):
+        FileTemplate(path=tmp_path).digest()
+
+
+def test_of_several_templates_the_default_one_renders_every_row(folder):
+    """transformers takes "tool_use" for rows with tools, and a merge carries only the default."""
+    tokenizer = copy.deepcopy(load_tokenizer(folder))
+    tokenizer.chat_template = {"default": DATED, "tool_use": "{{ tools }}"}
+    (folder / "chat_template.jinja").unlink()
+    tokenizer.save_pretrained(folder)
+    assert "01 January 2026" in render_text(load_tokenizer(folder), ASK)
+    folding = tokenizer_with(ModelTemplate(system="into_user"), folder)
+    assert "user\nBe brief.\n\nHi<" in render_text(folding, talk("Hi", "Yes.", system="Be brief."))
+
+
+def test_system_text_is_not_folded_into_a_reply(folder):
+    folding = tokenizer_with(ModelTemplate(system="into_user"), folder)
+    begun_by_the_model = (*talk(system="Be brief."), *talk("", "Hello.", "Hi", "Yes.")[1:])
+    assert "user\nBe brief." not in render_text(folding, begun_by_the_model)

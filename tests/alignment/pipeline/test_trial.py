@@ -96,6 +96,16 @@ def test_all_linear_covers_every_expert(tried, family):
     assert [each.covered for each in trial.adapted] == [(1.0, ())] * 2
 
 
+@pytest.mark.parametrize("family", ["jamba", "granite4-hybrid"])
+def test_layers_that_mamba_reads_past_their_adapters_are_refused_by_name(tried, family):
+    lora = {**ALL, "target_modules": ["q_proj", "out_proj"]}
+    reason = tried(family, lora=lora).obstacles["sft"]
+    assert f"out_proj: Mamba layers of {family[:5]}" in reason
+    assert "past their adapters; set it to all-linear, or name some of" in reason
+    lora = {**ALL, "target_modules": ["q_proj"]}
+    assert not tried(family, lora=lora).obstacles
+
+
 def test_default_names_that_leave_a_gap_are_refused(tried):
     """Qwen2-MoE has all seven names, but only its shared expert's: two thirds get no adapter."""
     reason = tried("qwen2-moe").obstacles["sft"]
