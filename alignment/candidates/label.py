@@ -92,6 +92,17 @@ def check_own_verifiers(label: Label, prompts: Sequence[CandidatePrompt]) -> Non
         )
 
 
+def label_by_origin(answers: Sequence[Answer], journal: Journal[AnswerLabel]) -> None:
+    """Score the answers of two models: 1 for the first half of the samples, 0 for the other."""
+    half = (max(answer.sample for answer in answers) + 1) // 2
+    done = {(row.prompt_id, row.sample) for row in journal.rows}
+    for answer in answers:
+        name = (answer.prompt_id, answer.sample)
+        if name not in done:
+            score = float(answer.sample < half)
+            journal.append(AnswerLabel(prompt_id=name[0], sample=name[1], score=score))
+
+
 def try_label(label: Label) -> None:
     """Try what labels need, before there are answers.
 

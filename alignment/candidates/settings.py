@@ -193,7 +193,22 @@ class RewardLabel(Frozen):
     )
 
 
-Label = Annotated[VerifierLabel | JudgeLabel | RewardLabel, Field(discriminator="name")]
+class DeltaLabel(Frozen):
+    """The model's answers are chosen, those of a weaker model to the same prompts are rejected.
+
+    Nothing else tells them apart, so it can only help where the other model is clearly weaker.
+    """
+
+    name: Literal["delta"]
+    weak: ModelSource = Field(
+        description="The weaker model, with its tokenizer and chat template. It draws as many "
+        "answers, in the same way."
+    )
+
+
+Label = Annotated[
+    VerifierLabel | JudgeLabel | RewardLabel | DeltaLabel, Field(discriminator="name")
+]
 
 
 class Pairing(Frozen):

@@ -20,10 +20,12 @@ from alignment.pipeline.steps import (
     ChoosePrompts,
     EvaluateModel,
     HandOver,
+    JoinAnswers,
     LabelAnswers,
     MeasureJudge,
     MissingAdapter,
     OpenBase,
+    OpenWeak,
     PairAnswers,
     ParentGate,
     PrepareBatches,
@@ -44,13 +46,31 @@ RoundSource = PreparePairs | PrepareBatches | ChoosePrompts | ChooseBatchPrompts
 """What a round begins with, before there is a model: its pairs, or prompts for own answers."""
 
 
+class Weaker(Frozen):
+    """The steps that answer with a weaker model, and put both models' answers together."""
+
+    model: OpenWeak
+    answers: WriteAnswers
+    joined: JoinAnswers
+
+
 class Own(Frozen):
     """The steps that make the pairs of a round on the model's own answers."""
 
     prompts: ChoosePrompts | ChooseBatchPrompts
     agreement: MeasureJudge | None = None
     answers: WriteAnswers
+    weaker: Weaker | None = None
     labels: LabelAnswers | RewardAnswers
+
+    def steps(self) -> Iterator[Step]:
+        """The steps between prompts and pairs, in order."""
+        if self.agreement is not None:
+            yield self.agreement
+        yield self.answers
+        if self.weaker is not None:
+            yield from (self.weaker.model, self.weaker.answers, self.weaker.joined)
+        yield self.labels
 
 
 class Round(Frozen):
@@ -73,10 +93,8 @@ class Round(Frozen):
 
     def steps(self) -> Iterator[Step]:
         """The steps after data preparation, in order."""
-        if self.own is not None and self.own.agreement is not None:
-            yield self.own.agreement
         if self.own is not None:
-            yield from (self.own.answers, self.own.labels, self.pairs)
+            yield from (*self.own.steps(), self.pairs)
         yield from (self.train, self.handover, self.evaluate)
         if self.gate is not None:
             yield self.gate

@@ -9,11 +9,27 @@ Not here: the data steps (`data_sets.py`).
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from alignment.candidates.settings import Answering, JudgeLabel, Label, OwnAnswers, RewardLabel
+from alignment.candidates.settings import (
+    Answering,
+    DeltaLabel,
+    JudgeLabel,
+    Label,
+    OwnAnswers,
+    RewardLabel,
+)
 from alignment.compose.settings import Compose, Merge
 from alignment.config.pipeline import AdapterSft, NoSft, PipelineConfig, TrainedSft
 from alignment.evaluate.settings import AnchoredGate, GateConfig
-from alignment.pipeline.chain import Chain, Control, Own, PairSet, Round, RoundSource, Start
+from alignment.pipeline.chain import (
+    Chain,
+    Control,
+    Own,
+    PairSet,
+    Round,
+    RoundSource,
+    Start,
+    Weaker,
+)
 from alignment.pipeline.data_sets import DataSets, dpo_of, lengths_of, seed_for
 from alignment.pipeline.steps import (
     AnchorGate,
@@ -22,11 +38,13 @@ from alignment.pipeline.steps import (
     EvaluateModel,
     Gate,
     HandOver,
+    JoinAnswers,
     LabelAnswers,
     MeasureJudge,
     MergeAdapter,
     MissingAdapter,
     OpenBase,
+    OpenWeak,
     PairAnswers,
     ParentGate,
     PrepareBatches,
@@ -67,6 +85,21 @@ def agreement_step(label: Label, name: str) -> MeasureJudge | None:
     return MeasureJudge(name=name, label=label, people=people, digest=people.digest())
 
 
+def weaker_steps(label: Label, answers: WriteAnswers, number: int) -> Weaker | None:
+    """The steps that answer the same prompts with a weaker model, if the label names one."""
+    if not isinstance(label, DeltaLabel):
+        return None
+    model = OpenWeak(name="weak", source=label.weak, digest=label.weak.digest())
+    theirs = answers.model_copy(update={"name": f"weak-answers-{number}", "model": model.key})
+    joined = JoinAnswers(
+        name=f"joined-{number}",
+        samples=answers.sampling.samples,
+        answers=answers.key,
+        weak=theirs.key,
+    )
+    return Weaker(model=model, answers=theirs, joined=joined)
+
+
 def own_steps(
     config: PipelineConfig,
     number: int,
@@ -85,7 +118,9 @@ def own_steps(
         model=policy,
         prompts=prompts.key,
     )
-    labels = labels_step(answering.label, f"labels-{number}", answers.key, prompts.key)
+    weaker = weaker_steps(answering.label, answers, number)
+    candidates = weaker.joined.key if weaker else answers.key
+    labels = labels_step(answering.label, f"labels-{number}", candidates, prompts.key)
     pairs = PairAnswers(
         name=f"pairs-{number}",
         seed=seed_for(config.seed, "split"),
@@ -93,13 +128,14 @@ def own_steps(
         min_pairs=answering.min_pairs,
         lengths=lengths_of(dpo),
         labels=labels.key,
-        answers=answers.key,
+        answers=candidates,
         prompts=prompts.key,
         base=prompts.base,
         earlier=prompts.earlier,
     )
     agreement = agreement_step(answering.label, f"agreement-{number}")
-    return pairs, Own(prompts=prompts, agreement=agreement, answers=answers, labels=labels)
+    own = Own(prompts=prompts, agreement=agreement, answers=answers, weaker=weaker, labels=labels)
+    return pairs, own
 
 
 def handover_step(

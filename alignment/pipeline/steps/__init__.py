@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter
 
 from alignment.pipeline.step import Context, Outcome, Step
 from alignment.pipeline.steps.agreement import MeasureJudge
-from alignment.pipeline.steps.base import OpenBase
+from alignment.pipeline.steps.base import OpenBase, OpenWeak
 from alignment.pipeline.steps.batches import PrepareBatches, TakeBatch
 from alignment.pipeline.steps.data import PrepareConversations, PreparePairs
 from alignment.pipeline.steps.evaluation import EvaluateModel, digest_of_benchmarks
@@ -20,6 +20,7 @@ from alignment.pipeline.steps.handover import HandOver, MergeAdapter, StackAdapt
 from alignment.pipeline.steps.own import (
     ChooseBatchPrompts,
     ChoosePrompts,
+    JoinAnswers,
     LabelAnswers,
     PairAnswers,
     RewardAnswers,
@@ -38,6 +39,8 @@ AnyStep = Annotated[
     | ChooseBatchPrompts
     | MeasureJudge
     | WriteAnswers
+    | OpenWeak
+    | JoinAnswers
     | LabelAnswers
     | RewardAnswers
     | PairAnswers
@@ -88,11 +91,13 @@ __all__ = [
     "EvaluateModel",
     "Gate",
     "HandOver",
+    "JoinAnswers",
     "LabelAnswers",
     "MeasureJudge",
     "MergeAdapter",
     "MissingAdapter",
     "OpenBase",
+    "OpenWeak",
     "Outcome",
     "PairAnswers",
     "ParentGate",

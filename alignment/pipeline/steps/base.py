@@ -37,26 +37,54 @@ class OpenBase(Step):
 
     def build(self, context: Context) -> Outcome:
         """Fetch the model, convert it if needed, check and describe it."""
-        from alignment.models.description import (
-            describe_base,
-            describe_tokenizer,
-            write_tokenizer,
-        )
+        return _opened(self, context, self.template, quantisation=self.quantisation)
 
-        context.progress.update("fetching", 0, 1)
-        folder, uri, revision = self.source.fetch(context.workspace.out)
-        stored = f"store:{self.key}/{uri[4:]}" if uri.startswith("out:") else uri
-        base = describe_base(folder, stored, revision)
-        if self.source.digest() + self.template.digest() != self.digest:
-            raise ModelError(f"{folder} was changed since the run began; run the command again.")
-        own = folder
-        if self.template.changes:
-            own = context.workspace.out / "tokenizer"
-            write_tokenizer(folder, self.template, own)
-            stored = f"store:{self.key}/tokenizer"
-        tokenizer = describe_tokenizer(own, stored, date=self.template.date)
-        notes = [f"base model {uri} {revision or ''}".strip()]
-        if tokenizer.date:
-            notes.append(f"the chat template says the date: always {tokenizer.date}")
-        ref = ModelRef(base=base, tokenizer=tokenizer, quantisation=self.quantisation)
-        return Outcome(output=ref, notes=tuple(notes))
+
+class OpenWeak(Step):
+    """Make a weaker model available, whose answers are rejected; nothing is trained on it.
+
+    Not an `OpenBase`: among a model's ancestors there is one of these, its base.
+    """
+
+    stage: Literal["weak"] = "weak"
+    title = "open weaker model"
+    produces = ModelRef
+    nominal_seconds = 24.0
+    source: ModelSource
+    digest: str
+
+    def build(self, context: Context) -> Outcome:
+        """Fetch the model, convert it if needed, check and describe it."""
+        return _opened(self, context, ModelTemplate(), quantisation=None)
+
+
+def _opened(
+    step: OpenBase | OpenWeak,
+    context: Context,
+    template: Template,
+    *,
+    quantisation: Quantisation | None,
+) -> Outcome:
+    from alignment.models.description import (
+        describe_base,
+        describe_tokenizer,
+        write_tokenizer,
+    )
+
+    context.progress.update("fetching", 0, 1)
+    folder, uri, revision = step.source.fetch(context.workspace.out)
+    stored = f"store:{step.key}/{uri[4:]}" if uri.startswith("out:") else uri
+    base = describe_base(folder, stored, revision)
+    if step.source.digest() + template.digest() != step.digest:
+        raise ModelError(f"{folder} was changed since the run began; run the command again.")
+    own = folder
+    if template.changes:
+        own = context.workspace.out / "tokenizer"
+        write_tokenizer(folder, template, own)
+        stored = f"store:{step.key}/tokenizer"
+    tokenizer = describe_tokenizer(own, stored, date=template.date)
+    notes = [f"base model {uri} {revision or ''}".strip()]
+    if tokenizer.date:
+        notes.append(f"the chat template says the date: always {tokenizer.date}")
+    ref = ModelRef(base=base, tokenizer=tokenizer, quantisation=quantisation)
+    return Outcome(output=ref, notes=tuple(notes))

@@ -17,10 +17,22 @@ from alignment.answers.answer import Answer
 from alignment.answers.settings import Drawing
 from alignment.candidates.budget import check_before_answers
 from alignment.candidates.judge import label_by_judge
-from alignment.candidates.label import check_own_verifiers, label_by_verifier, try_label
+from alignment.candidates.label import (
+    check_own_verifiers,
+    label_by_origin,
+    label_by_verifier,
+    try_label,
+)
 from alignment.candidates.pairing import pair_answers
 from alignment.candidates.records import AnswerLabel, CandidatePrompt, JudgeCall
-from alignment.candidates.settings import JudgeLabel, Label, Pairing, RewardLabel, VerifierLabel
+from alignment.candidates.settings import (
+    DeltaLabel,
+    JudgeLabel,
+    Label,
+    Pairing,
+    RewardLabel,
+    VerifierLabel,
+)
 from alignment.data.build.report import PROMPT_KEYS, QUARANTINE
 from alignment.data.build.settings import Lengths
 from alignment.data.formats import Format
@@ -201,6 +213,32 @@ class WriteAnswers(Step):
         )
 
 
+class JoinAnswers(Step):
+    """Put the answers of two models together; those of the second one are numbered after them."""
+
+    stage: Literal["joined"] = "joined"
+    title = "join answers"
+    produces = RowsRef
+    parent_fields = ("answers", "weak")
+    headline = ("answers",)
+    in_child = False
+    nominal_seconds = 1.0
+    samples: int
+    answers: Key
+    weak: Key
+
+    def build(self, context: Context) -> Outcome:
+        """Write all answers."""
+        first, second = (rows_in(context.store, key, Answer) for key in (self.answers, self.weak))
+        moved = [row.model_copy(update={"sample": row.sample + self.samples}) for row in second]
+        rows = [*first, *moved]
+        write("joined.rows", context.workspace.out / ROWS, b"".join(map(as_line, rows)))
+        return Outcome(
+            output=RowsRef(rows=f"store:{self.key}/{ROWS}", count=len(rows)),
+            metrics={"answers": float(len(rows))},
+        )
+
+
 class LabelAnswers(Step):
     """Score answers, by a program or a judge."""
 
@@ -210,7 +248,7 @@ class LabelAnswers(Step):
     parent_fields = ("answers", "prompts")
     headline = ("score", "unlabelled")
     nominal_seconds = 10.0
-    label: VerifierLabel | JudgeLabel = Field(discriminator="name")
+    label: VerifierLabel | JudgeLabel | DeltaLabel = Field(discriminator="name")
     answers: Key
     prompts: Key
 
@@ -218,7 +256,9 @@ class LabelAnswers(Step):
     def key(self) -> str:
         """As for any step, without how a judge is reached and paid: changing it repeats no call."""
         judged = isinstance(self.label, JudgeLabel)
-        fields = self.model_dump(mode="json", exclude={"label": set(UNPAID) if judged else set()})
+        fields = self.model_dump(
+            mode="json", exclude={"label": {*(UNPAID if judged else ()), "weak"}}
+        )
         # 1 also showed a judge answers that can be in no pair, and compared with the first of all
         version = 2 if judged else self.version
         return f"{self.stage}-{digest_of([self.stage, version, fields])[:24]}"
@@ -233,6 +273,8 @@ class LabelAnswers(Step):
                 calls = Journal(context.workspace.out / CALLS, JudgeCall)
                 label_by_judge(label, prompts, answers, calls, journal, context.progress)
                 paid = _paid(calls)
+            elif isinstance(label, DeltaLabel):
+                label_by_origin(answers, journal)
             else:
                 label_by_verifier(label, prompts, answers, journal, context.progress)
         return _labelled(self, journal, **paid)

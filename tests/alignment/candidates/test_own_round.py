@@ -1,9 +1,12 @@
 """A round on own answers on the tiny model: its steps, their files, and what a kill leaves."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from alignment.answers.answer import Answer
 from alignment.candidates.records import AnswerLabel, CandidatePrompt, Fate
@@ -16,11 +19,13 @@ from alignment.doctor.inputs import PreparedSet
 from alignment.errors import ConfigError, DataError, ModelError
 from alignment.execution.run_step import build
 from alignment.pipeline.chain_builder import chain
+from alignment.pipeline.steps import OpenBase, made_by
 from alignment.pipeline.steps.own import rows_in
 from alignment.records.refs import DataRef
 from alignment.records.text import PreferencePair, Quarantined
 from alignment.report.own_answers import own_rounds
 from alignment.store.jsonl import read_rows
+from alignment.store.lineage import ancestors
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 from tests.faults.failpoints import Broken, arm
@@ -78,6 +83,30 @@ def test_every_answer_is_in_a_pair_or_in_the_quarantine_with_a_reason(settings):
         assert (pair.rejected[0].content.strip(), "rejected") in by_text
         assert set(pair.chosen[0].content) & set("abcdef")
         assert not set(pair.rejected[0].content) & set("abcdef")
+
+
+def test_a_weaker_model_writes_what_is_rejected(settings, tmp_path):
+    """The other model has noise in its weights, and answers the same prompts as often."""
+    weak = shutil.copytree(tmp_path / "model", tmp_path / "weak")
+    weights = load_file(weak / "model.safetensors")
+    noisy = {name: tensor + torch.randn_like(tensor) for name, tensor in weights.items()}
+    save_file(noisy, weak / "model.safetensors", metadata={"format": "pt"})
+    source = {"name": "folder", "path": str(weak)}
+    settings["rounds"][0]["data"]["label"] = {"name": "delta", "weak": source}
+    run = Run(settings)
+    record = run.build("pairs-1")
+    strong, theirs = run.rows("answers-1", Answer), run.rows("weak-answers-1", Answer)
+    assert len(strong) == len(theirs) == 72
+    assert {row.text for row in strong} != {row.text for row in theirs}
+    fates = list(read_rows(run.store.folder(record.key) / "candidates.jsonl", Fate))
+    assert len(fates) == 144
+    assert {(fate.fate, fate.sample < 6) for fate in fates if fate.score is not None} >= {
+        ("chosen", True),
+        ("rejected", False),
+    }
+    assert not [f for f in fates if f.fate in ("chosen", "rejected") and f.score != (f.sample < 6)]
+    (base,) = (one for one in ancestors(run.store, record.key) if made_by(one, OpenBase))
+    assert base.name == "base", "the weaker model is no base"
 
 
 def test_a_whole_run_trains_on_them_and_evaluates(settings):
