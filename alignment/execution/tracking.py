@@ -25,8 +25,8 @@ from alignment.trackers.events import StageBegun, StageEnded, StageLogged
 from alignment.trackers.settings import Tracker
 from alignment.urls import bare_urls
 
-GRACE_SECONDS = 30.0
-"""How long a tracker may take after its stage has ended."""
+GRACE_SECONDS, STOPPED_SECONDS = 30.0, 5.0
+"""How long a tracker may take after its stage has ended, and after it was stopped or failed."""
 LONGEST_PROBLEM = 300
 _left: set[tuple[str, str]] = set()
 """Run and tracker of those that raised or hung."""
@@ -74,7 +74,7 @@ class Tracking:
         metrics = {name: value for name, value in known.items() if name not in self._logged}
         self._send(StageEnded(finished=record is not None, metrics=metrics))
         for name, follower in list((self._followers or {}).items()):
-            self._leave(name, follower.finish())
+            self._leave(name, follower.finish(GRACE_SECONDS if record else STOPPED_SECONDS))
         self._followers = {}
 
     def _started(self) -> Iterator[tuple[str, "_Follower"]]:
@@ -158,12 +158,12 @@ class _Follower:
             return self._killed(str(error))
         return None
 
-    def finish(self) -> str | None:
+    def finish(self, seconds: float) -> str | None:
         """Wait for the process; a problem if it failed, or if it had to be killed."""
         try:
-            code = self._process.wait(GRACE_SECONDS)
+            code = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            return self._killed(f"it had not finished after {GRACE_SECONDS:.0f} s")
+            return self._killed(f"it had not finished after {seconds:.0f} s")
         return self._closed(self._last_words() if code else None)
 
     def _killed(self, why: str) -> str | None:

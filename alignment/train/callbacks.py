@@ -48,7 +48,8 @@ class ProgressCallback(TrainerCallback):
         if loss is not None and not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {state.global_step}. Lower learning_rate, or look "
-                "for broken rows in the data; the last checkpoint is kept."
+                f"for broken rows: sft-dpo trace {self._workspace.folder.name} --step "
+                f"{state.global_step} names those of this step. The last checkpoint is kept."
             )
         finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
         self._progress.mark(self._phase, state.global_step, state.max_steps, **finite)

@@ -195,9 +195,15 @@ def test_a_loss_that_is_not_a_number_ends_the_run(open_tiny, sft_config, convers
     loaded = open_tiny()
     with torch.no_grad():
         loaded.model.model.norm.weight[0] = math.nan
-    with pytest.raises(TrainingError, match="the loss is nan at step 1"):
+    with pytest.raises(TrainingError, match="the loss is nan at step 1") as ended:
         train(sft_config, loaded, conversations, workspace)
     assert not (workspace.out / "adapter").exists()
+    if isinstance(sft_config.engine, Packed):
+        assert "because of 4 of its 4 rows" in str(ended.value)
+    else:
+        assert "sft-dpo trace work --step 1 names those of this step" in str(ended.value)
+        (step,) = lines(workspace.out / "trained.jsonl")
+        assert step["values"] == [None] * 4
 
 
 @both_engines
