@@ -77,11 +77,14 @@ def _kept(store: Store, trainings: list[Training]) -> Iterator[TrainedSteps]:
 
 
 def _chosen(trainings: list[Training], reference: str, stage: str | None) -> list[Training]:
-    chosen = [one for one in trainings if stage in (None, one.name, one.folder.name.split("-")[0])]
+    """The trainings of a name, else of a kind: the control is one of the kind sft."""
+    if not trainings:
+        raise UsageError(f"{reference} has no training; name a run, or a model that was trained")
+    named = [one for one in trainings if stage in (None, one.name)]
+    chosen = named or [one for one in trainings if one.folder.name.partition("-")[0] == stage]
     if not chosen:
-        names = ", ".join(training.name for training in trainings) or "no training"
-        wanted = f" called {stage!r}" if stage else ""
-        raise UsageError(f"{reference} has no training{wanted}; it has {names}")
+        names = ", ".join(training.name for training in trainings)
+        raise UsageError(f"{reference} has no training called {stage!r}; it has {names}")
     return chosen
 
 
@@ -91,12 +94,18 @@ def _trainings(store: Store, reference: str) -> Iterator[Training]:
     if entry is not None and not store.folder(reference).exists():
         records = filter(None, map(store.find, entry.steps.values()))
         yield from (_training(store, record) for record in records if record.stage in TRAININGS)
-    elif begun := sorted(store.root.glob(f"work/{reference}*/out/{TRAINED}")):
+    elif begun := _begun(store, reference):
         yield from (Training(path.parts[-3], path.parent, _all_sets(store)) for path in begun)
     else:
         lineage = ancestors(store, find_one(store, reference).key)
         newest = next((one for one in reversed(lineage) if one.stage in TRAININGS), None)
         yield from [_training(store, newest)] if newest else []
+
+
+def _begun(store: Store, reference: str) -> list[Path]:
+    """What trainings that are not finished have kept, by the beginning of their key."""
+    kept = sorted(store.root.glob(f"work/*/out/{TRAINED}"))
+    return [path for path in kept if reference and path.parts[-3].startswith(reference)]
 
 
 def _training(store: Store, record: StageRecord) -> Training:

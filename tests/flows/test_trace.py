@@ -48,7 +48,8 @@ def store(tmp_path):
     put(store, "sft-new", name="sft", parents={"data 1": "conversations-a"}, files=files)
     put(store, "merge-new", name="merge-sft", output=MODEL, parents={"adapter": "sft-new"})
     put(store, "dpo-old", name="dpo-1", files={"history.jsonl": _lines(log)})
-    for name, keys in (("one", ["sft-new"]), ("both", ["sft-new", "dpo-old"])):
+    put(store, "sft-control", name="control", parents={"data 1": "conversations-a"}, files=files)
+    for name, keys in (("one", ["sft-new"]), ("both", ["sft-new", "dpo-old", "sft-control"])):
         entry = RunEntry(
             name=name,
             id="00aaff",
@@ -95,12 +96,14 @@ def test_what_cannot_be_traced_says_why(store):
         store, "dpo-old", "--step", "1"
     )
     assert "choose one with --stage" in trace(store, "both", "--step", "1")
-    assert "step 1: loss 2" in trace(store, "both", "--step", "1", "--stage", "sft")
+    assert trace(store, "both", "--step", "1", "--stage", "sft").startswith("sft, step 1: loss 2")
+    assert trace(store, "both", "--step", "1", "--stage", "control").startswith("control, step 1:")
     assert "has steps 1 to 7, but no step 9" in trace(store, "sft", "--step", "9")
     assert "has no training called 'dpo-7'; it has sft" in trace(
         store, "one", "--step", "1", "--stage", "dpo-7"
     )
-    assert "conversations-a has no training" in trace(store, "conversations-a", "--spikes")
+    assert "conversations-a has no training; name" in trace(store, "conversations-a", "--spikes")
+    assert "nothing called '*'" in trace(store, "*", "--spikes")
     assert "nothing called 'none'" in trace(store, "none", "--spikes")
     assert "either --step N, or --spikes" in trace(store, "one")
 
