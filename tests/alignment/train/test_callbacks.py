@@ -42,12 +42,16 @@ def test_a_loss_that_is_not_a_number_ends_the_run(workspace, at_step, loss):
 
 
 def test_every_logged_loss_is_reported_as_progress(workspace, at_step):
+    """With all finite numbers that are logged beside it; totals at the end are no step."""
     callback = ProgressCallback(workspace, Progress(workspace.progress), phase="training")
-    callback.on_log(**at_step(3, logs={"loss": 0.5}))
-    callback.on_log(**at_step(3, logs={"eval_loss": 0.5}))
-    (mark,) = lines(workspace.progress)
-    del mark["time"]
-    assert mark == {"phase": "training", "done": 3, "total": 10, "numbers": {"loss": 0.5}}
+    callback.on_log(**at_step(3, logs={"loss": 0.5, "grad_norm": math.inf, "epoch": 1}))
+    callback.on_log(**at_step(3, logs={"eval_loss": 0.25}))
+    callback.on_log(**at_step(10, logs={"train_loss": 0.5}))
+    marks = lines(workspace.progress)
+    assert [(mark["phase"], mark["done"], mark["total"]) for mark in marks] == [
+        ("training", 3, 10)
+    ] * 2
+    assert [mark["numbers"] for mark in marks] == [{"loss": 0.5, "epoch": 1.0}, {"eval_loss": 0.25}]
 
 
 def test_training_continues_until_a_stop_is_requested(workspace, at_step):
