@@ -27,10 +27,11 @@ def parts(rows: Sequence[T], measurement: int) -> Iterator[list[T]]:
 def spread(measurements: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The distance between the lowest and the highest mean of each metric of the first one.
 
-    Nothing for a single measurement.
+    Nothing for a metric that was measured once: that it does not move is not known.
     """
     found: dict[str, float] = {}
-    for metric in measurements[0] if len(measurements) > 1 else ():
+    for metric in measurements[0] if measurements else ():
         seen = [means[metric] for means in measurements if metric in means]
-        found[metric] = max(seen) - min(seen)
+        if len(seen) > 1:
+            found[metric] = max(seen) - min(seen)
     return found

@@ -71,7 +71,7 @@ def manager_of(config: HarnessConfig, task: str) -> Any:
     names = [*_builtin().task_index, *(own.task_index if own is not None else ())]
     nearest = get_close_matches(task, names, n=3)
     hint = f" Did you mean {', '.join(nearest)}?" if nearest else ""
-    where = f" or in {config.include}" if config.include is not None else ""
+    where = f", and none of its files in {config.include} defines it" if own is not None else ""
     raise ConfigError(
         f"evaluation.harness.tasks: lm-eval {harness_version()} knows no task {task!r}{where}."
         f"{hint} `lm-eval ls tasks` lists them."

@@ -15,7 +15,7 @@ from alignment.evaluate.metrics import is_preferred
 from alignment.records.evaluation import EvalReport
 from alignment.report import compare, examples, metric, tables
 from alignment.report.cost import cost_table
-from alignment.report.differences import difference_table
+from alignment.report.differences import difference_table, noise_floor
 from alignment.report.gate_table import gate_table
 from alignment.report.own_answers import own_table, shown_score
 from alignment.report.run_report import RunReport, Sample
@@ -49,7 +49,9 @@ def render(report: RunReport) -> str:
             evaluation=tables.evaluation_table(numbers.evaluations),
             meanings=_meanings(numbers.evaluations),
             paired=compare.paired_table(numbers.comparisons),
-            differences=difference_table(final, numbers.differences),
+            differences=difference_table(
+                final, numbers.differences, noise_floor(numbers.evaluations, final)
+            ),
             result_pictures=list(pictures.result_pictures(numbers.evaluations)),
             row_pictures=list(
                 pictures.row_pictures(

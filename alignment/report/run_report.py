@@ -12,7 +12,12 @@ from alignment.records.refs import DataRef
 from alignment.records.text import PreferencePair
 from alignment.report import compare
 from alignment.report.cost import Spent, cost_of
-from alignment.report.differences import ModelDifferences, differences_of, relatives
+from alignment.report.differences import (
+    ModelDifferences,
+    differences_of,
+    noise_floor,
+    relatives,
+)
 from alignment.report.next_steps import next_commands
 from alignment.report.numbers import Numbers, StepNumbers
 from alignment.report.own_answers import OwnRound
@@ -109,9 +114,11 @@ class RunReport(Frozen):
         """The final model compared with the others."""
         if self.final_model is None:
             return ()
-        noise = next((e.noise for e in self.evaluations if e.model == self.final_model), {})
         return compare.compare(
-            self.final_model, generations=self.generations, pairs=self.pairs, noise=noise
+            self.final_model,
+            generations=self.generations,
+            pairs=self.pairs,
+            noise=noise_floor(self.evaluations, self.final_model),
         )
 
     @property

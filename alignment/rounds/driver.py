@@ -28,6 +28,7 @@ from alignment.pipeline.chain import Round
 from alignment.pipeline.data_sets import seed_for
 from alignment.pipeline.steps import Step
 from alignment.pipeline.verdicts import chain_so_far
+from alignment.records.refs import DataRef
 from alignment.rounds.identity import check, check_cheaply, identity_of
 from alignment.rounds.inbox import Arrival
 from alignment.rounds.inspection import Inspector
@@ -215,7 +216,8 @@ class RoundDriver:
             needed = self._needed(kind)
             if new >= needed:
                 return self._open(batches)
-            reasons.append(f"{new} new {kind} in {len(batches)} batches, {needed} are needed")
+            reason = f"{new} new {kind} in {len(batches)} batches, {needed} are needed"
+            reasons.append(reason + self._dropped(batches))
         reason = self._intake.named_and_used() or "; ".join(reasons)
         return _nothing_new(self._line.state(), reason)
 
@@ -275,12 +277,26 @@ class RoundDriver:
 
     def _new_rows(self, batches: Deliveries, parent: Champion) -> int:
         """The number of pairs or prompts in these batches that can be used."""
-        number = self._line.state().rounds + 1
-        opened = Opened(number=number, parent=parent, batches=batches)
+        opened = self._opened(batches, parent)
         step = source_step(self._settings, self._line.store, opened)
         self._hooks.build(step)
         metrics = self._line.store.open(step.key).metrics
         return round(metrics["new" if opened.kind == "pairs" else "prompts"])
+
+    def _opened(self, batches: Deliveries, parent: Champion) -> Opened:
+        number = self._line.state().rounds + 1
+        return Opened(number=number, parent=parent, batches=batches)
+
+    def _dropped(self, batches: Deliveries) -> str:
+        """Why rows of these batches cannot be used, in brackets; an empty text if all can."""
+        if not batches:
+            return ""
+        opened = self._opened(batches, self._parent(self._line.state()))
+        step = source_step(self._settings, self._line.store, opened)
+        rows = self._line.store.open(step.key).output_as(DataRef)
+        reasons = rows.quarantined.items() if rows else ()
+        words = ", ".join(f"{count} {reason}" for reason, count in reasons)
+        return f" (dropped: {words})" if words else ""
 
     # --- the champion ---
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment.data.split import unit_hash
 from alignment.evaluate.evidence import read_evidence
 from tests.inbox import drop, line_settings, rows
 
@@ -77,3 +78,79 @@ def test_no_rows_end_the_round_before_it_is_trained(
     assert "has no evaluation rows, so rounds cannot be compared with it" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "store" / "objects").glob("dpo-*"))
+
+
+def test_pairs_that_cannot_be_used_are_counted_by_reason(
+    sft_dpo, tiny_settings, write_config, tmp_path
+):
+    made = settings_of(tiny_settings, tmp_path, rows(9000, 40))
+    drop(tmp_path / "inbox" / "monday.jsonl", rows(0, 20, chosen="yes", rejected="yes"))
+    done = sft_dpo("round", write_config(made))
+    assert "0 new pairs in 1 batches, 16 are needed (dropped: 20 identical_pair)" in done.stdout
+
+
+def test_sealed_rows_judge_every_second_round_and_the_others_all(
+    sft_dpo, tiny_settings, write_config, tmp_path
+):
+    """A real line of three rounds: which rows judged each follows from its evidence."""
+    made = settings_of(tiny_settings, tmp_path, rows(9000, 90))
+    made["gate"] |= {"sealed_share": 0.34, "sealed_every": 2, "min_rows": 20}
+    config, judged = write_config(made), []
+    for number in range(3):
+        drop(tmp_path / "inbox" / f"{number}.jsonl", rows(100 * number, 32))
+        found = json.loads(sft_dpo("round", config, "--json").stdout)
+        judged.append(read_evidence(Path(found["evidence"]).read_bytes(), "the file"))
+    assert [one.look for one in judged] == [1, 2, 3]
+    assert len({one.rows["pairs"].id for one in judged}) == 1, "the same rows, whatever is sealed"
+    prompts = judged[0].rows["pairs"].prompt
+    sealed = sum(unit_hash(prompt, salt="sealed") < 0.34 for prompt in prompts)
+    assert 20 <= sealed <= 45
+    for one in judged:
+        words = {check.name: check.words for check in one.verdict.checks}
+        assert f"lost of {90 - sealed} rows" in words["preference accuracy to anchor"]
+        opened = words.get("preference accuracy on sealed rows", "")
+        assert (f"on the {sealed} sealed rows" in opened) == (one.look == 2)
+
+
+def test_pairs_of_public_benchmarks_are_reported_by_subset(
+    sft_dpo, tiny_settings, write_config, tmp_path
+):
+    """A file in the columns of RewardBench and one in those of LLMBar, which has no subset."""
+    bench = [
+        {**row, "chosen_model": "a", "rejected_model": "b", "subset": subset, "id": number}
+        for subset in ("math-prm", "alpacaeval-easy")
+        for number, row in enumerate(rows(len(subset) * 100, 12))
+    ]
+    drop(tmp_path / "rewardbench.jsonl", bench)
+    bar = [
+        {
+            "input": f"Question {n}: is it?",
+            "output_1": "yes.",
+            "output_2": "no.",
+            "label": 1 + n % 2,
+        }
+        for n in range(10)
+    ]
+    (tmp_path / "llmbar.json").write_text(json.dumps(bar))
+    made = settings_of(tiny_settings, tmp_path, [])
+    bench_source = {"path": "rewardbench.jsonl", "columns": {"subset": "task_type"}}
+    bar_source = {"path": "llmbar.json", "task_type": "llmbar-natural"}
+    made["evaluation"]["data"] = {
+        "sources": [
+            {**source, "name": "file", "path": str(tmp_path / source["path"])}
+            for source in (bench_source, bar_source)
+        ],
+        "min_rows": 0,
+    }
+    done = sft_dpo("run", write_config(made))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (numbers,) = (tmp_path / "store" / "reports").glob("*.json")
+    found = json.loads(numbers.read_text())["evaluations"][0]["by_task_type"]
+    assert {task: metrics["preference_accuracy"]["n"] for task, metrics in found.items()} == {
+        "math-prm": 12,
+        "alpacaeval-easy": 12,
+        "llmbar-natural": 10,
+    }
+    page = numbers.with_suffix(".html").read_text()
+    assert "math-prm" in page
+    assert "llmbar-natural" in page

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, TypeAdapter
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
 
 from alignment.data.verifiers import Instructions, VerifiablePrompt, Verifier, check_installed
 from alignment.errors import DataError
@@ -66,12 +66,9 @@ class PromptFile(Frozen):
             row = json.loads(line)
             prompt, verifier = _turns(row["prompt"]), _verifier(row)
         except (ValueError, TypeError, KeyError) as error:
-            reason = (
-                str(error).splitlines()[0] if not isinstance(error, KeyError) else f"no {error}"
-            )
             raise DataError(
-                f"{self.path}, line {number}: {reason}. A line is a JSON object with `prompt` and "
-                "`verifier` (docs/evaluation.md)."
+                f"{self.path}, line {number}: {_reason(error)}. A line is a JSON object with "
+                "`prompt` and `verifier` (docs/evaluation.md)."
             ) from error
         # with the verifier: the same prompt in another file, or checked otherwise, is another item
         asked = Prompt.of(prompt, task_type="", source="").id
@@ -84,6 +81,15 @@ class PromptFile(Frozen):
             source=source,
             unseen=True,
         )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"no {error}"
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return ": ".join((*(f"{part}" for part in first["loc"]), first["msg"]))
+    return str(error).splitlines()[0]
 
 
 def _turns(prompt: Any) -> tuple[Message, ...]:

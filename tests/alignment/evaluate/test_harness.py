@@ -1,6 +1,8 @@
 """lm-eval's own tasks are not run here: each test writes a small task with its data."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -174,3 +176,18 @@ def test_a_task_that_does_not_exist_is_named_before_any_work(tasks):
     with pytest.raises(ConfigError, match=r"knows no task 'hellaswagg'.* Did you mean hellaswag"):
         digest_of_tasks(configured(tasks, "hellaswagg").harness)
     assert digest_of_tasks(configured(tasks, "mmlu", "capitals").harness)
+
+
+@pytest.mark.parametrize("command", ["plan", "doctor", "run"])
+def test_a_task_that_does_not_exist_is_refused_before_any_work(
+    command, tiny_settings, write_config, tmp_path
+):
+    tiny_settings["evaluation"]["harness"] = {"tasks": ["arc_eazy"]}
+    words = [sys.executable, "-c", "from flows.cli import main; main()"]
+    config = str(write_config(tiny_settings))
+    done = subprocess.run(
+        [*words, command, config], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "knows no task 'arc_eazy'. Did you mean arc_easy, " in done.stderr
+    assert not (tmp_path / "store" / "objects").exists()

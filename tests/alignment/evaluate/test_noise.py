@@ -16,6 +16,7 @@ from tests.alignment.evaluate.test_gate import measured
 
 def test_the_floor_of_a_metric_is_the_distance_of_its_lowest_and_highest_mean():
     means = [{"nll": 2.0, "pass_rate": 0.5}, {"nll": 2.5, "pass_rate": 0.5}, {"nll": 1.75}]
+    means[0]["kl_from_base"] = 0.0  # measured once
     assert spread(means) == {"nll": 0.75, "pass_rate": 0.0}
     assert spread(means[:1]) == {}
 

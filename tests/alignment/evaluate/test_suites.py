@@ -57,6 +57,12 @@ def write(tmp_path):
     return written
 
 
+def test_a_verifier_that_does_not_exist_is_named_beside_those_that_do(write):
+    suite = write({"prompt": "2 + 2?", "verifier": {"name": "last_numbr", "number": 4}})
+    with pytest.raises(DataError, match=r"line 1: .*'last_numbr'.*'last_number'"):
+        suite.digest()
+
+
 def test_a_file_gives_prompts_with_their_verifiers(write):
     number = {"name": "last_number", "number": 12}
     turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "3 * 4?"}]
@@ -120,7 +126,7 @@ def test_a_file_of_ifeval_is_read_as_it_is_published(write):
     [
         ("{", "line 2: Expecting property name"),
         ({"prompt": "Hi"}, "line 2: no 'verifier'"),
-        ({"prompt": "Hi", "verifier": {"name": "exact"}}, "line 2: 1 validation error"),
+        ({"prompt": "Hi", "verifier": {"name": "exact"}}, "line 2: Input tag 'exact' found"),
         ([], "line 2: list indices"),
     ],
 )

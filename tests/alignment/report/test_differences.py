@@ -41,3 +41,11 @@ def test_the_anchor_is_one_of_them_and_a_model_is_not_compared_with_itself(run):
     labels = ["base", "sft", "round 1", "round 2", "round 3", "control"]
     assert relatives("round 3", labels, (), "round 1") == ["base", "sft", "round 1"]
     assert relatives("sft", labels, run.verdicts, "sft") == ["base"]
+
+
+def test_a_noise_floor_that_was_measured_has_a_column(run):
+    assert "Noise floor" not in render(run)
+    measured = [one.model_copy(update={"noise": {"reply_tokens": 0.97}}) for one in run.evaluations]
+    page = render(run.model_copy(update={"evaluations": tuple(measured)}))
+    assert "Noise floor" in page
+    assert ">1.0<" in page.replace("\n", "").replace(" ", "")
