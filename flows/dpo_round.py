@@ -33,8 +33,7 @@ from alignment.rounds.steps import inbox_of
 from alignment.store.activity import announced
 from alignment.store.store import Store
 from flows.device import state_device
-from flows.form import Change, Config, PromptFile, form_field
-from flows.presets import find_config
+from flows.form import Change, Config, Preset, PromptFile, chosen, form_field
 from flows.printing import round_command
 from flows.results import RoundResult
 from flows.sft_dpo import Stages, name_of_run, run_chain
@@ -50,7 +49,8 @@ from tasks.stage import Run
     result_serializer="json",
 )
 def dpo_round(
-    config: Config = form_field("Preset or file", "practice"),
+    preset: Preset = form_field("Preset", "practice"),
+    config: Config = form_field("Or a file", ""),
     overrides: tuple[Change, ...] = form_field("Changes to the config", ()),
     prompts: tuple[PromptFile, ...] = form_field("Files of prompts", ()),
     answers: bool = form_field("Only own answers", default=False),  # noqa: FBT001 - a form's field
@@ -61,20 +61,18 @@ def dpo_round(
     becomes the first champion.
 
     Args:
-        config: A preset (practice, hh, a100, a100-stack), or the path of a YAML file on the
-            worker. Its
-            `inbox` says where batches arrive.
+        preset: A configuration that comes with the project. Its `inbox` says where batches arrive.
+        config: Path of a YAML file on the worker, instead of the preset.
         overrides: Config values to change, one per item as dotted.key=value, e.g.
-            inbox.min_new_pairs=50. All keys with units, ranges and defaults are in
-            docs/config.schema.json. Do not enter passwords: everyone who can open the run sees
-            these values.
+            inbox.min_new_pairs=50. All keys are in docs/configuration.md. Do not enter passwords:
+            everyone who can open the run sees these values.
         prompts: Files of prompts on the worker; the round is on the champion's answers to them.
         answers: Leave batches of pairs for another round: only prompts are looked at.
     """
     try:
-        settings = load(find_config(config), overrides)
+        settings = load(chosen(preset, config), overrides)
         state_device(settings, get_run_logger().info)
-        command = round_command(config, overrides, prompts, answers=answers)
+        command = round_command(chosen(preset, config), overrides, prompts, answers=answers)
         with announced(Store(root=settings.store), command, make=False):
             result = run_round(settings, command, Wanted(tuple(prompts), answers))
     except AlignmentError as error:
@@ -110,6 +108,7 @@ def run_round(settings: PipelineConfig, command: str, wanted: Wanted) -> RoundRe
         write: Task[..., ReportFiles] = round_report
         arguments = {"config": quote(settings), "command": quote(command)}
         written.append(write(quote(round_), quote(run), **arguments))
+        artifacts.publish_report(f"{run.name}-{round_.evaluate.label}", written[-1])
 
     hooks = Hooks(
         run_chain=lambda: run_chain(settings, command),

@@ -24,8 +24,7 @@ from alignment.rounds.measure import on_line
 from alignment.rounds.references import find_one
 from alignment.rounds.sealed import on_sealed_rows
 from alignment.rounds.steps import inbox_of, line_gate
-from flows.form import Change, Config, Hours, Model, form_field
-from flows.presets import find_config
+from flows.form import Change, Config, Hours, Model, Preset, chosen, form_field
 from flows.sft_dpo import Stages, name_of_run
 from tasks.stage import Run
 
@@ -66,7 +65,8 @@ class PromotionOutcome(Frozen):
 
 @flow(name="promote", flow_run_name=name_of_run, persist_result=True, result_serializer="json")
 def promote(
-    config: Config = form_field("Preset or file", "practice"),
+    preset: Preset = form_field("Preset", "practice"),
+    config: Config = form_field("Or a file", ""),
     reference: Model = form_field("Model", None),
     ask: bool = form_field("Ask a person", True),  # noqa: FBT001, FBT003 - a switch in the form
     hours: Hours = form_field("Hours to wait for the answer", 72.0),
@@ -75,9 +75,8 @@ def promote(
     """Make a model the champion of a line of rounds.
 
     Args:
-        config: A preset (practice, hh, a100, a100-stack), or the path of a YAML file on the
-            worker. Its
-            `inbox` names the line.
+        preset: A configuration that comes with the project. Its `inbox` names the line.
+        config: Path of a YAML file on the worker, instead of the preset.
         reference: The model to promote: the round waiting for approval, or a key, the beginning of
             a key, or the name of a step such as merge-dpo-4.
         ask: On: wait for an answer on the run page, without holding a process or a GPU. Off: the
@@ -88,7 +87,7 @@ def promote(
             Do not enter passwords: everyone who can open the run sees these values.
     """
     try:
-        settings = load(find_config(config), overrides)
+        settings = load(chosen(preset, config), overrides)
         result = _promote(settings, reference, ask=ask, seconds=hours * 3600)
     except AlignmentError as error:
         return cast(

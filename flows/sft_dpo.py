@@ -10,7 +10,7 @@ from typing import cast
 
 from prefect import State, Task, flow, runtime
 from prefect.logging import get_run_logger
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
 from alignment.config.file import load
@@ -28,11 +28,22 @@ from alignment.report.assemble import ReportFiles
 from alignment.store.activity import announced
 from alignment.store.store import Store
 from flows.device import state_device
-from flows.form import Change, Config, Rounds, form_field
+from flows.form import (
+    AsConfigured,
+    Change,
+    Config,
+    Count,
+    Preset,
+    Rate,
+    Rounds,
+    changes,
+    chosen,
+    form_field,
+)
 from flows.logs import log_known_errors_in_one_line
-from flows.presets import find_config
 from flows.printing import command_of
 from flows.results import RunResult
+from tasks import artifacts
 from tasks.report import report
 from tasks.stage import Run
 from tasks.steps import TASKS
@@ -42,7 +53,8 @@ log_known_errors_in_one_line()
 
 def name_of_run() -> str:
     """'practice, 22 Nov 17:44': the config and the start time."""
-    config = find_config(runtime.flow_run.parameters["config"])
+    given = runtime.flow_run.parameters
+    config = chosen(given["preset"], given["config"])
     return f"{config.stem}, {datetime.now().astimezone():%d %b %H:%M}"
 
 
@@ -53,9 +65,14 @@ def name_of_run() -> str:
     result_serializer="json",
 )
 def sft_dpo(
-    config: Config = form_field("Preset or file", "practice"),
+    preset: Preset = form_field("Preset", "practice"),
+    config: Config = form_field("Or a file", ""),
     rounds: Rounds = form_field("Maximum DPO rounds", 99),
-    overrides: tuple[Change, ...] = form_field("Changes to the config", ()),
+    learning_rate: Rate | AsConfigured = form_field("Learning rate of DPO", None),
+    beta: Rate | AsConfigured = form_field("Beta", None),
+    epochs: Rate | AsConfigured = form_field("Epochs of a round", None),
+    prompts: Count | AsConfigured = form_field("Prompts to answer", None),
+    overrides: tuple[Change, ...] = form_field("Other changes to the config", ()),
 ) -> RunResult:
     """Fine-tune a chat model with SFT, then with rounds of DPO; every model is evaluated.
 
@@ -63,26 +80,35 @@ def sft_dpo(
     interrupted training resumes from its checkpoint.
 
     Args:
-        config: A preset (practice: a small model on a CPU, in minutes; hh: real preferences;
-            a100: Qwen2.5-7B-Instruct on one 40 GB GPU; a100-stack: the same with stacked adapters
-            instead of merges), or the path of a YAML file on the worker.
+        preset: practice: a small model on a CPU, in minutes; hh: real preferences; a100:
+            Qwen2.5-7B-Instruct on one 40 GB GPU; a100-stack: the same with stacked adapters
+            instead of merges.
+        config: Path of a YAML file on the worker, instead of the preset.
         rounds: Run only the first DPO rounds of the config, at most this many (1 to 99). The
             default runs all of them.
+        learning_rate: Peak learning rate of every round, above 0, e.g. 5e-6.
+        beta: How closely DPO keeps to the reference, above 0, e.g. 0.1.
+        epochs: Passes over the pairs of a round, above 0.
+        prompts: Maximum number of held-out prompts that every model answers.
         overrides: Config values to change, one per item as dotted.key=value, e.g.
-            dpo.learning_rate=1e-5 or seed=1. All keys with units, ranges and defaults are in
-            docs/config.schema.json. Do not enter passwords: everyone who can open the run sees
-            these values.
+            dpo.max_length=2048 or seed=1. All keys are in docs/configuration.md. Do not enter
+            passwords: everyone who can open the run sees these values.
     """
     try:
-        settings = load(find_config(config), overrides).first_rounds(rounds)
+        file = chosen(preset, config)
+        fields = changes(learning_rate=learning_rate, beta=beta, epochs=epochs, prompts=prompts)
+        changed = (*fields, *overrides)
+        settings = load(file, changed).first_rounds(rounds)
         state_device(settings, get_run_logger().info)
-        command = command_of("run", config, overrides)
+        command = command_of("run", file, changed)
         with announced(Store(root=settings.store), command):
-            return run_chain(settings, command)
+            result = run_chain(settings, command)
     except AlignmentError as error:
         # Returned, not raised: the run page then shows this line and no traceback. Callers of the
         # flow still get `error` raised.
         return cast("RunResult", Failed(message=f"{type(error).__name__}: {error}", data=error))
+    # a state, because its message is what the run's page and the list of runs show
+    return cast("RunResult", Completed(message=result.headline, data=result))
 
 
 def run_chain(settings: PipelineConfig, command: str) -> RunResult:
@@ -95,6 +121,7 @@ def run_chain(settings: PipelineConfig, command: str) -> RunResult:
     arguments = {"config": settings, "command": command, "timings": built}
     quoted = {name: quote(value) for name, value in arguments.items()}
     files = write(quote(plan), quote(run), **quoted)
+    artifacts.publish_report(run.name, files)
     return RunResult(report=str(files.html), headline=files.headline, table=files.table.to_text())
 
 

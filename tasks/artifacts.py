@@ -4,11 +4,13 @@ They are copies for people: no code reads them back, and if the server rejects o
 logs a warning. The source of truth is the manifest in the store.
 """
 
+import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -23,11 +25,14 @@ from prefect.logging import get_run_logger
 from alignment.pipeline.steps import headline_of
 from alignment.records.manifest import StageRecord
 from alignment.records.refs import AdapterRef
+from alignment.report.assemble import ReportFiles
 from alignment.report.metric import show_any, show_seconds
 from alignment.report.table import Table, escape_markdown
 from alignment.store.progress import Mark
 from alignment.store.store import Store
 
+REPORTS = "SFT_DPO_REPORTS"
+"""Variable with the address at which a worker serves the reports below its folder."""
 BAR_SECONDS = 5.0
 """Minimum seconds between two updates of a bar, since each is a call to the server."""
 
@@ -110,17 +115,33 @@ def publish(record: StageRecord, store: Store, *, prefix: str, how: str) -> None
             create_table_artifact([row], key=f"{key}-adapter", description=description)
 
 
-def publish_report(prefix: str, *, headline: str, markdown: str, table: Table, page: Path) -> None:
-    """Put the result on the run page: the verdict, the table, and a link to the full report."""
-    description = escape_markdown(headline)
+def publish_report(prefix: str, files: ReportFiles) -> None:
+    """Put the result on the run page: the verdict, the table, and a link to the full report.
+
+    Called by a flow and not by a task, so that these are artifacts of the run itself.
+    """
+    description = escape_markdown(files.headline)
     with best_effort():
-        create_markdown_artifact(markdown, key=slug(f"{prefix}-report"), description=description)
+        key = slug(f"{prefix}-report")
+        create_markdown_artifact(files.markdown, key=key, description=description)
+        table = files.table
         rows = [dict(zip(table.columns, (c.plain for c in row), strict=True)) for row in table.rows]
         create_table_artifact(rows, key=slug(f"{prefix}-models"), description=description)
-        uri, where = page.absolute().as_uri(), f"{description}\n\nOn the worker's disk: `{page}`"
+        where = f"{description}\n\nOn the worker's disk: `{files.html}`"
         create_link_artifact(
-            uri, link_text=page.name, key=slug(f"{prefix}-page"), description=where
+            link_to(files.html),
+            link_text=files.html.name,
+            key=slug(f"{prefix}-page"),
+            description=where,
         )
+
+
+def link_to(page: Path) -> str:
+    """Where a browser finds a report: at the worker's server, or else on its disk."""
+    server, below = os.environ.get(REPORTS), page.absolute()
+    if server and below.is_relative_to(Path.cwd()):
+        return f"{server}/{quote(below.relative_to(Path.cwd()).as_posix())}"
+    return below.as_uri()
 
 
 def publish_notes(prefix: str, notes: tuple[str, ...]) -> None:

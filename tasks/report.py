@@ -8,7 +8,6 @@ from prefect.cache_policies import NO_CACHE
 from alignment.config.pipeline import PipelineConfig
 from alignment.pipeline.chain import Chain, Round
 from alignment.report.assemble import ReportFiles, write_report, write_round_report
-from tasks import artifacts
 from tasks.stage import Run
 
 
@@ -16,25 +15,11 @@ from tasks.stage import Run
 def report(
     chain: Chain, run: Run, *, config: PipelineConfig, command: str, timings: Mapping[str, float]
 ) -> ReportFiles:
-    """Write the report; show its verdict, its table and a link to it on the run page."""
-    files = write_report(run.store, chain, config=config, command=command, timings=timings)
-    _publish(files, run.name)
-    return files
+    """Write the report of a chain."""
+    return write_report(run.store, chain, config=config, command=command, timings=timings)
 
 
 @task(name="round report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
 def round_report(round_: Round, run: Run, *, config: PipelineConfig, command: str) -> ReportFiles:
-    """Write the report of one round and show it on the run page."""
-    files = write_round_report(run.store, round_, config=config, command=command)
-    _publish(files, f"{run.name}-{round_.evaluate.label}")
-    return files
-
-
-def _publish(files: ReportFiles, prefix: str) -> None:
-    artifacts.publish_report(
-        prefix,
-        headline=files.headline,
-        markdown=files.markdown,
-        table=files.table,
-        page=files.html,
-    )
+    """Write the report of one round."""
+    return write_round_report(run.store, round_, config=config, command=command)

@@ -39,3 +39,17 @@ def worker(
     from flows.commands.deploy import start_worker
 
     start_worker(queues or [], limit)
+
+
+@app.command()
+def reports(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 4201,
+    until: Annotated[int | None, typer.Option(hidden=True, help="End with this process.")] = None,
+) -> None:
+    """Serve the reports of the stores in this folder, to browsers on this machine only.
+
+    A worker does so by itself, and the pages of its runs link to them.
+    """
+    from flows.commands.deploy import serve_reports
+
+    serve_reports(port, until)

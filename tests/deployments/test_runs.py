@@ -36,6 +36,15 @@ def test_run_page_shows_a_card_for_each_step_and_the_report(service, finished, c
     assert (service.store / "reports" / "tiny.html").as_uri() in shown["tiny-page"]["data"]
 
 
+def test_the_runs_message_is_the_verdict_and_its_report_belongs_to_it(service, finished):
+    shown = service.artifacts(finished)
+    message = service.state(finished)["message"]
+    assert message.startswith("In pass rate, round 1 is ")
+    for key in ("tiny-report", "tiny-models", "tiny-page"):
+        assert shown[key]["description"].startswith(message)
+        assert (shown[key]["flow_run_id"], shown[key]["task_run_id"]) == (finished, None)
+
+
 def test_adapter_is_shown_with_kind_key_path_digest_and_metrics(service, finished, config):
     store, round_ = Store(root=service.store), chain(load(config)).rounds[0]
     record = store.open(round_.train.key)

@@ -61,7 +61,7 @@ def fill_in(browser, title, text, *, kind="input"):
     ("name", "title", "kind", "value", "message"),
     [
         ("rounds", "Maximum DPO rounds", "input", "0", "0 is less than the minimum of 1"),
-        ("config", "Preset or file", "textarea", "practise", "'practise' does not match '^(pract"),
+        ("config", "Or a file", "textarea", "practise", "'practise' does not match '^(pract"),
     ],
 )
 def test_a_bad_value_is_refused_under_the_name_of_its_field(
@@ -83,11 +83,13 @@ def test_a_bad_value_is_refused_under_the_name_of_its_field(
 def test_a_run_is_started_from_the_form_and_watched_to_its_report(service, browser, form, config):
     browser.requests()
     browser.open(form)
-    browser.shows("Preset or file")
-    browser.screenshot("form")
-    fill_in(browser, "Preset or file", str(config), kind="textarea")
+    browser.shows("Learning rate of DPO")
+    browser.screenshot("form", height=1500)
+    fill_in(browser, "Or a file", str(config), kind="textarea")
+    browser.choose("Beta", "Value")
+    fill_in(browser, "Beta", "0.3")
     browser.click("Add item")
-    fill_in(browser, "Changes to the config", "seed=1", kind="textarea")
+    fill_in(browser, "Other changes to the config", "seed=1", kind="textarea")
     run = submitted(service, browser)
     browser.open(f"{pages(service)}/runs/flow-run/{run['id']}")
     browser.shows("Running", seconds=300)
@@ -96,6 +98,7 @@ def test_a_run_is_started_from_the_form_and_watched_to_its_report(service, brows
     browser.open(f"{pages(service)}/runs/flow-run/{run['id']}")
     browser.shows("Completed")
     assert run["parameters"]["overrides"] == ["seed=1"]
+    assert run["parameters"]["beta"] == 0.3
     browser.shows("report")
     browser.screenshot("run", height=1000)
 
