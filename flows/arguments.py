@@ -21,6 +21,11 @@ def local_folder(folder: Path) -> Path:
     return folder
 
 
+def optional_config(config: Path | None) -> Path | None:
+    """The file of a preset's name, or the file that is named."""
+    return config and config_argument(config)
+
+
 def line_name(name: str | None) -> str | None:
     """Check the name of a line of rounds: it becomes a folder name, so it cannot be a path."""
     if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):

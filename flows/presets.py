@@ -32,6 +32,11 @@ def config_argument(config: Path) -> Path:
             f"there is no file {config}, and no preset of that name; presets: "
             f"{', '.join(preset_names())}"
         )
+    if not found.exists() and found.stem in preset_names():
+        raise UsageError(
+            f"there is no file {config} below {Path.cwd()}; for the preset of that name, write "
+            f"{found.stem}"
+        )
     return found
 
 

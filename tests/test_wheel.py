@@ -67,6 +67,8 @@ def test_version_and_presets_work_anywhere(sft_dpo, tmp_path):
         "there is no file practise, and no preset of that name; presets: a100, a100-stack, hh, "
         "practice\n"
     )
+    moved = sft_dpo("plan", "deployments/configs/practice.yaml", cwd=tmp_path)
+    assert moved.stderr.endswith("for the preset of that name, write practice\n")
 
 
 def test_a_whole_run_works_anywhere(sft_dpo, tiny_settings, write_config, tmp_path):

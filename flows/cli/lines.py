@@ -14,6 +14,7 @@ from flows.arguments import (
     Reference,
     StoreFolder,
     Why,
+    optional_config,
 )
 from flows.cli.running import round_
 
@@ -59,7 +60,12 @@ def revoke(
     why: Why = "",
     rebuild: Annotated[
         Path | None,
-        typer.Option("--rebuild", metavar="CONFIG", help="Retrain the lost rounds now."),
+        typer.Option(
+            "--rebuild",
+            metavar="CONFIG",
+            help="Retrain the lost rounds now.",
+            callback=lambda config: optional_config(config),
+        ),
     ] = None,
     overrides: Overrides = None,
 ) -> None:

@@ -13,6 +13,7 @@ from flows.arguments import (
     Overrides,
     StoreFolder,
     complete_reference,
+    optional_config,
 )
 
 app = typer.Typer()
@@ -115,7 +116,11 @@ def verdict(
     store: StoreFolder = Path("runs"),
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="Also refuse a verdict under another gate or evaluation."),
+        typer.Option(
+            "--config",
+            help="Also refuse a verdict under another gate or evaluation.",
+            callback=lambda config: optional_config(config),
+        ),
     ] = None,
     overrides: Overrides = None,
     *,
