@@ -4,6 +4,8 @@ The libraries come from the environment of the tests, by one line in its site-pa
 """
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +13,7 @@ import venv
 import zipfile
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.inbox import drop, rows
 from tests.prefect_service import ROOT
@@ -106,3 +109,21 @@ def test_the_first_hour_works_in_the_order_of_the_documentation(
     assert "nothing to remove in runs" in done("gc")
     assert "freed" in done("gc", "--older-than", "0", "--delete")
     assert done("show", f"{newer}/round-1", "--lineage").startswith("Ancestry of merge-dpo-1")
+
+
+def test_the_commands_of_the_readme_run_in_the_order_printed(sft_dpo, tiny_settings, tmp_path):
+    """With a tiny configuration in the place of the preset that they name."""
+    pairs = {"sources": [{"name": "practice", "part": "round-3", "rows": 16}]}
+    tiny_settings["rounds"] += [{"data": pairs}]
+    tiny_settings |= {"name": "practice", "store": "runs", "control": None}
+    tiny_settings["inbox"] = {"path": "inbox", "line": "practice"}
+    with (tmp_path / "own.yaml").open("w") as stream:
+        YAML(typ="safe", pure=True).dump(tiny_settings, stream)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```bash\n(sft-dpo doctor .*?)```", text, re.DOTALL)
+    for line in block.splitlines():
+        command, *words = shlex.split(line)[1:]
+        if command in ("doctor", "plan", "run", "round"):
+            words[0] = "own.yaml"
+        done = sft_dpo(command, *words, cwd=tmp_path)
+        assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"

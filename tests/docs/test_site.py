@@ -33,6 +33,16 @@ def site(tmp_path_factory):
     return folder
 
 
+def test_pages_of_the_site_are_in_its_menu_and_the_other_way_round():
+    """Without building it; `make docs` checks links and anchors as well."""
+    text = (ROOT / "mkdocs.yml").read_text()
+    listed = set(re.findall(r": ([\w/.-]+\.md)$", text, re.MULTILINE))
+    pages = {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")}
+    pages |= {ROOT / "deployments/README.md", ROOT / "docker/README.md"}
+    notes = {path for path in pages if re.match(r"\d{4}-", path.name)}
+    assert {path.relative_to(ROOT).as_posix() for path in pages - notes} == listed
+
+
 @pytest.mark.slow
 def test_pages_load_nothing_from_elsewhere(site):
     pages, styles = list(site.rglob("*.html")), list(site.rglob("*.css"))

@@ -76,13 +76,3 @@ def test_a_report_of_a_problem_asks_for_the_environment():
     fields = {field["id"]: field for field in read(".github/ISSUE_TEMPLATE/problem.yml")["body"]}
     assert "`sft-dpo env`" in fields["env"]["attributes"]["label"]
     assert fields["env"]["validations"] == {"required": True}
-
-
-def test_pages_of_the_site_are_in_its_menu_and_the_other_way_round():
-    """Without building it; `make docs` checks links and anchors as well."""
-    text = (ROOT / "mkdocs.yml").read_text()
-    listed = set(re.findall(r": ([\w/.-]+\.md)$", text, re.MULTILINE))
-    pages = {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")}
-    pages |= {ROOT / "deployments/README.md", ROOT / "docker/README.md"}
-    notes = {path for path in pages if re.match(r"\d{4}-", path.name)}
-    assert {path.relative_to(ROOT).as_posix() for path in pages - notes} == listed
