@@ -43,7 +43,7 @@ SETTLED = {
     "model_type": "transformers knows the class",
     "tokenizer_type": "transformers knows the class",
     "tf32": "not used",
-    "wandb_project": "the run has a report of its own",
+    "wandb_project": "`trackers` in the configuration follow a run (docs/trackers.md)",
     "strict": "unknown keys are always errors",
 }
 

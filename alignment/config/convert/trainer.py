@@ -38,7 +38,7 @@ HERE = {
     "save_strategy": "checkpoints are taken by steps: save_every",
     "save_total_limit": "the last intact checkpoint is enough to resume",
     "save_only_model": "checkpoints can always be resumed from",
-    "report_to": "the run has a report of its own",
+    "report_to": "`trackers` in the configuration follow a run (docs/trackers.md)",
     "run_name": "`name` names the run",
     "do_train": "a run trains",
     "do_eval": "every model is evaluated",
