@@ -4,8 +4,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from jsonschema import SchemaError
-from jsonschema.validators import validator_for
 from pydantic import (
     AfterValidator,
     Field,
@@ -34,9 +32,11 @@ def _compiles(pattern: str) -> str:
 
 
 def _is_schema(schema: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    import jsonschema  # every command would load it, for the few configurations that need it
+
     try:
-        validator_for(schema).check_schema(schema)
-    except SchemaError as error:
+        jsonschema.validators.validator_for(schema).check_schema(schema)
+    except jsonschema.SchemaError as error:
         raise ValueError(f"not a JSON schema: {error.message}") from error
     return schema
 

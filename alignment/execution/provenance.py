@@ -59,9 +59,7 @@ def hardware() -> dict[str, str]:
         "cores": str(os.cpu_count()),
     }
     if _on_gpu():
-        import torch
-
-        found["gpu"] = torch.cuda.get_device_name()
+        found["gpu"] = sys.modules["torch"].cuda.get_device_name()
     facts = device_facts()
     return found | {
         "device": found.get("gpu", "cpu"),

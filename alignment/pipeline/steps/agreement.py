@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-from alignment.candidates.people import measure_judge
 from alignment.candidates.records import JudgeCall
 from alignment.candidates.settings import JudgeLabel, PeopleConfig
 from alignment.errors import DataError
@@ -57,6 +56,8 @@ class MeasureJudge(Step):
 
     def build(self, context: Context) -> Outcome:
         """Write the calls that an earlier attempt has not made, and count."""
+        from alignment.candidates.people import measure_judge
+
         calls = Journal(context.workspace.out / CALLS, JudgeCall)
         with prefix_errors(self):
             if self.people.digest() != self.digest:
