@@ -8,11 +8,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-from alignment.candidates import checking
-from alignment.candidates.checking import CheckRequest, CheckResult
+from alignment.candidates.records import CheckRequest, CheckResult
 from alignment.candidates.settings import Check
 from alignment.errors import ConfigError
 from alignment.processes import python_module
+
+CHECKING = "alignment.candidates.checking"
+"""The module that the process runs; importing it here would load what checks need."""
 
 START_SECONDS = 120.0
 """How long a check may take to be imported."""
@@ -64,7 +66,7 @@ class Checker:
         self._said = b""
         check = self._check.model_dump_json()
         self._process = subprocess.Popen(
-            python_module(checking.__name__, check, f"{self._seconds}"),
+            python_module(CHECKING, check, f"{self._seconds}"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,

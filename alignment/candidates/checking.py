@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from jsonschema import ValidationError, validate
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 
+from alignment.candidates.records import CheckRequest, CheckResult
 from alignment.candidates.settings import (
     Check,
     FunctionCheck,
@@ -26,27 +27,8 @@ from alignment.candidates.settings import (
     OwnCheck,
     PatternCheck,
 )
-from alignment.data.verifiers import Verifier
-from alignment.records.base import Frozen
-from alignment.records.text import Message
 
-Scorer = Callable[["CheckRequest"], float]
-
-
-class CheckRequest(Frozen):
-    """One answer to score."""
-
-    prompt: tuple[Message, ...]
-    answer: str
-    verifier: Verifier | None = None
-    reference: str | None = None
-
-
-class CheckResult(Frozen):
-    """Its score, or what went wrong; neither says that the check is ready."""
-
-    score: float | None = None
-    error: str = Field(default="")
+Scorer = Callable[[CheckRequest], float]
 
 
 def main(check: str, seconds: str) -> int:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from alignment.answers.answer import Answer
 from alignment.candidates.checker import checker
-from alignment.candidates.checking import CheckRequest
-from alignment.candidates.records import AnswerLabel, CandidatePrompt
+from alignment.candidates.records import AnswerLabel, CandidatePrompt, CheckRequest
 from alignment.candidates.settings import JudgeLabel, Label, OwnCheck, RewardLabel, VerifierLabel
 from alignment.errors import ConfigError, DataError, ModelError
 from alignment.models.sources import FolderModel

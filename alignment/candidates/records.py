@@ -22,6 +22,22 @@ class CandidatePrompt(Frozen):
     reference: str | None = None
 
 
+class CheckRequest(Frozen):
+    """One answer for a verifier to score."""
+
+    prompt: tuple[Message, ...]
+    answer: str
+    verifier: Verifier | None = None
+    reference: str | None = None
+
+
+class CheckResult(Frozen):
+    """Its score, or what went wrong; neither says that the check is ready."""
+
+    score: float | None = None
+    error: str = ""
+
+
 class AnswerLabel(Frozen):
     """The score of one answer.
 

@@ -2,9 +2,8 @@ import pytest
 
 from alignment.answers.answer import Answer
 from alignment.candidates.checker import checker
-from alignment.candidates.checking import CheckRequest
 from alignment.candidates.label import label_by_verifier
-from alignment.candidates.records import AnswerLabel, CandidatePrompt
+from alignment.candidates.records import AnswerLabel, CandidatePrompt, CheckRequest
 from alignment.candidates.settings import (
     FunctionCheck,
     JsonSchemaCheck,
