@@ -28,7 +28,7 @@ slow: $(STAMP)  ## run the long tests: servers, crashes, whole runs
 	$(BIN)/python -m pytest -m 'slow and not gpu'
 
 first-hour: $(STAMP)  ## install the wheel in an empty home and do there what a new user does
-	$(BIN)/python -m pytest -q -m slow tests/test_wheel.py -k 'first_hour or readme'
+	$(BIN)/python -m pytest -q -m slow tests/test_wheel.py -k first_hour
 
 gpu: $(STAMP)  ## compare bfloat16 on a CUDA device with fp32; skipped without one
 	$(BIN)/python -m pytest -q -s -m gpu tests/gpu
