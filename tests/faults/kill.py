@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import psutil
@@ -248,19 +250,35 @@ def warm() -> None:
     code_version(), libraries(), hardware()
 
 
-def main() -> int:
-    """Run the kills and print a summary; returns 1 if a run did not end as it should."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200)
+def command(
+    doc: str,
+    of_what: str,
+    bench_in: Callable[[Path], AbstractContextManager[Bench]],
+    *,
+    kills: int,
+    minutes: float,
+) -> int:
+    """Parse the arguments, run the kills and print a summary; 1 if a run did not end as it should.
+
+    Args:
+        doc: the help's first line.
+        of_what: what is killed, for the summary.
+        bench_in: opens the bench in a folder.
+        kills, minutes: defaults.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=kills)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--per-run", type=int, default=10)
-    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--minutes", type=float, default=minutes)
     given = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
     warm()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        bench = Bench(Path(folder))
+    with (
+        tempfile.TemporaryDirectory(prefix="faults-") as folder,
+        bench_in(Path(folder)) as bench,
+    ):
         bench.prepare()
         until = began + 60 * given.minutes
         try:
@@ -272,9 +290,16 @@ def main() -> int:
             return 1
     seconds = time.monotonic() - began
     kinds = f"{done['at a failpoint']} at failpoints, {done['at a moment']} at moments"
-    runs = f"kill -9 of a chain ({kinds}; {done['runs']} runs, seed {given.seed})"
+    runs = f"kill -9 {of_what} ({kinds}; {done['runs']} runs, seed {given.seed})"
     print(f"{runs}: tried {done['kills']}, lost 0, {seconds:.0f} s")
     return 0 if done["kills"] >= given.kills else 1
+
+
+def main() -> int:
+    """Kill processes of a chain."""
+    return command(
+        __doc__, "of a chain", lambda folder: nullcontext(Bench(folder)), kills=200, minutes=15.0
+    )
 
 
 if __name__ == "__main__":

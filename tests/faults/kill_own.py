@@ -6,16 +6,12 @@ every file is that of an undisturbed run (answers and labels in any order), and 
 twice, except for at most one per process: the one that was under way when it died.
 """
 
-import argparse
 import contextlib
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +20,7 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.execution.run_step import build
 from alignment.pipeline.chain_builder import chain
 from alignment.store.progress import Progress
-from tests.faults.kill import Bench, torture, warm
+from tests.faults.kill import Bench, command
 from tests.own_answers import own_settings
 
 ROOT = Path(__file__).parents[2]
@@ -110,32 +106,16 @@ def judge(folder: Path) -> Iterator[tuple[str, Path]]:
         process.communicate()
 
 
+@contextlib.contextmanager
+def own_bench(folder: Path) -> Iterator[OwnBench]:
+    """The bench, and its judge while it is open."""
+    with judge(folder) as asked:
+        yield OwnBench(folder, *asked)
+
+
 def main() -> int:
-    """Run the kills and print a summary; returns 1 if a run did not end as it should."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--per-run", type=int, default=10)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    given = parser.parse_args()
-    os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
-    warm()
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder, judge(Path(folder)) as asked:
-        bench = OwnBench(Path(folder), *asked)
-        bench.prepare()
-        until = began + 60 * given.minutes
-        try:
-            done = torture(
-                bench, kills=given.kills, seed=given.seed, per_run=given.per_run, until=until
-            )
-        except AssertionError as error:
-            print(f"seed {given.seed}: {error}")
-            return 1
-    seconds = time.monotonic() - began
-    runs = f"kill -9 while answering and labelling ({done['runs']} runs, seed {given.seed})"
-    print(f"{runs}: tried {done['kills']}, lost 0, {seconds:.0f} s")
-    return 0 if done["kills"] >= given.kills else 1
+    """Kill processes of a round on own answers."""
+    return command(__doc__, "while answering and labelling", own_bench, kills=50, minutes=10.0)
 
 
 if __name__ == "__main__":
