@@ -62,8 +62,7 @@ def convert(keys: Mapping[str, Any]) -> Draft:
             f"{TOOL}'s adapter: {adapter or 'none'} cannot be converted: only LoRA adapters are "
             "trained, with adapter: lora or qlora"
         )
-    for key in CHANGES:
-        theirs.refuse(key, "it would train another model", unless=(False, 0, "", []))
+    theirs.refuse_changes(CHANGES)
     shared = _model(theirs)
     start = _start(theirs, stage)
     training = _training(theirs)

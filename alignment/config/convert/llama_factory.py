@@ -41,8 +41,7 @@ def convert(keys: Mapping[str, Any]) -> Draft:
         raise UsageError(
             f"{TOOL}'s finetuning_type: {tuned} cannot be converted: only LoRA adapters are trained"
         )
-    for key in CHANGES:
-        theirs.refuse(key, "it would train another model", unless=(False, 0, 0.0, ""))
+    theirs.refuse_changes(CHANGES)
     shared = _model(theirs)
     start = _start(theirs, stage)
     training = _training(theirs, stage)

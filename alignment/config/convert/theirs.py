@@ -3,7 +3,7 @@
 Whoever converts takes each key that it understands. What nobody took is named at the end.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from alignment.errors import UsageError
@@ -50,6 +50,15 @@ class Theirs:
         value = self.take(key, "")
         if value not in unless:
             raise UsageError(f"{self.tool}'s {key}: {_shown(value)} cannot be converted: {why}")
+
+    def refuse_changes(self, keys: Iterable[str]) -> None:
+        """Take keys that change what is trained.
+
+        Raises:
+            UsageError: one of them is there, and not off.
+        """
+        for key in keys:
+            self.refuse(key, "it would train another model", unless=(False, 0, "", []))
 
     def name_the_rest(self) -> None:
         """Name every key that nobody took."""

@@ -38,8 +38,7 @@ def convert(keys: Mapping[str, Any], stage: Stage | None) -> Draft:
             f"{TOOL}'s file trains all weights, as it lacks use_peft: true, and cannot be "
             "converted: only LoRA adapters are trained"
         )
-    for key in CHANGES:
-        theirs.refuse(key, "it would train another model", unless=(False, 0, "", []))
+    theirs.refuse_changes(CHANGES)
     shared = _model(theirs)
     training = _training(theirs, stage)
     data = {
