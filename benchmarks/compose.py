@@ -33,6 +33,7 @@ from alignment.store import durable
 from alignment.store.progress import Progress
 from alignment.store.store import Store
 from benchmarks.gain import figure
+from benchmarks.like_a_step import restart_like_a_step
 from benchmarks.memory import free_memory
 from benchmarks.quality import Quality, QualityEvaluation
 from benchmarks.stage import Stage, StageFile, load_or_measure, stage_of
@@ -315,6 +316,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    restart_like_a_step("benchmarks.compose")
     try:
         main()
     except Interrupted as stopped:

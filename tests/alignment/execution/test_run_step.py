@@ -17,7 +17,13 @@ from alignment.errors import (
     StorageError,
 )
 from alignment.execution.device import device_facts, obstacle
-from alignment.execution.run_step import Limits, build, run_step
+from alignment.execution.run_step import (
+    GROWING_SEGMENTS,
+    KEEP_FREED_MEMORY,
+    Limits,
+    build,
+    run_step,
+)
 from alignment.models.sources import FolderModel
 from alignment.pipeline.steps import MergeAdapter, OpenBase
 from alignment.store.progress import Progress
@@ -80,6 +86,16 @@ def test_two_processes_that_want_one_key_build_it_once(finished, tmp_path):
     assert code == other_code == 0, one + other
     assert json.loads(one) == json.loads(other)
     assert elsewhere.store.open(elsewhere.step.key).model_dump(mode="json") == json.loads(one)
+
+
+def test_torch_and_malloc_find_their_settings_when_they_are_loaded(finished, tmp_path):
+    """They read them once, so the process must begin with them."""
+    elsewhere = Elsewhere(finished, "sft", tmp_path / "store")
+    with elsewhere.running() as process:
+        elsewhere.await_checkpoint(process)
+        (server,) = psutil.Process(process.pid).children()
+        at_its_start = server.environ()
+    assert at_its_start == at_its_start | GROWING_SEGMENTS | KEEP_FREED_MEMORY
 
 
 def test_a_damaged_artifact_is_refused_and_built_again_to_the_same_bytes(finished, tmp_path):
