@@ -1,41 +1,58 @@
-"""Do rounds on the model's own answers pay? Three arms after the same SFT, on the practice set.
+"""Do rounds on the model's own answers pay? Three arms after the same SFT.
 
     python -m benchmarks.onpolicy --store runs/onpolicy [--seeds 0 1 2] [--set KEY=VALUE ...]
 
-own: three rounds on answers of the current model, labelled by the prompts' own verifiers.
-fixed: three rounds on the set's pairs of the same prompts, as many pairs and steps in each round.
+own: the configuration's rounds, on answers of the current model to the prompts of their pairs.
+fixed: the same rounds on the pairs themselves, as many pairs and steps in each round.
 one-shot: one DPO of TRL's own trainer on all pairs of `fixed`, as many steps as its rounds.
 No gate decides, so every round counts. The tables are printed and written to STORE/onpolicy.md.
-Pass rates are of greedy replies to held-out prompts, by the same kind of verifiers.
+Pass rates are of greedy replies to held-out prompts. After a kill, the same command goes on; what
+STORE/onpolicy.jsonl has of other seeds, perhaps from another machine, is added with `--found`.
+The practice set is the default; `python -m benchmarks.gsm8k` writes a configuration on GSM8K.
 """
 
 import argparse
+import itertools
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
+from alignment.data.build.settings import PairSetConfig
+from alignment.data.practice.source import PracticeSource
+from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.intervals import PairedDifference, paired_means
 from alignment.execution.run_step import run_step
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.chain_builder import chain
 from alignment.records.base import Frozen
-from alignment.records.evaluation import EvalReport, Generation
+from alignment.records.evaluation import EvalReport
 from alignment.records.refs import DataRef
 from alignment.report.gates import rows_of
+from alignment.store.jsonl import as_line, read_rows
 from alignment.store.store import Store
 
+START = time.monotonic()
 ARMS = ("own", "fixed", "one-shot")
-ROUNDS = 3
 METRICS = {
     "pass_rate": "held-out prompts",
     "pass_rate_seen": "phrasings seen in training",
     "pass_rate_unseen": "unseen phrasings",
+    "suite_score": "suite",
 }
 Changes = dict[str, Any]
+
+
+class Reply(Frozen):
+    """Whether the reply to a held-out prompt passes."""
+
+    id: str
+    passed: bool
+    unseen: bool
 
 
 class Trained(Frozen):
@@ -52,7 +69,7 @@ class Trained(Frozen):
     steps: tuple[int, ...]
     report: EvalReport
     before: EvalReport
-    generations: tuple[Generation, ...]
+    replies: tuple[Reply, ...]
 
 
 def main() -> int:
@@ -62,13 +79,14 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=Path("deployments/configs/practice.yaml"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--prompts", type=int, default=256, help="prompts of each own round")
+    parser.add_argument("--prompts", type=int, default=256, help="prompts of each round, at most")
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--found", type=Path, help="the onpolicy.jsonl of other seeds")
     parser.add_argument("--label", type=json.loads, default={"name": "verifier"}, metavar="JSON")
     options = parser.parse_args()
     overrides = [*options.overrides, f"store={options.store}", "gate=null", "control=null"]
-    found: list[Trained] = []
+    found = [*read_rows(options.found, Trained)] if options.found else []
     for seed in options.seeds:
         config = load(options.config, [*overrides, f"seed={seed}"])
         drawing = {
@@ -79,45 +97,46 @@ def main() -> int:
         found += arms(config, prompts=options.prompts, drawing=drawing)
         text = "\n\n".join([per_seed(found), pooled(found)])
         (options.store / "onpolicy.md").write_text(text + "\n", encoding="utf-8")
+        (options.store / "onpolicy.jsonl").write_bytes(b"".join(map(as_line, found)))
     print(text)
     return 0
 
 
 def arms(config: PipelineConfig, *, prompts: int, drawing: Changes) -> Iterator[Trained]:
     """The arms under one seed; the others get as many pairs and steps as `own`."""
-    own = trained("own", with_rounds(config, own_rounds(config, prompts, drawing)))
+    sets = [sources(round_.data, prompts) for round_ in config.rounds]
+    written = {"max_new_tokens": config.evaluation.max_new_tokens, "max_prompts": prompts}
+    answered = [{"name": "own_answers", "prompts": one, **written, **drawing} for one in sets]
+    own = trained("own", with_rounds(config, [{"data": one} for one in answered]))
     yield own
-    limits = list(zip(own.pairs, own.steps, strict=True))
     fixed = [
-        {"data": pair_set([number], prompts, pairs), "training": steps_of(config, steps)}
-        for number, (pairs, steps) in enumerate(limits, start=1)
+        {"data": pair_set(one, pairs), "training": steps_of(config, steps)}
+        for one, pairs, steps in zip(sets, own.pairs, own.steps, strict=True)
     ]
     yield trained("fixed", with_rounds(config, fixed))
     together = steps_of(config, sum(own.steps)) | {"engine": {"name": "stock"}}
-    numbers = list(range(1, ROUNDS + 1))
-    once = [{"data": pair_set(numbers, prompts, sum(own.pairs)), "training": together}]
+    once = [{"data": pair_set([*itertools.chain(*sets)], sum(own.pairs)), "training": together}]
     yield trained("one-shot", with_rounds(config, once))
 
 
-def own_rounds(config: PipelineConfig, prompts: int, drawing: Changes) -> list[Changes]:
-    """Rounds on own answers to the prompts of the practice set's rounds."""
+def sources(data: object, prompts: int) -> list[Changes]:
+    """The sources of a round's pairs; one of the practice set has a row for each prompt."""
+    assert isinstance(data, PairSetConfig)
     return [
-        {
-            "data": {
-                "name": "own_answers",
-                "prompts": [{"name": "practice", "part": f"round-{number}", "rows": prompts}],
-                "max_new_tokens": config.evaluation.max_new_tokens,
-                **drawing,
-            }
-        }
-        for number in range(1, ROUNDS + 1)
+        source.model_dump() | ({"rows": prompts} if isinstance(source, PracticeSource) else {})
+        for source in data.sources
     ]
 
 
-def pair_set(rounds: Sequence[int], rows: int, limit: int) -> Changes:
-    """The practice set's own pairs of some rounds, at most `limit`."""
-    sources = [{"name": "practice", "part": f"round-{number}", "rows": rows} for number in rounds]
-    return {"sources": sources, "held_out_share": 0.0, "limit": limit, "min_rows": 0}
+def pair_set(chosen: Sequence[Changes], limit: int) -> Changes:
+    """At most `limit` of the pairs of these sources, one for each prompt."""
+    return {
+        "sources": chosen,
+        "held_out_share": 0.0,
+        "limit": limit,
+        "max_per_prompt": 1,
+        "min_rows": 0,
+    }
 
 
 def steps_of(config: PipelineConfig, steps: int) -> Changes:
@@ -135,8 +154,12 @@ def trained(arm: str, config: PipelineConfig) -> Trained:
     """Build every step of a run, or reuse it, and read what came out."""
     store, whole = Store(root=config.store), chain(config)
     for step in whole.steps():
-        print(f"{arm}, seed {config.seed}: {step.name}", file=sys.stderr, flush=True)
-        run_step(store, step)
+        record = run_step(store, step)
+        numbers = {name: record.metrics.get(name) for name in step.headline}
+        line = (
+            f"{time.monotonic() - START:4.0f} s  {arm}, seed {config.seed}: {step.name} {numbers}"
+        )
+        print(line, file=sys.stderr, flush=True)
     return _read(arm, config.seed, store, whole)
 
 
@@ -154,8 +177,17 @@ def _read(arm: str, seed: int, store: Store, whole: Chain) -> Trained:
         steps=tuple(steps),
         report=after,
         before=before,
-        generations=tuple(rows_of(store, after).generations),
+        replies=tuple(_replies(rows_of(store, after))),
     )
+
+
+def _replies(rows: ScoredRows) -> Iterator[Reply]:
+    """Of the practice set's prompts, and of a suite, whose prompts are in no training."""
+    for one in rows.generations:
+        if one.passed is not None:
+            yield Reply(id=one.id, passed=one.passed, unseen=bool(one.unseen))
+    for item in rows.tasks:
+        yield Reply(id=item.prompt, passed=bool(item.score), unseen=True)
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -197,8 +229,8 @@ def passes(found: Sequence[Trained], arm: str, *, unseen: bool | None) -> dict[s
         f"{one.seed}/{row.id}": float(row.passed)
         for one in found
         if one.arm == arm
-        for row in one.generations
-        if row.passed is not None and unseen in (None, row.unseen)
+        for row in one.replies
+        if unseen in (None, row.unseen)
     }
 
 
