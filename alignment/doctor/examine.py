@@ -1,7 +1,7 @@
 """Runs all checks on one configuration, in the order in which to read them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 
 from alignment.config.pipeline import PipelineConfig
@@ -12,7 +12,13 @@ from alignment.doctor.checks.lengths import check_lengths, check_trimmed
 from alignment.doctor.checks.machine import check_machine
 from alignment.doctor.checks.model import check_model
 from alignment.doctor.checks.overlap import check_contamination, check_duplicates
-from alignment.doctor.checks.preference import check_conflicts, check_length_bias, check_ties
+from alignment.doctor.checks.preference import (
+    about_pairs,
+    check_conflicts,
+    check_length_bias,
+    check_ties,
+)
+from alignment.doctor.checks.rounds import check_rounds, without_rounds
 from alignment.doctor.checks.start import check_start
 from alignment.doctor.checks.template import (
     check_prefix,
@@ -25,15 +31,14 @@ from alignment.doctor.finding import Finding, PreflightReport
 from alignment.doctor.forecast.checks import check_memory, check_time
 from alignment.doctor.forecast.devices import Device, find_device
 from alignment.doctor.forecast.plans import planned
-from alignment.doctor.forecast.schedule import check_rounds, check_schedule, without_rounds
+from alignment.doctor.forecast.schedule import check_schedule
 from alignment.doctor.forecast.trainings import list_trainings
 from alignment.doctor.inputs import (
-    OnStep,
     PreflightInputs,
-    PreparedSet,
     model_folder,
     prepare_sets,
 )
+from alignment.doctor.sets import OnStep
 from alignment.doctor.shape import Shape
 from alignment.execution.device import device_facts
 from alignment.models.chat_template import end_of_turn_id
@@ -41,9 +46,6 @@ from alignment.models.description import check_architecture
 from alignment.models.tokenizer import date_of, tokenizer_with
 from alignment.pipeline.chain_builder import chain
 from alignment.store.store import Store
-
-ABOUT_PAIRS = ("trimmed pairs", "conflicts", "ties", "length bias")
-"""Checks that say nothing where no pairs are trained on, or not yet."""
 
 
 def examine(
@@ -77,7 +79,7 @@ def examine(
         sets = prepare_sets(plan, store, tokenizer, on_progress)
         inputs = PreflightInputs(config, plan, folder, tokenizer, Shape.read(folder), sets)
         began = time.monotonic()
-        findings = [_checked(each, sets) for each in _findings(inputs, template, target)]
+        findings = [about_pairs(each, sets) for each in _findings(inputs, template, target)]
     return PreflightReport(
         title=f"{config.name}: before the run",
         created=datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
@@ -91,17 +93,6 @@ def examine(
 def usual_device(config: PipelineConfig) -> str:
     """The GPU that the 4-bit settings target; this machine's CPU for full weights."""
     return "a100-40gb" if config.quantisation else "cpu"
-
-
-def _checked(finding: Finding, sets: Sequence[PreparedSet]) -> Finding:
-    """A finding about pairs; without any, it is neither good nor bad."""
-    if finding.check not in ABOUT_PAIRS or any(s.prompt and (s.train or s.dropped) for s in sets):
-        return finding
-    return Finding(
-        check=finding.check,
-        verdict="skip",
-        headline="Not checked: before the run there are no pairs to train on.",
-    )
 
 
 def _findings(inputs: PreflightInputs, template: Finding, device: Device) -> Iterator[Finding]:

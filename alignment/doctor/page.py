@@ -1,15 +1,16 @@
 """A preflight report as one self-contained HTML file: no scripts, no network, all text escaped."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alignment.doctor.finding import SEVERITY, Example, Finding, Piece, PreflightReport
-from alignment.doctor.plots import draw
 from alignment.report.page import environment
-from alignment.report.pictures import Picture
-from alignment.report.svg import to_svg
 from alignment.store.durable import replace
 from alignment.store.store import storage_errors
+
+if TYPE_CHECKING:
+    from alignment.report.pictures import Picture
 
 _LONGEST_PIECE = 700
 
@@ -29,7 +30,7 @@ def render(report: PreflightReport) -> str:
     return template.render(
         report=report,
         summary=most_severe_first,
-        pictures={f.check: list(_pictures(f)) for f in report.findings},
+        pictures={f.check: _pictures(f) for f in report.findings},
         counts={v: sum(f.verdict == v for f in report.findings) for v in reversed(SEVERITY)},
         clipped=clipped,
         groups=_by_note,
@@ -52,9 +53,9 @@ def _by_note(examples: Sequence[Example]) -> dict[str, list[Example]]:
     return groups
 
 
-def _pictures(finding: Finding) -> Iterator[Picture]:
-    for number, chart in enumerate(finding.charts):
-        figure = draw(chart)
-        name = f"{finding.check.replace(' ', '-')}-{number}"
-        width = round(figure.get_figwidth() * figure.dpi)
-        yield Picture(caption=chart.title, svg=to_svg(figure, name=name), width=width)
+def _pictures(finding: Finding) -> "list[Picture]":
+    if not finding.charts:
+        return []
+    from alignment.doctor.plots import pictures  # matplotlib is not in every installation
+
+    return list(pictures(finding))

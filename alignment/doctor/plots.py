@@ -1,8 +1,11 @@
 """The charts of a preflight report as matplotlib figures, in the style of the run's report."""
 
+from collections.abc import Iterator
+
 from matplotlib.figure import Figure
 
-from alignment.doctor.finding import Bars, Chart, Histogram
+from alignment.doctor.finding import Bars, Chart, Finding, Histogram
+from alignment.report.pictures import Picture
 from alignment.report.plots.canvas import (
     BLUE,
     GREEN,
@@ -14,10 +17,20 @@ from alignment.report.plots.canvas import (
     legend,
     name_rows,
 )
+from alignment.report.svg import to_svg
 from alignment.report.table import printable
 
 _COLOURS = (BLUE, VERMILION, GREEN)
 _BAR_COLOURS = (BLUE, GREEN, MUTED)
+
+
+def pictures(finding: Finding) -> Iterator[Picture]:
+    """The charts of a finding as markup."""
+    for number, chart in enumerate(finding.charts):
+        figure = draw(chart)
+        name = f"{finding.check.replace(' ', '-')}-{number}"
+        width = round(figure.get_figwidth() * figure.dpi)
+        yield Picture(caption=chart.title, svg=to_svg(figure, name=name), width=width)
 
 
 def draw(chart: Chart) -> Figure:

@@ -7,11 +7,13 @@ Not here: what is wrong with a row.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from alignment.models.encoding import Encoded, encode_all, locate_completions, locate_replies
 from alignment.records.text import Conversation, PreferencePair
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,14 @@ class EncodedPair:
 
 
 def encode_chats(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Conversation]
+    tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Conversation]
 ) -> tuple[Encoded, ...]:
     """Encodes conversations as for SFT: the targets are the replies, each with its stop token."""
     return tuple(encode_all(tokenizer, [locate_replies(tokenizer, row.messages) for row in rows]))
 
 
 def encode_pairs(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[PreferencePair]
+    tokenizer: "PreTrainedTokenizerBase", rows: Sequence[PreferencePair]
 ) -> tuple[EncodedPair, ...]:
     """Encodes pairs as for DPO: the target is the reply with its stop token."""
     located = [

@@ -67,8 +67,8 @@ def _how_to_install(missing: ModuleNotFoundError) -> str:
     if (missing.name or "").partition(".")[0] in ("alignment", "tasks", "flows"):
         raise missing
     return (
-        f"{missing.name} is not installed. This installation reads and checks rows (sft-dpo data), "
-        "plans and shows. To train, to run the doctor, or to read Parquet and URLs: "
+        f"{missing.name} is not installed. This installation reads and checks rows, plans and "
+        "shows. To train, to publish, or to read Parquet and URLs: "
         f"{how_to_install('train')}"
     )
 

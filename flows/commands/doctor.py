@@ -1,11 +1,15 @@
 """`sft-dpo doctor`: check a run before renting a GPU."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 
 from alignment.config.file import load
+from alignment.doctor.finding import PreflightReport
 from alignment.store.activity import announced
 from flows.doctor import print_report
 from flows.located import naming_the_line
@@ -18,17 +22,12 @@ def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_jso
     """Check a run, write the report, print it; exit with code 1 if the run should not start."""
     settings = load(config, overrides)
     store = configured_store(settings.store)
-    quiet_libraries()
-    from alignment.doctor.examine import (
-        examine,
-    )  # slow to import, and not needed if the config is wrong
-    from alignment.doctor.page import write_page
+    from alignment.doctor.page import write_page  # not needed if the config is wrong
 
     notes, command = Console(stderr=True), command_of("doctor", config, overrides)
     with naming_the_line(config, overrides), announced(store, command, make=False):
-        report = examine(
+        report = _examination(device)(
             settings,
-            device=device,
             command=command,
             on_progress=lambda step: notes.print(f"preparing {step}", highlight=False),
         )
@@ -40,3 +39,15 @@ def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_jso
         say(f"page: {page}")
     if report.verdict == "fail":
         sys.exit(1)
+
+
+def _examination(device: str | None) -> Callable[..., PreflightReport]:
+    """All checks, or without transformers those of the rows."""
+    if find_spec("transformers") is None:
+        from alignment.doctor.rows import examine_rows
+
+        return examine_rows
+    quiet_libraries()
+    from alignment.doctor.examine import examine
+
+    return partial(examine, device=device)

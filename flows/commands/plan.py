@@ -4,11 +4,13 @@ import json
 import sys
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from alignment.config.file import load
 from alignment.errors import ModelError
 from alignment.execution.run_step import try_in_child
+from alignment.extras import how_to_install
 from alignment.models.folder import check_weights
 from alignment.models.sources import FolderModel
 from alignment.pipeline.chain import Chain
@@ -86,6 +88,9 @@ def _try_model(chain: Chain, store: Store) -> None:
     """
     if isinstance(chain.base.source, FolderModel):
         check_weights(chain.base.source.path)
+    if find_spec("transformers") is None:
+        say(f"the model was not tried; to try it: {how_to_install('train')}", error=True)
+        return
     try:
         base = _base(chain, store)
     except ModelError as error:

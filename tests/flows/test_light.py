@@ -3,16 +3,23 @@
 import json
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import distribution
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from packaging.requirements import Requirement
 
 from alignment.extras import how_to_install
 from tests.inbox import drop, rows
 from tests.prefect_service import ROOT
 
-ABSENT = ("torch", "transformers", "datasets", "pyarrow", "aiohttp", "requests", "prefect")
+ABSENT = (
+    *("torch", "transformers", "trl", "peft", "datasets", "huggingface_hub", "httpx", "prefect"),
+    *("pyarrow", "pandas", "aiohttp", "requests", "matplotlib", "scipy"),
+)
 LIGHT = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -47,6 +54,54 @@ def test_rows_in_plain_files_need_no_extra(tmp_path):
     file = drop(tmp_path / "pairs.jsonl", rows(0, 8))
     done = light("data", file, "--out", tmp_path / "out", "--json")
     assert json.loads(done.stdout)["kept"] == 8, done.stderr
+
+
+def test_the_doctor_checks_rows_and_says_what_it_could_not_check(
+    tiny_settings, write_config, tmp_path
+):
+    pairs = rows(0, 20)
+    file = drop(tmp_path / "pairs.jsonl", [*pairs, pairs[0], {**pairs[1], "chosen": ""}])
+    source = {"name": "file", "path": str(file)}
+    tiny_settings["rounds"] = [{"data": {"sources": [source], "held_out_share": 0.2}}]
+    config = write_config(tiny_settings)
+    checked = light("doctor", config)
+    assert checked.returncode == 0, checked.stderr
+    said = " ".join(checked.stdout.split())
+    assert "1 copies were dropped" in said
+    assert how_to_install("train") in said
+    (page,) = (tmp_path / "store/reports").glob("*-doctor.html")
+    assert "1 copies were dropped" in page.read_text()
+    planned = light("plan", config)
+    assert planned.returncode == 0, planned.stderr
+    assert planned.stderr.endswith(f"not tried; to try it: {how_to_install('train')}\n")
+
+
+def test_the_old_store_is_looked_at_and_tidied_without_the_extra(old_store):
+    store = old_store / "store"
+    assert light("show", "gate-1", "--store", store).stdout.startswith("gate-1  gate-")
+    assert "kept no evidence" in light("verdict", "gate-1", "--store", store).stderr
+    assert "artifacts: stack" in light("du", "--store", store).stdout
+    for command in ("runs", "status", "gc"):
+        assert light(command, "--store", store).returncode == 0
+    revoked = light("revoke", "batch-713b12f7df9f", "--store", store)
+    assert revoked.returncode == 0, revoked.stderr
+
+
+def test_it_takes_less_than_200_mb():
+    """The files of what pyproject.toml asks for without extras, and of what these ask for."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    found, sizes = [Requirement(one) for one in wanted], {}
+    while found:
+        one = found.pop()
+        if one.name in sizes or (one.marker and not one.marker.evaluate({"extra": ""})):
+            continue
+        installed = distribution(one.name)
+        files = [Path(str(installed.locate_file(file))) for file in installed.files or ()]
+        sizes[one.name] = sum(file.stat().st_size for file in files if file.is_file())
+        found += [Requirement(text) for text in installed.requires or ()]
+    assert "numpy" in sizes
+    assert "torch" not in sizes
+    assert sum(sizes.values()) < 200e6
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def prepare_conversations(
     config: ConversationSetConfig,
     *,
     max_length: int,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: "PreTrainedTokenizerBase | None",
     earlier: Mapping[str, PromptKeys] = MappingProxyType({}),
     earlier_signatures: Mapping[str, Path] = MappingProxyType({}),
     seed: int,
@@ -66,7 +66,7 @@ def prepare_conversations(
     run: _Preparation[Conversation]
     run = _Preparation(config, tokenizer, earlier, earlier_signatures, seed, out, on_progress)
     drop_oldest = config.too_long == "truncate_oldest_turns"
-    fit = partial(_fit_conversations, max_length, drop_oldest, tokenizer)
+    fit = [partial(_fit_conversations, max_length, drop_oldest, tokenizer)] if tokenizer else []
     dataset = run.dataset(read_conversations, [], fit, max_length)
     run.compare(dataset)
     return run.write(dataset, "conversations", _shortened_note(dataset.changes, max_length))
@@ -76,7 +76,7 @@ def prepare_pairs(
     config: PairSetConfig,
     *,
     lengths: Lengths,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: "PreTrainedTokenizerBase | None",
     earlier: Mapping[str, PromptKeys],
     earlier_signatures: Mapping[str, Path] = MappingProxyType({}),
     trained: Mapping[str, Sequence[PreferencePair]] = MappingProxyType({}),
@@ -91,7 +91,8 @@ def prepare_pairs(
     Args:
         config: sources and limits.
         lengths: length limits of the round's training.
-        tokenizer: tokenizer of the model to train; lengths are in its tokens.
+        tokenizer: tokenizer of the model to train; lengths are in its tokens. None: rows that only
+            a tokenizer or its chat template can refuse are kept.
         earlier: prompts of earlier sets, by display name ("sft", "round 1"). Prompts that they
             hold out are not trained on, and prompts that an earlier round trained on are not used.
         earlier_signatures: `likeness.npy` of the earlier sets that have one, by the same names.
@@ -106,7 +107,7 @@ def prepare_pairs(
     """
     run: _Preparation[PreferencePair]
     run = _Preparation(config, tokenizer, earlier, earlier_signatures, seed, out, on_progress)
-    fit = partial(_fit_pairs, lengths, tokenizer)
+    fit = [partial(_fit_pairs, lengths, tokenizer)] if tokenizer else []
     contradicts = partial(content.contradicts_earlier, preferred=content.preferred(trained))
     label_filters: list[RowFilter[PreferencePair]] = [
         content.identical_pair,
@@ -125,7 +126,7 @@ class _Preparation(Generic[R]):
     def __init__(
         self,
         config: SetConfig,
-        tokenizer: "PreTrainedTokenizerBase",
+        tokenizer: "PreTrainedTokenizerBase | None",
         earlier: Mapping[str, PromptKeys],
         earlier_signatures: Mapping[str, Path],
         seed: int,
@@ -145,7 +146,7 @@ class _Preparation(Generic[R]):
         self,
         read: Callable[[Source, Meter], Reading[R]],
         label_filters: Sequence[RowFilter[R]],
-        fit: RowFilter[R],
+        fit: Sequence[RowFilter[R]],
         key_parts: object,
     ) -> DatasetBuilder[R]:
         """Read all rows and apply the filters that look at one row, cheap ones first.
@@ -157,13 +158,13 @@ class _Preparation(Generic[R]):
             *self._usability_filters(),
             *label_filters,
             *self._separation_filters(),
-            fit,
+            *fit,
         ]
         key = [
             self.config.model_dump(mode="json"),
             self.config.digest(),
             {name: keys.model_dump() for name, keys in self.earlier.items()},
-            [self.salt, self.tokenizer.name_or_path, key_parts],
+            [self.salt, self.tokenizer and self.tokenizer.name_or_path, key_parts],
         ]
         meter = Meter(bytes_of(self.config.sources))
         dataset = DatasetBuilder(
@@ -181,19 +182,25 @@ class _Preparation(Generic[R]):
     def _usability_filters(self) -> Iterator[RowFilter[R]]:
         if self.config.part is not None:
             yield partial(content.other_part, part=self.config.part, salt=self.salt)
-        if not reasoning.renders_reasoning(self.tokenizer):
-            yield reasoning.as_text
-        yield partial(reasoning.count_left_out, tokenizer=self.tokenizer)
+        tokenizer = self.tokenizer
+        if tokenizer is not None:
+            if not reasoning.renders_reasoning(tokenizer):
+                yield reasoning.as_text
+            yield partial(reasoning.count_left_out, tokenizer=tokenizer)
         yield from (content.broken_text, content.empty, content.role_order, content.untrained)
-        if self.config.markers == "as_text":
-            yield partial(special_tokens.spelled_out, tokenizer=self.tokenizer)
-        opening = chat_template.format_of(self.tokenizer).opening.strip()
-        yield partial(special_tokens.special_token, tokenizer=self.tokenizer, turn_marker=opening)
+        if tokenizer is not None:
+            yield from self._control_filters(tokenizer)
         if self.config.markers == "quarantine":
             yield special_tokens.turn_marker
         yield special_tokens.placeholder
-        if not chat_template.offers_tools(self.tokenizer):
+        if tokenizer is not None and not chat_template.offers_tools(tokenizer):
             yield content.uses_tools
+
+    def _control_filters(self, tokenizer: "PreTrainedTokenizerBase") -> Iterator[RowFilter[R]]:
+        if self.config.markers == "as_text":
+            yield partial(special_tokens.spelled_out, tokenizer=tokenizer)
+        opening = chat_template.format_of(tokenizer).opening.strip()
+        yield partial(special_tokens.special_token, tokenizer=tokenizer, turn_marker=opening)
 
     def _separation_filters(self) -> Iterator[RowFilter[R]]:
         """Choose the held-out rows, and exclude the prompts of earlier sets and evaluations."""

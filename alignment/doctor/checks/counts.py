@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from alignment.data.build.report import ADVICE, listed_unread
 from alignment.data.row import Reason
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
-from alignment.doctor.inputs import PreparedSet, shown
+from alignment.doctor.sets import PreparedSet, shown
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import PreparePairs
 from alignment.records.text import Quarantined

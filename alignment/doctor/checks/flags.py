@@ -11,7 +11,7 @@ from alignment.data.dedup.compare import prompt_text
 from alignment.data.filters.flags import Flag, flags
 from alignment.data.row import Record, turns
 from alignment.doctor.finding import Example, Finding, Piece, percent, share
-from alignment.doctor.inputs import SHOWN, PreparedSet
+from alignment.doctor.sets import SHOWN, PreparedSet
 from alignment.records.text import PreferencePair
 from alignment.report.table import Table
 

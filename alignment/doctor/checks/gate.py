@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from alignment.config.pipeline import PipelineConfig
 from alignment.doctor.finding import Finding
-from alignment.doctor.inputs import PreparedSet
+from alignment.doctor.sets import PreparedSet
 from alignment.evaluate.noninferiority import margin_shown, rows_needed
 from alignment.evaluate.settings import AnchoredGate
 

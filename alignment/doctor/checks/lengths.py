@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from alignment.data.row import Reason
 from alignment.doctor.finding import Finding, Histogram, graded, percent, share
-from alignment.doctor.inputs import PreparedSet
+from alignment.doctor.sets import PreparedSet
 from alignment.doctor.tokens import EncodedPair
 from alignment.report.table import Table
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from alignment.data.row import Reason, Record
 from alignment.data.split import normalise, prompt_key
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share, worst
-from alignment.doctor.inputs import PreparedSet
+from alignment.doctor.sets import PreparedSet
 from alignment.records.text import Conversation, Message
 from alignment.report.table import Table
 

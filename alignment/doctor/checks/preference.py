@@ -14,7 +14,7 @@ from alignment.doctor.finding import (
     percent,
     share,
 )
-from alignment.doctor.inputs import PreparedSet
+from alignment.doctor.sets import PreparedSet
 from alignment.doctor.tokens import EncodedPair
 from alignment.evaluate.intervals import proportion
 from alignment.records.text import Message, PreferencePair
@@ -25,6 +25,20 @@ TIES_WARN, TIES_FAIL = 0.1, 0.5
 BIASED, ONLY_LENGTH = 0.6, 0.9
 """Shares of pairs that "pick the longer" gets right: above the first it warns, from the second on
 the pairs teach little else. Mirrored below one half, for "pick the shorter"."""
+
+ABOUT_PAIRS = ("trimmed pairs", "conflicts", "ties", "length bias")
+"""Checks that say nothing where no pairs are trained on, or not yet."""
+
+
+def about_pairs(finding: Finding, sets: Sequence[PreparedSet]) -> Finding:
+    """A finding about pairs is neither good nor bad where there are none."""
+    if finding.check not in ABOUT_PAIRS or any(s.prompt and (s.train or s.dropped) for s in sets):
+        return finding
+    return Finding(
+        check=finding.check,
+        verdict="skip",
+        headline="Not checked: before the run there are no pairs to train on.",
+    )
 
 
 def check_conflicts(sets: Sequence[PreparedSet]) -> Finding:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
-from alignment.doctor.inputs import PreparedSet
+from alignment.doctor.sets import PreparedSet
 from alignment.errors import ModelError
 from alignment.models.chat_template import format_of
 from alignment.models.encoding import Encoded

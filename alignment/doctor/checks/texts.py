@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from alignment.data.row import Reason, Record, turns
 from alignment.doctor.checks.counts import example
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
-from alignment.doctor.inputs import PreparedSet, shown
+from alignment.doctor.sets import PreparedSet, shown
 from alignment.records.text import Conversation, PreferencePair
 from alignment.report.table import Table
 

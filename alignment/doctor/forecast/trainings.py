@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from alignment.compose.settings import Merge, Stack
-from alignment.doctor.inputs import PreparedSet
+from alignment.doctor.sets import PreparedSet
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.steps import TrainDpo, TrainSft
 from alignment.scoring.budget import CUDA_TOKENS, Budget

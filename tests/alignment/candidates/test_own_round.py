@@ -15,7 +15,7 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.data.build.report import PreparationReport
 from alignment.data.row import Reason
 from alignment.doctor.forecast.trainings import list_trainings
-from alignment.doctor.inputs import PreparedSet
+from alignment.doctor.sets import PreparedSet
 from alignment.errors import ConfigError, DataError, ModelError
 from alignment.execution.run_step import build
 from alignment.pipeline.chain_builder import chain

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from alignment.data.build.report import PreparationReport, SourceReport
-from alignment.doctor.inputs import PreparedSet
+from alignment.doctor.sets import PreparedSet
 from alignment.doctor.tokens import encode_chats, encode_pairs
 from alignment.records.text import Conversation, Message, PreferencePair, Quarantined
 

@@ -8,7 +8,9 @@ import pytest
 from alignment.config.file import load
 from alignment.doctor.examine import examine
 from alignment.doctor.forecast.trainings import carried_ranks
+from alignment.doctor.rows import examine_rows
 from alignment.errors import ModelError
+from alignment.extras import how_to_install
 from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.steps import TrainDpo, TrainSft
 from alignment.store.store import Store
@@ -40,6 +42,30 @@ def test_it_builds_the_runs_own_data_and_nothing_else(settings):
     assert len(report.findings) == 23
     assert report.verdict == "warn"  # 4 steps a round
     assert by_check(report)["stop token"].verdict == "ok"
+
+
+def test_without_the_tokenizer_the_rows_are_judged_alike_and_nothing_is_kept(settings):
+    config = settings()
+    light = examine_rows(config)
+    assert not Store(root=config.store).list_keys()
+    full, few = by_check(examine(config)), by_check(light)
+    alike = ["rows", "flags", "duplicates", "contamination", "conflicts", "ties", "refusals"]
+    for check in [*alike, "forged turns", "start", "rounds", "gate"]:
+        assert few[check] == full[check].model_copy(update={"charts": ()})
+    assert few["lengths"].figures["rows"] == sum(
+        full["rounds"].figures[name] for name in ("pairs-1", "pairs-2")
+    ) + int(_row(full["rows"], "conversations")[3])
+    unchecked = few["model, tokens"].headline
+    assert {check for check in full if check not in few} == set(
+        unchecked.partition(": ")[2].partition(". ")[0].split(", ")
+    )
+    assert how_to_install("train") in unchecked
+
+
+def _row(finding, name):
+    return next(
+        [cell.text for cell in row] for row in finding.tables[0].rows if row[0].text == name
+    )
 
 
 def test_a_second_run_of_the_checks_reuses_the_sets_and_finds_the_same(settings):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from alignment.doctor.forecast.schedule import check_rounds, check_schedule, usual_rates
+from alignment.doctor.checks.rounds import check_rounds
+from alignment.doctor.forecast.schedule import check_schedule, usual_rates
 from alignment.doctor.forecast.trainings import Training
 from alignment.doctor.shape import Shape
 from alignment.scoring.engine import StepRows, Stock
