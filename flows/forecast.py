@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from alignment.pipeline.remaining import NOT_LAST
 from alignment.pipeline.steps import STEPS, Step
 from alignment.store.progress import Mark, Pace
-
-NOT_LAST = ("scoring",)
-"""Phases that are followed by another phase of the same step: evaluations score, then generate."""
 
 
 class Forecast:

@@ -44,6 +44,7 @@ from alignment.execution.device import device_facts
 from alignment.models.chat_template import end_of_turn_id
 from alignment.models.description import check_architecture
 from alignment.models.tokenizer import date_of, tokenizer_with
+from alignment.pipeline.chain import Chain
 from alignment.pipeline.chain_builder import chain
 from alignment.store.store import Store
 
@@ -80,6 +81,7 @@ def examine(
         inputs = PreflightInputs(config, plan, folder, tokenizer, Shape.read(folder), sets)
         began = time.monotonic()
         findings = [about_pairs(each, sets) for each in _findings(inputs, template, target)]
+        _note_time(findings, plan, store, target)
     return PreflightReport(
         title=f"{config.name}: before the run",
         created=datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
@@ -88,6 +90,13 @@ def examine(
         findings=tuple(findings),
         seconds=round(time.monotonic() - began, 2),
     )
+
+
+def _note_time(findings: list[Finding], plan: Chain, store: Store, device: Device) -> None:
+    """Leave the forecast of each training for `sft-dpo status`, by the key of its step."""
+    keys = {f"{step.name}_seconds": step.key for step in plan.steps()}
+    for name, seconds in findings[[f.check for f in findings].index("time")].figures.items():
+        store.note_forecast(keys[name], seconds, device.name)
 
 
 def usual_device(config: PipelineConfig) -> str:

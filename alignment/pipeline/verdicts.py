@@ -13,6 +13,7 @@ from alignment.evaluate.verdict import GateResult
 from alignment.pipeline.chain import Chain
 from alignment.pipeline.chain_builder import KeepRound, chain, rebuild_rounds
 from alignment.pipeline.steps import Gate, Step
+from alignment.store.activity import note_steps
 from alignment.store.store import Store
 
 
@@ -43,6 +44,7 @@ def each_step(config: PipelineConfig, store: Store) -> Iterator[Step]:
     """All steps of a run in order. The caller must build each one before asking for the next."""
     current, position = chain(config), 0
     while position < len(steps := tuple(current.steps())):  # a verdict may add steps
+        note_steps(store, steps[position:])
         yield steps[position]
         if isinstance(steps[position], Gate):
             current = after_verdict(current, config, store)

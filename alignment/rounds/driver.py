@@ -49,6 +49,7 @@ from alignment.rounds.steps import (
     source_step,
     steps_of,
 )
+from alignment.store.activity import note_steps
 
 DriverOutcome = OutcomeName | Literal["no new data"]
 ALL = Wanted()
@@ -360,7 +361,9 @@ class RoundDriver:
             compared["anchor"] = self._measure(state).champion(opened.anchor)
         opened = opened.model_copy(update=compared)
         round_ = steps_of(self._settings, self._line.store, opened)
-        for step in (round_.source, *round_.steps()):
+        steps = (round_.source, *round_.steps())
+        for number, step in enumerate(steps):
+            note_steps(self._line.store, steps[number:])
             self._hooks.build(step)
         try:
             self._hooks.report(round_)

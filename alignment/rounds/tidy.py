@@ -280,9 +280,9 @@ def _leftovers(store: Store) -> Iterator[Removable]:
             yield _piece(store, "leftover", path, name="half removed", lost="nothing")
     for path in sorted(store.root.glob(".publish-*")):
         yield _piece(store, "leftover", path, name="of an upload", lost="nothing")
-    alive = {f"{COMMAND}{one.host}-{one.pid}.lock" for one in commands(store)}
-    for path in sorted(store.root.glob(f"locks/{COMMAND}*.lock")):
-        if path.name not in alive:
+    alive = {f"{COMMAND}{one.host}-{one.pid}" for one in commands(store)}
+    for path in sorted(store.root.glob(f"locks/{COMMAND}*")):
+        if path.stem not in alive:
             yield _piece(store, "leftover", path, name="lock of an ended command", lost="nothing")
 
 

@@ -4,18 +4,20 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from alignment.records.base import Frozen
-from alignment.store.durable import remove
+from alignment.store.durable import remove, replace
 from alignment.store.locks import Holder, holder_of
 from alignment.store.progress import PACE_MARKS, Mark, Pace, marks
 from alignment.store.store import Store
 
 COMMAND = "command-"
 """How the locks of commands are called; those of steps are called by a key."""
+STEPS = ".steps"
+"""Suffix of what a command has still to do, beside its lock."""
 TIDYING = "tidying"
 """The lock that is held while artifacts are removed."""
 _announced: set[Path] = set()
@@ -69,6 +71,7 @@ def announced(store: Store, command: str, *, make: bool = True) -> Iterator[None
         _announced.add(place)
         after.callback(_announced.discard, place)
         after.callback(remove, "command.over", place)
+        after.callback(remove, "command.no_steps", place.with_suffix(STEPS))
         with store.lock(TIDYING, purpose=command):
             pass
         yield
@@ -78,6 +81,28 @@ def commands(store: Store) -> list[Holder]:
     """The commands that work in a store now."""
     found = map(holder_of, sorted(store.root.glob(f"locks/{COMMAND}*.lock")))
     return [holder for holder, held in found if held and holder is not None]
+
+
+def note_steps(store: Store, steps: Iterable[Frozen]) -> None:
+    """Say what the command that this process announced has still to do, the next step first.
+
+    For display, so a full disk does not matter.
+    """
+    text = "".join(f"{step.model_dump_json()}\n" for step in steps)
+    for place in _announced:
+        if place.parent == store.root / "locks":
+            with contextlib.suppress(OSError):
+                replace("command.steps", place.with_suffix(STEPS), text)
+
+
+def noted_steps(store: Store) -> list[str]:
+    """The steps that the commands at work have still to do, each as JSON."""
+    found: list[str] = []
+    for lock in sorted(store.root.glob(f"locks/{COMMAND}*.lock")):
+        with contextlib.suppress(OSError):
+            lines = lock.with_suffix(STEPS).read_text(encoding="utf-8").splitlines()
+            found += lines if holder_of(lock)[1] else []
+    return found
 
 
 def activities(store: Store) -> Iterator[Activity]:

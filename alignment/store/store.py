@@ -228,6 +228,21 @@ class Store(Frozen):
         with contextlib.suppress(OSError, StorageError):
             replace("trial.passed", self._made("trials") / trial, "\n".join(notes))
 
+    def forecast(self, key: str) -> tuple[float, str] | None:
+        """Seconds that the doctor forecast for a step, and for which device; None if it did not."""
+        try:
+            text = (self.root / "trials" / f"{key}.seconds").read_text(encoding="utf-8")
+            seconds, _, device = text.partition(" ")
+            return float(seconds), device
+        except (OSError, ValueError):
+            return None
+
+    def note_forecast(self, key: str, seconds: float, device: str) -> None:
+        """Note how long a step will take; only shown."""
+        with contextlib.suppress(OSError, StorageError):
+            place = self._made("trials") / f"{key}.seconds"
+            replace("trial.forecast", place, f"{seconds:.1f} {device}")
+
     @contextlib.contextmanager
     def lock(
         self, key: str, *, purpose: str = "", on_wait: OnWait = lambda _: None

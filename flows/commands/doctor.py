@@ -10,6 +10,8 @@ from rich.console import Console
 
 from alignment.config.file import load
 from alignment.doctor.finding import PreflightReport
+from alignment.doctor.page import write_page
+from alignment.doctor.rows import examine_rows
 from alignment.store.activity import announced
 from flows.doctor import print_report
 from flows.located import naming_the_line
@@ -22,8 +24,6 @@ def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_jso
     """Check a run, write the report, print it; exit with code 1 if the run should not start."""
     settings = load(config, overrides)
     store = configured_store(settings.store)
-    from alignment.doctor.page import write_page  # not needed if the config is wrong
-
     notes, command = Console(stderr=True), command_of("doctor", config, overrides)
     with naming_the_line(config, overrides), announced(store, command, make=False):
         report = _examination(device)(
@@ -44,10 +44,8 @@ def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_jso
 def _examination(device: str | None) -> Callable[..., PreflightReport]:
     """All checks, or without transformers those of the rows."""
     if find_spec("transformers") is None:
-        from alignment.doctor.rows import examine_rows
-
         return examine_rows
     quiet_libraries()
-    from alignment.doctor.examine import examine
+    from alignment.doctor.examine import examine  # slow to import: torch, transformers
 
     return partial(examine, device=device)

@@ -4,6 +4,7 @@ import json
 from datetime import datetime
 from pathlib import Path
 
+from alignment.pipeline.remaining import Remaining, remaining
 from alignment.store.activity import Activity, activities, commands
 from alignment.store.locks import Holder
 from alignment.store.progress import Mark
@@ -28,9 +29,24 @@ def show_status(store: Path, *, as_json: bool) -> None:
     between = not any(one.running for one in found)
     for holder in at_work:
         say(f"running: {_where(holder)}{', starting or between two steps' if between else ''}")
+    if left := remaining(opened, found):
+        say(f"  {_of_all(left)}")
     for one in sorted(found, key=lambda activity: not activity.running):
         say(_line(one, waits=bool(at_work)))
         say(f"  log: {one.log}")
+
+
+def _of_all(left: Remaining) -> str:
+    """How long everything takes that is still to come, and what is not in that."""
+    steps = "1 step" if left.steps == 1 else f"{left.steps} steps"
+    known = "unknown" if left.seconds is None else f"about {duration(left.seconds)}"
+    text = f"time left: {known} for {steps}, with the present one"
+    for device in dict.fromkeys(left.forecast.values()):
+        names = ", ".join(name for name, of in left.forecast.items() if of == device)
+        text += f"; {names}: as the doctor forecast for {device}"
+    if left.unknown and left.seconds is not None:
+        text += f"; unknown, not counted: {', '.join(left.unknown)}"
+    return text
 
 
 def _as_activity(holder: Holder) -> Activity:

@@ -10,15 +10,18 @@ from typer.testing import CliRunner
 
 from alignment.config.file import load
 from alignment.execution.run_step import run_step
+from alignment.pipeline.chain_builder import chain
+from alignment.pipeline.remaining import remaining
 from alignment.pipeline.verdicts import each_step
 from alignment.rounds.ledger import Champion, Delivery
 from alignment.rounds.line import RoundLine
-from alignment.store.activity import announced
+from alignment.store.activity import activities, announced, note_steps
 from alignment.store.locks import holder_of
 from alignment.store.progress import Mark, Progress
 from alignment.store.runs import RunEntry, note_run
 from alignment.store.store import Store, file_sha256
 from flows.cli import app
+from flows.printing import duration
 from tests.alignment.artifacts import put
 from tests.faults.simulate import MODEL
 from tests.inbox import drop, line_settings, rows
@@ -71,6 +74,56 @@ def test_status_says_how_long_a_training_still_takes(tmp_path):
     assert "training 20/50, process " in said
     assert re.search(r", for 6\d s; about (5\d|60) s of training left, 50 tokens/s", said)
     assert listed["left"] == pytest.approx(60, abs=5)
+
+
+def test_status_says_how_long_the_whole_run_still_takes(tiny_settings, write_config):
+    """By the last of each kind, which took a second; by the doctor's forecast; or unknown."""
+    config = load(write_config(tiny_settings), [])
+    store = Store(root=config.store)
+    put(store, "evaluate-earlier")
+    put(store, "pairs-earlier")
+    steps = list(chain(config).steps())
+    known = sum(step.stage in ("evaluate", "pairs") for step in steps)
+    names = [step.name for step in steps if step.stage not in ("evaluate", "pairs")]
+
+    def left():
+        return sft_dpo("status", "--store", store.root).splitlines()[1]
+
+    with announced(store, "sft-dpo run tiny.yaml"):
+        todo = each_step(config, store)
+        put(store, next(todo).key)
+        about = f"  time left: about {known} s for {len(steps) - 1} steps, with the present one; "
+        assert left() == f"{about}unknown, not counted: {', '.join(names[1:])}"
+        for step in steps:
+            if step.stage == "dpo":
+                store.note_forecast(step.key, 1800.0, "a100-40gb")
+        assert f"about {duration(known + 3600)} for" in left()
+        assert "; dpo-1, dpo-2: as the doctor forecast for a100-40gb; unknown" in left()
+    assert not list(store.root.glob("locks/command-*"))
+
+
+def test_steps_of_a_kind_that_runs_for_the_first_time_are_judged_by_its_pace(
+    tiny_settings, write_config
+):
+    """Two seconds a step and 30 steps to go; the next round has as many rows in all as this one."""
+    config = load(write_config(tiny_settings), [])
+    store, now = Store(root=config.store), time.time()
+    first, *_, second = (step for step in chain(config).steps() if step.stage == "dpo")
+    with announced(store, "a run"), store.lock(first.key):
+        note_steps(store, (first, second))
+        marks = (Mark(phase="training", done=n, total=50, time=now - 40 + 2 * n) for n in range(21))
+        store.workspace(first.key).progress.write_text(
+            "".join(f"{mark.model_dump_json()}\n" for mark in marks)
+        )
+        lock = store.root / "locks" / f"{first.key}.lock"
+        holder, _ = holder_of(lock)
+        since = datetime.fromtimestamp(now - 60).astimezone().isoformat()
+        assert holder
+        lock.write_text(holder.model_copy(update={"since": since}).model_dump_json())
+        found = remaining(store, activities(store))
+    assert found
+    assert found.seconds == pytest.approx(60 + (60 + 60), abs=6)
+    assert (found.steps, found.unknown) == (2, ())
 
 
 def test_status_knows_a_command_that_has_no_step_yet(tmp_path):
