@@ -1,7 +1,7 @@
 """Simulates lines of rounds under both gates: how far does a champion fall that loses a little?
 
     python -m benchmarks.gate [--rows 300 1000 8920] [--lives 2000]     lines of 50 rounds
-    python -m benchmarks.gate --reuse [--rows 300 1000]                 which rows judge a round
+    python -m benchmarks.gate --reuse --lives 1000 [--rows 300 1000]    which rows judge a round
     python -m benchmarks.gate --power                                   chance to keep a round
 
 No model is trained. Each life is a line of rounds. A round changes `--changing` of the held-out
@@ -37,20 +37,23 @@ class Design:
 
     Attributes:
         gate: None: the plain gate.
-        folds: the rows are divided into so many parts, and round t is judged on part t mod folds.
-            1: all rows judge every round.
+        folds: the rows that are not sealed are divided into so many parts.
+        judging: how many of these parts judge a round, by turn.
     """
 
     name: str
     gate: AnchoredGate | None
     folds: int = 1
+    judging: int = 1
 
     def sizes(self, rows: int) -> list[int]:
-        """The rows of each part; the last one is sealed if the gate seals any."""
-        if self.gate is not None and self.gate.sealed_share:
-            sealed = round(rows * self.gate.sealed_share)
-            return [rows - sealed, sealed]
-        return [rows // self.folds] * self.folds
+        """The rows of each part, and of the sealed ones at the end."""
+        sealed = round(rows * self.gate.sealed_share) if self.gate is not None else 0
+        return [(rows - sealed) // self.folds] * self.folds + [sealed]
+
+    def parts(self, number: int) -> list[int]:
+        """The parts that judge a round of this number."""
+        return [(number + part) % self.folds for part in range(self.judging)]
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,8 @@ def _moved(line: Rows, change: float, *, changing: float, rng: np.random.Generat
 
 def _keeps(design: Design, moved: Counts, number: int) -> bool:
     """The gate's decision on the candidate of a round."""
-    gate, part = design.gate, number % design.folds
-    if not _holds(gate, moved[part]):
+    gate = design.gate
+    if not _holds(gate, moved[design.parts(number)].sum(axis=0)):
         return False
     if gate is None or not is_opened(gate, number):
         return True
@@ -159,6 +162,7 @@ def reuse() -> Iterator[Design]:
     yield Design("the same, a fifth of the error", AnchoredGate(error=0.01))
     yield Design("two halves in turn", AnchoredGate(), folds=2)
     yield Design("five fifths in turn", AnchoredGate(), folds=5)
+    yield Design("four of five fifths in turn", AnchoredGate(), folds=5, judging=4)
     yield Design("a tenth sealed, opened in every 10th", AnchoredGate(sealed_share=0.1))
     yield Design(
         "a tenth sealed, opened in every 2nd", AnchoredGate(sealed_share=0.1, sealed_every=2)
@@ -166,6 +170,10 @@ def reuse() -> Iterator[Design]:
     yield Design(
         "a fifth sealed, opened in every 2nd", AnchoredGate(sealed_share=0.2, sealed_every=2)
     )
+    sealed = AnchoredGate(sealed_share=0.1)
+    yield Design("a tenth sealed, two halves in turn", sealed, folds=2)
+    yield Design("a tenth sealed, four of five fifths in turn", sealed, folds=5, judging=4)
+    yield Design("a tenth sealed, half the error", AnchoredGate(sealed_share=0.1, error=0.025))
 
 
 def power(rows: int, change: float, discordant: float, *, verdicts: int = 4000) -> float:
@@ -204,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--rows", type=int, nargs="*", default=[100, 300, 1000, enough])
     parser.add_argument("--lives", type=int, default=2000)
+    parser.add_argument("--changes", type=float, nargs="*", default=CHANGES)
     parser.add_argument("--changing", type=float, default=0.1)
     parser.add_argument("--reuse", action="store_true")
     parser.add_argument("--power", action="store_true")
@@ -214,7 +223,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for design in reuse() if options.reuse else gates():
         for rows in options.rows:
-            for change in CHANGES:
+            for change in options.changes:
                 found = lines(design, rows, change, changing=options.changing, lives=options.lives)
                 print(
                     f"| {design.name} | {rows} | {change:+.3f} | {np.median(found.falls):.3f} "
