@@ -91,13 +91,13 @@ def _print_line(line: RoundLine, state: State, champion: Champion) -> None:
 
 
 def _print_rounds(records: Sequence[StageRecord], state: State) -> None:
-    stages = {
-        (record.name, record.parents["candidate"]): record.stage
-        for record in records
-        if "candidate" in record.parents
-    }
+    gates = [record for record in records if "candidate" in record.parents]
+    by_key = {record.key: record for record in gates}
+    by_model = {(record.name, record.parents["candidate"]): record for record in gates}
     for _, closed in state.history[-ROUNDS:]:
-        rule = _RULES.get(stages.get((f"gate-{closed.number}", closed.head.model), ""), "")
+        named = by_model.get((f"gate-{closed.number}", closed.head.model))  # for older entries
+        gate = by_key.get(closed.gate, named)
+        rule = _RULES.get(gate.stage, "") if gate is not None else ""
         say(f"  round {closed.number}: {_outcome(state, closed)}{rule}: {closed.why[:160]}")
     if state.waiting is not None:
         say(f"  {how_to_approve(state.waiting)}")

@@ -18,11 +18,13 @@ from alignment.config.pipeline import PipelineConfig
 from alignment.errors import AlignmentError, UsageError
 from alignment.evaluate.verdict import Finding, GateResult, Verdict
 from alignment.records.base import Frozen
+from alignment.rounds.identity import check_cheaply
 from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.measure import on_line
 from alignment.rounds.references import find_one
 from alignment.rounds.sealed import on_sealed_rows
+from alignment.rounds.state import State as LineState
 from alignment.rounds.steps import inbox_of, line_gate
 from flows.form import Change, Config, Hours, Model, Preset, chosen, form_field
 from flows.sft_dpo import Stages, name_of_run
@@ -119,7 +121,8 @@ def _promote(
             else f"{candidate.label} is already the champion",
             champion=state.champion.model,
         )
-    verdict = _verdict(settings, run, line, candidate)
+    check_cheaply(settings, line, state)
+    verdict = _verdict(settings, run, line, candidate, state)
     if ask:
         return _by_person(line, candidate, verdict, seconds=seconds)
     if not verdict.kept:
@@ -128,7 +131,8 @@ def _promote(
             message=verdict.sentence,
             champion=state.champion.model,
         )
-    return _promoted(line, candidate, verdict.sentence, by="gate")
+    line.promote_by_gate(candidate, verdict.sentence, seen=state)
+    return _promoted(candidate, verdict.sentence)
 
 
 def _candidate(
@@ -141,9 +145,10 @@ def _candidate(
     return waiting.head if waiting else None
 
 
-def _verdict(settings: PipelineConfig, run: Run, line: RoundLine, candidate: Champion) -> Verdict:
+def _verdict(
+    settings: PipelineConfig, run: Run, line: RoundLine, candidate: Champion, state: LineState
+) -> Verdict:
     """The gate's verdict; all models are measured on the line's rows first."""
-    state = line.state()
     assert state.champion is not None
     assert state.anchor is not None
 
@@ -172,11 +177,15 @@ def _by_person(
         f"{verdict.champion}:\n\n{checks}\n\nThe gate would "
         f"{'keep' if verdict.kept else 'reject'} it."
     )
-    answer = suspend_flow_run(wait_for_input=form, timeout=round(seconds), key="approval")
+    # the run begins again after the answer, and an answer is only about the model that was shown
+    key = f"approval-{candidate.model}"
+    answer = suspend_flow_run(wait_for_input=form, timeout=round(seconds), key=key)
     if answer.decision == "promote":
-        return _promoted(line, candidate, answer.why or "approved by a person", by="person")
+        reason = answer.why or "approved by a person"
+        line.promote(candidate, reason)
+        return _promoted(candidate, reason)
     why = answer.why or "declined by a person"
-    state = line.decline(why)
+    state = line.decline(candidate.model, why)
     assert state.champion is not None
     return PromotionOutcome(
         outcome="declined",
@@ -185,10 +194,7 @@ def _by_person(
     )
 
 
-def _promoted(
-    line: RoundLine, candidate: Champion, why: str, *, by: Literal["person", "gate"]
-) -> PromotionOutcome:
-    line.promote(candidate, why, by=by)
+def _promoted(candidate: Champion, why: str) -> PromotionOutcome:
     return PromotionOutcome(
         outcome="promoted", message=f"{candidate.label}: {why}", champion=candidate.model
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from alignment.config.inbox import InboxConfig
 from alignment.config.pipeline import PipelineConfig
 from alignment.evaluate.verdict import GateResult, Verdict
 from alignment.pipeline.chain import Chain, Round
@@ -40,6 +41,9 @@ from alignment.store.durable import ensure_folder, replace
 from alignment.store.jsonl import read_rows
 from alignment.store.runs import RunEntry, finished_at, note_run, page_of, run_id
 from alignment.store.store import Store, file_sha256, storage_errors
+
+_UNNAMED = InboxConfig.model_fields["line"].default
+"""The line of a config that names none."""
 
 
 class ReportFiles(Frozen):
@@ -102,6 +106,7 @@ def write_round_report(
 ) -> ReportFiles:
     """Write the page of a finished round to `<store>/reports/<run name>-<round>.html`.
 
+    A line with a name of its own is named as well: lines of one store number their rounds alike.
     It shows the base model, the champion that the round started from and the round's model.
     """
     records = {step.name: store.open(step.key) for step in (round_.source, *round_.steps())}
@@ -116,7 +121,9 @@ def write_round_report(
     )
     label = round_.evaluate.label
     report = report.model_copy(update={"title": f"{config.name}, {label}", "final": label})
-    return _write(store, report, name=f"{config.name}-{label.replace(' ', '-')}")
+    line = config.inbox.line if config.inbox is not None else _UNNAMED
+    own = () if line in (_UNNAMED, config.name) else (line,)
+    return _write(store, report, name="-".join([config.name, *own, label.replace(" ", "-")]))
 
 
 def _write(store: Store, report: RunReport, *, name: str) -> ReportFiles:

@@ -246,9 +246,9 @@ class RoundDriver:
                 f"person approved a model, and gate.rounds is {gate.rounds}, so no round would be "
                 "kept. Look at the champion and confirm it: sft-dpo promote champion"
             )
-        opened = Opened(number=state.rounds + 1, parent=self._parent(state), batches=batches)
-        round_ = steps_of(self._settings, self._line.store, opened)
-        self._hooks.try_model(opened.parent, tuple(round_.steps()))
+        parent = self._parent(state)
+        round_, _ = self._planned(self._opened(batches, parent))
+        self._hooks.try_model(parent, tuple(round_.steps()))
         return self._line.open(batches)
 
     def _new_batches(self, kind: BatchKind) -> Deliveries:
@@ -313,10 +313,21 @@ class RoundDriver:
     def _ready(self, state: State, champion: Champion) -> Champion:
         """A champion to start from: sound, whole, and measured on the line's rows."""
         self._check_identity()
-        store = self._line.store
-        check_sound(store, champion.label, champion.model)
-        Repair(self._settings, self._line, self._intake.files, self._hooks.build).champion(champion)
+        check_sound(self._line.store, champion.label, champion.model)
+        self._repair.champion(champion)
         return self._measure(state).champion(champion)
+
+    def _compared(self, state: State, anchor: Champion) -> Champion:
+        """The anchor, measured like the parent; its weights are needed only to measure it again."""
+        measure = self._measure(state)
+        self._repair.evaluation(anchor)
+        if not measure.has(anchor):
+            self._repair.champion(anchor)
+        return measure.champion(anchor)
+
+    @property
+    def _repair(self) -> Repair:
+        return Repair(self._settings, self._line, self._intake.files, self._hooks.build)
 
     def _measure(self, state: State) -> Measure:
         return Measure(
@@ -336,40 +347,56 @@ class RoundDriver:
             message = "another run closed the round first; the next run scans the inbox again"
             return RoundOutcome("overtaken", message, state)
         try:
-            round_ = self._build(state, opened)
+            round_, anchor = self._build(opened)
             model, judged, message = outcome(self._settings, self._line.store, round_)
+            gate = round_.gate.key if round_.gate else ""
         except AlignmentError as error:
             if not (isinstance(error, REPEATABLE) or type(error) is AlignmentError):
                 raise
             return self._failed(opened, error)
         try:
-            state = self._line.close(opened.number, model, outcome=judged, why=message)
+            state = self._line.close(
+                opened.number, model, outcome=judged, why=message, gate=gate, against=anchor
+            )
         except Overtaken as error:
             return RoundOutcome("overtaken", str(error), self._line.state())
         closed = next(closed for _, closed in state.history[::-1] if closed.number == opened.number)
         if closed.fate == "overtaken":
-            message = f"the champion changed while round {opened.number} was trained; {message}"
+            message = f"the champion or the anchor changed meanwhile; {message}"
         if closed.fate == "waiting":
             message = f"{message}\n{how_to_approve(closed)}"
-        gate = round_.gate.key if round_.gate else ""
         return RoundOutcome(closed.fate, message, state, gate=gate)
 
-    def _build(self, state: State, opened: Opened) -> Round:
-        compared = {"parent": self._ready(state, opened.parent)}
-        if opened.anchor is not None and isinstance(gate_of(self._settings), AnchoredGate):
-            # like the parent: the settings may have changed since it was evaluated
-            compared["anchor"] = self._measure(state).champion(opened.anchor)
-        opened = opened.model_copy(update=compared)
-        round_ = steps_of(self._settings, self._line.store, opened)
+    def _build(self, opened: Opened) -> tuple[Round, str | None]:
+        """The round with all its steps built, and the anchor that its gate judged from, if any.
+
+        A person may approve a model while the round is trained, so its gate is planned afterwards.
+        """
+        round_, _ = self._planned(opened)
         steps = (round_.source, *round_.steps())
         for number, step in enumerate(steps):
-            note_steps(self._line.store, steps[number:])
-            self._hooks.build(step)
+            if step != round_.gate:
+                note_steps(self._line.store, steps[number:])
+                self._hooks.build(step)
+        round_, anchor = self._planned(opened)
+        assert round_.gate is not None
+        note_steps(self._line.store, (round_.gate,))
+        self._hooks.build(round_.gate)
         try:
             self._hooks.report(round_)
         except Exception as error:  # the round counts, whether or not anyone can read about it
             self._hooks.log(f"the report of round {opened.number} could not be written: {error}")
-        return round_
+        return round_, anchor
+
+    def _planned(self, opened: Opened) -> tuple[Round, str | None]:
+        """The steps of the open round with its parent and the anchor as they are now."""
+        state = self._line.state()
+        now: dict[str, object] = {"parent": self._ready(state, opened.parent)}
+        anchor = state.anchor if isinstance(gate_of(self._settings), AnchoredGate) else None
+        if anchor is not None:
+            now |= {"anchor": self._compared(state, anchor), "look": state.looks + 1}
+        round_ = steps_of(self._settings, self._line.store, opened.model_copy(update=now))
+        return round_, anchor.model if anchor is not None else None
 
     def _failed(self, opened: Opened, error: AlignmentError) -> RoundOutcome:
         """Record a failure; after too many equal ones, close the round without a model.

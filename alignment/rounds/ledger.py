@@ -159,6 +159,7 @@ class Closed(Frozen):
             failed in the same way, and its batches are set aside.
         head: the round's model, or its parent if the round was never trained.
         why: the gate's sentence.
+        gate: key of the gate that judged it; empty if none did, and in entries of earlier versions.
     """
 
     name: Literal["closed"] = "closed"
@@ -166,6 +167,7 @@ class Closed(Frozen):
     fate: OutcomeName
     head: Champion
     why: str
+    gate: str = Field(default="", exclude_if=_absent)
 
 
 class Moved(Frozen):

@@ -8,7 +8,6 @@ Not here: the state that entries add up to (`state.py`), the steps of a round (`
 """
 
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 from alignment.errors import ArtifactError, Overtaken, UsageError
 from alignment.records.base import Frozen
@@ -67,16 +66,27 @@ class RoundLine(Frozen):
         """Claim batches for the next round, unless a round is open or one of them was used."""
         return self._write(lambda state: _opening(state, batches))[0]
 
-    def close(self, number: int, model: Champion, *, outcome: OutcomeName, why: str) -> State:
+    def close(
+        self,
+        number: int,
+        model: Champion,
+        *,
+        outcome: OutcomeName,
+        why: str,
+        gate: str = "",
+        against: str | None = None,
+    ) -> State:
         """Record the outcome of a round; if it is kept, its model becomes the champion.
 
-        If the champion changed in the meantime, "overtaken" is recorded instead of `outcome`.
+        If the champion changed in the meantime, or the anchor is no longer the model `against` that
+        the gate judged from, "overtaken" is recorded instead of `outcome`.
 
         Raises:
             Overtaken: another run has already closed this round.
         """
         self.revoke_as_elsewhere()
-        state, written = self._write(lambda state: _closing(state, number, model, outcome, why))
+        closed = Closed(number=number, fate=outcome, head=model, why=why, gate=gate)
+        state, written = self._write(lambda state: _closing(state, closed, against))
         if not written:
             done = next((c.fate for _, c in state.history if c.number == number), "not open")
             raise Overtaken(
@@ -99,15 +109,22 @@ class RoundLine(Frozen):
         """Let rounds use batches that were refused or set aside; others are left out."""
         return self._write(lambda state: _returning(state, batches, why))[0]
 
-    def promote(
-        self, champion: Champion, why: str, *, by: Literal["person", "gate"] = "person"
-    ) -> State:
-        """Make a model the champion. A person's promotion also makes it the anchor of the gate.
+    def promote(self, champion: Champion, why: str) -> State:
+        """Make a model the champion, as a person wants it, and the anchor of the gate.
 
         Raises:
             UsageError: the model was trained on a revoked batch, or is not in the store.
         """
-        return self._move(Moved(head=champion, action="promoted", why=why, by=by))
+        return self._move(Moved(head=champion, action="promoted", why=why))
+
+    def promote_by_gate(self, champion: Champion, why: str, *, seen: State) -> State:
+        """Make a model the champion that the gate kept when it judged from the state `seen`.
+
+        Raises:
+            Overtaken: the champion or the anchor has changed since.
+            UsageError: see `promote`.
+        """
+        return self._move(Moved(head=champion, action="promoted", why=why, by="gate"), seen)
 
     def roll_back(self, champion: Champion, why: str) -> State:
         """Make an earlier champion the champion again; raises like `promote`."""
@@ -127,15 +144,14 @@ class RoundLine(Frozen):
                 return champion
         listed = ", ".join(f"{one.label} {one.model}" for one in dict.fromkeys(state.champions))
         raise UsageError(
-            "no such earlier champion without a revoked batch (champions so far: "
-            f"{listed or 'none'}). To make any other model the champion, use `sft-dpo promote`."
+            f"line {self.name!r} has no such earlier champion without a revoked batch (champions "
+            f"so far: {listed or 'none'}). To make any other model the champion, use "
+            "`sft-dpo promote`."
         )
 
-    def decline(self, why: str) -> State:
-        """Decline the round that waits for approval."""
-        return self._write(
-            lambda state: Declined(number=state.waiting.number, why=why) if state.waiting else None
-        )[0]
+    def decline(self, model: str, why: str) -> State:
+        """Decline the round of this model, if it waits for approval."""
+        return self._write(lambda state: _declining(state, model, why))[0]
 
     def revoke(self, batch: Delivery, why: str) -> State:
         """Bar a batch that was used; the last champion without it becomes the champion again."""
@@ -156,8 +172,8 @@ class RoundLine(Frozen):
         for line in others:
             yield from ((line.name, batch) for batch in line.state().revoked)
 
-    def _move(self, event: Moved) -> State:
-        self._write(lambda state: _moving(self.store, state, event))
+    def _move(self, event: Moved, seen: State | None = None) -> State:
+        self._write(lambda state: _moving(self.store, state, event, seen))
         return self.revoke_as_elsewhere()  # another line may have revoked a batch meanwhile
 
     def _knows(self, state: State, batch: Delivery) -> bool:
@@ -274,14 +290,19 @@ def _is_open(state: State, number: int) -> bool:
     return state.open is not None and state.open.number == number
 
 
-def _closing(
-    state: State, number: int, model: Champion, outcome: OutcomeName, why: str
-) -> Event | None:
-    if not _is_open(state, number):
+def _closing(state: State, closed: Closed, against: str | None) -> Event | None:
+    if not _is_open(state, closed.number):
         return None
-    if state.is_overtaken:
-        outcome = "overtaken"
-    return Closed(number=number, fate=outcome, head=model, why=why)
+    if state.is_overtaken or against not in (None, state.anchor and state.anchor.model):
+        return closed.model_copy(update={"fate": "overtaken"})
+    return closed
+
+
+def _declining(state: State, model: str, why: str) -> Event | None:
+    waiting = state.waiting
+    if waiting is None or waiting.head.model != model:
+        return None
+    return Declined(number=waiting.number, why=why)
 
 
 def _returning(state: State, batches: Deliveries, why: str) -> Event | None:
@@ -290,8 +311,13 @@ def _returning(state: State, batches: Deliveries, why: str) -> Event | None:
     return Returned(batches=found, why=why) if found else None
 
 
-def _moving(store: Store, state: State, event: Moved) -> Event | None:
+def _moving(store: Store, state: State, event: Moved, seen: State | None) -> Event | None:
     champion = event.head
+    if seen is not None and (seen.champion, seen.anchor) != (state.champion, state.anchor):
+        raise Overtaken(
+            f"the champion or the anchor changed while {champion.label} was judged; run the same "
+            "command again."
+        )
     if _is_gone(store, champion.model):
         raise UsageError(
             f"{champion.label} ({champion.model}) is no longer in {store.root} as it was, so no "

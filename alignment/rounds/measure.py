@@ -31,8 +31,8 @@ Build = Callable[[Step], object]
 
 def rows_of_line(store: Store, state: State) -> tuple[str, ...]:
     """The keys of the sets whose held-out rows every model of the line is evaluated on."""
-    first = state.paths[0][0]
-    return store.open(first.evaluation).parents_as("data")
+    first = state.paths[0][0].evaluation
+    return (store.find(first) or store.open(first)).parents_as("data")  # whole or not, it says so
 
 
 def as_champion(evaluation: StageRecord) -> Champion:
@@ -75,10 +75,12 @@ class Measure:
 
     def champion(self, known: Champion) -> Champion:
         """A champion with its evaluation on the line's rows."""
+        return known if self.has(known) else self.model(known.model, known.label)
+
+    def has(self, known: Champion) -> bool:
+        """Whether the evaluation that a champion comes with is one on the line's rows."""
         record = self._store.find(known.evaluation)
-        if record is not None and self._fits(record, known.model):
-            return known
-        return self.model(known.model, known.label)
+        return record is not None and self._fits(record, known.model)
 
     def model(self, key: str, label: str = "") -> Champion:
         """A model in the store, as a champion.

@@ -53,10 +53,15 @@ class Repair:
         Raises:
             ArtifactError: an artifact can be neither read nor rebuilt; says what to do.
         """
-        for key in (champion.model, champion.evaluation):
+        first = self._line.state().paths[0][0]  # its evaluation says on which rows all are measured
+        for key in (champion.model, champion.evaluation, first.evaluation):
             self._readable(key, champion)
         for key in needed(self._store, champion):
             self._intact(key, champion)
+
+    def evaluation(self, champion: Champion) -> None:
+        """Make sure that a model's evaluation can be read; raises like `champion`."""
+        self._intact(champion.evaluation, champion)
 
     def _readable(self, key: str, champion: Champion) -> None:
         """Rebuild what has lost its manifest, among a key and its ancestors."""
@@ -225,9 +230,11 @@ def _source_changed(step: Step) -> bool:
 
 
 def _lost(line: RoundLine, key: str, champion: Champion, why: str) -> ArtifactError:
+    role, way_out = "champion", "go back to a champion that does not need it: sft-dpo rollback"
+    if champion != line.state().champion:
+        role, way_out = "anchor", "judge from the champion instead: sft-dpo promote champion"
     return ArtifactError(
-        f"{key}, from which {champion.label}, the champion of line {line.name!r}, was made, is "
+        f"{key}, from which {champion.label}, the {role} of line {line.name!r}, was made, is "
         f"gone or damaged and cannot be built again: {why}. Restore {line.store.folder(key)} "
-        "from a backup, or go back to a champion that does not need it: "
-        f"sft-dpo rollback --line {line.name}"
+        f"from a backup, or {way_out} --line {line.name}"
     )

@@ -102,6 +102,11 @@ class State(Frozen):
         rounds = gate.get("rounds")
         return max(rounds - self.looks, 0) if isinstance(rounds, int) else None
 
+    def verdict_on(self, model: str) -> Closed | None:
+        """The round in which the line's gate judged a model, if it did."""
+        rounds = (closed for _, closed in reversed(self.history) if closed.fate != "failed")
+        return next((closed for closed in rounds if closed.head.model == model), None)
+
     @property
     def champions(self) -> tuple[Champion, ...]:
         """All champions so far, the current one last."""
@@ -242,6 +247,7 @@ def _opened(state: State, event: Opened) -> dict[str, object]:
     return {
         "rounds": event.number,
         "open": event,
+        "waiting": None,
         "failures": (),
         "requeued": state.requeued[1:],
         "returned": tuple(batch for batch in state.returned if batch.digest not in claimed),
@@ -270,7 +276,9 @@ def _closed(state: State, event: Closed) -> dict[str, object]:
 
 def _moved(state: State, event: Moved) -> dict[str, object]:
     change = _promoted if event.action == "promoted" else _gone_back
-    changes = {"waiting": None, **change(state, event.head)}
+    changes = change(state, event.head)
+    if changes:  # else the champion is only confirmed
+        changes["waiting"] = None
     if event.action == "promoted":
         changes |= _judged_again(state, event)
     moved = state.model_copy(update=changes)

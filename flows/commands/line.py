@@ -7,12 +7,14 @@ from alignment.config.file import load
 from alignment.errors import ArtifactError, UsageError
 from alignment.execution.run_step import run_step
 from alignment.rounds.identity import differences, found_in
-from alignment.rounds.ledger import Champion
+from alignment.rounds.ledger import Champion, Identity
 from alignment.rounds.line import RoundLine, all_lines
 from alignment.rounds.measure import on_line
+from alignment.rounds.notes import brief
 from alignment.rounds.references import find_one, line_in
 from alignment.rounds.repair import check_undamaged
 from alignment.rounds.sealed import on_sealed_rows
+from alignment.rounds.state import State
 from alignment.rounds.steps import inbox_of
 from alignment.store.activity import announced
 from alignment.store.lineage import containing
@@ -30,10 +32,19 @@ def promote(reference: str, store: Path, line: str | None, why: str) -> None:
     model = find_one(opened, reference).key
     with announced(opened, f"sft-dpo promote {reference}"):
         champion = on_line(rounds, model, build=lambda step: run_step(opened, step))
-    for sentence in on_sealed_rows(opened, rounds.state(), champion):
+    for sentence in (_judged(rounds, champion), *on_sealed_rows(opened, rounds.state(), champion)):
         say(sentence)
+    before = rounds.state()
     rounds.promote(champion, why or NO_REASON)
-    _print_champion(rounds)
+    _print_champion(rounds, before)
+
+
+def _judged(rounds: RoundLine, champion: Champion) -> str:
+    """What the line's gate made of a model, for the person who promotes it nevertheless."""
+    closed = rounds.state().verdict_on(champion.model)
+    if closed is None:
+        return f"no round of line {rounds.name} was judged with {champion.label}"
+    return f"as judged in round {closed.number}: {brief(closed.why)}"
 
 
 def roll_back(
@@ -46,8 +57,9 @@ def roll_back(
     if not damaged:
         with announced(opened, "sft-dpo rollback"):
             _refuse_damaged(opened, champion)
+    before = rounds.state()
     rounds.roll_back(champion, why or NO_REASON)
-    _print_champion(rounds)
+    _print_champion(rounds, before)
     say("The batches of later rounds stay used: no round trains on them again.")
 
 
@@ -99,7 +111,16 @@ def adopt(config: Path, overrides: list[str], why: str) -> None:
         say(difference)
     rounds.adopt(identity, why or NO_REASON)
     say(f"line {rounds.name} goes on with {config}, from its champion and on its rows")
+    if state.identity and _start_of(state.identity) != _start_of(identity):
+        say(
+            "Its rounds train the champion, on the base model that it was built on: the model, "
+            "quantisation and SFT of this config start no round."
+        )
     _print_champion(rounds)
+
+
+def _start_of(identity: Identity) -> tuple[object, ...]:
+    return identity.model, identity.quantisation, identity.sft
 
 
 def _model(rounds: RoundLine, reference: str | None) -> str | None:
@@ -117,9 +138,13 @@ def _line_that_used(store: Store, batch: str) -> RoundLine:
     return line_in(store)
 
 
-def _print_champion(rounds: RoundLine) -> None:
+def _print_champion(rounds: RoundLine, before: State | None = None) -> None:
+    """Print the champion, and what else ended where it changed."""
     state = rounds.state()
     champion = state.champion
     assert champion is not None, "a line that can be changed has a champion"
     say(f"champion of {rounds.name}: {champion.label} {champion.model}")
     print_anchor(state)
+    waited = before.waiting if before is not None else None
+    if waited is not None and waited.head != champion and state.waiting is None:
+        say(f"round {waited.number} no longer waits for approval: it did not start from there")

@@ -8,7 +8,8 @@ from alignment.errors import UsageError
 from alignment.evaluate.evidence import Evidence, read_evidence
 from alignment.evaluate.verdict import Finding
 from alignment.pipeline.evidence import check_config, check_unchanged, evidence_file
-from alignment.rounds.references import find_one
+from alignment.records.manifest import StageRecord
+from alignment.rounds.references import CHAMPION_WORDS, find_one, line_in
 from alignment.store.store import Store
 from flows.printing import say
 from flows.stores import existing_store
@@ -50,7 +51,31 @@ def _path(reference: str, root: Path) -> Path:
     if Path(reference).suffix == ".json":
         raise UsageError(f"no file {reference}. Name a file verdict.json, or a gate: sft-dpo show")
     store = existing_store(root)
-    return evidence_file(store, find_one(store, reference))
+    return evidence_file(store, _on_its_line(store, reference) or find_one(store, reference))
+
+
+def _on_its_line(store: Store, reference: str) -> StageRecord | None:
+    """The gate by which a line judged its champion; None if its ledger does not say.
+
+    The same model may have been judged on other lines, by other rules.
+
+    Raises:
+        UsageError: a person promoted the champion, and the line never judged it.
+    """
+    word, _, name = reference.partition(":")
+    if word not in CHAMPION_WORDS:
+        return None
+    line = line_in(store, name or None)
+    state = line.state()
+    if state.champion is None:
+        return None
+    closed = state.verdict_on(state.champion.model)
+    if closed is None and state.champion.model in state.approved:
+        raise UsageError(
+            f"line {line.name} has not judged its champion, {state.champion.label}: a person "
+            f"promoted it. For a verdict of another line, name its gate: sft-dpo show"
+        )
+    return store.find(closed.gate) if closed is not None and closed.gate else None
 
 
 def _store_of(path: Path, root: Path) -> Store:

@@ -132,9 +132,15 @@ class History:
             ("merge-0", {"policy": "base-0"}),
             ("evaluate-0", {"model": "merge-0", "data 1": "base-0"}),
         ):
-            record = record_of(key, parents=parents, config={"digest": self.config.model.digest()})
-            self.store.commit(record, self.store.workspace(key))
+            self.put(key, parents)
         self.line.start(Champion(model="merge-0", evaluation="evaluate-0", label="start"), rounds=0)
+
+    def put(self, key, parents):
+        """An artifact that no round of this line made, and that no step can make again."""
+        workspace = self.store.workspace(key)
+        (workspace.out / "weights").write_text(key)
+        record = record_of(key, parents=parents, config={"digest": self.config.model.digest()})
+        self.store.commit(record, workspace)
 
     # --- hooks of a round ---
 
@@ -209,7 +215,7 @@ class History:
             if self.random.random() < 0.7:
                 self.line.promote(state.waiting.head, "read it")
             else:
-                self.line.decline("too chatty")
+                self.line.decline(state.waiting.head.model, "too chatty")
         elif action == "roll back":
             with contextlib.suppress(UsageError):
                 self.line.roll_back(self.line.earlier_champion(), "worse")
@@ -343,7 +349,7 @@ class History:
             UsageError,
             ArtifactError,
         ):  # it is lost, or has a batch that was revoked on another line
-            self.line.decline("it is lost")
+            self.line.decline(waiting.head.model, "it is lost")
 
     def settled(self):
         """Run a round; a person goes back where it says that an ancestor cannot be built again."""

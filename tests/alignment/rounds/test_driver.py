@@ -10,7 +10,7 @@ import pytest
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import ArtifactError, ConfigError, DataError, ModelError, UsageError
 from alignment.pipeline.chain_builder import chain
-from alignment.pipeline.steps import EvaluateModel, TrainDpo
+from alignment.pipeline.steps import AnchorGate, EvaluateModel, TrainDpo
 from alignment.rounds.driver import Hooks, RoundDriver
 from alignment.rounds.identity import identity_of
 from alignment.rounds.inbox import why_unreadable
@@ -349,6 +349,81 @@ def test_the_anchor_too_is_measured_under_an_adopted_evaluation(anchored):
     drop(anchored, "b.jsonl")
     assert round_(anchored, other).outcome == "kept"
     assert [r.config["config"]["max_new_tokens"] for r in compared(anchored, "gate-2")] == [7, 7, 7]
+
+
+def approve(history):
+    history.line.promote(history.line.state().champion, "read ten replies")
+
+
+def during(history, kind, act):
+    """A build after which something happens once, when it has built a step of this kind."""
+    left = [act]
+
+    def build(step):
+        history.build(step)
+        if isinstance(step, kind) and left:
+            left.pop()(history)
+
+    return build
+
+
+def test_a_round_is_judged_from_the_model_that_was_approved_while_it_was_trained(anchored):
+    drop(anchored, "b.jsonl")
+    assert round_(anchored, build=during(anchored, TrainDpo, approve)).outcome == "kept"
+    _, parent, anchor = compared(anchored, "gate-2")
+    assert anchor == parent, "not from the line's first model"
+    state = anchored.line.state()
+    (gate,) = [record for record in anchored.store.records() if record.name == "gate-2"]
+    assert (gate.config["look"], state.looks) == (1, 1)
+    assert state.history[-1][1].gate == gate.key
+
+
+def test_a_verdict_from_a_model_that_is_no_longer_the_anchor_decides_nothing(anchored):
+    drop(anchored, "b.jsonl")
+    champion = anchored.line.state().champion
+    done = round_(anchored, build=during(anchored, AnchorGate, approve))
+    assert done.outcome == "overtaken"
+    assert done.message.startswith("the champion or the anchor changed meanwhile; ")
+    assert (done.state.champion, done.state.looks) == (champion, 0)
+    assert round_(anchored).outcome == "kept", "with the same batch"
+
+
+@pytest.fixture
+def ahead(anchored):
+    """A line with an anchor that its rounds did not make, a later champion, and a batch to come."""
+    anchored.put("merge-9", {"policy": "base-0"})
+    anchored.put("evaluate-9", {"model": "merge-9", "data 1": "base-0"})
+    anchored.line.promote(Champion(model="merge-9", evaluation="evaluate-9", label="nine"), "any")
+    drop(anchored, "b.jsonl")
+    assert round_(anchored).outcome == "kept"
+    drop(anchored, "c.jsonl")
+    return anchored
+
+
+def test_a_damaged_evaluation_of_the_anchor_is_made_again(ahead):
+    approve(ahead)
+    anchor = ahead.line.state().anchor
+    assert round_(ahead).outcome == "kept"
+    (ahead.store.folder(anchor.evaluation) / "weights").write_text("other")
+    drop(ahead, "d.jsonl")
+    assert round_(ahead).outcome == "kept"
+    assert ahead.store.open(anchor.evaluation).key == anchor.evaluation
+
+
+def test_a_line_goes_on_when_rows_of_its_first_evaluation_are_damaged(ahead):
+    (ahead.store.folder("evaluate-0") / "weights").write_text("other")
+    assert round_(ahead).outcome == "kept"
+
+
+def test_an_anchor_that_is_lost_is_said_before_a_batch_is_claimed(ahead):
+    (ahead.store.folder("evaluate-9") / "weights").write_text("other")
+    before = ahead.line.ledger.read()
+    said = r"(?s)evaluate-9, .* the anchor of .* cannot be built .* promote champion --line main"
+    with pytest.raises(ArtifactError, match=said):
+        round_(ahead)
+    assert ahead.line.ledger.read() == before
+    approve(ahead)
+    assert round_(ahead).outcome == "kept"
 
 
 # --- failures ------------------------------------------------------------------------------------

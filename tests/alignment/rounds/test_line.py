@@ -71,7 +71,7 @@ def test_round_that_waits_becomes_the_champion_once_a_person_approves(line):
 def test_declined_round_no_longer_waits_and_its_batches_are_spent(line):
     line.open((batch(1),))
     line.close(4, champion(4), outcome="waiting", why="passed")
-    state = line.decline("too chatty")
+    state = line.decline("merge-4", "too chatty")
     assert (state.champion, state.waiting) == (champion("start"), None)
     assert batch(1).digest in state.spent
 
@@ -114,7 +114,7 @@ def test_rounds_are_judged_from_the_last_model_that_a_person_promoted(line):
     assert line.state().anchor == champion("start")
     line.promote(champion(5), "read ten replies")
     kept(line, 6, batch(3))
-    line.promote(champion(4), "the gate chose it", by="gate")
+    line.promote_by_gate(champion(4), "the gate chose it", seen=line.state())
     assert (line.state().anchor, line.state().looks) == (champion(5), 2)
     opened = line.open((batch(4),)).open
     assert opened is not None

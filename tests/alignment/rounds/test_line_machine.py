@@ -1,6 +1,7 @@
 """Random histories of an inbox, a line and its store, compared with a dict of what must be true."""
 
 import contextlib
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -49,7 +50,8 @@ class Machine(RuleBasedStateMachine):
     A batch is free, open, spent, queued, refused, aside (its round failed) or revoked; the inbox
     may contain it under several names, or only a part of it. `batches_in` has the batches in each
     model, so whether a model contains a bad batch is known without the ledger. `paths` has the
-    champions that led to each champion, `newer` what the manifests held that a later version wrote
+    champions that led to each champion, `approved` those that a person promoted, `verdicts` the
+    number of verdicts by the anchor, and `newer` what the manifests held that a later version wrote
     over.
     """
 
@@ -69,6 +71,7 @@ class Machine(RuleBasedStateMachine):
         self.batches_in: dict[str, frozenset[int]] = {"start": frozenset()}
         self.rounds: dict[str, tuple[str, frozenset[int]]] = {}
         self.paths, self.dies_at = [["start"]], 0
+        self.approved, self.verdicts = set[str](), Counter[str]()
         self.queue: list[frozenset[int]] = []
         self.returned: set[int] = set()
         self.lost: set[str] = set()
@@ -87,6 +90,10 @@ class Machine(RuleBasedStateMachine):
     @property
     def champion(self):
         return self.path[-1]
+
+    @property
+    def anchor(self):
+        return next((name for name in self.path[::-1] if name in self.approved), self.path[0])
 
     def survive(self, change, *arguments, **named):
         """Make a change in a process that dies at the drawn failpoint, then retry it in the next.
@@ -172,19 +179,31 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.open is not None)
     @rule(
-        outcome=st.sampled_from(["kept", "kept", "rejected", "inconclusive", "waiting", "failed"])
+        outcome=st.sampled_from(["kept", "kept", "rejected", "inconclusive", "waiting", "failed"]),
+        approving=st.sampled_from([False, False, True]),
     )
-    def close_round(self, outcome):
+    def close_round(self, outcome, *, approving):
+        """Maybe a person approves the champion after the gate has judged."""
         assert self.open is not None
         claimed, parent, name = self.open
+        judged_from = self.anchor
+        if approving:
+            self.promote_by_person(self.champion)
         put_model(self.line.store, name, parent, *map(batch, claimed))
         if outcome == "failed":
             self.line.fail(self.number, "the loss is NaN")
             assert self.now().failures[-1] == "the loss is NaN"
-        self.survive(self.line.close, self.number, champion(name), outcome=outcome, why="any")
+        self.survive(
+            self.line.close,
+            self.number,
+            champion(name),
+            outcome=outcome,
+            why="any",
+            against=champion(judged_from).model,
+        )
         self.open = None
         bad = {number for number in claimed if self.status[number] == "revoked"}
-        if bad or parent != self.champion:
+        if bad or parent != self.champion or judged_from != self.anchor:
             self.mark(claimed - bad, "queued")
             self.queue = [claimed - bad, *self.queue]
             self.clear_queue()
@@ -192,6 +211,7 @@ class Machine(RuleBasedStateMachine):
         self.mark(claimed, "aside" if outcome == "failed" else "spent")
         if outcome == "failed":
             return
+        self.verdicts[self.anchor] += 1
         self.batches_in[name] = self.batches_in[parent] | claimed
         self.rounds[name] = (parent, claimed)
         if outcome == "kept":
@@ -206,11 +226,17 @@ class Machine(RuleBasedStateMachine):
     def decide(self, yes):
         assert self.waiting is not None
         if yes and self.waiting not in self.lost:
-            self.survive(self.line.promote, champion(self.waiting), "any")
-            self.promoted(self.waiting)
+            self.promote_by_person(self.waiting)
         else:
-            self.survive(self.line.decline, "any")
+            self.survive(self.line.decline, champion(self.waiting).model, "any")
         self.waiting = None
+
+    @rule(drawn=models)
+    def decline_another(self, drawn):
+        """An answer that is about another model than the one that waits declines nothing."""
+        name = sorted(self.batches_in)[drawn % len(self.batches_in)]
+        if name != self.waiting:
+            self.line.decline(champion(name).model, "any")
 
     @rule(drawn=models)
     def promote(self, drawn):
@@ -219,10 +245,27 @@ class Machine(RuleBasedStateMachine):
         if self.is_bad(name) or name in self.lost:
             with pytest.raises(UsageError):
                 self.line.promote(champion(name), "any")
-        elif name != self.champion:
-            self.survive(self.line.promote, champion(name), "any")
-            self.promoted(name)
-            self.waiting = None
+        else:
+            self.promote_by_person(name)
+
+    @rule(drawn=models, changing=st.booleans())
+    def promote_by_gate(self, drawn, *, changing):
+        """The gate keeps a model, unless champion or anchor change while it judges."""
+        name = sorted(self.batches_in)[drawn % len(self.batches_in)]
+        seen, before = self.now(), (self.champion, self.anchor)
+        if changing:
+            self.promote_by_person(self.champion)
+        if self.is_bad(name) or name in self.lost or name == self.champion:
+            return
+        if before != (self.champion, self.anchor):
+            with pytest.raises(Overtaken, match="changed while"):
+                self.line.promote_by_gate(champion(name), "any", seen=seen)
+            return
+        judged_from = self.anchor
+        self.updated(self.line.promote_by_gate, champion(name), "any", seen=seen)
+        self.verdicts[judged_from] += 1
+        self.promoted(name)
+        self.waiting = None
 
     @rule()
     def roll_back(self):
@@ -348,6 +391,16 @@ class Machine(RuleBasedStateMachine):
 
     # --- what must hold ---
 
+    def promote_by_person(self, name):
+        if name in self.lost or self.is_bad(name):
+            return
+        self.survive(self.line.promote, champion(name), "any")
+        self.approved.add(name)
+        self.verdicts[name] = 0
+        if name != self.champion:
+            self.promoted(name)
+            self.waiting = None
+
     def is_bad(self, name):
         return any(self.status[number] == "revoked" for number in self.batches_in[name])
 
@@ -381,6 +434,7 @@ class Machine(RuleBasedStateMachine):
         state = self.now()
         assert [one.label for one in state.path] == [champion(name).label for name in self.path]
         assert state.identity == self.identity
+        assert (state.anchor, state.looks) == (champion(self.anchor), self.verdicts[self.anchor])
         assert (state.waiting.head if state.waiting else None) == (
             champion(self.waiting) if self.waiting else None
         )
