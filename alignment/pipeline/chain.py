@@ -32,6 +32,7 @@ from alignment.pipeline.steps import (
     PrepareConversations,
     PreparePairs,
     RewardAnswers,
+    ScoreReference,
     SftGate,
     Step,
     TrainDpo,
@@ -74,9 +75,13 @@ class Own(Frozen):
 
 
 class Round(Frozen):
-    """The steps of one DPO round; `own` is set if it is one on the model's own answers."""
+    """The steps of one DPO round; `own` is set if it is one on the model's own answers.
+
+    `reference` is set if its reference is another model than the one that it starts from.
+    """
 
     pairs: PairSet
+    reference: ScoreReference | None = None
     train: TrainDpo
     handover: HandOver
     evaluate: EvaluateModel
@@ -95,6 +100,8 @@ class Round(Frozen):
         """The steps after data preparation, in order."""
         if self.own is not None:
             yield from (*self.own.steps(), self.pairs)
+        if self.reference is not None:
+            yield self.reference
         yield from (self.train, self.handover, self.evaluate)
         if self.gate is not None:
             yield self.gate

@@ -60,6 +60,7 @@ from alignment.pipeline.steps import (
     WriteAnswers,
     digest_of_benchmarks,
 )
+from alignment.pipeline.steps.reference import reference_step
 from alignment.train.settings import DpoConfig
 
 KeepRound = Callable[[Gate], bool]
@@ -353,13 +354,26 @@ class ChainBuilder:
     ) -> Round:
         source = self._sources[number - 1]
         pairs, own = self._own(number, policy, source)
+        config, watched = (
+            dpo_of(self._config, number),
+            self._watched(*(() if own else (pairs.key,))),
+        )
+        reference = reference_step(
+            config,
+            f"reference-{number}",
+            anchor=anchor.model,
+            policy=policy.key,
+            data=pairs.key,
+            watched=watched,
+        )
         train = TrainDpo(
             name=f"dpo-{number}",
             seed=self._seed(f"dpo-{number}"),
-            config=dpo_of(self._config, number),
+            config=config,
             policy=policy.key,
             data=pairs.key,
-            watched=self._watched(*(() if own else (pairs.key,))),
+            watched=watched,
+            reference=reference.key if reference else None,
         )
         model = self._handover(train.name, policy, train, bf16=train.config.bf16)
         evaluate = self._evaluate(f"round {number}", model, base, evaluation)
@@ -375,7 +389,13 @@ class ChainBuilder:
             )
             gate = gate_step(self._config.gate, f"gate-{number}", judged)
         return Round(
-            pairs=pairs, train=train, handover=model, evaluate=evaluate, gate=gate, own=own
+            pairs=pairs,
+            reference=reference,
+            train=train,
+            handover=model,
+            evaluate=evaluate,
+            gate=gate,
+            own=own,
         )
 
     def _own(

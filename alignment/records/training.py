@@ -1,4 +1,4 @@
-"""Which rows each optimiser step was trained on: `trained.jsonl` of a training's artifact."""
+"""Records of trainings: the rows of each step (`trained.jsonl`), a reference's log-probs."""
 
 from typing import Literal
 
@@ -21,3 +21,13 @@ class TrainedStep(Frozen):
     measure: Measure
     ids: tuple[str, ...]
     values: tuple[float | None, ...]
+
+
+class PairReference(Frozen):
+    """Summed log-probs (nats) and token counts of a pair's replies under the reference model."""
+
+    id: str
+    chosen: float
+    rejected: float
+    chosen_tokens: int
+    rejected_tokens: int

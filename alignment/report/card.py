@@ -252,6 +252,7 @@ def _settings(record: StageRecord) -> str:
     parts = [f"learning rate {config['learning_rate']:g}", f"{config['epochs']:g} epochs"]
     parts += [f"LoRA rank {config['lora']['r']}, alpha {config['lora']['alpha']:g}"]
     parts += [f"loss {loss['name']}, beta {loss['beta']:g}"] if loss and "beta" in loss else []
+    parts += ["reference anchor"] if config.get("reference") == "anchor" else []
     return ", ".join([*parts, f"seed {record.seed}"])
 
 

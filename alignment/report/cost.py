@@ -6,6 +6,7 @@ from alignment.pipeline.steps import (
     STEPS,
     EvaluateModel,
     MergeAdapter,
+    ScoreReference,
     StackAdapter,
     Step,
     TrainDpo,
@@ -19,7 +20,7 @@ from alignment.report.table import Table
 
 _KINDS: dict[str, tuple[type[Step], ...]] = {
     "SFT": (TrainSft,),
-    "DPO": (TrainDpo,),
+    "DPO": (ScoreReference, TrainDpo),
     "handover": (MergeAdapter, StackAdapter),
     "evaluation": (EvaluateModel,),
 }

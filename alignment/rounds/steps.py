@@ -34,6 +34,7 @@ from alignment.pipeline.steps import (
     digest_of_benchmarks,
     made_by,
 )
+from alignment.pipeline.steps.reference import reference_step
 from alignment.records.manifest import StageRecord
 from alignment.rounds.ledger import Champion, Opened, OutcomeName
 from alignment.rounds.measure import as_champion
@@ -164,6 +165,15 @@ def steps_of(config: PipelineConfig, store: Store, opened: Opened) -> Round:
     pairs, own = _pairs_of(config, store, opened)
     measured = store.open(parent.evaluation)
     rows = measured.parents_as("data")
+    anchor = opened.anchor or parent
+    reference = reference_step(
+        config.dpo,
+        f"reference-{number}",
+        anchor=anchor.model,
+        policy=parent.model,
+        data=pairs.key,
+        watched=rows,
+    )
     train = TrainDpo(
         name=f"dpo-{number}",
         seed=seed_for(config.seed, f"dpo-{number}"),
@@ -171,6 +181,7 @@ def steps_of(config: PipelineConfig, store: Store, opened: Opened) -> Round:
         policy=parent.model,
         data=pairs.key,
         watched=rows,
+        reference=reference.key if reference else None,
     )
     model = handover_step(config.compose, train.name, parent.model, train.key, bf16=config.dpo.bf16)
     evaluate = EvaluateModel(
@@ -189,10 +200,18 @@ def steps_of(config: PipelineConfig, store: Store, opened: Opened) -> Round:
         f"gate-{number}",
         Champion(model=model.key, evaluation=evaluate.key, label=evaluate.label),
         champion=parent,
-        anchor=opened.anchor or parent,
+        anchor=anchor,
         look=opened.look,
     )
-    return Round(pairs=pairs, train=train, handover=model, evaluate=evaluate, gate=gate, own=own)
+    return Round(
+        pairs=pairs,
+        reference=reference,
+        train=train,
+        handover=model,
+        evaluate=evaluate,
+        gate=gate,
+        own=own,
+    )
 
 
 def gate_of(config: PipelineConfig) -> GateConfig:

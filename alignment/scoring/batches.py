@@ -28,11 +28,13 @@ class PackedRow:
         completions: ids of each text that follows the prefix.
         labels: per completion, its ids with `IGNORED` at positions that are not targets; None
             makes every position a target.
+        reference: summed log-prob of each completion under another model, if it is known.
     """
 
     prefix: Sequence[int]
     completions: Sequence[Sequence[int]]
     labels: Sequence[Sequence[int]] | None = None
+    reference: Sequence[float] | None = None
 
     @cached_property
     def tokens(self) -> int:
@@ -90,6 +92,7 @@ class MicroBatch:
         targets: [predictions] the ids predicted.
         owners: [predictions] index of the target's completion, counted over all rows.
         completions: number of completions in all rows.
+        reference: [completions] the rows' own, if all have one.
     """
 
     ids: Tensor
@@ -99,6 +102,7 @@ class MicroBatch:
     targets: Tensor
     owners: Tensor
     completions: int
+    reference: Tensor | None = None
 
     def to(self, device: device) -> Self:
         """The same on a device."""
@@ -110,6 +114,7 @@ class MicroBatch:
             self.targets.to(device),
             self.owners.to(device),
             self.completions,
+            None if self.reference is None else self.reference.to(device),
         )
 
     def per_completion(self, values: Tensor) -> Tensor:
@@ -207,7 +212,13 @@ def lay_out(packed_rows: Sequence[PackedRow]) -> MicroBatch:
         targets=targets,
         owners=owners,
         completions=len(predictions),
+        reference=_reference(packed_rows),
     )
+
+
+def _reference(packed_rows: Sequence[PackedRow]) -> Tensor | None:
+    given = [one for packed_row in packed_rows for one in packed_row.reference or ()]
+    return torch.tensor(given, dtype=torch.double) if given else None
 
 
 def _predictions(

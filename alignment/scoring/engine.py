@@ -4,6 +4,7 @@ Both engines use the same rows per step in the same order and produce the same g
 differ in speed and memory. Not here: how rows are packed (`batches.py`, `train/packed.py`).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
+    from alignment.records.text import PreferencePair
     from alignment.scoring.logprobs import Completion
+    from alignment.scoring.pairs import PairLogProbs
 
 STEPS_WORTH_COMPILING = 200
 """Number of steps from which on the minute spent compiling pays off."""
@@ -40,7 +44,37 @@ class StepRows(Frozen):
         return self.per_device * self.accumulation
 
 
-class Stock(Frozen):
+class Scoring(Frozen, ABC):
+    """Base of the engines: what they score."""
+
+    @abstractmethod
+    def reply_logprobs(
+        self,
+        model: Any,
+        rows: "Sequence[Completion]",
+        *,
+        batch: int,
+        on_progress: Callable[[int], None] = lambda _: None,
+    ) -> "list[Tensor]":
+        """Log p of every reply token of every row, [reply tokens] each, fp32 on the CPU."""
+
+    def pair_logprobs(
+        self,
+        model: Any,
+        tokenizer: "PreTrainedTokenizerBase",
+        pairs: "Sequence[PreferencePair]",
+        *,
+        batch: int,
+        max_length: int,
+    ) -> "PairLogProbs":
+        """Summed log-probs of both replies of each pair, [pairs] each, in nats, on the CPU."""
+        found: PairLogProbs = _logprobs().pair_logprobs(
+            model, tokenizer, pairs, batch=batch, max_length=max_length, score=self.reply_logprobs
+        )
+        return found
+
+
+class Stock(Scoring):
     """TRL's trainers unchanged: `per_device` rows per forward pass, padded to the longest.
 
     `any_loss`: whether the engine can train with losses that TRL lacks.
@@ -77,7 +111,7 @@ class Stock(Frozen):
         return found
 
 
-class Packed(Frozen):
+class Packed(Scoring):
     """Rows laid end to end, without padding, in as few micro-batches as a token budget allows.
 
     The two replies of a pair share their prompt. `batch` keeps its meaning for the optimiser:

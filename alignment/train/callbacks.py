@@ -18,7 +18,6 @@ from alignment.answers.ask import generate
 from alignment.errors import TrainingError
 from alignment.records.text import Message, PreferencePair
 from alignment.scoring.engine import Engine, Stock
-from alignment.scoring.logprobs import pair_logprobs
 from alignment.scoring.pairs import PairLogProbs
 from alignment.store.durable import failpoint_span, flush, staged
 from alignment.store.progress import Progress
@@ -138,8 +137,9 @@ class UndisturbedTraining(TrainerCallback):
 class RewardsByTaskCallback(TrainerCallback):
     """Reward margin and accuracy of held-out pairs, per task_type and per source.
 
-    At each evaluation every pair is scored with the adapter enabled and disabled; the loss defines
-    the reward. Logged as `eval_rewards/margins/<task_type>` etc.
+    At each evaluation every pair is scored with the adapter enabled, and unless the reference's
+    log-probs are given, with it disabled; the loss defines the reward. Logged as
+    `eval_rewards/margins/<task_type>` etc.
     """
 
     def __init__(
@@ -151,26 +151,29 @@ class RewardsByTaskCallback(TrainerCallback):
         batch: int,
         max_length: int,
         engine: Engine = Stock(),
+        reference: PairLogProbs | None = None,
     ) -> None:
-        self._pairs, self._loss = pairs, loss
+        self._pairs, self._loss, self._reference = pairs, loss, reference
         self._scored = partial(
-            pair_logprobs,
+            engine.pair_logprobs,
             tokenizer=tokenizer,
             pairs=pairs,
             batch=batch,
             max_length=max_length,
-            score=engine.reply_logprobs,
         )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """Score every pair under policy and reference."""
         model = parts["model"]
         policy = self._scored(model)
-        with model.disable_adapter():
-            reference = self._scored(model)
+        reference = self._reference or self._without_adapter(model)
         margins = self._loss.rewards(policy, reference).ratio.tolist()
         row = {f"eval_rewards/{name}": value for name, value in _grouped(self._pairs, margins)}
         state.log_history.append({"step": state.global_step, **row})
+
+    def _without_adapter(self, model: Any) -> PairLogProbs:
+        with model.disable_adapter():
+            return self._scored(model)
 
 
 def loss_at_start(loss: Loss) -> float:

@@ -1,13 +1,15 @@
-"""One DPO round: trains a fresh LoRA adapter; the reference is the model with it disabled.
+"""One DPO round: trains a fresh LoRA adapter.
 
+The reference is the model with it disabled, or another one whose log-probs of the pairs are given.
 Uses TRL's DPOTrainer, stock or with packed steps (Rafailov et al. 2023). Prompts arrive trimmed
 (`trim_prompt` in `data/filters/lengths.py`): TRL has no prompt limit and would cut replies instead.
 Not here: choosing pairs, merging.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -15,8 +17,9 @@ from alignment.models.adapters import base_below
 from alignment.models.load import LoadedModel
 from alignment.models.targets import adapter_config, coverage
 from alignment.records.text import PreferencePair
-from alignment.records.training import TRAINED
+from alignment.records.training import TRAINED, PairReference
 from alignment.scoring.engine import Engine
+from alignment.scoring.pairs import PairLogProbs
 from alignment.store.progress import Progress
 from alignment.store.store import Workspace
 from alignment.train.callbacks import (
@@ -44,11 +47,14 @@ def train_dpo(
     seed: int,
     workspace: Workspace,
     progress: Progress,
+    reference: Mapping[str, PairReference] | None = None,
 ) -> TrainingSummary:
     """Train a fresh adapter on `policy` and write it to `workspace.out`/adapter.
 
     Also writes history.jsonl (including rewards per task), samples.jsonl and trained.jsonl (each
     step's rows). Continues from the newest intact checkpoint in `workspace.checkpoints`.
+
+    With `reference`, the log-probs of every pair by id, that is the reference instead of `policy`.
 
     Raises:
         DataError: the replies of a pair cannot be located under the chat template.
@@ -71,6 +77,7 @@ def train_dpo(
         batch=2 * config.batch.per_device,
         max_length=config.max_length,
         engine=config.engine,
+        reference=_reference(reference, evaluation),
     )
     trained = TrainedRows(workspace.out / TRAINED, "margin")
     arguments = on_this_machine(
@@ -84,8 +91,10 @@ def train_dpo(
         trained=trained,
         model=policy.model,
         args=DPOConfig(**arguments),
-        train_dataset=pair_rows(policy.tokenizer, pairs),
-        eval_dataset=pair_rows(policy.tokenizer, evaluation) if evaluation else None,
+        train_dataset=pair_rows(policy.tokenizer, pairs, _reference(reference, pairs)),
+        eval_dataset=pair_rows(policy.tokenizer, evaluation, _reference(reference, evaluation))
+        if evaluation
+        else None,
         processing_class=policy.tokenizer,
         peft_config=adapter,
         callbacks=[
@@ -96,12 +105,28 @@ def train_dpo(
             UndisturbedTraining(),
         ],
     )
-    if config.loss.uses_reference and newest(workspace.checkpoints) is None:
+    starts_at_zero = config.loss.uses_reference and reference is None
+    if starts_at_zero and newest(workspace.checkpoints) is None:
         measured = loss_before_training(trainer, config.loss, config.engine)
         check_start(config.loss, measured, tolerance=1e-2 if config.bf16 else 1e-4)
     base = base_below(policy.ref, Path(str(policy.model.name_or_path)))
     done = fit(trainer, base=base, workspace=workspace, progress=progress)
     return done.model_copy(update={"left_out": left_out})
+
+
+def _reference(
+    reference: Mapping[str, PairReference] | None, pairs: Sequence[PreferencePair]
+) -> PairLogProbs | None:
+    """The reference's log-probs of these pairs."""
+    if reference is None:
+        return None
+    found = [reference[pair.id] for pair in pairs]
+    return PairLogProbs(
+        chosen=torch.tensor([one.chosen for one in found]),
+        rejected=torch.tensor([one.rejected for one in found]),
+        chosen_tokens=torch.tensor([one.chosen_tokens for one in found]),
+        rejected_tokens=torch.tensor([one.rejected_tokens for one in found]),
+    )
 
 
 def loss_before_training(trainer: DPOTrainer, loss: Loss, engine: Engine) -> float:

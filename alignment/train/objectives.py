@@ -15,6 +15,7 @@ from alignment.models.encoding import IGNORED
 from alignment.scoring.batches import MicroBatch, PackedRow
 from alignment.scoring.pairs import PairLogProbs
 from alignment.train.losses import PreferenceLoss
+from alignment.train.rows import REFERENCE
 
 CollatedBatch = Mapping[str, Any]
 """A batch made by a stock collator: right-padded tensors."""
@@ -154,17 +155,18 @@ class PairObjective:
             PackedRow(
                 whole[i][: starts[i]],
                 (whole[i][starts[i] :], whole[half + i][starts[half + i] :]),
+                reference=reference,
             )
-            for i in range(half)
+            for i, reference in enumerate(_given(batch) or [None] * half)
         ]
 
     def logprobs(self, model: Any, micro: MicroBatch) -> tuple[PairLogProbs, PairLogProbs]:
-        """Log-probs of policy and reference, which is the model without the trained adapter."""
+        """Log-probs of policy and reference: given ones, or the model without its adapter."""
         reference = None
-        if self.loss.uses_reference:
-            plain = model.module if hasattr(model, "module") else model
-            with torch.no_grad(), plain.disable_adapter():
-                reference = _pairs(micro, plain(packed=micro))
+        if micro.reference is not None:
+            reference = _paired(micro, micro.reference)
+        elif self.loss.uses_reference:
+            reference = _without_adapter(model, micro)
         policy = _pairs(micro, model(packed=micro))
         return policy, policy if reference is None else reference
 
@@ -191,10 +193,11 @@ class PairObjective:
         return row_loss
 
     def gap(self, model: Any, micro: MicroBatch) -> float:
-        """The largest difference between policy and reference in a reply's log-prob."""
-        policy, reference = self.logprobs(model, micro)
-        own = torch.cat([policy.chosen, policy.rejected]).detach()
-        return float((own - torch.cat([reference.chosen, reference.rejected])).abs().max())
+        """The largest difference that the adapter makes in a reply's log-prob."""
+        if not self.loss.uses_reference:
+            return 0.0
+        change = _pairs(micro, model(packed=micro)) - _without_adapter(model, micro)
+        return float(torch.cat([change.chosen, change.rejected]).detach().abs().max())
 
     def measures(
         self, found: Tensor, packed_rows: Sequence[PackedRow], totals: Sequence[float]
@@ -220,7 +223,26 @@ class PairObjective:
             trainer._metrics[mode][name].append(value)
 
 
+def _without_adapter(model: Any, micro: MicroBatch) -> PairLogProbs:
+    plain = model.module if hasattr(model, "module") else model
+    with torch.no_grad(), plain.disable_adapter():
+        return _pairs(micro, plain(packed=micro))
+
+
+def _given(batch: CollatedBatch) -> list[list[float]] | None:
+    """The reference's log-probs of each pair, if the rows bring them."""
+    if REFERENCE[0] not in batch:
+        return None
+    found: list[list[float]] = torch.stack([batch[name] for name in REFERENCE], dim=1).tolist()
+    return found
+
+
 def _pairs(micro: MicroBatch, logprobs: Tensor) -> PairLogProbs:
     """Log-probs of the predictions, [predictions], to sums and token counts of the pairs."""
-    sums, tokens = micro.per_completion(logprobs).view(-1, 2), micro.target_counts.view(-1, 2)
+    return _paired(micro, micro.per_completion(logprobs))
+
+
+def _paired(micro: MicroBatch, completions: Tensor) -> PairLogProbs:
+    """Values of the completions, chosen and rejected in turn, with their token counts."""
+    sums, tokens = completions.view(-1, 2), micro.target_counts.view(-1, 2)
     return PairLogProbs(sums[:, 0], sums[:, 1], tokens[:, 0], tokens[:, 1])

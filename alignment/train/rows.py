@@ -13,7 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from alignment.errors import DataError
 from alignment.models.encoding import IGNORED, encode_all, locate_completions, locate_replies
 from alignment.records.text import Conversation, PreferencePair
+from alignment.scoring.pairs import PairLogProbs
 
+REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+"""TRL's names for the columns with the reference's log-probs of both replies."""
 _BATCH = 512
 """Rows per call of the tokenizer."""
 
@@ -29,13 +32,29 @@ def conversation_rows(
     return Dataset.from_list(list(_conversation_rows(tokenizer, conversations, max_length)))
 
 
-def pair_rows(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]) -> Dataset:
+def pair_rows(
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[PreferencePair],
+    reference: PairLogProbs | None = None,
+) -> Dataset:
     """Pairs for DPO: `prompt_ids`, `chosen_ids`, `rejected_ids`; the trainer truncates them.
+
+    Args:
+        tokenizer: the policy's.
+        pairs: the pairs.
+        reference: the reference's log-probs of the pairs, which become columns `REFERENCE`; None:
+            the trainer computes them.
 
     Raises:
         DataError: a pair's replies cannot be located.
     """
-    return Dataset.from_list(list(_pair_rows(tokenizer, pairs)))
+    rows = Dataset.from_list(list(_pair_rows(tokenizer, pairs)))
+    if reference is None:
+        return rows
+    values = (reference.chosen, reference.rejected)
+    for name, column in zip(REFERENCE, values, strict=True):
+        rows = rows.add_column(name, column.tolist())
+    return rows
 
 
 def _conversation_rows(

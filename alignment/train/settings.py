@@ -216,6 +216,13 @@ class DpoConfig(TrainingSettings):
     )
     epochs: PositiveFloat = Field(default=1, description="Passes over the round's pairs.")
     loss: Loss = Field(default=Sigmoid(), description="The preference loss.")
+    reference: Literal["round_start", "anchor"] = Field(
+        default="round_start",
+        exclude_if=lambda reference: reference == "round_start",
+        description="The model that the loss pulls towards. round_start: the one that the round "
+        "starts from. anchor: the one that the first round starts from; for rounds from an inbox, "
+        "the one that a person approved last. It scores the pairs once, before the training.",
+    )
     sft_weight: float = Field(
         default=0.0,
         ge=0,
@@ -255,6 +262,12 @@ class DpoConfig(TrainingSettings):
                 f"engine {self.engine.name} has no {self.loss.name} loss (TRL's trainer lacks it); "
                 "set engine: {name: packed}, or choose another loss"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _reference_that_the_loss_uses(self) -> Self:
+        if self.reference != "round_start" and not self.loss.uses_reference:
+            raise ValueError(f"loss {self.loss.name} has no reference; remove `reference`")
         return self
 
     def trl_arguments(self, *, seed: int) -> dict[str, Any]:

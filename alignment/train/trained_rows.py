@@ -19,6 +19,7 @@ from alignment.scoring.pairs import PairLogProbs
 from alignment.store.durable import failpoint_span, flush, staged
 from alignment.store.jsonl import as_line
 from alignment.train.losses import PreferenceLoss
+from alignment.train.rows import REFERENCE
 
 NAMES = "names"
 """Batch key for the ids of its rows; no stock collator uses it."""
@@ -115,11 +116,13 @@ def loss_per_token(sums: Sequence[Tensor], batch: Mapping[str, Tensor]) -> Tenso
 
 
 def margins(loss: PreferenceLoss) -> PerRow:
-    """The reward margins of a batch, in which TRL computes the policy first."""
+    """The reward margins of a batch; TRL computes the policy, then a reference not given."""
 
     def margins(sums: Sequence[Tensor], batch: Mapping[str, Tensor]) -> Tensor:
         tokens = batch["completion_mask"][:, 1:].sum(dim=1).to(sums[0].device).chunk(2)
-        policy, reference = (PairLogProbs(*each.float().chunk(2), *tokens) for each in sums)
+        given = [batch[name].to(sums[0].device) for name in REFERENCE if name in batch]
+        passes = [PairLogProbs(*each.float().chunk(2), *tokens) for each in sums]
+        policy, reference = (*passes, PairLogProbs(*given, *tokens)) if given else passes
         return loss.rewards(policy, reference).ratio
 
     return margins

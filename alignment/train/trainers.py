@@ -18,6 +18,7 @@ from alignment.train import packed
 from alignment.train.losses import PreferenceLoss
 from alignment.train.measure import measuring
 from alignment.train.objectives import ConversationObjective, PairObjective
+from alignment.train.rows import REFERENCE
 from alignment.train.trained_rows import (
     NAMES,
     TrainedRows,
@@ -72,6 +73,8 @@ class StockTrainers:
             measuring(EncodedDPOTrainer, sft_weight=sft_weight), trained, margins(loss)
         )
         trainer: DPOTrainer = kind(**arguments)
+        # as an argument of DPOConfig it would make TRL compute them
+        trainer.precompute_ref_logps = REFERENCE[0] in arguments["train_dataset"].column_names
         return trainer
 
     def first_logprobs(self, trainer: DPOTrainer) -> tuple[PairLogProbs, PairLogProbs]:

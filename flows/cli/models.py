@@ -93,13 +93,22 @@ def chat(
     inbox: Annotated[
         Path, typer.Option(help="Folder for these pairs, a file for each session.")
     ] = Path("inbox"),
+    web: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="Compare in a browser on this machine instead of here; 0: any free port.",
+        ),
+    ] = None,
 ) -> None:
     """Chat with a model in the store: one message per line; an empty line starts a new chat."""
     from flows.commands import model
 
     if compare is not None and reference is None:
-        model.compare(*compare, store, inbox=inbox, tokens=tokens)
-    elif reference is not None and compare is None:
+        model.compare(*compare, store, inbox=inbox, tokens=tokens, web=web)
+    elif reference is not None and compare is None and web is None:
         model.chat(reference, store, tokens=tokens)
     else:
-        raise typer.BadParameter("name a model, or two with --compare")
+        raise typer.BadParameter("name a model, or two with --compare (and --web if you like)")

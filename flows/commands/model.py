@@ -12,7 +12,8 @@ from alignment.errors import UsageError
 from alignment.rounds.line import check_sound
 from alignment.rounds.references import find_one
 from alignment.store.activity import announced
-from flows.commands.compare_chat import Contender, Reply, Turns, compare_chat
+from flows.chat_page import compare_in_browser
+from flows.commands.compare_chat import Comparison, Contender, Reply, Turns, compare_chat
 from flows.printing import say
 from flows.quiet import quiet_libraries
 from flows.stores import existing_store
@@ -61,12 +62,21 @@ def chat(reference: str, store: Path, *, tokens: int) -> None:
         say(turns[-1][1])
 
 
-def compare(first: str, second: str, store: Path, *, inbox: Path, tokens: int) -> None:
-    """Show two models' replies to each line, blind, and note which one is preferred."""
+def compare(
+    first: str, second: str, store: Path, *, inbox: Path, tokens: int, web: int | None
+) -> None:
+    """Show two models' replies to each message, blind, and note which one is preferred.
+
+    On the terminal, or as a page at port `web`.
+    """
     if first == second:
         raise UsageError(f"--compare needs two models, and {first!r} is one")
     one, other = _opened([first, second], store, tokens)
-    compare_chat(Contender(first, one), Contender(second, other), inbox, _read_line)
+    session = Comparison(Contender(first, one), Contender(second, other), inbox)
+    if web is None:
+        compare_chat(session, _read_line)
+    else:
+        compare_in_browser(session, web)
 
 
 def _opened(references: list[str], store: Path, tokens: int) -> list[Reply]:

@@ -22,7 +22,7 @@ from alignment.pipeline.chain_builder import chain
 from alignment.records.text import Quarantined
 from alignment.store.progress import Progress
 from alignment.store.store import Store
-from flows.commands.compare_chat import Contender, compare_chat
+from flows.commands.compare_chat import Comparison, Contender, compare_chat
 from tests import tiny
 from tests.prefect_service import ROOT
 
@@ -32,7 +32,8 @@ def votes(tmp_path, lines):
     typed = iter(lines)
     first = Contender("A", lambda turns: f"good {len(turns)}")
     second = Contender("B", lambda turns: f"bad {len(turns)}")
-    compare_chat(first, second, tmp_path / "inbox", lambda _: next(typed, None))
+    session = Comparison(first, second, tmp_path / "inbox")
+    compare_chat(session, lambda _: next(typed, None))
     (file,) = (tmp_path / "inbox").iterdir()
     reading = read_pairs(FileSource(path=str(file), format=Auto()))
     return [row.record for row in reading.items if not isinstance(row, Quarantined)]

@@ -40,7 +40,7 @@ def test_tasks_retry_only_transient_errors(task):
 def test_tasks_that_need_the_gpu_are_tagged():
     tagged = {stage for stage, task in TASKS.items() if "gpu" in task.tags}
     trained = {"sft", "adapter", "dpo", "merge", "stack", "evaluate"}
-    assert tagged == {*trained, "answers", "rewards"}
+    assert tagged == {*trained, "answers", "rewards", "reference"}
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), OSError(5, "I/O error")])

@@ -26,6 +26,7 @@ from alignment.pipeline.steps.own import (
     RewardAnswers,
     WriteAnswers,
 )
+from alignment.pipeline.steps.reference import ScoreReference
 from alignment.pipeline.steps.training import MissingAdapter, TrainDpo, TrainSft, UseAdapter
 from alignment.records.manifest import StageRecord
 
@@ -47,6 +48,7 @@ AnyStep = Annotated[
     | UseAdapter
     | MissingAdapter
     | TrainSft
+    | ScoreReference
     | TrainDpo
     | MergeAdapter
     | StackAdapter
@@ -105,6 +107,7 @@ __all__ = [
     "PrepareConversations",
     "PreparePairs",
     "RewardAnswers",
+    "ScoreReference",
     "SftGate",
     "StackAdapter",
     "Step",

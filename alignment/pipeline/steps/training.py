@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from alignment.models.adapters import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -26,8 +28,9 @@ from alignment.pipeline.step import (
     model_of,
     rows_of,
 )
-from alignment.records.refs import AdapterRef, DataRef, ModelRef, Quantisation
+from alignment.records.refs import AdapterRef, DataRef, ModelRef, Quantisation, RowsRef
 from alignment.records.text import Conversation, PreferencePair
+from alignment.records.training import PairReference
 from alignment.store.durable import staged
 from alignment.store.jsonl import read_rows
 from alignment.store.store import Store
@@ -73,7 +76,7 @@ class TrainSft(Step):
         """Train the adapter and write it."""
         from alignment.train.sft import train_sft
 
-        policy = _open(context.store, self.policy, bf16=self.config.bf16)
+        policy = open_policy(context.store, self.policy, bf16=self.config.bf16)
         sets = [data_of(context.store, key) for key in self.data]
         watched = [data_of(context.store, key) for key in self.watched]
         summary = train_sft(
@@ -89,13 +92,16 @@ class TrainSft(Step):
 
 
 class TrainDpo(Step):
-    """Train the adapter of one DPO round; `watched` as in `TrainSft`."""
+    """Train the adapter of one DPO round; `watched` as in `TrainSft`.
+
+    `reference` has the log-probs of its pairs under another model than `policy`, its reference.
+    """
 
     stage: Literal["dpo"] = "dpo"
     version = 3  # 2 also trained the newline that ChatML writes after the stop token
     title = "train DPO round"
     produces = AdapterRef
-    parent_fields = ("policy", "data", "watched")
+    parent_fields = ("policy", "data", "watched", "reference")
     headline = (
         "loss",
         "eval_rewards/accuracies",
@@ -107,6 +113,7 @@ class TrainDpo(Step):
     policy: Key
     data: Key
     watched: tuple[Key, ...]
+    reference: Key | None = Field(default=None, exclude_if=lambda key: key is None)
 
     @property
     def foreseen(self) -> tuple[str, ...]:
@@ -125,7 +132,7 @@ class TrainDpo(Step):
         """Train the adapter and write it."""
         from alignment.train.dpo import train_dpo
 
-        policy = _open(context.store, self.policy, bf16=self.config.bf16)
+        policy = open_policy(context.store, self.policy, bf16=self.config.bf16)
         data = data_of(context.store, self.data)
         watched = [data_of(context.store, key) for key in self.watched]
         summary = train_dpo(
@@ -136,8 +143,15 @@ class TrainDpo(Step):
             seed=self.seed,
             workspace=context.workspace,
             progress=context.progress,
+            reference=self._scored(context.store),
         )
         return _training_outcome(self, context, policy, summary, [data])
+
+    def _scored(self, store: Store) -> dict[str, PairReference] | None:
+        if self.reference is None:
+            return None
+        ref = RowsRef.model_validate(store.open(self.reference).output)
+        return {row.id: row for row in read_rows(store.path(ref.rows), PairReference)}
 
 
 class UseAdapter(Step):
@@ -165,7 +179,7 @@ class UseAdapter(Step):
         from alignment.models.stack import attach
         from alignment.scoring.probe import PROBE_FILE, last_replies, probe_rows, record_probe
 
-        policy = _open(context.store, self.policy, bf16=self.bf16)
+        policy = open_policy(context.store, self.policy, bf16=self.bf16)
         folder = context.workspace.out / "adapter"
         with staged("adapter.copy", folder) as place:
             place.mkdir()
@@ -216,7 +230,8 @@ def _adapter_arguments(
     }
 
 
-def _open(store: Store, key: str, *, bf16: bool) -> "LoadedModel":
+def open_policy(store: Store, key: str, *, bf16: bool) -> "LoadedModel":
+    """The model that a step produced, as a training loads it."""
     from alignment.models.load import open_model
 
     return open_model(model_of(store, key), store, dtype="bfloat16" if bf16 else "float32")

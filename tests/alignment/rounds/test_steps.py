@@ -126,6 +126,14 @@ def test_round_trains_on_the_champion_and_is_evaluated_on_its_rows(
         "gate-3",
     ]
 
+    dpo = config.dpo.model_copy(update={"reference": "anchor"})
+    anchor = champion.model_copy(update={"model": finished.records["merge-sft"].key})
+    opened = Opened(number=3, parent=champion, anchor=anchor, batches=(claimed,))
+    kept_close = steps_of(config.model_copy(update={"dpo": dpo}), store, opened)
+    assert kept_close.reference is not None
+    assert kept_close.reference.model == anchor.model
+    assert kept_close.train.reference == kept_close.reference.key
+
 
 def test_a_batch_that_was_only_prepared_is_in_no_model(store, prepared):
     _, batch, _ = prepared
