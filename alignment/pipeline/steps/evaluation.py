@@ -79,7 +79,7 @@ class EvaluateModel(Step):
             }
         )
         metrics = {name: estimate.value for name, estimate in report.overall.items()}
-        metrics |= _from_training(store, model)
+        metrics |= self._from_training(store, model)
         return Outcome(output=stored, metrics=metrics)
 
     def _baseline(self, store: Store) -> "BaselineScores | None":
@@ -95,6 +95,30 @@ class EvaluateModel(Step):
             noise=EvalReport.model_validate(base.output).noise,
         )
 
+    def _from_training(self, store: Store, model: "LoadedModel") -> dict[str, float]:
+        """The distance of the evaluated model from the one that was trained.
+
+        Training may have run on 4-bit weights. The evaluation, like the export, always uses full
+        weights, whether the adapter was merged or stacked. Where the handover loaded the same
+        weights in the same dtype, it has measured this already.
+        """
+        from alignment.models.merge import plan_merge
+        from alignment.scoring.probe import divergence, probe_of
+
+        adapters = plan_merge(model.ref).adapters
+        if not adapters:
+            return {}
+        handed = store.open(self.model)
+        same = model.ref.quantisation is None and handed.config.get("dtype") == self.config.dtype
+        found = {name: handed.metrics[name] for name in _DISTANCES if name in handed.metrics}
+        if not (same and found):
+            found = divergence(probe_of(store, adapters[-1]), model.model)
+        return {f"{name}_from_training": value for name, value in found.items()}
+
+
+_DISTANCES = ("mean_abs_logprob", "kl", "top1")
+"""What `divergence` returns, as a handover records it."""
+
 
 def digest_of_benchmarks(config: EvaluationConfig) -> str | None:
     """Identifies what is measured beside the held-out rows, in cache keys; None if nothing is.
@@ -107,22 +131,6 @@ def digest_of_benchmarks(config: EvaluationConfig) -> str | None:
         return None
     tasks = config.harness and digest_of_tasks(config.harness)
     return digest_of([[suite.digest() for suite in config.suites], tasks])
-
-
-def _from_training(store: Store, model: "LoadedModel") -> dict[str, float]:
-    """The distance of the evaluated model from the one that was trained.
-
-    Training may have run on 4-bit weights. The evaluation, like the export, always uses full
-    weights, whether the adapter was merged or stacked.
-    """
-    from alignment.models.merge import plan_merge
-    from alignment.scoring.probe import divergence, probe_of
-
-    adapters = plan_merge(model.ref).adapters
-    if not adapters:
-        return {}
-    found = divergence(probe_of(store, adapters[-1]), model.model)
-    return {f"{name}_from_training": value for name, value in found.items()}
 
 
 def _unique(rows: Iterable[Any]) -> Iterable[Any]:
