@@ -15,6 +15,7 @@ from torch import Tensor
 
 from alignment.answers.ask import generate
 from alignment.data.verifiers import VerifiablePrompt, Verifier
+from alignment.errors import DataError
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.harness import run_tasks
 from alignment.evaluate.noise import parts, spread
@@ -128,7 +129,14 @@ def evaluate(
     kl = _kl_from_base(model, pairs, rows[::2], baseline, out / DISTRIBUTIONS)
     scores = [row.model_copy(update={"kl_from_base": kl.get(row.id)}) for row in scores]
     generations = _answer(config, model, prompts, progress)
-    tasks = _tasks(config, model, kept or out / "lm-eval", progress)
+    items = _items(config)
+    replies = _answer(config, model, items, progress) if items else []
+    unchecked = _unchecked([*prompts, *items], [*generations, *replies])
+    if baseline is None:
+        _refuse_broken_checks(unchecked)
+    tasks = _task_scores(replies) + run_tasks(
+        config, model=model, kept=kept or out / "lm-eval", progress=progress
+    )
     measured = ScoredRows(
         pairs=scores,
         generations=generations,
@@ -145,6 +153,7 @@ def evaluate(
         model=label,
         **summary._asdict(),
         noise=dict(noise),
+        unchecked=sum(sum(found) for found in unchecked.values()),
         generations=GENERATIONS,
         pairs=PAIRS,
         tasks=TASKS if tasks else None,
@@ -258,15 +267,6 @@ def _digest(prompt: Sequence[Message]) -> str:
     return digest_of([message.model_dump() for message in prompt])[:24]
 
 
-def _tasks(
-    config: EvaluationConfig, model: LoadedModel, kept: Path, progress: Progress
-) -> list[TaskScore]:
-    """The rows of all suites, then those of lm-eval's tasks."""
-    items = _items(config)
-    rows = _task_scores(_answer(config, model, items, progress) if items else ())
-    return rows + run_tasks(config, model=model, kept=kept, progress=progress)
-
-
 def _items(config: EvaluationConfig) -> list[EvalPrompt]:
     return eval_prompts([prompt for suite in config.suites for prompt in suite.prompts()], ())
 
@@ -302,6 +302,32 @@ def _passes(prompt: EvalPrompt, answer: str) -> bool | None:
             error,
         )
         return None
+
+
+def _unchecked(
+    prompts: Sequence[EvalPrompt], replies: Sequence[Generation]
+) -> dict[str, list[bool]]:
+    """By source, whether each reply that has a check was left unchecked."""
+    found: dict[str, list[bool]] = {}
+    for prompt, reply in zip(prompts, replies, strict=True):
+        if prompt.verifier is not None:
+            found.setdefault(prompt.source, []).append(reply.passed is None)
+    return found
+
+
+def _refuse_broken_checks(unchecked: Mapping[str, Sequence[bool]]) -> None:
+    """Refuse checks that can read no reply: no model would be measured by them, without a word.
+
+    Raises:
+        DataError: every check of a source raised an error.
+    """
+    for source, found in unchecked.items():
+        if all(found):
+            raise DataError(
+                f"none of the {len(found)} replies to the prompts of {source!r} could be checked: "
+                "every verifier raised an error, which the step's log has. Correct them, or remove "
+                "these prompts from the evaluation."
+            )
 
 
 def _kl_from_base(

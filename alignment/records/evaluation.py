@@ -32,6 +32,7 @@ class EvalReport(Frozen):
         tasks: uri of the rows of suites and of lm-eval (`TaskScore`), if any are configured.
         reliability: how often the model is right at each of its confidences, lowest first.
         noise: how far each metric of the base model moved when it was measured again.
+        unchecked: number of replies whose check raised an error.
         generations, pairs: uris of the underlying rows (`Generation`, `PairScore`).
     """
 
@@ -44,6 +45,7 @@ class EvalReport(Frozen):
     tasks: str | None = None
     reliability: tuple[ReliabilityBin, ...] = ()
     noise: dict[str, float] = Field(default_factory=dict)
+    unchecked: int = Field(default=0, exclude_if=lambda count: count == 0)
 
 
 class Generation(Frozen):

@@ -1,9 +1,12 @@
 """The anchored gate from a shell, on the tiny model: what CI reads, and too little input."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from alignment.data.split import unit_hash
 from alignment.evaluate.evidence import read_evidence
@@ -78,6 +81,69 @@ def test_no_rows_end_the_round_before_it_is_trained(
     assert "has no evaluation rows, so rounds cannot be compared with it" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "store" / "objects").glob("dpo-*"))
+
+
+def scaled_head(made, folder, factor, **generation):
+    """The model with its last norm scaled, so that it computes other logits or none."""
+    source, broken = Path(made["model"]["path"]), folder / "broken"
+    shutil.copytree(source, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"] *= factor
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    config = broken / "generation_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **generation}))
+    made["model"]["path"] = str(broken)
+
+
+def no_numbers(made, folder):
+    scaled_head(made, folder, float("nan"))
+
+
+def empty_replies(made, folder):
+    """All logits are equal, so each reply begins with token 0, which ends it."""
+    scaled_head(made, folder, 0.0, eos_token_id=[0, 2])
+
+
+def checks_that_raise(made, folder):
+    pytest.importorskip("math_verify", reason="the extra 'math' is not installed")
+    verifier = {"name": "math_answer", "answer": "}{"}
+    lines = [json.dumps({"prompt": f"{n} + 1?", "verifier": verifier}) + "\n" for n in range(3)]
+    (folder / "sums.jsonl").write_text("".join(lines))
+    made["evaluation"]["suites"] = [{"name": "file", "path": str(folder / "sums.jsonl")}]
+
+
+def unknown_task(made, _folder):
+    pytest.importorskip("lm_eval", reason="the extra 'lm-eval' is not installed")
+    made["evaluation"]["harness"] = {"tasks": ["hellaswagg"]}
+
+
+def one_type_of_task(made, folder):
+    """As they are: forty pairs, which all count though a data set would hold 5 % of them out."""
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (one_type_of_task, 0, "round 1 is kept: preference accuracy is .* lost of 40 rows"),
+        (empty_replies, 0, "round 1 cannot be judged, .* no reply of the anchor has a token"),
+        (no_numbers, 1, "The model computes no numbers: .* Look for broken weights"),
+        (checks_that_raise, 2, "none of the 3 replies to the prompts of 'sums' could be checked"),
+        (unknown_task, 2, "knows no task 'hellaswagg'"),
+    ],
+)
+def test_bad_input_gets_an_error_or_no_verdict(
+    sft_dpo, tiny_settings, write_config, tmp_path, change, code, said
+):
+    made = settings_of(tiny_settings, tmp_path, rows(9000, 40))
+    del made["inbox"]
+    path = str(drop(tmp_path / "round.jsonl", rows(0, 16)))
+    sources = [{"name": "file", "path": path}]
+    made["rounds"] = [{"data": {"sources": sources, "held_out_share": 0.0}}]
+    change(made, tmp_path)
+    done = sft_dpo("run", write_config(made))
+    assert done.returncode == code, done.stdout + done.stderr
+    assert re.search(said, done.stdout + done.stderr)
+    assert "Traceback" not in done.stderr
 
 
 def test_pairs_that_cannot_be_used_are_counted_by_reason(

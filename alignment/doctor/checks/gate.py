@@ -35,9 +35,18 @@ def check_gate(config: PipelineConfig, sets: Sequence[PreparedSet]) -> Finding:
         verdict="ok" if rows >= needed else "warn",
         headline=headline,
         figures={"rows": rows, "needed": needed, "margin_at_these_rows": round(allowed, 4)},
-        remedy=f"{_more_rows(held, config, needed)} With these pairs, only rounds that are clearly "
-        f"better are kept, unless gate.margin is {min(allowed, 1):.2f}. gate.rounds may be lowered "
-        "to the rounds until a person approves one.",
+        remedy=f"{_more_rows(held, config, needed)} {_kept(gate, rows, allowed)}",
+    )
+
+
+def _kept(gate: AnchoredGate, rows: int, allowed: float) -> str:
+    """What the gate keeps on too few rows."""
+    if rows < gate.min_rows:
+        return f"With fewer than {gate.min_rows} pairs (gate.min_rows), they decide nothing."
+    return (
+        f"With these pairs, only rounds that are clearly better are kept, unless gate.margin is "
+        f"{min(allowed, 1):.2f}. gate.rounds may be lowered to the rounds until a person approves "
+        "one."
     )
 
 

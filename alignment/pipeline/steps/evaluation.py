@@ -33,6 +33,7 @@ class EvaluateModel(Step):
     produces = EvalReport
     parent_fields = ("model", "data", "base", "parent")
     headline = headline_metrics()
+    notes_matter = True
     needs_gpu = True
     nominal_seconds = 29.0
     config: EvaluationConfig
@@ -80,7 +81,8 @@ class EvaluateModel(Step):
         )
         metrics = {name: estimate.value for name, estimate in report.overall.items()}
         metrics |= self._from_training(store, model)
-        return Outcome(output=stored, metrics=metrics)
+        notes = (_UNCHECKED.format(report.unchecked),) if report.unchecked else ()
+        return Outcome(output=stored, metrics=metrics, notes=notes)
 
     def _baseline(self, store: Store) -> "BaselineScores | None":
         from alignment.evaluate.suite import DISTRIBUTIONS, PAIRS, BaselineScores
@@ -116,6 +118,7 @@ class EvaluateModel(Step):
         return {f"{name}_from_training": value for name, value in found.items()}
 
 
+_UNCHECKED = "the checks of {} replies raised an error (see the log), so these rows count nowhere"
 _DISTANCES = ("mean_abs_logprob", "kl", "top1")
 """What `divergence` returns, as a handover records it."""
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from alignment.answers.ask import generate
 from alignment.data.practice.source import PracticeSource
+from alignment.errors import DataError
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.judged import JudgedModel
 from alignment.evaluate.settings import EvaluationConfig
@@ -106,7 +107,20 @@ def test_check_that_raises_leaves_its_reply_unchecked_and_is_named(
     replies = list(read_rows(tmp_path / GENERATIONS, Generation))
     assert [row.passed is None for row in replies] == [True, False, False, False]
     assert report.overall["pass_rate"].n == 3
+    assert report.unchecked == 1
     assert f"the check 'raises' of prompt {prompts[0].id} raised ValueError" in caplog.text
+
+
+def test_checks_that_can_read_no_reply_of_a_source_are_refused(
+    open_tiny, pairs, verifiable, tmp_path
+):
+    broken: Any = Raises()
+    prompts = [replace(prompt, verifier=broken) for prompt in eval_prompts(verifiable, pairs)[:4]]
+    with pytest.raises(DataError, match=r"none of the 4 replies to the prompts of 'practice'"):
+        evaluate(
+            SMALL, label="model", model=open_tiny(), pairs=pairs, prompts=prompts, baseline=None,
+            seed=0, out=tmp_path, progress=Progress(),
+        )  # fmt: skip
 
 
 def test_pairs_are_scored_as_everywhere_else(run, open_tiny, pairs):
