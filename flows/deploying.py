@@ -71,7 +71,7 @@ def _unreachable() -> str | None:
     url = PREFECT_API_URL.value()
     if not url:
         return (
-            "PREFECT_API_URL is not set. Start a server with `prefect server start` and "
+            "PREFECT_API_URL is not set. Start a server with `sft-dpo server` and "
             "`export PREFECT_API_URL=http://127.0.0.1:4200/api`."
         )
     with get_client(sync_client=True) as client:
@@ -80,7 +80,7 @@ def _unreachable() -> str | None:
         return None
     return (
         f"no Prefect server answers at {url} ({error!r}). "
-        "Start one with `prefect server start`, or fix PREFECT_API_URL."
+        "Start one with `sft-dpo server`, or fix PREFECT_API_URL."
     )
 
 

@@ -1,4 +1,4 @@
-"""Environment variables that Prefect reads in a run from a shell; set here and nowhere else."""
+"""Environment variables that Prefect reads in what a shell starts; set here and nowhere else."""
 
 import os
 import re
@@ -23,6 +23,24 @@ def quiet_prefect() -> None:
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
         SERVER_TIMEOUT: "120",  # Prefect's default of 20 s is too short on a busy machine
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def server_here(port: int) -> None:
+    """Configure the server that this process becomes: on this machine only, without telemetry."""
+    address = f"http://127.0.0.1:{port}"
+    os.environ["PREFECT_API_URL"] = os.environ["PREFECT_SERVER_UI_API_URL"] = f"{address}/api"
+    defaults = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_V2_ENABLED": "true",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # a restart would lose leases held in memory, and running work would be killed for it
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"
+        ),
+        "DO_NOT_TRACK": "1",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

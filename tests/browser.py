@@ -61,14 +61,22 @@ class Browser:
 
     def field(self, title: str, kind: str = "input") -> Any:
         """The form field with this title."""
-        return self.find(
-            f"//div[contains(@class, 'p-label')][.//label[starts-with(normalize-space(), "
-            f"{json.dumps(title)})]]//{kind}"
-        )
+        label = f"//label[starts-with(normalize-space(), {json.dumps(title)})]"
+        return self.find(f"({label}/ancestor::div[fieldset])[last()]//{kind}")
 
     def choose(self, title: str, option: str) -> None:
         """Choose one of the alternatives of a field."""
         self.field(title, f"button[normalize-space()={json.dumps(option)}]").click()
+
+    def choose_from_menu(self, item: str) -> None:
+        """Choose from the menu of the page."""
+        self.find("//button[@aria-haspopup='menu'][normalize-space()='Open menu']").click()
+        self.find(f"//*[@role='menuitem'][normalize-space()={json.dumps(item)}]").click()
+
+    def refused(self) -> str:
+        """What the page's policy kept the browser from doing, since the last call."""
+        said = [entry["message"] for entry in self.driver.get_log("browser")]
+        return "\n".join(line for line in said if "Content Security Policy" in line)
 
     def wait_for(self, what: str, look: Callable[[], T | None], *, seconds: float) -> T:
         """Call `look` five times a second until it finds something; a timeout shows the page."""
@@ -121,7 +129,7 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
     options.binary_location = programs[0]
     for option in OPTIONS:
         options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     service = selenium.ChromeService(executable_path=programs[1])
     driver = selenium.Chrome(options=options, service=service)
     folder = request.config.getoption("--screenshots")

@@ -209,9 +209,8 @@ def planned(folder: Path, **environment: str) -> Service:
 def answering(service: Service) -> Iterator["subprocess.Popen[bytes]"]:
     """Start the server; yields its process once it answers."""
     port = service.url.rpartition(":")[2].removesuffix("/api")
-    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
     log = service.folder / "log"
-    with running(service, *command) as process:
+    with running(service, "sft_dpo", "server", "--port", port) as process:
         wait_for("server", lambda: answers(service.url, process), seconds=600, log=log)
         assert process.poll() is None, log.read_text(errors="replace")[-3000:]
         yield process

@@ -1,10 +1,23 @@
-"""Commands of a Prefect server: deploy to it, work for it."""
+"""Commands of a Prefect server: be it, deploy to it, work for it."""
 
 from typing import Annotated, Literal
 
 import typer
 
 app = typer.Typer()
+
+
+@app.command()
+def server(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 4200,
+) -> None:
+    """Serve Prefect's API and pages on this machine only, without telemetry, until Ctrl-C."""
+    from flows.environment import server_here
+
+    server_here(port)  # before Prefect is imported, which reads it
+    from flows.commands.server import start_server
+
+    start_server(port)
 
 
 @app.command()
