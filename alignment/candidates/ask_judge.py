@@ -15,6 +15,9 @@ from alignment.errors import ConfigError, DataError
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
 
+ENOUGH = 20
+"""Calls after which a judge that has not replied with a letter is asked no more."""
+
 
 def ask_judge(
     label: JudgeLabel,
@@ -36,7 +39,9 @@ def ask_judge(
     from alignment.candidates.endpoint import asking  # with httpx
 
     with asking(label, progress) as ask:
-        for one in missing:
+        for number, one in enumerate(missing):
+            if number == ENOUGH:
+                _check_letters(calls.rows)
             if limit := spent.exceeds(label):
                 raise ConfigError(
                     f"{limit} is spent after {len(calls.rows)} of {len(questions)} calls; raise it "
@@ -46,8 +51,15 @@ def ask_judge(
             calls.append(call)
             spent = spent.plus(call)
             progress.update("judging", len(calls.rows), len(questions))
-    if questions and all(row.choice is None for row in calls.rows):
-        raise DataError(f"the judge never replied with A, B or C: {calls.rows[0].raw!r:.200}")
+    _check_letters(calls.rows)
+
+
+def _check_letters(calls: Sequence[JudgeCall]) -> None:
+    if calls and all(row.choice is None for row in calls):
+        raise DataError(
+            f"in {len(calls)} calls the judge never replied with A, B or C: {calls[0].raw!r:.200}. "
+            "Use another label.model or label.instruction, or a larger label.reply_tokens."
+        )
 
 
 def decision(choices: Sequence[float | None]) -> float | None:

@@ -14,6 +14,8 @@ from alignment.store.journal import Journal
 from alignment.store.progress import Progress
 
 CLASSIFIER = "ForSequenceClassification"
+ENOUGH = 50
+"""Answers after which a verifier that has scored none is not asked again."""
 
 
 def label_by_verifier(
@@ -27,13 +29,14 @@ def label_by_verifier(
 
     Raises:
         ConfigError: the verifier cannot be imported.
-        DataError: it could not score a single answer.
+        DataError: it could not score a single answer; told after the first `ENOUGH`.
     """
     done = {(row.prompt_id, row.sample) for row in journal.rows}
+    missing = [answer for answer in answers if (answer.prompt_id, answer.sample) not in done]
     with checker(label.check, seconds=label.seconds) as opened:
-        for answer in answers:
-            if (answer.prompt_id, answer.sample) in done:
-                continue
+        for number, answer in enumerate(missing):
+            if number == ENOUGH:
+                _check_scores(journal.rows)
             prompt = prompts[answer.prompt_id]
             result = opened.score(
                 CheckRequest(
@@ -52,10 +55,14 @@ def label_by_verifier(
                 )
             )
             progress.update("labelling", len(journal.rows), len(answers))
-    if journal.rows and all(row.score is None for row in journal.rows):
+    _check_scores(journal.rows)
+
+
+def _check_scores(labels: Sequence[AnswerLabel]) -> None:
+    if labels and all(row.score is None for row in labels):
         raise DataError(
-            f"the verifier scored none of {len(journal.rows)} answers; the first: "
-            f"{journal.rows[0].detail}. Correct label.check; if that is in your function, change "
+            f"the verifier scored none of {len(labels)} answers; the first: "
+            f"{labels[0].detail}. Correct label.check; if that is in your function, change "
             "its version too, or these labels are read again."
         )
 

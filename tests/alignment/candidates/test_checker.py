@@ -63,16 +63,19 @@ def test_a_function_that_fails_in_any_way_fails_for_that_answer_only(function):
     ]
 
 
-def test_a_check_that_scores_nothing_says_how_its_labels_are_made_again(tmp_path):
-    answer = Answer(
-        prompt_id="p", sample=0, text="x", answer="x", tokens=1, logprob=0, stopped=True, seed=0
-    )
+def test_a_check_that_scores_nothing_ends_early_and_says_how_to_go_on(tmp_path):
+    answers = [
+        Answer(
+            prompt_id="p", sample=n, text="x", answer="x", tokens=1, logprob=0, stopped=True, seed=0
+        )
+        for n in range(60)
+    ]
     prompt = CandidatePrompt(
         id="p", prompt=(Message(role="user", content="?"),), task_type="t", source="s"
     )
     journal = Journal(tmp_path / "rows.jsonl", AnswerLabel)
-    with pytest.raises(DataError, match=r"LookupError: .* change its version too"):
-        label_by_verifier(VerifierLabel(), {"p": prompt}, [answer], journal, Progress())
+    with pytest.raises(DataError, match=r"of 50 answers.*LookupError: .* change its version too"):
+        label_by_verifier(VerifierLabel(), {"p": prompt}, answers, journal, Progress())
 
 
 def test_a_pattern_that_backtracks_for_ever_is_stopped():

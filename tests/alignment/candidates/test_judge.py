@@ -82,9 +82,10 @@ def test_only_a_letter_alone_is_a_vote(ask, server, reply, score):
     assert ask(["four", "seven..", "two"])[0] == [0, score, -1]
 
 
-def test_a_judge_that_says_only_nonsense_is_an_error(ask):
-    with pytest.raises(DataError, match="never replied with A, B or C: 'I cannot say'"):
-        ask(["nonsense", "more nonsense"])
+def test_a_judge_that_says_only_nonsense_is_an_error_before_every_call_is_paid(ask, server):
+    with pytest.raises(DataError, match="in 20 calls the judge never replied with A, B or C: 'I c"):
+        ask([f"nonsense {n}" for n in range(30)])
+    assert len(server.seen) == 20
 
 
 def test_an_overloaded_judge_is_asked_again_then_the_run_stops_and_goes_on(ask, server):
