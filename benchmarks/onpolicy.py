@@ -8,7 +8,8 @@ one-shot: one DPO of TRL's own trainer on all pairs of `fixed`, as many steps as
 No gate decides, so every round counts. The tables are printed and written to STORE/onpolicy.md.
 Pass rates are of greedy replies to held-out prompts. After a kill, the same command goes on; what
 STORE/onpolicy.jsonl has of other seeds, perhaps from another machine, is added with `--found`.
-The practice set is the default; `python -m benchmarks.gsm8k` writes a configuration on GSM8K.
+The practice set is the default, where SFT must be on less flawed replies for the model's own
+answers to differ (docs/own-answers.md); `python -m benchmarks.gsm8k` prepares GSM8K.
 """
 
 import argparse
