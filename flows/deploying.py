@@ -54,7 +54,7 @@ def deploy(pool_type: PoolType | None) -> int:
     Raises:
         UsageError: the pool exists and has another type.
     """
-    problem = _unreachable()
+    problem = unreachable()
     if problem:
         print(problem, file=sys.stderr)
         return 1
@@ -66,7 +66,7 @@ def deploy(pool_type: PoolType | None) -> int:
     return _deploy(kind)
 
 
-def _unreachable() -> str | None:
+def unreachable() -> str | None:
     """Why no server can be reached, and what to do about it; None if one answers."""
     url = PREFECT_API_URL.value()
     if not url:

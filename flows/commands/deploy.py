@@ -9,7 +9,7 @@ from pathlib import Path
 from alignment.errors import UsageError
 from alignment.execution.device import device_facts, obstacle
 from alignment.processes import die_with, python_module
-from flows.deploying import POOL, QUEUES, PoolType, deploy
+from flows.deploying import POOL, QUEUES, PoolType, deploy, unreachable
 from flows.printing import say
 from flows.report_server import HOST, PORT, serve, taken, wait_for
 from tasks.artifacts import REPORTS
@@ -24,7 +24,14 @@ def deploy_all(pool_type: PoolType | None) -> None:
 
 
 def start_worker(queues: list[str], limit: int) -> None:
-    """Become a worker; by default without the queue of a GPU where none can be used."""
+    """Become a worker; by default without the queue of a GPU where none can be used.
+
+    Raises:
+        UsageError: no server is named, or it does not answer. Prefect's worker would start a
+            temporary one, which nobody gives any work.
+    """
+    if problem := unreachable():
+        raise UsageError(problem)
     served = queues or [queue for queue in QUEUES if queue == "cpu" or not obstacle(device_facts())]
     names = [word for queue in served for word in ("--work-queue", queue)]
     prefect = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, *names]

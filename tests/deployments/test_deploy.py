@@ -14,10 +14,10 @@ DEPLOY = ("-m", "sft_dpo", "deploy")
 QUEUE = "/work_pools/gpu/queues/a100"
 
 
-def deploy_alone(**environment):
+def alone(command, **environment):
     known = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     return subprocess.run(
-        [sys.executable, *DEPLOY],
+        [sys.executable, "-m", "sft_dpo", command],
         cwd=ROOT,
         env=known | environment,
         capture_output=True,
@@ -92,16 +92,17 @@ def test_deployments_contain_no_path_of_this_machine(service):
         assert str(ROOT) not in str(texts)
 
 
-def test_without_an_api_url_it_says_how_to_set_one(tmp_path):
-    done = deploy_alone(PREFECT_HOME=str(tmp_path))
-    assert done.returncode == 1
+@pytest.mark.parametrize(("command", "code"), [("deploy", 1), ("worker", 2)])
+def test_without_an_api_url_it_says_how_to_set_one(tmp_path, command, code):
+    done = alone(command, PREFECT_HOME=str(tmp_path))
+    assert done.returncode == code
     assert done.stderr.startswith("PREFECT_API_URL is not set. Start a server with")
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_without_a_server_it_says_which_url_does_not_answer(tmp_path):
     url = f"http://127.0.0.1:{free_port()}/api"
-    done = deploy_alone(PREFECT_HOME=str(tmp_path), PREFECT_API_URL=url)
+    done = alone("deploy", PREFECT_HOME=str(tmp_path), PREFECT_API_URL=url)
     assert done.returncode == 1
     assert done.stderr.startswith(f"no Prefect server answers at {url}")
     assert len(done.stderr.splitlines()) == 1
