@@ -7,6 +7,11 @@ from pathlib import Path
 
 SERVER_TIMEOUT = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 """Environment variable: seconds to wait for the temporary server to start."""
+PATIENCE = {
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
+}
+"""SQLite has to wait while gigabytes of weights are flushed to the same disk."""
 SERVER = re.compile(r"\bapi\b|api_url", re.IGNORECASE)
 """How files name the address of a server: PREFECT_API_URL, or the key or table `api`."""
 
@@ -19,12 +24,9 @@ def quiet_prefect() -> None:
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_CLI_PROMPT": "false",
-        # SQLite has to wait while gigabytes of weights are flushed to the same disk.
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-        "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
         SERVER_TIMEOUT: "120",  # Prefect's default of 20 s is too short on a busy machine
     }
-    for name, value in defaults.items():
+    for name, value in (defaults | PATIENCE).items():
         os.environ.setdefault(name, value)
 
 
@@ -42,7 +44,7 @@ def server_here(port: int) -> None:
         ),
         "DO_NOT_TRACK": "1",
     }
-    for name, value in defaults.items():
+    for name, value in (defaults | PATIENCE).items():
         os.environ.setdefault(name, value)
 
 
