@@ -29,7 +29,7 @@ def promote(reference: str, store: Path, line: str | None, why: str) -> None:
     """Make a model the champion of a line."""
     opened = existing_store(store)
     rounds = line_in(opened, line)
-    model = find_one(opened, reference).key
+    model = _labelled(rounds, reference) or find_one(opened, reference).key
     with announced(opened, f"sft-dpo promote {reference}"):
         champion = on_line(rounds, model, build=lambda step: run_step(opened, step))
     for sentence in (_judged(rounds, champion), *on_sealed_rows(opened, rounds.state(), champion)):
@@ -128,6 +128,12 @@ def _model(rounds: RoundLine, reference: str | None) -> str | None:
     if reference is None or rounds.state().earlier_champions(reference):
         return reference
     return find_one(rounds.store, reference).key
+
+
+def _labelled(rounds: RoundLine, label: str) -> str | None:
+    """The line's own model of this label; other lines of the store may have one as well."""
+    heads = [closed.head for _, closed in rounds.state().history]
+    return next((head.model for head in reversed(heads) if head.label == label), None)
 
 
 def _line_that_used(store: Store, batch: str) -> RoundLine:

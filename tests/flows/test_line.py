@@ -93,6 +93,20 @@ def test_a_model_of_two_lines_has_the_verdict_of_each(store, sft_dpo):
     assert "anchored gate, repeated from" in said
 
 
+def test_a_label_is_that_of_the_line_that_is_named(store, sft_dpo):
+    """Every line numbers its rounds from one."""
+    line = RoundLine(store=store, name="third")
+    line.start(judged("sft"), rounds=0)
+    line.open((batch(1),))
+    put(store, "merge-third", output={**MODEL, "derived_from": "third"})
+    own = Champion(model="merge-third", evaluation="evaluate-sft", label="round 1")
+    line.close(1, own, outcome="rejected", why="any")
+    code, _ = sft_dpo("promote", "round 1", "--line", "strict", "--store", store.root)
+    assert code == 0
+    champion = RoundLine(store=store, name="strict").state().champion
+    assert champion == judged("round 1")
+
+
 def test_a_model_that_its_line_never_judged_has_no_verdict_there(store, sft_dpo):
     other = RoundLine(store=store, name="other")
     other.start(judged("sft"), rounds=0)
