@@ -5,6 +5,8 @@ The page is made from the same object, so the two cannot disagree. Not here: sin
 
 from typing import Literal
 
+from pydantic import Field
+
 from alignment.evaluate.verdict import Verdict
 from alignment.records.base import Frozen
 from alignment.records.evaluation import EvalReport
@@ -37,6 +39,7 @@ class Numbers(Frozen):
     Attributes:
         final: label of the model that the run produces.
         models: key of each model, by its label.
+        outcomes: the verdict on each round in a word or two: "kept", "cannot be judged".
         comparisons: the final model against the others, row by row.
         differences: the final model minus its parent, anchor, SFT and base, in every metric.
         own: what became of the answers of each round on own answers.
@@ -53,6 +56,7 @@ class Numbers(Frozen):
     models: dict[str, str]
     trail: Trail | None
     verdicts: tuple[Verdict, ...]
+    outcomes: dict[str, str] = Field(default_factory=dict)
     evaluations: tuple[EvalReport, ...]
     comparisons: tuple[Comparison, ...]
     differences: tuple[ModelDifferences, ...] = ()

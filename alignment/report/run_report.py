@@ -190,6 +190,7 @@ class RunReport(Frozen):
             models=self.models,
             trail=self.trail,
             verdicts=self.verdicts,
+            outcomes={verdict.candidate: verdict.word for verdict in self.verdicts},
             evaluations=self.evaluations,
             comparisons=self.comparisons,
             differences=self.differences,

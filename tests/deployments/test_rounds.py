@@ -11,7 +11,7 @@ from alignment.rounds.measure import as_champion
 from alignment.store.store import Store
 from tests.alignment.artifacts import put, put_evaluation, put_model
 from tests.inbox import line_settings
-from tests.prefect_service import wait_for
+from tests.prefect_service import FINAL, wait_for
 
 EVENT = """
 from prefect.events import emit_event
@@ -133,6 +133,7 @@ def test_an_answer_is_only_about_the_model_that_was_shown(
 
     def asked_about(model):
         state = service.state(run)
+        assert state["type"] not in FINAL, state
         return (state["name"] == "Suspended" and model in str(state["state_details"])) or None
 
     run = service.start("promote/cpu", f"config={config}")

@@ -103,6 +103,7 @@ def test_the_numbers_are_stored_with_the_trail(run, trail):
     again = type(report.numbers).model_validate_json(report.numbers.model_dump_json())
     assert again == report.numbers
     assert again.trail == trail
+    assert again.outcomes == {"round 1": "kept", "round 2": "rejected"}
 
 
 def test_a_chart_that_would_show_nothing_is_left_out(run):
