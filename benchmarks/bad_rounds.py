@@ -117,7 +117,7 @@ def train_on(
         build: builds a step, or gives its record if it is built already.
     """
     assert config.inbox is not None
-    store, rounds = Store(root=config.store), list[Round]()
+    store, rounds = config.open_store(), list[Round]()
     line = RoundLine(store=store, name=config.inbox.line)
     write_pairs(Path(config.inbox.path) / f"{batch}.jsonl", pairs)
     hooks = Hooks(

@@ -97,7 +97,7 @@ def run_arm(options: argparse.Namespace, arm: str, seed: int) -> Iterator[Stage]
         Interrupted: the time limit was reached; the same command continues.
     """
     config = settings(options, arm, seed)
-    arm_chain, store = chain(config), Store(root=config.store)
+    arm_chain, store = chain(config), config.open_store()
     data = (arm_chain.conversations, *(round_.pairs for round_ in arm_chain.rounds))
     for step in (arm_chain.base, *(one for one in data if one is not None)):
         _build(options, arm, seed, store, step)

@@ -205,7 +205,7 @@ def _try(config: PipelineConfig) -> str:
 
 def _steps(config: PipelineConfig, folder: Path) -> Row:
     """The cells of the steps of a run, as far as they get."""
-    store, steps = Store(root=config.store), chain(config)
+    store, steps = config.open_store(), chain(config)
     row: Row = {}
     records: dict[str, StageRecord] = {}
     columns = {"sft": "SFT", "merge": "merge", "dpo": "DPO", "evaluate": "evaluation"}

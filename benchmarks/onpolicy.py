@@ -153,7 +153,7 @@ def with_rounds(config: PipelineConfig, rounds: Sequence[Changes]) -> PipelineCo
 
 def trained(arm: str, config: PipelineConfig) -> Trained:
     """Build every step of a run, or reuse it, and read what came out."""
-    store, whole = Store(root=config.store), chain(config)
+    store, whole = config.open_store(), chain(config)
     for step in whole.steps():
         record = run_step(store, step)
         numbers = {name: record.metrics.get(name) for name in step.headline}

@@ -21,6 +21,15 @@ def local_folder(folder: Path) -> Path:
     return folder
 
 
+def store_folder(place: str | Path) -> Path:
+    """The folder of a store; of a bucket that is named by its URL, its working copy."""
+    if not is_url(str(place)):
+        return Path(place)
+    from alignment.store.places import store_at
+
+    return store_at(str(place)).root
+
+
 def optional_config(config: Path | None) -> Path | None:
     """The file of a preset's name, or the file that is named."""
     return config and config_argument(config)
@@ -67,7 +76,13 @@ Overrides = Annotated[
 
 
 StoreFolder = Annotated[
-    Path, typer.Option("--store", help="Folder that holds the artifacts.", callback=local_folder)
+    Path,
+    typer.Option(
+        "--store",
+        metavar="FOLDER",
+        help="Folder that holds the artifacts, or a bucket: s3://, gs://, az://.",
+        parser=store_folder,
+    ),
 ]
 REFERENCE_HELP = (
     "A run and a step or model of it (practice/round-3), a step's name, a key or its beginning, a "

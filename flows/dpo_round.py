@@ -37,6 +37,7 @@ from flows.form import Change, Config, Preset, PromptFile, chosen, form_field
 from flows.printing import round_command
 from flows.results import RoundResult
 from flows.sft_dpo import Stages, name_of_run, run_chain
+from flows.stores import configured_store
 from tasks import artifacts
 from tasks.report import round_report
 from tasks.stage import Run
@@ -73,7 +74,7 @@ def dpo_round(
         settings = load(chosen(preset, config), overrides)
         state_device(settings, get_run_logger().info)
         command = round_command(chosen(preset, config), overrides, prompts, answers=answers)
-        with announced(Store(root=settings.store), command, make=False):
+        with announced(configured_store(settings), command, make=False):
             result = run_round(settings, command, Wanted(tuple(prompts), answers))
     except AlignmentError as error:
         return cast("RoundResult", Failed(message=f"{type(error).__name__}: {error}", data=error))

@@ -28,6 +28,7 @@ from alignment.rounds.state import State as LineState
 from alignment.rounds.steps import inbox_of, line_gate
 from flows.form import Change, Config, Hours, Model, Preset, chosen, form_field
 from flows.sft_dpo import Stages, name_of_run
+from flows.stores import configured_store
 from tasks.stage import Run
 
 PromotionStatus = Literal[
@@ -105,7 +106,7 @@ def _promote(
     settings: PipelineConfig, reference: str | None, *, ask: bool, seconds: float
 ) -> PromotionOutcome:
     run = Run.of(settings)
-    line = RoundLine(store=run.store, name=inbox_of(settings).line)
+    line = RoundLine(store=configured_store(settings), name=inbox_of(settings).line)
     state = line.state()
     if state.champion is None:
         raise UsageError(

@@ -43,6 +43,7 @@ from flows.form import (
 from flows.logs import log_known_errors_in_one_line
 from flows.printing import command_of
 from flows.results import RunResult
+from flows.stores import configured_store
 from tasks import artifacts
 from tasks.report import report
 from tasks.stage import Run
@@ -101,7 +102,7 @@ def sft_dpo(
         settings = load(file, changed).first_rounds(rounds)
         state_device(settings, get_run_logger().info)
         command = command_of("run", file, changed)
-        with announced(Store(root=settings.store), command):
+        with announced(configured_store(settings), command):
             result = run_chain(settings, command)
     except AlignmentError as error:
         # Returned, not raised: the run page then shows this line and no traceback. Callers of the

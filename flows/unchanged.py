@@ -30,7 +30,7 @@ class WorkToDo(BaseException):
 
 def unchanged_run(settings: PipelineConfig, command: str, display: Display) -> RunResult | None:
     """The result of a run whose steps are all in the store, intact; None if one is not."""
-    store = Store(root=settings.store)
+    store = settings.open_store()
     try:
         chain = chain_so_far(settings, store)
         steps = tuple(chain.steps())
@@ -68,7 +68,7 @@ class IdleRound:
     """
 
     def __init__(self, settings: PipelineConfig, wanted: Wanted) -> None:
-        store = Store(root=settings.store)
+        store = settings.open_store()
         self._store = store
         hooks = Hooks(
             run_chain=_work,

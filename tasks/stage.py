@@ -61,7 +61,7 @@ class Run(Frozen):
         """The run described by a configuration."""
         return cls(
             name=settings.name,
-            root=settings.store,
+            root=settings.open_store().root,
             limits=Limits.of(settings),
             reference=reference_of(settings),
             trackers=settings.trackers,

@@ -18,7 +18,7 @@ from tests import qwen_tokenizer as qwen_tokenizer_module
 from tests import real_tokenizers, tiny
 from tests.chats import MISTRAL, with_template
 
-pytest_plugins = ["tests.browser", "tests.prefect_service"]
+pytest_plugins = ["tests.browser", "tests.prefect_service", "tests.buckets"]
 settings.register_profile("deep", max_examples=2000, stateful_step_count=200, deadline=None)
 
 ROOT = Path(__file__).parent.parent

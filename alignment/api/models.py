@@ -9,7 +9,7 @@ from alignment.models.load import LoadedModel
 from alignment.models.load import open_model as load_model
 from alignment.records.refs import ModelRef
 from alignment.rounds.references import find_one
-from alignment.store.store import Store
+from alignment.store.places import connect, store_at
 
 
 def open_model(
@@ -21,7 +21,7 @@ def open_model(
     """Load a model of a store with its tokenizer, in full weights, on the GPU if there is one.
 
     Args:
-        store: folder of the store.
+        store: folder of the store, or the URL of its bucket.
         reference: "practice/round-3", "champion", a key: as on the command line.
         dtype: dtype in memory; default: the one on disk.
 
@@ -31,7 +31,8 @@ def open_model(
     Raises:
         UsageError: nothing is called so, or it is no model.
     """
-    opened = Store(root=Path(store))
+    opened = store_at(store if isinstance(store, str) else Path(store))
+    connect(opened)
     record = find_one(opened, reference)
     ref = opened.open(record.key).output_as(ModelRef)
     if ref is None:

@@ -24,6 +24,7 @@ from alignment.records.refs import ModelRef
 from alignment.report.assemble import gather, write_report
 from alignment.report.numbers import Numbers
 from alignment.store.activity import announced
+from alignment.store.places import connect
 from alignment.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 def plan(config: PipelineConfig) -> tuple[Planned, ...]:
     """For each step whether it would run, resume or be reused, with its key and settings."""
-    store = Store(root=config.store)
+    store = _opened(config)
     return tuple(plan_chain(chain_so_far(config, store), store))
 
 
@@ -76,7 +77,7 @@ def run(
         AlignmentError: the one with which the command line would end. After `Interrupted`, the same
             call continues.
     """
-    store, limits, name = Store(root=config.store), Limits.of(config), reference_of(config)
+    store, limits, name = _opened(config), Limits.of(config), reference_of(config)
     records: dict[str, StageRecord] = {}
     with announced(store, f"a run of {config.name} from Python"):
         for step in each_step(config, store):
@@ -100,7 +101,7 @@ def report_of(config: PipelineConfig) -> Numbers:
     Raises:
         UsageError: a step is missing.
     """
-    store = Store(root=config.store)
+    store = _opened(config)
     chain = chain_so_far(config, store)
     missing = [step.name for step in chain.steps() if store.find(step.key) is None]
     if missing:
@@ -109,3 +110,9 @@ def report_of(config: PipelineConfig) -> Numbers:
             f"missing in {store.root}. Run it first: {COMMAND}"
         )
     return gather(store, chain, config=config, command=COMMAND, timings=None).numbers
+
+
+def _opened(config: PipelineConfig) -> Store:
+    store = config.open_store()
+    connect(store)
+    return store

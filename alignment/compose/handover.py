@@ -20,9 +20,10 @@ from alignment.models.weight_files import SHARD_SIZE
 from alignment.records.base import digest_of
 from alignment.records.refs import BaseRef, Materialised, ModelRef
 from alignment.scoring.probe import Probe, divergence
+from alignment.store.checksum import file_sha256
 from alignment.store.durable import staged
 from alignment.store.progress import Progress
-from alignment.store.store import Store, file_sha256
+from alignment.store.store import Store
 
 STACK_GAP = {"float32": 0.0, "bfloat16": 0.05}
 """Largest mean |difference| of a stack's log-probs in nats, by compute dtype, if not configured."""

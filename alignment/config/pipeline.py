@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     Discriminator,
     Field,
+    PlainValidator,
     PositiveFloat,
     PositiveInt,
     Tag,
@@ -37,20 +37,22 @@ from alignment.models.sources import ModelSource
 from alignment.models.template import ModelTemplate, Template
 from alignment.records.base import Frozen, digest_of
 from alignment.records.refs import Nf4, Quantisation
+from alignment.store.checksum import file_sha256
+from alignment.store.places import store_at, store_place
 from alignment.store.runs import run_id
-from alignment.store.store import file_sha256
+from alignment.store.store import Store
 from alignment.trackers.settings import Tracker
 from alignment.train.settings import DpoConfig, SftConfig
-from alignment.urls import is_url
 
 DeviceName = Literal["auto", "cuda", "cpu"]
 Devices = Literal["auto"] | PositiveInt
 
 
-def _local(folder: Path) -> Path:
-    if is_url(str(folder)):  # which may hold a secret, and would become a folder called `https:`
-        raise SecretFound("expected a local folder; artifacts are not stored at a URL")
-    return folder
+def _place(place: object) -> Path | str:
+    try:
+        return store_place(place)
+    except ValueError as error:
+        raise SecretFound(str(error)) from None
 
 
 class SftCheck(Frozen):
@@ -156,8 +158,15 @@ class PipelineConfig(Frozen):
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="Random seed, from which each stage derives its own."
     )
-    store: Annotated[Path, AfterValidator(_local)] = Field(
-        default=Path("runs"), description="Folder for the artifacts."
+    store: Annotated[Path | str, PlainValidator(_place, json_schema_input_type=str)] = Field(
+        default=Path("runs"),
+        description="Folder for the artifacts; or a bucket, s3://BUCKET/PREFIX, gs://... or "
+        "az://..., which several machines may share. Credentials are those of the environment.",
+    )
+    store_cache: Path | None = Field(
+        default=None,
+        description="Folder of the working copy of a bucket; null: one for each bucket in "
+        "~/.cache/sft-dpo.",
     )
     device: DeviceName = Field(
         default="auto",
@@ -232,6 +241,10 @@ class PipelineConfig(Frozen):
                 "evaluation.data"
             )
         return self
+
+    def open_store(self) -> Store:
+        """The store of the run's artifacts; `connect` takes over what a bucket has."""
+        return store_at(self.store, self.store_cache)
 
     def first_rounds(self, number: int) -> "PipelineConfig":
         """The same run with only its first `number` rounds."""

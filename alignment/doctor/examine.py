@@ -69,7 +69,7 @@ def examine(
         UsageError: `device` is not known.
     """
     target = find_device(device or usual_device(config)).within(config.gpu_memory_gib)
-    plan, store = chain(config), Store(root=config.store)
+    plan, store = chain(config), config.open_store()
     folder = model_folder(plan, store, on_progress)
     check_architecture(folder)
     tokenizer = tokenizer_with(config.template, folder)

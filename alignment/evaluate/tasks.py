@@ -19,7 +19,7 @@ from alignment.errors import ConfigError
 from alignment.evaluate.settings import HarnessConfig
 from alignment.extras import require
 from alignment.records.base import digest_of
-from alignment.store.store import file_sha256
+from alignment.store.checksum import file_sha256
 
 EXTRA = "lm-eval"
 

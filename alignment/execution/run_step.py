@@ -150,11 +150,17 @@ def build(
         if record is not None:
             return record
         workspace = store.workspace(step.key)
+        trains = isinstance(step, TrainSft | TrainDpo)
+        if trains and workspace.copies is not None:
+            workspace.copies.take(workspace.folder)
         started, clock, earlier = datetime.now(UTC), time.monotonic(), begin_attempt(workspace)
         with storage_errors(store.root), progress.recorded(workspace.progress):
             outcome = _built(step, Context(store, workspace, progress, tokenizer), limits)
         seconds = time.monotonic() - clock
-        return store.commit(_record(step, outcome, started, seconds, earlier), workspace)
+        record = store.commit(_record(step, outcome, started, seconds, earlier), workspace)
+        if trains and workspace.copies is not None:
+            workspace.copies.remove()
+        return record
 
 
 def _devices(step: Step, limits: Limits) -> int:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from alignment.errors import ModelError
 from alignment.records.refs import AdapterRef, BaseRef, ModelRef
-from alignment.store.store import file_sha256
+from alignment.store.checksum import file_sha256
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from alignment.errors import ModelError
 from alignment.records.base import digest_of
-from alignment.store.store import file_sha256
+from alignment.store.checksum import file_sha256
 from alignment.urls import is_url
 
 RELATIVE = "a relative path starts at the current directory"

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from alignment.errors import ModelError
 from alignment.records.base import Frozen
-from alignment.store.store import file_sha256
+from alignment.store.checksum import file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

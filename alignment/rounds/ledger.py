@@ -6,6 +6,8 @@ An entry is created under the next number by `create`, which fails if that numbe
 processes that read the same last entry, one writes, and the other is `Overtaken` and reads again.
 Each entry holds the digest of the previous one and ends with its own digest, so a changed or
 missing entry is detected, even the last one.
+The ledger of a store in a bucket is there: the folder is a copy, and of two machines the one whose
+entry the bucket takes has written it. `writer` makes their entries differ.
 There is no other file that could disagree: the state follows from the entries alone (`state.py`).
 An entry's digest covers the JSON of its event, so a field that a later version adds is left out
 where an older entry does not have it (`exclude_if`).
@@ -14,8 +16,10 @@ stores these names, so they stay.
 """
 
 import hashlib
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
+from socket import gethostname
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -24,6 +28,8 @@ from alignment.errors import ArtifactError, Overtaken, printable
 from alignment.records.base import Frozen, Json
 from alignment.store.checksum import verified, with_digest
 from alignment.store.durable import create
+from alignment.store.remote.bucket import Bucket
+from alignment.store.remote.entries import copy_entries, create_entry, entry_name
 from alignment.store.store import storage_errors
 
 BatchKind = Literal["pairs", "prompts"]
@@ -231,12 +237,18 @@ Event = Annotated[
 
 
 class Entry(Frozen):
-    """A numbered event; `previous` is the sha256 of the previous entry, "" for the first."""
+    """A numbered event.
+
+    Attributes:
+        previous: the sha256 of the previous entry, "" for the first.
+        writer: of an entry in a bucket, the machine that wrote it and a random number.
+    """
 
     number: int
     previous: str
     time: str
     event: Event
+    writer: str = Field(default="", exclude_if=_absent)
 
     def encoded(self) -> bytes:
         """The exact bytes of the entry's file."""
@@ -249,9 +261,10 @@ class Entry(Frozen):
 
 
 class Ledger(Frozen):
-    """The entries in one folder."""
+    """The entries in one folder, or in a bucket of which it is a copy."""
 
     folder: Path
+    bucket: Bucket | None = None
 
     def read(self) -> tuple[Entry, ...]:
         """All entries in order.
@@ -259,6 +272,8 @@ class Ledger(Frozen):
         Raises:
             ArtifactError: an entry is missing, unreadable, or does not match the next one.
         """
+        if self.bucket is not None:
+            copy_entries(self.bucket, self.folder)
         entries: list[Entry] = []
         previous = ""
         for number, path in enumerate(sorted(self.folder.glob("[0-9]*.json")), start=1):
@@ -283,18 +298,27 @@ class Ledger(Frozen):
             previous=after[-1].digest if after else "",
             time=datetime.now(UTC).isoformat(timespec="seconds"),
             event=event,
+            writer=f"{gethostname()}-{secrets.token_hex(8)}" if self.bucket else "",
         )
-        try:
-            with storage_errors(self.folder, expected=FileExistsError):
-                create("entry", self._path(entry.number), entry.encoded())
-        except FileExistsError as error:
+        if not self._create(entry):
             raise Overtaken(
                 f"another run has just written to {self.folder}; run the same command again."
-            ) from error
+            )
         return entry
 
+    def _create(self, entry: Entry) -> bool:
+        """Write an entry; False if there is one of its number."""
+        with storage_errors(self.folder, expected=FileExistsError):
+            if self.bucket is not None:
+                return create_entry(self.bucket, self.folder, entry.number, entry.encoded())
+            try:
+                create("entry", self._path(entry.number), entry.encoded())
+            except FileExistsError:
+                return False
+        return True
+
     def _path(self, number: int) -> Path:
-        return self.folder / f"{number:08d}.json"
+        return self.folder / entry_name(number)
 
 
 def _parsed(path: Path) -> Entry:

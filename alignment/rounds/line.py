@@ -46,7 +46,9 @@ class RoundLine(Frozen):
     @property
     def ledger(self) -> Ledger:
         """The line's ledger."""
-        return Ledger(folder=self.store.root / "lines" / self.name)
+        origin = self.store.origin
+        bucket = origin.bucket if origin else None
+        return Ledger(folder=self.store.root / "lines" / self.name, bucket=bucket)
 
     def state(self) -> State:
         """The current state, computed from all entries."""
@@ -215,8 +217,8 @@ class RoundLine(Frozen):
 
 def all_lines(store: Store) -> Iterator[RoundLine]:
     """All lines of a store, by name."""
-    for folder in sorted(store.root.glob("lines/*")):
-        yield RoundLine(store=store, name=folder.name)
+    for name in store.line_names():
+        yield RoundLine(store=store, name=name)
 
 
 def how_to_approve(closed: Closed) -> str:

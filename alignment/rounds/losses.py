@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from alignment.records.manifest import LedgerTip, StageRecord
-from alignment.store.store import Store, file_sha256
+from alignment.store.checksum import file_sha256
+from alignment.store.store import Store
 
 
 def lost_entries(store: Store, records: Iterable[StageRecord] | None = None) -> tuple[str, ...]:

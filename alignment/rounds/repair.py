@@ -235,6 +235,6 @@ def _lost(line: RoundLine, key: str, champion: Champion, why: str) -> ArtifactEr
         role, way_out = "anchor", "judge from the champion instead: sft-dpo promote champion"
     return ArtifactError(
         f"{key}, from which {champion.label}, the {role} of line {line.name!r}, was made, is "
-        f"gone or damaged and cannot be built again: {why}. Restore {line.store.folder(key)} "
+        f"gone or damaged and cannot be built again: {why}. Restore {line.store.place(key)} "
         f"from a backup, or {way_out} --line {line.name}"
     )

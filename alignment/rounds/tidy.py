@@ -198,7 +198,7 @@ def _asked(
         if entry.name not in newest or _modified(store.root / entry.report) >= before:
             yield f"run {entry.reference}", entry.steps.values()
         newest.add(entry.name)
-    folders = (store.folder(key) for key in by_key)
+    folders = (store.place(key) for key in by_key)
     yield "recent", [folder.name for folder in folders if _modified(folder) >= before]
 
 
@@ -233,7 +233,7 @@ def _artifacts(
             yield _piece(
                 store,
                 "artifact",
-                store.folder(record.key),
+                store.place(record.key),
                 name=f"{record.name}{run}",
                 lost=f"built again by its config, in about {record.seconds:.0f} s",
             )
@@ -242,7 +242,7 @@ def _artifacts(
 def _unfinished(store: Store, before: float) -> Iterator[Removable]:
     for one in activities(store):
         folder = store.root / "work" / one.key
-        done = store.folder(one.key).exists()
+        done = store.find(one.key) is not None
         if not one.running and (done or _modified(folder) < before):
             lost = "the checkpoint of an unfinished step" if one.resumable else "an unfinished step"
             name = one.holder.purpose if one.holder else one.key
@@ -252,7 +252,7 @@ def _unfinished(store: Store, before: float) -> Iterator[Removable]:
 def _damaged(store: Store, needed: Reasons, before: float) -> Iterator[Removable]:
     for path in sorted(store.root.glob("damaged/*")):
         key = path.name.rpartition("-")[0]
-        in_place = store.folder(key).exists() or key not in needed
+        in_place = store.find(key) is not None or key not in needed
         if in_place and _modified(path) < before:
             yield _piece(
                 store, "damaged", path, name=key, lost="what was moved aside, for looking into it"

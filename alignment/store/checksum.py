@@ -1,12 +1,14 @@
-"""Records on disk that contain their own digest, so that a single flipped bit is detected.
+"""Digests of files, and records that contain their own, so that a single flipped bit is detected.
 
 A manifest holds the digests of all other files, and a ledger entry has no other file beside it, so
 both need a digest of their own.
 """
 
 import hashlib
+from pathlib import Path
 
 from alignment.records.base import Frozen
+from alignment.records.refs import FileDigest
 
 _DIGEST_LINE, _ZEROS = b',\n "digest": "%b"\n}\n', b"0" * 64
 _LENGTH = len(_DIGEST_LINE % _ZEROS)
@@ -41,3 +43,18 @@ def checked(content: bytes) -> bytes:
     if digest_line != _DIGEST_LINE % hashlib.sha256(body).hexdigest().encode():
         raise ValueError("the bytes do not match their digest")
     return body + b"\n}"
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_digest(folder: Path, path: Path) -> FileDigest:
+    """What is to be known of a file in a folder."""
+    return FileDigest(
+        path=path.relative_to(folder).as_posix(),
+        size=path.stat().st_size,
+        sha256=file_sha256(path),
+    )

@@ -137,8 +137,8 @@ def staged(name: str, path: Path) -> Iterator[Path]:
         aside.rmdir()
 
 
-def replace(name: str, path: Path, content: str) -> None:
-    """Replace a text file atomically, even while other processes read or write it.
+def replace(name: str, path: Path, content: str | bytes) -> None:
+    """Replace a file atomically, even while other processes read or write it.
 
     Each process writes to its own temporary file; the last rename wins.
     """

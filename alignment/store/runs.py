@@ -19,7 +19,7 @@ from alignment.store.durable import ensure_folder, replace
 from alignment.store.store import Store, storage_errors
 
 logger = logging.getLogger(__name__)
-ELSEWHERE = ("store", "device", "stall_minutes", "gpu_memory_gib", "trackers")
+ELSEWHERE = ("store", "store_cache", "device", "stall_minutes", "gpu_memory_gib", "trackers")
 """Settings that say where a run takes place and who watches it; they are in no key."""
 
 
@@ -118,6 +118,8 @@ def note_run(store: Store, entry: RunEntry) -> None:
     with storage_errors(store.root):
         ensure_folder(place.parent)
         replace("run.entry", place, text)
+    if store.origin is not None:
+        store.origin.note_run(place.name, text.encode())
 
 
 def finished_at(records: Iterable[StageRecord]) -> str:

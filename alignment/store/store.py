@@ -8,6 +8,8 @@
     ROOT/damaged/         artifacts whose digests no longer matched, moved aside
     ROOT/trials/          what trials of models that passed had to say; only saves the next trial
     ROOT/lines/<line>/    the ledger of a line of rounds (`ledger.py`)
+    ROOT/origin/          what is known of the bucket that ROOT is a working copy of, if it is one
+                          (`remote/origin.py`); `objects` then holds what was built or needed here
 
 The permissions of ROOT, 0700 if it is made here, are those of everything in it, as far as the umask
 allows: rows may be personal data. For a group: `mkdir -m 2770 ROOT`, and a umask of 007.
@@ -20,7 +22,6 @@ Not here: what a stage does (`pipeline/steps/`), ancestors and descendants (`lin
 
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import time
@@ -33,9 +34,11 @@ from alignment.errors import ArtifactError, LaterVersion, StorageError
 from alignment.records.base import Frozen, inside
 from alignment.records.manifest import MANIFEST_FORMAT, LedgerTip, StageRecord
 from alignment.records.refs import FileDigest
-from alignment.store.checksum import verified, with_digest
+from alignment.store.checksum import file_digest, file_sha256, verified, with_digest
 from alignment.store.durable import ensure_folder, flush_tree, remove, rename, replace, write
 from alignment.store.locks import Busy, OnWait, hold, refuse_to_wait
+from alignment.store.remote.checkpoints import CheckpointCopies
+from alignment.store.remote.origin import Origin, origin_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +58,15 @@ _skipped: set[Path] = set()
 
 
 class Workspace(Frozen):
-    """Where a stage is built. Everything that must survive a kill is in `folder`."""
+    """Where a stage is built. Everything that must survive a kill is in `folder`.
+
+    Attributes:
+        copies: where the checkpoints of a training are copied to; None for a store of its own.
+    """
 
     folder: Path
     log: Path
+    copies: CheckpointCopies | None = None
 
     @property
     def out(self) -> Path:
@@ -81,7 +89,12 @@ class Store(Frozen):
 
     root: Path
 
-    def folder(self, key: str) -> Path:
+    @property
+    def origin(self) -> Origin | None:
+        """The bucket that this is a working copy of; None if it is a store of its own."""
+        return origin_of(self.root)
+
+    def place(self, key: str) -> Path:
         """The folder of the artifact of a key, whether or not it exists.
 
         Raises:
@@ -92,6 +105,16 @@ class Store(Frozen):
         except ValueError as error:
             raise ArtifactError(f"not a path in {self.root}: {error}") from error
 
+    def folder(self, key: str) -> Path:
+        """The same, to read from: an artifact that only the bucket has is copied from there."""
+        folder = self.place(key)
+        if self.origin is not None and not folder.exists() and self.origin.look(key):
+            with self.lock(f"fetch-{key}"):
+                record = self.find(key)
+                if record is not None and not folder.exists():
+                    self.origin.fetch(key, folder, record.files)
+        return folder
+
     def path(self, uri: str) -> Path:
         """The path of a `store:<key>/<path>` or `folder:<path>` uri.
 
@@ -100,14 +123,16 @@ class Store(Frozen):
         """
         scheme, _, rest = uri.partition(":")
         if scheme == "store":
-            return self.folder(rest)
+            self.folder(rest.partition("/")[0])  # there from now on, if the bucket has it
+            return self.place(rest)
         if scheme == "folder":
             return Path(rest)
         raise ArtifactError(f"{uri!r} is not a path on disk; expected store:<key>/<path>")
 
     def list_keys(self) -> list[str]:
         """The keys of all finished artifacts, sorted."""
-        return sorted(manifest.parent.name for manifest in self.root.glob(f"objects/*/{MANIFEST}"))
+        here = {manifest.parent.name for manifest in self.root.glob(f"objects/*/{MANIFEST}")}
+        return sorted(here.union(self.origin.keys()) if self.origin else here)
 
     def records(self) -> list[StageRecord]:
         """The records of all finished artifacts, oldest first. Reads the manifests only.
@@ -121,20 +146,24 @@ class Store(Frozen):
         try:
             return self.find(key)
         except (ArtifactError, LaterVersion, StorageError) as error:
-            if self.folder(key) not in _skipped:
-                _skipped.add(self.folder(key))
+            if self.place(key) not in _skipped:
+                _skipped.add(self.place(key))
                 logger.warning("skipped: %s", error)
             return None
 
     def find(self, key: str) -> StageRecord | None:
         """The record of a key, or None if there is no artifact. Reads the manifest only.
 
+        Of a bucket, it knows what was there when the command started, and what was used since.
+
         Raises:
             ArtifactError: the manifest is damaged.
             LaterVersion: a later version wrote it.
             StorageError: it cannot be read.
         """
-        manifest = self.folder(key) / MANIFEST
+        manifest = self.place(key) / MANIFEST
+        if self.origin is not None and not manifest.exists():
+            manifest = self.origin.manifest(key)
         try:
             return _parsed(manifest, manifest.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
@@ -151,10 +180,10 @@ class Store(Frozen):
             ArtifactError: there is no such artifact, or a file is missing or was changed.
             LaterVersion: a later version wrote it.
         """
+        folder, now = self.folder(key), time.time_ns()
         record = self.find(key)
         if record is None:
             raise ArtifactError(f"no artifact {key!r} in {self.root}")
-        folder, now = self.folder(key), time.time_ns()
         seen = _times(folder, record)
         if _verified.get(folder) != seen:
             for file in record.files:
@@ -165,38 +194,70 @@ class Store(Frozen):
     def reuse(self, key: str) -> StageRecord | None:
         """The record of a key if its files are intact; a damaged artifact is moved aside.
 
-        Also removes the workspace if a process died after the commit and before removing it.
-        Leaves both alone while another process holds the key's lock.
+        Also does what a process left undone that died after the commit: removes the workspace, and
+        gives the artifact to the bucket. Leaves all alone while another process holds the key's
+        lock. An artifact that only the bucket has is copied once it is opened.
         """
         record = self._intact(key)
-        left = self.folder(key) if record is None else self._work(key)
-        if os.path.lexists(left):
+        left = self.place(key) if record is None else self._work(key)
+        if os.path.lexists(left) or not self._is_shared(record):
             with contextlib.suppress(Busy), self.lock(key, on_wait=refuse_to_wait):
                 return self.reuse_locked(key)
-        return record
+        return record or self._at_origin(key)
 
     def reuse_locked(self, key: str) -> StageRecord | None:
         """Like `reuse`, for the holder of the key's lock."""
         record = self._intact(key)
         if record is not None:
             remove("workspace.leftover", self._work(key))
-        elif os.path.lexists(self.folder(key)):
+            return self._shared(record)
+        if os.path.lexists(self.place(key)):
             aside = self._made("damaged") / f"{key}-{time.time_ns()}"
-            logger.warning("moved %s to %s, building it again", self.folder(key), aside)
-            rename("artifact.aside", self.folder(key), aside)
-        return record
+            logger.warning("moved %s to %s, building it again", self.place(key), aside)
+            rename("artifact.aside", self.place(key), aside)
+        return self._at_origin(key)
 
     def _intact(self, key: str) -> StageRecord | None:
         try:
-            return self.open(key) if self.folder(key).exists() else None
+            return self.open(key) if self.place(key).exists() else None
         except ArtifactError as error:
             logger.warning("%s", str(error).removesuffix(REBUILD))
             return None
 
+    def _at_origin(self, key: str) -> StageRecord | None:
+        """The record of an artifact that the bucket has; a damaged one there is moved aside."""
+        if self.origin is None or not self.origin.look(key):
+            return None
+        try:
+            return self.find(key)
+        except ArtifactError as error:
+            logger.warning("%s", str(error).removesuffix(REBUILD))
+            self.origin.set_aside(key)
+            return None
+
+    def _is_shared(self, record: StageRecord | None) -> bool:
+        if self.origin is None or record is None:
+            return True
+        return self.origin.has(record.key, (self.place(record.key) / MANIFEST).read_bytes())
+
+    def _shared(self, record: StageRecord) -> StageRecord:
+        """The artifact that all machines share: this one, unless another machine was first."""
+        folder = self.place(record.key)
+        if self.origin is None or self._is_shared(record):
+            return record
+        manifest = (folder / MANIFEST).read_bytes()
+        if not self.origin.share(record.key, folder, manifest, record.files):
+            logger.warning("%s was built by another machine first; using that one", record.key)
+            remove("artifact.second", folder)
+        shared = self.find(record.key)
+        assert shared is not None, "it was just noted"
+        return shared
+
     def workspace(self, key: str) -> Workspace:
         """The workspace of a key, for the holder of its lock; files of an earlier attempt stay."""
         with storage_errors(self.root):
-            workspace = Workspace(folder=self._made("work", key), log=self.log(key))
+            copies = self.origin.checkpoints(key) if self.origin else None
+            workspace = Workspace(folder=self._made("work", key), log=self.log(key), copies=copies)
             self._made("work", key, "out")
             self._made("objects")
         return workspace
@@ -210,11 +271,9 @@ class Store(Frozen):
 
     def has_checkpoint(self, key: str) -> bool:
         """Whether an unfinished training run of this key can be continued."""
-        try:
-            steps = list((self._work(key) / "checkpoints").iterdir())
-        except FileNotFoundError:
-            return False
-        return any((step / "digests.json").is_file() for step in steps)
+        if any(self._work(key).glob("checkpoints/*/digests.json")):
+            return True
+        return self.origin is not None and self.origin.checkpoints(key).exist()
 
     def passed_trial(self, trial: str) -> list[str] | None:
         """What a trial, by its digest, had to say when it passed; None if it has not."""
@@ -277,6 +336,11 @@ class Store(Frozen):
         ensure_folder(folder)
         return folder
 
+    def line_names(self) -> list[str]:
+        """The names of all lines of rounds."""
+        here = {folder.name for folder in self.root.glob("lines/*")}
+        return sorted(here.union(self.origin.lines()) if self.origin else here)
+
     def ledger_tips(self) -> dict[str, LedgerTip]:
         """The last entry of the ledger of every line."""
         folders = sorted(self.root.glob("lines/*"))
@@ -290,9 +354,9 @@ class Store(Frozen):
         Everything is flushed to disk before the rename, so a power cut cannot leave a folder that
         looks complete but has empty files.
         """
-        target, now = self.folder(record.key), time.time_ns()
+        target, now = self.place(record.key), time.time_ns()
         with storage_errors(self.root):
-            files = tuple(_digest(workspace.out, path) for path in _files(workspace.out))
+            files = tuple(file_digest(workspace.out, path) for path in _files(workspace.out))
             record = record.model_copy(update={"files": files, "ledgers": self.ledger_tips()})
             write("artifact.manifest", workspace.out / MANIFEST, with_digest(record))
             _restrict(workspace.out, self._access())
@@ -303,7 +367,7 @@ class Store(Frozen):
         ):  # the artifact is complete; `reuse` removes the rest later
             remove("workspace.remove", workspace.folder)
         _remember(target, _times(target, record), now)
-        return record
+        return self._shared(record)
 
 
 @contextlib.contextmanager
@@ -338,12 +402,6 @@ def disk_full(place: Path, *, quota: bool = False) -> StorageError:
     return StorageError(
         f"{what}. {remedy} and run the same command again; finished stages are kept."
     )
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, 64 hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _tip(entry: Path) -> LedgerTip:
@@ -392,14 +450,6 @@ def _restrict(folder: Path, access: int) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-
-
-def _digest(folder: Path, path: Path) -> FileDigest:
-    return FileDigest(
-        path=path.relative_to(folder).as_posix(),
-        size=path.stat().st_size,
-        sha256=file_sha256(path),
-    )
 
 
 def _check(folder: Path, expected: FileDigest) -> None:

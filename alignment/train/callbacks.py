@@ -67,7 +67,9 @@ class ProgressCallback(TrainerCallback):
         if ranks.number:
             return
         staged = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        commit_checkpoint(staged, self._workspace.checkpoints, step=state.global_step)
+        saved = commit_checkpoint(staged, self._workspace.checkpoints, step=state.global_step)
+        if self._workspace.copies is not None:
+            self._workspace.copies.add(saved)
 
 
 class SampleGenerationCallback(TrainerCallback):

@@ -11,8 +11,8 @@ import json
 import logging
 from pathlib import Path
 
+from alignment.store.checksum import file_sha256
 from alignment.store.durable import flush_tree, remove, rename, write
-from alignment.store.store import file_sha256
 
 logger = logging.getLogger(__name__)
 

@@ -52,7 +52,7 @@ def compare_runs(first: str, second: str, folder: Path, *, as_json: bool) -> Non
 def _side(store: Store, reference: str) -> Side:
     """A run's final model, or the model that a reference means."""
     entry = next(iter(called(store, reference)), None)
-    if entry is not None and not store.folder(reference).exists():
+    if entry is not None and store.find(reference) is None:
         evaluation = store.open(entry.steps[_final_evaluation(store, entry)])
     else:
         record = find_one(store, reference)

@@ -23,7 +23,7 @@ from flows.stores import configured_store
 def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_json: bool) -> None:
     """Check a run, write the report, print it; exit with code 1 if the run should not start."""
     settings = load(config, overrides)
-    store = configured_store(settings.store)
+    store = configured_store(settings)
     notes, command = Console(stderr=True), command_of("doctor", config, overrides)
     with naming_the_line(config, overrides), announced(store, command, make=False):
         report = _examination(device)(
@@ -31,7 +31,7 @@ def run_doctor(config: Path, overrides: list[str], *, device: str | None, as_jso
             command=command,
             on_progress=lambda step: notes.print(f"preparing {step}", highlight=False),
         )
-    page = write_page(report, settings.store / "reports" / f"{settings.name}-doctor.html")
+    page = write_page(report, store.root / "reports" / f"{settings.name}-doctor.html")
     if as_json:
         print(report.model_dump_json(indent=2))
     else:

@@ -18,7 +18,7 @@ def show_inbox(config: Path, overrides: list[str], *, retry: bool) -> None:
     """Print every file with what became of it; with `retry`, return refused batches first."""
     settings = load(config, overrides)
     inbox = inbox_of(settings)
-    line = RoundLine(store=configured_store(settings.store), name=inbox.line)
+    line = RoundLine(store=configured_store(settings), name=inbox.line)
     if retry:
         _return_all(line)
     state = line.state()

@@ -102,7 +102,7 @@ def revoke(
 def adopt(config: Path, overrides: list[str], why: str) -> None:
     """Continue a line with a config that describes another one."""
     settings = load(config, overrides)
-    rounds = RoundLine(store=configured_store(settings.store), name=inbox_of(settings).line)
+    rounds = RoundLine(store=configured_store(settings), name=inbox_of(settings).line)
     state = rounds.state()
     if state.champion is None:
         raise UsageError(f"line {rounds.name!r} has not started, so there is nothing to adopt")

@@ -27,7 +27,7 @@ from flows.stores import configured_store
 def print_plan(config: Path, overrides: list[str], *, as_json: bool) -> None:
     """Print every step with its status and key; what to know about it goes to stderr."""
     settings = load(config, overrides)
-    store = configured_store(settings.store)
+    store = configured_store(settings)
     with naming_the_line(config, overrides):
         steps = chain_so_far(settings, store)
     records = cache(store.records)  # a store may have thousands

@@ -10,7 +10,6 @@ from alignment.pipeline.effort import Efforts
 from alignment.rounds.intake import Wanted
 from alignment.rounds.notes import shortened
 from alignment.store.activity import announced
-from alignment.store.store import Store
 from flows.device import state_device
 from flows.display import Display
 from flows.environment import may_have_server
@@ -28,13 +27,13 @@ REFUSED = 3
 def run_pipeline(config: Path, overrides: list[str]) -> None:
     """Run the whole pipeline; print its table and the path of the report."""
     settings = load(config, overrides)
-    configured_store(settings.store)
+    configured_store(settings)
     state_device(settings, _print_error)
     _warn_about_slow_bfloat16(settings)
     with naming_the_line(config, overrides), stopping_on_signals():
         result = _unchanged(settings, command_of("run", config, overrides))
         if result is None:
-            at_work = announced(Store(root=settings.store), command_of("run", config, overrides))
+            at_work = announced(settings.open_store(), command_of("run", config, overrides))
             with at_work, _display(settings).shown() as display:
                 result = run_flow(display, "pipeline", config, overrides)
     say(result.table)
@@ -54,7 +53,7 @@ def run_round(
     """Train one round on new batches, or on files of prompts; print its outcome."""
     wanted = Wanted(tuple(str(file.absolute()) for file in prompts), answers)
     settings = load(config, overrides)
-    configured_store(settings.store)
+    configured_store(settings)
     state_device(settings, _print_error)
     _warn_about_slow_bfloat16(settings)
     idle = IdleRound(settings, wanted)
@@ -62,8 +61,8 @@ def run_round(
         result = None if may_have_server() else idle.result()
         if result is None:
             command = round_command(config, overrides, wanted.files, answers=wanted.answers)
-            at_work = announced(Store(root=settings.store), command, make=False)
-            with at_work, Display([], Efforts(Store(root=settings.store))).shown() as display:
+            at_work = announced(settings.open_store(), command, make=False)
+            with at_work, Display([], Efforts(settings.open_store())).shown() as display:
                 result = run_flow(display, "round", config, overrides, wanted=wanted)
     if as_json:
         print(result.model_dump_json(indent=2))
@@ -85,7 +84,7 @@ def _print_round(result: RoundResult) -> None:
 
 
 def _display(settings: PipelineConfig) -> Display:
-    return Display(list(chain(settings).steps()), Efforts(Store(root=settings.store)))
+    return Display(list(chain(settings).steps()), Efforts(settings.open_store()))
 
 
 def _print_error(line: str) -> None:

@@ -91,7 +91,7 @@ def _chosen(trainings: list[Training], reference: str, stage: str | None) -> lis
 def _trainings(store: Store, reference: str) -> Iterator[Training]:
     """Those of a run, the one that made a model, or one that is not finished, by its key."""
     entry = next(iter(called(store, reference)), None)
-    if entry is not None and not store.folder(reference).exists():
+    if entry is not None and store.find(reference) is None:
         records = filter(None, map(store.find, entry.steps.values()))
         yield from (_training(store, record) for record in records if record.stage in TRAININGS)
     elif begun := _begun(store, reference):

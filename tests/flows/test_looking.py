@@ -16,10 +16,11 @@ from alignment.pipeline.verdicts import each_step
 from alignment.rounds.ledger import Champion, Delivery
 from alignment.rounds.line import RoundLine
 from alignment.store.activity import activities, announced, note_steps
+from alignment.store.checksum import file_sha256
 from alignment.store.locks import holder_of
 from alignment.store.progress import Mark, Progress
 from alignment.store.runs import RunEntry, note_run
-from alignment.store.store import Store, file_sha256
+from alignment.store.store import Store
 from flows.cli import app
 from flows.printing import duration
 from tests.alignment.artifacts import put

@@ -14,6 +14,7 @@ from alignment.data.read.files import SUFFIXES, without_secret
 from alignment.data.read.sources import FileSource
 from alignment.errors import AlignmentError, ConfigError, DataError, ModelError
 from alignment.models.folder import check_weights
+from alignment.store.places import EXPECTED
 from alignment.urls import bare_urls, holds_more, storable
 from flows.cli import main
 from tests.needs_key import serving
@@ -146,13 +147,14 @@ def test_a_url_is_no_local_folder_and_is_not_repeated(words, scheme, monkeypatch
         main()
     assert ended.value.code == 2
     said = "".join(capsys.readouterr())
-    assert said == "expected a local folder, not a URL\n"
+    expected = EXPECTED if "--store" in words else "expected a local folder, not a URL"
+    assert said == f"{expected}\n"
 
 
 @pytest.mark.parametrize("scheme", ["https", "s3", "my-own"])
-def test_artifacts_are_not_stored_at_a_url(tiny_settings, write_config, scheme):
+def test_artifacts_are_not_stored_at_any_url(tiny_settings, write_config, scheme):
     tiny_settings["store"] = f"{scheme}://anna:{SECRET}@example.test/x"
-    with pytest.raises(ConfigError, match="store: expected a local folder") as caught:
+    with pytest.raises(ConfigError, match="store: expected a folder, or s3://") as caught:
         load(write_config(tiny_settings))
     assert SECRET not in str(caught.value)
 

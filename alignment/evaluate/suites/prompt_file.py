@@ -17,7 +17,7 @@ from alignment.data.verifiers import Instructions, VerifiablePrompt, Verifier, c
 from alignment.errors import DataError
 from alignment.records.base import Frozen, digest_of
 from alignment.records.text import Message, Prompt
-from alignment.store.store import file_sha256
+from alignment.store.checksum import file_sha256
 
 ITEMS = 3
 """Version of the items; increased when the same file gives others."""

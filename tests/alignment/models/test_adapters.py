@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from alignment.errors import ModelError
 from alignment.models.adapters import REFUSED, check_adapter, describe_adapter
 from alignment.models.factors import Factors, concatenate, read_factors
-from alignment.store.store import file_sha256
+from alignment.store.checksum import file_sha256
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -17,9 +17,10 @@ from alignment.rounds.ledger import Delivery, Opened
 from alignment.rounds.line import RoundLine
 from alignment.rounds.measure import on_line
 from alignment.rounds.steps import batches_step, first_champion, inbox_of, steps_of
+from alignment.store.checksum import file_sha256
 from alignment.store.lineage import containing
 from alignment.store.progress import Progress
-from alignment.store.store import Store, file_sha256
+from alignment.store.store import Store
 from tests.inbox import rows
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from alignment.store.checksum import file_sha256
 from alignment.store.progress import Progress
-from alignment.store.store import file_sha256
 from alignment.train.checkpoints import DIGESTS, newest
 from alignment.train.sft import train_sft
 
