@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, NamedTuple
 
@@ -165,8 +166,10 @@ def bucket(s3_port, monkeypatch):
     environment = NAMES | {"AWS_ENDPOINT_URL": proxy.url}
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
-    monkeypatch.setitem(bucket_module.CLIENT, "read_timeout", "2s")
+    monkeypatch.setitem(bucket_module.CLIENT, "read_timeout", "1s")
     monkeypatch.setitem(bucket_module.RETRIES, "max_retries", 2)
+    backoff = bucket_module.RETRIES["backoff"]
+    monkeypatch.setitem(backoff, "init_backoff", timedelta(milliseconds=10))
     monkeypatch.setattr(bucket_module, "PAUSES", (0.05, 0.1))
     yield Served(f"s3://{name}/team/runs", proxy, environment)
     proxy.close()

@@ -8,9 +8,10 @@ announces itself (`store/activity.py`) before it looks anything up.
 import json
 import os
 import re
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from alignment.errors import UsageError
@@ -22,7 +23,9 @@ from alignment.rounds.state import State
 from alignment.store.activity import COMMAND, TIDYING, activities, commands
 from alignment.store.durable import remove
 from alignment.store.locks import Busy, refuse_to_wait
-from alignment.store.runs import names_of_keys, runs_in
+from alignment.store.remote.bucket import BucketObject
+from alignment.store.remote.origin import FRESH, Origin
+from alignment.store.runs import RunEntry, names_of_keys, runs_in
 from alignment.store.store import Store, storage_errors
 
 Kind = Literal["artifact", "unfinished", "damaged", "log", "cache", "leftover"]
@@ -36,7 +39,7 @@ class Removable(Frozen):
     """Something that can be removed.
 
     Attributes:
-        path: where it is, relative to the store.
+        path: where it is, relative to the store, or in its bucket.
         name: what it is, for people.
         size: bytes on disk that become free.
         modified: seconds since the epoch.
@@ -49,6 +52,7 @@ class Removable(Frozen):
     size: int
     modified: float
     lost: str
+    in_bucket: bool = False
 
 
 class Tidying(Frozen):
@@ -59,8 +63,13 @@ class Tidying(Frozen):
 
     @property
     def size(self) -> int:
-        """Bytes that become free."""
-        return sum(piece.size for piece in self.pieces)
+        """Bytes that become free on this machine."""
+        return sum(piece.size for piece in self.pieces if not piece.in_bucket)
+
+    @property
+    def size_in_bucket(self) -> int:
+        """Bytes that become free in the bucket."""
+        return sum(piece.size for piece in self.pieces if piece.in_bucket)
 
 
 class Share(Frozen):
@@ -70,6 +79,7 @@ class Share(Frozen):
     count: int
     size: int
     oldest: float
+    in_bucket: bool = False
 
 
 def usage(store: Store) -> list[Share]:
@@ -85,7 +95,22 @@ def usage(store: Store) -> list[Share]:
         for name, paths in found.items()
         if paths
     ]
+    shares += _usage_of_bucket(store.origin) if store.origin else []
     return sorted(shares, key=lambda share: -share.size)
+
+
+def _usage_of_bucket(origin: Origin) -> Iterator[Share]:
+    found: dict[str, list[BucketObject]] = {}
+    for one in origin.bucket.below(""):
+        found.setdefault(one.name.partition("/")[0], []).append(one)
+    for name, objects in found.items():
+        yield Share(
+            name=f"bucket: {name}",
+            count=len(objects),
+            size=sum(one.size for one in objects),
+            oldest=min(one.modified for one in objects),
+            in_bucket=True,
+        )
 
 
 def tidying(store: Store, *, before: float, larger: int = 0) -> Tidying:
@@ -105,6 +130,7 @@ def tidying(store: Store, *, before: float, larger: int = 0) -> Tidying:
         *_logs(store, needed, before),
         *_caches(store, before),
         *_leftovers(store),
+        *(_in_bucket(store, store.origin, records, needed, before) if store.origin else ()),
     ]
     return Tidying(
         pieces=tuple(piece for piece in pieces if piece.size >= larger),
@@ -113,7 +139,7 @@ def tidying(store: Store, *, before: float, larger: int = 0) -> Tidying:
 
 
 def delete(store: Store, found: Tidying) -> int:
-    """Remove what was found, unless something works in the store; returns the bytes freed.
+    """Remove what was found, unless something works in the store; returns the bytes freed here.
 
     A piece that another process has begun to build meanwhile is left.
 
@@ -126,7 +152,9 @@ def delete(store: Store, found: Tidying) -> int:
             with store.lock(TIDYING, purpose="sft-dpo gc", on_wait=refuse_to_wait):
                 _refuse_beside(store)
                 for piece in found.pieces:
-                    freed += _removed(store, piece)
+                    freed += 0 if piece.in_bucket else _removed(store, piece)
+                if store.origin is not None:
+                    _remove_from_bucket(store.origin, [p for p in found.pieces if p.in_bucket])
         except Busy as error:
             raise UsageError(f"{store.root} is just being tidied by {error}") from error
     return freed
@@ -168,6 +196,17 @@ def _removed(store: Store, piece: Removable) -> int:
     return piece.size
 
 
+def _remove_from_bucket(origin: Origin, pieces: Iterable[Removable]) -> None:
+    keys: list[str] = []
+    for piece in pieces:
+        if piece.kind == "artifact":
+            keys.append(PurePosixPath(piece.path).stem)
+        else:
+            inside = origin.bucket.below(piece.path)
+            origin.remove_old([one.name for one in inside] or [piece.path])
+    origin.discard(keys)
+
+
 # --- what is needed -------------------------------------------------------------------------------
 
 
@@ -195,11 +234,21 @@ def _asked(
         yield f"line {line.name}", _of_line(line.state())
     newest: set[str] = set()
     for entry in runs_in(store):  # newest first
-        if entry.name not in newest or _modified(store.root / entry.report) >= before:
+        if entry.name not in newest or _modified_run(store, entry) >= before:
             yield f"run {entry.reference}", entry.steps.values()
         newest.add(entry.name)
-    folders = (store.place(key) for key in by_key)
-    yield "recent", [folder.name for folder in folders if _modified(folder) >= before]
+    yield "recent", [key for key in by_key if _modified_artifact(store, key) >= before]
+
+
+def _modified_run(store: Store, entry: RunEntry) -> float:
+    """When a run last ended; of a run of another machine, when this one heard of it."""
+    page, noted = store.root / entry.report, store.root / "runs" / f"{entry.reference}.json"
+    return max(_modified(page), _modified(noted) if store.origin else 0.0)
+
+
+def _modified_artifact(store: Store, key: str) -> float:
+    shared = _modified(store.origin.manifest(key)) if store.origin else 0.0
+    return max(_modified(store.place(key)), shared)
 
 
 def _of_line(state: State) -> Iterator[str]:
@@ -228,7 +277,7 @@ def _artifacts(
     runs = names_of_keys(store)
     # the newest first, so that no artifact ever lacks what it is made of
     for record in sorted(records, key=lambda one: one.started, reverse=True):
-        if record.key not in needed:
+        if record.key not in needed and store.place(record.key).exists():
             run = f" [{runs[record.key]}]" if record.key in runs else ""
             yield _piece(
                 store,
@@ -236,6 +285,54 @@ def _artifacts(
                 store.place(record.key),
                 name=f"{record.name}{run}",
                 lost=f"built again by its config, in about {record.seconds:.0f} s",
+            )
+
+
+def _in_bucket(
+    store: Store, origin: Origin, records: Sequence[StageRecord], needed: Reasons, before: float
+) -> Iterator[Removable]:
+    """What may go from the bucket; files that several of these have are counted once."""
+    shared = set(origin.keys())
+    owners = Counter(file.sha256 for key in shared for file in origin.files(key))
+    for record in sorted(records, key=lambda one: one.started, reverse=True):
+        if record.key in needed or record.key not in shared:
+            continue
+        own = origin.files(record.key)
+        owners.subtract(file.sha256 for file in own)
+        yield Removable(
+            kind="artifact",
+            path=f"manifests/{record.key}.json",
+            name=record.name,
+            size=sum({f.sha256: f.size for f in own if owners[f.sha256] == 0}.values()),
+            modified=_modified(origin.manifest(record.key)),
+            lost=f"built again by its config, in about {record.seconds:.0f} s",
+            in_bucket=True,
+        )
+    yield from _leftovers_in_bucket(store, origin, before)
+
+
+def _leftovers_in_bucket(store: Store, origin: Origin, before: float) -> Iterator[Removable]:
+    old: dict[tuple[Kind, str, str], list[BucketObject]] = {}
+    for file in origin.unused_files():
+        old.setdefault(("leftover", file.name, "a file of no artifact"), []).append(file)
+    for one in origin.bucket.below("damaged"):
+        old.setdefault(("damaged", one.name, "a manifest that was moved aside"), []).append(one)
+    for one in origin.bucket.below("checkpoints"):
+        key = one.name.split("/")[1]
+        what = "nothing" if store.find(key) else "the checkpoint of an unfinished step"
+        old.setdefault(("unfinished", f"checkpoints/{key}", what), []).append(one)
+    for (kind, path, lost), objects in old.items():
+        modified = max(one.modified for one in objects)
+        if modified < min(before, time.time() - FRESH):
+            size = sum(one.size for one in objects)
+            yield Removable(
+                kind=kind,
+                path=path,
+                name=path,
+                size=size,
+                modified=modified,
+                lost=lost,
+                in_bucket=True,
             )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alignment.report.table import Table
 from alignment.rounds.tidy import Removable, Tidying, delete, tidying, usage
+from alignment.store.store import Store
 from flows.printing import in_units, say
 from flows.stores import existing_store
 
@@ -23,8 +24,12 @@ def show_usage(folder: Path, *, as_json: bool) -> None:
         print(json.dumps([share.model_dump(mode="json") for share in shares], indent=2))
         return
     rows = [(s.name, f"{s.count:,}", in_units(s.size), _age(s.oldest)) for s in shares]
-    total = in_units(sum(share.size for share in shares))
-    say(Table.of(f"{total} in {folder}", ("What", "Number", "Size", "Oldest"), rows).to_text())
+    here = in_units(sum(share.size for share in shares if not share.in_bucket))
+    title = f"{here} in {folder}"
+    if store.origin is not None:
+        there = in_units(sum(share.size for share in shares if share.in_bucket))
+        title += f", {there} in {store.origin.bucket.url}"
+    say(Table.of(title, ("What", "Number", "Size", "Oldest"), rows).to_text())
     say(f"{in_units(shutil.disk_usage(folder).free)} free on the disk; sft-dpo gc lists the rest")
 
 
@@ -36,19 +41,24 @@ def tidy(folder: Path, *, days: float, megabytes: float, act: bool, as_json: boo
     if as_json:
         print(json.dumps({**found.model_dump(mode="json"), "freed": freed}, indent=2))
         return
-    _print_pieces(found, folder, act=act)
+    _print_pieces(found, store, act=act)
     kept = ", ".join(f"{count} of {reason}" for reason, count in found.kept.items()) or "none"
     say(f"artifacts kept: {kept}")
     if not act and found.pieces:
         say("nothing was removed; to remove it, add --delete")
+    if any(piece.in_bucket for piece in found.pieces):
+        say("commands of other machines are not known here: delete while none works on the bucket")
 
 
-def _print_pieces(found: Tidying, folder: Path, *, act: bool) -> None:
+def _print_pieces(found: Tidying, store: Store, *, act: bool) -> None:
     verb = "freed" if act else "would free"
     if not found.pieces:
-        say(f"nothing to remove in {folder}")
+        say(f"nothing to remove in {store.root}")
         return
-    say(f"{verb} {in_units(found.size)} in {folder}:")
+    there = ""
+    if store.origin is not None:
+        there = f", {in_units(found.size_in_bucket)} in {store.origin.bucket.url}"
+    say(f"{verb} {in_units(found.size)} in {store.root}{there}:")
     largest = sorted(found.pieces, key=lambda piece: -piece.size)
     for piece in largest[:SHOWN]:
         say(_line(piece))
@@ -58,7 +68,8 @@ def _print_pieces(found: Tidying, folder: Path, *, act: bool) -> None:
 
 def _line(piece: Removable) -> str:
     size, age = in_units(piece.size), _age(piece.modified)
-    what = f"{piece.kind:<10} {piece.name} ({piece.path})"
+    place = f"in the bucket: {piece.path}" if piece.in_bucket else piece.path
+    what = f"{piece.kind:<10} {piece.name} ({place})"
     return f"  {size:>9}  {age:>5}  {what}; lost: {piece.lost}"
 
 

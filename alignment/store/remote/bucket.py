@@ -23,7 +23,7 @@ from alignment.store.durable import failpoint_span
 CLIENT = {"connect_timeout": "5s", "read_timeout": "20s", "timeout": "1h", "allow_http": True}
 """A stalled request ends after 20 seconds; one that moves may take as long as its size needs. Plain
 HTTP is used only if the environment names an endpoint so, which is somebody's own server."""
-RETRIES = {
+RETRIES: dict[str, Any] = {
     "max_retries": 5,
     "backoff": {
         "init_backoff": timedelta(milliseconds=200),
@@ -228,8 +228,9 @@ class _Exists(Exception):
     """A condition of a put did not hold."""
 
 
-_NO_CREDENTIALS = ("169.254.169.254", "metadata.google.internal", "MissingCredentials")
-"""Where a machine of a cloud is asked for credentials, which happens if there are no others."""
+_NO_CREDENTIALS = ("169.254.169.254", "metadata.google.internal", "must be specified")
+"""Where a machine of a cloud is asked for credentials, which happens if there are no others; and
+what is said of a missing account."""
 _REFUSED = ("401 Unauthorized", "403 Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 
 

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ValidationError
 from alignment.errors import ArtifactError, LaterVersion, StorageError
 from alignment.records.base import Frozen
 from alignment.records.refs import FileDigest
-from alignment.store.checksum import file_sha256
+from alignment.store.checksum import file_sha256, verified
 from alignment.store.durable import ensure_folder, flush_tree, remove, rename, replace
 from alignment.store.remote.bucket import Bucket, BucketObject
 from alignment.store.remote.checkpoints import CheckpointCopies
@@ -154,6 +154,35 @@ class Origin(Frozen):
         self.bucket.remove([_manifest(key)])
         remove("origin.aside", self.manifest(key))
 
+    def discard(self, keys: Iterable[str]) -> None:
+        """Remove artifacts, and those of their files that no other one has; fresh files stay."""
+        gone = tuple(keys)
+        files = {file.sha256: file for key in gone for file in self.files(key)}
+        for key in gone:
+            self.bucket.remove([_manifest(key)])
+            remove("origin.discard", self.manifest(key))
+        self._take_manifests()  # of other machines, which may have the same files
+        for key in self.keys():
+            for file in self.files(key):
+                files.pop(file.sha256, None)
+        self.remove_old(map(_file, files.values()))
+
+    def unused_files(self) -> list[BucketObject]:
+        """The files that no artifact has, of an upload that was never finished."""
+        used = {_file(file) for key in self.keys() for file in self.files(key)}
+        return [found for found in self.bucket.below("files") if found.name not in used]
+
+    def files(self, key: str) -> tuple[FileDigest, ...]:
+        """The files of an artifact that it has."""
+        return _Files.model_validate_json(verified(self.manifest(key).read_bytes())).files
+
+    def remove_old(self, names: Iterable[str]) -> None:
+        """Remove objects, unless a machine has just written them."""
+        for name in names:
+            found = self.bucket.find(name)
+            if found is not None and found.modified < time.time() - FRESH:
+                self.bucket.remove([name])
+
     def checkpoints(self, key: str) -> CheckpointCopies:
         """The copies of a training's checkpoints."""
         return CheckpointCopies(bucket=self.bucket, key=key)
@@ -236,7 +265,7 @@ class Origin(Frozen):
 
     def _is_whole(self, manifest: bytes) -> bool:
         """Whether all files of an artifact are there, by size."""
-        files = _Files.model_validate_json(manifest).files
+        files = _Files.model_validate_json(verified(manifest)).files
         found = in_parallel(lambda file: self.bucket.find(_file(file)), files)
         return all(f and f.size == file.size for f, file in zip(found, files, strict=True))
 

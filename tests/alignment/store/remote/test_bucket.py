@@ -98,7 +98,10 @@ def test_an_upload_that_fails_for_good_is_aborted(bucket, objects, tmp_path):
     assert objects.find("large") is None
 
 
-def test_what_a_person_has_to_change_is_said(bucket):
+def test_what_a_person_has_to_change_is_said(bucket, monkeypatch):
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    with pytest.raises(StorageError, match="no credentials .* AZURE_STORAGE_ACCOUNT_NAME"):
+        Bucket(url="az://nobody-has-this/x").read("a")
     with pytest.raises(StorageError, match="has no bucket"):
         Bucket(url="s3://nobody-has-this/x").read("a")
     bucket.proxy.faults += [Fault("403", "GET", "/a", times=9)]
