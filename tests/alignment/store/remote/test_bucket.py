@@ -100,7 +100,7 @@ def test_an_upload_that_fails_for_good_is_aborted(bucket, objects, tmp_path):
 
 def test_what_a_person_has_to_change_is_said(bucket, monkeypatch):
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
-    with pytest.raises(StorageError, match="no credentials .* AZURE_STORAGE_ACCOUNT_NAME"):
+    with pytest.raises(StorageError, match=r"no credentials .* AZURE_STORAGE_ACCOUNT_NAME"):
         Bucket(url="az://nobody-has-this/x").read("a")
     with pytest.raises(StorageError, match="has no bucket"):
         Bucket(url="s3://nobody-has-this/x").read("a")
