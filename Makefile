@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ui check slow first-hour gpu faults machines golden golden-keys schema docs lock clean
+.PHONY: help demo test test-ui lint check slow first-hour gpu faults machines golden golden-keys schema docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -18,10 +18,12 @@ test: $(STAMP)  ## run all fast CPU tests, in two processes; warnings are errors
 test-ui: $(STAMP)  ## test run form, artifacts, report and a cancelled run in Debian's chromium; skipped without it
 	$(BIN)/python -m pytest -q -rs -m ui
 
-check: $(STAMP)  ## check format, lint, types and import order
+lint: $(STAMP)  ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check: lint  ## the same, and the rules of the architecture, which `make test` has as well
 	$(BIN)/python -m pytest -q tests/architecture
 
 slow: $(STAMP)  ## run the long tests: servers, crashes, whole runs
