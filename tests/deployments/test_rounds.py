@@ -11,7 +11,7 @@ from alignment.rounds.measure import as_champion
 from alignment.store.store import Store
 from tests.alignment.artifacts import put, put_evaluation, put_model
 from tests.inbox import line_settings
-from tests.prefect_service import wait_for
+from tests.prefect_service import FINAL, wait_for
 
 EVENT = """
 from prefect.events import emit_event
@@ -122,3 +122,31 @@ def test_promotion_waits_for_a_person_without_a_process(service, config, waiting
     assert now.champion == champion_of(waiting.store, "new" if decision == "promote" else "old")
     last = sorted(waiting.ledger.folder.iterdir())[-1]
     assert json.loads(last.read_text())["event"]["why"] == "read ten replies"
+
+
+@pytest.mark.slow
+def test_an_answer_is_only_about_the_model_that_was_shown(
+    service, config, waiting, tiny_ref_anywhere
+):
+    """The round was approved in a shell meanwhile, and the next one waits: it has its own form."""
+    log, store = service.folder / "log", waiting.store
+
+    def asked_about(model):
+        state = service.state(run)
+        assert state["type"] not in FINAL, state
+        return (state["name"] == "Suspended" and model in str(state["state_details"])) or None
+
+    run = service.start("promote/cpu", f"config={config}")
+    wait_for("the first form", lambda: asked_about("merge-new"), seconds=900, log=log)
+    waiting.promote(champion_of(store, "new"), "in a shell")
+    put_model(store, "merge-next", tiny_ref_anywhere, uri="folder:next")
+    parents = {"model": "merge-next"}
+    put_evaluation(store, "evaluate-next", "round 2", right=25, parents=parents)
+    waiting.open((Delivery(digest="1" * 64, key="batch-0", file="tuesday.jsonl"),))
+    waiting.close(2, champion_of(store, "next"), outcome="waiting", why="round 2 is kept")
+    service.ask(f"/flow_runs/{run}/resume", run_input={"decision": "promote", "why": "for 1"})
+    wait_for("the second form", lambda: asked_about("merge-next"), seconds=900, log=log)
+    assert waiting.state().champion == champion_of(store, "new")
+    service.ask(f"/flow_runs/{run}/resume", run_input={"decision": "decline", "why": "for 2"})
+    assert service.finish(run, seconds=300)["name"] == "Declined"
+    assert waiting.state().waiting is None
