@@ -95,7 +95,6 @@ def test_a_run_is_started_from_the_form_and_watched_to_its_report(service, brows
     browser.shows("Completed")
     assert run["parameters"]["overrides"] == ["seed=1"]
     assert run["parameters"]["beta"] == 0.3
-    browser.shows("report")
     browser.screenshot("run", height=1000)
 
     shown = service.artifacts(run["id"])
