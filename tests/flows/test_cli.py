@@ -114,15 +114,25 @@ def test_a_missing_data_file_is_named(sft_dpo, tiny_settings, write_config, tmp_
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("", ("rows.jsonl", "empty")),
-        (json.dumps(PAIR) + "\n{broken\n", ("rows.jsonl", "line 2", "broken JSON")),
-        ('{"question": 1, "colour": 2}\n', ("rows.jsonl", "colour", "question")),
-        (
+        pytest.param("", ("rows.jsonl", "empty"), id="empty file", marks=pytest.mark.slow),
+        pytest.param(
+            json.dumps(PAIR) + "\n{broken\n",
+            ("rows.jsonl", "line 2", "broken JSON"),
+            id="broken line",
+        ),
+        pytest.param(
+            '{"question": 1, "colour": 2}\n',
+            ("rows.jsonl", "colour", "question"),
+            id="wrong columns",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             json.dumps(PAIR | {"rejected": "yes"}) + "\n",
             ("pairs-1: no usable pairs", "identical_pair 1"),
+            id="no usable pairs",
+            marks=pytest.mark.slow,
         ),
     ],
-    ids=["empty file", "broken line", "wrong columns", "no usable pairs"],
 )
 def test_data_that_cannot_be_used_ends_the_run_with_one_line(
     sft_dpo, tiny_settings, write_config, tmp_path, text, parts
@@ -231,7 +241,10 @@ def restore_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sign", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],
+)
 def test_a_signal_to_the_whole_group_ends_a_run_in_one_line(
     server, tiny_settings, write_config, tmp_path, sign, code
 ):

@@ -44,12 +44,22 @@ def test_json_has_a_verdict_for_each_check_and_a_failure_exits_with_one(doctor):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--device", "b200"], "choose one of a100-40gb"),
-        (["--set", "dpo.betta=1"], "unknown key dpo.betta"),
-        (["--set", "rounds.0.data.sources.0={name: file, path: none.jsonl}"], "none.jsonl"),
-        (["--set", "model={name: hub, id: nobody/nothing}"], "nobody/nothing"),
+        pytest.param(
+            ["--device", "b200"], "choose one of a100-40gb", id="device", marks=pytest.mark.slow
+        ),
+        pytest.param(["--set", "dpo.betta=1"], "unknown key dpo.betta", id="config"),
+        pytest.param(
+            ["--set", "rounds.0.data.sources.0={name: file, path: none.jsonl}"],
+            "none.jsonl",
+            id="data",
+        ),
+        pytest.param(
+            ["--set", "model={name: hub, id: nobody/nothing}"],
+            "nobody/nothing",
+            id="model",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["device", "config", "data", "model"],
 )
 def test_an_error_that_would_end_the_run_exits_with_two_and_one_line(doctor, arguments, message):
     done = doctor(*arguments)

@@ -85,6 +85,7 @@ def test_a_large_file_goes_in_parts_and_comes_back_whole(bucket, objects, tmp_pa
     assert not bucket.proxy.faults
 
 
+@pytest.mark.slow  # it waits as long as attempts are repeated
 def test_an_upload_that_fails_for_good_is_aborted(bucket, objects, tmp_path):
     (tmp_path / "large").write_bytes(bytes(2 * CHUNK))
     bucket.proxy.faults += [Fault("500", "PUT", "partNumber=2", times=99)]
