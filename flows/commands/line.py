@@ -32,10 +32,11 @@ def promote(reference: str, store: Path, line: str | None, why: str) -> None:
     model = _labelled(rounds, reference) or find_one(opened, reference).key
     with announced(opened, f"sft-dpo promote {reference}"):
         champion = on_line(rounds, model, build=lambda step: run_step(opened, step))
-    for sentence in (_judged(rounds, champion), *on_sealed_rows(opened, rounds.state(), champion)):
-        say(sentence)
     before = rounds.state()
+    found = (_judged(rounds, champion), *on_sealed_rows(opened, before, champion))
     rounds.promote(champion, why or NO_REASON)
+    for sentence in found:
+        say(sentence)
     _print_champion(rounds, before)
 
 
