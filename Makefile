@@ -12,8 +12,8 @@ help:  ## list the targets
 demo: $(STAMP)  ## run the whole pipeline on a small model, on this machine's CPU
 	$(BIN)/sft-dpo run deployments/configs/practice.yaml
 
-test: $(STAMP)  ## run all fast CPU tests, in two processes; warnings are errors
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not gpu and not slow and not ui'
+test: $(STAMP)  ## run all fast CPU tests, in three processes; warnings are errors
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not gpu and not slow and not ui'
 
 test-ui: $(STAMP)  ## test run form, artifacts, report and a cancelled run in Debian's chromium; skipped without it
 	$(BIN)/python -m pytest -q -rs -m ui

@@ -21,8 +21,8 @@ def killed(module, kills):
     assert f"tried {kills}, lost 0" in done.stdout.splitlines()[-1]
 
 
-def test_twenty_kills_lose_nothing():
-    killed("tests.faults.kill", "20")
+def test_eight_kills_lose_nothing():
+    killed("tests.faults.kill", "8")
 
 
 @pytest.mark.slow
