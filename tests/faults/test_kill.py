@@ -21,8 +21,9 @@ def killed(module, kills):
     assert f"tried {kills}, lost 0" in done.stdout.splitlines()[-1]
 
 
-def test_eight_kills_lose_nothing():
-    killed("tests.faults.kill", "8")
+@pytest.mark.parametrize("kills", ["8", pytest.param("20", marks=pytest.mark.slow)])
+def test_kills_lose_nothing(kills):
+    killed("tests.faults.kill", kills)
 
 
 @pytest.mark.slow
