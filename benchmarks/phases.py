@@ -19,7 +19,7 @@ from alignment.records.text import Conversation, PreferencePair
 from alignment.scoring.engine import Engine, StepRows
 from alignment.scoring.logprobs import encode
 from alignment.store.progress import Progress
-from alignment.store.store import Workspace
+from alignment.store.workspace import Workspace
 from alignment.train.dpo import train_dpo
 from alignment.train.settings import DpoConfig, SftConfig
 from alignment.train.sft import train_sft

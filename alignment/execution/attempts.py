@@ -18,7 +18,7 @@ from alignment.records.manifest import Attempt
 from alignment.store.durable import failpoint_span
 from alignment.store.jsonl import as_line
 from alignment.store.progress import Mark
-from alignment.store.store import Workspace
+from alignment.store.workspace import Workspace
 
 LineT = TypeVar("LineT", bound=Frozen)
 

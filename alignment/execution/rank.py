@@ -20,7 +20,8 @@ from alignment.pipeline.steps import Context, Outcome, read_step
 from alignment.processes import die_with
 from alignment.store.durable import write
 from alignment.store.progress import Progress
-from alignment.store.store import Store, Workspace
+from alignment.store.store import Store
+from alignment.store.workspace import Workspace
 
 PATIENCE = timedelta(hours=2)
 """How long one process may wait for another: writing samples or a checkpoint can take long."""

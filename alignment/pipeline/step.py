@@ -15,7 +15,8 @@ from alignment.records.refs import DataRef, ModelRef, Quantisation
 from alignment.records.text import Conversation, PreferencePair
 from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
-from alignment.store.store import Store, Workspace
+from alignment.store.store import Store
+from alignment.store.workspace import Workspace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

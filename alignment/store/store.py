@@ -37,8 +37,8 @@ from alignment.records.refs import FileDigest
 from alignment.store.checksum import file_digest, file_sha256, verified, with_digest
 from alignment.store.durable import ensure_folder, flush_tree, remove, rename, replace, write
 from alignment.store.locks import Busy, OnWait, hold, refuse_to_wait
-from alignment.store.remote.checkpoints import CheckpointCopies
 from alignment.store.remote.origin import Origin, origin_of
+from alignment.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -55,33 +55,6 @@ REBUILD = (
 """What to do about a damaged artifact."""
 _skipped: set[Path] = set()
 """Artifacts whose manifests this process could not read, to name each only once."""
-
-
-class Workspace(Frozen):
-    """Where a stage is built. Everything that must survive a kill is in `folder`.
-
-    Attributes:
-        copies: where the checkpoints of a training are copied to; None for a store of its own.
-    """
-
-    folder: Path
-    log: Path
-    copies: CheckpointCopies | None = None
-
-    @property
-    def out(self) -> Path:
-        """The files of the artifact; becomes `objects/<key>`."""
-        return self.folder / "out"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The verified checkpoints of an unfinished training run."""
-        return self.folder / "checkpoints"
-
-    @property
-    def progress(self) -> Path:
-        """The progress marks, as JSON lines."""
-        return self.folder / "progress.jsonl"
 
 
 class Store(Frozen):

@@ -21,7 +21,7 @@ from alignment.scoring.engine import Engine, Stock
 from alignment.scoring.pairs import PairLogProbs
 from alignment.store.durable import failpoint_span, flush, staged
 from alignment.store.progress import Progress
-from alignment.store.store import Workspace
+from alignment.store.workspace import Workspace
 from alignment.train.autotune import random_state, set_random_state
 from alignment.train.checkpoints import commit_checkpoint
 from alignment.train.losses import Loss

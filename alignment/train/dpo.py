@@ -21,7 +21,7 @@ from alignment.records.training import TRAINED, PairReference
 from alignment.scoring.engine import Engine
 from alignment.scoring.pairs import PairLogProbs
 from alignment.store.progress import Progress
-from alignment.store.store import Workspace
+from alignment.store.workspace import Workspace
 from alignment.train.callbacks import (
     ProgressCallback,
     RewardsByTaskCallback,

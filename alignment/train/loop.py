@@ -13,7 +13,7 @@ from alignment.models.adapters import PlainBase, name_base
 from alignment.records.base import Frozen
 from alignment.store.durable import staged, write
 from alignment.store.progress import Progress
-from alignment.store.store import Workspace
+from alignment.store.workspace import Workspace
 from alignment.train.checkpoints import newest
 
 CHOSEN = ("tokens_per_micro_batch", "recompute")

@@ -18,7 +18,7 @@ from alignment.models.targets import adapter_config, coverage
 from alignment.records.text import Conversation
 from alignment.records.training import TRAINED
 from alignment.store.progress import Progress
-from alignment.store.store import Workspace
+from alignment.store.workspace import Workspace
 from alignment.train.callbacks import (
     ProgressCallback,
     SampleGenerationCallback,

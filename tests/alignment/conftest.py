@@ -11,7 +11,8 @@ from alignment.pipeline.chain import Chain
 from alignment.pipeline.chain_builder import chain
 from alignment.records.manifest import StageRecord
 from alignment.store.progress import Progress
-from alignment.store.store import Store, Workspace
+from alignment.store.store import Store
+from alignment.store.workspace import Workspace
 from tests import tiny
 
 

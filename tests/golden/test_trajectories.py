@@ -16,7 +16,8 @@ from alignment.records.refs import ModelRef
 from alignment.records.text import Conversation, Message, PreferencePair
 from alignment.scoring.engine import StepRows, Stock
 from alignment.store.progress import Progress
-from alignment.store.store import Store, Workspace
+from alignment.store.store import Store
+from alignment.store.workspace import Workspace
 from alignment.train.dpo import train_dpo
 from alignment.train.losses import Sigmoid
 from alignment.train.settings import DpoConfig, Lora, SftConfig

@@ -28,7 +28,7 @@ from alignment.records.text import Conversation
 from alignment.scoring.engine import Packed, StepRows, Stock
 from alignment.scoring.logprobs import encode
 from alignment.store.progress import Progress
-from alignment.store.store import Workspace
+from alignment.store.workspace import Workspace
 from alignment.train.dpo import train_dpo
 from alignment.train.settings import DpoConfig, Lora, SftConfig
 from alignment.train.sft import train_sft

@@ -19,7 +19,8 @@ from alignment.records.refs import ModelRef
 from alignment.records.text import Conversation, Message, PreferencePair
 from alignment.scoring.engine import Packed, StepRows
 from alignment.store.progress import Progress
-from alignment.store.store import Store, Workspace
+from alignment.store.store import Store
+from alignment.store.workspace import Workspace
 from alignment.train.dpo import train_dpo
 from alignment.train.settings import DpoConfig, Lora, SftConfig
 from alignment.train.sft import train_sft

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from alignment.errors import Interrupted, ModelError, TrainingError
 from alignment.scoring.engine import Packed, StepRows, Stock
 from alignment.store.progress import Progress
-from alignment.store.store import Workspace
+from alignment.store.workspace import Workspace
 from alignment.train.dpo import train_dpo
 from alignment.train.losses import (
     ApoZero,

@@ -7,7 +7,7 @@ import pytest
 
 from alignment.scoring.engine import Packed, StepRows, Stock
 from alignment.store.progress import Progress
-from alignment.store.store import Workspace
+from alignment.store.workspace import Workspace
 from alignment.train.dpo import train_dpo
 from alignment.train.settings import DpoConfig, Lora, SftConfig
 from alignment.train.sft import train_sft

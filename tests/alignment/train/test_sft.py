@@ -15,7 +15,7 @@ from alignment.models.encoding import encode_completion
 from alignment.records.refs import Nf4
 from alignment.scoring.engine import Packed, Stock
 from alignment.store.progress import Progress
-from alignment.store.store import Workspace
+from alignment.store.workspace import Workspace
 from alignment.train.settings import SftConfig
 from alignment.train.sft import train_sft
 from tests.chats import conversation, pair, talk

@@ -187,7 +187,7 @@ def test_a_round_on_a_stack_is_the_same_with_checkpointing(
     """Recomputed or kept, the frozen branch's activations come from the same weights."""
     from safetensors.torch import load_file
 
-    from alignment.store.store import Workspace
+    from alignment.store.workspace import Workspace
 
     found = []
     for on in (False, True):

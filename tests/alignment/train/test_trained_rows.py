@@ -12,7 +12,7 @@ from alignment.records.training import TrainedStep
 from alignment.scoring.engine import Packed, StepRows, Stock
 from alignment.store.jsonl import read_rows
 from alignment.store.progress import Progress
-from alignment.store.store import Workspace
+from alignment.store.workspace import Workspace
 from alignment.train.dpo import train_dpo
 from alignment.train.rows import conversation_rows
 from alignment.train.settings import DpoConfig, Lora, SftConfig
