@@ -34,6 +34,11 @@ def printable(text: str) -> str:
     return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an error, without its line breaks and not too long."""
+    return " ".join(str(error).split())[:200]
+
+
 class AlignmentError(Exception):
     """The run failed for a reason this package understands."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.answers.ask import own_settings
-from alignment.errors import DataError
+from alignment.errors import DataError, one_line
 from alignment.evaluate.settings import EvaluationConfig, HarnessConfig
 from alignment.evaluate.tasks import EXTRA, identity_of, manager_of
 from alignment.extras import require
@@ -104,8 +104,7 @@ def _run(
                 task_manager=manager_of(harness, task),
             )
     except (OSError, ValueError, LookupError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"lm-eval task {task!r} cannot be run: {reason}") from error
+        raise DataError(f"lm-eval task {task!r} cannot be run: {one_line(error)}") from error
     rows = tuple(row for name in sorted(results["samples"]) for row in _rows(results, name))
     if not rows:
         raise DataError(f"lm-eval task {task!r} gives no score for any of its documents")

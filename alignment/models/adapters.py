@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-
 from alignment.errors import ModelError
+from alignment.models.header import read_header
 from alignment.records.refs import AdapterRef, BaseRef, ModelRef
 from alignment.store.checksum import file_sha256
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+REMEDY = "The run does not fall back to the base model: fetch or train the adapter again."
 TENSORS = ("experts.gate_up_proj", "experts.down_proj")
 """Ends of the names of the tensors that hold a layer's experts (`experts.py`)."""
 
@@ -53,14 +53,7 @@ def check_adapter(folder: Path) -> dict[str, Any]:
                 f"the adapter folder {folder} has no {name}. Point to a folder written by "
                 "save_pretrained, with safetensors weights."
             )
-    try:
-        with safe_open(folder / ADAPTER_WEIGHTS, framework="numpy"):
-            pass
-    except SafetensorError as error:
-        raise ModelError(
-            f"{folder / ADAPTER_WEIGHTS} is damaged ({' '.join(str(error).split())[:120]}). "
-            "The run does not fall back to the base model: fetch or train the adapter again."
-        ) from error
+    read_header(folder / ADAPTER_WEIGHTS, remedy=REMEDY)
     config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text())
     for option, why in _not_plain(config):
         raise ModelError(

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from jinja2.exceptions import TemplateError
 
-from alignment.errors import DataError, ModelError
+from alignment.errors import DataError, ModelError, one_line
 from alignment.models.template import TrlTemplate
 from alignment.records.text import Function, Message, ToolCall
 
@@ -66,7 +66,7 @@ def render_text(
             **as_template(messages), add_generation_prompt=add_generation_prompt, tokenize=False
         )
     except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise DataError(f"the chat template refuses this chat: {reason}") from error
     return cast(str, text)
 

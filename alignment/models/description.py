@@ -7,11 +7,10 @@ from pathlib import Path
 from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from alignment.errors import ModelError
+from alignment.errors import ModelError, one_line
 from alignment.models.folder import (
     check_weights,
     digest_of_files,
-    one_line,
     stored_dtype,
     tokenizer_files,
     weight_files,

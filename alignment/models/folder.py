@@ -3,18 +3,17 @@
 Not here: where a folder comes from (`sources.py`), its tensors (`weight_files.py`).
 """
 
-import math
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from alignment.errors import ModelError
+from alignment.models.header import read_header
 from alignment.records.base import digest_of
 from alignment.store.checksum import file_sha256
 from alignment.urls import is_url
 
+REMEDY = "Fetch or export it again."
 RELATIVE = "a relative path starts at the current directory"
 TOKENIZER_FILES = ("tokenizer*", "*.jinja", "vocab*", "merges.txt", "special_tokens_map.json")
 
@@ -31,9 +30,6 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 def check_weights(folder: Path) -> None:
     """Refuse a folder without config, without safetensors, or with a damaged one.
-
-    Opening a safetensors file checks that its header is complete and that its tensors fill the
-    file exactly.
 
     Raises:
         ModelError: names the file and the remedy.
@@ -52,27 +48,15 @@ def check_weights(folder: Path) -> None:
         )
         raise ModelError(f"{folder} has no *.safetensors weights{hint}: a run needs them.")
     for file in files:
-        try:
-            with safe_open(file, framework="numpy"):
-                pass
-        except SafetensorError as error:
-            raise ModelError(
-                f"{file} is damaged ({one_line(error)}). Fetch or export it again."
-            ) from error
+        read_header(file, remedy=REMEDY)
 
 
 def stored_dtype(folder: Path) -> str:
     """The dtype of the largest tensor in a folder's first weight file, by torch's name."""
     names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-    with safe_open(weight_files(folder)[0], framework="numpy") as tensors:
-        slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118 (not a dict)
-        largest = max(slices, key=lambda part: math.prod(part.get_shape()))
-        return names.get(largest.get_dtype(), str(largest.get_dtype()))
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error, without its line breaks and not too long."""
-    return " ".join(str(error).split())[:200]
+    tensors = read_header(weight_files(folder)[0], remedy=REMEDY)
+    largest = max(tensors.values(), key=lambda tensor: tensor.elements)
+    return names.get(largest.dtype, largest.dtype)
 
 
 def digest_of_files(files: Iterable[Path]) -> str:

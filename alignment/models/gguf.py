@@ -26,9 +26,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from alignment.errors import ModelError
+from alignment.errors import ModelError, one_line
 from alignment.models.chat_template import end_of_turn_id
-from alignment.models.folder import one_line, weight_files
+from alignment.models.folder import weight_files
 from alignment.models.tokenizer import load_tokenizer
 from alignment.store.durable import failpoint_span
 

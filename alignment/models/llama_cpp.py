@@ -13,8 +13,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
-from alignment.errors import ModelError, UsageError
-from alignment.models.folder import one_line
+from alignment.errors import ModelError, UsageError, one_line
 
 CONVERTER = "convert_hf_to_gguf.py"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from alignment.errors import ModelError
+from alignment.errors import ModelError, one_line
 from alignment.models.chat_template import written_tokens
-from alignment.models.folder import RELATIVE, one_line, tokenizer_files
+from alignment.models.folder import RELATIVE, tokenizer_files
 from alignment.models.hub import base_folder, check_unchanged
 from alignment.models.template import DATE, ChatTemplate, dated, says_date
 from alignment.records.refs import BaseRef, ModelRef, TokenizerRef

@@ -19,8 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from alignment.errors import ModelError
-from alignment.models.folder import one_line, weight_files
+from alignment.errors import ModelError, one_line
+from alignment.models.folder import weight_files
 
 SHARD_SIZE = "4GB"
 """Maximum size of a weight file; a larger tensor gets a file of its own."""

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from peft import get_peft_model
 
-from alignment.errors import ModelError
+from alignment.errors import ModelError, one_line
 from alignment.models.experts import parts_of
-from alignment.models.folder import one_line, weight_files
+from alignment.models.folder import weight_files
 from alignment.models.hub import base_folder
 from alignment.models.rope import rope_obstacle
 from alignment.models.targets import WHOLE, Coverage, adapter_config, coverage, default_gap
