@@ -10,10 +10,14 @@ import socket
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from alignment.records.base import Frozen
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 OnWait = Callable[[str], None]
 """Called every `TELL_SECONDS` with who holds the lock; may raise to stop waiting."""
@@ -63,14 +67,12 @@ def hold(
         on_wait: called while another process holds the lock.
         mode: permissions of a new file; -1: as the umask has them.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path, mode=mode)
+    lock = _lock(path, mode)
     patience = 0.0
     while not lock.is_locked:
         try:
             lock.acquire(timeout=patience)
-        except Timeout:
+        except TimeoutError:
             on_wait(_holder(path))
             patience = TELL_SECONDS
     try:
@@ -82,16 +84,20 @@ def hold(
 
 def holder_of(path: Path) -> tuple[Holder | None, bool]:
     """Who holds a lock or held it last, as far as its file says, and whether it is held."""
-    from filelock import FileLock, Timeout
-
     held = False
     if path.exists():
         try:
-            with FileLock(path).acquire(timeout=0):
+            with _lock(path).acquire(timeout=0):
                 pass
-        except Timeout:
+        except TimeoutError:
             held = True
     return _signed(path), held
+
+
+def _lock(path: Path, mode: int = -1) -> "BaseFileLock":
+    from filelock import FileLock  # loads asyncio
+
+    return FileLock(path, mode=mode)
 
 
 def _sign(path: Path, purpose: str) -> None:

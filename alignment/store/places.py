@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from alignment.errors import UsageError
-from alignment.store.remote.origin import make_working_copy
+from alignment.store.remote.working_copy import make_working_copy
 from alignment.store.store import Store
 from alignment.urls import is_url
 

@@ -27,6 +27,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
@@ -37,8 +38,11 @@ from alignment.records.refs import FileDigest
 from alignment.store.checksum import file_digest, file_sha256, verified, with_digest
 from alignment.store.durable import ensure_folder, flush_tree, remove, rename, replace, write
 from alignment.store.locks import Busy, OnWait, hold, refuse_to_wait
-from alignment.store.remote.origin import Origin, origin_of
+from alignment.store.remote.working_copy import url_of
 from alignment.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from alignment.store.remote.origin import Origin
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +67,14 @@ class Store(Frozen):
     root: Path
 
     @property
-    def origin(self) -> Origin | None:
+    def origin(self) -> "Origin | None":
         """The bucket that this is a working copy of; None if it is a store of its own."""
-        return origin_of(self.root)
+        url = url_of(self.root)
+        if url is None:
+            return None
+        from alignment.store.remote.origin import origin_at  # few stores need its thirty modules
+
+        return origin_at(self.root, url)
 
     def place(self, key: str) -> Path:
         """The folder of the artifact of a key, whether or not it exists.

@@ -1,12 +1,15 @@
 """The folder in which a stage is built, before it becomes an artifact."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alignment.records.base import Frozen
-from alignment.store.remote.checkpoints import CheckpointCopies
+if TYPE_CHECKING:
+    from alignment.store.remote.checkpoints import CheckpointCopies
 
 
-class Workspace(Frozen):
+@dataclass(frozen=True)
+class Workspace:
     """Where a stage is built. Everything that must survive a kill is in `folder`.
 
     Attributes:
@@ -15,7 +18,7 @@ class Workspace(Frozen):
 
     folder: Path
     log: Path
-    copies: CheckpointCopies | None = None
+    copies: "CheckpointCopies | None" = None
 
     @property
     def out(self) -> Path:

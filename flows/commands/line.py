@@ -19,7 +19,8 @@ from alignment.rounds.steps import inbox_of
 from alignment.store.activity import announced
 from alignment.store.lineage import containing
 from alignment.store.store import REBUILD, Store
-from flows.printing import print_anchor, print_list, say
+from flows.line_printing import print_anchor
+from flows.printing import print_list, say
 from flows.stores import configured_store, existing_store
 
 NO_REASON = "from the command line"

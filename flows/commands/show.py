@@ -11,6 +11,7 @@ from alignment.store.lineage import ancestors
 from alignment.store.runs import names_of_keys
 from alignment.store.store import Store
 from flows import printing
+from flows.line_printing import print_lines
 from flows.stores import existing_store
 
 ROW_ID = re.compile(r"[0-9a-f]{16}")
@@ -40,7 +41,7 @@ def show_store(reference: str | None, store: Path, *, lineage: bool, as_json: bo
         if not records:
             printing.say(f"nothing in {store} yet; fill it with `sft-dpo run CONFIG`", error=True)
         printing.print_list(records, names_of_keys(opened))
-        printing.print_lines(opened, records)
+        print_lines(opened, records)
     elif lineage:
         printing.print_ancestry(opened, records)
     else:

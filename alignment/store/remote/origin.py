@@ -36,17 +36,12 @@ from alignment.store.remote.entries import copy_entries
 from alignment.store.remote.parallel import in_parallel
 
 MARKER, FORMAT = "sft-dpo.json", 1
-ORIGIN = "origin.json"
 FRESH = 86400.0
 """Seconds in which nobody removes an object, so that it can be relied on."""
 
 
 class _Marker(Frozen):
     format: int
-
-
-class _Place(Frozen):
-    url: str
 
 
 class _Files(BaseModel):
@@ -270,34 +265,10 @@ class Origin(Frozen):
         return all(f and f.size == file.size for f, file in zip(found, files, strict=True))
 
 
-def origin_of(root: Path) -> Origin | None:
-    """The bucket that a folder is a working copy of; None if it is a store of its own."""
-    place = root / ORIGIN
-    try:
-        return _read(place, place.stat().st_mtime_ns)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def make_working_copy(root: Path, url: str) -> None:
-    """Make a folder a working copy of a bucket, unless it is one.
-
-    Raises:
-        StorageError: it holds something else.
-    """
-    origin = origin_of(root)
-    if origin is not None and origin.bucket.url == url:
-        return
-    if origin is not None or (root / "objects").exists():
-        raise StorageError(f"{root} is no working copy of {url}. Choose another `store_cache`.")
-    ensure_folder(root, 0o700)
-    replace("origin.place", root / ORIGIN, _Place(url=url).model_dump_json())
-
-
 @lru_cache
-def _read(place: Path, _changed: int) -> Origin:
-    url = _Place.model_validate_json(place.read_bytes()).url
-    return Origin(root=place.parent, bucket=Bucket(url=url))
+def origin_at(root: Path, url: str) -> Origin:
+    """The bucket of a working copy."""
+    return Origin(root=root, bucket=Bucket(url=url))
 
 
 def _manifest(key: str) -> str:

@@ -18,7 +18,7 @@ from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.measure import on_line
 from alignment.rounds.notes import read_notes
-from flows.printing import print_lines
+from flows.line_printing import print_lines
 from tests.alignment.artifacts import record_of
 from tests.faults.simulate import History, decided, imitation
 
