@@ -72,6 +72,7 @@ class Measured(Frozen):
         losses: losses of all steps, to compare engines; empty in scoring.
         chosen: the engine's own choices.
         kernels: lines showing where the GPU's time went, if profiled.
+        devices: number of devices.
     """
 
     phase: Phase
@@ -84,6 +85,7 @@ class Measured(Frozen):
     losses: tuple[float, ...]
     chosen: dict[str, float]
     kernels: tuple[str, ...]
+    devices: int = 1
 
 
 class _Work(NamedTuple):

@@ -2,16 +2,19 @@
 
     python -m benchmarks.speed --model 7b --lengths real --out speed-7b
     python -m benchmarks.speed --model 7b --phase dpo --engine packed:compile=true,recompute=0
+    python -m benchmarks.speed --model 7b --batch 2x32 --devices 1,2 --engine packed:compile=true
 
-Without `--engine`, stock and then packed are measured. On a GPU the defaults are those of the
-reference recipe: NF4, bfloat16, checkpointing, 2 x 8 rows per step; on a CPU, fp32 without NF4 and
-checkpointing. `--profile` also lists the GPU kernels of the measured training steps by time.
+Without `--engine`, stock and then packed are measured, and packed alone on several devices. On a
+GPU the defaults are those of the reference recipe: NF4, bfloat16, checkpointing, 2 x 8 rows per
+step; on a CPU, fp32 without NF4 and checkpointing. `--devices` trains in one process per device,
+for each of these numbers of devices. `--profile` also lists the GPU kernels of the measured
+training steps by time.
 """
 
 import argparse
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,25 +32,71 @@ from benchmarks.workload import DISTRIBUTIONS, SHAPES, pairs_of, write_model
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+TRAININGS: tuple[Phase, ...] = ("sft", "dpo")
 LIBRARIES = ("torch", "transformers", "trl", "peft")
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Measured]:
     """Measure the phases and engines; print the results and write them to `--out`."""
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     setup = _setup(options)
-    limit_gpu(options.gpu_memory_gib)
     limit = matmul_limit(bf16=setup.bf16)
     print(f"matmul limit of this device: {limit / 1e12:.2f} TFLOP/s")
     found: list[Measured] = []
-    for phase in options.phase or get_args(Phase):
+    for row in _measured(options, setup, limit):
+        found.append(row)
+        print(_row(row), *row.kernels, sep="\n    ", flush=True)
+        _write(options.out, options, found, limit)
+    print(*scaling(found), sep="\n")
+    return found
+
+
+def _measured(options: argparse.Namespace, setup: Setup, limit: float) -> Iterator[Measured]:
+    for phase in options.phase or (TRAININGS if options.devices else get_args(Phase)):
         pairs = _pairs(options, setup)
         for engine in _engines(options):
-            found.append(measure(phase, engine, setup, pairs, limit=limit))
-            print(_row(found[-1]), *found[-1].kernels, sep="\n    ", flush=True)
-            _write(options.out, options, found, limit)
-    _write(options.out, options, found, limit)
-    return found
+            if options.devices:
+                yield from _on_devices(options, phase, engine, setup, pairs)
+            else:
+                limit_gpu(options.gpu_memory_gib)
+                yield measure(phase, engine, setup, pairs, limit=limit)
+
+
+def _on_devices(
+    options: argparse.Namespace,
+    phase: Phase,
+    engine: Engine,
+    setup: Setup,
+    pairs: Sequence[PreferencePair],
+) -> Iterator[Measured]:
+    import torch
+
+    from benchmarks.ranks import measure_on
+
+    torch.cuda.empty_cache()  # this process wrote the model, and measures nothing
+    cuda = torch.cuda.is_available()
+    for count in options.devices:
+        yield measure_on(
+            count, phase, engine, setup, pairs, cuda=cuda, memory_gib=options.gpu_memory_gib
+        )
+
+
+def scaling(found: Sequence[Measured]) -> list[str]:
+    """How much faster several devices are than one, and how much memory each needs."""
+    lines = []
+    for row in found:
+        one = next((one for one in found if _same_work(one, row) and one.devices == 1), None)
+        if one is None or row.devices == 1:
+            continue
+        line = f"{row.phase}, {row.devices} devices: {one.seconds / row.seconds:.2f} x one"
+        if row.peak_gib and one.peak_gib:
+            line += f", memory of each {row.peak_gib / one.peak_gib:.2f} x"
+        lines.append(line)
+    return lines
+
+
+def _same_work(one: Measured, other: Measured) -> bool:
+    return one.phase == other.phase and one.engine == other.engine
 
 
 def figure(found: Sequence[Measured]) -> "Figure":
@@ -75,11 +124,24 @@ def figure(found: Sequence[Measured]) -> "Figure":
     return drawn
 
 
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.devices and not set(options.phase or TRAININGS) <= set(TRAININGS):
+        parser.error(f"--devices measures {' and '.join(TRAININGS)}")
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--model", default="tiny", help=f"{', '.join(SHAPES)}, or a model folder")
     parser.add_argument("--lengths", default="real", choices=DISTRIBUTIONS)
     parser.add_argument("--data", type=Path, help="pairs prepared by sft-dpo (JSON Lines)")
+    parser.add_argument(
+        "--devices",
+        type=lambda text: [int(count) for count in text.split(",")],
+        help="numbers of devices to train on, such as 1,2",
+    )
     parser.add_argument("--phase", action="append", choices=get_args(Phase))
     parser.add_argument("--engine", action="append", help="stock, packed[:field=value,...]")
     parser.add_argument("--steps", type=int, default=8, help="measured steps")
@@ -130,7 +192,8 @@ def _pairs(options: argparse.Namespace, setup: Setup) -> list[PreferencePair]:
 
 def _engines(options: argparse.Namespace) -> list[Engine]:
     adapter: TypeAdapter[Engine] = TypeAdapter(Engine)
-    named = [text.partition(":") for text in options.engine or ("stock", "packed")]
+    usual = ("packed",) if options.devices else ("stock", "packed")
+    named = [text.partition(":") for text in options.engine or usual]
     return [
         adapter.validate_python(
             {"name": name, **dict(pair.split("=", 1) for pair in fields.split(",") if pair)}
@@ -140,10 +203,11 @@ def _engines(options: argparse.Namespace) -> list[Engine]:
 
 
 def _name(row: Measured) -> str:
-    """The engine's name and its non-default settings."""
+    """The engine's name, its non-default settings, and the number of devices if several."""
     default = TypeAdapter(Engine).validate_python({"name": row.engine["name"]}).model_dump()
     changed = [f"{key}={value}" for key, value in row.engine.items() if value != default[key]]
-    return " ".join([row.engine["name"], *changed])
+    several = [f"on {row.devices}"] if row.devices > 1 else []
+    return " ".join([row.engine["name"], *changed, *several])
 
 
 def _chosen(row: Measured) -> str:

@@ -39,6 +39,7 @@ MODULES = (
     "alignment.evaluate.suite",
 )
 """Modules that the steps in child processes need when they build, with two kinds of models."""
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 MOST_FILES = 8
 """Maximum number of open files that go with a request."""
 POLL_SECONDS = 0.05
@@ -103,17 +104,17 @@ class ForkServer:
         *,
         log: BinaryIO,
         files: Sequence[IO[bytes]] = (),
-        environment: Mapping[str, str] = {},
+        gpus: int | None = None,
     ) -> Child:
         """Start a child with our working directory and environment; its output goes to `log`.
 
-        The numbers of the descriptors that it has of `files` are its last arguments. `environment`
-        is added to ours.
+        The numbers of the descriptors that it has of `files` are its last arguments. It sees the
+        first so many of our GPUs (`gpus`), or all.
         """
         request = {
             "arguments": arguments,
             "folder": str(Path.cwd()),
-            "environment": {**self._defaults, **os.environ, **environment},
+            "environment": with_gpus(gpus, {**self._defaults, **os.environ}),
         }
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -147,6 +148,15 @@ class ForkServer:
                     pass_fds=[theirs.fileno()],
                 )
         return self._requests
+
+
+def with_gpus(count: int | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment that shows only the first so many of the GPUs that it shows; None: all."""
+    if count is None:
+        return dict(environment)
+    visible = environment.get(VISIBLE_GPUS)
+    names = map(str, range(count)) if visible is None else visible.split(",")[:count]
+    return {**environment, VISIBLE_GPUS: ",".join(names)}
 
 
 def _in_memory(request: Mapping[str, Any]) -> IO[bytes]:

@@ -23,7 +23,7 @@ from torch.multiprocessing.spawn import (
 
 from alignment.errors import AlignmentError, Interrupted, TrainingError
 from alignment.execution.gpu_locks import gpu_locks
-from alignment.execution.rank import Job, limit_gpu, run_rank
+from alignment.execution.rank import Job, Meeting, limit_gpu, run_rank
 from alignment.pipeline.steps import Context, Outcome, Step, TrainDpo, TrainSft
 from alignment.scoring.engine import Packed
 from alignment.store.durable import failpoint_span
@@ -72,20 +72,17 @@ def _build_on_ranks(step: Step, context: Context, placement: Placement) -> Outco
             root=context.store.root.absolute(),
             step=step.model_dump_json(),
             workspace=context.workspace,
-            ranks=Path(ranks),
-            count=placement.devices,
-            cuda=placement.cuda,
-            memory_gib=placement.memory_gib,
+            group=Meeting(Path(ranks), placement.devices, placement.cuda, placement.memory_gib),
             parent=os.getpid(),
         )
-        for rank in range(job.count):
+        for rank in range(job.group.count):
             _prepare(job, rank)
         _run(job, context.progress)
         found = json.loads(job.outcome.read_text(encoding="utf-8"))
     return Outcome(
         output=step.produces.model_validate(found["output"]),
         metrics=found["metrics"],
-        notes=(*found["notes"], f"trained on {job.count} devices"),
+        notes=(*found["notes"], f"trained on {job.group.count} devices"),
     )
 
 
@@ -124,9 +121,11 @@ def _prepare(job: Job, rank: int) -> None:
 def _run(job: Job, progress: Progress) -> None:
     """Start the processes and follow them to their end."""
     with contextlib.ExitStack() as opened:
-        files = [opened.enter_context(job.reports(rank).open("rb")) for rank in range(job.count)]
+        files = [
+            opened.enter_context(job.reports(rank).open("rb")) for rank in range(job.group.count)
+        ]
         followers = [Follower(file) for file in files]
-        processes = start_processes(run_rank, args=(job,), nprocs=job.count, join=False)
+        processes = start_processes(run_rank, args=(job,), nprocs=job.group.count, join=False)
         failures: list[AlignmentError] = []
         asked = finished = False
         while not finished:

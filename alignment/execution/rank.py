@@ -5,12 +5,18 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import distributed
+from torch.distributed import FileStore  # type: ignore[attr-defined]  # not in its __all__
 
 from alignment.errors import AlignmentError, DeviceError
 from alignment.execution.forkserver import STOPS
@@ -26,8 +32,32 @@ from alignment.store.workspace import Workspace
 PATIENCE = timedelta(hours=2)
 """How long one process may wait for another: writing samples or a checkpoint can take long."""
 
+MEETING_SECONDS = 60.0
+"""How long the processes may take to connect once all are there."""
+
+POLL_SECONDS = 0.05
+
+ADVICE = "Set devices=1, or see what NCCL_DEBUG=INFO adds to the log"
+
 NUMBERS = 2**20
 """How many known numbers the processes add up before they train."""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Processes that exchange data, one per device.
+
+    Attributes:
+        folder: where they meet.
+        count: number of processes.
+        cuda: whether each has a GPU of its own.
+        memory_gib: GPU memory for tensors on each, in GiB; None: no limit.
+    """
+
+    folder: Path
+    count: int
+    cuda: bool
+    memory_gib: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,36 +67,30 @@ class Job:
     Attributes:
         root, step: the store's folder, and the step as JSON.
         workspace: where the step is built.
-        ranks: a folder for what the processes exchange, and for what all but the first write.
-        count: number of processes.
-        cuda: whether each has a GPU of its own.
-        memory_gib: GPU memory for tensors on each, in GiB; None: no limit.
+        group: the processes; their folder also holds what all but the first write.
         parent: the process that starts them.
     """
 
     root: Path
     step: str
     workspace: Workspace
-    ranks: Path
-    count: int
-    cuda: bool
-    memory_gib: float | None
+    group: Meeting
     parent: int
 
     def place(self, rank: int) -> Workspace:
         """Where a process builds; checkpoints and the trainer's own folder are shared."""
         if rank == 0:
             return self.workspace
-        return Workspace(folder=self.ranks / str(rank), log=self.workspace.log)
+        return Workspace(folder=self.group.folder / str(rank), log=self.workspace.log)
 
     def reports(self, rank: int) -> Path:
         """Where a process reports its progress and its failure."""
-        return self.ranks / f"reports-{rank}.jsonl"
+        return self.group.folder / f"reports-{rank}.jsonl"
 
     @property
     def outcome(self) -> Path:
         """Where the first process describes what was built."""
-        return self.ranks / "outcome.json"
+        return self.group.folder / "outcome.json"
 
 
 def run_rank(rank: int, job: Job) -> None:
@@ -81,8 +105,9 @@ def run_rank(rank: int, job: Job) -> None:
         level=logging.INFO if rank == 0 else logging.WARNING,
         format=f"%(asctime)s %(levelname)s %(name)s [device {rank}] %(message)s",
     )
+    end = partial(_end, rank, progress)
     try:
-        meet(rank, job)
+        meet(rank, job.group, on_late=end)
         context = Context(Store(root=job.root), job.place(rank), progress)
         outcome = read_step(job.step).build(context)
         if rank == 0:
@@ -90,54 +115,87 @@ def run_rank(rank: int, job: Job) -> None:
         distributed.barrier()
         distributed.destroy_process_group()
     except AlignmentError as error:
-        logging.getLogger(__name__).exception("device %d failed", rank)
-        progress.fail(error)
-        sys.stdout.flush()
-        os._exit(error.exit_code)  # at once: the others wait for this process
+        end(error)
 
 
-def meet(rank: int, job: Job) -> None:
-    """Join the group of processes, and check that they can exchange data.
+def _end(rank: int, progress: Progress, error: AlignmentError) -> None:
+    """Report an error and end this process at once: the others wait for it."""
+    logging.getLogger(__name__).error("device %d failed", rank, exc_info=error)
+    progress.fail(error)
+    sys.stdout.flush()
+    os._exit(error.exit_code)
+
+
+def meet(rank: int, group: Meeting, *, on_late: Callable[[DeviceError], None]) -> None:
+    """Join a group of processes, and check that they can exchange data.
+
+    `on_late` is called in another thread if they do not connect in time; it ends this process.
 
     Raises:
-        DeviceError: they cannot.
+        DeviceError: they cannot exchange data.
     """
     os.environ |= {  # read by accelerate
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(job.count),
-        "LOCAL_WORLD_SIZE": str(job.count),
+        "WORLD_SIZE": str(group.count),
+        "LOCAL_WORLD_SIZE": str(group.count),
     }
-    device = _take_device(rank, job)
+    device = _take_device(rank, group)
+    store = FileStore(str(group.folder / "meeting"), group.count)
+    _await_all(store, group.count)
     try:
-        distributed.init_process_group(
-            "nccl" if job.cuda else "gloo",
-            init_method=f"file://{job.ranks / 'meeting'}",
-            rank=rank,
-            world_size=job.count,
-            timeout=PATIENCE,
-        )
-        sums_are_right = _add_up(rank, job.count, device)
+        with _deadline(MEETING_SECONDS, partial(on_late, _late(group.count))):
+            distributed.init_process_group(
+                "nccl" if group.cuda else "gloo",
+                store=store,
+                rank=rank,
+                world_size=group.count,
+                timeout=PATIENCE,
+                device_id=device if group.cuda else None,
+            )
+            sums_are_right = _add_up(rank, group.count, device)
     except RuntimeError as error:
         raise DeviceError(
-            f"{job.count} devices cannot exchange data: {error}. Set devices=1, or see what "
-            "NCCL_DEBUG=INFO adds to the log"
+            f"{group.count} devices cannot exchange data: {error}. {ADVICE}"
         ) from error
     if not sums_are_right:
         raise DeviceError(
-            f"{job.count} devices add up known numbers wrongly, so a training on them would be "
+            f"{group.count} devices add up known numbers wrongly, so a training on them would be "
             "worthless. Set devices=1; with NVIDIA cards, try NCCL_P2P_DISABLE=1"
         )
 
 
-def _take_device(rank: int, job: Job) -> torch.device:
-    if not job.cuda:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.count))
+def _take_device(rank: int, group: Meeting) -> torch.device:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // group.count))
+    if not group.cuda:
         return torch.device("cpu")
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
-    limit_gpu(job.memory_gib)
+    limit_gpu(group.memory_gib)
     return device
+
+
+def _await_all(store: FileStore, count: int) -> None:
+    """Wait until every process is here; whoever started them ends all if one does not come."""
+    store.add("here", 1)
+    while store.add("here", 0) < count:
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _deadline(seconds: float, on_late: Callable[[], None]) -> Iterator[None]:
+    """Call a function in another thread unless the block ends in time, as NCCL may not return."""
+    timer = threading.Timer(seconds, on_late)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _late(count: int) -> DeviceError:
+    return DeviceError(f"{count} devices did not connect within {MEETING_SECONDS:g} s. {ADVICE}")
 
 
 def limit_gpu(memory_gib: float | None) -> None:

@@ -99,10 +99,13 @@ class Limits(Frozen):
             devices=config.devices,
         )
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment variables that apply them."""
-        return {"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}
+    def gpus(self, step: Step) -> int:
+        """How many GPUs the process of a step sees.
+
+        transformers' trainer takes every GPU that it sees: it would multiply the rows of a step by
+        their number.
+        """
+        return 0 if self.device == "cpu" else _devices(step, self)
 
 
 def run_step(
@@ -294,7 +297,7 @@ def _in_child(store: Store, step: Step, on_progress: OnMark, limits: Limits) -> 
     path = store.log(step.key)
     with path.open("ab") as log, tempfile.TemporaryFile("w+b") as reports:
         request = [str(store.root.absolute()), _sent(step), limits.model_dump_json()]
-        child = _forkserver.start(request, log=log, files=[reports], environment=limits.environment)
+        child = _forkserver.start(request, log=log, files=[reports], gpus=limits.gpus(step))
         watch = _Watch(log, reports, on_progress)
         try:
             while (code := child.wait(timeout=0.3)) is None:

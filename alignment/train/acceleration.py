@@ -93,6 +93,7 @@ def compile_layers(model: Any) -> Callable[[], None]:
     limit = max(torch._dynamo.config.recompile_limit, MAX_RECOMPILATIONS)
     torch._dynamo.config.recompile_limit = limit
     torch._functorch.config.activation_memory_budget = SAVED_SHARE
+    torch._dynamo.config.optimize_ddp = False  # a layer is small; splitting it would round anew
     unpack_scales(model)
     unfuse, switch = fuse_adapters(model), Switch(next(model.parameters()).device)
     layers = list(model.get_base_model().get_decoder().layers)

@@ -6,6 +6,7 @@ After an out-of-memory error the plan shrinks. Not here: the arithmetic of budge
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from alignment.train.acceleration import (
 from alignment.train.memory_plan import Plan, Work, training_plan
 from alignment.train.objectives import Objective
 from alignment.train.pass_memory import TrialPasses
+from alignment.train.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +122,7 @@ def autotune(
         fuse_adapters(model)
     selective = uses_checkpointing(model)
     sizes = objective.sizes(trainer)
-    rows = trainer.args.train_batch_size
+    rows = math.ceil(trainer.args.train_batch_size / Ranks.current().count)
     work = Work.of(sizes, rows, passes=objective.passes, compiled=compiled)
     plan = training_plan(
         engine.tokens_per_micro_batch,

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from alignment.scoring.logprobs import encode
-from benchmarks.speed import main
+from benchmarks.speed import main, scaling
 from benchmarks.workload import DISTRIBUTIONS, pairs_of, tokenizer
 
 
@@ -48,3 +48,14 @@ def test_numbers_and_picture_are_written(results):
     assert [row["seconds"] for row in written["results"]] == [row.seconds for row in found]
     assert written["matmul_limit"] > 0
     assert (out / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_two_devices_take_the_steps_of_one(tmp_path):
+    places = ["--scratch", str(tmp_path / "models"), "--out", str(tmp_path / "out")]
+    sizes = ["--lengths", "short", "--steps", "2", "--warm-up", "1", "--batch", "2x2"]
+    one, two = main([*places, *sizes, "--phase", "dpo", "--devices", "1,2"])
+    assert (one.devices, two.devices) == (1, 2)
+    assert two.losses[:1] == pytest.approx(one.losses[:1], rel=1e-5), "dropout differs later"
+    assert one.tokens_per_second * one.seconds == pytest.approx(two.tokens_per_second * two.seconds)
+    assert scaling([one, two]) == [f"dpo, 2 devices: {one.seconds / two.seconds:.2f} x one"]

@@ -13,6 +13,8 @@ if __name__ == "__main__":
     if action == "say":
         sys.stdout.write(f"{arguments[0]} {Path.cwd()} {os.environ['COLOUR']}\n")
         sys.stderr.write("aside\n")
+    if action == "gpus":
+        sys.stdout.write(os.environ["CUDA_VISIBLE_DEVICES"] + "\n")
     if action == "loaded":
         sys.stdout.write(str("trl.trainer.dpo_trainer" in sys.modules))
     if action == "finds":

@@ -5,6 +5,8 @@ The devices are processes on this CPU, which exchange gradients by gloo.
 
 import json
 import signal
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -107,6 +109,45 @@ def test_what_cannot_be_shared_out_is_refused_before_anything_starts(finished, t
     few = Elsewhere(finished, "sft", tmp_path / "few", batch=batch)
     with pytest.raises(TrainingError, match="2 rows per step, which 3 devices cannot share"):
         build(few.store, few.step, Progress(), limits=Limits(devices=3))
+
+
+def test_a_step_sees_no_more_gpus_than_it_uses(finished):
+    """transformers' trainer would take them all, and multiply the rows of a step."""
+    steps = {step.name: step for step in finished.chain.steps()}
+    assert Limits().gpus(steps["sft"]) == 1
+    assert Limits(devices=2).gpus(steps["sft"]) == 2
+    assert Limits(devices=2).gpus(steps["merge-sft"]) == 1
+    assert Limits(devices=2, device="cpu").gpus(steps["sft"]) == 0
+
+
+MEETS_NOBODY = """
+import os
+import sys
+from pathlib import Path
+from torch import distributed
+from alignment.execution import rank
+
+def end(error):
+    print(error, flush=True)
+    os._exit(error.exit_code)
+
+rank.MEETING_SECONDS = 1.0
+folder = Path(sys.argv[1])
+distributed.FileStore(str(folder / "meeting"), 2).add("here", 1)
+rank.meet(0, rank.Meeting(folder, 2, cuda=False), on_late=end)
+"""
+
+
+def test_devices_that_do_not_connect_are_given_up(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", MEETS_NOBODY, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == DeviceError.exit_code, done.stderr
+    assert "2 devices did not connect within 1 s. Set devices=1, or see what" in done.stdout
 
 
 def test_auto_takes_all_gpus_and_more_than_there_are_is_refused():

@@ -39,9 +39,9 @@ def forkserver():
 def start_child(forkserver, tmp_path):
     """A function that starts a child with arguments; its output is in `tmp_path / "log"`."""
 
-    def start(*arguments):
+    def start(*arguments, gpus=None):
         with (tmp_path / "log").open("ab") as log:
-            return forkserver.start(list(arguments), log=log)
+            return forkserver.start(list(arguments), log=log, gpus=gpus)
 
     return start
 
@@ -73,6 +73,17 @@ def test_a_default_of_the_environment_holds_unless_it_is_set(start_child, tmp_pa
     monkeypatch.delenv("COLOUR", raising=False)
     assert start_child("say", "hello").wait(timeout=300) == 0
     assert f"hello {Path.cwd()} blue" in (tmp_path / "log").read_text()
+
+
+def test_a_child_sees_the_first_of_the_gpus_that_its_parent_sees(
+    start_child, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert start_child("gpus", gpus=2).wait(timeout=300) == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b,GPU-a")
+    for count in (2, 1, 0):
+        assert start_child("gpus", gpus=count).wait(timeout=300) == 0
+    assert (tmp_path / "log").read_text().split("\n") == ["0,1", "GPU-b,GPU-a", "GPU-b", "", ""]
 
 
 def test_an_environment_of_a_megabyte_reaches_the_child(start_child, tmp_path, monkeypatch):
