@@ -5,14 +5,17 @@
 
 Prompts have lognormal lengths (median 150 tokens), and every answer has `--tokens` tokens: the stop
 token of the random model never wins. A way is NAME:ROWS[:PROMPTS], with fewer prompts where all
-would take too long: hf, transformers (its own continuous batching) or continuous. Each is run twice
-and the second is measured, as the first one includes what happens once in a process.
+would take too long: hf, transformers (its own continuous batching), continuous or vllm (with
+`--vllm PYTHON`, on a model folder). Each is run twice and the second is measured, as the first one
+includes what happens once in a process; vllm is a new process each time, so its start counts.
 """
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -20,9 +23,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
-from alignment.answers.answer import Asked
+from alignment.answers.answer import Answer, Asked
 from alignment.answers.ask import answers
-from alignment.answers.settings import AnswerEngine, Sampling
+from alignment.answers.settings import AnswerEngine, Sampling, Vllm
+from alignment.answers.vllm import Served, vllm_answers
 from alignment.execution.provenance import hardware, libraries
 from alignment.models.load import LoadedModel
 from alignment.models.stopping import stop_ids
@@ -48,6 +52,7 @@ class Speed(Frozen):
     Attributes:
         limit_share: bytes that must be read (the weights once a step, and the keys and values of
             each row), as a share of what the device reads in that time.
+        cpu_seconds: processor time of this process and those that it started.
         texts: the answers by prompt.
     """
 
@@ -56,6 +61,7 @@ class Speed(Frozen):
     prompts: int
     tokens: int
     seconds: float
+    cpu_seconds: float
     tokens_per_second: float
     peak_gib: float | None
     limit_share: float
@@ -64,7 +70,12 @@ class Speed(Frozen):
 
 def main(arguments: Sequence[str] | None = None) -> list[Speed]:
     """Measure the ways; print the results and write them to `--out`."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if any(way.startswith("vllm") for way in options.way or ()) and (
+        options.model in SHAPES or options.adapter or options.nf4 or options.vllm is None
+    ):
+        parser.error("way vllm needs --vllm PYTHON and --model FOLDER, without --adapter and --nf4")
     loaded = _model(options)
     prompts = _prompts(options)
     bandwidth = read_bandwidth()
@@ -90,15 +101,16 @@ def measure(
 ) -> Speed:
     """Answer the prompts twice and measure the second time."""
     sampling = Sampling(max_new_tokens=options.tokens, temperature=options.temperature)
-    write = _by_transformers if way.name == "transformers" else _by_engine
+    ways = {"transformers": _by_transformers, "vllm": partial(_by_vllm, options)}
+    write: Any = ways.get(way.name, _by_engine)
     cuda = torch.cuda.is_available()
     for _ in range(1 if options.once else 2):
         if cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), _cpu_seconds()
         texts, tokens, prompt_tokens = write(way, loaded, prompts, sampling)
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
     steps = -(-len(prompts) // way.rows) * options.tokens
     mean_length = prompt_tokens / len(prompts) + options.tokens / 2
     read = steps * _weight_bytes(loaded.model) + tokens * mean_length * _token_bytes(loaded.model)
@@ -108,6 +120,7 @@ def measure(
         prompts=len(prompts),
         tokens=tokens,
         seconds=seconds,
+        cpu_seconds=cpu,
         tokens_per_second=tokens / seconds,
         peak_gib=torch.cuda.max_memory_allocated() / GIB if cuda else None,
         limit_share=read / bandwidth / seconds,
@@ -137,17 +150,34 @@ def _by_engine(
     way: Way, loaded: LoadedModel, prompts: Sequence[Asked], sampling: Sampling
 ) -> tuple[dict[str, str], int, int]:
     engine = cast(AnswerEngine, way.name)
-    found = list(
-        answers(
-            loaded.model,
-            loaded.tokenizer,
-            prompts,
-            sampling,
-            engine=engine,
-            batch=way.rows,
-            rows=way.rows,
-        )
+    found = answers(
+        loaded.model,
+        loaded.tokenizer,
+        prompts,
+        sampling,
+        engine=engine,
+        batch=way.rows,
+        rows=way.rows,
     )
+    return _counted(list(found), loaded, prompts)
+
+
+def _by_vllm(
+    options: argparse.Namespace,
+    way: Way,
+    loaded: LoadedModel,
+    prompts: Sequence[Asked],
+    sampling: Sampling,
+) -> tuple[dict[str, str], int, int]:
+    engine = Vllm(name="vllm", python=options.vllm)
+    served = Served(Path(options.model), str(loaded.model.dtype).removeprefix("torch."))
+    found = vllm_answers(engine, served, loaded.tokenizer, prompts, sampling, rows=way.rows)
+    return _counted(list(found), loaded, prompts)
+
+
+def _counted(
+    found: Sequence[Answer], loaded: LoadedModel, prompts: Sequence[Asked]
+) -> tuple[dict[str, str], int, int]:
     texts = {one.prompt_id: one.text for one in found}
     return texts, sum(one.tokens + one.stopped for one in found), _prompt_tokens(loaded, prompts)
 
@@ -190,7 +220,8 @@ def _model(options: argparse.Namespace) -> LoadedModel:
     folder = Path(options.model)
     if options.model in SHAPES:
         folder = write_model(options.model, options.scratch / options.model)
-    dtype = "bfloat16" if torch.cuda.is_available() and not options.fp32 else "float32"
+    half = options.bf16 or (torch.cuda.is_available() and not options.fp32)
+    dtype = "bfloat16" if half else "float32"
     loaded = load(folder, dtype=dtype, quantisation=Nf4() if options.nf4 else None)
     if options.model in SHAPES:
         _never_stop(loaded)
@@ -255,6 +286,11 @@ def _profile(loaded: LoadedModel, prompts: Sequence[Asked], options: argparse.Na
     )
 
 
+def _cpu_seconds() -> float:
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 def _now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -265,7 +301,8 @@ def _line(row: Speed) -> str:
     peak = "-" if row.peak_gib is None else f"{row.peak_gib:.1f} GiB"
     return (
         f"{row.way:13} {row.rows:4} rows {row.prompts:5} prompts {row.tokens_per_second:9,.0f} "
-        f"tokens/s {row.seconds:7.1f} s {peak:>9} {row.limit_share:6.1%} of the limit"
+        f"tokens/s {row.seconds:7.1f} s {row.cpu_seconds:7.1f} s of CPU {peak:>9} "
+        f"{row.limit_share:6.1%} of the limit"
     )
 
 
@@ -292,7 +329,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nf4", action="store_true", help="four-bit weights")
     parser.add_argument("--adapter", type=int, default=0, help="rank of a LoRA on every layer")
     parser.add_argument("--fp32", action="store_true", help="fp32, even on a GPU")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16, even on a CPU")
     parser.add_argument("--once", action="store_true", help="measure the first run")
+    parser.add_argument("--vllm", type=Path, help="interpreter of an environment with vLLM")
     parser.add_argument("--profile", action="store_true", help="list the kernels of `continuous`")
     parser.add_argument("--scratch", type=Path, default=Path("runs/benchmark-models"))
     parser.add_argument("--out", type=Path, default=Path("runs/generate"))

@@ -2,11 +2,10 @@
 
 Only `Sampling` decides what is answered. A model folder's generation config may hold a repetition
 penalty, beams or a top-k, and would change answers without a word; only its stop tokens are used.
-Not here: judging an answer (`evaluate`).
+Not here: judging an answer (`evaluate`), vLLM, which opens the model itself (`vllm.py`).
 """
 
 import logging
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -17,11 +16,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from alignment.answers.answer import Answer, Asked
 from alignment.answers.attention import HALF
 from alignment.answers.continuous import continuous_obstacle, write_continuous
+from alignment.answers.decode import read_answer
 from alignment.answers.padded import write_padded
-from alignment.answers.request import Request, Written
+from alignment.answers.request import Request, each_once, requests_of
 from alignment.answers.settings import AnswerEngine, Sampling
-from alignment.errors import AlignmentError
-from alignment.models.chat_template import answer_of, opens_thought, render
 from alignment.models.stopping import stop_ids
 from alignment.records.text import Message
 from alignment.scoring.head import plain
@@ -59,7 +57,7 @@ def answers(
         AlignmentError: the model computes no numbers, or an engine left an answer out.
         torch.OutOfMemoryError: a single answer does not fit in memory.
     """
-    requests = _requests(tokenizer, prompts, sampling, frozenset(done))
+    requests = requests_of(tokenizer, prompts, sampling, done)
     with _evaluating(model), own_settings(model) as theirs:
         stops = stop_ids(tokenizer, theirs.eos_token_id)
         if _continuous(model, requests, sampling, engine):
@@ -70,8 +68,8 @@ def answers(
             written = write_padded(
                 model, requests, stops=stops, pad=pad, sampling=sampling, batch=batch
             )
-        for found in _each_once(requests, written):
-            yield _answer(tokenizer, found)
+        for found in each_once(requests, written):
+            yield read_answer(tokenizer, found)
 
 
 def generate(
@@ -102,21 +100,6 @@ def generate(
         found[answer.prompt_id] = answer
         on_progress(len(found))
     return [found[one.id] for one in asked]
-
-
-def _requests(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Iterable[Asked],
-    sampling: Sampling,
-    done: Collection[tuple[str, int]],
-) -> list[Request]:
-    found = []
-    for name, messages in prompts:
-        samples = [n for n in range(sampling.samples) if (name, n) not in done]
-        if samples:
-            ids = tuple(render(tokenizer, messages, add_generation_prompt=True))
-            found += [Request(name, n, ids, sampling.seed_of(name, n)) for n in samples]
-    return found
 
 
 def _continuous(
@@ -156,46 +139,3 @@ def own_settings(model: Any) -> Iterator[GenerationConfig]:
     finally:
         for holder, config in zip(holders, theirs, strict=True):
             holder.generation_config = config
-
-
-def _each_once(requests: Sequence[Request], written: Iterable[Written]) -> Iterator[Written]:
-    """The written answers, checked: numbers, one for each request, none twice, none missing."""
-    missing = {(request.prompt_id, request.sample) for request in requests}
-    if len(missing) < len(requests):
-        raise AlignmentError("Two prompts have the same id; give each its own.")
-    for found in written:
-        if not math.isfinite(found.logprob):
-            raise AlignmentError(
-                f"The model computes no numbers: the log-probability of its answer to prompt "
-                f"{found.request.prompt_id!r} is {found.logprob}. Look for broken weights."
-            )
-        missing.remove((found.request.prompt_id, found.request.sample))
-        yield found
-    if missing:
-        raise AlignmentError(f"{len(missing)} answers were not written, the first {min(missing)}.")
-
-
-def _answer(tokenizer: PreTrainedTokenizerBase, written: Written) -> Answer:
-    ids = list(written.tokens)
-    text = str(tokenizer.decode(ids, skip_special_tokens=True))
-    return Answer(
-        prompt_id=written.request.prompt_id,
-        sample=written.request.sample,
-        text=text,
-        answer=without_thought(tokenizer, str(tokenizer.decode(ids)), text),
-        tokens=len(ids),
-        logprob=written.logprob,
-        stopped=written.stopped,
-        seed=written.request.seed,
-    )
-
-
-def without_thought(tokenizer: PreTrainedTokenizerBase, raw: str, text: str) -> str:
-    """The answer after its thought, which may be marked by special tokens that `text` lacks."""
-    begun = f"<think>{raw}" if opens_thought(tokenizer) else raw
-    answer = answer_of(begun)
-    if answer == begun:
-        return text
-    for special in tokenizer.all_special_tokens:
-        answer = answer.replace(special, "")
-    return answer

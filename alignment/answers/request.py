@@ -1,13 +1,18 @@
 """What the engines are asked for and what they write: token ids."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from alignment.answers.answer import Asked
 from alignment.answers.settings import Sampling
+from alignment.errors import AlignmentError
+from alignment.models.chat_template import render
 
 
 @dataclass(frozen=True)
@@ -34,3 +39,36 @@ class Written(NamedTuple):
     tokens: Sequence[int]
     logprob: float
     stopped: bool
+
+
+def requests_of(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Iterable[Asked],
+    sampling: Sampling,
+    done: Collection[tuple[str, int]],
+) -> list[Request]:
+    """A request for each answer that is not done yet."""
+    done, found = frozenset(done), list[Request]()
+    for name, messages in prompts:
+        samples = [n for n in range(sampling.samples) if (name, n) not in done]
+        if samples:
+            ids = tuple(render(tokenizer, messages, add_generation_prompt=True))
+            found += [Request(name, n, ids, sampling.seed_of(name, n)) for n in samples]
+    return found
+
+
+def each_once(requests: Sequence[Request], written: Iterable[Written]) -> Iterator[Written]:
+    """The written answers, checked: numbers, one for each request, none twice, none missing."""
+    missing = {(request.prompt_id, request.sample) for request in requests}
+    if len(missing) < len(requests):
+        raise AlignmentError("Two prompts have the same id; give each its own.")
+    for found in written:
+        if not math.isfinite(found.logprob):
+            raise AlignmentError(
+                f"The model computes no numbers: the log-probability of its answer to prompt "
+                f"{found.request.prompt_id!r} is {found.logprob}. Look for broken weights."
+            )
+        missing.remove((found.request.prompt_id, found.request.sample))
+        yield found
+    if missing:
+        raise AlignmentError(f"{len(missing)} answers were not written, the first {min(missing)}.")

@@ -1,6 +1,7 @@
 """How answers are drawn from a model; nothing else decides them, no model folder and no batch."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -8,8 +9,34 @@ from alignment.records.base import Frozen, digest_of
 
 AnswerEngine = Literal["auto", "hf", "continuous"]
 """hf: padded batches through transformers' `generate`. continuous: rows without padding that share
-one memory of keys and values; a finished row is replaced. auto: continuous in half precision on a
-GPU if the model can be run that way, else hf."""
+one memory of keys and values; a finished row is replaced. auto: continuous, on a GPU in half
+precision, if the model can be run that way, else hf."""
+
+
+class OwnEngine(Frozen):
+    """An engine of this package writes the answers; all of them draw the same ones."""
+
+    name: AnswerEngine = Field(
+        default="auto",
+        description="hf: transformers' generate, in padded batches. continuous: a finished answer "
+        "makes room for the next one. auto: continuous (on a GPU in half precision) if the model's "
+        "attention allows it, else hf.",
+    )
+
+
+class Vllm(Frozen):
+    """vLLM writes the answers: a process of its own, in an environment of its own.
+
+    It draws other answers than the engines of this package.
+    """
+
+    name: Literal["vllm"]
+    python: Path = Field(
+        description="The interpreter of an environment with vLLM, such as /venvs/vllm/bin/python."
+    )
+
+
+AnyEngine = Annotated[OwnEngine | Vllm, Field(discriminator="name")]
 
 
 class Drawing(Frozen):

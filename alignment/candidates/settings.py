@@ -15,12 +15,15 @@ from pydantic import (
     model_validator,
 )
 
-from alignment.answers.settings import Drawing
+from alignment.answers.settings import AnyEngine, Drawing, OwnEngine, Vllm
 from alignment.data.formats import Auto, Format
 from alignment.data.practice.source import PracticeSource
 from alignment.data.read.sources import Source
 from alignment.models.sources import ModelSource
 from alignment.records.base import Frozen, digest_of
+
+VLLM_TEMPERATURES = (0.01, 2.0)
+"""Below, vLLM takes .01 instead; above, it refuses."""
 
 
 def _compiles(pattern: str) -> str:
@@ -243,11 +246,23 @@ class Answering(Drawing):
     temperature: PositiveFloat = Field(
         default=0.8, description="Randomness of the answers; 1 is the model as it is."
     )
+    engine: AnyEngine = Field(
+        default=OwnEngine(),
+        description="What computes the answers. Engines of this package draw the same ones; vLLM "
+        "draws others.",
+    )
     label: Label = Field(default=VerifierLabel(), description="How answers are scored.")
     pairing: Pairing = Field(default=Pairing(), description="Which answers become pairs.")
     min_pairs: NonNegativeInt = Field(
         default=1, description="The run fails if fewer pairs come out."
     )
+
+    @model_validator(mode="after")
+    def _drawn_as_said(self) -> Self:
+        least, most = VLLM_TEMPERATURES
+        if isinstance(self.engine, Vllm) and not least <= self.temperature <= most:
+            raise ValueError(f"engine vllm takes a temperature from {least} to {most:g}")
+        return self
 
     def drawing(self) -> Drawing:
         """How the answers are drawn."""

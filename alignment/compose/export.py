@@ -15,6 +15,7 @@ import torch
 from peft import PeftModel
 
 from alignment.answers.ask import generate
+from alignment.answers.vllm import fitting_rank
 from alignment.compose.handover import KEPT_SHARE_WARNING
 from alignment.errors import ModelError, StorageError, UsageError
 from alignment.models.adapters import base_below, name_base, plain_base
@@ -41,8 +42,6 @@ from alignment.store.store import Store, storage_errors
 Form = Literal["merged", "adapter", "gguf"]
 GGUF_GAP = 1e-4
 """Largest mean |difference| of a log-prob, in nats, of a GGUF file from its weights, both fp32."""
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM accepts for --max-lora-rank."""
 
 
 class Exported(Frozen):
@@ -76,7 +75,7 @@ class Exported(Frozen):
         if self.kept_share is not None:
             lines.append(f"kept share of the training's change: {self.kept_share:.4f}")
         if self.rank is not None:
-            fits = next((rank for rank in VLLM_RANKS if rank >= self.rank), None)
+            fits = fitting_rank(self.rank)
             serve = f"vLLM needs --max-lora-rank {fits}" if fits else "too large for vLLM"
             lines.append(f"rank {self.rank}; {serve}")
         if self.form == "adapter":

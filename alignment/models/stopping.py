@@ -34,6 +34,13 @@ def stop_ids(
     return tuple(dict.fromkeys(index for index in found if index is not None))
 
 
+def named_stops(folder: Path) -> int | list[int] | None:
+    """`eos_token_id` of a model folder: of its generation config, or without one of its config."""
+    settings = _read(folder / "generation_config.json") or _read(folder / "config.json")
+    named: int | list[int] | None = settings.get("eos_token_id")
+    return named
+
+
 def write_stops(folder: Path, origin: Path) -> None:
     """Name every stop token in an exported folder: generation config, config and tokenizer.
 

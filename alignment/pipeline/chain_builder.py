@@ -116,6 +116,7 @@ def own_steps(
         seed=seed_for(config.seed, f"answers-{number}"),
         sampling=answering.drawing(),
         dtype=config.evaluation.dtype,
+        engine=answering.engine,
         model=policy,
         prompts=prompts.key,
     )

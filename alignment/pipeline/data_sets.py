@@ -66,6 +66,7 @@ class DataSets:
             earlier=dict(self._earlier),
             label=own.label,
             samples=own.samples,
+            engine=own.engine,
         )
         self._earlier[f"{number}"] = step.key
         return step

@@ -130,6 +130,7 @@ def prompts_step(
         earlier={name: key for key, name in seen.sets.items()},
         label=answering.label,
         samples=answering.samples,
+        engine=answering.engine,
     )
 
 

@@ -47,6 +47,7 @@ VERBS = {
 NOT_DURABLE = {
     "alignment/store/progress.py": "only for display; nothing resumes from it",
     "alignment/execution/run_step.py": "the log of the processes of a step",
+    "alignment/answers/vllm_program.py": "a pipe to the step, which writes what it reads",
     "alignment/store/locks.py": "who holds a lock, for those who wait",
     "alignment/config/pipeline.py": "`make schema`",
     "alignment/config/reference.py": "`make schema`",
@@ -61,7 +62,7 @@ WRITTEN_BY_CALLERS = {
     "_add_tokenizer": "export.model",
     "_with_settings": "export.model",
     "_link_weights": "export.model",
-    "write_concatenated": "export.model",
+    "write_concatenated": "export.model, answers.adapter",
     "name_base": "adapter.save, adapter.copy, export.model",
     "convert_gguf": "base.convert",
     "_extract_gguf": "a temporary folder of the process",

@@ -61,13 +61,17 @@ MOST_LATE_IMPORTS = 53
 COMMAND_LINE = ("flows/arguments.py", "flows/cli/")
 """Import what they call where they call it, so that `--help` and mistakes respond immediately."""
 
+ELSEWHERE = Path("alignment/answers/vllm_program.py")
+"""Run by another interpreter, in an environment that has nothing of ours; nothing imports it."""
+
 NEVER_IN_ALIGNMENT = {"prefect", "tasks", "flows", "deployments"}
 
 
 def sources(*packages: str) -> Iterator[tuple[Path, ast.Module]]:
     for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
-            yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
+            if path != ROOT / ELSEWHERE:
+                yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
@@ -224,6 +228,14 @@ def test_the_process_that_conducts_a_run_imports_no_heavy_library():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_program_that_runs_vllm_imports_vllm_alone_and_after_its_environment_is_set():
+    tree = ast.parse((ROOT / ELSEWHERE).read_text(encoding="utf-8"))
+    tops = [
+        {name.split(".")[0] for _, name in found} for found in (imported(tree), at_import(tree))
+    ]
+    assert [names - sys.stdlib_module_names for names in tops] == [{"vllm"}, set()]
 
 
 def test_imports_inside_functions_are_few():

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from alignment.answers.interpreter import HOW
 from alignment.data.build.report import ADVICE, listed_unread
 from alignment.data.row import Reason
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
@@ -78,12 +79,16 @@ def check_rows(sets: Sequence[PreparedSet]) -> Finding:
 def check_unwritten(chain: Chain) -> Iterator[Finding]:
     """The rounds whose pairs the run itself writes, so that nothing of them can be checked."""
     steps = [r.pairs.name for r in chain.rounds if not isinstance(r.pairs, PreparePairs)]
+    answers = [r.own.answers for r in chain.rounds if r.own is not None]
+    obstacles = dict.fromkeys(obstacle for step in answers for obstacle in step.foreseen)
+    here = "".join(f" Here, {obstacle}." for obstacle in obstacles)
     if steps:
         yield Finding(
             check="own answers",
-            verdict="skip",
+            verdict="warn" if obstacles else "skip",
             headline=f"{', '.join(steps)}: written during the run, so rows, lengths, memory and "
-            "time of these rounds are not checked.",
+            f"time of these rounds are not checked.{here}",
+            remedy=HOW,
         )
 
 

@@ -9,12 +9,13 @@ line.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from alignment.answers.answer import Answer
-from alignment.answers.settings import Drawing
+from alignment.answers.interpreter import check_vllm, vllm_obstacle
+from alignment.answers.settings import AnyEngine, Drawing, OwnEngine, Vllm
 from alignment.candidates.budget import check_before_answers
 from alignment.candidates.judge import label_by_judge
 from alignment.candidates.label import (
@@ -64,8 +65,8 @@ ROWS = "rows.jsonl"
 class ChoosePrompts(Step):
     """Choose the prompts of a round on own answers; those of `earlier` sets are excluded.
 
-    `label` is tried first, for so many `samples`: a mistake in it is told before anything is
-    answered. Both are not part of the key, so that other labels need no other answers.
+    `label` is tried first, for so many `samples`, and `engine`: a mistake in them is told before
+    anything is answered. They are not part of the key, so that other labels need no other answers.
     """
 
     stage: Literal["prompts"] = "prompts"
@@ -83,6 +84,7 @@ class ChoosePrompts(Step):
     earlier: dict[str, Key] = Field(default_factory=dict)
     label: Label = Field(default=VerifierLabel(), exclude=True)
     samples: int = Field(default=2, exclude=True)
+    engine: AnyEngine = Field(default=OwnEngine(), exclude=True)
 
     def build(self, context: Context) -> Outcome:
         """Write the prompts, and the rows that are not used, with their reasons."""
@@ -100,7 +102,7 @@ class ChooseBatchPrompts(Step):
 
     Attributes:
         earlier: all sets in the champion's lineage and in its evaluation, by name.
-        label, samples: tried first, as in `ChoosePrompts`.
+        label, samples, engine: tried first, as in `ChoosePrompts`.
     """
 
     stage: Literal["intake-prompts"] = "intake-prompts"
@@ -118,6 +120,7 @@ class ChooseBatchPrompts(Step):
     earlier: dict[str, Key]
     label: Label = Field(default=VerifierLabel(), exclude=True)
     samples: int = Field(default=2, exclude=True)
+    engine: AnyEngine = Field(default=OwnEngine(), exclude=True)
 
     def build(self, context: Context) -> Outcome:
         """Write the prompts, of which there may be none, and the rows that are not used."""
@@ -140,6 +143,8 @@ def _chosen(
     from alignment.candidates.prompts import choose_prompts
 
     try_label(step.label)
+    if isinstance(step.engine, Vllm):
+        check_vllm(step.engine.python)
     with prefix_errors(step):
         found = choose_prompts(
             sources,
@@ -184,8 +189,31 @@ class WriteAnswers(Step):
     nominal_seconds = 60.0
     sampling: Drawing
     dtype: Literal["bfloat16", "float32"]
+    engine: AnyEngine = OwnEngine()
     model: Key
     prompts: Key
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the usual engine, as manifests from before it was a setting do."""
+        dumped: dict[str, Any] = serialise(self)
+        if self.engine == OwnEngine():
+            dumped.pop("engine", None)
+        return dumped
+
+    @property
+    def key(self) -> str:
+        """As for any step; of the engine only that it is vLLM, which draws other answers."""
+        fields = self.model_dump(mode="json", exclude={"engine"})
+        if isinstance(self.engine, Vllm):
+            fields["engine"] = self.engine.name
+        return f"{self.stage}-{digest_of([self.stage, self.version, fields])[:24]}"
+
+    @property
+    def foreseen(self) -> tuple[str, ...]:
+        """That this machine has no vLLM where the config says, if so."""
+        obstacle = vllm_obstacle(self.engine.python) if isinstance(self.engine, Vllm) else None
+        return (obstacle,) if obstacle else ()
 
     def build(self, context: Context) -> Outcome:
         """Write the answers that an earlier attempt has not written."""
@@ -201,6 +229,8 @@ class WriteAnswers(Step):
             journal,
             context.progress,
             dtype=self.dtype,
+            engine=self.engine,
+            scratch=context.workspace.folder / "adapter",
         )
         count = len(journal.rows)
         return Outcome(

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from alignment.answers.ask import generate, without_thought
+from alignment.answers.ask import generate
+from alignment.answers.decode import without_thought
 from alignment.models.chat_template import end_of_turn_id, render
 from alignment.records.text import Message
 from tests.chats import with_template

@@ -14,11 +14,13 @@ from alignment.compose.settings import Merge
 from alignment.config.pipeline import PipelineConfig
 from alignment.data.build.report import PreparationReport
 from alignment.data.row import Reason
+from alignment.doctor.checks.counts import check_unwritten
 from alignment.doctor.forecast.trainings import list_trainings
 from alignment.doctor.sets import PreparedSet
 from alignment.errors import ConfigError, DataError, ModelError
 from alignment.execution.run_step import build
 from alignment.pipeline.chain_builder import chain
+from alignment.pipeline.plan import plan
 from alignment.pipeline.steps import OpenBase, made_by
 from alignment.pipeline.steps.own import rows_in
 from alignment.records.refs import DataRef
@@ -107,6 +109,33 @@ def test_a_weaker_model_writes_what_is_rejected(settings, tmp_path):
     assert not [f for f in fates if f.fate in ("chosen", "rejected") and f.score != (f.sample < 6)]
     (base,) = (one for one in ancestors(run.store, record.key) if made_by(one, OpenBase))
     assert base.name == "base", "the weaker model is no base"
+
+
+def test_a_missing_vllm_is_told_by_plan_and_doctor_and_ends_the_run_before_any_answer(settings):
+    settings["rounds"][0]["data"]["engine"] = {"name": "vllm", "python": "/nowhere/python"}
+    run = Run(settings)
+    steps = chain(run.config)
+    (planned,) = (step for step in plan(steps, run.store) if step.name == "answers-1")
+    assert planned.notes[0].startswith("engine.python: /nowhere/python does not run")
+    (found,) = check_unwritten(steps)
+    assert found.verdict == "warn"
+    assert found.headline.endswith("Here, " + planned.notes[0] + ".")
+    assert "pip install vllm" in found.remedy
+    with pytest.raises(ConfigError, match=r"engine.python: /nowhere/python does not run .*Make an"):
+        run.build("prompts-1")
+
+
+def test_of_the_engine_only_vllm_decides_answers(settings):
+    def key(**engine):
+        settings["rounds"][0]["data"]["engine"] = engine
+        return Run(settings).steps["answers-1"].key
+
+    ours, vllm = key(name="auto"), key(name="vllm", python="/a/python")
+    assert ours == key(name="hf") == key(name="continuous") != vllm
+    assert vllm == key(name="vllm", python="/b/python")
+    settings["rounds"][0]["data"]["temperature"] = 2.5
+    with pytest.raises(ValueError, match=r"vllm takes a temperature from 0\.01 to 2"):
+        key(name="vllm", python="/a/python")
 
 
 def test_a_whole_run_trains_on_them_and_evaluates(settings):
