@@ -9,10 +9,12 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from alignment.answers.ask import generate
 from alignment.records.base import Frozen
 from alignment.records.refs import Nf4
 from alignment.records.text import Conversation, PreferencePair
@@ -26,13 +28,14 @@ from alignment.train.sft import train_sft
 from alignment.train.trainers import on_this_machine
 from benchmarks.workload import load
 
-Phase = Literal["sft", "dpo", "reference", "scoring"]
+Phase = Literal["sft", "dpo", "reference", "scoring", "answering"]
 """sft, dpo: training. reference: log-probs of pairs under the reference, quantised as in training;
-stock is TRL's own pass. scoring: log-probs as in evaluation, with full weights."""
+stock is TRL's own pass. scoring: log-probs as in evaluation, with full weights. answering: greedy
+replies as in evaluation, whatever the engine; tokens are those of the replies."""
 
-MAX_LENGTH = 4096
+MAX_LENGTH, REPLY_TOKENS = 4096, 256
 
-PASSES: dict[Phase, int] = {"sft": 2, "dpo": 3, "reference": 1, "scoring": 1}
+PASSES: dict[Phase, int] = {"sft": 2, "dpo": 3, "reference": 1, "scoring": 1, "answering": 1}
 """Passes that cannot be avoided: forward, backward to the activations (the base is frozen),
 reference; without recomputation."""
 
@@ -104,12 +107,14 @@ def measure(
     import torch
 
     dtype = "bfloat16" if setup.bf16 else "float32"
-    quantisation = Nf4(compute_dtype=dtype) if setup.nf4 and phase != "scoring" else None
+    full = phase in ("scoring", "answering")
+    quantisation = Nf4(compute_dtype=dtype) if setup.nf4 and not full else None
     loaded = load(setup.model, dtype=dtype, quantisation=quantisation)
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    run = {"scoring": _score, "reference": _score_reference}.get(phase, _train)
+    others = {"scoring": _score, "reference": _score_reference, "answering": _answer}
+    run = others.get(phase, _train)
     work = run(phase, engine, setup, loaded, pairs)
     peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
     operations = 2 * PASSES[phase] * _matmul_weights(loaded.model) * work.tokens
@@ -266,6 +271,21 @@ def _score(
     engine.reply_logprobs(loaded.model, measured, batch=setup.batch.effective)
     seconds = _now() - start
     return _Work(sum(row.length for row in measured), len(measured) // 2, seconds)
+
+
+def _answer(
+    phase: Phase, engine: Engine, setup: Setup, loaded: Any, pairs: Sequence[PreferencePair]
+) -> _Work:
+    """Answer the prompt of each pair; those of one step serve as warm-up."""
+    del phase, engine
+    prompts, first = [pair.prompt for pair in pairs], setup.batch.effective
+    tokens = REPLY_TOKENS if setup.bf16 else 8
+    answer = partial(generate, loaded.model, loaded.tokenizer, max_new_tokens=tokens, batch=16)
+    answer(prompts[:first])
+    start = _now()
+    found = answer(prompts[first:])
+    seconds = _now() - start
+    return _Work(sum(one.tokens for one in found), len(found), seconds)
 
 
 class ProfiledProgress(Progress):

@@ -6,7 +6,7 @@
 
 Without `--engine`, stock and then packed are measured, and packed alone on several devices. On a
 GPU the defaults are those of the reference recipe: NF4, bfloat16, checkpointing, 2 x 8 rows per
-step; on a CPU, fp32 without NF4 and checkpointing. `--devices` trains in one process per device,
+step; on a CPU, fp32 without NF4 and checkpointing. `--devices` measures in one process per device,
 for each of these numbers of devices. `--profile` also lists the GPU kernels of the measured
 training steps by time.
 """
@@ -32,13 +32,15 @@ from benchmarks.workload import DISTRIBUTIONS, SHAPES, pairs_of, write_model
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TRAININGS: tuple[Phase, ...] = ("sft", "dpo")
+COMPARED: tuple[Phase, ...] = ("sft", "dpo", "reference", "scoring")
+SHARED: tuple[Phase, ...] = ("sft", "dpo", "scoring", "answering")
+"""The phases that are measured if none is named: of two engines, and on several devices."""
 LIBRARIES = ("torch", "transformers", "trl", "peft")
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Measured]:
     """Measure the phases and engines; print the results and write them to `--out`."""
-    options = _options(arguments)
+    options = _parser().parse_args(arguments)
     setup = _setup(options)
     limit = matmul_limit(bf16=setup.bf16)
     print(f"matmul limit of this device: {limit / 1e12:.2f} TFLOP/s")
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Measured]:
 
 
 def _measured(options: argparse.Namespace, setup: Setup, limit: float) -> Iterator[Measured]:
-    for phase in options.phase or (TRAININGS if options.devices else get_args(Phase)):
+    for phase in options.phase or (SHARED if options.devices else COMPARED):
         pairs = _pairs(options, setup)
         for engine in _engines(options):
             if options.devices:
@@ -124,14 +126,6 @@ def figure(found: Sequence[Measured]) -> "Figure":
     return drawn
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.devices and not set(options.phase or TRAININGS) <= set(TRAININGS):
-        parser.error(f"--devices measures {' and '.join(TRAININGS)}")
-    return options
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--model", default="tiny", help=f"{', '.join(SHAPES)}, or a model folder")
@@ -140,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--devices",
         type=lambda text: [int(count) for count in text.split(",")],
-        help="numbers of devices to train on, such as 1,2",
+        help="numbers of devices to work on, such as 1,2",
     )
     parser.add_argument("--phase", action="append", choices=get_args(Phase))
     parser.add_argument("--engine", action="append", help="stock, packed[:field=value,...]")

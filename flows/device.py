@@ -7,7 +7,7 @@ from alignment.execution.device import (
     check_device,
     device_facts,
     device_line,
-    training_devices,
+    devices_to_use,
 )
 
 
@@ -20,4 +20,4 @@ def state_device(settings: PipelineConfig, say: Callable[[str], object]) -> None
     facts = device_facts()
     say(device_line(facts, settings))
     check_device(facts, settings.device)
-    training_devices(facts, settings.device, settings.devices)  # refuses more than there are
+    devices_to_use(facts, settings.device, settings.devices)  # refuses more than there are

@@ -23,6 +23,7 @@ from alignment.answers.settings import AnswerEngine, Sampling
 from alignment.models.stopping import stop_ids
 from alignment.records.text import Message
 from alignment.scoring.head import plain
+from alignment.scoring.ranks import Ranks
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ def generate(
 ) -> list[Answer]:
     """The greedy answer to each prompt, in the order of the prompts.
 
+    On several devices, each answers its share of the prompts.
+
     Args:
         model: as for `answers`.
         tokenizer: as for `answers`.
@@ -95,11 +98,16 @@ def generate(
     """
     asked = [Asked(f"{number}", messages) for number, messages in enumerate(prompts)]
     sampling = Sampling(max_new_tokens=max_new_tokens)
-    found: dict[str, Answer] = {}
-    for answer in answers(model, tokenizer, asked, sampling, engine=engine, batch=batch):
-        found[answer.prompt_id] = answer
-        on_progress(len(found))
-    return [found[one.id] for one in asked]
+    ranks = Ranks.current()
+
+    def find(share: Sequence[int]) -> list[Answer]:
+        own, found = [asked[at] for at in share], dict[str, Answer]()
+        for answer in answers(model, tokenizer, own, sampling, engine=engine, batch=batch):
+            found[answer.prompt_id] = answer
+            on_progress(ranks.counted(len(found), len(asked)))
+        return [found[one.id] for one in own]
+
+    return ranks.spread([1] * len(asked), find)
 
 
 def _continuous(

@@ -292,7 +292,8 @@ class _Graph:
             run(self._plan, self._uniforms)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # "thread_local": a thread of NCCL may ask for its events meanwhile
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._chosen = run(self._plan, self._uniforms)
 
     def __call__(self, plan: Tensor, uniforms: Tensor) -> Chosen:

@@ -1,8 +1,12 @@
 """The rows of a round on own answers: prompts, labels, and what became of each answer."""
 
+from alignment.answers.answer import Answer
 from alignment.data.verifiers import Verifier
 from alignment.records.base import Frozen
 from alignment.records.text import Message
+
+ROWS = "rows.jsonl"
+"""The file of an artifact with prompts, answers or labels."""
 
 
 class CandidatePrompt(Frozen):
@@ -50,6 +54,11 @@ class AnswerLabel(Frozen):
     sample: int
     score: float | None
     detail: str = ""
+
+
+def answer_id(row: Answer | AnswerLabel) -> tuple[str, int]:
+    """What distinguishes an answer, or its label, from all others."""
+    return row.prompt_id, row.sample
 
 
 class JudgeCall(Frozen):

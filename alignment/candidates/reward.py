@@ -10,14 +10,17 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from alignment.answers.answer import Answer
-from alignment.candidates.records import AnswerLabel, CandidatePrompt
+from alignment.candidates.records import ROWS, AnswerLabel, CandidatePrompt
+from alignment.candidates.shared import shared_journal
 from alignment.errors import ModelError
 from alignment.models.chat_template import render
 from alignment.models.folder import check_weights
 from alignment.models.tokenizer import load_tokenizer
 from alignment.records.text import Message
+from alignment.scoring.ranks import Ranks
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
+from alignment.store.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 
@@ -26,24 +29,41 @@ def label_by_reward_model(
     folder: Path,
     prompts: Mapping[str, CandidatePrompt],
     answers: Sequence[Answer],
-    journal: Journal[AnswerLabel],
+    workspace: Workspace,
     progress: Progress,
     *,
     batch: int,
-) -> None:
-    """Score every answer that has no label in the journal yet, shortest first.
+) -> list[AnswerLabel]:
+    """All labels, after those that an earlier attempt has not made; shortest answers first.
+
+    On several devices, each scores a share of the answers.
 
     Raises:
         ModelError: the folder holds no reward model, or one that computes no numbers.
         torch.OutOfMemoryError: a single answer does not fit in memory.
     """
-    done = {(row.prompt_id, row.sample) for row in journal.rows}
-    waiting = [answer for answer in answers if (answer.prompt_id, answer.sample) not in done]
-    if not waiting:
+    with shared_journal(workspace, ROWS, AnswerLabel) as journal:
+        _label_missing(folder, prompts, answers, journal, progress, batch=batch)
+    return journal.rows
+
+
+def _label_missing(
+    folder: Path,
+    prompts: Mapping[str, CandidatePrompt],
+    answers: Sequence[Answer],
+    journal: Journal[AnswerLabel],
+    progress: Progress,
+    *,
+    batch: int,
+) -> None:
+    ranks, done = Ranks.current(), {(row.prompt_id, row.sample) for row in journal.rows}
+    missing = [answer for answer in answers if (answer.prompt_id, answer.sample) not in done]
+    if not missing:
         return
     model, tokenizer = open_reward_model(folder)
-    ids = {id(answer): _ids(tokenizer, prompts[answer.prompt_id], answer) for answer in waiting}
-    waiting.sort(key=lambda answer: len(ids[id(answer)]))
+    ids = {id(answer): _ids(tokenizer, prompts[answer.prompt_id], answer) for answer in missing}
+    share = ranks.share([len(ids[id(answer)]) for answer in missing])
+    waiting = sorted((missing[at] for at in share), key=lambda answer: len(ids[id(answer)]))
     while waiting:
         rows = waiting[:batch]
         try:
@@ -65,8 +85,9 @@ def label_by_reward_model(
             journal.append(
                 AnswerLabel(prompt_id=answer.prompt_id, sample=answer.sample, score=score)
             )
-        progress.update("scoring", len(journal.rows), len(answers))
         waiting = waiting[len(rows) :]
+        scored = ranks.counted(len(share) - len(waiting), len(missing))
+        progress.update("scoring", len(done) + scored, len(answers))
 
 
 def open_reward_model(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:

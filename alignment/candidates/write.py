@@ -1,5 +1,6 @@
 """Writes the answers of a model to prompts; each is on disk before the next one is asked for."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,8 @@ from alignment.answers.answer import Answer, Asked
 from alignment.answers.ask import answers
 from alignment.answers.settings import AnyEngine, Sampling, Vllm
 from alignment.answers.vllm import Served, fitting_rank, vllm_answers
-from alignment.candidates.records import CandidatePrompt
+from alignment.candidates.records import ROWS, CandidatePrompt, answer_id
+from alignment.candidates.shared import shared_journal
 from alignment.errors import ModelError
 from alignment.models.adapters import plain_base
 from alignment.models.experts import in_experts
@@ -17,13 +19,56 @@ from alignment.models.hub import base_folder
 from alignment.models.load import open_model
 from alignment.models.tokenizer import open_tokenizer
 from alignment.records.refs import ModelRef
+from alignment.scoring.ranks import Ranks
 from alignment.store.durable import failpoint_span, remove
 from alignment.store.journal import Journal
 from alignment.store.progress import Progress
 from alignment.store.store import Store
+from alignment.store.workspace import Workspace
 
 
 def write_answers(
+    store: Store,
+    model: ModelRef,
+    prompts: Sequence[CandidatePrompt],
+    sampling: Sampling,
+    workspace: Workspace,
+    progress: Progress,
+    *,
+    dtype: str,
+    engine: AnyEngine,
+) -> list[Answer]:
+    """All answers; those that an earlier attempt has not written are written first.
+
+    If there is none, nothing is loaded. On several devices, each answers a share of the prompts.
+
+    Args:
+        store: resolves the reference.
+        model: who answers, with full weights.
+        prompts: what is asked.
+        sampling: how answers are drawn.
+        workspace: where they are written, and files that the engine needs meanwhile.
+        progress: updated after each.
+        dtype: of the weights in memory.
+        engine: what computes them.
+    """
+    with shared_journal(workspace, ROWS, Answer) as journal:
+        scratch = workspace.folder / "adapter"
+        _write_missing(
+            store,
+            model,
+            prompts,
+            sampling,
+            journal,
+            progress,
+            dtype=dtype,
+            engine=engine,
+            scratch=scratch,
+        )
+    return journal.rows
+
+
+def _write_missing(
     store: Store,
     model: ModelRef,
     prompts: Sequence[CandidatePrompt],
@@ -35,25 +80,15 @@ def write_answers(
     engine: AnyEngine,
     scratch: Path,
 ) -> None:
-    """Write every answer that is not in the journal yet; if there is none, nothing is loaded.
-
-    Args:
-        store: resolves the reference.
-        model: who answers, with full weights.
-        prompts: what is asked.
-        sampling: how answers are drawn.
-        journal: where they are written.
-        progress: updated after each.
-        dtype: of the weights in memory.
-        engine: what computes them.
-        scratch: a folder for files that the engine needs meanwhile.
-    """
-    total = len(prompts) * sampling.samples
-    done = {(row.prompt_id, row.sample) for row in journal.rows}
+    total, ranks = len(prompts) * sampling.samples, Ranks.current()
+    done = {answer_id(row) for row in journal.rows}
     progress.update("answering", len(done), total)
-    if len(done) == total:
+    answered = Counter(name for name, _ in done)
+    waiting = [prompt for prompt in prompts if answered[prompt.id] < sampling.samples]
+    share = ranks.share([sampling.samples - answered[prompt.id] for prompt in waiting])
+    if not share:
         return
-    asked = [Asked(prompt.id, prompt.prompt) for prompt in prompts]
+    asked = [Asked(waiting[at].id, waiting[at].prompt) for at in share]
     if isinstance(engine, Vllm):
         served = _served(store, model, dtype, scratch)
         tokenizer = open_tokenizer(model, store)
@@ -63,9 +98,9 @@ def write_answers(
         found = answers(
             loaded.model, loaded.tokenizer, asked, sampling, engine=engine.name, done=done
         )
-    for answer in found:
+    for number, answer in enumerate(found, start=1):
         journal.append(answer)
-        progress.update("answering", len(journal.rows), total)
+        progress.update("answering", len(done) + ranks.counted(number, total - len(done)), total)
 
 
 def _served(store: Store, model: ModelRef, dtype: str, scratch: Path) -> Served:

@@ -176,9 +176,10 @@ class PipelineConfig(Frozen):
     )
     devices: Devices = Field(
         default=1,
-        description="How many devices of this machine a training uses, with the packed engine: one "
-        "process each, which share out the rows of every step. auto: all GPUs. On a CPU, so many "
-        "processes. Not part of any key: a training continues on another number of devices.",
+        description="How many devices of this machine a step uses that trains with the packed "
+        "engine, scores or answers: one process each, which share out the rows. auto: all GPUs. On "
+        "a CPU, so many processes. Not part of any key: a step continues on another number of "
+        "devices.",
     )
     model: ModelSource = Field(description="The chat model to start from.")
     template: Template = Field(

@@ -27,6 +27,7 @@ from alignment.records.evaluation import EvalReport, Generation, PairScore, Task
 from alignment.records.text import Message, PreferencePair
 from alignment.scoring.logprobs import Completion, encode, reply_distributions
 from alignment.scoring.probe import probe_rows
+from alignment.scoring.ranks import Ranks
 from alignment.store.durable import staged, write
 from alignment.store.progress import Progress
 
@@ -134,8 +135,8 @@ def evaluate(
     unchecked = _unchecked([*prompts, *items], [*generations, *replies])
     if baseline is None:
         _refuse_broken_checks(unchecked)
-    tasks = _task_scores(replies) + run_tasks(
-        config, model=model, kept=kept or out / "lm-eval", progress=progress
+    tasks = _task_scores(replies) + Ranks.current().first(
+        lambda: run_tasks(config, model=model, kept=kept or out / "lm-eval", progress=progress)
     )
     measured = ScoredRows(
         pairs=scores,

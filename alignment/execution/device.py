@@ -213,8 +213,8 @@ def check_device(facts: DeviceFacts, wanted: DeviceName) -> None:
         )
 
 
-def training_devices(facts: DeviceFacts, device: DeviceName, wanted: Devices) -> int:
-    """How many devices a training uses.
+def devices_to_use(facts: DeviceFacts, device: DeviceName, wanted: Devices) -> int:
+    """How many devices a step uses that can use several.
 
     Raises:
         DeviceError: more than there are. A CPU counts as any number of them.

@@ -1,9 +1,9 @@
-"""Builds a training on several devices of this machine: one process each, started by torch.
+"""Builds a step on several devices of this machine: one process each, started by torch.
 
 The process that holds the step's lock starts them, passes their progress on, and passes a request
 to stop on to them. Rank 0 writes the artifact into the step's workspace; the others write beside
 it, into a folder that is removed. If one ends, all end, and the step goes on from its checkpoint.
-Not here: what each process does (`rank.py`), how rows are shared out (`train/ranks.py`).
+Not here: what each process does (`rank.py`), how rows are shared out (`scoring/ranks.py`).
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from torch.multiprocessing.spawn import (
     start_processes,
 )
 
+from alignment.data.read.files import WHOLE
 from alignment.errors import AlignmentError, Interrupted, TrainingError
 from alignment.execution.gpu_locks import gpu_locks
 from alignment.execution.rank import Job, Meeting, limit_gpu, run_rank
@@ -70,7 +71,7 @@ def _build_on_ranks(step: Step, context: Context, placement: Placement) -> Outco
     with TemporaryDirectory(prefix="ranks-", dir=context.workspace.folder) as ranks:
         job = Job(
             root=context.store.root.absolute(),
-            step=step.model_dump_json(),
+            step=step.model_dump_json(context=WHOLE),
             workspace=context.workspace,
             group=Meeting(Path(ranks), placement.devices, placement.cuda, placement.memory_gib),
             parent=os.getpid(),
@@ -79,10 +80,12 @@ def _build_on_ranks(step: Step, context: Context, placement: Placement) -> Outco
             _prepare(job, rank)
         _run(job, context.progress)
         found = json.loads(job.outcome.read_text(encoding="utf-8"))
+    trains = isinstance(step, TrainSft | TrainDpo)
+    notes = (f"trained on {job.group.count} devices",) if trains else ()
     return Outcome(
         output=step.produces.model_validate(found["output"]),
         metrics=found["metrics"],
-        notes=(*found["notes"], f"trained on {job.group.count} devices"),
+        notes=(*found["notes"], *notes),
     )
 
 
@@ -92,7 +95,8 @@ def _check_rows(step: Step, count: int) -> None:
     Raises:
         TrainingError: with what to set.
     """
-    assert isinstance(step, TrainSft | TrainDpo)
+    if not isinstance(step, TrainSft | TrainDpo):
+        return
     if not isinstance(step.config.engine, Packed):
         raise TrainingError(
             f"{step.name!r} cannot train on {count} devices with engine "
@@ -111,7 +115,8 @@ def _prepare(job: Job, rank: int) -> None:
     place = job.place(rank)
     place.out.mkdir(parents=True, exist_ok=True)
     job.reports(rank).touch()
-    for shared in (job.workspace.checkpoints, job.workspace.folder / "trl"):
+    whole = job.workspace
+    for shared in (whole.checkpoints, whole.folder / "trl", whole.parts):
         shared.mkdir(exist_ok=True)
         if rank:
             with failpoint_span("ranks.link"):

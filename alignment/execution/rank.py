@@ -29,8 +29,9 @@ from alignment.store.progress import Progress
 from alignment.store.store import Store
 from alignment.store.workspace import Workspace
 
-PATIENCE = timedelta(hours=2)
-"""How long one process may wait for another: writing samples or a checkpoint can take long."""
+PATIENCE = timedelta(days=1)
+"""How long one process may wait for another: only the first runs tasks of lm-eval. One that ends
+is noticed at once, by the process that started them."""
 
 MEETING_SECONDS = 60.0
 """How long the processes may take to connect once all are there."""

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
+from alignment.answers.settings import Vllm
 from alignment.config.pipeline import DeviceName, Devices, PipelineConfig
 from alignment.data.read.files import WHOLE
 from alignment.errors import AlignmentError, Interrupted, ModelError, StorageError
@@ -26,8 +27,8 @@ from alignment.execution.attempts import begin_attempt
 from alignment.execution.device import (
     check_device,
     device_facts,
+    devices_to_use,
     obstacle,
-    training_devices,
 )
 from alignment.execution.forkserver import STOPS, Child, ForkServer, serve
 from alignment.execution.log_records import make_records_printable
@@ -40,6 +41,7 @@ from alignment.pipeline.steps import (
     Step,
     TrainDpo,
     TrainSft,
+    WriteAnswers,
     read_step,
 )
 from alignment.records.base import Frozen, digest_of
@@ -81,7 +83,7 @@ class Limits(Frozen):
             timeout.
         gpu_memory_gib: GPU memory for tensors, in GiB; None: no limit.
         device: cuda: refuse a step that needs a GPU where none can be used; cpu: show it none.
-        devices: how many a training uses.
+        devices: how many a step uses that can share out its rows.
     """
 
     stall_minutes: float | None = None
@@ -146,7 +148,7 @@ def build(
 ) -> StageRecord:
     """Build a step in this process, under its lock, and commit the artifact.
 
-    A training on several devices is built by processes of its own. `tokenizer` as in `Context`.
+    On several devices it is built by processes of its own. `tokenizer` as in `Context`.
     """
     with store.lock(step.key, purpose=f"{step.name} of {store.root}", on_wait=progress.waiting):
         record = store.reuse_locked(step.key)  # another process may have built it while we waited
@@ -167,11 +169,12 @@ def build(
 
 
 def _devices(step: Step, limits: Limits) -> int:
-    """On how many devices a step is built: several only train."""
-    if limits.devices == 1 or not isinstance(step, TrainSft | TrainDpo):
+    """On how many devices a step is built."""
+    by_vllm = isinstance(step, WriteAnswers) and isinstance(step.engine, Vllm)
+    if limits.devices == 1 or not step.shares or by_vllm:
         return 1
-    count = training_devices(device_facts(), limits.device, limits.devices)
-    if limits.devices != "auto":
+    count = devices_to_use(device_facts(), limits.device, limits.devices)
+    if limits.devices != "auto" or not isinstance(step, TrainSft | TrainDpo):
         return count
     packed = step.config.engine.name == "packed"
     return min(count, step.config.batch.effective) if packed else 1

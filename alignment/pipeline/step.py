@@ -78,6 +78,7 @@ class Step(Frozen, ABC):
         headline: the two or three metrics to show when space is short.
         in_child: whether it runs in its own process, so that its memory is freed at the end.
         needs_gpu: whether it uses the GPU, which only one process may use at a time.
+        shares: whether several devices can share out its rows.
         nominal_seconds: duration in the practice run on two cores; forecasts only use the ratios.
         notes_matter: whether the report shows the step's notes at the top.
     """
@@ -92,6 +93,7 @@ class Step(Frozen, ABC):
     headline: ClassVar[tuple[str, ...]] = ()
     in_child: ClassVar[bool] = True
     needs_gpu: ClassVar[bool] = False
+    shares: ClassVar[bool] = False
     nominal_seconds: ClassVar[float]
     notes_matter: ClassVar[bool] = False
 

@@ -6,6 +6,7 @@ differ in speed and memory. Not here: how rows are packed (`batches.py`, `train/
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
@@ -47,7 +48,6 @@ class StepRows(Frozen):
 class Scoring(Frozen, ABC):
     """Base of the engines: what they score."""
 
-    @abstractmethod
     def reply_logprobs(
         self,
         model: Any,
@@ -56,7 +56,24 @@ class Scoring(Frozen, ABC):
         batch: int,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> "list[Tensor]":
-        """Log p of every reply token of every row, [reply tokens] each, fp32 on the CPU."""
+        """Log p of every reply token of every row, [reply tokens] each, fp32 on the CPU.
+
+        On several devices, each scores its share of the rows.
+        """
+        score = partial(self._score, model, batch=batch)
+        found: list[Tensor] = _logprobs().shared_logprobs(score, rows, on_progress=on_progress)
+        return found
+
+    @abstractmethod
+    def _score(
+        self,
+        model: Any,
+        rows: "Sequence[Completion]",
+        *,
+        batch: int,
+        on_progress: Callable[[int], None],
+    ) -> "list[Tensor]":
+        """Score rows in this process."""
 
     def pair_logprobs(
         self,
@@ -96,15 +113,14 @@ class Stock(Scoring):
             "gradient_accumulation_steps": batch.accumulation,
         }
 
-    def reply_logprobs(
+    def _score(
         self,
         model: Any,
         rows: "Sequence[Completion]",
         *,
         batch: int,
-        on_progress: Callable[[int], None] = lambda _: None,
+        on_progress: Callable[[int], None],
     ) -> "list[Tensor]":
-        """Log p of every reply token of every row, [reply tokens] each, fp32 on the CPU."""
         found: list[Tensor] = _logprobs().reply_logprobs(
             model, rows, batch=batch, on_progress=on_progress
         )
@@ -164,16 +180,15 @@ class Packed(Scoring):
             "gradient_accumulation_steps": 1,
         }
 
-    def reply_logprobs(
+    def _score(
         self,
         model: Any,
         rows: "Sequence[Completion]",
         *,
         batch: int,
-        on_progress: Callable[[int], None] = lambda _: None,
+        on_progress: Callable[[int], None],
     ) -> "list[Tensor]":
-        """Log p of every reply token of every row; adjacent rows with one prompt share it."""
-        del batch
+        del batch  # adjacent rows with one prompt share it
         found: list[Tensor] = _logprobs().packed_reply_logprobs(
             model, rows, tokens=self.tokens_per_micro_batch, on_progress=on_progress
         )

@@ -24,13 +24,14 @@ from alignment.scoring.batches import MicroBatch, PackedRow, lay_out
 from alignment.scoring.budget import Budget, Setting, scoring_budget
 from alignment.scoring.head import Head, head_of, plain
 from alignment.scoring.pairs import PairLogProbs
+from alignment.scoring.ranks import Ranks
 
 HEAD_ROWS = {"cpu": 1024, "cuda": 512}
 """Positions per call of the LM head. On a GPU 512 rows of 152,064 logits take 1.3 GB with their
 gradient. A 7B layer takes as much at 4,096 tokens, so the head does not set the peak."""
 
 Score = Callable[..., list[Tensor]]
-"""A function like `reply_logprobs`: (model, rows, batch=...) to log-probs of the replies."""
+"""A function like `reply_logprobs`, some of whose arguments may be given already."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,25 @@ def reply_logprobs(
             found[row] = full.gather(1, targets[:, None])[:, 0].cpu()
         on_progress(len(found))
     return [found[row] for row in range(len(rows))]
+
+
+def shared_logprobs(
+    score: Score, rows: Sequence[Completion], *, on_progress: Callable[[int], None]
+) -> list[Tensor]:
+    """The scores of all rows; of several processes, each scores a share, and all get all.
+
+    Adjacent rows with one prompt stay together. `score`: (rows, on_progress=...) to their scores.
+    """
+    ranks = Ranks.current()
+    groups = [list(group) for _, group in groupby(rows, lambda row: row.prompt)]
+
+    def find(share: Sequence[int]) -> list[list[Tensor]]:
+        own = [row for at in share for row in groups[at]]
+        scored = iter(score(own, on_progress=lambda n: on_progress(ranks.counted(n, len(rows)))))
+        return [[next(scored) for _ in groups[at]] for at in share]
+
+    sizes = [sum(row.length for row in group) for group in groups]
+    return [scores for group in ranks.spread(sizes, find) for scores in group]
 
 
 def pair_logprobs(

@@ -19,6 +19,7 @@ class Journal(Generic[RowT]):
 
     Attributes:
         rows: all records, in the order in which they were added.
+        kind: their class.
 
     Args:
         path: the file; it is created with the first record.
@@ -26,7 +27,7 @@ class Journal(Generic[RowT]):
     """
 
     def __init__(self, path: Path, model: type[RowT]) -> None:
-        self._path = path
+        self._path, self.kind = path, model
         self.rows: list[RowT] = []
         self._read(model)
 

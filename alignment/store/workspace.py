@@ -31,6 +31,11 @@ class Workspace:
         return self.folder / "checkpoints"
 
     @property
+    def parts(self) -> Path:
+        """What the processes of several devices have written of a file, each a part."""
+        return self.folder / "parts"
+
+    @property
     def progress(self) -> Path:
         """The progress marks, as JSON lines."""
         return self.folder / "progress.jsonl"

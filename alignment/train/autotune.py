@@ -17,6 +17,7 @@ from alignment.errors import TrainingError
 from alignment.scoring.batches import PackedRow, lay_out
 from alignment.scoring.budget import Budget
 from alignment.scoring.engine import Packed
+from alignment.scoring.ranks import Ranks
 from alignment.train.acceleration import (
     compile_layers,
     compile_obstacle,
@@ -28,7 +29,6 @@ from alignment.train.acceleration import (
 from alignment.train.memory_plan import Plan, Work, training_plan
 from alignment.train.objectives import Objective
 from alignment.train.pass_memory import TrialPasses
-from alignment.train.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 

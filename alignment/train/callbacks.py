@@ -19,13 +19,13 @@ from alignment.errors import TrainingError
 from alignment.records.text import Message, PreferencePair
 from alignment.scoring.engine import Engine, Stock
 from alignment.scoring.pairs import PairLogProbs
+from alignment.scoring.ranks import Ranks
 from alignment.store.durable import failpoint_span, flush, staged
 from alignment.store.progress import Progress
 from alignment.store.workspace import Workspace
 from alignment.train.autotune import random_state, set_random_state
 from alignment.train.checkpoints import commit_checkpoint
 from alignment.train.losses import Loss
-from alignment.train.ranks import Ranks
 
 
 class ProgressCallback(TrainerCallback):

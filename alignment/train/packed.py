@@ -24,11 +24,12 @@ from alignment.scoring.budget import scoring_budget
 from alignment.scoring.engine import Packed
 from alignment.scoring.logprobs import predicted_logprobs
 from alignment.scoring.pairs import PairLogProbs
+from alignment.scoring.ranks import Ranks
 from alignment.train.autotune import Capacity, autotune, on_cuda, random_state, set_random_state
+from alignment.train.loaders import whole_batches
 from alignment.train.measure import measuring
 from alignment.train.memory_plan import Plan
 from alignment.train.objectives import CollatedBatch, Objective, RowLoss
-from alignment.train.ranks import Ranks, whole_batches
 from alignment.train.trained_rows import NAMES, TrainedRows, with_names
 
 

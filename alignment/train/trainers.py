@@ -138,5 +138,4 @@ def on_this_machine(arguments: dict[str, Any], folder: Path, *, evaluates: bool)
         "output_dir": str(folder),
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
-        "ddp_broadcast_buffers": False,  # equal in all processes, and nothing changes them
     }

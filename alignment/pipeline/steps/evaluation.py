@@ -35,6 +35,7 @@ class EvaluateModel(Step):
     headline = headline_metrics()
     notes_matter = True
     needs_gpu = True
+    shares = True
     nominal_seconds = 29.0
     config: EvaluationConfig
     label: str

@@ -25,7 +25,7 @@ from alignment.candidates.label import (
     try_label,
 )
 from alignment.candidates.pairing import pair_answers
-from alignment.candidates.records import AnswerLabel, CandidatePrompt, JudgeCall
+from alignment.candidates.records import ROWS, AnswerLabel, CandidatePrompt, JudgeCall
 from alignment.candidates.settings import (
     DeltaLabel,
     JudgeLabel,
@@ -58,8 +58,6 @@ from alignment.store.store import Store
 
 if TYPE_CHECKING:
     from alignment.candidates.prompts import ChosenPrompts
-
-ROWS = "rows.jsonl"
 
 
 class ChoosePrompts(Step):
@@ -186,6 +184,7 @@ class WriteAnswers(Step):
     parent_fields = ("model", "prompts")
     headline = ("answers", "stopped", "tokens")
     needs_gpu = True
+    shares = True
     nominal_seconds = 60.0
     sampling: Drawing
     dtype: Literal["bfloat16", "float32"]
@@ -220,25 +219,23 @@ class WriteAnswers(Step):
         from alignment.candidates.write import write_answers
 
         store = context.store
-        journal = Journal(context.workspace.out / ROWS, Answer)
-        write_answers(
+        rows = write_answers(
             store,
             model_of(store, self.model),
             rows_in(store, self.prompts, CandidatePrompt),
             self.sampling.seeded(self.seed),
-            journal,
+            context.workspace,
             context.progress,
             dtype=self.dtype,
             engine=self.engine,
-            scratch=context.workspace.folder / "adapter",
         )
-        count = len(journal.rows)
+        count = len(rows)
         return Outcome(
             output=RowsRef(rows=f"store:{self.key}/{ROWS}", count=count),
             metrics={
                 "answers": float(count),
-                "stopped": sum(row.stopped for row in journal.rows) / count,
-                "tokens": sum(row.tokens for row in journal.rows) / count,
+                "stopped": sum(row.stopped for row in rows) / count,
+                "tokens": sum(row.tokens for row in rows) / count,
             },
         )
 
@@ -307,7 +304,7 @@ class LabelAnswers(Step):
                 label_by_origin(answers, journal)
             else:
                 label_by_verifier(label, prompts, answers, journal, context.progress)
-        return _labelled(self, journal, **paid)
+        return _labelled(self, journal.rows, **paid)
 
 
 class RewardAnswers(Step):
@@ -319,6 +316,7 @@ class RewardAnswers(Step):
     parent_fields = ("answers", "prompts")
     headline = ("score",)
     needs_gpu = True
+    shares = True
     nominal_seconds = 20.0
     label: RewardLabel
     digest: str
@@ -329,15 +327,19 @@ class RewardAnswers(Step):
         """Write the labels that an earlier attempt has not written."""
         from alignment.candidates.reward import label_by_reward_model
 
-        journal = Journal(context.workspace.out / ROWS, AnswerLabel)
         prompts, answers = _to_label(context.store, self.prompts, self.answers)
         folder, _, _ = self.label.model.fetch(context.workspace.out)
         if self.label.model.digest() != self.digest:
             raise ModelError(f"{folder} was changed since the run began; run the command again.")
-        label_by_reward_model(
-            folder, prompts, answers, journal, context.progress, batch=self.label.batch
+        rows = label_by_reward_model(
+            folder,
+            prompts,
+            answers,
+            context.workspace,
+            context.progress,
+            batch=self.label.batch,
         )
-        return _labelled(self, journal)
+        return _labelled(self, rows)
 
 
 class PairAnswers(Step):
@@ -407,13 +409,13 @@ def _paid(calls: Journal[JudgeCall]) -> dict[str, float]:
     }
 
 
-def _labelled(step: Step, journal: Journal[AnswerLabel], **more: float) -> Outcome:
-    scores = [row.score for row in journal.rows if row.score is not None]
+def _labelled(step: Step, rows: Sequence[AnswerLabel], **more: float) -> Outcome:
+    scores = [row.score for row in rows if row.score is not None]
     return Outcome(
-        output=RowsRef(rows=f"store:{step.key}/{ROWS}", count=len(journal.rows)),
+        output=RowsRef(rows=f"store:{step.key}/{ROWS}", count=len(rows)),
         metrics={
             "score": sum(scores) / max(len(scores), 1),
-            "unlabelled": float(len(journal.rows) - len(scores)),
+            "unlabelled": float(len(rows) - len(scores)),
             **more,
         },
     )

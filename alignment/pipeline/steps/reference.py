@@ -27,6 +27,7 @@ class ScoreReference(Step):
     parent_fields = ("model", "data", "watched")
     headline = ("pairs",)
     needs_gpu = True
+    shares = True
     nominal_seconds = 15.0
     max_length: int
     evaluation_rows: int

@@ -54,6 +54,7 @@ class TrainSft(Step):
     parent_fields = ("policy", "data", "watched")
     headline = ("loss", "eval_loss")
     needs_gpu = True
+    shares = True
     nominal_seconds = 60.0
     config: SftConfig
     policy: Key
@@ -108,6 +109,7 @@ class TrainDpo(Step):
         "eval_rewards/margins",
     )
     needs_gpu = True
+    shares = True
     nominal_seconds = 66.0
     config: DpoConfig
     policy: Key

@@ -30,9 +30,9 @@ from alignment.errors import AlignmentError, ConfigError, Interrupted, ModelErro
 from alignment.models.adapters import describe_adapter
 from alignment.models.description import describe
 from alignment.records.refs import ModelRef
-from alignment.store.journal import Journal
 from alignment.store.progress import Progress
 from alignment.store.store import Store
+from alignment.store.workspace import Workspace
 from tests.alignment.answers.test_engines import SHAPE, amplify, asked
 from tests.alignment.candidates.test_own_round import Run
 from tests.own_answers import own_settings
@@ -197,19 +197,20 @@ def test_a_stack_of_adapters_takes_part(engine, make, tmp_path):
     ]
 
     def written(name, ref, engine):
-        journal = Journal(tmp_path / f"{name}.jsonl", Answer)
-        write_answers(
-            Store(root=tmp_path),
-            ref,
-            prompts,
-            GREEDY,
-            journal,
-            Progress(),
-            dtype="float32",
-            engine=engine,
-            scratch=tmp_path / "scratch",
+        workspace = Workspace(folder=tmp_path / name, log=tmp_path / "log")
+        workspace.out.mkdir(parents=True)
+        return by_name(
+            write_answers(
+                Store(root=tmp_path),
+                ref,
+                prompts,
+                GREEDY,
+                workspace,
+                Progress(),
+                dtype="float32",
+                engine=engine,
+            )
         )
-        return by_name(journal.rows)
 
     ref = plain.push(one).push(two)
     stacked = written("hf", ref, OwnEngine())

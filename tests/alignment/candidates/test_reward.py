@@ -1,13 +1,12 @@
 import pytest
 import torch
 
-from alignment.candidates.records import AnswerLabel
 from alignment.candidates.reward import label_by_reward_model
 from alignment.errors import ModelError
 from alignment.models.chat_template import render
 from alignment.records.text import Message
-from alignment.store.journal import Journal
 from alignment.store.progress import Progress
+from alignment.store.workspace import Workspace
 from tests.alignment.candidates.written import PROMPT, samples
 from tests.own_answers import write_reward_model
 
@@ -26,9 +25,12 @@ def write_classifier(tmp_path, chatml_tokenizer):
 
 
 def label(folder, tmp_path, texts=TEXTS, batch=2):
-    journal = Journal(tmp_path / "rows.jsonl", AnswerLabel)
-    label_by_reward_model(folder, {"p": PROMPT}, samples(texts), journal, Progress(), batch=batch)
-    return {row.sample: row.score for row in journal.rows}
+    workspace = Workspace(folder=tmp_path / "work", log=tmp_path / "log")
+    workspace.out.mkdir(parents=True, exist_ok=True)
+    rows = label_by_reward_model(
+        folder, {"p": PROMPT}, samples(texts), workspace, Progress(), batch=batch
+    )
+    return {row.sample: row.score for row in rows}
 
 
 def test_an_answer_gets_the_score_that_it_gets_alone(write_classifier, tmp_path, chatml_tokenizer):
@@ -55,7 +57,7 @@ def test_a_model_that_computes_no_numbers_labels_nothing(write_classifier, tmp_p
     model.save_pretrained(folder)
     with pytest.raises(ModelError, match=r"computes no numbers: its score .* 'p' is nan"):
         label(folder, tmp_path)
-    assert not (tmp_path / "rows.jsonl").exists()
+    assert not (tmp_path / "work" / "out" / "rows.jsonl").exists()
 
 
 def test_a_classifier_with_two_labels_is_refused(write_classifier, tmp_path):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from alignment.errors import DeviceError, TrainingError
-from alignment.execution.device import DeviceFacts, training_devices
+from alignment.execution.device import DeviceFacts, devices_to_use
 from alignment.execution.driver import DriverAnswer, Gpu
 from alignment.execution.run_step import Limits, build
 from alignment.records.training import TRAINED
@@ -151,7 +151,7 @@ def test_devices_that_do_not_connect_are_given_up(tmp_path):
 
 
 def test_auto_takes_all_gpus_and_more_than_there_are_is_refused():
-    assert training_devices(TWO_GPUS, "auto", "auto") == 2
-    assert training_devices(TWO_GPUS, "cpu", "auto") == 1
+    assert devices_to_use(TWO_GPUS, "auto", "auto") == 2
+    assert devices_to_use(TWO_GPUS, "cpu", "auto") == 1
     with pytest.raises(DeviceError, match=r"may use 2: 2 x NVIDIA A100.*Set devices=2"):
-        training_devices(TWO_GPUS, "cuda", 4)
+        devices_to_use(TWO_GPUS, "cuda", 4)

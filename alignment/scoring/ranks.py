@@ -1,21 +1,22 @@
-"""The processes of a training on several devices, one each: who trains which rows of a step.
+"""The processes of a step on several devices, one each: who takes which rows, and what all found.
 
-Every process gets all rows of an optimiser step, in the order of a training on one device, and
-takes its share of them by tokens. So the gradients are those of one device, also of a last step
-with fewer rows, and a training can go on with another number of devices.
+In a training, every process gets all rows of an optimiser step, in the order of a training on one
+device, and takes its share of them by tokens. So the gradients are those of one device, also of a
+last step with fewer rows, and a training can go on with another number of devices. Scores and
+answers are shared out by row, and every process then has all of them.
 Not here: starting the processes (`execution/launch.py`).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, distributed
 
 from alignment.scoring.batches import balanced
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -64,31 +65,31 @@ class Ranks:
         """Wait until every process is here."""
         self.agree(device, on=False)
 
+    def spread(
+        self, sizes: Sequence[int], find: Callable[[Sequence[int]], Sequence[Found]]
+    ) -> list[Found]:
+        """What is found of every row, each by one process; `find` takes rows of a share."""
+        share = self.share(sizes)
+        own = list(zip(share, find(share), strict=True))
+        found = dict(pair for part in self.gathered(own) for pair in part)
+        return [found[row] for row in range(len(sizes))]
 
-@contextmanager
-def whole_batches(accelerator: Any) -> Iterator[None]:
-    """Within the block, data loaders give each process whole batches instead of every n-th one."""
+    def gathered(self, own: Found) -> list[Found]:
+        """What each process has, in their order; all wait for the last one."""
+        if self.count == 1:
+            return [own]
+        found: list[Any] = [None] * self.count
+        distributed.all_gather_object(found, own)
+        return found
 
-    def prepare(loader: Any, **_: Any) -> Any:
-        prepared = prepare_data_loader(
-            loader,
-            accelerator.device,
-            num_processes=1,
-            process_index=0,
-            put_on_device=accelerator.device_placement,
-            rng_types=accelerator.rng_types.copy(),
-            use_seedable_sampler=accelerator.use_seedable_sampler,
-            data_seed=accelerator.dataloader_config.data_seed,
-            non_blocking=accelerator.non_blocking,
-        )
-        accelerator._dataloaders.append(prepared)
-        return prepared
+    def first(self, make: Callable[[], Found]) -> Found:
+        """What the first process makes, while the others wait for it."""
+        made: list[Any] = [None if self.number else make()]
+        if self.count > 1:
+            distributed.broadcast_object_list(made)
+        found: Found = made[0]
+        return found
 
-    if accelerator.num_processes == 1:
-        yield
-        return
-    accelerator.prepare_data_loader = prepare
-    try:
-        yield
-    finally:
-        del accelerator.prepare_data_loader
+    def counted(self, own: int, rows: int) -> int:
+        """About how many of so many rows all processes have done, if this one has done `own`."""
+        return min(rows, own * self.count)
