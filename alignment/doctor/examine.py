@@ -135,6 +135,7 @@ def _findings(inputs: PreflightInputs, template: Finding, device: Device) -> Ite
     quantisation = inputs.config.quantisation
     if shape is not None:
         trainings = tuple(planned(each, shape, quantisation, device) for each in trainings)
-    yield check_memory(trainings, shape, quantisation, device)
+    bf16 = inputs.config.evaluation.dtype == "bfloat16"
+    yield check_memory(trainings, shape, quantisation, device, bf16=bf16)
     yield check_time(trainings, shape, device)
     yield check_machine(inputs.config, device_facts())

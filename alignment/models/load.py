@@ -19,6 +19,7 @@ from transformers import (
 
 from alignment.models.folder import check_weights
 from alignment.models.hub import base_folder
+from alignment.models.room import check_room, loaded_bytes
 from alignment.models.stack import attach
 from alignment.models.tokenizer import open_tokenizer
 from alignment.records.refs import ModelRef, Quantisation
@@ -66,6 +67,9 @@ def load_base(
     if quantisation is not None:
         extra["quantization_config"] = BitsAndBytesConfig(**quantisation.bitsandbytes_arguments())
     if torch.cuda.is_available():
+        needed = loaded_bytes(folder, dtype=dtype, quantisation=quantisation)
+        _, total = torch.cuda.mem_get_info()
+        check_room(needed, total, dtype=dtype, quantised=quantisation is not None)
         extra["device_map"] = {"": torch.cuda.current_device()}
     model = AutoModelForCausalLM.from_pretrained(
         folder,

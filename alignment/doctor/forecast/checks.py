@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from alignment.doctor.finding import Finding, graded
 from alignment.doctor.forecast.devices import Device
-from alignment.doctor.forecast.memory import Memory, forecast_memory, in_gib
+from alignment.doctor.forecast.memory import Memory, forecast_memory, in_gib, weight_bytes
 from alignment.doctor.forecast.plans import minimal
 from alignment.doctor.forecast.timing import forecast_seconds
 from alignment.doctor.forecast.trainings import Training
@@ -21,8 +21,13 @@ def check_memory(
     shape: Shape | None,
     quantisation: Quantisation | None,
     device: Device,
+    *,
+    bf16: bool = True,
 ) -> Finding:
-    """Whether every training fits into the device's memory."""
+    """Whether every training fits into the device's memory, and the weights in full.
+
+    `bf16`: whether evaluation loads them in bfloat16.
+    """
     if shape is None:
         return _no_shape("memory")
     peaks = {t.name: forecast_memory(t, shape, quantisation, device) for t in trainings}
@@ -30,7 +35,9 @@ def check_memory(
         forecast_memory(minimal(t, shape, device), shape, quantisation, device).total
         for t in trainings
     ]
-    verdict = graded(max(needs, default=0.0) / device.memory, warn=TIGHT, fail=1.0)
+    full = weight_bytes(shape, None, bf16=bf16) + device.resident
+    verdict = graded(max([*needs, full]) / device.memory, warn=TIGHT, fail=1.0)
+    too_large = graded(full / device.memory, warn=TIGHT, fail=1.0) != "ok"
     rows = [
         (t.name, *map(in_gib, peaks[t.name]), in_gib(peaks[t.name].total), _micro_batch(t))
         for t in trainings
@@ -47,9 +54,10 @@ def check_memory(
     return Finding(
         check="memory",
         verdict=verdict,
-        headline=_headline(peaks, max(needs, default=0.0), device),
+        headline=_headline(peaks, max(needs, default=0.0), device)
+        + (f" Evaluation loads all weights: {in_gib(full)} GiB." if too_large else ""),
         figures={f"{name}_gib": round(peak.total / 2**30, 3) for name, peak in peaks.items()}
-        | {"device_gib": round(device.memory / 2**30, 1)},
+        | {"device_gib": round(device.memory / 2**30, 1), "evaluation_gib": round(full / 2**30, 1)},
         tables=(
             Table.of(
                 f"Forecast of the peak on {device.name}, GiB",
@@ -58,7 +66,10 @@ def check_memory(
                 note=f"{device.checked} A forecast, not a measurement.",
             ),
         ),
-        remedy="Turn on gradient_checkpointing, or lower max_length. With the stock engine: lower "
+        remedy="For evaluation, own answers and stacks take a device with more memory: several do "
+        "not share weights."
+        if too_large
+        else "Turn on gradient_checkpointing, or lower max_length. With the stock engine: lower "
         "batch.per_device and raise batch.accumulation by the same factor (same rows per step).",
     )
 

@@ -237,8 +237,28 @@ def test_memory_that_fits_is_ok_tight_memory_warns_and_too_little_fails():
     large = check_memory([sft(rows, batch=batch)], QWEN_7B, Nf4(), H100)
     assert large.verdict == "fail"
     assert "per_device" in large.remedy
-    tight = H100.model_copy(update={"memory": small.figures["sft_gib"] * GIB / 0.9})
+    tight = H100.model_copy(update={"memory": small.figures["evaluation_gib"] * GIB / 0.9})
     assert check_memory([sft([(600,)] * 8)], QWEN_7B, Nf4(), tight).verdict == "warn"
+
+
+def test_a_model_that_trains_in_four_bits_and_cannot_be_evaluated_fails():
+    """Qwen2.5's 32B shape: 62 GiB in bfloat16."""
+    large = QWEN_7B.model_copy(
+        update={
+            "hidden_size": 5120,
+            "intermediate_size": 27648,
+            "num_hidden_layers": 64,
+            "num_attention_heads": 40,
+            "num_key_value_heads": 8,
+        }
+    )
+    engine = Packed(compile=False)
+    training = sft([(600,)] * 64, engine=engine)
+    card = find_device("a100-40gb")
+    found = check_memory([planned(training, large, Nf4(), card)], large, Nf4(), card)
+    assert found.verdict == "fail"
+    assert "27.1 GiB would fit. Evaluation loads all weights: 61.5 GiB." in found.headline
+    assert found.remedy.startswith("For evaluation, own answers and stacks take a device with more")
 
 
 def test_a_token_costs_two_operations_per_weight_and_pass():
