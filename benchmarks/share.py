@@ -2,13 +2,14 @@
 
     python -m benchmarks.share --store runs
 
-A round is its training, the handover, the evaluation of its model and its gate; the evaluation has
-scoring and answering, but also loading and the distance from the trained model. A step that was
-resumed counts with the time of its last part only.
+A round is the making of its pairs (answers and labels included, if the model writes them itself),
+its training, the handover and the evaluation of its model; the evaluation has scoring and
+answering, but also loading and the distance from the trained model. A step that was resumed counts
+with the time of its last part only.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from alignment.records.base import Frozen
@@ -20,6 +21,7 @@ class RoundTime(Frozen):
     """Seconds of the steps of one round."""
 
     evaluation: str
+    pairs: float
     training: float
     handover: float
     evaluating: float
@@ -27,13 +29,14 @@ class RoundTime(Frozen):
     @property
     def share(self) -> float:
         """The evaluation's part of the round, 0 to 1."""
-        return self.evaluating / (self.training + self.handover + self.evaluating)
+        return self.evaluating / (self.pairs + self.training + self.handover + self.evaluating)
 
     def row(self) -> str:
         """The figures as text."""
         return (
-            f"{self.evaluation:<20} training {self.training:6.1f} s  handover "
-            f"{self.handover:5.1f} s  evaluation {self.evaluating:5.1f} s  {self.share:.1%}"
+            f"{self.evaluation:<20} pairs {self.pairs:6.1f} s  training {self.training:6.1f} s  "
+            f"handover {self.handover:5.1f} s  evaluation {self.evaluating:5.1f} s  "
+            f"{self.share:.1%}"
         )
 
 
@@ -46,10 +49,18 @@ def round_times(records: Sequence[StageRecord]) -> Iterator[RoundTime]:
         if evaluation.stage == "evaluate" and handover and training and training.stage == "dpo":
             yield RoundTime(
                 evaluation=evaluation.name,
+                pairs=sum(one.seconds for one in _making(training.parents["data"], by_key)),
                 training=training.seconds,
                 handover=handover.seconds,
                 evaluating=evaluation.seconds,
             )
+
+
+def _making(pairs: str, by_key: Mapping[str, StageRecord]) -> Iterator[StageRecord]:
+    """The steps that made a round's pairs: one, or also prompts, answers and labels."""
+    if made := by_key.get(pairs):
+        own = {made.parents.get(role) for role in ("prompts", "answers", "labels")}
+        yield from (record for key, record in by_key.items() if key in own | {pairs})
 
 
 def main() -> None:

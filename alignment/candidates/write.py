@@ -37,6 +37,7 @@ def write_answers(
     *,
     dtype: str,
     engine: AnyEngine,
+    batch: int = 16,
 ) -> list[Answer]:
     """All answers; those that an earlier attempt has not written are written first.
 
@@ -51,6 +52,7 @@ def write_answers(
         progress: updated after each.
         dtype: of the weights in memory.
         engine: what computes them.
+        batch: answers that are written at once on a CPU.
     """
     with shared_journal(workspace, ROWS, Answer) as journal:
         scratch = workspace.folder / "adapter"
@@ -63,6 +65,7 @@ def write_answers(
             progress,
             dtype=dtype,
             engine=engine,
+            batch=batch,
             scratch=scratch,
         )
     return journal.rows
@@ -78,6 +81,7 @@ def _write_missing(
     *,
     dtype: str,
     engine: AnyEngine,
+    batch: int,
     scratch: Path,
 ) -> None:
     total, ranks = len(prompts) * sampling.samples, Ranks.current()
@@ -96,7 +100,13 @@ def _write_missing(
     else:
         loaded = open_model(model, store, dtype=dtype, quantised=False)
         found = answers(
-            loaded.model, loaded.tokenizer, asked, sampling, engine=engine.name, done=done
+            loaded.model,
+            loaded.tokenizer,
+            asked,
+            sampling,
+            engine=engine.name,
+            batch=batch,
+            done=done,
         )
     for number, answer in enumerate(found, start=1):
         journal.append(answer)

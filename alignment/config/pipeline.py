@@ -141,7 +141,8 @@ class ControlConfig(Frozen):
     """A control for the rounds: the SFT model, trained further with plain SFT for as many steps.
 
     It imitates the chosen replies of the rounds' pairs, with the batch size and epochs in `dpo`:
-    the same prompts and the same number of steps, but no preference signal.
+    the same prompts and the same number of steps, but no preference signal. Rounds on own answers
+    are left out, since their pairs do not exist before the models that answer.
     """
 
     learning_rate: PositiveFloat | None = Field(

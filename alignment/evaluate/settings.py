@@ -59,7 +59,9 @@ class EvaluationConfig(Frozen):
         "evaluated, never a quantised one.",
     )
     batch: PositiveInt = Field(
-        default=16, description="Rows per forward pass. Changes memory and speed only."
+        default=16,
+        description="Rows per forward pass; on a CPU also for a round's own answers. Changes "
+        "memory and speed only.",
     )
     engine: Engine = Field(
         default=Packed(),

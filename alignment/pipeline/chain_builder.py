@@ -117,6 +117,7 @@ def own_steps(
         sampling=answering.drawing(),
         dtype=config.evaluation.dtype,
         engine=answering.engine,
+        batch=config.evaluation.batch,
         model=policy,
         prompts=prompts.key,
     )

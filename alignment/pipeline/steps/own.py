@@ -11,7 +11,7 @@ line.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
 from alignment.answers.answer import Answer
 from alignment.answers.interpreter import check_vllm, vllm_obstacle
@@ -189,21 +189,24 @@ class WriteAnswers(Step):
     sampling: Drawing
     dtype: Literal["bfloat16", "float32"]
     engine: AnyEngine = OwnEngine()
+    batch: PositiveInt = 16
     model: Key
     prompts: Key
 
     @model_serializer(mode="wrap")
     def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the usual engine, as manifests from before it was a setting do."""
+        """Leave out what is usual, as manifests from before there was a choice do."""
         dumped: dict[str, Any] = serialise(self)
         if self.engine == OwnEngine():
             dumped.pop("engine", None)
+        if self.batch == 16:
+            dumped.pop("batch", None)
         return dumped
 
     @property
     def key(self) -> str:
-        """As for any step; of the engine only that it is vLLM, which draws other answers."""
-        fields = self.model_dump(mode="json", exclude={"engine"})
+        """As for any step; of how they are computed only if vLLM does, which draws others."""
+        fields = self.model_dump(mode="json", exclude={"engine", "batch"})
         if isinstance(self.engine, Vllm):
             fields["engine"] = self.engine.name
         return f"{self.stage}-{digest_of([self.stage, self.version, fields])[:24]}"
@@ -228,6 +231,7 @@ class WriteAnswers(Step):
             context.progress,
             dtype=self.dtype,
             engine=self.engine,
+            batch=self.batch,
         )
         count = len(rows)
         return Outcome(
