@@ -140,7 +140,8 @@ def practice(store: Path, kind: str, *, held_out: int) -> PipelineConfig:
     """The practice preset with one round, an anchored gate, and an inbox for this kind."""
     config = load(PRACTICE).model_dump(mode="json")
     source = {"name": "practice", "part": "held-out", "rows": held_out}
-    config["evaluation"] |= {"data": {"sources": [source], "min_rows": 0}, "pairs": held_out}
+    data = {"sources": [source], "min_rows": 0}
+    config["evaluation"] |= {"data": data, "pairs": held_out, "prompts": 168}
     changed = {
         "store": str(store),
         "rounds": config["rounds"][:1],

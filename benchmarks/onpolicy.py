@@ -21,9 +21,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from alignment.candidates.settings import OwnAnswers
 from alignment.config.file import load
-from alignment.config.pipeline import PipelineConfig
-from alignment.data.build.settings import PairSetConfig
+from alignment.config.pipeline import PipelineConfig, RoundData
 from alignment.data.practice.source import PracticeSource
 from alignment.evaluate.evaluator import ScoredRows
 from alignment.evaluate.intervals import PairedDifference, paired_means
@@ -120,12 +120,15 @@ def arms(config: PipelineConfig, *, prompts: int, drawing: Changes) -> Iterator[
     yield trained("one-shot", with_rounds(config, once))
 
 
-def sources(data: object, prompts: int) -> list[Changes]:
-    """The sources of a round's pairs; one of the practice set has a row for each prompt."""
-    assert isinstance(data, PairSetConfig)
+def sources(data: RoundData, prompts: int) -> list[Changes]:
+    """The sources of a round; one of the practice set has a row for each prompt.
+
+    They must have pairs, also those of a round on own answers.
+    """
+    found = data.prompts if isinstance(data, OwnAnswers) else data.sources
     return [
         source.model_dump() | ({"rows": prompts} if isinstance(source, PracticeSource) else {})
-        for source in data.sources
+        for source in found
     ]
 
 

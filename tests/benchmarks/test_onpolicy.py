@@ -10,7 +10,7 @@ from alignment.config.file import load
 from alignment.records.evaluation import Estimate, EvalReport
 from alignment.store.jsonl import read_rows
 from benchmarks import gsm8k
-from benchmarks.onpolicy import ARMS, Reply, Trained, per_seed, pooled
+from benchmarks.onpolicy import ARMS, Reply, Trained, per_seed, pooled, sources
 from tests.own_answers import LETTERS, own_settings
 from tests.prefect_service import ROOT
 
@@ -55,6 +55,14 @@ def test_arms_are_compared_prompt_by_prompt_over_all_seeds():
     assert "| own - one-shot | all | +0.000 [" in rows[3]
 
 
+def test_the_preset_has_a_source_for_each_round_also_where_that_is_on_own_answers():
+    rounds = load(ROOT / "deployments" / "configs" / "practice.yaml").rounds
+    found = [sources(round_.data, 8) for round_ in rounds]
+    assert [(one["part"], one["rows"]) for (one,) in found] == [
+        ("round-1", 8), ("round-2", 8), ("round-3", 8),
+    ]  # fmt: skip
+
+
 def test_gsm8k_becomes_sets_without_common_questions(tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
@@ -86,8 +94,11 @@ def test_the_whole_comparison_at_the_smallest_size(tiny_model_folder, tmp_path, 
     settings = own_settings(tiny_model_folder, tmp_path)
     settings["evaluation"]["data"]["sources"][0]["rows"] = 32
     settings["dpo"]["max_steps"] = None
-    parts = [{"name": "practice", "part": part, "rows": 4} for part in ("round-1", "round-2")]
-    settings["rounds"] = [{"data": {"sources": [part]}} for part in parts]
+    first, second = (
+        [{"name": "practice", "part": part, "rows": 4}] for part in ("round-1", "round-2")
+    )
+    own = {"name": "own_answers", "prompts": second}
+    settings["rounds"] = [{"data": {"sources": first}}, {"data": own}]
     config, store = write_config(settings), tmp_path / "arms"
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.onpolicy", "--store", str(store), "--config",
