@@ -1,6 +1,7 @@
 """Rounds on own answers from a shell, on a tiny model and a real server, with each label."""
 
 import json
+import re
 
 import pytest
 
@@ -34,7 +35,7 @@ def label(request, tmp_path, chatml_tokenizer):
         write_reward_model(tmp_path / "reward", chatml_tokenizer)
         yield {
             "verifier": LETTERS,
-            "judge": {"name": "judge", "url": judge.url, "model": "m", "max_tokens": 10**6},
+            "judge": judge_label(judge),
             "reward_model": {
                 "name": "reward_model",
                 "model": {"name": "folder", "path": str(tmp_path / "reward")},
@@ -91,13 +92,7 @@ def test_an_overloaded_judge_ends_a_run_with_75_and_no_call_is_repeated(
 ):
     settings = own_settings(tiny_model_folder, tmp_path)
     with judging() as judge:
-        settings["rounds"][0]["data"]["label"] = {
-            "name": "judge",
-            "url": judge.url,
-            "model": "m",
-            "max_tokens": 10**6,
-            "retries": 0,
-        }
+        settings["rounds"][0]["data"]["label"] = judge_label(judge, retries=0)
         config = write_config(settings)
         judge.failures = [429]
         said = sft_dpo("run", config, code=75)
@@ -106,6 +101,59 @@ def test_an_overloaded_judge_ends_a_run_with_75_and_no_call_is_repeated(
         sft_dpo("run", config)
         asked = [json.dumps(body) for body, _ in judge.seen]
         assert len(set(asked)) == len(asked) - 1, "only the call that failed was made again"
+
+
+def nonsense(own, judge, *_):
+    own["label"], judge.replies = judge_label(judge), ["I cannot say"] * 20
+
+
+def small_budget(own, judge, *_):
+    own["label"] = judge_label(judge, max_tokens=1000)
+
+
+def no_judge(own, judge, *_):
+    own["label"] = judge_label(judge, url="http://127.0.0.1:1/v1", backoff=0.1, retries=2)
+
+
+def two_labels(own, _judge, folder, tokenizer):
+    write_reward_model(folder / "reward", tokenizer, labels=2)
+    model = {"name": "folder", "path": str(folder / "reward")}
+    own["label"] = {"name": "reward_model", "model": model}
+
+
+def no_prompts(own, _judge, folder, _tokenizer):
+    (folder / "asked.jsonl").write_text("")
+    own["prompts"] = [{"name": "file", "path": str(folder / "asked.jsonl")}]
+
+
+def judge_label(judge, **options):
+    return {"name": "judge", "url": judge.url, "model": "m", "max_tokens": 10**6, **options}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "code", "said", "answered"),
+    [
+        (nonsense, 2, "in 20 calls the judge never replied with A, B or C: 'I cannot say'", True),
+        (no_judge, 75, r"failed 3 times, at last with ConnectError.* the same command goes", True),
+        (small_budget, 2, "120 calls of the judge may cost .* raise it, or draw fewer", False),
+        (two_labels, 2, "has 2 labels; a reward model has one", False),
+        (no_prompts, 2, r"asked.jsonl is empty: it has no rows", False),
+    ],
+)
+def test_bad_input_for_a_label_is_a_clear_error(
+    sft_dpo, tiny_model_folder, chatml_tokenizer, tmp_path, write_config,
+    change, code, said, answered,
+):  # fmt: skip
+    """What needs no answers to be seen is refused before any is written."""
+    settings = own_settings(tiny_model_folder, tmp_path)
+    with judging() as judge:
+        change(settings["rounds"][0]["data"], judge, tmp_path, chatml_tokenizer)
+        output = sft_dpo("run", write_config(settings), code=code)
+    assert re.search(said, output), output
+    assert "Traceback" not in output
+    written = list((tmp_path / "store" / "objects").glob("answers-*"))
+    assert bool(written) == answered
 
 
 @pytest.mark.slow
