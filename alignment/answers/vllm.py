@@ -102,8 +102,8 @@ def _settings(
     rows: int,
 ) -> dict[str, Any]:
     rank = check_adapter(served.adapter)["r"] if served.adapter else 1
-    free = psutil.virtual_memory().available
-    limit = torch.cuda.get_per_process_memory_fraction() if torch.cuda.is_available() else 1.0
+    free, cuda = psutil.virtual_memory().available, torch.cuda.is_available()
+    limit = torch.cuda.get_per_process_memory_fraction() if cuda else 1.0
     return {
         "folder": str(served.folder.absolute()),
         "dtype": served.dtype,
@@ -112,6 +112,7 @@ def _settings(
         "stops": stop_ids(tokenizer, named_stops(served.folder)),
         "longest": max(len(request.ids) for request in requests) + sampling.max_new_tokens,
         "rows": min(rows, len(requests)),
+        "gpu": torch.cuda.current_device() if cuda else None,
         "gpu_share": min(GPU_SHARE, limit),
         "cpu_cache_bytes": min(CPU_CACHE_BYTES, free // 2),
         "sampling": {

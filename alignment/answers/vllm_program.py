@@ -30,8 +30,8 @@ Json = dict[str, Any]
 def main(descriptor: int) -> None:
     """Answer every request."""
     _end_with_parent()
-    os.environ.update(ENVIRONMENT)
     settings, *requests = map(json.loads, sys.stdin)
+    _set_environment(settings["gpu"])
     with open(descriptor, "w", encoding="utf-8") as answers:
         for row in _written(settings, requests):
             print(json.dumps(row), file=answers, flush=True)
@@ -97,8 +97,19 @@ def _engine(settings: Json) -> Any:
     return LLMEngine.from_engine_args(arguments)
 
 
+def _set_environment(gpu: int | None) -> None:
+    """Show this GPU alone, of those that the parent sees; and nothing of the parent's group."""
+    os.environ.update(ENVIRONMENT)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
+    if gpu is not None:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[gpu] if seen else str(gpu)
+
+
 def _end_with_parent() -> None:
-    """Let the kernel end this process when its parent does (Linux)."""
+    """Let the kernel end this process when its parent does (Linux), and not Ctrl-C before it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 

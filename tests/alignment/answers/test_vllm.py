@@ -20,6 +20,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
+from alignment.answers import vllm_program
 from alignment.answers.answer import Answer
 from alignment.answers.ask import answers
 from alignment.answers.settings import OwnEngine, Sampling, Vllm
@@ -109,6 +110,15 @@ def test_its_last_words_are_in_the_error(
 def test_an_answer_left_out_is_an_error(ending, tiny_model_folder, chatml_tokenizer):
     with pytest.raises(AlignmentError, match="2 answers were not written"):
         ask(ending("exit 0"), tiny_model_folder, chatml_tokenizer)
+
+
+@pytest.mark.parametrize(("seen", "shown"), [(None, "1"), ("4,GPU-a", "GPU-a")])
+def test_its_process_sees_the_gpu_of_the_step_alone_and_no_group(monkeypatch, seen, shown):
+    before = {"RANK": "1", "WORLD_SIZE": "2", **({"CUDA_VISIBLE_DEVICES": seen} if seen else {})}
+    monkeypatch.setattr(os, "environ", before)
+    vllm_program._set_environment(1)
+    assert before["CUDA_VISIBLE_DEVICES"] == shown
+    assert not before.keys() & {"RANK", "WORLD_SIZE"}
 
 
 # --- with vLLM -----------------------------------------------------------------------------------
