@@ -4,8 +4,9 @@ Importing torch, transformers, PEFT and TRL takes 8 s on a laptop, and a chain o
 sixteen children. So one process, the fork server, imports them once and forks a child for each
 request. The server exits with the process that started it, and its children exit with the server.
 `multiprocessing`'s fork server does not offer that (decision 13).
-A process that has opened a GPU must not fork; where an import might open one, nothing is imported
-before the fork. Not here: what a child does.
+A process that has opened a GPU must not fork. PEFT opens it, by importing bitsandbytes, so where
+there may be one, only torch and transformers are imported before the fork, which take two thirds
+of the time. Not here: what a child does.
 """
 
 import atexit
@@ -29,16 +30,23 @@ from alignment.processes import die_with, python_module
 
 STOPS = {signal.SIGTERM, signal.SIGINT}
 """The signals that ask a child to stop; blocked from the fork until it has its handlers."""
-MODULES = (
+LIBRARIES = (
     "transformers.models.llama.modeling_llama",
     "transformers.models.qwen2.modeling_qwen2",
+)
+"""Modules that the steps in child processes need, with two kinds of models; open no GPU."""
+MODULES = (
     "alignment.models.description",
     "alignment.train.sft",
     "alignment.train.dpo",
     "alignment.compose.handover",
     "alignment.evaluate.suite",
 )
-"""Modules that the steps in child processes need when they build, with two kinds of models."""
+"""Modules of ours that they need when they build; may open a GPU."""
+GPU_FILES: tuple[str, ...] = ("/dev/nvidia", "/dev/kfd", "/dev/dri/")
+"""What the names of the files begin with through which a process uses a GPU."""
+BARE = "bare"
+"""Argument of a fork server that imports nothing."""
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 MOST_FILES = 8
 """Maximum number of open files that go with a request."""
@@ -170,15 +178,18 @@ def _in_memory(request: Mapping[str, Any]) -> IO[bytes]:
 # --- in the fork server -------------------------------------------------------------------------
 
 
-def serve(number: int) -> list[str]:
+def serve(number: int, *arguments: str) -> list[str]:
     """Fork a child for each request on a socket; returns only in the children, with arguments.
 
     `STOPS` are blocked on return; the child unblocks them once it has installed its handlers.
     The fork server itself exits when the process that started it is gone.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    with contextlib.suppress(Exception):  # a child fails on it too, with the error in its log
-        preload()
+    if BARE not in arguments:
+        with contextlib.suppress(Exception):  # a child fails on it too, with the error in its log
+            preload()
+        if open_gpus():  # a library has changed: children would fail with it
+            os.execv(sys.executable, [*sys.orig_argv, BARE])
     gc.freeze()  # so that collections in children do not touch, and copy, shared pages
     server, requests = os.getpid(), socket.socket(fileno=number)
     running: dict[int, socket.socket] = {}
@@ -207,12 +218,23 @@ def serve(number: int) -> list[str]:
 
 
 def preload() -> None:
-    """Import what steps need, unless the import may open a GPU on this machine."""
+    """Import what steps need, except what may open a GPU on this machine."""
     import torch
 
-    if sys.platform == "linux" and torch.version.cuda is None and torch.version.hip is None:
-        for name in MODULES:
-            importlib.import_module(name)
+    if sys.platform != "linux":
+        return
+    no_gpu = torch.version.cuda is None and torch.version.hip is None
+    for name in (*LIBRARIES, *MODULES) if no_gpu else LIBRARIES:
+        importlib.import_module(name)
+
+
+def open_gpus() -> list[str]:
+    """The files of GPUs that this process has opened."""
+    files = Path("/proc/self/fd")
+    if not files.is_dir():
+        return []
+    targets = [str(file.readlink()) for file in files.iterdir() if file.is_symlink()]
+    return [target for target in targets if target.startswith(GPU_FILES)]
 
 
 def _kill(children: Mapping[int, Any]) -> None:

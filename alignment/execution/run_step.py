@@ -429,7 +429,7 @@ def _recognised(error: Exception, root: Path) -> AlignmentError | None:
 
 
 if __name__ == "__main__":
-    arguments = serve(int(sys.argv[1]))
+    arguments = serve(int(sys.argv[1]), *sys.argv[2:])
     exit_code = _try(*arguments[1:]) if arguments[0] == TRIAL else main(*arguments)
     with contextlib.suppress(OSError):  # a full disk has no space for the output
         sys.stdout.flush()

@@ -9,14 +9,14 @@ from pathlib import Path
 from alignment.execution.forkserver import serve
 
 if __name__ == "__main__":
-    action, *arguments = serve(int(sys.argv[1]))
+    action, *arguments = serve(int(sys.argv[1]), *sys.argv[2:])
     if action == "say":
         sys.stdout.write(f"{arguments[0]} {Path.cwd()} {os.environ['COLOUR']}\n")
         sys.stderr.write("aside\n")
     if action == "gpus":
         sys.stdout.write(os.environ["CUDA_VISIBLE_DEVICES"] + "\n")
     if action == "loaded":
-        sys.stdout.write(str("trl.trainer.dpo_trainer" in sys.modules))
+        sys.stdout.write(str([name in sys.modules for name in arguments]))
     if action == "finds":
         sys.stdout.write(str(importlib.util.find_spec(arguments[0])))
     if action == "sleep":

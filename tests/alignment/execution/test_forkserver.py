@@ -96,9 +96,19 @@ def test_an_environment_of_a_megabyte_reaches_the_child(start_child, tmp_path, m
 
 
 def test_the_heavy_libraries_are_imported_before_a_child_is_forked(start_child, tmp_path):
-    assert start_child("loaded").wait(timeout=300) == 0
-    expected = torch.version.cuda is None  # an import might open a GPU, and then nothing is forked
-    assert (tmp_path / "log").read_text() == str(expected)
+    """Those that may open a GPU only where none can be."""
+    names = ("transformers.models.llama.modeling_llama", "trl.trainer.dpo_trainer")
+    assert start_child("loaded", *names).wait(timeout=300) == 0
+    assert (tmp_path / "log").read_text() == str([True, torch.version.cuda is None])
+
+
+def test_a_server_whose_imports_open_a_gpu_starts_again_without_them(tmp_path):
+    """Else every child would fail: a process that has opened a GPU must not fork."""
+    server = ForkServer("tests.alignment.execution.opens_gpu", {})
+    with (tmp_path / "log").open("ab") as log:
+        assert server.start([], log=log).wait(timeout=300) == 0
+    server.close()
+    assert (tmp_path / "log").read_text() == "['bare'] []"
 
 
 def test_children_run_side_by_side_and_each_reports_its_own_exit(start_child):
