@@ -132,9 +132,9 @@ def put_bucket(port: int, name: str) -> None:
     assert connection.getresponse().status == 200
 
 
-@pytest.fixture(scope="session")
-def s3_port():
-    """The port of an S3 server."""
+@contextlib.contextmanager
+def s3_server():
+    """An S3 server on this machine: its port."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -148,6 +148,13 @@ def s3_port():
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.fixture(scope="session")
+def s3_port():
+    """The port of an S3 server."""
+    with s3_server() as port:
+        yield port
 
 
 class Served(NamedTuple):

@@ -27,5 +27,10 @@ def test_kills_lose_nothing(kills):
 
 
 @pytest.mark.slow
+def test_kills_of_a_chain_in_a_bucket_lose_nothing():
+    killed("tests.faults.kill_bucket", "10")
+
+
+@pytest.mark.slow
 def test_twenty_kills_while_answering_and_labelling_repeat_nothing():
     killed("tests.faults.kill_own", "20")
