@@ -48,6 +48,18 @@ DeviceName = Literal["auto", "cuda", "cpu"]
 Devices = Literal["auto"] | PositiveInt
 
 
+class Machines(Frozen):
+    """Several machines that build a step together; they share the folder of the store."""
+
+    count: int = Field(ge=2, description="How many machines, the one that runs the command too.")
+    address: str = Field(
+        pattern=r"^[^:]+:\d+$",
+        description="HOST:PORT of the machine that runs the command. The others join it there: "
+        "`sft-dpo join HOST:PORT`. Whoever reaches it can take part, so it belongs in a network "
+        "that you trust.",
+    )
+
+
 def _place(place: object) -> Path | str:
     try:
         return store_place(place)
@@ -182,6 +194,11 @@ class PipelineConfig(Frozen):
         "a CPU, so many processes. Not part of any key: a step continues on another number of "
         "devices.",
     )
+    machines: Machines | None = Field(
+        default=None,
+        description="Several machines with as many `devices` each, which share the folder of the "
+        "store; null: this one. Not part of any key.",
+    )
     model: ModelSource = Field(description="The chat model to start from.")
     template: Template = Field(
         default=ModelTemplate(),
@@ -241,6 +258,16 @@ class PipelineConfig(Frozen):
             raise ValueError(
                 "rounds on own answers hold no rows out, so no model could be measured; add "
                 "evaluation.data"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _in_one_folder(self) -> Self:
+        """Machines that build a step together write into one folder."""
+        if self.machines is not None and isinstance(self.store, str):
+            raise ValueError(
+                "machines that build a step together share the folder of the store, and a bucket "
+                "has one on each machine: set store to a folder that all see, or machines to null"
             )
         return self
 

@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,6 +25,7 @@ from torch.multiprocessing.spawn import (
 from alignment.data.read.files import WHOLE
 from alignment.errors import AlignmentError, Interrupted, TrainingError
 from alignment.execution.gpu_locks import gpu_locks
+from alignment.execution.machines import others_joined
 from alignment.execution.rank import Job, Meeting, limit_gpu, run_rank
 from alignment.pipeline.steps import Context, Outcome, Step, TrainDpo, TrainSft
 from alignment.scoring.engine import Packed
@@ -40,14 +42,22 @@ class Placement:
     """On what a step runs.
 
     Attributes:
-        devices: number of devices.
+        devices: number of devices of each machine.
         cuda: whether they are GPUs.
         memory_gib: GPU memory for tensors on each, in GiB; None: no limit.
+        machines, address: number of machines, and where they meet if there are several.
     """
 
     devices: int
     cuda: bool
     memory_gib: float | None
+    machines: int = 1
+    address: str | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of devices on all machines."""
+        return self.machines * self.devices
 
 
 def build_on_devices(step: Step, context: Context, placement: Placement) -> Outcome:
@@ -60,25 +70,33 @@ def build_on_devices(step: Step, context: Context, placement: Placement) -> Outc
     progress = context.progress
     purpose = f"the GPU: {step.name} of {context.store.root}"
     with gpu_locks(placement.devices, purpose=purpose, on_wait=progress.waiting):
-        if placement.devices > 1:
+        if placement.count > 1:
             return _build_on_ranks(step, context, placement)
         limit_gpu(placement.memory_gib)
         return step.build(context)
 
 
 def _build_on_ranks(step: Step, context: Context, placement: Placement) -> Outcome:
-    _check_rows(step, placement.devices)
+    _check_rows(step, placement.count)
     with TemporaryDirectory(prefix="ranks-", dir=context.workspace.folder) as ranks:
         job = Job(
             root=context.store.root.absolute(),
             step=step.model_dump_json(context=WHOLE),
             workspace=context.workspace,
-            group=Meeting(Path(ranks), placement.devices, placement.cuda, placement.memory_gib),
+            group=Meeting(
+                Path(ranks).absolute(),
+                placement.devices,
+                placement.cuda,
+                placement.memory_gib,
+                address=placement.address,
+                machines=placement.machines,
+            ),
             parent=os.getpid(),
         )
         for rank in range(job.group.count):
             _prepare(job, rank)
-        _run(job, context.progress)
+        with others_joined(job, context.progress):
+            _run(job, context.progress)
         found = json.loads(job.outcome.read_text(encoding="utf-8"))
     trains = isinstance(step, TrainSft | TrainDpo)
     notes = (f"trained on {job.group.count} devices",) if trains else ()
@@ -130,7 +148,8 @@ def _run(job: Job, progress: Progress) -> None:
             opened.enter_context(job.reports(rank).open("rb")) for rank in range(job.group.count)
         ]
         followers = [Follower(file) for file in files]
-        processes = start_processes(run_rank, args=(job,), nprocs=job.group.count, join=False)
+        here = job.group.devices
+        processes = start_processes(run_rank, args=(job,), nprocs=here, join=False)
         failures: list[AlignmentError] = []
         asked = finished = False
         while not finished:
@@ -139,9 +158,18 @@ def _run(job: Job, progress: Progress) -> None:
             except (ProcessRaisedException, ProcessExitedException) as error:
                 raise _reason([*failures, *_follow(followers, progress)], error) from error
             failures += _follow(followers, progress)
+            if failures and job.group.machines > 1:  # perhaps of a process on another machine
+                _end_all(processes.processes)
+                raise _reason(failures, failures[0])
             if progress.asked_to_stop and not asked:
                 asked = True
                 _ask_to_stop(processes.pids())
+
+
+def _end_all(processes: Sequence[BaseProcess]) -> None:
+    for process in processes:
+        process.kill()
+        process.join()
 
 
 def _ask_to_stop(pids: Sequence[int | None]) -> None:

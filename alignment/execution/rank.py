@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
-from torch.distributed import FileStore  # type: ignore[attr-defined]  # not in its __all__
+from torch.distributed import FileStore, TCPStore  # type: ignore[attr-defined]  # in no __all__
 
 from alignment.errors import AlignmentError, DeviceError
 from alignment.execution.forkserver import STOPS
@@ -36,6 +37,9 @@ is noticed at once, by the process that started them."""
 MEETING_SECONDS = 60.0
 """How long the processes may take to connect once all are there."""
 
+CONNECTING = timedelta(seconds=30)
+"""How long a process of another machine tries to reach the first one."""
+
 POLL_SECONDS = 0.05
 
 ADVICE = "Set devices=1, or see what NCCL_DEBUG=INFO adds to the log"
@@ -49,16 +53,30 @@ class Meeting:
     """Processes that exchange data, one per device.
 
     Attributes:
-        folder: where they meet.
-        count: number of processes.
+        folder: where they meet, and leave files for each other.
+        devices: number of processes on each machine.
         cuda: whether each has a GPU of its own.
         memory_gib: GPU memory for tensors on each, in GiB; None: no limit.
+        address: where the processes of several machines meet: HOST:PORT of the first.
+        machines, machine: number of machines, and which of them this is, from 0.
     """
 
     folder: Path
-    count: int
+    devices: int
     cuda: bool
     memory_gib: float | None = None
+    address: str | None = None
+    machines: int = 1
+    machine: int = 0
+
+    @property
+    def count(self) -> int:
+        """Number of processes on all machines."""
+        return self.machines * self.devices
+
+    def rank(self, device: int) -> int:
+        """Number of the process for one of this machine's devices among all."""
+        return self.machine * self.devices + device
 
 
 @dataclass(frozen=True)
@@ -94,9 +112,10 @@ class Job:
         return self.group.folder / "outcome.json"
 
 
-def run_rank(rank: int, job: Job) -> None:
+def run_rank(device: int, job: Job) -> None:
     """Build the step of a job together with the other processes."""
     die_with(job.parent)
+    rank = job.group.rank(device)
     progress = Progress(job.reports(rank))
     for signum in STOPS:
         signal.signal(signum, lambda *_: progress.ask_to_stop())
@@ -108,7 +127,7 @@ def run_rank(rank: int, job: Job) -> None:
     )
     end = partial(_end, rank, progress)
     try:
-        meet(rank, job.group, on_late=end)
+        meet(device, job.group, on_late=end)
         context = Context(Store(root=job.root), job.place(rank), progress)
         outcome = read_step(job.step).build(context)
         if rank == 0:
@@ -127,22 +146,25 @@ def _end(rank: int, progress: Progress, error: AlignmentError) -> None:
     os._exit(error.exit_code)
 
 
-def meet(rank: int, group: Meeting, *, on_late: Callable[[DeviceError], None]) -> None:
+def meet(device: int, group: Meeting, *, on_late: Callable[[DeviceError], None]) -> None:
     """Join a group of processes, and check that they can exchange data.
 
-    `on_late` is called in another thread if they do not connect in time; it ends this process.
+    `device` is the number of one of this machine's. `on_late` is called in another thread if they
+    do not connect in time; it ends this process.
 
     Raises:
         DeviceError: they cannot exchange data.
     """
+    rank = group.rank(device)
     os.environ |= {  # read by accelerate
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "LOCAL_RANK": str(device),
         "WORLD_SIZE": str(group.count),
-        "LOCAL_WORLD_SIZE": str(group.count),
+        "LOCAL_WORLD_SIZE": str(group.devices),
+        **({"MASTER_ADDR": group.address.split(":")[0]} if group.address else {}),
     }
-    device = _take_device(rank, group)
-    store = FileStore(str(group.folder / "meeting"), group.count)
+    place = _take_device(device, group)
+    store = _store(group)
     _await_all(store, group.count)
     try:
         with _deadline(MEETING_SECONDS, partial(on_late, _late(group.count))):
@@ -152,9 +174,9 @@ def meet(rank: int, group: Meeting, *, on_late: Callable[[DeviceError], None]) -
                 rank=rank,
                 world_size=group.count,
                 timeout=PATIENCE,
-                device_id=device if group.cuda else None,
+                device_id=place if group.cuda else None,
             )
-            sums_are_right = _add_up(rank, group.count, device)
+            sums_are_right = _add_up(rank, group.count, place)
     except RuntimeError as error:
         raise DeviceError(
             f"{group.count} devices cannot exchange data: {error}. {ADVICE}"
@@ -166,17 +188,30 @@ def meet(rank: int, group: Meeting, *, on_late: Callable[[DeviceError], None]) -
         )
 
 
-def _take_device(rank: int, group: Meeting) -> torch.device:
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // group.count))
+def _take_device(number: int, group: Meeting) -> torch.device:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // group.devices))
     if not group.cuda:
         return torch.device("cpu")
-    device = torch.device("cuda", rank)
+    device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     limit_gpu(group.memory_gib)
     return device
 
 
-def _await_all(store: FileStore, count: int) -> None:
+def _store(group: Meeting) -> Any:
+    """Where the processes find each other: a file, or the first machine."""
+    if group.address is None:
+        return FileStore(str(group.folder / "meeting"), group.count)
+    return store_at(group.address)
+
+
+def store_at(address: str, *, serve: bool = False) -> Any:
+    """A store for short words at HOST:PORT, which this process serves or uses."""
+    host, _, port = address.rpartition(":")
+    return TCPStore(host, int(port), is_master=serve, wait_for_workers=False, timeout=CONNECTING)
+
+
+def _await_all(store: Any, count: int) -> None:
     """Wait until every process is here; whoever started them ends all if one does not come."""
     store.add("here", 1)
     while store.add("here", 0) < count:

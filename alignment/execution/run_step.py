@@ -19,8 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-from alignment.answers.settings import Vllm
-from alignment.config.pipeline import DeviceName, Devices, PipelineConfig
+from alignment.config.pipeline import DeviceName, Devices, Machines, PipelineConfig
 from alignment.data.read.files import WHOLE
 from alignment.errors import AlignmentError, Interrupted, ModelError, StorageError
 from alignment.execution.attempts import begin_attempt
@@ -41,7 +40,6 @@ from alignment.pipeline.steps import (
     Step,
     TrainDpo,
     TrainSft,
-    WriteAnswers,
     read_step,
 )
 from alignment.records.base import Frozen, digest_of
@@ -84,12 +82,14 @@ class Limits(Frozen):
         gpu_memory_gib: GPU memory for tensors, in GiB; None: no limit.
         device: cuda: refuse a step that needs a GPU where none can be used; cpu: show it none.
         devices: how many a step uses that can share out its rows.
+        machines: how many machines such a step uses, and where they meet; None: this one.
     """
 
     stall_minutes: float | None = None
     gpu_memory_gib: float | None = None
     device: DeviceName = "auto"
     devices: Devices = 1
+    machines: Machines | None = None
 
     @classmethod
     def of(cls, config: PipelineConfig) -> "Limits":
@@ -99,6 +99,7 @@ class Limits(Frozen):
             gpu_memory_gib=config.gpu_memory_gib,
             device=config.device,
             devices=config.devices,
+            machines=config.machines,
         )
 
     def gpus(self, step: Step) -> int:
@@ -170,8 +171,7 @@ def build(
 
 def _devices(step: Step, limits: Limits) -> int:
     """On how many devices a step is built."""
-    by_vllm = isinstance(step, WriteAnswers) and isinstance(step.engine, Vllm)
-    if limits.devices == 1 or not step.shares or by_vllm:
+    if limits.devices == 1 or not step.shares:
         return 1
     count = devices_to_use(device_facts(), limits.device, limits.devices)
     if limits.devices != "auto" or not isinstance(step, TrainSft | TrainDpo):
@@ -186,9 +186,14 @@ def _built(step: Step, context: Context, limits: Limits) -> Outcome:
     from alignment.execution.launch import Placement, build_on_devices  # imports torch
 
     cuda = limits.device != "cpu" and obstacle(device_facts()) is None
-    return build_on_devices(
-        step, context, Placement(_devices(step, limits), cuda, limits.gpu_memory_gib)
+    machines = limits.machines if step.shares else None
+    placement = Placement(
+        _devices(step, limits),
+        cuda,
+        limits.gpu_memory_gib,
+        *((machines.count, machines.address) if machines else ()),
     )
+    return build_on_devices(step, context, placement)
 
 
 def _record(

@@ -20,7 +20,7 @@ from alignment.store.store import Store, storage_errors
 
 logger = logging.getLogger(__name__)
 ELSEWHERE = (
-    *("store", "store_cache", "device", "devices", "stall_minutes", "gpu_memory_gib"),
+    *("store", "store_cache", "device", "devices", "machines", "stall_minutes", "gpu_memory_gib"),
     "trackers",
 )
 """Settings that say where a run takes place and who watches it; they are in no key."""

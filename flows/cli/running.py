@@ -26,6 +26,18 @@ def show_formats(*, wanted: bool) -> None:
 
 
 @app.command()
+def join(
+    address: Annotated[
+        str, typer.Argument(metavar="HOST:PORT", help="`machines.address` of the run's config.")
+    ],
+) -> None:
+    """Lend this machine's devices to a run on another machine, until Ctrl-C."""
+    from alignment.execution.machines import join_others
+
+    join_others(address)
+
+
+@app.command()
 def init(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder to write to.")] = Path(),
     model: Annotated[

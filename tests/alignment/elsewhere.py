@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import psutil
 
+from alignment.execution.run_step import Limits
 from alignment.store.lineage import ancestors
 from alignment.store.store import Store
 
@@ -22,8 +23,7 @@ from alignment.store.store import Store
 step = read_step(Path(sys.argv[2]).read_text())
 print("ready", flush=True)
 try:
-    stall = float(sys.argv[4]) if sys.argv[4:] else None
-    limits = Limits(stall_minutes=stall, devices=int(sys.argv[3]))
+    limits = Limits.model_validate_json(sys.argv[3])
     record = run_step(Store(root=Path(sys.argv[1])), step, limits=limits)
 except AlignmentError as error:
     print(type(error).__name__, error)
@@ -50,8 +50,11 @@ class Elsewhere:
         self._spec.write_text(self.step.model_dump_json())
 
     @contextmanager
-    def running(self, *stall_minutes, devices=1):
-        """A process that builds the step in a child of its own; both are gone afterwards."""
+    def running(self, **limits):
+        """A process that builds the step in a child of its own, within `Limits`.
+
+        Both are gone afterwards.
+        """
         process = subprocess.Popen(
             [
                 sys.executable,
@@ -59,8 +62,7 @@ class Elsewhere:
                 RUN,
                 str(self.store.root),
                 str(self._spec),
-                str(devices),
-                *stall_minutes,
+                Limits(**limits).model_dump_json(),
             ],
             stdout=subprocess.PIPE,
             text=True,
@@ -75,9 +77,9 @@ class Elsewhere:
             assert process.stdout is not None
             process.stdout.close()
 
-    def run(self, *, devices=1):
+    def run(self, **limits):
         """Build the step to its end: exit code and last words."""
-        with self.running(devices=devices) as process:
+        with self.running(**limits) as process:
             return finish(process)
 
     @property

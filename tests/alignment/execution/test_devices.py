@@ -66,7 +66,7 @@ def test_a_training_killed_on_two_devices_goes_on_on_one_and_ends_on_three(pair)
     record = json.loads(words)
     assert "trained on 3 devices" in record["notes"]
     assert len(record["earlier"]) == 2
-    _equal(alone, shared)
+    assert_equal_trainings(alone, shared)
 
 
 @pytest.mark.slow
@@ -80,10 +80,10 @@ def test_a_training_on_two_devices_stops_when_asked_and_goes_on(pair, finished, 
         code, words = finish(process)
     assert (code, "stopped at step" in words) == (75, True), words
     assert shared.run(devices=2)[0] == 0
-    _equal(alone, shared)
+    assert_equal_trainings(alone, shared)
 
 
-def _equal(alone, shared):
+def assert_equal_trainings(alone, shared):
     """The same adapter, but for the order of sums; the same rows in the same steps, each once."""
     folders = [each.store.folder(each.step.key) for each in (alone, shared)]
     one, several = (load_file(folder / ADAPTER) for folder in folders)

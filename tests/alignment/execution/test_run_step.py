@@ -165,7 +165,7 @@ def test_an_unexpected_error_in_a_child_quotes_its_last_line_and_names_the_log(
 def test_a_hung_child_is_stopped_and_the_same_command_continues(finished, tmp_path):
     """A suspended child neither progresses nor reacts to SIGTERM: it is killed after its grace."""
     elsewhere = Elsewhere(finished, "sft", tmp_path / "store")
-    with elsewhere.running("0.1") as process:
+    with elsewhere.running(stall_minutes=0.1) as process:
         elsewhere.await_checkpoint(process)
         (child,) = children(process)
         child.suspend()
