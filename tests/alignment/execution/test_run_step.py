@@ -18,7 +18,7 @@ from alignment.errors import (
 )
 from alignment.execution.device import device_facts, obstacle
 from alignment.execution.run_step import (
-    GROWING_SEGMENTS,
+    DEFAULTS,
     KEEP_FREED_MEMORY,
     Limits,
     build,
@@ -95,7 +95,8 @@ def test_torch_and_malloc_find_their_settings_when_they_are_loaded(finished, tmp
         elsewhere.await_checkpoint(process)
         (server,) = psutil.Process(process.pid).children()
         at_its_start = server.environ()
-    assert at_its_start == at_its_start | GROWING_SEGMENTS | KEEP_FREED_MEMORY
+    assert at_its_start == at_its_start | DEFAULTS | KEEP_FREED_MEMORY
+    assert at_its_start["OMP_WAIT_POLICY"] == "passive"
 
 
 def test_a_damaged_artifact_is_refused_and_built_again_to_the_same_bytes(finished, tmp_path):
