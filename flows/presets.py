@@ -1,5 +1,6 @@
 """The configurations that come with the project, by name."""
 
+import difflib
 from pathlib import Path
 
 from alignment.errors import UsageError
@@ -28,9 +29,11 @@ def config_argument(config: Path) -> Path:
     """
     found = config if config.exists() else find_config(str(config))
     if found.parent == PRESETS and not found.exists():
+        near = difflib.get_close_matches(str(config), preset_names(), n=1)
+        hint = f". Did you mean {near[0]}?" if near else ""
         raise UsageError(
             f"there is no file {config}, and no preset of that name; presets: "
-            f"{', '.join(preset_names())}"
+            f"{', '.join(preset_names())}{hint}"
         )
     if not found.exists() and found.stem in preset_names():
         raise UsageError(

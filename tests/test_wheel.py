@@ -68,7 +68,7 @@ def test_version_and_presets_work_anywhere(sft_dpo, tmp_path):
     assert wrong.returncode == 2
     assert wrong.stderr == (
         "there is no file practise, and no preset of that name; presets: a100, a100-stack, hh, "
-        "practice\n"
+        "practice. Did you mean practice?\n"
     )
     moved = sft_dpo("plan", "deployments/configs/practice.yaml", cwd=tmp_path)
     assert moved.stderr.endswith("for the preset of that name, write practice\n")

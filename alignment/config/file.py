@@ -58,8 +58,12 @@ def _read(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         near = difflib.get_close_matches(path.stem, _yaml_names(path.parent), n=3, cutoff=0.4)
-        hint = f" Did you mean {', '.join(f'{n}.yaml' for n in near)}?" if near else ""
-        raise ConfigError(f"no config file {path}.{hint}") from error
+        hint = (
+            f"Did you mean {', '.join(f'{name}.yaml' for name in near)}?"
+            if near
+            else "A relative path starts at the current directory; `sft-dpo init` writes one."
+        )
+        raise ConfigError(f"no config file {path}. {hint}") from error
     except IsADirectoryError as error:
         raise ConfigError(f"{path} is a folder; name a YAML file in it") from error
     except UnicodeDecodeError as error:

@@ -186,11 +186,16 @@ def device_line(facts: DeviceFacts, config: PipelineConfig) -> str:
 
 def machine_line(facts: DeviceFacts, wanted: DeviceName = "auto") -> str:
     """Device, driver and torch, for a machine that is looked at without a config."""
-    cuda = f"CUDA {facts.torch_cuda}" if facts.torch_cuda else "CPU build"
     return (
         f"device: {_device(facts, wanted)} | driver: {_driver_and_cuda(facts)} | "
-        f"torch: {facts.torch}, {cuda}"
+        f"torch: {_torch(facts)}"
     )
+
+
+def _torch(facts: DeviceFacts) -> str:
+    if facts.torch == NOT_INSTALLED:
+        return facts.torch
+    return f"{facts.torch}, " + (f"CUDA {facts.torch_cuda}" if facts.torch_cuda else "CPU build")
 
 
 def device_name(facts: DeviceFacts, wanted: DeviceName) -> str:

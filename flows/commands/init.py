@@ -180,7 +180,12 @@ def _rendered(
     pairs = list(_paths(report.files, folder, "pairs"))
     if not pairs:
         kinds = ", ".join(f"{file.file}: {file.gives or 'nothing'}" for file in report.files)
-        raise DataError(f"no file has preference pairs, which a round of DPO needs. {kinds}")
+        raise DataError(
+            f"no file has preference pairs, which a round of DPO needs. {kinds}. Add --data with "
+            "a file of pairs. Where they are under other names, `sft-dpo data FILE --out DIR "
+            "--column THEIRS=prompt --column THEIRS=chosen --column THEIRS=rejected` writes them "
+            "to DIR/kept.jsonl"
+        )
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,

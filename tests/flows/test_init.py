@@ -76,6 +76,7 @@ def test_what_is_missing_is_asked_for_or_named(sft_dpo, tmp_path):
     done = sft_dpo(*words, "a100-40gb")
     assert done.returncode == 2
     assert "no file has preference pairs" in done.stderr
+    assert "`sft-dpo data FILE --out DIR --column THEIRS=prompt" in done.stderr
     assert not (tmp_path / "run.yaml").exists()
 
 

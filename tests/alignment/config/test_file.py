@@ -60,7 +60,9 @@ def test_a_file_that_is_not_a_config_is_refused_with_the_reason(tmp_path, text, 
         load(path)
 
 
-def test_a_missing_file_suggests_files_beside_it():
+def test_a_missing_file_suggests_files_beside_it(tmp_path):
+    with pytest.raises(ConfigError, match=r"no config file .*`sft-dpo init` writes"):
+        load(tmp_path / "mine.yaml")
     with pytest.raises(ConfigError, match=r"no config file .*Did you mean practice\.yaml"):
         load(ROOT / "deployments" / "configs" / "practise.yaml")
 

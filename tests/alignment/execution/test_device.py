@@ -8,6 +8,7 @@ import pytest
 from alignment.config.pipeline import PipelineConfig
 from alignment.errors import DeviceError
 from alignment.execution.device import (
+    NOT_INSTALLED,
     DeviceFacts,
     check_device,
     device_facts,
@@ -136,6 +137,8 @@ def test_the_first_line_states_device_driver_build_and_what_the_config_expects()
         "device: CPU, 8 cores (as configured) | driver: 580.65.06, CUDA 13.0 | "
         "torch: 2.13.0+cu130, CUDA 13.0 | the config expects the CPU, full weights, float32"
     )
+    bare = facts(torch=NOT_INSTALLED, torch_cuda=None)
+    assert machine_line(bare).endswith(" | torch: not installed")
 
 
 def test_several_gpus_are_counted():
