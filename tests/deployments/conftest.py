@@ -18,7 +18,7 @@ def finished(service, config):
     path = service.folder / "first-run"
     if not path.exists():
         run = service.start("sft-dpo/cpu", f"config={config}")
-        state = service.finish(run, seconds=300)
+        state = service.finish(run, seconds=600)
         assert state["type"] == "COMPLETED", state["message"]
         path.write_text(run)
     return path.read_text()

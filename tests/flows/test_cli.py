@@ -267,7 +267,7 @@ def test_a_signal_to_the_whole_group_ends_a_run_in_one_line(
             preexec_fn=restore_ctrl_c,
         )
     try:
-        wait_for("a first step", lambda: b"[ 1/" in log.read_bytes() or None, seconds=120, log=log)
+        wait_for("a first step", lambda: b"[ 1/" in log.read_bytes() or None, seconds=300, log=log)
         os.killpg(run.pid, sign)
         wait_for("the word", lambda: b"stopped;" in log.read_bytes() or None, seconds=30, log=log)
         os.killpg(run.pid, signal.SIGINT)  # once more, while it cleans up
