@@ -36,7 +36,7 @@ def second_machine(address):
 
 
 @pytest.mark.slow
-def test_a_training_on_two_machines_loses_one_and_ends_on_one(finished, tmp_path, address):
+def test_a_training_on_two_machines_loses_one_and_goes_on(finished, tmp_path, address):
     step = next(step for step in finished.chain.steps() if step.name == "sft")
     lora = step.config.lora.model_copy(update={"dropout": 0.0})
     alone, shared = (
