@@ -15,6 +15,14 @@ from alignment.records.base import Frozen
 
 METADATA = "__metadata__"
 LENGTH_BYTES = 8
+BITS = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
+    **dict.fromkeys(("I32", "U32", "F32"), 32),
+    **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
+    **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6},
+}
+"""Bits of one number, by the format's name of its dtype."""
 
 
 class StoredTensor(Frozen):
@@ -68,6 +76,10 @@ def read_header(file: Path, *, remedy: str) -> dict[str, StoredTensor]:
 
 
 def _check_filled(tensors: dict[str, StoredTensor], data_bytes: int) -> None:
+    for name, tensor in tensors.items():
+        first, after = tensor.data_offsets
+        if tensor.dtype not in BITS or tensor.elements * BITS[tensor.dtype] != 8 * (after - first):
+            raise ValueError(f"{name} of {tensor.dtype} {tensor.shape} in {after - first:,} bytes")
     end = 0
     for first, after in sorted(tensor.data_offsets for tensor in tensors.values()):
         if first != end or after < first:

@@ -65,6 +65,8 @@ def test_a_longer_file_is_refused(file):
         b'{"a": {"dtype": "F32"}}',
         json.dumps({"a": {"dtype": "I8", "shape": [2], "data_offsets": [1, 3]}}).encode(),
         json.dumps({"a": {"dtype": "I8", "shape": [2], "data_offsets": [2, 0]}}).encode(),
+        json.dumps({"a": {"dtype": "I8", "shape": [2], "data_offsets": [0, 3]}}).encode(),
+        json.dumps({"a": {"dtype": "X9", "shape": [3], "data_offsets": [0, 3]}}).encode(),
         json.dumps(
             {
                 name: {"dtype": "I8", "shape": [2], "data_offsets": [start, start + 2]}
