@@ -2,8 +2,8 @@
 
 Registered with transformers under the name `cached`, so that a model's own code calls it.
 A decoding step on a GPU is one call of torch's variable-length kernel per layer: it reads exactly
-the tokens of each row, and each key once for all query heads that share it. Elsewhere each row is
-one SDPA call.
+the tokens of each row, and each key once for all query heads that share it. Elsewhere rows of
+similar length are padded and share one SDPA call.
 """
 
 from abc import ABC, abstractmethod
@@ -22,8 +22,8 @@ from alignment.answers.cache import Cache, bytes_per_token
 from alignment.scoring.attention import (
     KERNEL_HEAD_SIZE,
     Scores,
+    attend,
     attend_packed,
-    attend_segment,
 )
 from alignment.scoring.batches import Segments
 from alignment.scoring.head import plain
@@ -99,6 +99,42 @@ class PromptAttention(CachedAttention):
 
 
 @dataclass(frozen=True)
+class _Group:
+    """Rows of similar length, padded to the longest of them.
+
+    Attributes:
+        rows: [group] numbers of the rows.
+        tokens: [group, longest] where in the cache the tokens of each row are; of its last one as
+            often as it is padded.
+        lengths: [group] tokens of each row.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    lengths: Tensor
+
+    def visible(self, window: int | None) -> Tensor:
+        """Which tokens the newest token of each row attends to: [group, 1, 1, longest]."""
+        at, lengths = torch.arange(self.tokens.shape[1]), self.lengths[:, None]
+        found = at < lengths
+        if window is not None:
+            found &= at >= lengths - window
+        return found[:, None, None]
+
+
+def _groups(starts: Tensor, lengths: Tensor) -> list[_Group]:
+    """Every row in one group; padded, none is more than twice as long."""
+    sizes = torch.tensor([length.bit_length() for length in lengths.tolist()])
+    groups = []
+    for size in sizes.unique():
+        rows = (sizes == size).nonzero()[:, 0]
+        own = lengths[rows]
+        within = torch.minimum(torch.arange(int(own.max())), own[:, None] - 1)
+        groups.append(_Group(rows, starts[rows][:, None] + within, own))
+    return groups
+
+
+@dataclass(frozen=True)
 class StepAttention(CachedAttention):
     """One new token per row, which attends to all tokens of its row.
 
@@ -106,8 +142,8 @@ class StepAttention(CachedAttention):
         targets: [rows] where in the cache each new token belongs.
         starts: [rows] where each row's region begins.
         lengths: [rows] tokens of each row, the new one included.
-        longest: the kernel is prepared for rows of up to so many tokens; None: SDPA per row, which
-            reads lengths on the host.
+        longest: the kernel is prepared for rows of up to so many tokens; None: SDPA, which reads
+            lengths on the host.
     """
 
     cache: Cache
@@ -115,7 +151,7 @@ class StepAttention(CachedAttention):
     starts: Tensor
     lengths: Tensor
     longest: int | None
-    _regions: list[tuple[int, int]] = field(default_factory=list)
+    _groups: list[_Group] = field(default_factory=list)
 
     def __call__(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scores: Scores
@@ -126,22 +162,21 @@ class StepAttention(CachedAttention):
         values.index_copy_(0, self.targets, value[0].transpose(0, 1))
         if self.longest is not None:
             return self._by_kernel(query, keys, values, scores)
-        return self._by_row(query, keys, values, scores)
+        return self._by_group(query, keys, values, scores)
 
-    def _by_row(self, query: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
-        if not self._regions:  # the same for every layer
-            self._regions.extend(zip(self.starts.tolist(), self.lengths.tolist(), strict=True))
-        keys, values = (part.transpose(0, 1)[None] for part in (keys, values))
-        found = [
-            attend_segment(
-                query[:, :, row : row + 1],
-                keys[:, :, start : start + length],
-                values[:, :, start : start + length],
+    def _by_group(self, query: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
+        if not self._groups:  # the same for every layer
+            self._groups.extend(_groups(self.starts, self.lengths))
+        found = query.new_empty(query.shape[2], query.shape[1], values.shape[2])
+        for group in self._groups:
+            found[group.rows] = attend(
+                query[0].transpose(0, 1)[group.rows][:, :, None],
+                keys[group.tokens].transpose(1, 2),
+                values[group.tokens].transpose(1, 2),
+                group.visible(scores.window),
                 scores,
-            )
-            for row, (start, length) in enumerate(self._regions)
-        ]
-        return torch.cat(found, dim=2).transpose(1, 2)
+            )[:, :, 0]
+        return found[None]
 
     def _by_kernel(self, query: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
         rows = len(self.starts)

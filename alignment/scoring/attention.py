@@ -189,11 +189,27 @@ def attend_segment(query: Tensor, key: Tensor, value: Tensor, scores: Scores) ->
     mask = None
     if not (whole and scores.plain):
         mask = _visible(queries, keys, scores.window, query.device)
-    if mask is not None and not scores.plain:
-        return _attend_oddly(query, key, value, mask, scores)
-    causal = mask is None and queries > 1
+    if mask is not None:
+        return attend(query, key, value, mask, scores)
     return scaled_dot_product_attention(
-        query, key, value, mask, is_causal=causal, scale=scores.scale, enable_gqa=True
+        query, key, value, is_causal=queries > 1, scale=scores.scale, enable_gqa=True
+    )
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scores: Scores) -> Tensor:
+    """Attention to the keys that a mask shows: [rows, heads, queries, value's head size].
+
+    Args:
+        query: [rows, heads, queries, head size].
+        key: [rows, key heads, keys, head size].
+        value: like key, perhaps of another head size.
+        mask: [queries, keys] or [rows, 1, queries, keys], True where a query attends to a key.
+        scores: how scores are formed; its window is not used.
+    """
+    if not scores.plain:
+        return _attend_oddly(query, key, value, mask, scores)
+    return scaled_dot_product_attention(
+        query, key, value, mask, scale=scores.scale, enable_gqa=True
     )
 
 
@@ -207,11 +223,7 @@ def _visible(queries: int, keys: int, window: int | None, device: Any) -> Tensor
 def _attend_oddly(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scores: Scores
 ) -> Tensor:
-    """Attention with capped scores or sinks: [rows, heads, queries, value's head size].
-
-    `query`, `key` and `value` are [rows, heads or key heads, tokens, head size]; `mask` is
-    [queries, keys] or [rows, 1, queries, keys], True where a query attends to a key.
-    """
+    """As `attend`, with capped scores or sinks."""
     repeats = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
     if scores.cap is None:
