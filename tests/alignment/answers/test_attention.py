@@ -30,8 +30,8 @@ def test_rows_of_any_length_attend_as_they_would_alone(scores):
     for memory in cache.layer(layer, key, value):
         memory.copy_(torch.randn_like(memory))
 
-    newest = [start + length - 1 for start, length in zip(starts, LENGTHS, strict=True)]
-    step = StepAttention(cache, *map(torch.tensor, (newest, starts, LENGTHS)), longest=None)
+    begins, lengths = torch.tensor(starts), torch.tensor(LENGTHS)
+    step = StepAttention(cache, begins + lengths - 1, begins, lengths, longest=None)
     found = step(layer, query, key, value, scores)
 
     keys, values = (part.transpose(0, 1)[None] for part in cache.layer(layer, key, value))
