@@ -20,6 +20,13 @@ from alignment.store.progress import Mark, Pace
 from flows.forecast import Forecast
 
 QUIET_SECONDS = 10.0
+CONSOLE = Console(stderr=True)
+"""The only one: a line that is printed past it would be erased with the bars."""
+
+
+def show_line(line: str) -> None:
+    """Print a line above the bars, if there are any."""
+    CONSOLE.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 class Display:
@@ -29,14 +36,13 @@ class Display:
     """
 
     def __init__(self, steps: Sequence[Step], efforts: Efforts) -> None:
-        self._console = Console(stderr=True)
         self._live = sys.stderr.isatty()
         self._forecast = Forecast(steps, efforts.rates(), efforts.work)
         self._total = len(steps)
         self._done = 0
         self._since = self._last_line = time.monotonic()
         self._began = datetime.now(UTC).isoformat(timespec="seconds")
-        self._bars = _bars(self._console)
+        self._bars = _bars()
         self._run = self._bars.add_task("run", total=self._total, note="")
         self._part = self._bars.add_task("", total=None, note="")
 
@@ -90,16 +96,16 @@ class Display:
 
     def _print(self, line: str) -> None:
         self._last_line = time.monotonic()
-        self._console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+        show_line(line)
 
 
-def _bars(console: Console) -> Progress:
+def _bars() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
-        console=console,
+        console=CONSOLE,
         transient=True,
         disable=not sys.stderr.isatty(),
     )
@@ -127,7 +133,7 @@ def _summary(record: StageRecord) -> str:
 @contextmanager
 def counting() -> Iterator[Callable[[str, int, int], None]]:
     """Show the progress of data preparation; yields the callback that reports it."""
-    bars = _bars(Console(stderr=True))
+    bars = _bars()
     task = bars.add_task("reading", total=None, note="")
     pace = Pace()
 

@@ -44,7 +44,7 @@ def _print_lines(planned: Sequence[Planned]) -> None:
     for step in planned:
         say(f"{step.status:<7} {step.name:<22} {step.key}")
         for note in step.notes:
-            say(f"        {note}", error=True)
+            say(f"        {step.name}: {note}", error=True)  # which may be all that is shown
     if assumed := dict.fromkeys(gate for step in planned for gate in step.assumes):
         names = ", ".join(assumed)
         say(

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 
 import psutil
@@ -241,14 +242,9 @@ def restore_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(
-    ("sign", "code"),
-    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],
-)
-def test_a_signal_to_the_whole_group_ends_a_run_in_one_line(
-    server, tiny_settings, write_config, tmp_path, sign, code
-):
-    """As Ctrl-C in a terminal, `timeout` and service managers send it: to Prefect's server, too."""
+@pytest.fixture
+def begun(server, tiny_settings, write_config, tmp_path):
+    """A run on a temporary server, in a group of its own, after its first step; and its log."""
     environment = server.environment | {
         "PREFECT_HOME": str(tmp_path / "home"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
@@ -268,16 +264,47 @@ def test_a_signal_to_the_whole_group_ends_a_run_in_one_line(
         )
     try:
         wait_for("a first step", lambda: b"[ 1/" in log.read_bytes() or None, seconds=300, log=log)
-        os.killpg(run.pid, sign)
-        wait_for("the word", lambda: b"stopped;" in log.read_bytes() or None, seconds=30, log=log)
-        os.killpg(run.pid, signal.SIGINT)  # once more, while it cleans up
-        assert run.wait(30) == code, log.read_text()
+        yield run, log
         wait_for("no process left", lambda: not alive(run.pid) or None, seconds=10, log=log)
+        assert "Traceback" not in log.read_text()
     finally:
         end_group(run)
-    assert "Traceback" not in log.read_text()
-    last = log.read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("sign", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],
+)
+def test_a_signal_to_the_whole_group_ends_a_run_in_two_lines(begun, sign, code):
+    """As Ctrl-C in a terminal, `timeout` and service managers send it: to Prefect's server, too."""
+    run, log = begun
+    os.killpg(run.pid, sign)
+    wait_for("the word", lambda: b"stopped;" in log.read_bytes() or None, seconds=30, log=log)
+    os.killpg(run.pid, signal.SIGINT)  # once more, while it cleans up
+    assert run.wait(30) == code, log.read_text()
+    first, last = log.read_text().splitlines()[-2:]
+    assert first.startswith("stopping: a training first saves a checkpoint")
     assert last == "stopped; run the same command to continue from here"
+
+
+def test_a_second_ctrl_c_ends_a_run_whose_step_does_not_stop(begun, tmp_path):
+    run, log = begun
+    work = tmp_path / "store" / "work"
+
+    def training():
+        return list(work.glob("sft-*/progress.jsonl")) or None
+
+    wait_for("a training", training, seconds=300, log=log)
+    server = next(p for p in psutil.Process(run.pid).children() if "run_step" in str(p.cmdline()))
+    (step,) = server.children()
+    step.suspend()  # so it saves nothing, and would be killed after 25 s
+    os.killpg(run.pid, signal.SIGINT)
+    wait_for("a word", lambda: b"Ctrl-C again" in log.read_bytes() or None, seconds=3, log=log)
+    time.sleep(1.2)  # two presses, and not one that came twice
+    os.killpg(run.pid, signal.SIGINT)
+    assert run.wait(3) == 130, log.read_text()
+    last = log.read_text().splitlines()[-1]
+    assert last == "ended at once; run the same command to continue from the last checkpoint"
 
 
 @pytest.mark.parametrize("given", ["", "30"])
