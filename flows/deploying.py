@@ -197,13 +197,14 @@ def resume_crashed_runs() -> AutomationCore:
 
 def _deploy(pool_type: str) -> int:
     """Deploy everything in prefect.yaml with Prefect's command line; returns the exit code."""
+    before = set(_deployed())
     command = [sys.executable, "-m", "prefect", "--no-prompt", *DEPLOY]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         print(done.stdout + done.stderr, file=sys.stderr)
         return 1
-    for line in sorted(_deployed()):
-        print(line)
+    for name in sorted(_deployed()):
+        print(f"deployment  {name}: {'up to date' if name in before else 'created'}")
     print(_next_step(pool_type))
     return 0
 
@@ -219,4 +220,4 @@ def _deployed() -> Iterator[str]:
         for deployment in client.read_deployments():
             if deployment.work_pool_name == POOL and deployment.flow_id:
                 flow = client.read_flow(deployment.flow_id)
-                yield f"deployment  {flow.name}/{deployment.name}: up to date"
+                yield f"{flow.name}/{deployment.name}"

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from alignment.config.file import load
 from alignment.config.pipeline import PipelineConfig
-from alignment.errors import AlignmentError, UsageError
+from alignment.errors import AlignmentError
 from alignment.evaluate.verdict import Finding, GateResult, Verdict
 from alignment.records.base import Frozen
 from alignment.rounds.identity import check_cheaply
@@ -109,10 +109,7 @@ def _promote(
     line = RoundLine(store=configured_store(settings), name=inbox_of(settings).line)
     state = line.state()
     if state.champion is None:
-        raise UsageError(
-            f"line {line.name!r} has no champion yet. Run a first round: `sft-dpo round`, or the "
-            "deployment dpo-round."
-        )
+        raise line.no_champion()
     candidate = _candidate(settings, run, line, reference)
     if candidate is None or candidate.model == state.champion.model:
         return PromotionOutcome(

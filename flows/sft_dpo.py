@@ -26,6 +26,7 @@ from alignment.records.manifest import StageRecord
 from alignment.records.refs import ModelRef
 from alignment.report.assemble import ReportFiles
 from alignment.store.activity import announced
+from alignment.store.runs import note_begun
 from alignment.store.store import Store
 from flows.device import state_device
 from flows.form import (
@@ -115,6 +116,7 @@ def sft_dpo(
 def run_chain(settings: PipelineConfig, command: str) -> RunResult:
     """Run every step in order, then write the report."""
     run = Run.of(settings)
+    note_begun(run.store, settings.name, settings.model_dump(mode="json"), command)
     began = datetime.now(UTC).isoformat(timespec="seconds")
     plan, records = run_steps(settings, run)
     built = {record.name: record.seconds for record in records if record.started >= began}

@@ -25,6 +25,7 @@ from alignment.report.assemble import gather, write_report
 from alignment.report.numbers import Numbers
 from alignment.store.activity import announced
 from alignment.store.places import connect
+from alignment.store.runs import note_begun
 from alignment.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ def run(
     store, limits, name = _opened(config), Limits.of(config), reference_of(config)
     records: dict[str, StageRecord] = {}
     with announced(store, f"a run of {config.name} from Python"):
+        note_begun(store, config.name, config.model_dump(mode="json"), COMMAND)
         for step in each_step(config, store):
             with tracked(
                 config.trackers, run=name, store=store, step=step, warn=logger.warning

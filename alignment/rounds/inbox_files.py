@@ -24,7 +24,7 @@ _SMALLEST_PARQUET = 12
 _CHUNK = 2**18
 _MOST_UNPACKED, _MOST_TIMES = 2**28, 100
 """A compressed file may unpack to 256 MiB plus a hundred times its size."""
-NOT_THERE = "the inbox is not there, so no file was looked at"
+NOT_THERE = "the inbox is not there, so no file was looked at; make it, and put files of rows in it"
 
 
 class FileStat(Frozen):

@@ -141,6 +141,8 @@ class RoundLine(Frozen):
             UsageError: there is none.
         """
         state = self.state()
+        if state.champion is None:
+            raise self.no_champion()
         for champion in state.earlier_champions(reference):
             if _is_gone(self.store, champion.model) or not revoked_in(self.store, champion.model):
                 return champion
@@ -149,6 +151,13 @@ class RoundLine(Frozen):
             f"line {self.name!r} has no such earlier champion without a revoked batch (champions "
             f"so far: {listed or 'none'}). To make any other model the champion, use "
             "`sft-dpo promote`."
+        )
+
+    def no_champion(self) -> UsageError:
+        """What to say of a line on which nothing was kept yet."""
+        return UsageError(
+            f"line {self.name!r} of {self.store.root} has no champion yet. Run a first round: "
+            "`sft-dpo round CONFIG` with a config that has an `inbox`, or the deployment dpo-round."
         )
 
     def decline(self, model: str, why: str) -> State:

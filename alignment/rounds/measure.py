@@ -159,10 +159,7 @@ def on_line(
     """
     store, state = line.store, line.state()
     if state.champion is None:
-        raise UsageError(
-            f"line {line.name!r} of {store.root} has no champion yet. Run a first round: "
-            "`sft-dpo round`, or the deployment dpo-round."
-        )
+        raise line.no_champion()
     _check_base(store, model, state.champion)
     evaluation = store.open(state.champion.evaluation)
     measure = Measure(

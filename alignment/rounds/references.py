@@ -1,9 +1,11 @@
 """The references by which a user names an artifact, and the keys that they stand for."""
 
+import difflib
+
 from alignment.errors import UsageError
 from alignment.records.manifest import StageRecord
 from alignment.rounds.line import RoundLine, all_lines
-from alignment.store.runs import called, names_of_keys, of_run
+from alignment.store.runs import RunEntry, called, names_of_keys, of_run, runs_in, unfinished_runs
 from alignment.store.store import Store
 
 CHAMPION_WORDS = ("champion", "head")
@@ -19,7 +21,7 @@ def find_one(store: Store, reference: str) -> StageRecord:
     if not keys:
         _refuse_what_is_no_artifact(store, reference)
         raise UsageError(
-            f"nothing called {reference!r} in {store.root}. "
+            f"nothing called {reference!r} in {store.root}.{_near(store, reference)} "
             f"`sft-dpo show --store {store.root}` lists all artifacts and lines."
         )
     records = [record for key in keys if (record := store.find(key)) is not None]
@@ -40,12 +42,36 @@ def _refuse_what_is_no_artifact(store: Store, reference: str) -> None:
     """Say what a word means that names something, but no artifact."""
     if reference.partition(":")[0] in CHAMPION_WORDS:
         raise UsageError(f"no line of rounds in {store.root} has a champion of that name yet")
-    for run in called(store, reference):
-        models = [name.removeprefix("evaluate-") for name in run.steps if "evaluate-" in name]
+    name, _, part = reference.partition("/")
+    for run in called(store, name):
+        _refuse_open_round(store, run, part)
+        models = [step.removeprefix("evaluate-") for step in run.steps if "evaluate-" in step]
+        listed = ", ".join(f"{name}/{model}" for model in models)
+        what = f"has no {part!r}" if part else "is a run"
+        raise UsageError(f"{name} {what}; name a model or a step of it: {listed}")
+    for begun in unfinished_runs(store):
+        if name == begun.name or (name and begun.reference.startswith(name)):
+            raise UsageError(
+                f"{begun.reference} has not finished, and has no report, verdict or models by name "
+                f"yet. To go on: {begun.command}   (what runs, or where it stopped: sft-dpo status)"
+            )
+
+
+def _refuse_open_round(store: Store, run: RunEntry, part: str) -> None:
+    opened = RoundLine(store=store, name=run.line).state().open if run.line else None
+    if opened is not None and part == f"round-{opened.number}":
         raise UsageError(
-            f"{reference} is a run; name a model or a step of it: "
-            f"{', '.join(f'{reference}/{name}' for name in models)}"
+            f"round {opened.number} of {run.name} has not finished. To go on: "
+            f"{run.command.replace('sft-dpo run', 'sft-dpo round', 1)}"
         )
+
+
+def _near(store: Store, reference: str) -> str:
+    """What may have been meant, as a sentence; empty if nothing is close."""
+    run, slash, part = reference.partition("/")
+    known = {*(entry.name for entry in runs_in(store)), *(one.name for one in store.records())}
+    near = difflib.get_close_matches(run, known, n=1)
+    return f" Did you mean {near[0]}{slash}{part}?" if near else ""
 
 
 def line_in(store: Store, name: str | None = None) -> RoundLine:

@@ -1,6 +1,7 @@
-"""The finished runs of a store, by the names that people gave them in their configs.
+"""The runs of a store, by the names that people gave them in their configs.
 
-    ROOT/runs/<name>-<id>.json
+    ROOT/runs/<name>-<id>.json     a run that has ended
+    ROOT/runs/<name>-<id>.begun    one that has not
 
 A key says what was made, not for whom. This index says which run's "dpo-3" an artifact is. Losing
 it loses names only: the next time a run ends, it is written again.
@@ -9,13 +10,13 @@ it loses names only: the next time a run ends, it is written again.
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from alignment.records.base import Frozen, Json, digest_of
 from alignment.records.manifest import StageRecord
-from alignment.store.durable import ensure_folder, replace
+from alignment.store.durable import ensure_folder, remove, replace
 from alignment.store.store import Store, storage_errors
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ ELSEWHERE = (
 
 LONGEST_VALUE = 120
 """Characters of a setting's value that are shown."""
+Entry = TypeVar("Entry", bound=Frozen)
 
 
 class RunEntry(Frozen):
@@ -72,6 +74,24 @@ class RunEntry(Frozen):
         return f"{self.name}-{self.id}"
 
 
+class BegunRun(Frozen):
+    """One run that has begun and not ended.
+
+    Attributes:
+        id: as of `RunEntry`.
+        command: what continues it.
+    """
+
+    name: str
+    id: str
+    command: str
+
+    @property
+    def reference(self) -> str:
+        """As of `RunEntry`."""
+        return f"{self.name}-{self.id}"
+
+
 class Change(Frozen):
     """A setting in which two configs differ, with its values as text."""
 
@@ -97,13 +117,32 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 def runs_in(store: Store) -> list[RunEntry]:
     """All runs that have ended, newest first; entries that cannot be read are named in the log."""
-    entries = []
-    for path in store.root.glob("runs/*.json"):
+    entries = _read(store, "runs/*.json", RunEntry)
+    return sorted(entries, key=lambda entry: entry.finished, reverse=True)
+
+
+def unfinished_runs(store: Store) -> list[BegunRun]:
+    """The runs that have begun and not ended, by name."""
+    return sorted(_read(store, "runs/*.begun", BegunRun), key=lambda run: run.reference)
+
+
+def _read(store: Store, files: str, kind: type[Entry]) -> Iterator[Entry]:
+    for path in store.root.glob(files):
         try:
-            entries.append(RunEntry.model_validate_json(path.read_bytes()))
+            yield kind.model_validate_json(path.read_bytes())
+        except FileNotFoundError:  # it has just ended
+            continue
         except (OSError, ValidationError):
             logger.warning("skipped: %s cannot be read", path)
-    return sorted(entries, key=lambda entry: entry.finished, reverse=True)
+
+
+def note_begun(store: Store, name: str, config: Mapping[str, Any], command: str) -> None:
+    """Write down that a run has begun, until `note_run`."""
+    run = BegunRun(name=name, id=run_id(config), command=command)
+    place = store.root / "runs" / f"{run.reference}.begun"
+    with storage_errors(store.root):
+        ensure_folder(place.parent)
+        replace("run.begun", place, run.model_dump_json())
 
 
 def page_of(store: Store, name: str, id_: str) -> str:
@@ -113,8 +152,9 @@ def page_of(store: Store, name: str, id_: str) -> str:
 
 
 def note_run(store: Store, entry: RunEntry) -> None:
-    """Write a run into the index, unless it is there as it is."""
+    """Write a run that has ended into the index, unless it is there as it is."""
     place = store.root / "runs" / f"{entry.reference}.json"
+    remove("run.ended", place.with_suffix(".begun"))
     text = entry.model_dump_json(indent=1)
     if place.is_file() and place.read_text(encoding="utf-8") == text:
         return

@@ -35,7 +35,7 @@ def show(
 
 @app.command()
 def runs(store: StoreFolder = Path("runs"), *, as_json: AsJson = False) -> None:
-    """List the runs that have ended in a store: result, age, and what their configs change."""
+    """List the runs of a store: result, age, what their configs change; what has not finished."""
     from flows.commands.runs import show_runs
 
     show_runs(store, as_json=as_json)

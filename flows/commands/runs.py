@@ -1,4 +1,4 @@
-"""`sft-dpo runs`: the finished runs of a store, and in what their configs differ."""
+"""`sft-dpo runs`: the runs of a store, and in what their configs differ."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from alignment.rounds.ledger import Closed
 from alignment.rounds.line import RoundLine
 from alignment.rounds.notes import brief
-from alignment.store.runs import RunEntry, changes, runs_in
+from alignment.store.runs import RunEntry, changes, runs_in, unfinished_runs
 from alignment.store.store import Store
 from flows.printing import say
 from flows.stores import existing_store
@@ -19,7 +19,7 @@ SHOWN = 4
 
 
 def show_runs(store: Path, *, as_json: bool) -> None:
-    """Print each run, newest first: reference, age, result, and what its config changes.
+    """Print unfinished runs, then the others, newest first: age, result, what its config changes.
 
     Raises:
         UsageError: there is no such store.
@@ -33,6 +33,8 @@ def show_runs(store: Path, *, as_json: bool) -> None:
         ]
         print(json.dumps(dumped, indent=2))
         return
+    for begun in unfinished_runs(opened):
+        say(f"{begun.reference}  not finished; to go on: {begun.command}")
     if not runs:
         say(f"no run has ended in {store} yet", error=True)
     for position, run in enumerate(runs):

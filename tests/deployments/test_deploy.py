@@ -32,7 +32,9 @@ def test_each_queue_runs_one_flow_at_a_time(service):
     assert limits["cpu"] == limits["a100"] == 1
 
 
-def test_second_deploy_creates_nothing_and_keeps_manual_changes(service):
+def test_second_deploy_creates_what_was_deleted_and_keeps_manual_changes(service):
+    deleted = service.ask("/deployments/name/promote/a100")["id"]
+    service.send("DELETE", f"/deployments/{deleted}")
     before = {d["id"] for d in service.ask("/deployments/filter", limit=50)}
     service.send("PATCH", QUEUE, concurrency_limit=3)
     done = service.run(*DEPLOY)
@@ -51,13 +53,14 @@ def test_second_deploy_creates_nothing_and_keeps_manual_changes(service):
         "automation  sft-dpo: a crashed run goes on: found",
         "deployment  dpo-round/a100: up to date",
         "deployment  dpo-round/cpu: up to date",
-        "deployment  promote/a100: up to date",
+        "deployment  promote/a100: created",
         "deployment  promote/cpu: up to date",
-        "deployment  sft-dpo/a100-stack: up to date",
         "deployment  sft-dpo/a100: up to date",
+        "deployment  sft-dpo/a100-stack: up to date",
         "deployment  sft-dpo/cpu: up to date",
     ]
-    assert {d["id"] for d in service.ask("/deployments/filter", limit=50)} == before
+    again = service.ask("/deployments/name/promote/a100")["id"]
+    assert {d["id"] for d in service.ask("/deployments/filter", limit=50)} == {*before, again}
     found = [automation["name"] for automation in service.ask("/automations/filter", limit=50)]
     ours = [name for name in found if name.startswith("sft-dpo: ")]
     assert len(ours) == len(set(ours)) == 2

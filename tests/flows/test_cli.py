@@ -10,10 +10,13 @@ from contextlib import suppress
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from alignment.config.pipeline import PipelineConfig
+from alignment.errors import UsageError
 from alignment.execution.device import device_facts, obstacle
 from alignment.pipeline.chain_builder import chain
+from flows.cli import app
 from tests.prefect_service import ROOT, end_group, wait_for
 
 PAIR = {"prompt": "Say yes.", "chosen": "yes", "rejected": "no"}
@@ -305,6 +308,14 @@ def test_a_second_ctrl_c_ends_a_run_whose_step_does_not_stop(begun, tmp_path):
     assert run.wait(3) == 130, log.read_text()
     last = log.read_text().splitlines()[-1]
     assert last == "ended at once; run the same command to continue from the last checkpoint"
+    go_on = f"sft-dpo run {tmp_path / 'tiny.yaml'}"
+    for words in ("compare tiny tiny", "verdict tiny", "show tiny/round-1", "trace tiny --spikes"):
+        named = CliRunner().invoke(app, [*words.split(), "--store", str(tmp_path / "store")])
+        assert isinstance(named.exception, UsageError)
+        assert "has not finished" in str(named.exception)
+        assert f"To go on: {go_on} " in str(named.exception)
+    listed = CliRunner().invoke(app, ["runs", "--store", str(tmp_path / "store")])
+    assert f"not finished; to go on: {go_on}\n" in listed.output
 
 
 @pytest.mark.parametrize("given", ["", "30"])

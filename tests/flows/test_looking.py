@@ -9,12 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from alignment.config.file import load
+from alignment.errors import UsageError
 from alignment.execution.run_step import run_step
 from alignment.pipeline.chain_builder import chain
 from alignment.pipeline.remaining import remaining
 from alignment.pipeline.verdicts import each_step
 from alignment.rounds.ledger import Champion, Delivery
 from alignment.rounds.line import RoundLine
+from alignment.rounds.references import find_one
 from alignment.store.activity import activities, announced, note_steps
 from alignment.store.checksum import file_sha256
 from alignment.store.locks import holder_of
@@ -168,10 +170,14 @@ def test_a_round_is_listed_under_its_run_and_found_by_it(tmp_path):
     store = Store(root=tmp_path / "store")
     for key in ("merge-0", "merge-1"):
         put(store, key, output=MODEL)
+    with pytest.raises(UsageError, match=r"no champion yet\. Run .*: `sft-dpo round CONFIG`"):
+        RoundLine(store=store, name="mine").earlier_champion()
     note_run(store, run_entry("full", {"inbox": {"line": "mine"}}))
     line = RoundLine(store=store, name="mine")
     line.start(Champion(model="merge-0", evaluation="evaluate-0", label="sft"), rounds=1)
     line.open((Delivery(digest="0" * 64, key="batch-0", file="monday.jsonl"),))
+    with pytest.raises(UsageError, match=r"round 2 of full has not .*: sft-dpo round full.yaml$"):
+        find_one(store, "full/round-2")
     model = Champion(model="merge-1", evaluation="evaluate-1", label="round 2")
     line.close(2, model, outcome="rejected", why="accuracy fell")
     assert "  full/round-2  rejected: accuracy fell" in sft_dpo("runs", "--store", store.root)

@@ -127,8 +127,10 @@ def test_two_configs_of_one_name_are_told_apart(config, tmp_path, capsys):
     assert find_one(store, "tiny/merge-sft").key == model
     assert find_one(store, "tiny/no-sft").key == model
     assert find_one(store, f"{second.stem}/no-sft").key == model
-    with pytest.raises(UsageError, match="nothing called 'tiny/round-9'"):
+    with pytest.raises(UsageError, match=r"tiny has no 'round-9'; name .*: tiny/base, tiny/no-sft"):
         find_one(store, "tiny/round-9")
+    with pytest.raises(UsageError, match=r"nothing called 'tiyn/base' .* Did you mean tiny/base\?"):
+        find_one(store, "tiyn/base")
 
 
 @pytest.mark.usefixtures("without_server")
