@@ -16,7 +16,7 @@ test: $(STAMP)  ## run all fast CPU tests, in three processes; warnings are erro
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not gpu and not slow and not ui'
 
 test-ui: $(STAMP)  ## test run form, artifacts, report and a cancelled run in Debian's chromium; skipped without it
-	$(BIN)/python -m pytest -q -rs -m ui
+	$(BIN)/python -m pytest -q -rs -m ui $$(grep -rl --include="test_*.py" "mark\.ui" tests)
 
 lint: $(STAMP)  ## check format, lint and types
 	$(BIN)/ruff format --check .
