@@ -96,7 +96,7 @@ def test_a_vote_in_the_browser_is_a_pair(server, browser, tmp_path):
     browser.shows("the message has 9,999 tokens")
     assert browser.find("//textarea").get_attribute("value") == "too long"
     browser.click("New chat")
-    assert "Same." not in browser.text
+    browser.wait_for("an empty chat", lambda: "Same." not in browser.text or None, seconds=60)
     browser.click("End and show who won")
     browser.shows("Thank you")
     browser.shows("neither: 1")
