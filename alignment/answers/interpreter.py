@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+from alignment.answers.settings import AnyEngine, Vllm
 from alignment.errors import ConfigError
 
 LOOK = "import importlib.util, sys; sys.exit(3 * (importlib.util.find_spec('vllm') is None))"
@@ -23,6 +24,11 @@ def vllm_obstacle(python: Path) -> str | None:
         return None
     lacks = "has no vLLM" if done.returncode == 3 else "is no Python interpreter"
     return f"engine.python: {python} {lacks}"
+
+
+def engine_obstacle(engine: AnyEngine) -> str | None:
+    """Why this machine cannot run an engine; None if it can."""
+    return vllm_obstacle(engine.python) if isinstance(engine, Vllm) else None
 
 
 def check_vllm(python: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from alignment.answers.interpreter import engine_obstacle
 from alignment.candidates.settings import InboxAnswers
 from alignment.data.formats import Auto, Format
 from alignment.data.read.files import DataFolder
@@ -80,6 +81,12 @@ class InboxConfig(Frozen):
     promotion: Promotion = Field(
         default=GatePromotes(), description="Who promotes a round that passes the gate to champion."
     )
+
+    @property
+    def foreseen(self) -> tuple[str, ...]:
+        """That this machine cannot run the engine that answers prompts, if so."""
+        obstacle = engine_obstacle(self.answers.engine) if self.answers else None
+        return (f"inbox.answers.{obstacle}",) if obstacle else ()
 
     def source(self, path: str, *, prompts: bool = False) -> FileSource:
         """The data source that reads one batch, of pairs or of prompts."""

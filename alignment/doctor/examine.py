@@ -109,7 +109,7 @@ def _findings(inputs: PreflightInputs, template: Finding, device: Device) -> Ite
     compose = inputs.config.compose
     trainings = list_trainings(inputs.chain, sets, compose=compose)
     yield check_rows(sets)
-    yield from check_unwritten(inputs.chain)
+    yield from check_unwritten(inputs.chain, inputs.config.inbox)
     yield template
     yield check_stop(sets, stop=end_of_turn_id(inputs.tokenizer))
     yield check_prefix(sets)

@@ -88,7 +88,7 @@ def _findings(
     plan: Chain, sets: Sequence[PreparedSet], config: PipelineConfig
 ) -> Iterator[Finding]:
     yield check_rows(sets)
-    yield from check_unwritten(plan)
+    yield from check_unwritten(plan, config.inbox)
     yield check_forged_turns(sets)
     yield check_sizes(sets)
     yield check_flags(sets)

@@ -26,7 +26,7 @@ from alignment.data.read.files import WHOLE
 from alignment.errors import AlignmentError, Interrupted, TrainingError
 from alignment.execution.gpu_locks import gpu_locks
 from alignment.execution.machines import others_joined
-from alignment.execution.rank import Job, Meeting, limit_gpu, run_rank
+from alignment.execution.rank import LOST, Job, Meeting, limit_gpu, run_rank
 from alignment.pipeline.steps import Context, Outcome, Step, TrainDpo, TrainSft
 from alignment.scoring.engine import Packed
 from alignment.store.durable import failpoint_span
@@ -196,7 +196,4 @@ def _reason(failures: Sequence[AlignmentError], ended: Exception) -> AlignmentEr
     if errors or failures:
         return (errors or list(failures))[0]
     last = str(ended).strip().splitlines()[-1]
-    return Interrupted(
-        f"one of the processes of this training ended: {last}. The same command continues from "
-        "its last checkpoint, also on another number of devices"
-    )
+    return Interrupted(f"{last}: {LOST}")

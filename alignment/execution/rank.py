@@ -19,7 +19,7 @@ import torch
 from torch import distributed
 from torch.distributed import FileStore, TCPStore  # type: ignore[attr-defined]  # in no __all__
 
-from alignment.errors import AlignmentError, DeviceError
+from alignment.errors import AlignmentError, DeviceError, Interrupted
 from alignment.execution.forkserver import STOPS
 from alignment.execution.log_records import make_records_printable
 from alignment.execution.provenance import peak_memory
@@ -27,7 +27,7 @@ from alignment.pipeline.steps import Context, Outcome, read_step
 from alignment.processes import die_with
 from alignment.store.durable import write
 from alignment.store.progress import Progress
-from alignment.store.store import Store
+from alignment.store.store import Store, recognised
 from alignment.store.workspace import Workspace
 
 PATIENCE = timedelta(days=1)
@@ -41,6 +41,14 @@ CONNECTING = timedelta(seconds=30)
 """How long a process of another machine tries to reach the first one."""
 
 POLL_SECONDS = 0.05
+
+LOST = (
+    "one of the processes of this training ended. The same command continues from its last "
+    "checkpoint, also on another number of devices"
+)
+
+LOST_CONNECTIONS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""What gloo says where another process has ended, in an error without a class of its own."""
 
 ADVICE = "Set devices=1, or see what NCCL_DEBUG=INFO adds to the log"
 
@@ -134,8 +142,28 @@ def run_rank(device: int, job: Job) -> None:
             write("ranks.outcome", job.outcome, _as_json(outcome))
         distributed.barrier()
         distributed.destroy_process_group()
-    except AlignmentError as error:
-        end(error)
+    except Exception as error:
+        end(_known(error, job.root))
+
+
+def _known(error: Exception, root: Path) -> AlignmentError:
+    """An error as the process that started this one reports it, also if nobody foresaw it.
+
+    Without the others nothing goes on here: why they ended is theirs to say, see `launch.py`.
+    """
+    if isinstance(error, AlignmentError):
+        return error
+    if _lost_others(error):
+        return Interrupted(LOST)
+    known = recognised(error, root) or AlignmentError(f"{type(error).__name__}: {error}")
+    return known.with_traceback(error.__traceback__)
+
+
+def _lost_others(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and any(word in text for word in LOST_CONNECTIONS)
+    )
 
 
 def _end(rank: int, progress: Progress, error: AlignmentError) -> None:

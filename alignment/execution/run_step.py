@@ -46,7 +46,7 @@ from alignment.records.base import Frozen, digest_of
 from alignment.records.manifest import MANIFEST_FORMAT, Attempt, StageRecord
 from alignment.records.refs import BaseRef
 from alignment.store.progress import Failure, Follower, Mark, Progress
-from alignment.store.store import Store, disk_full, storage_errors
+from alignment.store.store import Store, disk_full, recognised, storage_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -405,7 +405,7 @@ def main(root: str, spec: str, limits: str, reports: str) -> int:
             check_device(device_facts(), limited.device)
         build(store, step, progress, limits=limited)
     except Exception as error:
-        known = error if isinstance(error, AlignmentError) else _recognised(error, store.root)
+        known = error if isinstance(error, AlignmentError) else recognised(error, store.root)
         logger.exception("%s failed", step.name)
         if known is None:
             return AlignmentError.exit_code
@@ -428,15 +428,6 @@ def _try(root: str, base: str, steps: str, report: str) -> int:
         return error.exit_code
     Path(report).write_text("\n".join(notes), encoding="utf-8")
     return 0
-
-
-def _recognised(error: Exception, root: Path) -> AlignmentError | None:
-    """A full disk or exceeded quota, from the text of an error that a library raised."""
-    text = str(error)
-    if "Disk quota exceeded" in text or "os error 122" in text:
-        return disk_full(root, quota=True)
-    words = ("No space left", "os error 28", "PytorchStreamWriter", "inline_container")
-    return disk_full(root) if any(word in text for word in words) else None
 
 
 if __name__ == "__main__":

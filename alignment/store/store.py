@@ -386,6 +386,15 @@ def disk_full(place: Path, *, quota: bool = False) -> StorageError:
     )
 
 
+def recognised(error: Exception, root: Path) -> StorageError | None:
+    """A full disk or exceeded quota, from the text of an error that a library raised."""
+    text = str(error)
+    if "Disk quota exceeded" in text or "os error 122" in text:
+        return disk_full(root, quota=True)
+    words = ("No space left", "os error 28", "PytorchStreamWriter", "inline_container")
+    return disk_full(root) if any(word in text for word in words) else None
+
+
 def _tip(entry: Path) -> LedgerTip:
     return LedgerTip(number=int(entry.stem), sha256=file_sha256(entry))
 

@@ -36,6 +36,8 @@ def print_plan(config: Path, overrides: list[str], *, as_json: bool) -> None:
         print(json.dumps([step.model_dump(mode="json") for step in planned], indent=2))
     else:
         _print_lines(planned)
+        for obstacle in settings.inbox.foreseen if settings.inbox else ():
+            say(f"rounds from the inbox: {obstacle}", error=True)
         _print_effort(planned, steps, Efforts(store, records), store)
     _try_model(steps, store)
 

@@ -35,10 +35,12 @@ print(record.model_dump_json())
 class Elsewhere:
     """Another store that holds what a step needs, and not the step's own artifact."""
 
-    def __init__(self, finished, name, root, **settings):
-        """`settings` replace those of the training."""
+    def __init__(self, finished, name, root, *, seed=None, **settings):
+        """`settings` replace those of the training, and `seed` that of the step."""
         self.step = next(step for step in finished.chain.steps() if step.name == name)
-        parents = ancestors(finished.store, self.step.key)[:-1]
+        if seed is not None:
+            self.step = self.step.model_copy(update={"seed": seed})
+        parents = ancestors(finished.store, finished.records[name].key)[:-1]
         if settings:
             config = self.step.config.model_copy(update=settings)
             self.step = self.step.model_copy(update={"config": config})

@@ -55,7 +55,10 @@ def test_help_loads_nothing_heavy():
 
 
 def test_plan_shows_every_step_and_builds_nothing(sft_dpo, tiny_settings, write_config, tmp_path):
-    """A second plan knows what the first one tried."""
+    """A second plan knows what the first one tried; no round could ask the inbox's engine."""
+    answers = {"label": {"name": "delta", "weak": tiny_settings["model"]}}
+    answers["engine"] = {"name": "vllm", "python": "/nowhere/python"}
+    tiny_settings["inbox"] = {"answers": answers}
     config = str(write_config(tiny_settings))
     done = sft_dpo("plan", config)
     lines = done.stdout.splitlines()
@@ -64,6 +67,7 @@ def test_plan_shows_every_step_and_builds_nothing(sft_dpo, tiny_settings, write_
     assert all(line.startswith("RUN ") for line in lines)
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["trials"]
     assert "trying the model" in done.stderr
+    assert "inbox.answers.engine.python: /nowhere/python does not run" in done.stderr
     again = sft_dpo("plan", config)
     assert (again.stdout, "trying" in again.stderr) == (done.stdout, False)
 

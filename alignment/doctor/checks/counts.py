@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from alignment.answers.interpreter import HOW
+from alignment.config.inbox import InboxConfig
 from alignment.data.build.report import ADVICE, listed_unread
 from alignment.data.row import Reason
 from alignment.doctor.finding import Example, Finding, Piece, graded, percent, share
@@ -76,18 +77,24 @@ def check_rows(sets: Sequence[PreparedSet]) -> Finding:
     )
 
 
-def check_unwritten(chain: Chain) -> Iterator[Finding]:
+def check_unwritten(chain: Chain, inbox: InboxConfig | None) -> Iterator[Finding]:
     """The rounds whose pairs the run itself writes, so that nothing of them can be checked."""
     steps = [r.pairs.name for r in chain.rounds if not isinstance(r.pairs, PreparePairs)]
     answers = [r.own.answers for r in chain.rounds if r.own is not None]
     obstacles = dict.fromkeys(obstacle for step in answers for obstacle in step.foreseen)
-    here = "".join(f" Here, {obstacle}." for obstacle in obstacles)
-    if steps:
+    later = inbox.foreseen if inbox else ()
+    here = "".join(f" Here, {obstacle}." for obstacle in (*obstacles, *later))
+    rounds = (
+        f"{', '.join(steps)}: written during the run, so rows, lengths, memory and time of these "
+        "rounds are not checked."
+        if steps
+        else "No round of the run is on own answers; rounds on prompts from the inbox are."
+    )
+    if steps or later:
         yield Finding(
             check="own answers",
-            verdict="warn" if obstacles else "skip",
-            headline=f"{', '.join(steps)}: written during the run, so rows, lengths, memory and "
-            f"time of these rounds are not checked.{here}",
+            verdict="warn" if obstacles or later else "skip",
+            headline=f"{rounds}{here}",
             remedy=HOW,
         )
 

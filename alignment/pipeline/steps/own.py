@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
 from alignment.answers.answer import Answer
-from alignment.answers.interpreter import check_vllm, vllm_obstacle
+from alignment.answers.interpreter import check_vllm, engine_obstacle
 from alignment.answers.settings import AnyEngine, Drawing, OwnEngine, Vllm
 from alignment.candidates.budget import check_before_answers
 from alignment.candidates.judge import label_by_judge
@@ -214,7 +214,7 @@ class WriteAnswers(Step):
     @property
     def foreseen(self) -> tuple[str, ...]:
         """That this machine has no vLLM where the config says, if so."""
-        obstacle = vllm_obstacle(self.engine.python) if isinstance(self.engine, Vllm) else None
+        obstacle = engine_obstacle(self.engine)
         return (obstacle,) if obstacle else ()
 
     def build(self, context: Context) -> Outcome:

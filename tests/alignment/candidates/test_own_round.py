@@ -117,10 +117,17 @@ def test_a_missing_vllm_is_told_by_plan_and_doctor_and_ends_the_run_before_any_a
     steps = chain(run.config)
     (planned,) = (step for step in plan(steps, run.store) if step.name == "answers-1")
     assert planned.notes[0].startswith("engine.python: /nowhere/python does not run")
-    (found,) = check_unwritten(steps)
+    (found,) = check_unwritten(steps, None)
     assert found.verdict == "warn"
     assert found.headline.endswith("Here, " + planned.notes[0] + ".")
     assert "pip install vllm" in found.remedy
+    own = settings["rounds"][0]["data"]
+    settings["inbox"] = {"answers": {name: own[name] for name in ("label", "engine")}}
+    settings["rounds"][0]["data"] = own | {"engine": {"name": "auto"}}
+    config = PipelineConfig.model_validate(settings)
+    (found,) = check_unwritten(chain(config), config.inbox)
+    assert found.verdict == "warn"
+    assert found.headline.endswith(f"Here, inbox.answers.{planned.notes[0]}.")
     with pytest.raises(ConfigError, match=r"engine.python: /nowhere/python does not run .*Make an"):
         run.build("prompts-1")
 

@@ -83,6 +83,17 @@ def test_a_training_on_two_devices_stops_when_asked_and_goes_on(pair, finished, 
     assert_equal_trainings(alone, shared)
 
 
+@pytest.mark.slow
+def test_an_error_that_nobody_foresaw_ends_two_devices_as_it_ends_one(finished, tmp_path):
+    """NumPy refuses the seed. The same again would end the same, so it is not temporary."""
+    broken = Elsewhere(finished, "sft", tmp_path, seed=2**40)
+    for devices in (1, 2):
+        code, words = broken.run(devices=devices)
+        assert code == 1, words
+        assert words.startswith("AlignmentError ")
+        assert "ValueError: Seed must be between 0 and 2**32 - 1" in words
+
+
 def assert_equal_trainings(alone, shared):
     """The same adapter, but for the order of sums; the same rows in the same steps, each once."""
     folders = [each.store.folder(each.step.key) for each in (alone, shared)]
