@@ -45,7 +45,7 @@ def pair(request, finished, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_training_killed_on_two_devices_goes_on_on_one_and_ends_on_three(pair):
+def test_a_training_killed_on_two_devices_goes_on_on_one_and_ends_on_four(pair):
     alone, shared = pair
     with shared.running(devices=2) as process:
         shared.await_checkpoint(process)
@@ -61,10 +61,10 @@ def test_a_training_killed_on_two_devices_goes_on_on_one_and_ends_on_three(pair)
         shared.await_checkpoint(process, after=max(shared.sealed()))
         children(process)[0].send_signal(signal.SIGTERM)
         assert finish(process)[0] == 75
-    code, words = shared.run(devices=3)
+    code, words = shared.run(devices=4)
     assert code == 0, words
     record = json.loads(words)
-    assert "trained on 3 devices" in record["notes"]
+    assert "trained on 4 devices" in record["notes"]
     assert len(record["earlier"]) == 2
     assert_equal_trainings(alone, shared)
 
