@@ -5,6 +5,7 @@ changed. Deployments are updated to match `prefect.yaml`. On failure, prints the
 and returns 1. Not here: starting a server or a worker.
 """
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -211,7 +212,11 @@ def _deploy(pool_type: str) -> int:
 
 def _next_step(pool_type: str) -> str:
     if pool_type == ProcessWorker.type:
-        return "next: sft-dpo worker   (in the folder that paths in a config are relative to)"
+        prefect = "prefect" if shutil.which("prefect") else f"{sys.executable} -m prefect"
+        return (
+            "next: sft-dpo worker   (in the folder that paths in a config are relative to), then "
+            f"{prefect} deployment run sft-dpo/cpu"
+        )
     return f"next: prefect worker start --pool {POOL}   (with prefect-{pool_type} installed)"
 
 

@@ -34,7 +34,7 @@ from alignment.store.activity import announced
 from alignment.store.store import Store
 from flows.device import state_device
 from flows.form import Change, Config, Preset, PromptFile, chosen, form_field
-from flows.printing import round_command
+from flows.printing import command_of, round_command
 from flows.results import RoundResult
 from flows.sft_dpo import Stages, name_of_run, run_chain
 from flows.stores import configured_store
@@ -73,9 +73,11 @@ def dpo_round(
     try:
         settings = load(chosen(preset, config), overrides)
         state_device(settings, get_run_logger().info)
-        command = round_command(chosen(preset, config), overrides, prompts, answers=answers)
+        file = chosen(preset, config)
+        command = round_command(file, overrides, prompts, answers=answers)
+        first = command_of("run", file, overrides)
         with announced(configured_store(settings), command, make=False):
-            result = run_round(settings, command, Wanted(tuple(prompts), answers))
+            result = run_round(settings, command, first, Wanted(tuple(prompts), answers))
     except AlignmentError as error:
         return cast("RoundResult", Failed(message=f"{type(error).__name__}: {error}", data=error))
     # Return a state, because the list of runs shows its name.
@@ -100,8 +102,11 @@ def try_champion(store: Store, champion: Champion, steps: Sequence[Step]) -> Non
     try_in_child(store, model.base, steps)
 
 
-def run_round(settings: PipelineConfig, command: str, wanted: Wanted) -> RoundResult:
-    """Run one round; each of its steps is a task."""
+def run_round(settings: PipelineConfig, command: str, first: str, wanted: Wanted) -> RoundResult:
+    """Run one round; each of its steps is a task.
+
+    `command` does it again, and `first` the configured run that a line starts with.
+    """
     run, written = Run.of(settings), list[ReportFiles]()
     stage = Stages(run)
 
@@ -112,7 +117,7 @@ def run_round(settings: PipelineConfig, command: str, wanted: Wanted) -> RoundRe
         artifacts.publish_report(f"{run.name}-{round_.evaluate.label}", written[-1])
 
     hooks = Hooks(
-        run_chain=lambda: run_chain(settings, command),
+        run_chain=lambda: run_chain(settings, first),
         build=stage,
         report=report,
         log=get_run_logger().info,

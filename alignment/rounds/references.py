@@ -58,12 +58,22 @@ def _refuse_what_is_no_artifact(store: Store, reference: str) -> None:
 
 
 def _refuse_open_round(store: Store, run: RunEntry, part: str) -> None:
-    opened = RoundLine(store=store, name=run.line).state().open if run.line else None
-    if opened is not None and part == f"round-{opened.number}":
+    number = open_round(store, run)
+    if number is not None and part == f"round-{number}":
         raise UsageError(
-            f"round {opened.number} of {run.name} has not finished. To go on: "
-            f"{run.command.replace('sft-dpo run', 'sft-dpo round', 1)}"
+            f"round {number} of {run.name} has not finished. To go on: {continuing(run)}"
         )
+
+
+def open_round(store: Store, run: RunEntry) -> int | None:
+    """The round that has begun and not ended on the line that a run continues."""
+    opened = RoundLine(store=store, name=run.line).state().open if run.line else None
+    return opened.number if opened else None
+
+
+def continuing(run: RunEntry) -> str:
+    """The command that finishes the open round of a run's line."""
+    return run.command.replace("sft-dpo run ", "sft-dpo round ", 1)
 
 
 def _near(store: Store, reference: str) -> str:

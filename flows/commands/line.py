@@ -45,7 +45,9 @@ def _judged(rounds: RoundLine, champion: Champion) -> str:
     """What the line's gate made of a model, for the person who promotes it nevertheless."""
     closed = rounds.state().verdict_on(champion.model)
     if closed is None:
-        return f"no round of line {rounds.name} was judged with {champion.label}"
+        return (
+            f"line {rounds.name} has not judged {champion.label}: no round of it trained this model"
+        )
     return f"as judged in round {closed.number}: {brief(closed.why)}"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from alignment.rounds.ledger import Closed
 from alignment.rounds.line import RoundLine
 from alignment.rounds.notes import brief
+from alignment.rounds.references import continuing, open_round
 from alignment.store.runs import RunEntry, changes, runs_in, unfinished_runs
 from alignment.store.store import Store
 from flows.printing import say
@@ -43,6 +44,8 @@ def show_runs(store: Path, *, as_json: bool) -> None:
         if changes := differences(earlier, run):
             say(f"  differs from {changes}")
         say(f"  {run.command}   page: {store / run.report}")
+        if (number := open_round(opened, run)) is not None:
+            say(f"  {run.name}/round-{number}  not finished; to go on: {continuing(run)}")
         for one in rounds.get(run.reference, []):
             say(f"  {one['reference']}  {one['outcome']}: {brief(one['why'])}")
             say(f"    page: {one['page']}")

@@ -111,7 +111,7 @@ def test_a_model_that_its_line_never_judged_has_no_verdict_there(store, sft_dpo)
     other = RoundLine(store=store, name="other")
     other.start(judged("sft"), rounds=0)
     _, said = sft_dpo("promote", "round 1", "--line", "other", "--store", store.root)
-    assert "no round of line other was judged with round 1" in said
+    assert "line other has not judged round 1: no round of it trained this model" in said
     code, said = sft_dpo("verdict", "champion:other", "--store", store.root)
     assert code == 2
     assert "line other has not judged its champion, round 1: a person promoted it" in said

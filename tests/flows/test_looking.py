@@ -178,6 +178,8 @@ def test_a_round_is_listed_under_its_run_and_found_by_it(tmp_path):
     line.open((Delivery(digest="0" * 64, key="batch-0", file="monday.jsonl"),))
     with pytest.raises(UsageError, match=r"round 2 of full has not .*: sft-dpo round full.yaml$"):
         find_one(store, "full/round-2")
+    unfinished = "  full/round-2  not finished; to go on: sft-dpo round full.yaml\n"
+    assert unfinished in sft_dpo("runs", "--store", store.root)
     model = Champion(model="merge-1", evaluation="evaluate-1", label="round 2")
     line.close(2, model, outcome="rejected", why="accuracy fell")
     assert "  full/round-2  rejected: accuracy fell" in sft_dpo("runs", "--store", store.root)
