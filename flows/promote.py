@@ -22,7 +22,7 @@ from alignment.rounds.identity import check_cheaply
 from alignment.rounds.ledger import Champion
 from alignment.rounds.line import RoundLine
 from alignment.rounds.measure import on_line
-from alignment.rounds.references import find_one
+from alignment.rounds.references import find_model
 from alignment.rounds.sealed import on_sealed_rows
 from alignment.rounds.state import State as LineState
 from alignment.rounds.steps import inbox_of, line_gate
@@ -137,7 +137,7 @@ def _candidate(
     settings: PipelineConfig, run: Run, line: RoundLine, reference: str | None
 ) -> Champion | None:
     if reference:
-        model = find_one(line.store, reference).key
+        model = find_model(line.store, reference).key
         return on_line(line, model, build=Stages(run), settings=settings.evaluation)
     waiting = line.state().waiting
     return waiting.head if waiting else None

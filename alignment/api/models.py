@@ -8,7 +8,7 @@ from alignment.errors import UsageError
 from alignment.models.load import LoadedModel
 from alignment.models.load import open_model as load_model
 from alignment.records.refs import ModelRef
-from alignment.rounds.references import find_one
+from alignment.rounds.references import find_model
 from alignment.store.places import connect, store_at
 
 
@@ -33,7 +33,7 @@ def open_model(
     """
     opened = store_at(store if isinstance(store, str) else Path(store))
     connect(opened)
-    record = find_one(opened, reference)
+    record = find_model(opened, reference)
     ref = opened.open(record.key).output_as(ModelRef)
     if ref is None:
         raise UsageError(

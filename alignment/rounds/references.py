@@ -4,6 +4,7 @@ import difflib
 
 from alignment.errors import UsageError
 from alignment.records.manifest import StageRecord
+from alignment.records.refs import ModelRef
 from alignment.rounds.line import RoundLine, all_lines
 from alignment.store.runs import RunEntry, called, names_of_keys, of_run, runs_in, unfinished_runs
 from alignment.store.store import Store
@@ -36,6 +37,21 @@ def find_one(store: Store, reference: str) -> StageRecord:
             f"run of `sft-dpo runs`:\n{listed}"
         )
     return records[0]
+
+
+def find_model(store: Store, reference: str) -> StageRecord:
+    """The model that a reference stands for; of a training, such as RUN/sft, the one made from it.
+
+    What is neither is returned as it is.
+
+    Raises:
+        UsageError: no artifact matches, or several do.
+    """
+    record = find_one(store, reference)
+    if record.output_as(ModelRef) is None:
+        made = (one for one in store.records() if one.parents.get("adapter") == record.key)
+        return next((one for one in made if one.output_as(ModelRef)), record)
+    return record
 
 
 def _refuse_what_is_no_artifact(store: Store, reference: str) -> None:

@@ -11,7 +11,7 @@ from alignment.rounds.ledger import Champion, Identity
 from alignment.rounds.line import RoundLine, all_lines
 from alignment.rounds.measure import on_line
 from alignment.rounds.notes import brief
-from alignment.rounds.references import find_one, line_in
+from alignment.rounds.references import find_model, line_in
 from alignment.rounds.repair import check_undamaged
 from alignment.rounds.sealed import on_sealed_rows
 from alignment.rounds.state import State
@@ -30,7 +30,7 @@ def promote(reference: str, store: Path, line: str | None, why: str) -> None:
     """Make a model the champion of a line."""
     opened = existing_store(store)
     rounds = line_in(opened, line)
-    model = _labelled(rounds, reference) or find_one(opened, reference).key
+    model = _labelled(rounds, reference) or find_model(opened, reference).key
     with announced(opened, f"sft-dpo promote {reference}"):
         champion = on_line(rounds, model, build=lambda step: run_step(opened, step))
     before = rounds.state()
@@ -131,7 +131,7 @@ def _model(rounds: RoundLine, reference: str | None) -> str | None:
     """The model that a reference means: a champion so far by its label, or any artifact."""
     if reference is None or rounds.state().earlier_champions(reference):
         return reference
-    return find_one(rounds.store, reference).key
+    return find_model(rounds.store, reference).key
 
 
 def _labelled(rounds: RoundLine, label: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from alignment.errors import UsageError
 from alignment.rounds.line import check_sound
-from alignment.rounds.references import find_one
+from alignment.rounds.references import find_model, find_one
 from alignment.store.activity import announced
 from flows.chat_page import compare_in_browser
 from flows.commands.compare_chat import Comparison, Contender, Reply, Turns, compare_chat
@@ -82,7 +82,7 @@ def compare(
 def _opened(references: list[str], store: Path, tokens: int) -> list[Reply]:
     """The reply function of each model; all are in memory at once."""
     opened = existing_store(store)
-    records = [find_one(opened, reference) for reference in references]
+    records = [find_model(opened, reference) for reference in references]
     quiet_libraries()  # before the import below, which warns
     from alignment.compose.export import open_for_chat
 

@@ -16,7 +16,7 @@ from alignment.pipeline.remaining import remaining
 from alignment.pipeline.verdicts import each_step
 from alignment.rounds.ledger import Champion, Delivery
 from alignment.rounds.line import RoundLine
-from alignment.rounds.references import find_one
+from alignment.rounds.references import find_model, find_one
 from alignment.store.activity import activities, announced, note_steps
 from alignment.store.checksum import file_sha256
 from alignment.store.locks import holder_of
@@ -168,8 +168,11 @@ def test_inbox_believes_the_ledger_and_not_the_clock(tiny_settings, write_config
 
 def test_a_round_is_listed_under_its_run_and_found_by_it(tmp_path):
     store = Store(root=tmp_path / "store")
+    put(store, "dpo-1", output={"steps": 1})
     for key in ("merge-0", "merge-1"):
-        put(store, key, output=MODEL)
+        put(store, key, output=MODEL, parents={"adapter": f"dpo-{key[-1]}"})
+    assert find_one(store, "dpo-1").key == "dpo-1"
+    assert find_model(store, "dpo-1").key == "merge-1", "what to chat with, or to promote"
     with pytest.raises(UsageError, match=r"no champion yet\. Run .*: `sft-dpo round CONFIG`"):
         RoundLine(store=store, name="mine").earlier_champion()
     note_run(store, run_entry("full", {"inbox": {"line": "mine"}}))
