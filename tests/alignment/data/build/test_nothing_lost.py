@@ -18,7 +18,8 @@ from alignment.data.read.sources import FileSource
 from alignment.data.row import Row
 from alignment.errors import DataError
 from alignment.records.text import Quarantined
-from tests.alignment.data.build.test_shapes import HELPSTEER, SHAPES, TRANSCRIPTS
+from tests.alignment.data.build.test_judgements import HELPSTEER
+from tests.alignment.data.build.test_shapes import SHAPES, TRANSCRIPTS
 from tests.alignment.data.formats.test_formats import EXAMPLES
 
 STRUCTURE = {"role", "from", "type", "label", "labels", "winner", "preference", "selected"}
