@@ -1,6 +1,7 @@
 # On a fresh machine two commands are enough: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+export PYTHONDONTWRITEBYTECODE :=  # or each process of a test compiles every module again
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
