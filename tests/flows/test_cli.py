@@ -72,8 +72,8 @@ def test_plan_shows_every_step_and_builds_nothing(sft_dpo, tiny_settings, write_
     assert (again.stdout, "trying" in again.stderr) == (done.stdout, False)
 
 
-def test_plan_as_json_has_the_libraries_own_names(sft_dpo, tiny_settings, write_config):
-    steps = json.loads(sft_dpo("plan", str(write_config(tiny_settings)), "--json").stdout)
+def test_plan_as_json_has_the_libraries_own_names(called, tiny_settings, write_config):
+    steps = json.loads(called("plan", write_config(tiny_settings), "--json").stdout)
     (first,) = (step for step in steps if step["name"] == "dpo-1")
     assert first["resolved"]["trl.DPOConfig"]["per_device_train_batch_size"] == 4
     assert first["resolved"]["peft.LoraConfig"]["lora_alpha"] == 8

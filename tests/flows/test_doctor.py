@@ -10,8 +10,14 @@ import pytest
 
 
 @pytest.fixture
-def doctor(write_config, tiny_settings):
+def doctor(called, write_config, tiny_settings):
     """Run the command on the tiny configuration, with overrides."""
+    return lambda *words: called("doctor", write_config(tiny_settings), *words)
+
+
+@pytest.fixture
+def started_doctor(write_config, tiny_settings):
+    """The same in a process of its own."""
 
     def run(*words):
         code = "import sys; from flows.cli import main; main()"
@@ -22,8 +28,8 @@ def doctor(write_config, tiny_settings):
     return run
 
 
-def test_it_prints_all_verdicts_writes_a_page_and_exits_with_zero(doctor, tmp_path):
-    done = doctor()
+def test_it_prints_all_verdicts_writes_a_page_and_exits_with_zero(started_doctor, tmp_path):
+    done = started_doctor()
     assert done.returncode == 0, done.stderr
     assert "✓  template" in done.stdout
     assert "!  schedule" in done.stdout
@@ -83,7 +89,7 @@ def test_a_template_that_marks_no_reply_exits_with_one(
 
 @pytest.mark.slow
 def test_a_7b_model_is_checked_without_its_weights_in_under_20_seconds_of_cpu(
-    doctor, tiny_settings, chatml_tokenizer, tmp_path
+    started_doctor, tiny_settings, chatml_tokenizer, tmp_path
 ):
     """The whole command, with its imports and the preparation of the data."""
     from transformers import LlamaConfig
@@ -92,7 +98,7 @@ def test_a_7b_model_is_checked_without_its_weights_in_under_20_seconds_of_cpu(
     chatml_tokenizer.save_pretrained(tmp_path / "7b")
     tiny_settings["model"]["path"] = str(tmp_path / "7b")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = doctor("--json")
+    done = started_doctor("--json")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
     assert found["model"]["verdict"] == "warn"

@@ -27,7 +27,9 @@ def sft_dpo(tmp_path):
     return run
 
 
-def test_a_config_for_pairs_and_chats_passes_the_doctor(sft_dpo, tiny_model_folder, tmp_path):
+def test_a_config_for_pairs_and_chats_passes_the_doctor(
+    sft_dpo, called, tiny_model_folder, tmp_path
+):
     drop(tmp_path / "pairs.jsonl", rows(0, 400))
     chats = [
         {
@@ -51,7 +53,7 @@ def test_a_config_for_pairs_and_chats_passes_the_doctor(sft_dpo, tiny_model_fold
     assert written["rounds"][0]["data"]["sources"][0]["path"] == str(tmp_path / "pairs.jsonl")
     assert written["gate"] == {"name": "anchored", "margin": 0.03}
     json.loads((tmp_path / "mine" / "config.schema.json").read_text())
-    checked = sft_dpo("doctor", "run.yaml", cwd=tmp_path / "mine")
+    checked = called("doctor", "run.yaml", cwd=tmp_path / "mine")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert set(checked.stderr.splitlines()) == {"preparing conversations", "preparing pairs-1"}
     again = sft_dpo("init", "mine", *words, *data)
@@ -131,7 +133,9 @@ CHAT = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "I"}]
     ],
     ids=["llama-factory", "axolotl", "trl"],
 )
-def test_a_converted_config_passes_the_doctor(sft_dpo, tiny_model_folder, tmp_path, words, keys):
+def test_a_converted_config_passes_the_doctor(
+    sft_dpo, called, tiny_model_folder, tmp_path, words, keys
+):
     drop(tmp_path / "pairs.jsonl", rows(0, 400))
     chats = [
         {"conversations": [turn | {"value": f"{turn['value']} {n}"} for turn in CHAT]}
@@ -146,5 +150,5 @@ def test_a_converted_config_passes_the_doctor(sft_dpo, tiny_model_folder, tmp_pa
     assert made.returncode == 0, made.stderr
     assert "unheard_of: 7: no equal here" in made.stderr
     assert "#   unheard_of: 7: no equal here" in (tmp_path / "run.yaml").read_text()
-    checked = sft_dpo("doctor", "run.yaml")
+    checked = called("doctor", "run.yaml", cwd=tmp_path)
     assert checked.returncode == 0, checked.stdout + checked.stderr
