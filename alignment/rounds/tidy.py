@@ -344,6 +344,9 @@ def _unfinished(store: Store, before: float) -> Iterator[Removable]:
             lost = "the checkpoint of an unfinished step" if one.resumable else "an unfinished step"
             name = one.holder.purpose if one.holder else one.key
             yield _piece(store, "unfinished", folder, name=name, lost="nothing" if done else lost)
+    for path in sorted(store.root.glob("runs/*.begun")):
+        if _modified(path) < before:
+            yield _piece(store, "unfinished", path, name=path.stem, lost="its line in sft-dpo runs")
 
 
 def _damaged(store: Store, needed: Reasons, before: float) -> Iterator[Removable]:

@@ -10,7 +10,7 @@ from alignment.rounds.ledger import Champion, Delivery
 from alignment.rounds.line import RoundLine
 from alignment.rounds.tidy import delete, size_of, tidying, usage
 from alignment.store.activity import announced
-from alignment.store.runs import RunEntry, note_run
+from alignment.store.runs import RunEntry, note_begun, note_run
 from alignment.store.store import Store
 from tests.alignment.artifacts import put
 from tests.faults.simulate import MODEL
@@ -77,6 +77,8 @@ def test_unfinished_damaged_logs_and_caches_go_once_they_are_old(store):
     made(store, "merge-1")
     (store.workspace("sft-1").checkpoints / "1").mkdir(parents=True)
     store.workspace("sft-2")
+    note_begun(store, "mine", {}, "sft-dpo run mine.yaml")
+    (begun,) = (path.relative_to(store.root).as_posix() for path in store.root.glob("runs/*.begun"))
     for place in ("damaged/merge-9-17", "lm-eval/a", "objects/.merge-8.gone", "logs/merge-7.log"):
         (store.root / place).parent.mkdir(exist_ok=True)
         (store.root / place).write_text("x")
@@ -89,6 +91,7 @@ def test_unfinished_damaged_logs_and_caches_go_once_they_are_old(store):
     assert kinds == {
         "objects/merge-1": "artifact",
         "work/sft-1": "unfinished",
+        begun: "unfinished",
         "damaged/merge-9-17": "damaged",
         "logs/merge-1.log": "log",
         "logs/merge-7.log": "log",
