@@ -35,9 +35,10 @@ from alignment.records.text import Message
 from alignment.scoring.logprobs import Completion
 from alignment.scoring.probe import divergence, probe_of, record_probe
 from alignment.store.durable import failpoint_span, flush_tree, remove, rename, write
+from alignment.store.errors import storage_errors
 from alignment.store.lineage import ancestors
 from alignment.store.progress import Progress
-from alignment.store.store import Store, storage_errors
+from alignment.store.store import Store
 
 Form = Literal["merged", "adapter", "gguf"]
 GGUF_GAP = 1e-4

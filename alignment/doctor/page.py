@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from alignment.doctor.finding import SEVERITY, Example, Finding, Piece, PreflightReport
 from alignment.report.page import environment
 from alignment.store.durable import replace
-from alignment.store.store import storage_errors
+from alignment.store.errors import storage_errors
 
 if TYPE_CHECKING:
     from alignment.report.pictures import Picture

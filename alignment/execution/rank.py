@@ -26,8 +26,9 @@ from alignment.execution.provenance import peak_memory
 from alignment.pipeline.steps import Context, Outcome, read_step
 from alignment.processes import die_with
 from alignment.store.durable import write
+from alignment.store.errors import error_of_storage
 from alignment.store.progress import Progress
-from alignment.store.store import Store, recognised
+from alignment.store.store import Store
 from alignment.store.workspace import Workspace
 
 PATIENCE = timedelta(days=1)
@@ -155,7 +156,7 @@ def _known(error: Exception, root: Path) -> AlignmentError:
         return error
     if _lost_others(error):
         return Interrupted(LOST)
-    known = recognised(error, root) or AlignmentError(f"{type(error).__name__}: {error}")
+    known = error_of_storage(error, root) or AlignmentError(f"{type(error).__name__}: {error}")
     return known.with_traceback(error.__traceback__)
 
 

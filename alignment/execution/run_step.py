@@ -45,8 +45,9 @@ from alignment.pipeline.steps import (
 from alignment.records.base import Frozen, digest_of
 from alignment.records.manifest import MANIFEST_FORMAT, Attempt, StageRecord
 from alignment.records.refs import BaseRef
+from alignment.store.errors import disk_full, error_of_storage, storage_errors
 from alignment.store.progress import Failure, Follower, Mark, Progress
-from alignment.store.store import Store, disk_full, recognised, storage_errors
+from alignment.store.store import Store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -405,7 +406,7 @@ def main(root: str, spec: str, limits: str, reports: str) -> int:
             check_device(device_facts(), limited.device)
         build(store, step, progress, limits=limited)
     except Exception as error:
-        known = error if isinstance(error, AlignmentError) else recognised(error, store.root)
+        known = error if isinstance(error, AlignmentError) else error_of_storage(error, store.root)
         logger.exception("%s failed", step.name)
         if known is None:
             return AlignmentError.exit_code

@@ -39,9 +39,10 @@ from alignment.report.table import Table
 from alignment.report.tables import evaluation_table
 from alignment.store.checksum import file_sha256
 from alignment.store.durable import ensure_folder, replace
+from alignment.store.errors import storage_errors
 from alignment.store.jsonl import read_rows
 from alignment.store.runs import RunEntry, finished_at, note_run, page_of, run_id
-from alignment.store.store import Store, storage_errors
+from alignment.store.store import Store
 
 _UNNAMED = InboxConfig.model_fields["line"].default
 """The line of a config that names none."""

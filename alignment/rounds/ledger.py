@@ -28,9 +28,9 @@ from alignment.errors import ArtifactError, Overtaken, printable
 from alignment.records.base import Frozen, Json
 from alignment.store.checksum import verified, with_digest
 from alignment.store.durable import create
+from alignment.store.errors import storage_errors
 from alignment.store.remote.bucket import Bucket
 from alignment.store.remote.entries import copy_entries, create_entry, entry_name
-from alignment.store.store import storage_errors
 
 BatchKind = Literal["pairs", "prompts"]
 """What a batch holds: preference pairs, or prompts that the champion answers."""

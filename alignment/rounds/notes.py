@@ -12,7 +12,7 @@ from alignment.errors import printable
 from alignment.records.base import Frozen
 from alignment.rounds.line import RoundLine
 from alignment.store.durable import ensure_folder, replace
-from alignment.store.store import storage_errors
+from alignment.store.errors import storage_errors
 
 
 class Note(Frozen):

@@ -22,11 +22,12 @@ from alignment.rounds.line import all_lines
 from alignment.rounds.state import State
 from alignment.store.activity import COMMAND, TIDYING, activities, commands
 from alignment.store.durable import remove
+from alignment.store.errors import storage_errors
 from alignment.store.locks import Busy, refuse_to_wait
 from alignment.store.remote.bucket import BucketObject
 from alignment.store.remote.origin import FRESH, Origin
 from alignment.store.runs import RunEntry, names_of_keys, runs_in
-from alignment.store.store import Store, storage_errors
+from alignment.store.store import Store
 
 Kind = Literal["artifact", "unfinished", "damaged", "log", "cache", "leftover"]
 Reasons = dict[str, str]

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from alignment.records.base import Frozen, Json, digest_of
 from alignment.records.manifest import StageRecord
 from alignment.store.durable import ensure_folder, remove, replace
-from alignment.store.store import Store, storage_errors
+from alignment.store.errors import storage_errors
+from alignment.store.store import Store
 
 logger = logging.getLogger(__name__)
 ELSEWHERE = (

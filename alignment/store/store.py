@@ -21,7 +21,6 @@ Not here: what a stage does (`pipeline/steps/`), ancestors and descendants (`lin
 """
 
 import contextlib
-import errno
 import logging
 import os
 import time
@@ -37,6 +36,7 @@ from alignment.records.manifest import MANIFEST_FORMAT, LedgerTip, StageRecord
 from alignment.records.refs import FileDigest
 from alignment.store.checksum import file_digest, file_sha256, verified, with_digest
 from alignment.store.durable import ensure_folder, flush_tree, remove, rename, replace, write
+from alignment.store.errors import storage_errors
 from alignment.store.locks import Busy, OnWait, hold, refuse_to_wait
 from alignment.store.remote.working_copy import url_of
 from alignment.store.workspace import Workspace
@@ -352,49 +352,6 @@ class Store(Frozen):
         return self._shared(record)
 
 
-@contextlib.contextmanager
-def storage_errors(place: Path, *, expected: type[OSError] | None = None) -> Iterator[None]:
-    """Turn a full disk, a full quota or a missing permission below `place` into a `StorageError`.
-
-    Errors of type `expected` are left to the caller.
-    """
-    try:
-        yield
-    except OSError as error:
-        if expected is not None and isinstance(error, expected):
-            raise
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(place, quota=error.errno == errno.EDQUOT) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise StorageError(
-                f"cannot write {error.filename or place}: {error.strerror}. "
-                "Choose another folder with --set store=FOLDER, or fix its permissions."
-            ) from error
-        raise
-
-
-def disk_full(place: Path, *, quota: bool = False) -> StorageError:
-    """The error for a full disk, with the free space left on it, or for an exceeded quota."""
-    what, remedy = f"the disk quota for {place} is exceeded", "Free some space"
-    if not quota:
-        disk = os.statvfs(_existing(place))
-        what = f"the disk of {place} is full ({disk.f_bavail * disk.f_frsize >> 20} MiB free)"
-        if disk.f_files and not disk.f_favail:
-            what, remedy = f"the disk of {place} has no inodes left", "Remove some files from it"
-    return StorageError(
-        f"{what}. {remedy} and run the same command again; finished stages are kept."
-    )
-
-
-def recognised(error: Exception, root: Path) -> StorageError | None:
-    """A full disk or exceeded quota, from the text of an error that a library raised."""
-    text = str(error)
-    if "Disk quota exceeded" in text or "os error 122" in text:
-        return disk_full(root, quota=True)
-    words = ("No space left", "os error 28", "PytorchStreamWriter", "inline_container")
-    return disk_full(root) if any(word in text for word in words) else None
-
-
 def _tip(entry: Path) -> LedgerTip:
     return LedgerTip(number=int(entry.stem), sha256=file_sha256(entry))
 
@@ -425,10 +382,6 @@ def _parsed(manifest: Path, content: bytes) -> StageRecord:
 
 def _damage(what: str) -> ArtifactError:
     return ArtifactError(what + REBUILD)
-
-
-def _existing(place: Path) -> Path:
-    return next(folder for folder in (place, *place.absolute().parents) if folder.exists())
 
 
 def _restrict(folder: Path, access: int) -> None:

@@ -22,8 +22,9 @@ from alignment.report.two_runs import (
 from alignment.rounds.references import find_one
 from alignment.store.activity import announced
 from alignment.store.durable import ensure_folder, replace
+from alignment.store.errors import storage_errors
 from alignment.store.runs import RunEntry, called, runs_in
-from alignment.store.store import Store, storage_errors
+from alignment.store.store import Store
 from flows.printing import say
 from flows.stores import existing_store
 

@@ -12,7 +12,7 @@ import pytest
 from alignment.errors import StorageError
 from alignment.store import durable
 from alignment.store.durable import hit
-from alignment.store.store import storage_errors
+from alignment.store.errors import storage_errors
 from tests.faults.failpoints import Broken, arm, observe
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from alignment.errors import ArtifactError, LaterVersion, StorageError
 from alignment.records.manifest import CodeVersion, StageRecord
-from alignment.store.store import MANIFEST, Store, storage_errors
+from alignment.store.errors import storage_errors
+from alignment.store.store import MANIFEST, Store
 
 KEY = "sft-0123456789abcdef01234567"
 
