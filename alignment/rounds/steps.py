@@ -18,8 +18,9 @@ from alignment.errors import ConfigError
 from alignment.evaluate.settings import AnchoredGate, GateConfig
 from alignment.evaluate.verdict import Finding, GateResult
 from alignment.pipeline.chain import Chain, Own, Round
-from alignment.pipeline.chain_builder import Judged, gate_step, handover_step, own_steps
+from alignment.pipeline.chain_builder import Judged, gate_step, handover_step
 from alignment.pipeline.data_sets import lengths_of, seed_for
+from alignment.pipeline.own_steps import own_steps
 from alignment.pipeline.steps import (
     AnchorGate,
     ChooseBatchPrompts,
