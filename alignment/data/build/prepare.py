@@ -66,7 +66,11 @@ def prepare_conversations(
     run: _Preparation[Conversation]
     run = _Preparation(config, tokenizer, earlier, earlier_signatures, seed, out, on_progress)
     drop_oldest = config.too_long == "truncate_oldest_turns"
-    fit = [partial(_fit_conversations, max_length, drop_oldest, tokenizer)] if tokenizer else []
+    fit = (
+        [partial(_fit_conversations, max_length, tokenizer, drop_oldest=drop_oldest)]
+        if tokenizer
+        else []
+    )
     dataset = run.dataset(read_conversations, [], fit, max_length)
     run.compare(dataset)
     return run.write(dataset, "conversations", _shortened_note(dataset.changes, max_length))
@@ -289,9 +293,10 @@ def _check_files(sources: Sequence[Source]) -> None:
 
 def _fit_conversations(
     max_length: int,
-    drop_oldest: bool,  # noqa: FBT001 (bound by `partial`)
     tokenizer: "PreTrainedTokenizerBase",
     rows: list[Row[Conversation]],
+    *,
+    drop_oldest: bool,
 ) -> Filtered[Conversation]:
     """Drop rows that the template refuses or that are too long, or first their oldest turns.
 
