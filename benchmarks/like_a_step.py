@@ -6,12 +6,13 @@ malloc, OpenMP and torch read theirs once, when they are loaded, so a running pr
 import os
 import sys
 
+from alignment.execution.forkserver import with_defaults
 from alignment.execution.run_step import DEFAULTS, KEEP_FREED_MEMORY
 
 
 def restart_like_a_step(module: str) -> None:
     """Restart `python -m module` with the same arguments, unless it has a step's environment."""
-    expected = KEEP_FREED_MEMORY | DEFAULTS
-    if not expected.keys() <= os.environ.keys():
+    environment = {**KEEP_FREED_MEMORY, **with_defaults(DEFAULTS, os.environ)}
+    if environment.keys() != os.environ.keys():
         command = [sys.executable, "-m", module, *sys.argv[1:]]
-        os.execve(sys.executable, command, expected | os.environ)
+        os.execve(sys.executable, command, environment)

@@ -24,7 +24,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from alignment.processes import die_with, python_module
 
@@ -87,16 +87,28 @@ class Child:
         )  # the server is gone, and its child with it
 
 
+class Default(NamedTuple):
+    """A variable of a process that has none of its own.
+
+    Attributes:
+        others: further variables that decide the same; if one is there, this one is not set.
+    """
+
+    name: str
+    value: str
+    others: tuple[str, ...] = ()
+
+
 class ForkServer:
     """Starts children that run `python -m module` with their own arguments.
 
     The `__main__` part of the module calls `serve`. `environment` is set when the server starts:
     for variables that a process reads only at its start, such as allocator settings. `defaults` are
-    set for the server and its children, unless our environment has them.
+    set for the server and its children, unless our environment decides the same.
     """
 
     def __init__(
-        self, module: str, environment: Mapping[str, str], defaults: Mapping[str, str] = {}
+        self, module: str, environment: Mapping[str, str], defaults: Sequence[Default] = ()
     ) -> None:
         self._module = module
         self._environment = environment
@@ -122,7 +134,7 @@ class ForkServer:
         request = {
             "arguments": arguments,
             "folder": str(Path.cwd()),
-            "environment": with_gpus(gpus, {**self._defaults, **os.environ}),
+            "environment": with_gpus(gpus, with_defaults(self._defaults, os.environ)),
         }
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -152,10 +164,16 @@ class ForkServer:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    env={**self._defaults, **os.environ, **self._environment},
+                    env={**with_defaults(self._defaults, os.environ), **self._environment},
                     pass_fds=[theirs.fileno()],
                 )
         return self._requests
+
+
+def with_defaults(defaults: Sequence[Default], environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment with the defaults about which it says nothing."""
+    silent = [d for d in defaults if not environment.keys() & {d.name, *d.others}]
+    return {**environment, **{default.name: default.value for default in silent}}
 
 
 def with_gpus(count: int | None, environment: Mapping[str, str]) -> dict[str, str]:

@@ -29,7 +29,7 @@ from alignment.execution.device import (
     devices_to_use,
     obstacle,
 )
-from alignment.execution.forkserver import STOPS, Child, ForkServer, serve
+from alignment.execution.forkserver import STOPS, Child, Default, ForkServer, serve
 from alignment.execution.log_records import make_records_printable
 from alignment.execution.provenance import code_version, hardware, libraries, peak_memory
 from alignment.pipeline.steps import (
@@ -64,14 +64,16 @@ KEEP_FREED_MEMORY = {
 }
 """glibc returns the memory of every large tensor and gets it zeroed again for the next one, which
 takes a fifth of a training step on a CPU. A child exits with its step, so it may keep it."""
-GROWING_SEGMENTS = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+GROWING_SEGMENTS = Default(
+    "PYTORCH_ALLOC_CONF", "expandable_segments:True", ("PYTORCH_CUDA_ALLOC_CONF",)
+)
 """CUDA memory of micro-batches of changing sizes fragments without it: trainings at 7B ran out of
 12 GiB with 10.5 GiB in tensors."""
-SHORT_SPIN = {"GOMP_SPINCOUNT": "5000"}
+SHORT_SPIN = Default("GOMP_SPINCOUNT", "5000", ("OMP_WAIT_POLICY",))
 """OpenMP's threads spin while they wait for each other, by default for milliseconds. On a busy
 machine they take the core from the one that they wait for: a training step on two cores took 60 s
 instead of 4. Sleeping at once makes an evaluation on an idle machine take 1.4 times as long."""
-DEFAULTS = {**GROWING_SEGMENTS, **SHORT_SPIN}
+DEFAULTS = (GROWING_SEGMENTS, SHORT_SPIN)
 """What the process of a step has unless our environment says otherwise."""
 
 TRIAL = "trial"

@@ -11,7 +11,7 @@ from alignment.execution.forkserver import serve
 if __name__ == "__main__":
     action, *arguments = serve(int(sys.argv[1]), *sys.argv[2:])
     if action == "say":
-        sys.stdout.write(f"{arguments[0]} {Path.cwd()} {os.environ['COLOUR']}\n")
+        sys.stdout.write(f"{arguments[0]} {Path.cwd()} {os.environ.get('COLOUR')}\n")
         sys.stderr.write("aside\n")
     if action == "gpus":
         sys.stdout.write(os.environ["CUDA_VISIBLE_DEVICES"] + "\n")

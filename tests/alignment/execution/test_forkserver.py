@@ -12,7 +12,9 @@ import psutil
 import pytest
 import torch
 
-from alignment.execution.forkserver import MODULES, ForkServer
+from alignment.execution.forkserver import MODULES, Default, ForkServer
+
+BLUE = Default("COLOUR", "blue", others=("COLOR",))
 
 PARENT = """
 import sys
@@ -30,7 +32,7 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def forkserver():
-    forkserver = ForkServer("tests.alignment.execution.started", {}, {"COLOUR": "blue"})
+    forkserver = ForkServer("tests.alignment.execution.started", {}, [BLUE])
     yield forkserver
     forkserver.close()
 
@@ -73,6 +75,9 @@ def test_a_default_of_the_environment_holds_unless_it_is_set(start_child, tmp_pa
     monkeypatch.delenv("COLOUR", raising=False)
     assert start_child("say", "hello").wait(timeout=300) == 0
     assert f"hello {Path.cwd()} blue" in (tmp_path / "log").read_text()
+    monkeypatch.setenv("COLOR", "red")  # an older name, perhaps, of the same
+    assert start_child("say", "again").wait(timeout=300) == 0
+    assert f"again {Path.cwd()} None" in (tmp_path / "log").read_text()
 
 
 def test_a_child_sees_the_first_of_the_gpus_that_its_parent_sees(
