@@ -151,6 +151,8 @@ def test_a_night_of_three_batches(sft_dpo, settings, write_config, tmp_path):
     assert "round 1 is kept" in output
     first = line.state().champion
     assert first is not None
+    (configured,) = json.loads(sft_dpo("runs", "--store", line.store.root, "--json"))
+    assert configured["command"] == f"sft-dpo run {config}", "not the round that continued it"
 
     drop(inbox / "tuesday.jsonl", rows(100, 32, chosen="no", rejected="yes"))
     output = sft_dpo("round", config)

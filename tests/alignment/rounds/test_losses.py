@@ -4,7 +4,7 @@ import pytest
 
 from alignment.rounds.losses import lost_entries
 from flows.commands.show import show_store
-from tests.alignment.rounds.test_driver import EveryRoundIsKept, changed, drop, round_
+from tests.alignment.rounds.played import EveryRoundIsKept, changed, drop, round_
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from alignment.errors import ConfigError, DataError
 from alignment.rounds.driver import Hooks, RoundDriver
 from alignment.rounds.inbox import why_unreadable
 from alignment.rounds.intake import Wanted
-from tests.alignment.rounds.test_driver import EveryRoundIsKept, changed, drop
+from tests.alignment.rounds.played import EveryRoundIsKept, changed, drop
 
 
 @pytest.fixture

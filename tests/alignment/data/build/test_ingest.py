@@ -337,7 +337,7 @@ def corrupted(row, draw):
 
 def samples():
     """One row in every format."""
-    from tests.alignment.data.formats.test_formats import EXAMPLES
+    from tests.alignment.data.formats.examples import EXAMPLES
 
     return {name: row for name, (row, _) in EXAMPLES.items()}
 

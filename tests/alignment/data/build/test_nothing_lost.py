@@ -20,7 +20,7 @@ from alignment.errors import DataError
 from alignment.records.text import Quarantined
 from tests.alignment.data.build.test_judgements import HELPSTEER
 from tests.alignment.data.build.test_shapes import SHAPES, TRANSCRIPTS
-from tests.alignment.data.formats.test_formats import EXAMPLES
+from tests.alignment.data.formats.examples import EXAMPLES
 
 STRUCTURE = {"role", "from", "type", "label", "labels", "winner", "preference", "selected"}
 STRUCTURE |= {"message_id", "parent_id", "parent_message_id", "user_message_id", "id"}

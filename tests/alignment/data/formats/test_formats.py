@@ -1,32 +1,19 @@
-from collections import Counter
-from pathlib import Path
+"""What each format makes of a row."""
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
 
 from alignment.data.formats import (
-    FALLBACK,
     HH,
-    KNOWN,
-    Auto,
-    Format,
     GradedSolutions,
     Gsm8k,
     Instruction,
     Messages,
     Preference,
-    choose_format,
-    chosen_conversation,
 )
 from alignment.data.formats.rows import RawRow
-from alignment.data.formats.table import formats_table, with_table
-from alignment.data.read.reading import read_any, read_conversations, read_pairs
-from alignment.data.read.sources import FileSource
-from alignment.data.row import Reason, Rejected, Row
-from alignment.errors import DataError
-from alignment.records.text import Conversation, Quarantined
-
-ROOT = Path(__file__).parents[4]
+from alignment.data.row import Reason, Rejected
+from alignment.records.text import Conversation
+from tests.alignment.data.formats.examples import chat, contents, graded, hh
 
 
 def parse(format_, **fields):
@@ -38,14 +25,6 @@ def rejection(format_, **fields):
     with pytest.raises(Rejected) as rejected:
         parse(format_, **fields)
     return rejected.value.reason, rejected.value.detail
-
-
-def contents(messages):
-    return [(message.role, message.content) for message in messages]
-
-
-def chat(*turns):
-    return [{"role": role, "content": content} for role, content in turns]
 
 
 # --- messages -----------------------------------------------------------------------------------
@@ -174,11 +153,6 @@ def test_a_reply_that_is_not_text_is_rejected():
 # --- HH -----------------------------------------------------------------------------------------
 
 
-def hh(*turns: str) -> str:
-    speakers = ("Human", "Assistant")
-    return "".join(f"\n\n{speakers[at % 2]}: {text}" for at, text in enumerate(turns))
-
-
 def test_a_transcript_is_split_into_turns_and_at_the_common_prefix():
     pair = parse(HH(), chosen=hh("a", "b", "c", "good"), rejected=hh("a", "b", "c", "bad"))
     assert contents(pair.prompt) == [("user", "a"), ("assistant", "b"), ("user", "c")]
@@ -244,14 +218,6 @@ def test_calculator_annotations_are_removed_and_reported():
     assert "are removed" in Gsm8k.note
 
 
-def graded(**solutions):
-    columns = {
-        name: {"is_correct": verdict, "solution": text}
-        for name, (verdict, text) in solutions.items()
-    }
-    return {"question": "How many?", "ground_truth": "4", **columns}
-
-
 def test_the_right_and_the_wrong_solution_closest_in_length_make_the_pair():
     """Lengths: right 10 and 4, wrong 5 and 20; the closest two are 4 and 5."""
     row = graded(
@@ -288,272 +254,3 @@ def test_solutions_of_other_types_are_malformed():
         "'a' needs a boolean and a text",
     )
     assert rejection(GradedSolutions(), question="q")[0] == Reason.malformed
-
-
-# --- detection ----------------------------------------------------------------------------------
-
-TALK = chat(("user", "a"), ("assistant", "b"))
-
-
-def ranked(text, rank):
-    return {"role": "assistant", "text": text, "rank": rank, "replies": []}
-
-
-EXAMPLES = {
-    "messages": ({"messages": TALK}, "column messages holds lists"),
-    "preference": (
-        {"prompt": "a", "chosen": "b", "rejected": "c"},
-        "columns prompt, chosen, rejected",
-    ),
-    "hh": (
-        {"chosen": hh("a", "b"), "rejected": hh("a", "c")},
-        "columns chosen, rejected open with 'Human:'",
-    ),
-    "instruction": ({"instruction": "a", "output": "b"}, "columns instruction, output"),
-    "gsm8k": (
-        {"question": "a", "answer": "b\n#### 4"},
-        "columns question, answer, and answers end in '#### number'",
-    ),
-    "sharegpt": (
-        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
-        "column conversations holds chats",
-    ),
-    "instances": (
-        {"instruction": "a", "instances": [{"input": "", "output": "b"}]},
-        "columns instruction, instances",
-    ),
-    "compared": (
-        {"input": "a", "output_1": "b", "output_2": "c", "label": 2},
-        "columns output_1, output_2, label",
-    ),
-    "candidates": (
-        {"prompt": "a", "responses": ["b", "c"], "scores": [1, 2]},
-        "columns prompt, responses, scores",
-    ),
-    "open_assistant": (
-        {"prompt": {"role": "prompter", "text": "a", "replies": [ranked("b", 0), ranked("c", 1)]}},
-        "column prompt holds trees",
-    ),
-    "open_assistant_nodes": (
-        {"message_id": "1", "parent_message_id": "", "text": "a", "role": "prompter"},
-        "columns text, role, parent_message_id",
-    ),
-    "contents": (
-        {
-            "contents": [
-                {"role": "user", "parts": [{"text": "a"}]},
-                {"role": "model", "parts": [{"text": "b"}]},
-            ]
-        },
-        "column contents holds lists",
-    ),
-    "preferred_output": (
-        {
-            "input": {"messages": chat(("user", "a"))},
-            "preferred_output": chat(("assistant", "b")),
-            "non_preferred_output": chat(("assistant", "c")),
-        },
-        "columns input, preferred_output, non_preferred_output",
-    ),
-    "rejected_response": (
-        {"messages": TALK, "rejected_response": "c"},
-        "columns messages, rejected_response",
-    ),
-    "open_assistant_ranked_nodes": (
-        {"message_id": "1", "parent_id": "", "text": "a", "role": "prompter", "rank": 0},
-        "columns text, role, rank, parent_id",
-    ),
-    "label_studio": (
-        {
-            "data": {"prompt": "a", "answer1": "b", "answer2": "c"},
-            "annotations": [{"result": [{"value": {"selected": "right"}}]}],
-        },
-        "columns data, annotations",
-    ),
-    "rated": (
-        {"prompt": "a", "response": "b", "score": 3},
-        "column score scores one reply per row",
-    ),
-    "unpaired": (
-        {"prompt": "a", "completion": "b", "label": True},
-        "column label holds true and false beside one reply",
-    ),
-    "mt_bench": ({"question_id": 1, "turns": ["a", "b"]}, "columns question_id, turns"),
-    "prompts": ({"prompt": "a", "category": "b"}, "column prompt and no reply"),
-    "graded_solutions": (
-        graded(m1=(True, "x"), m2=(False, "y")),
-        "column question, and m1, m2 hold is_correct and solution",
-    ),
-}
-
-
-def test_there_is_an_example_of_every_known_format():
-    assert set(EXAMPLES) == {known.name for known in (*KNOWN, FALLBACK)}
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_each_format_is_detected_by_its_columns_and_says_why(name):
-    row, reason = EXAMPLES[name]
-    choice = choose_format(Auto(), [row] * 3, where="a.jsonl")
-    assert (choice.format.name, choice.reason) == (name, reason)
-    made = list(choice.format.records([RawRow("a.jsonl", 1, row, "chat", "test")]))
-    assert made
-
-
-def test_chats_as_replies_are_detected_without_a_prompt():
-    choice = choose_format(Auto(), [{"chosen": TALK, "rejected": TALK}], where="a")
-    assert (choice.format, choice.reason) == (
-        Preference(),
-        "columns chosen, rejected hold lists of messages",
-    )
-
-
-def test_one_odd_row_does_not_hide_the_format():
-    good = EXAMPLES["instruction"][0]
-    rows: list[dict[str, object]] = [
-        dict(good),
-        {"instruction": 7, "output": None},
-        {"other": 1},
-        dict(good),
-    ]
-    assert choose_format(Auto(), rows, where="a").format == Instruction()
-
-
-def test_a_format_in_the_config_is_not_second_guessed():
-    row: dict[str, object] = {"question": "q", "answer": "a"}
-    wanted = Instruction(instruction="question", output="answer")
-    assert choose_format(wanted, [row], where="a") == (wanted, "named in the config")
-
-
-def test_unknown_columns_are_listed_with_the_names_of_the_formats():
-    with pytest.raises(DataError) as error:
-        choose_format(Auto(), [{"text": "x", "label": 1}], where="a.jsonl")
-    message = str(error.value)
-    assert message.startswith("a.jsonl: columns text, label match no known format. ")
-    assert "--format NAME" in message
-    for known in KNOWN:
-        assert known.name in message
-
-
-def test_two_formats_at_once_are_an_error_that_names_both_and_the_words_for_each():
-    row = {"prompt": "a", "response": "b", "messages": TALK}
-    with pytest.raises(
-        DataError,
-        match=r"several formats: messages and instruction\. .*--format messages or --format instr",
-    ):
-        choose_format(Auto(), [row], where="a.jsonl")
-    row = {"prompt": "a", "question": "a", "chosen": "b", "rejected": "c"}
-    with pytest.raises(DataError, match=r"preference,prompt=prompt or .*preference,prompt=ques"):
-        choose_format(Auto(), [row], where="a.jsonl")
-
-
-def test_a_format_is_chosen_by_name_and_refuses_options_of_another():
-    union = TypeAdapter(Format)
-    assert union.validate_python({"name": "instruction", "output": "response"}) == Instruction(
-        output="response"
-    )
-    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
-        union.validate_python({"name": "hh", "output": "response"})
-    with pytest.raises(ValidationError, match="'graded_solutions'"):
-        union.validate_python({"name": "gpt"})
-
-
-# --- a source as records ------------------------------------------------------------------------
-
-
-def source(tmp_path, *rows, **options):
-    import json
-
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return FileSource(path=str(path), **options)
-
-
-def test_pairs_are_read_as_conversations_by_their_chosen_reply(tmp_path):
-    reading = read_conversations(source(tmp_path, EXAMPLES["hh"][0]))
-    assert (reading.format, reading.reason) == ("hh", EXAMPLES["hh"][1])
-    (row,) = reading.items
-    assert isinstance(row, Row)
-    assert contents(row.record.messages) == [("user", "a"), ("assistant", "b")]
-    (pair,) = read_pairs(source(tmp_path, EXAMPLES["hh"][0])).items
-    assert isinstance(pair, Row)
-    assert chosen_conversation(pair.record) == row.record
-
-
-def test_conversations_are_not_pairs(tmp_path):
-    with pytest.raises(
-        DataError, match=r"format 'messages' .* gives conversations, not preference"
-    ):
-        read_pairs(source(tmp_path, EXAMPLES["messages"][0]))
-
-
-def test_rejected_rows_are_quarantined_with_their_location(tmp_path):
-    good = EXAMPLES["instruction"][0]
-    reading = read_conversations(source(tmp_path, good, {"instruction": "x"}, good))
-    items = list(reading.items)
-    (dropped,) = (item for item in items if isinstance(item, Quarantined))
-    assert (dropped.row, dropped.reason) == (2, Reason.malformed)
-    assert dropped.detail == "column 'output' holds nothing, not text"
-    assert [item.row for item in items] == [1, 2, 3]
-
-
-def test_a_wrong_format_is_one_error_that_lists_the_columns(tmp_path):
-    wrong = source(tmp_path, {"b": "x", "a": "y"}, format=HH())
-    with pytest.raises(
-        DataError, match=r"no row is in format 'hh', .*; found columns a, b\. .*row 1"
-    ):
-        list(read_pairs(wrong).items)
-
-
-# --- real data ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("path", "name", "records", "unread"),
-    [
-        ("anthropic-evals/agreeableness.jsonl", "preference", 1000, {}),
-        ("arena-hard/v0.1_question.jsonl", "prompts", 500, {}),
-        ("arena-hard/v2.0_o3-mini-2025-01-31.jsonl", "messages", 750, {}),
-        ("fastchat/dummy_conversation.json", "sharegpt", 500, {}),
-        ("fastchat/mt_bench_question.jsonl", "mt_bench", 80, {}),
-        ("fastchat/mt_bench_reference_gpt-4.jsonl", "mt_bench", 0, {"no_prompt": 30}),
-        ("gpteacher/roleplay-simple-deduped-roleplay-instruct.json", "instruction", 1923, {}),
-        ("gsm8k/example_model_solutions.jsonl", "graded_solutions", 731, {"no_contrast": 588}),
-        ("gsm8k/train.jsonl", "gsm8k", 7473, {}),
-        ("hh-rlhf/harmless-base.test.jsonl.gz", "hh", 2312, {}),
-        ("hh-rlhf/helpful-base.test.jsonl.gz", "hh", 2354, {}),
-        ("hh-rlhf/helpful-rejection-sampled.test.jsonl.gz", "hh", 2749, {}),
-        ("llama-factory/alpaca_en_demo.json", "instruction", 999, {}),
-        ("llama-factory/dpo_en_demo.json.gz", "preference", 300, {}),
-        ("llama-factory/dpo_zh_demo.json", "preference", 300, {}),
-        ("llama-factory/glaive_toolcall_en_demo.json", "sharegpt", 300, {}),
-        ("llama-factory/kto_en_demo.json", "unpaired", 1, {"merged": 1, "unpaired": 298}),
-        ("llama-factory/reason_tool_use_demo_50.jsonl", "messages", 50, {}),
-        ("llama-factory/v1_dpo_demo.jsonl", "preference", 10, {}),
-        ("llama-factory/v1_sft_demo.jsonl", "messages", 500, {}),
-        ("llmbar/Natural.json", "compared", 100, {}),
-        ("open-assistant/en_100_tree.jsonl", "open_assistant", 212, {}),
-        ("open-assistant/prompt_lottery_en_250_text.jsonl", "prompts", 250, {}),
-        ("open-assistant/realistic_seed_data.json", "open_assistant_nodes", 158, {"merged": 286}),
-        ("open-instruct/eval_annotations_tulu_1.xlsx", "compared", 1150, {}),
-        ("pandalm/testset-v1.json", "compared", 993, {"malformed": 6}),
-        ("self-instruct/seed_tasks.jsonl", "instances", 175, {}),
-        ("ultrafeedback-1k/train_clean.jsonl", "preference", 1000, {}),
-    ],
-)
-def test_real_files_are_read_whole(real_data, path, name, records, unread):
-    _, reading = read_any(FileSource(path=str(real_data / path)))
-    assert reading.format == name
-    items = list(reading.items)
-    aside = [item.reason for item in items if isinstance(item, Quarantined)]
-    assert Counter(aside) == unread
-    assert len(items) - len(aside) == records
-
-
-# --- documentation --------------------------------------------------------------------------------
-
-
-def test_the_documented_table_of_formats_is_what_the_classes_say():
-    document = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-    assert formats_table() in document
-    assert with_table(document) == document
